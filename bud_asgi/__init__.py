@@ -1,3 +1,46 @@
-"""The Anthropic-compatible Messages API as a mountable ASGI app."""
+"""The Anthropic-compatible Messages API as a mountable ASGI app.
+
+What the README uses is here; each room (`bud_asgi.auth`, `.limits`, `.routing`, `.providers`, `.http`, `.testing`)
+shows the rest of its own.
+"""
+
+from starlette.middleware import Middleware
+
+from bud_asgi.app import MessagesApp
+from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostUser, hash_api_key, new_api_key
+from bud_asgi.exchange import Attempt, Exchange, Principal, Target
+from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.usage import Usage
+from bud_asgi.providers import Anthropic
+from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
+from bud_asgi.secret import Secret
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Anonymous",
+    "Anthropic",
+    "ApiKey",
+    "ApiKeys",
+    "Attempt",
+    "AuthMiddleware",
+    "Exchange",
+    "GatewayError",
+    "HostUser",
+    "Limit",
+    "MemoryStore",
+    "MessagesApp",
+    "Middleware",
+    "Principal",
+    "RateLimitMiddleware",
+    "Route",
+    "RouteTable",
+    "RoutingMiddleware",
+    "Secret",
+    "Target",
+    "Usage",
+    "__version__",
+    "hash_api_key",
+    "new_api_key",
+]

@@ -1,1 +1,6 @@
-"""TODO."""
+"""Where to: the middleware that resolves a model name, and the route table."""
+
+from bud_asgi.routing.middleware import Router, RoutingMiddleware
+from bud_asgi.routing.table import ModelNotAllowed, Route, RouteTable
+
+__all__ = ["ModelNotAllowed", "Route", "RouteTable", "Router", "RoutingMiddleware"]

@@ -1,0 +1,97 @@
+"""API keys: kept as hashes, taken from `Authorization: Bearer` or `x-api-key` (vendor page "API overview")."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.requests import HTTPConnection
+
+from bud_asgi.auth.middleware import authenticated
+from bud_asgi.exchange import Exchange, Principal
+
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_BEARER = re.compile(rb"bearer +", re.IGNORECASE)
+_LONGEST_KEY = 512  # bytes; nothing longer is hashed
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One caller's key, as it is kept: `hash` is `sha256:` and 64 hex digits, made by `hash_api_key`.
+
+    `name` is the principal's id. `models` are the names or `*` patterns that it may use.
+    """
+
+    name: str
+    hash: str
+    team: str | None = None
+    models: tuple[str, ...] = ("*",)
+
+
+def new_api_key() -> str:
+    """A new random key of 256 bits. Give it to its owner and keep `hash_api_key(key)` alone."""
+    return f"sk-bud-{secrets.token_urlsafe(32)}"
+
+
+def hash_api_key(key: str) -> str:
+    """The form in which a key is kept. A plain hash is enough for 256 random bits; it would not be for a password."""
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+class ApiKeys(AuthenticationBackend):
+    """Authenticates by API keys that are known by their hashes.
+
+    Takes `{name: hash}` or a sequence of `ApiKey`. Of two credentials, bearer is tried first, and one valid one is
+    enough. Raises `ValueError` when built from something that is not a hash (a key itself, say: it is not shown), or
+    from two keys of one name or hash.
+    """
+
+    def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
+        self._known: dict[bytes, tuple[bytes, Principal]] = {}
+        names: set[str] = set()
+        for key in _keys(keys):
+            if not _HASH.fullmatch(key.hash):
+                raise ValueError(f"the hash of the API key {key.name!r} must be sha256: and 64 hex digits")
+            digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
+            if key.name in names or digest[:8] in self._known:
+                raise ValueError(f"the API key {key.name!r} is there twice, by name or by hash")
+            names.add(key.name)
+            principal = Principal(id=key.name, team=key.team, models=key.models)
+            self._known[digest[:8]] = (digest, principal)
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        """The principal whose key came, `None` without a credential. Raises `AuthenticationError` for a wrong one."""
+        headers = Exchange.of(conn.scope).headers if conn.scope["type"] == "http" else dict(conn.scope["headers"])
+        bearer, api_key = _bearer_token(headers.get(b"authorization", b"")), headers.get(b"x-api-key")
+        for credential in (bearer, api_key):
+            if credential and (principal := self._lookup(credential)):
+                return authenticated(principal)
+        if bearer:
+            raise AuthenticationError("Invalid bearer token")
+        if api_key or headers.get(b"authorization"):
+            raise AuthenticationError("invalid x-api-key" if api_key else "Invalid authorization header")
+        return None
+
+    def _lookup(self, credential: bytes) -> Principal | None:
+        """Look up by the first bytes of the hash, then compare the whole in constant time."""
+        if len(credential) > _LONGEST_KEY:
+            return None
+        digest = hashlib.sha256(credential).digest()
+        known = self._known.get(digest[:8])
+        return known[1] if known and hmac.compare_digest(known[0], digest) else None
+
+
+def _keys(keys: Mapping[str, str] | Sequence[ApiKey]) -> Iterator[ApiKey]:
+    if isinstance(keys, Mapping):
+        yield from (ApiKey(name=name, hash=hash_) for name, hash_ in keys.items())
+    else:
+        yield from keys
+
+
+def _bearer_token(authorization: bytes) -> bytes | None:
+    scheme = _BEARER.match(authorization)
+    return authorization[scheme.end() :].strip() if scheme else None

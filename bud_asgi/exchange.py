@@ -1,0 +1,235 @@
+"""The record of one request on its way, and what it carries.
+
+An `Exchange` is made when a request arrives, by whoever comes first, and travels in the ASGI scope. Middlewares read
+and fill it, which is how they can be reordered, replaced, left out, or lifted into another app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+from starlette.authentication import BaseUser
+from starlette.types import Message, Receive, Scope, Send
+
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
+from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers
+from bud_asgi.protocol.headers import check_request_headers, merge_headers
+from bud_asgi.protocol.messages import LARGE_BODY, MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.usage import Usage
+from bud_asgi.tasks import OwnTasks
+
+SCOPE_KEY = "bud_asgi.exchange"
+"""The key under which the record travels in an ASGI scope."""
+
+Outcome = Literal["answered", "refused", "upstream_failed", "client_gone", "cancelled"]
+"""How an exchange ended.
+
+`answered`: the upstream's answer was delivered, an error of its own included. `refused`: turned down by the gateway.
+`upstream_failed`: no whole answer came. `client_gone`: nobody was there any more. `cancelled`: by the host's server.
+"""
+
+_unowned = OwnTasks()
+
+
+class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
+    """Who is asking. Also a Starlette user, so `scope["user"]` and `request.user` can be one.
+
+    `id` is what limits and accounts go by. `models` are the names or `*` patterns that it may use.
+    """
+
+    id: str
+    name: str = ""
+    team: str | None = None
+    models: tuple[str, ...] = ("*",)
+    metadata: Mapping[str, str] = {}
+
+    @property
+    def is_authenticated(self) -> bool:
+        """True: whoever is nobody has no `Principal`."""
+        return True
+
+    @property
+    def display_name(self) -> str:
+        """The name for people: `name`, else the id."""
+        return self.name or self.id
+
+    @property
+    def identity(self) -> str:
+        """The id."""
+        return self.id
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A provider, by name, and the model that it is asked for; `None` asks for the model as the client wrote it."""
+
+    provider: str
+    model: str | None = None
+
+
+class ResolvedRoute(Protocol):
+    """What a model name resolved to, for one principal."""
+
+    @property
+    def model(self) -> str:
+        """The name that permissions, limits and accounts go by."""
+        ...
+
+    def choose(self, exchange: Exchange) -> Sequence[Target]:
+        """The targets to try, in order. Asked when the request is about to be sent."""
+        ...
+
+
+class Attempt:
+    """One try at one target. Times are seconds on the monotonic clock, `None` until reached."""
+
+    __slots__ = ("ended", "failure", "first_event", "head", "started", "status", "target", "upstream_request_id")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.started = time.monotonic()
+        self.head: float | None = None
+        self.first_event: float | None = None
+        self.ended: float | None = None
+        self.status: int | None = None
+        self.upstream_request_id: str | None = None
+        self.failure: str | None = None
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What a request holds of its limits until it is settled. `id` is the store's own."""
+
+    id: str
+
+
+class Exchange:
+    """One request on its way. Stages fill it; nothing of it leaves the process but what they send.
+
+    `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
+    added to the response, whoever sends it. `tasks` runs what must outlive the request.
+    """
+
+    __slots__ = (
+        "_request",
+        "attempts",
+        "committed",
+        "ended",
+        "headers",
+        "max_body",
+        "method",
+        "operation",
+        "outcome",
+        "principal",
+        "reply_headers",
+        "request_id",
+        "reservation",
+        "route",
+        "started",
+        "status",
+        "tasks",
+        "usage",
+    )
+
+    def __init__(self, scope: Scope) -> None:
+        self.request_id = f"req_{os.urandom(12).hex()}"
+        self.method: str = scope["method"]
+        self.headers = merge_headers(scope["headers"])
+        self.operation: str | None = None
+        self.max_body = DEFAULT_MAX_BODY
+        self.principal: Principal | None = None
+        self.route: ResolvedRoute | None = None
+        self.reservation: Reservation | None = None
+        self.attempts: list[Attempt] = []
+        self.usage: Usage | None = None
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+        self.reply_headers: list[tuple[bytes, bytes]] = []
+        self.started = time.monotonic()
+        self.committed: float | None = None
+        self.ended: float | None = None
+        self.tasks = _unowned
+        self._request: MessagesRequest | None = None
+
+    @classmethod
+    def of(cls, scope: Scope) -> Exchange:
+        """The record of this request: made here if nobody has made it yet."""
+        exchange: Exchange | None = scope.get(SCOPE_KEY)
+        if exchange is None:
+            exchange = scope[SCOPE_KEY] = cls(scope)
+        return exchange
+
+    async def request(self, receive: Receive) -> MessagesRequest:
+        """The decoded request: read by whoever asks first, the same for those who ask later.
+
+        Raises `InvalidRequest` and `RequestTooLarge` (for a declared length before anything is read), `ClientGone`
+        when the client leaves before the body is whole.
+        """
+        if self._request is None:
+            check_request_headers(self.headers)
+            body = await _read_body(receive, BodyReader(self.max_body), self.headers.get(b"content-length"))
+            if len(body) > LARGE_BODY:
+                await asyncio.sleep(0)  # joining, weighing and decoding each hold the loop for a while
+                weigh_request(body)
+                await asyncio.sleep(0)
+            self._request = decode_request(body)
+        return self._request
+
+    def replaying(self, receive: Receive) -> Receive:
+        """A `receive` for the app behind: the body again if it has been read, then what the server says."""
+        request = self._request
+        if request is None:
+            return receive
+        body: bytes | None = request.body
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        return replay
+
+    async def start_response(self, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Begin the response: the given headers, our `request-id`, and what the stages added."""
+        self.status = status
+        self.committed = time.monotonic()
+        lines = [*headers, *self.reply_headers, (b"request-id", self.request_id.encode())]
+        await send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def refuse(self, error: GatewayError, send: Send) -> None:
+        """Answer with an error of the gateway's own: the one place where one becomes a response."""
+        body = b"" if isinstance(error, ClientGone) else error_body(error, self.request_id)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        self.outcome = self.outcome or ("client_gone" if isinstance(error, ClientGone) else "refused")
+        await self.start_response(send, error.status, headers + error_headers(error))
+        await send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+
+async def _read_body(receive: Receive, reader: BodyReader, content_length: bytes | None) -> bytes:
+    reader.declare(content_length)
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone("the client left before its request was whole")
+        await _feed(reader, message.get("body", b""))
+        more = message.get("more_body", False)
+    if reader.size > LARGE_BODY:
+        await asyncio.sleep(0)
+    return reader.finish()
+
+
+async def _feed(reader: BodyReader, chunk: bytes) -> None:
+    """Servers hand on some 64 KB at a time; a client in the same process may bring all in one, which holds the loop."""
+    if len(chunk) <= LARGE_BODY:
+        reader.feed(chunk)
+        return
+    for start in range(0, len(chunk), LARGE_BODY):
+        reader.feed(chunk[start : start + LARGE_BODY])
+        await asyncio.sleep(0)

@@ -1,0 +1,41 @@
+"""What a limit is, and what a request asks of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bud_asgi.exchange import Exchange
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """At most `amount` of a kind in `window` seconds, for each principal or for all together.
+
+    It is a token bucket: a caller that was idle may use the whole amount at once, then it fills again evenly. Raises
+    `ValueError` for an amount or a window that is not positive.
+    """
+
+    kind: Literal["requests"]
+    amount: int
+    window: float = 60.0
+    per: Literal["principal", "all"] = "principal"
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that nothing could ever pass."""
+        if self.amount < 1 or self.window <= 0:
+            raise ValueError("a limit needs an amount of at least 1 and a window of more than 0 seconds")
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """So much of one bucket: the limit, whose bucket it is, and the amount in whole units of its kind."""
+
+    limit: Limit
+    key: str
+    amount: int
+
+
+def demands_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Demand]:
+    """What a request asks of each limit. A request that no `Principal` came with shares one bucket with its like."""
+    principal = exchange.principal.id if exchange.principal else ""
+    return [Demand(limit, principal if limit.per == "principal" else "", 1) for limit in limits]

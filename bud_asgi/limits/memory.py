@@ -1,0 +1,88 @@
+"""Limits counted in this process's memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from bud_asgi.exchange import Reservation
+from bud_asgi.limits.bucket import Bucket, refilled, taken, waiting_time
+from bud_asgi.limits.limit import Demand, Limit
+from bud_asgi.limits.store import Granted, RateLimited, Standing
+
+_BucketKey = tuple[Limit, str]
+_FEWEST_BEFORE_SWEEP = 1024
+
+
+class MemoryStore:
+    """A `LimitStore` for one process. Never waits, so all its steps are atomic; holds nothing of a caller at rest.
+
+    `clock` gives seconds, and only goes forward.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[_BucketKey, Bucket] = {}
+        self._open: dict[str, tuple[Demand, ...]] = {}
+        self._sweep_at = _FEWEST_BEFORE_SWEEP
+        self._count = 0
+
+    @property
+    def open(self) -> int:
+        """How many reservations are not settled yet."""
+        return len(self._open)
+
+    async def reserve(self, demands: Sequence[Demand]) -> Granted:
+        """Take all demands, or none. Raises `RateLimited`."""
+        now = self._clock()
+        buckets = [self._bucket(demand, now) for demand in demands]
+        self._refuse_what_is_short(demands, buckets)
+        standings: list[Standing] = []
+        for demand, bucket in zip(demands, buckets, strict=True):
+            after = taken(bucket, demand.amount)
+            self._buckets[demand.limit, demand.key] = after
+            standings.append(_standing(demand, after))
+        self._sweep(now)
+        self._count += 1
+        reservation = Reservation(str(self._count))
+        self._open[reservation.id] = tuple(demands)
+        return Granted(reservation, tuple(standings))
+
+    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
+        """Book what was really used. Settling twice changes nothing."""
+        now = self._clock()
+        for demand, amount in zip(self._open.pop(reservation.id, ()), amounts, strict=False):
+            if amount != demand.amount:
+                bucket = self._bucket(demand, now)
+                self._buckets[demand.limit, demand.key] = taken(bucket, amount - demand.amount)
+
+    def _bucket(self, demand: Demand, now: float) -> Bucket:
+        limit = demand.limit
+        bucket = self._buckets.get((limit, demand.key)) or Bucket(limit.amount, now)
+        return refilled(bucket, now, capacity=limit.amount, window=limit.window)
+
+    def _refuse_what_is_short(self, demands: Sequence[Demand], buckets: Sequence[Bucket]) -> None:
+        waits = [
+            waiting_time(bucket, demand.amount, capacity=demand.limit.amount, window=demand.limit.window)
+            for demand, bucket in zip(demands, buckets, strict=True)
+        ]
+        longest = max(waits, default=0.0)
+        if longest > 0:
+            index = waits.index(longest)
+            raise RateLimited(_standing(demands[index], buckets[index]), longest)
+
+    def _sweep(self, now: float) -> None:
+        """Forget full buckets, which say no more than none would, each time their number has doubled."""
+        if len(self._buckets) < self._sweep_at:
+            return
+        for (limit, key), bucket in list(self._buckets.items()):
+            if refilled(bucket, now, capacity=limit.amount, window=limit.window).level >= limit.amount:
+                del self._buckets[limit, key]
+        self._sweep_at = max(_FEWEST_BEFORE_SWEEP, 2 * len(self._buckets))
+
+
+def _standing(demand: Demand, bucket: Bucket) -> Standing:
+    limit = demand.limit
+    missing = limit.amount - bucket.level
+    return Standing(demand, max(0, math.floor(bucket.level + 1e-9)), max(0.0, missing * limit.window / limit.amount))

@@ -1,0 +1,91 @@
+"""Which headers travel which way (vendor pages "API overview" and "API versioning").
+
+Both ways start from an empty set: what is not named here stays behind, credentials, cookies, host and hop-by-hop
+fields first of all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from bud_asgi.protocol.errors import InvalidRequest
+
+Headers = Mapping[bytes, bytes]
+"""Fields by lower-case name; the lines of a repeated one are joined (RFC 9110, 5.3)."""
+
+_VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII but the comma, which two versions would be joined by
+_PRINTABLE = re.compile(rb"[ -~\t]*")
+
+_ANTHROPIC = b"anthropic-"
+_NOT_FORWARDED = frozenset(
+    {
+        b"anthropic-workspace-id",  # they choose whom the operator's account bills: the operator's to set
+        b"anthropic-user-profile-id",
+    }
+)
+_FROM_REPLY = frozenset({b"content-type"})
+_FROM_ERROR = frozenset({b"content-type", b"retry-after", b"retry-after-ms", b"x-should-retry"})
+
+
+def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Fields by lower-case name; names that differ in case only are one field in several lines."""
+    merged: dict[bytes, bytes] = {}
+    for line, value in lines:
+        name = line.lower()
+        if name not in merged:
+            merged[name] = value
+        else:
+            merged[name] += (b"," if name == b"anthropic-beta" else b", ") + value
+    return merged
+
+
+def check_request_headers(headers: Headers) -> None:
+    """Judge the headers that a Messages request must have, or must not. Raises `InvalidRequest`.
+
+    One version is needed; which versions there are is the upstream's to say. What is handed on is printable ASCII.
+    """
+    version = headers.get(b"anthropic-version")
+    if not version:
+        raise InvalidRequest("anthropic-version: header is required")
+    if not _VERSION.fullmatch(version):
+        shown = version[:100].decode("ascii", "backslashreplace")
+        raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
+    if headers.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
+        raise InvalidRequest(
+            "content-encoding: compressed request bodies are not supported",
+            details={"error_code": "request_body_encoding_unsupported"},
+        )
+    for name, value in headers.items():
+        if name.startswith(_ANTHROPIC) and not _PRINTABLE.fullmatch(value):
+            raise InvalidRequest(f"{name.decode('latin-1')}: header must be printable ASCII")
+
+
+def forwarded_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The client's headers that an Anthropic-format upstream gets: the open `anthropic-*` family, as it came."""
+    return [line for line in headers.items() if line[0].startswith(_ANTHROPIC) and line[0] not in _NOT_FORWARDED]
+
+
+def relayed_headers(headers: Sequence[tuple[bytes, bytes]], *, error: bool) -> list[tuple[bytes, bytes]]:
+    """The upstream's headers that the client gets: the type of the content, and with an error when to try again.
+
+    The upstream's rate limits, organisation and workspace describe the operator's account and stay behind. Its
+    `request-id` becomes `upstream-request-id`.
+    """
+    kept = _FROM_ERROR if error else _FROM_REPLY
+    relayed = [line for line in headers if line[0] in kept]
+    request_id = header_of(headers, b"request-id")
+    return [*relayed, (b"upstream-request-id", request_id)] if request_id else relayed
+
+
+def media_type(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The type of the content without its parameters, in lower case; `b""` if it is not told."""
+    return header_of(headers, b"content-type").partition(b";")[0].strip().lower()
+
+
+def header_of(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
+    """The first value of a field, `b""` if there is none."""
+    for line, value in headers:
+        if line == name:
+            return value
+    return b""

@@ -1,0 +1,121 @@
+"""Anthropic's own service, and any server that speaks its format at another base URL.
+
+Wire facts: vendor pages "API overview", "Create a Message", "Errors".
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.protocol.headers import Headers, forwarded_headers
+from bud_asgi.protocol.messages import MessagesRequest
+from bud_asgi.secret import Secret
+
+BASE_URL = "https://api.anthropic.com"
+"""The service itself."""
+
+_OWN_HEADERS: tuple[Header, ...] = (
+    (b"accept", b"application/json"),
+    (b"accept-encoding", b"identity"),  # bytes are relayed as they come: nothing here decompresses
+    (b"content-type", b"application/json"),
+    (b"user-agent", b"bud_asgi"),
+)
+_PATH = re.compile(r"[!-~]*")
+
+
+class ApiKeyCredential:
+    """A key that does not change, in the header that the upstream takes it in. `None` sends no credential."""
+
+    def __init__(self, api_key: Secret | None, header: Literal["x-api-key", "bearer"]) -> None:
+        self._api_key = api_key
+        self._line: tuple[Header, ...] = ()
+        if api_key is not None and header == "bearer":
+            self._line = ((b"authorization", b"Bearer " + api_key.reveal().encode()),)
+        elif api_key is not None:
+            self._line = ((b"x-api-key", api_key.reveal().encode()),)
+
+    async def apply(self, request: HttpRequest) -> HttpRequest:
+        """The request with the key."""
+        return msgspec.structs.replace(request, headers=(*request.headers, *self._line))
+
+    async def refresh(self) -> bool:
+        """There is no other key."""
+        return False
+
+    def redact(self, text: str) -> str:
+        """Blot the key out."""
+        return self._api_key.redact(text) if self._api_key else text
+
+
+class Anthropic:
+    """Anthropic's Messages API, or a server that speaks it (vLLM, Ollama, llama.cpp, a cloud's front end).
+
+    `api_key` goes upstream as `x-api-key`, or as a bearer token with `auth="bearer"`; only a server at another
+    `base_url` may do without. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default context
+    (system authorities, verified). `timeouts` are in seconds. Raises `ValueError` for what could not be called.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: Secret | str | None = None,
+        base_url: str = BASE_URL,
+        name: str = "anthropic",
+        auth: Literal["x-api-key", "bearer"] = "x-api-key",
+        timeouts: Timeouts | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        if not name:
+            raise ValueError("a provider must have a name")
+        if api_key is None and base_url == BASE_URL:
+            raise ValueError(f"the provider {name!r} needs an api_key")
+        self.name = name
+        self.base_url = base_url
+        self.credential = ApiKeyCredential(Secret(api_key) if isinstance(api_key, str) else api_key, auth)
+        self._origin, path = _parse(base_url, tls)
+        self._target = f"{path}/v1/messages".encode()
+        self._timeouts = timeouts or Timeouts()
+
+    def __repr__(self) -> str:
+        return f"Anthropic(name={self.name!r}, base_url={self.base_url!r})"
+
+    def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
+        """The request as it came; only a mapped model is replaced."""
+        renamed = model is not None and model != request.model
+        return HttpRequest(
+            origin=self._origin,
+            method=b"POST",
+            target=self._target,
+            headers=(*_OWN_HEADERS, *forwarded_headers(headers)),
+            body=request.replacing("model", msgspec.json.encode(model)) if renamed else request.body,
+            timeouts=self._timeouts,
+        )
+
+    def read(self, reply: HttpReply) -> HttpReply:
+        """The reply as it came."""
+        return reply
+
+
+def _parse(base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:
+    url = urlsplit(base_url)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError(f"base_url must be an http or https URL with a host, not {_shown(base_url)!r}")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("base_url must have no user, query or fragment; a credential belongs in api_key")
+    if not _PATH.fullmatch(url.path) or not url.hostname.isascii():
+        raise ValueError("base_url must be printable ASCII, its path percent-encoded")
+    if url.scheme == "http":
+        if tls is not None:
+            raise ValueError("tls goes with an https base_url")
+        return Origin(url.hostname, url.port or 80), url.path.rstrip("/")
+    return Origin(url.hostname, url.port or 443, tls or ssl.create_default_context()), url.path.rstrip("/")
+
+
+def _shown(base_url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//...@", base_url)[:200]

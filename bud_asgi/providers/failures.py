@@ -1,0 +1,34 @@
+"""What a failed call means to the client, and whether another target may be tried."""
+
+from __future__ import annotations
+
+from bud_asgi.http import HttpError
+from bud_asgi.protocol.errors import GatewayError
+
+
+class UpstreamFailed(GatewayError):
+    """No usable answer came from an upstream.
+
+    `elsewhere`: nothing can have been begun there, so another target may be asked. The message names no host; what the
+    engine said is the cause (`__cause__`), for the log.
+    """
+
+    def __init__(self, message: str, *, status: int = 502, type_: str = "api_error", elsewhere: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type_
+        self.elsewhere = elsewhere
+
+
+def failure_of(error: HttpError) -> UpstreamFailed:
+    """Translate a failure of the engine, before or after the response has begun."""
+    elsewhere = not error.sent
+    if error.kind == "timeout":
+        return UpstreamFailed(
+            "The upstream did not answer in time.", status=504, type_="timeout_error", elsewhere=elsewhere
+        )
+    if error.kind in {"connect", "tls"}:
+        return UpstreamFailed("The upstream could not be reached.", elsewhere=elsewhere)
+    if error.kind == "reset":
+        return UpstreamFailed("The upstream closed the connection before its answer was whole.", elsewhere=elsewhere)
+    return UpstreamFailed("The upstream's answer was not valid HTTP.", elsewhere=elsewhere)

@@ -1,0 +1,199 @@
+"""Delivering an upstream's reply: bytes go out as they come in, and every way it can end badly is told to the client.
+
+Until the response has begun, a failure is a real status, raised as a `GatewayError`. After it, it is an `error` event.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from starlette.types import Send
+
+from bud_asgi.exchange import Attempt, Exchange
+from bud_asgi.http import HttpError, HttpReply
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error
+from bud_asgi.protocol.headers import header_of, media_type, relayed_headers
+from bud_asgi.protocol.sse import PING, StreamObserver
+from bud_asgi.protocol.usage import usage_of_message
+from bud_asgi.providers import UpstreamFailed, failure_of
+
+COMMIT_WITHIN = 2.0
+"""Seconds from the upstream's head for which the response is held back, until the first event that is not a ping."""
+
+PING_AFTER = 15.0
+"""Seconds of silence after which a stream gets a ping of ours."""
+
+LINGER = 2.0
+"""Seconds that an upstream may take to end its reply after it has said all."""
+
+HOLD = 4 << 20
+"""The largest JSON answer that is held until it is whole, in bytes; a larger one goes out as it comes."""
+
+_HOLD_BEFORE_EVENT = 1 << 20
+_MAX_ERROR_BODY = 1 << 20
+_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An upstream's own error, to be passed on as it came."""
+
+    status: int
+    body: bytes
+
+
+async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send, *, stream: bool) -> Refusal | None:
+    """Deliver a reply in the Anthropic format. The reply is the caller's to close.
+
+    Returns the upstream's own error, which is for the caller to judge and deliver; nothing has been sent then. Raises
+    `UpstreamFailed`, only before the response has begun.
+    """
+    try:
+        if reply.status != 200:
+            return await _read_refusal(reply)
+        _check_encoding(reply)
+        if stream:
+            return await _relay_stream(exchange, attempt, reply, send)
+        await _relay_json(exchange, attempt, reply, send)
+    except HttpError as error:
+        raise failure_of(error) from error
+    return None
+
+
+async def deliver_refusal(exchange: Exchange, reply: HttpReply, refusal: Refusal, send: Send) -> None:
+    """Pass an upstream's error on: its status, its bytes, and when to try again."""
+    headers = [
+        (name, b"application/json" if name == b"content-type" else value)
+        for name, value in relayed_headers(reply.headers, error=True)
+    ]
+    await exchange.start_response(send, refusal.status, [*headers, _length_of(refusal.body)])
+    exchange.outcome = "answered"
+    await send({"type": "http.response.body", "body": refusal.body})
+
+
+async def _read_refusal(reply: HttpReply) -> Refusal:
+    if reply.status < 400:
+        raise UpstreamFailed(f"The upstream answered {reply.status} where a Message was expected.")
+    _check_encoding(reply)
+    body, whole = await _read(reply, _MAX_ERROR_BODY)
+    if not whole or read_error(body) is None:
+        raise UpstreamFailed(f"The upstream answered {reply.status} without an error object.")
+    return Refusal(reply.status, body)
+
+
+def _check_encoding(reply: HttpReply) -> None:
+    if header_of(reply.headers, b"content-encoding").strip().lower() not in {b"", b"identity"}:
+        raise UpstreamFailed("The upstream compressed its answer although it was asked not to.")
+
+
+async def _read(reply: HttpReply, limit: int) -> tuple[bytes, bool]:
+    """All of a body, or what has come of it by the limit; and whether it is whole."""
+    chunks: list[bytes] = []
+    size = 0
+    while size <= limit and not reply.done:
+        chunk = await reply.more() or b""
+        chunks.append(chunk)
+        size += len(chunk)
+    if reply.done:
+        chunks.append(reply.take())
+    return b"".join(chunks), reply.done
+
+
+async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send) -> None:
+    if media_type(reply.headers) != b"application/json":
+        raise UpstreamFailed("The upstream's answer was not JSON.")
+    body, whole = await _read(reply, HOLD)
+    attempt.first_event = time.monotonic()
+    if not body.lstrip().startswith(b"{"):
+        raise UpstreamFailed("The upstream's answer was not a Message.")
+    headers = relayed_headers(reply.headers, error=False)
+    if whole:
+        exchange.usage = usage_of_message(body)
+        await exchange.start_response(send, 200, [*headers, _length_of(body)])
+        exchange.outcome = "answered"
+        await send({"type": "http.response.body", "body": body})
+        return
+    if length := header_of(reply.headers, b"content-length"):
+        headers.append((b"content-length", length))
+    await exchange.start_response(send, 200, headers)
+    await _relay_rest(exchange, reply, send, body)
+
+
+async def _relay_rest(exchange: Exchange, reply: HttpReply, send: Send, chunk: bytes | None) -> None:
+    """Relay an answer too large to be held. When it breaks off, so does the response: it is left without its end."""
+    exchange.outcome = "upstream_failed"
+    try:
+        while chunk:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            chunk = await reply.more()
+    except HttpError:
+        return
+    exchange.outcome = "answered"
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _relay_stream(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send) -> Refusal | None:
+    if media_type(reply.headers) != b"text/event-stream":
+        raise UpstreamFailed("The upstream's answer was not an event stream.")
+    observer = StreamObserver()
+    held = await _hold(observer, reply)
+    attempt.first_event = time.monotonic()
+    if observer.refused and observer.error is not None and (said := read_error(observer.error)):
+        return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error)
+    headers = relayed_headers(reply.headers, error=False)
+    await exchange.start_response(send, 200, [*headers, *_STREAM_HEADERS])
+    try:
+        await _flow(exchange, observer, reply, send, held)
+    finally:
+        exchange.usage = observer.usage
+    return None
+
+
+async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
+    """What came before the response may begin: up to the first event that is not a ping, or for two seconds."""
+    held = bytearray()
+    deadline = time.monotonic() + COMMIT_WITHIN
+    while not observer.begun and len(held) < _HOLD_BEFORE_EVENT:
+        chunk = await reply.more(within=max(0.0, deadline - time.monotonic()))
+        if chunk is None:
+            break
+        if not chunk:
+            raise UpstreamFailed("The upstream's stream ended before its first event.")
+        held += chunk
+        observer.feed(chunk)
+    return bytes(held)
+
+
+async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, send: Send, held: bytes) -> None:
+    """Relay what comes until the stream has ended, and end the response as the stream did: whole, or with an error."""
+    chunk: bytes | None = held
+    failure: UpstreamFailed | None = None
+    while not reply.done:
+        if chunk:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            chunk = await reply.more(within=LINGER if observer.ended else PING_AFTER)
+        except HttpError as error:
+            failure = failure_of(error)
+            chunk = b""
+            break
+        if chunk:
+            observer.feed(chunk)
+        elif chunk is None and observer.ended:
+            break
+        elif chunk is None and observer.between_events:
+            chunk = PING
+    rest = reply.take()
+    observer.feed(rest)
+    last = (chunk or b"") + rest
+    if not observer.ended:
+        failure = failure or UpstreamFailed("The upstream ended its stream before the message was whole.")
+        last += observer.failure(error_body(failure, exchange.request_id))
+        exchange.outcome = "upstream_failed"
+    else:
+        exchange.outcome = "answered" if observer.finished else "upstream_failed"
+    await send({"type": "http.response.body", "body": last})
+
+
+def _length_of(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", str(len(body)).encode()

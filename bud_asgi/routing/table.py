@@ -1,0 +1,104 @@
+"""A route table: exact model names, and patterns with `*`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.protocol.errors import GatewayError, NotFound
+
+
+class ModelNotAllowed(GatewayError):
+    """The model exists, but not for this principal."""
+
+    status = 403
+    type = "permission_error"
+    retryable = False
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A model name, or a pattern with `*` for any characters, and the targets that serve it, in order.
+
+    A target is a provider's name, which is then asked for the model as the client wrote it, or a `Target` that names
+    the upstream model. Raises `ValueError` without a model or a target.
+    """
+
+    model: str
+    to: Sequence[str | Target]
+
+    def __post_init__(self) -> None:
+        """Refuse what could never be served."""
+        if not self.model:
+            raise ValueError("a route must name a model")
+        if isinstance(self.to, str) or not self.to:
+            raise ValueError(f"the route {self.model!r} must have a list of targets in `to`")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets in full."""
+        return tuple(Target(to) if isinstance(to, str) else to for to in self.to)
+
+
+class _Resolved(msgspec.Struct, frozen=True):
+    """A model name with the targets of the route that it met."""
+
+    model: str
+    targets: tuple[Target, ...]
+
+    def choose(self, exchange: Exchange) -> Sequence[Target]:
+        """The targets in the order of the table."""
+        return self.targets
+
+
+class RouteTable:
+    """Resolves by table: an exact name first, then the patterns in their order.
+
+    Raises `ValueError` for two routes of one name.
+    """
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[str, _Resolved] = {}
+        self._patterns: list[tuple[re.Pattern[str], Route]] = []
+        seen: set[str] = set()
+        for route in routes:
+            if route.model in seen:
+                raise ValueError(f"the route {route.model!r} is there twice")
+            seen.add(route.model)
+            if "*" in route.model:
+                self._patterns.append((pattern(route.model), route))
+            else:
+                self._exact[route.model] = _Resolved(route.model, route.targets)
+
+    def resolve(self, model: str, principal: Principal | None) -> _Resolved:
+        """The route for a model name. Raises `NotFound`, `ModelNotAllowed`."""
+        resolved = self._exact.get(model) or self._match(model)
+        if resolved is None:
+            raise NotFound(f"model: {model}")
+        if principal is not None and not _allowed(principal, model):
+            raise ModelNotAllowed(f"model: {model} is not among the models that this API key may use")
+        return resolved
+
+    def _match(self, model: str) -> _Resolved | None:
+        for expression, route in self._patterns:
+            if expression.fullmatch(model):
+                return _Resolved(model, route.targets)
+        return None
+
+
+@lru_cache(maxsize=1024)
+def pattern(text: str) -> re.Pattern[str]:
+    """The expression for a name in which `*` stands for any characters and all else for itself."""
+    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.DOTALL)
+
+
+def _allowed(principal: Principal, model: str) -> bool:
+    return any(allowed in {"*", model} or _matches(allowed, model) for allowed in principal.models)
+
+
+def _matches(allowed: str, model: str) -> bool:
+    return "*" in allowed and pattern(allowed).fullmatch(model) is not None

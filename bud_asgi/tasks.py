@@ -1,0 +1,47 @@
+"""Work that outlives the request which began it: settlements, callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+_log = logging.getLogger("bud_asgi")
+
+
+class OwnTasks:
+    """Tasks that somebody owns: kept alive while they run, waited for at shutdown, their failures logged.
+
+    A request that is cancelled can't await in its `finally`; what must be done after it is started here.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Run a coroutine to its end, whatever becomes of the caller."""
+        task = asyncio.get_running_loop().create_task(_to_its_end(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until all have ended, `timeout` seconds at most; what still runs then is cancelled."""
+        running = set(self._running)
+        if not running:
+            return
+        _, late = await asyncio.wait(running, timeout=timeout)
+        for task in late:
+            task.cancel()
+        if late:
+            _log.warning("%d settlements did not end within %g s", len(late), timeout)
+            await asyncio.wait(late)
+
+
+async def _to_its_end(work: Coroutine[object, object, None]) -> None:
+    try:
+        await work
+    except Exception:  # noqa: BLE001 - the end of a task: nobody awaits it, so it reports
+        _log.exception("work after a request failed")

@@ -1,0 +1,54 @@
+"""The watch for a client that leaves while it is being answered."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from starlette.types import Receive
+
+from bud_asgi.protocol.errors import ClientGone
+
+BEGINS_AFTER = 0.2
+"""Seconds that an answer may take before its client is watched: most are over by then, and a task costs 25 µs."""
+
+
+class ClientWatch:
+    """Ends the block within it when the client leaves, by `ClientGone`.
+
+    No server cancels an ASGI app whose client has left, nor raises in `send`; `receive` is where it is told. The block
+    is ended as `asyncio.timeout` ends one: its task is cancelled, and the cancellation becomes the error at the edge.
+    A cancellation by anybody else travels on. The body must have been read; what `receive` says of it is passed over.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+        self._waiter: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an ASGI app must run in a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(BEGINS_AFTER, self._begin)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self._waiter is not None:
+            self._waiter.cancel()
+        if self._gone and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            raise ClientGone("the client left before it was answered") from error
+
+    def _begin(self) -> None:
+        self._waiter = self._loop.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
