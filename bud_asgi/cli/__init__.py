@@ -1,1 +1,1 @@
-"""TODO."""
+"""Commands: so far the demo, `python -m bud_asgi.cli.demo`."""

@@ -1,5 +1,18 @@
 """The way up: the seam that providers send over, and the engine that fills it."""
 
+from bud_asgi.http.engine import Engine
+from bud_asgi.http.pool import PoolLimits
 from bud_asgi.http.seam import Body, Header, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts
 
-__all__ = ["Body", "Header", "HttpClient", "HttpError", "HttpReply", "HttpRequest", "Origin", "Timeouts"]
+__all__ = [
+    "Body",
+    "Engine",
+    "Header",
+    "HttpClient",
+    "HttpError",
+    "HttpReply",
+    "HttpRequest",
+    "Origin",
+    "PoolLimits",
+    "Timeouts",
+]

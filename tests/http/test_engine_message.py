@@ -1,0 +1,200 @@
+"""What bytes mean: framings, limits and refusals, without a loop."""
+
+from __future__ import annotations
+
+import pytest
+
+from bud_asgi.http.message import MAX_OVERHEAD, Message, MessageError
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+
+def feed(wire: bytes, *, cuts: int = 0, bodiless: bool = False) -> Message:
+    message = Message(bodiless=bodiless)
+    step = cuts or max(len(wire), 1)
+    for start in range(0, len(wire), step):
+        message.feed(memoryview(wire)[start : start + step])
+    return message
+
+
+WHOLE = {
+    "content-length": (HEAD + b"Content-Length: 5\r\n\r\nhello", 200, b"hello", True),
+    "no body by length": (HEAD + b"content-length: 0\r\n\r\n", 200, b"", True),
+    "chunked": (CHUNKED + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", 200, b"hello", True),
+    "chunked, in any case of letters": (
+        HEAD + b"Transfer-Encoding: Chunked \r\n\r\n1\r\na\r\n0\r\n\r\n",
+        200,
+        b"a",
+        True,
+    ),
+    "chunk extensions and trailers are dropped": (CHUNKED + b"1;a=b\r\nx\r\n0\r\nx-t: 1\r\n\r\n", 200, b"x", True),
+    "interim replies are consumed": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: a\r\n\r\n" + HEAD + b"content-length: 1\r\n\r\na",
+        200,
+        b"a",
+        True,
+    ),
+    "an interim reply may name a length": (
+        b"HTTP/1.1 103 Early\r\ncontent-length: 9\r\n\r\n" + CHUNKED + b"0\r\n\r\n",
+        200,
+        b"",
+        True,
+    ),
+    "204 has no body": (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", True),
+    "304 has no body, whatever length it names": (b"HTTP/1.1 304 x\r\ncontent-length: 9\r\n\r\n", 304, b"", True),
+    "connection: close": (HEAD + b"connection: close\r\ncontent-length: 1\r\n\r\na", 200, b"a", False),
+    "HTTP/1.0 closes": (b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", 200, b"a", False),
+    "HTTP/1.0 may persist": (
+        b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\na",
+        200,
+        b"a",
+        True,
+    ),
+    "no reason phrase": (b"HTTP/1.1 529 \r\ncontent-length: 0\r\n\r\n", 529, b"", True),
+}
+
+
+@pytest.mark.parametrize(("wire", "status", "body", "persistent"), WHOLE.values(), ids=WHOLE.keys())
+def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_cut(
+    wire: bytes, status: int, body: bytes, persistent: bool
+) -> None:
+    for size in range(1, len(wire) + 1):
+        message = feed(wire, cuts=size)
+        assert (message.status, message.take(), message.complete) == (status, body, True)
+        assert (message.persistent, message.surplus) == (persistent, False)
+    for cut in range(len(wire)):
+        assert not feed(wire[:cut]).complete
+
+
+def test_every_split_of_a_chunked_reply_gives_the_same_bytes() -> None:
+    wire = CHUNKED + b"".join(b"%x;e\r\n%s\r\n" % (n, b"d" * n) for n in (1, 15, 16, 40)) + b"0\r\nt: v\r\n\r\n"
+    for first in range(len(wire) + 1):
+        message = Message()
+        for part in (wire[:first], wire[first:]):
+            if part:
+                message.feed(memoryview(part))
+        assert message.take() == b"d" * 72
+        assert message.complete
+
+
+def test_header_names_are_lower_case_in_order_with_values_as_they_came() -> None:
+    message = feed(HEAD + b"X-B:  Two\t words \r\nx-a:\r\nX-b: \xff\r\ncontent-length: 0\r\n\r\n")
+    assert message.headers == [(b"x-b", b"Two\t words"), (b"x-a", b""), (b"x-b", b"\xff"), (b"content-length", b"0")]
+
+
+def test_the_reply_to_head_is_complete_with_its_head_and_costs_the_connection() -> None:
+    message = feed(HEAD + b"content-length: 5\r\n\r\n", bodiless=True)
+    assert message.complete
+    assert message.surplus
+
+
+def test_only_a_body_that_nothing_framed_ends_with_the_input() -> None:
+    assert feed(HEAD + b"\r\nabc").end()
+    assert not feed(HEAD + b"content-length: 4\r\n\r\nabc").end()
+    assert not feed(CHUNKED + b"3\r\nabc\r\n").end()
+    assert not feed(HEAD).end()
+    assert not feed(b"HTTP/1.1 100 Continue\r\n\r\n").end()
+    assert not feed(b"").end()
+
+
+SURPLUS = {
+    "a second reply": HEAD + b"content-length: 0\r\n\r\n",
+    "rubbish": b"rubbish",
+    "one byte": b"H",
+}
+
+
+@pytest.mark.parametrize("behind", SURPLUS.values(), ids=SURPLUS.keys())
+def test_what_stands_behind_a_complete_reply_is_surplus_and_the_reply_stays(behind: bytes) -> None:
+    message = feed(HEAD + b"content-length: 2\r\n\r\nok" + behind)
+    assert message.complete
+    assert message.surplus
+    assert (message.status, message.take()) == (200, b"ok")
+
+
+REFUSED = {
+    "text that is not HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "an error page without a head": b"<html>busy</html>",
+    "RTSP": b"RTSP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/2.0": b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/0.9": b"HTTP/0.9 200 OK\r\ncontent-length: 0\r\n\r\n",
+    "a status below 100": b"HTTP/1.1 099 x\r\ncontent-length: 0\r\n\r\n",
+    "a status of four digits": b"HTTP/1.1 2000 x\r\n\r\n",
+    "bare line feeds": b"HTTP/1.1 200 OK\ncontent-length: 0\n\n",
+    "two equal lengths": HEAD + b"content-length: 1\r\ncontent-length: 1\r\n\r\na",
+    "two different lengths": HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\nab",
+    "a list of lengths": HEAD + b"content-length: 1, 1\r\n\r\na",
+    "a signed length": HEAD + b"content-length: +1\r\n\r\na",
+    "length, then chunked": HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+    "chunked, then length": HEAD + b"transfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n",
+    "gzip as transfer-encoding": HEAD + b"transfer-encoding: gzip\r\n\r\n",
+    "gzip, chunked": HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n",
+    "chunked twice": HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+    "chunked, identity": HEAD + b"transfer-encoding: chunked, identity\r\n\r\n",
+    "a space before the colon": HEAD + b"content-length : 1\r\n\r\na",
+    "a folded header": HEAD + b"x: a\r\n b\r\n\r\n",
+    "a nameless header": HEAD + b": a\r\n\r\n",
+    "a control character in a value": HEAD + b"x: a\x01b\r\n\r\n",
+    "a zero in a value": HEAD + b"x: a\x00b\r\n\r\n",
+    "a delete in a value": HEAD + b"x: a\x7fb\r\n\r\n",
+    "a carriage return in a value": HEAD + b"x: a\rb\r\n\r\n",
+    "an upgrade nobody asked for": b"HTTP/1.1 101 x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+    "101 without upgrade": b"HTTP/1.1 101 x\r\n\r\n",
+    "a chunk size that is no number": CHUNKED + b"zz\r\n",
+    "a chunk size past 64 bits": CHUNKED + b"1ffffffffffffffff\r\n",
+    "a chunk longer than it says": CHUNKED + b"1\r\nabc\r\n0\r\n\r\n",
+    "a space behind the chunk size": CHUNKED + b"1 \r\na\r\n",
+    "a chunk size ended by a bare line feed": CHUNKED + b"1\na\n0\n\n",
+    "rubbish after an interim reply": b"HTTP/1.1 100 x\r\n\r\nrubbish",
+}
+
+
+@pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("cuts", [0, 1])
+def test_what_cannot_be_trusted_is_refused(wire: bytes, cuts: int) -> None:
+    with pytest.raises(MessageError):
+        feed(wire, cuts=cuts)
+
+
+ENDLESS = {
+    "a head of 40 KB": (HEAD, b"x-pad: " + b"a" * 1000 + b"\r\n", 40),
+    "an endless header line": (HEAD + b"x: ", b"a" * 1000, 100),
+    "an endless header name": (HEAD, b"a" * 1000, 100),
+    "an endless reason": (b"HTTP/1.1 200 ", b"a" * 1000, 100),
+    "endless interim replies": (b"", b"HTTP/1.1 103 x\r\n\r\n", 4000),
+    "an endless chunk extension": (CHUNKED + b"1;", b"a" * 1000, 200),
+    "large trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"x-t: " + b"a" * 1000 + b"\r\n", 200),
+    "one large trailer": (CHUNKED + b"1\r\na\r\n0\r\nx: ", b"a" * 1000, 200),
+    "many leading zeros of a chunk size": (CHUNKED, b"0" * 1000, 200),
+}
+
+
+@pytest.mark.parametrize(("begin", "more", "times"), ENDLESS.values(), ids=ENDLESS.keys())
+@pytest.mark.parametrize("cuts", [1000, 64 << 10])
+def test_what_does_not_end_is_refused_before_it_has_cost_much(begin: bytes, more: bytes, times: int, cuts: int) -> None:
+    wire = begin + more * times
+    with pytest.raises(MessageError):
+        feed(wire, cuts=cuts)
+    # Below the limit it is read; the limit and one read are the most that is ever looked at.
+    assert not feed(wire[: MAX_OVERHEAD // 2], cuts=cuts).complete
+    with pytest.raises(MessageError):
+        feed(wire[: 2 * MAX_OVERHEAD + cuts], cuts=cuts)
+
+
+def test_a_head_just_below_the_limit_is_read_with_the_body_behind_it_in_one_read() -> None:
+    head = HEAD + b"content-length: 100000\r\nx: "
+    head += b"a" * (MAX_OVERHEAD - len(head) - 4) + b"\r\n\r\n"
+    assert len(head) == MAX_OVERHEAD
+    message = feed(head + b"b" * 100_000)
+    assert message.complete
+    assert len(message.take()) == 100_000
+    with pytest.raises(MessageError):
+        feed(head.replace(b"x: ", b"xy: ") + b"b" * 100_000)
+
+
+def test_tiny_chunks_weigh_what_they_cost() -> None:
+    message = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
+    assert message.held > 60_000
+    assert len(message.take()) == 2000
+    assert message.held == 0

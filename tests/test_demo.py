@@ -1,0 +1,113 @@
+"""The demo is run as a user runs it: as a command, against the stand-in, with curl and the official SDK."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bud_asgi import new_api_key
+from bud_asgi.testing import StandIn
+
+DEMO = [sys.executable, "-W", "error", "-m", "bud_asgi.cli.demo"]
+ACCOUNT = re.compile(
+    r"  request +req_[0-9a-f]{24} by demo\n"
+    r"  route +(?P<route>.+)\n"
+    r"  tokens +\d+ in, \d+ out\n"
+    r"  time to first event +[\d.]+ ms\n"
+    r"    added by the gateway +[\d.]+ ms\n"
+)
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DEMO, *arguments], capture_output=True, text=True, timeout=50, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts() -> None:
+    shown = run()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert '"text":"Hello! How can I help you today?"' in shown.stdout
+    assert "\nBonjour.\n" in shown.stdout
+    assert "one by one, as they were made." in shown.stdout
+    assert float(re.findall(r"arrived over ([\d.]+) s", shown.stdout)[0]) > 0.5
+    assert [match["route"] for match in ACCOUNT.finditer(shown.stdout)] == [
+        "claude-3-5-sonnet-20241022 -> anthropic, as claude-haiku-4-5",
+        "claude-haiku-4-5 -> anthropic, as claude-haiku-4-5",
+        "claude-haiku-4-5 -> anthropic, as claude-haiku-4-5",
+    ]
+    assert "\x1b" not in shown.stdout  # a pipe is no terminal
+    assert "sk-ant" not in shown.stdout
+
+
+def test_without_curl_the_same_request_goes_by_the_standard_library(tmp_path: Path) -> None:
+    shown = run(PATH=str(tmp_path))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert '"text":"Hello! How can I help you today?"' in shown.stdout
+
+
+def test_it_stays_and_its_curl_line_works_until_interrupted() -> None:
+    key = new_api_key()
+    demo = subprocess.Popen([*DEMO, "--keep", "--key", key], stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert demo.stdout is not None
+    try:
+        line = ""
+        for shown in demo.stdout:
+            line = shown if shown.startswith("curl ") else line
+            if shown.startswith("running until"):
+                break
+        words = shlex.split(line)
+        headers = dict(word.split(": ", 1) for flag, word in pairwise(words) if flag == "-H")
+        assert headers["Authorization"] == f"Bearer {key}"
+        reply = httpx.post(words[1], headers=headers, content=words[-1])
+        assert reply.status_code == 200
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=10) == 0
+    finally:
+        demo.kill()
+        demo.stdout.close()
+        demo.wait()
+
+
+def test_real_money_needs_a_key() -> None:
+    shown = run("--real", ANTHROPIC_API_KEY="")
+    assert shown.returncode == 2
+    assert "--real needs ANTHROPIC_API_KEY" in shown.stderr
+
+
+def test_with_a_key_the_real_provider_is_asked() -> None:
+    with StandIn(api_key="sk-ant-real").in_thread() as service:
+        shown = run("--real", ANTHROPIC_API_KEY="sk-ant-real", ANTHROPIC_BASE_URL=service.base_url)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert len(service.requests) == 3
+
+
+@pytest.mark.parametrize("interpreter", ["bud_asgi"])
+def test_importing_the_package_loads_nothing_heavy(interpreter: str) -> None:
+    heavy = [
+        "botocore",
+        "aiobotocore",
+        "google.auth",
+        "redis",
+        "fastapi",
+        "uvicorn",
+        "anthropic",
+        "httpx",
+        "trustme",
+        "bud_asgi.testing",
+    ]
+    code = f"import sys, {interpreter}; print([name for name in {heavy!r} if name in sys.modules])"
+    began = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+    assert time.monotonic() - began < 10

@@ -1,0 +1,79 @@
+"""Each example is served and called, as its users would."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import anthropic
+import httpx
+import pytest
+
+from bud_asgi.testing import StandIn, ThreadedStandIn
+from bud_asgi.testing.serving import serving
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+HELLO: list[anthropic.types.MessageParam] = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> Generator[ThreadedStandIn]:
+    with StandIn(api_key="sk-ant-upstream").in_thread() as stand_in:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-upstream")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", stand_in.base_url)
+        monkeypatch.setenv("EXAMPLE_API_KEY", "sk-of-the-owner")
+        monkeypatch.setenv("EXAMPLE_FREE_API_KEY", "sk-of-the-free")
+        yield stand_in
+
+
+def app_of(name: str):
+    spec = importlib.util.spec_from_file_location(f"examples.{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.app
+
+
+def client(url: str, key: str) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
+
+
+def test_starlette_host(upstream: ThreadedStandIn) -> None:
+    with serving(app_of("starlette_host")) as url, client(f"{url}/llm", "sk-of-the-owner") as caller:
+        assert httpx.get(url).text == "the host's own page"
+        assert caller.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO).content
+        assert httpx.post(f"{url}/llm/v1/messages").status_code == 401
+
+
+def test_fastapi_host(upstream: ThreadedStandIn) -> None:
+    with serving(app_of("fastapi_host")) as url, client(f"{url}/llm", "session-of-ada") as ada:
+        assert httpx.get(url).json() == {"hello": "from the host"}
+        with ada.messages.stream(model="claude-haiku-4-5", max_tokens=9, messages=HELLO) as stream:
+            assert stream.get_final_text()
+        with pytest.raises(anthropic.PermissionDeniedError):
+            ada.messages.create(model="claude-opus-5-5", max_tokens=9, messages=HELLO)
+        with client(f"{url}/llm", "session-of-eve") as eve, pytest.raises(anthropic.AuthenticationError):
+            eve.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+
+
+def test_own_stack(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        serving(app_of("own_stack")) as url,
+        client(url, "sk-of-the-owner") as owner,
+        client(url, "sk-of-the-free") as free,
+    ):
+        for caller in (owner, free):
+            caller.messages.create(model="best", max_tokens=9, messages=HELLO)
+        assert [request.json()["model"] for request in upstream.requests] == ["claude-opus-5-5", "claude-haiku-4-5"]
+        monkeypatch.setenv("EXAMPLE_CLOSED", "yes")
+        with pytest.raises(anthropic.InternalServerError) as closed:
+            free.messages.create(model="best", max_tokens=9, messages=HELLO)
+        assert closed.value.status_code == 503
+        for _ in range(4):
+            owner.messages.create(model="best", max_tokens=9, messages=HELLO)
+        with pytest.raises(anthropic.RateLimitError):
+            owner.messages.create(model="best", max_tokens=9, messages=HELLO)

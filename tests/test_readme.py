@@ -1,0 +1,82 @@
+"""The README is followed to the letter: each Python snippet runs, each curl line and each command is a real one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+
+import bud_asgi
+from bud_asgi.testing import StandIn
+from bud_asgi.testing.serving import serving
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+HASH = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def run(snippet: str, key: str, upstream_url: str) -> dict[str, Any]:
+    """Run a snippet as it stands, but with the hash of a key that we have, and the upstream that we have."""
+    snippet = HASH.sub(bud_asgi.hash_api_key(key), snippet, count=1)
+    snippet = snippet.replace(
+        'from_env("ANTHROPIC_API_KEY")', f'from_env("ANTHROPIC_API_KEY"), base_url="{upstream_url}"'
+    )
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    return names
+
+
+@pytest.mark.parametrize("index", range(len(PYTHON)))
+def test_each_python_snippet_serves_the_official_sdk(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-upstream")
+    key = bud_asgi.new_api_key()
+    with StandIn(api_key="sk-ant-upstream").in_thread() as upstream:
+        names = run(PYTHON[index], key, upstream.base_url)
+        if "client" in names:  # the snippet of the client
+            assert str(names["client"].base_url) == "http://127.0.0.1:8000/llm/"
+            names["client"].close()
+            return
+        app, prefix = (names["app"], "/llm") if "app" in names else (names["messages"], "")
+        with serving(app) as url, anthropic.Anthropic(base_url=url + prefix, api_key=key, max_retries=0) as client:
+            message = client.messages.create(
+                model="claude-haiku-4-5", max_tokens=9, messages=[{"role": "user", "content": "Hello"}]
+            )
+            assert message.content
+
+
+def test_the_curl_line_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (curl,) = re.findall(r"```sh\n(curl.*?)```", README, re.DOTALL)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-upstream")
+    key = bud_asgi.new_api_key()
+    with StandIn(api_key="sk-ant-upstream").in_thread() as upstream:
+        app = run(PYTHON[0], key, upstream.base_url)["app"]
+        with serving(app) as url:
+            line = curl.replace("http://127.0.0.1:8000", url).replace("YOUR_API_KEY", key)
+            shown = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert '"type":"message"' in shown.stdout.replace(" ", "")
+
+
+def test_the_key_command_gives_a_key_and_its_hash() -> None:
+    (code,) = re.findall(r'python -c "(import bud_asgi.*)"', README)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    key, kept = shown.stdout.split()
+    assert bud_asgi.hash_api_key(key) == kept
+
+
+def test_every_file_that_it_names_is_there() -> None:
+    for name in re.findall(r"\]\(([\w./]+)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_make_targets_that_it_names_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,39 @@
+"""The manual's snippets run, and the manual names everything that the package shows."""
+
+import asyncio
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bud_asgi.testing
+
+_MANUAL = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+_SNIPPETS = re.findall(r"```python\n(.*?)```", _MANUAL, re.DOTALL)
+
+
+def _tests_of(snippet: str) -> list[Callable[[], Any]]:
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "docs/testing.md", "exec"), names)
+    return [value for name, value in names.items() if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("snippet", _SNIPPETS, ids=[re.findall(r"def (\w+)", snippet)[0] for snippet in _SNIPPETS])
+def test_a_snippet_runs(snippet: str) -> None:
+    (test,) = _tests_of(snippet)
+    ran = test()
+    if inspect.iscoroutine(ran):
+        asyncio.run(ran)
+
+
+def test_what_is_shown_is_sorted_and_documented() -> None:
+    shown = bud_asgi.testing.__all__
+    assert shown == sorted(shown)
+    for name in shown:
+        assert hasattr(bud_asgi.testing, name)
+    functions = [name for name in shown if inspect.isfunction(getattr(bud_asgi.testing, name))]
+    assert [name for name in functions if f"`{name}" not in _MANUAL] == []
+    assert [name for name in functions if not getattr(bud_asgi.testing, name).__doc__] == []

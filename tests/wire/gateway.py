@@ -1,0 +1,118 @@
+"""A gateway for the wire tests: a host served by uvicorn in a thread, and sight of all that can be left open."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route as HostRoute
+from starlette.types import ASGIApp
+
+from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
+from bud_asgi.http import Engine, Timeouts
+from bud_asgi.testing.serving import serving
+
+KEY = "sk-bud-the-callers-key"
+UPSTREAM_KEY = "sk-ant-the-operators-key"
+MODEL = "claude-haiku-4-5"
+HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+class Gateway:
+    """What a test drives and looks at: the URL of the endpoint, the accounts, the engines, the server's tasks."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        self.host_url = base_url
+        self.settled: list[Exchange] = []
+        self.engines: list[Engine] = []
+
+    async def on_settled(self, exchange: Exchange) -> None:
+        self.settled.append(exchange)
+
+    def new_engine(self) -> Engine:
+        self.engines.append(Engine())
+        return self.engines[-1]
+
+    def account(self, count: int = 1) -> Exchange:
+        """The account of the latest request, once there are `count`."""
+        wait_until(lambda: len(self.settled) >= count, f"{count} accounts, there are {len(self.settled)}")
+        return self.settled[-1]
+
+    def post(self, body: Any = None, *, headers: Mapping[str, str] | None = None, **more: Any) -> httpx.Response:
+        """One request to the endpoint, over a connection of its own. `body` is JSON, or bytes as they are."""
+        content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": {**BODY, **(body or {})}}
+        lines = cast("dict[str, str]", HEADERS if headers is None else headers)
+        return httpx.post(f"{self.base_url}/v1/messages", headers=lines, timeout=30, **content, **more)
+
+    def assert_nothing_open(self) -> None:
+        """No exchange holds a connection any more, and the server runs no task of a request."""
+        wait_until(lambda: all(engine.open == engine.idle for engine in self.engines), "connections in use")
+        wait_until(lambda: self._tasks() <= TASKS_AT_REST, f"tasks left: {self._tasks()}")
+
+    def _tasks(self) -> set[str]:
+        return set(httpx.get(f"{self.host_url}/tasks").json())
+
+
+TASKS_AT_REST = {"Server.serve", "LifespanOn.main", "PerLoop._keep", "RequestResponseCycle.run_asgi"}
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
+    """Poll until something holds. Fails with `what`."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(0.01)
+
+
+async def _tasks(_request: Request) -> JSONResponse:
+    return JSONResponse([task.get_coro().__qualname__ for task in asyncio.all_tasks()])  # pyright: ignore[reportOptionalMemberAccess, reportUnknownMemberType, reportAttributeAccessIssue]
+
+
+def provider(base_url: str, **more: Any) -> Anthropic:
+    """The Anthropic provider against a stand-in, with timeouts that a test can wait for."""
+    options: dict[str, Any] = {"timeouts": Timeouts(2.0, 1.0, 1.0), **more}
+    return Anthropic(api_key=UPSTREAM_KEY, base_url=base_url, **options)
+
+
+@contextmanager
+def gateway(
+    upstream_url: str, *, wrap: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
+) -> Generator[Gateway]:
+    """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` puts something around all."""
+    here = Gateway("")
+    settings: dict[str, Any] = options if "providers" in options else {"providers": [provider(upstream_url)], **options}
+    if "middleware" not in settings:
+        settings = {"auth": ApiKeys({"me": hash_api_key(KEY)}), **settings}
+    messages = MessagesApp(client=here.new_engine, on_settled=here.on_settled, **settings)
+    host = Starlette(routes=[HostRoute("/tasks", _tasks)])
+    messages.install(host, "/llm")
+    with serving(wrap(host) if wrap else host) as url:
+        here.host_url, here.base_url = url, f"{url}/llm"
+        yield here
+
+
+def raw_exchange(url: str, request: bytes, *, timeout: float = 5.0) -> bytes:
+    """Send bytes, and read what comes back until the server closes or falls silent for `timeout` seconds."""
+    host, port = httpx.URL(url).host, httpx.URL(url).port
+    with socket.create_connection((host, port or 80), timeout=timeout) as peer:
+        peer.sendall(request)
+        received = b""
+        while True:
+            try:
+                chunk = peer.recv(65536)
+            except TimeoutError:
+                return received
+            if not chunk:
+                return received
+            received += chunk
