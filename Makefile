@@ -23,6 +23,9 @@ format: .venv/ready
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
+bench: .venv/ready
+	$(RUN)/python benchmarks/cost.py
+
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)
 
