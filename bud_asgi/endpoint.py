@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.exchange import Attempt, Exchange, Principal, Target
+from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Principal, Target
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import GatewayError, NotFound, read_error
 from bud_asgi.protocol.headers import header_of
@@ -45,17 +45,22 @@ class Endpoint:
         """Answer one request."""
         exchange = Exchange.of(scope)
         try:
-            _require_principal(exchange, scope)
+            principal = _require_principal(exchange, scope)
             request = await exchange.request(receive)
+            targets = self._targets(exchange, principal, request)
             with ClientWatch(receive):
-                await self._answer(exchange, request, self._targets(exchange, request), send)
+                await self._answer(exchange, request, targets, send)
         except GatewayError as error:
             if exchange.committed is None:
                 await exchange.refuse(error, send)
             else:
                 exchange.outcome = "client_gone"
 
-    def _targets(self, exchange: Exchange, request: MessagesRequest) -> Sequence[Target]:
+    def _targets(self, exchange: Exchange, principal: Principal, request: MessagesRequest) -> Sequence[Target]:
+        """Where to ask. What the principal may use is looked at here too, whatever router stood before, and when."""
+        model = exchange.route.model if exchange.route else request.model
+        if not principal.may_use(model):
+            raise ModelNotAllowed(model)
         if exchange.route is not None:
             return exchange.route.choose(exchange)
         if self._only is None:
@@ -99,12 +104,13 @@ class Endpoint:
                 reply.close()
 
 
-def _require_principal(exchange: Exchange, scope: Scope) -> None:
+def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
     """Whoever stands before the endpoint: a request that no `Principal` came with is not served."""
     if exchange.principal is None and isinstance(user := scope.get("user"), Principal):
         exchange.principal = user
     if exchange.principal is None:
         raise Unauthenticated("x-api-key header is required")
+    return exchange.principal
 
 
 def _note_head(attempt: Attempt, reply: HttpReply) -> None:

@@ -20,6 +20,7 @@ from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers
 from bud_asgi.protocol.headers import check_request_headers, merge_headers
 from bud_asgi.protocol.messages import LARGE_BODY, MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.names import matches
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.tasks import OwnTasks
 
@@ -48,6 +49,10 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     models: tuple[str, ...] = ("*",)
     metadata: Mapping[str, str] = {}
 
+    def may_use(self, model: str) -> bool:
+        """Whether this principal may use a model of that name."""
+        return any(matches(pattern, model) for pattern in self.models)
+
     @property
     def is_authenticated(self) -> bool:
         """True: whoever is nobody has no `Principal`."""
@@ -62,6 +67,17 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     def identity(self) -> str:
         """The id."""
         return self.id
+
+
+class ModelNotAllowed(GatewayError):
+    """The model exists, but not for this principal."""
+
+    status = 403
+    type = "permission_error"
+    retryable = False
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model: {model} is not among the models that this API key may use")
 
 
 class Target(msgspec.Struct, frozen=True):

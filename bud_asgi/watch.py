@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 
 from starlette.types import Receive
 
 from bud_asgi.protocol.errors import ClientGone
+
+_log = logging.getLogger("bud_asgi")
 
 BEGINS_AFTER = 0.2
 """Seconds that an answer may take before its client is watched: most are over by then, and a task costs 25 µs."""
@@ -48,7 +51,10 @@ class ClientWatch:
         self._waiter = self._loop.create_task(self._wait())
 
     async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception:  # noqa: BLE001 - the end of a task: it reports, and nobody can be reached behind this
+            _log.warning("the server failed to say whether the client is there", exc_info=True)
         self._gone = True
         self._task.cancel()

@@ -64,6 +64,10 @@ class HttpRequest(msgspec.Struct, frozen=True):
     body: Body = b""
     timeouts: Timeouts = Timeouts()
 
+    def __repr__(self) -> str:
+        """Without headers and body: a credential and somebody's words are in them."""
+        return f"HttpRequest({self.method.decode()} {self.origin.authority.decode()}{self.target.decode()})"
+
 
 class HttpReply(Protocol):
     """A reply whose head is here. Its reader owns it and must `close()` it on every path."""

@@ -45,6 +45,10 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False):
     max_tokens: int
     stream: bool
 
+    def __repr__(self) -> str:
+        """Without the body: it holds somebody's words."""
+        return f"MessagesRequest(model={self.model!r}, {len(self.body)} bytes)"
+
     def value(self, name: str) -> bytes | None:
         """The bytes of a top-level value, `None` where the field is absent."""
         span = self.spans.get(name)

@@ -1,6 +1,6 @@
 """Where to: the middleware that resolves a model name, and the route table."""
 
 from bud_asgi.routing.middleware import Router, RoutingMiddleware
-from bud_asgi.routing.table import ModelNotAllowed, Route, RouteTable
+from bud_asgi.routing.table import Route, RouteTable
 
-__all__ = ["ModelNotAllowed", "Route", "RouteTable", "Router", "RoutingMiddleware"]
+__all__ = ["Route", "RouteTable", "Router", "RoutingMiddleware"]

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, Principal, Target
-from bud_asgi.protocol.errors import GatewayError, NotFound
-
-
-class ModelNotAllowed(GatewayError):
-    """The model exists, but not for this principal."""
-
-    status = 403
-    type = "permission_error"
-    retryable = False
+from bud_asgi.exchange import Exchange, ModelNotAllowed, Principal, Target
+from bud_asgi.protocol.errors import NotFound
+from bud_asgi.protocol.names import compile_pattern
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -70,7 +62,7 @@ class RouteTable:
                 raise ValueError(f"the route {route.model!r} is there twice")
             seen.add(route.model)
             if "*" in route.model:
-                self._patterns.append((pattern(route.model), route))
+                self._patterns.append((compile_pattern(route.model), route))
             else:
                 self._exact[route.model] = _Resolved(route.model, route.targets)
 
@@ -79,8 +71,8 @@ class RouteTable:
         resolved = self._exact.get(model) or self._match(model)
         if resolved is None:
             raise NotFound(f"model: {model}")
-        if principal is not None and not _allowed(principal, model):
-            raise ModelNotAllowed(f"model: {model} is not among the models that this API key may use")
+        if principal is not None and not principal.may_use(model):
+            raise ModelNotAllowed(model)
         return resolved
 
     def _match(self, model: str) -> _Resolved | None:
@@ -88,17 +80,3 @@ class RouteTable:
             if expression.fullmatch(model):
                 return _Resolved(model, route.targets)
         return None
-
-
-@lru_cache(maxsize=1024)
-def pattern(text: str) -> re.Pattern[str]:
-    """The expression for a name in which `*` stands for any characters and all else for itself."""
-    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.DOTALL)
-
-
-def _allowed(principal: Principal, model: str) -> bool:
-    return any(allowed in {"*", model} or _matches(allowed, model) for allowed in principal.models)
-
-
-def _matches(allowed: str, model: str) -> bool:
-    return "*" in allowed and pattern(allowed).fullmatch(model) is not None
