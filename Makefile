@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
+JOBS ?= 3
 
 .PHONY: demo test check format bench torture clean
 
@@ -11,7 +12,7 @@ demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
 
 test: .venv/ready check
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: .venv/ready
 	$(RUN)/ruff format --check .

@@ -16,21 +16,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bud_asgi.auth import AuthMiddleware
 from bud_asgi.endpoint import Endpoint
 from bud_asgi.exchange import Exchange
-from bud_asgi.hosting import PerLoop, install, local_path, run_lifespan
+from bud_asgi.hosting import LastWord, PerLoop, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
 from bud_asgi.limits import Limit, RateLimitMiddleware
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.protocol.errors import GatewayError, MethodNotAllowed, NotFound
+from bud_asgi.protocol.errors import GatewayError, MethodNotAllowed, NotFound, ShuttingDown
 from bud_asgi.providers import Provider
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
+from bud_asgi.telemetry import log_access
 
 OPERATIONS: Mapping[str, Mapping[str, str]] = {
     "/v1/messages": {"POST": "messages.create"},
     "/api/hello": {"HEAD": "hello"},
+    "/healthz": {"GET": "healthz", "HEAD": "healthz"},
+    "/readyz": {"GET": "readyz", "HEAD": "readyz"},
 }
 """What is served: the operation by path and method. All else below the prefix is a 404 or 405 of ours."""
 
-OPEN = frozenset({"hello"})
+OPEN = frozenset({"hello", "healthz", "readyz"})
 """The operations that need no credential."""
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
@@ -46,10 +49,12 @@ class MessagesApp:
     Raises `ValueError` when built without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `max_body` is in bytes. `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished
-    `Exchange`, after the reply and out of its path; what it raises is logged.
+    `Exchange`, after the reply and out of its path; what it raises is logged. `access_log` writes one line of JSON for
+    each request to the logger `bud_asgi.access`, without its content. `drain_timeout` is how many seconds requests in
+    flight get at shutdown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
         self,
         *,
         providers: Sequence[Provider],
@@ -60,6 +65,8 @@ class MessagesApp:
         max_body: int = DEFAULT_MAX_BODY,
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
+        access_log: bool = False,
+        drain_timeout: float = 30.0,
     ) -> None:
         names = _names(providers)
         if middleware is None:
@@ -69,49 +76,72 @@ class MessagesApp:
         self._resources = PerLoop(client)
         self._max_body = max_body
         self._on_settled = on_settled
+        self._access_log = access_log
+        self._drain_timeout = drain_timeout
         self._stack: ASGIApp = Endpoint(providers, lambda: self._resources.get().client)
         for layer in reversed(middleware):
             self._stack = layer.cls(self._stack, *layer.args, **layer.kwargs)
 
-    def install(self, host: Starlette, path: str) -> None:
+    def install(self, host: Starlette, path: str, *, last_word: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and a request for the bare prefix is redirected by Starlette. FastAPI's dependencies do not run for
-        a mounted app: authentication is `auth=`'s alone.
+        a mounted app: authentication is `auth=`'s alone. A limit of the host's on request bodies holds here too.
+
+        `last_word` puts a layer of ours outermost in the host: only with it can a stream below a `BaseHTTPMiddleware`
+        end with an `error` event when the server cancels it past its grace. Raises `ValueError` where something is
+        mounted already.
         """
         install(host, path, self, self.lifespan)
+        if last_word:
+            host.add_middleware(LastWord)
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
-        """Enter this within a host's own lifespan: on the way out settlements are awaited and connections closed."""
+        """Enter this within a host's own lifespan: on the way out it drains, then closes its connections."""
         self._resources.get()
         try:
             yield
         finally:
+            await self.drain()
             await self._resources.aclose()
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Refuse new requests (529), let those in flight end, and end the rest after `timeout` seconds.
+
+        The default is the app's `drain_timeout`. Streams that are ended get an `error` event. Settlements have been
+        awaited when this returns. A host that knows of a shutdown before its server does calls it earlier; readiness
+        (`/readyz`) is false from then on.
+        """
+        await self._resources.drain(self._drain_timeout if timeout is None else timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: HTTP, the lifespan when served alone; a websocket is refused."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await run_lifespan(self._resources, receive, send)
+            await run_lifespan(self.lifespan, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": "there are no websockets here"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange.of(scope)
-        exchange.tasks, exchange.max_body = self._resources.get().tasks, self._max_body
+        resources = self._resources.get()
+        exchange.tasks, exchange.max_body = resources.tasks, self._max_body
+        resources.entered(exchange)
         try:
-            await self._answer(exchange, scope, receive, send)
+            await self._answer(exchange, resources.draining, scope, receive, send)
         finally:
             exchange.ended = time.monotonic()
             exchange.outcome = exchange.outcome or "cancelled"
+            if self._access_log and exchange.operation not in OPEN:
+                log_access(exchange)
             if self._on_settled is not None:
                 exchange.tasks.start(_tell(self._on_settled, exchange))
+            resources.left(exchange)
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, exchange: Exchange, draining: bool, scope: Scope, receive: Receive, send: Send) -> None:
         """The error layer: whatever the stack does, the client gets an answer and the host no exception."""
         started = False
 
@@ -124,7 +154,9 @@ class MessagesApp:
         try:
             exchange.operation = _operation(local_path(scope), exchange.method)
             if exchange.operation in OPEN:
-                await _hello(exchange, watched)
+                await _answer_open(exchange, watched, ready=not draining)
+            elif draining:
+                error = ShuttingDown()
             else:
                 await self._stack(scope, receive, watched)
         except GatewayError as refusal:
@@ -177,9 +209,11 @@ def _operation(path: str, method: str) -> str:
     return operation
 
 
-async def _hello(exchange: Exchange, send: Send) -> None:
+async def _answer_open(exchange: Exchange, send: Send, *, ready: bool) -> None:
+    """Health and readiness are told by the status alone."""
     exchange.outcome = "answered"
-    await exchange.start_response(send, 200, [(b"content-length", b"0")])
+    status = 503 if exchange.operation == "readyz" and not ready else 200
+    await exchange.start_response(send, status, [(b"content-length", b"0")])
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Principal, Target
 from bud_asgi.http import HttpClient, HttpReply
-from bud_asgi.protocol.errors import GatewayError, NotFound, read_error
+from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, read_error
 from bud_asgi.protocol.headers import header_of
 from bud_asgi.protocol.messages import MessagesRequest
 from bud_asgi.providers import Provider, UpstreamFailed
@@ -48,13 +48,16 @@ class Endpoint:
             principal = _require_principal(exchange, scope)
             request = await exchange.request(receive)
             targets = self._targets(exchange, principal, request)
-            with ClientWatch(receive):
+            with ClientWatch(receive) as watch:
+                exchange.end = watch.end
                 await self._answer(exchange, request, targets, send)
         except GatewayError as error:
             if exchange.committed is None:
                 await exchange.refuse(error, send)
             else:
-                exchange.outcome = "client_gone"
+                exchange.outcome = "client_gone" if isinstance(error, ClientGone) else "cancelled"
+        finally:
+            exchange.end = None
 
     def _targets(self, exchange: Exchange, principal: Principal, request: MessagesRequest) -> Sequence[Target]:
         """Where to ask. What the principal may use is looked at here too, whatever router stood before, and when."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -126,13 +126,16 @@ class Exchange:
     """One request on its way. Stages fill it; nothing of it leaves the process but what they send.
 
     `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
-    added to the response, whoever sends it. `tasks` runs what must outlive the request.
+    added to the response, whoever sends it. `tasks` runs what must outlive the request. `end`, while the request is
+    being answered, ends that by an error, from another task. `unfinished`, while a stream is, gives the bytes that end
+    it by an error at the point where it stands.
     """
 
     __slots__ = (
         "_request",
         "attempts",
         "committed",
+        "end",
         "ended",
         "headers",
         "max_body",
@@ -147,6 +150,7 @@ class Exchange:
         "started",
         "status",
         "tasks",
+        "unfinished",
         "usage",
     )
 
@@ -168,6 +172,8 @@ class Exchange:
         self.committed: float | None = None
         self.ended: float | None = None
         self.tasks = _unowned
+        self.end: Callable[[GatewayError], None] | None = None
+        self.unfinished: Callable[[GatewayError], bytes] | None = None
         self._request: MessagesRequest | None = None
 
     @classmethod

@@ -5,14 +5,16 @@ Until the response has begun, a failure is a real status, raised as a `GatewayEr
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 
 import msgspec
 from starlette.types import Send
 
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, ShuttingDown, error_body, read_error
 from bud_asgi.protocol.headers import header_of, media_type, relayed_headers
 from bud_asgi.protocol.sse import PING, StreamObserver
 from bud_asgi.protocol.usage import usage_of_message
@@ -26,6 +28,9 @@ PING_AFTER = 15.0
 
 LINGER = 2.0
 """Seconds that an upstream may take to end its reply after it has said all."""
+
+END_WITHIN = 1.0
+"""Seconds that a client gets to take the last event of a stream that is cut short."""
 
 HOLD = 4 << 20
 """The largest JSON answer that is held until it is whole, in bytes; a larger one goes out as it comes."""
@@ -142,11 +147,28 @@ async def _relay_stream(exchange: Exchange, attempt: Attempt, reply: HttpReply, 
         return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error)
     headers = relayed_headers(reply.headers, error=False)
     await exchange.start_response(send, 200, [*headers, *_STREAM_HEADERS])
+    exchange.unfinished = lambda error: observer.failure(error_body(error, exchange.request_id))
     try:
         await _flow(exchange, observer, reply, send, held)
+    except asyncio.CancelledError:
+        await _end_early(exchange, send)
+        raise
     finally:
         exchange.usage = observer.usage
     return None
+
+
+async def _end_early(exchange: Exchange, send: Send) -> None:
+    """End a stream that is cut short here: in the step of the cancellation, for a server lets no later one out.
+
+    A client that does not read can't keep us: what was handed to the server is all that can be done.
+    """
+    if exchange.unfinished is None:
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_WITHIN):
+            await send({"type": "http.response.body", "body": exchange.unfinished(ShuttingDown())})
+            exchange.unfinished = None
 
 
 async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
@@ -192,6 +214,7 @@ async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, 
         exchange.outcome = "upstream_failed"
     else:
         exchange.outcome = "answered" if observer.finished else "upstream_failed"
+    exchange.unfinished = None
     await send({"type": "http.response.body", "body": last})
 
 

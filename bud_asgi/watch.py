@@ -1,14 +1,15 @@
-"""The watch for a client that leaves while it is being answered."""
+"""The block in which a request is answered: ended early when its client leaves, or by a drain."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from types import TracebackType
+from typing import Self
 
 from starlette.types import Receive
 
-from bud_asgi.protocol.errors import ClientGone
+from bud_asgi.protocol.errors import ClientGone, GatewayError
 
 _log = logging.getLogger("bud_asgi")
 
@@ -17,7 +18,7 @@ BEGINS_AFTER = 0.2
 
 
 class ClientWatch:
-    """Ends the block within it when the client leaves, by `ClientGone`.
+    """Ends the block within it when the client leaves, by `ClientGone`, or by another error on `end`.
 
     No server cancels an ASGI app whose client has left, nor raises in `send`; `receive` is where it is told. The block
     is ended as `asyncio.timeout` ends one: its task is cancelled, and the cancellation becomes the error at the edge.
@@ -26,10 +27,10 @@ class ClientWatch:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone = False
+        self.ended_by: GatewayError | None = None
         self._waiter: asyncio.Task[None] | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an ASGI app must run in a task")
@@ -37,6 +38,7 @@ class ClientWatch:
         self._cancelling = task.cancelling()
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(BEGINS_AFTER, self._begin)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -44,8 +46,16 @@ class ClientWatch:
         self._timer.cancel()
         if self._waiter is not None:
             self._waiter.cancel()
-        if self._gone and self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
-            raise ClientGone("the client left before it was answered") from error
+        if self.ended_by is None:
+            return
+        if self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            raise self.ended_by from error
+
+    def end(self, error: GatewayError) -> None:
+        """End the block by this error, from another task. Only the first call counts."""
+        if self.ended_by is None:
+            self.ended_by = error
+            self._task.cancel()
 
     def _begin(self) -> None:
         self._waiter = self._loop.create_task(self._wait())
@@ -56,5 +66,4 @@ class ClientWatch:
                 pass
         except Exception:  # noqa: BLE001 - the end of a task: it reports, and nobody can be reached behind this
             _log.warning("the server failed to say whether the client is there", exc_info=True)
-        self._gone = True
-        self._task.cancel()
+        self.end(ClientGone("the client left before it was answered"))

@@ -65,6 +65,16 @@ class RequestTooLarge(GatewayError):
     retryable = False
 
 
+class ShuttingDown(GatewayError):
+    """The gateway is about to stop: another replica, or the next start, can take the request."""
+
+    status = 529
+    type = "overloaded_error"
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is shutting down.", headers={"retry-after": "1", "connection": "close"})
+
+
 class ClientGone(GatewayError):
     """The client left before it was answered: nobody reads this, it ends the exchange."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from gateway import KEY, MODEL, Gateway, gateway, provider
+from gateway import KEY, MODEL, Gateway, gateway, provider, wait_until
 
 from bud_asgi import Limit, MemoryStore, Middleware, RateLimitMiddleware, Route
 from bud_asgi.http import Timeouts
@@ -316,8 +316,7 @@ def test_a_kept_connection_that_dies_on_reuse_costs_the_client_nothing(
         upstream.enqueue(dies)
         assert here.post().status_code == 200
         assert here.post().status_code == 200
-    answered = [request for request in upstream.requests if request.done]
-    assert len(answered) == 10
+    wait_until(lambda: sum(request.done for request in upstream.requests) == 10, "ten answered requests")
 
 
 def test_a_second_reply_that_nobody_asked_for_reaches_nobody(here: Gateway, upstream: ThreadedStandIn) -> None:

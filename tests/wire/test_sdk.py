@@ -114,6 +114,7 @@ def test_no_key_is_an_authentication_error(here: Gateway) -> None:
     ):
         client.messages.create(**ask())
     assert raised.value.response.headers["x-should-retry"] == "false"
+    here.account()
     assert len(here.settled) == 1  # it did not try again
 
 
