@@ -51,7 +51,7 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use a model of that name."""
-        return any(matches(pattern, model) for pattern in self.models)
+        return "*" in self.models or any(matches(pattern, model) for pattern in self.models)
 
     @property
     def is_authenticated(self) -> bool:

@@ -29,10 +29,11 @@ class OwnTasks:
 
     async def drain(self, timeout: float) -> None:
         """Wait until all have ended, `timeout` seconds at most; what still runs then is cancelled."""
-        running = set(self._running)
-        if not running:
-            return
-        _, late = await asyncio.wait(running, timeout=timeout)
+        deadline = asyncio.get_running_loop().time() + timeout
+        late: set[asyncio.Task[None]] = set()
+        while self._running and not late:
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait(set(self._running), timeout=left)
         for task in late:
             task.cancel()
         if late:

@@ -53,9 +53,9 @@ class ApiKeys(AuthenticationBackend):
     def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
         self._known: dict[bytes, tuple[bytes, Principal]] = {}
         names: set[str] = set()
-        for key in _keys(keys):
-            if not _HASH.fullmatch(key.hash):
-                raise ValueError(f"the hash of the API key {key.name!r} must be sha256: and 64 hex digits")
+        for number, key in enumerate(_keys(keys), 1):
+            if not _HASH.fullmatch(key.hash):  # by number: name and key may have changed places
+                raise ValueError(f"the hash of API key number {number} must be sha256: and 64 hex digits")
             digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
             if key.name in names or digest[:8] in self._known:
                 raise ValueError(f"the API key {key.name!r} is there twice, by name or by hash")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+ROUNDING = 1e-9
+"""Of a capacity: so much short is not short. Whoever waits as long as it was told must pass."""
+
 
 class Bucket(msgspec.Struct, frozen=True):
     """How much was left at a moment. `moment` is in seconds on any clock that only goes forward."""
@@ -27,7 +30,7 @@ def waiting_time(bucket: Bucket, amount: float, *, capacity: float, window: floa
     An amount above the capacity passes when the bucket is full, else it never could.
     """
     short = min(amount, capacity) - bucket.level
-    return max(0.0, short * window / capacity)
+    return short * window / capacity if short > ROUNDING * capacity else 0.0
 
 
 def taken(bucket: Bucket, amount: float) -> Bucket:

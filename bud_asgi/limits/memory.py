@@ -36,13 +36,20 @@ class MemoryStore:
     async def reserve(self, demands: Sequence[Demand]) -> Granted:
         """Take all demands, or none. Raises `RateLimited`."""
         now = self._clock()
-        buckets = [self._bucket(demand, now) for demand in demands]
-        self._refuse_what_is_short(demands, buckets)
+        after: dict[_BucketKey, Bucket] = {}
         standings: list[Standing] = []
-        for demand, bucket in zip(demands, buckets, strict=True):
-            after = taken(bucket, demand.amount)
-            self._buckets[demand.limit, demand.key] = after
-            standings.append(_standing(demand, after))
+        longest, tightest = 0.0, None
+        for demand in demands:
+            limit, key = demand.limit, (demand.limit, demand.key)
+            bucket = after.get(key) or self._bucket(demand, now)
+            wait = waiting_time(bucket, demand.amount, capacity=limit.amount, window=limit.window)
+            if wait > longest:
+                longest, tightest = wait, _standing(demand, bucket)
+            after[key] = taken(bucket, demand.amount)
+            standings.append(_standing(demand, after[key]))
+        if tightest is not None:
+            raise RateLimited(tightest, longest)
+        self._buckets.update(after)
         self._sweep(now)
         self._count += 1
         reservation = Reservation(str(self._count))
@@ -61,16 +68,6 @@ class MemoryStore:
         limit = demand.limit
         bucket = self._buckets.get((limit, demand.key)) or Bucket(limit.amount, now)
         return refilled(bucket, now, capacity=limit.amount, window=limit.window)
-
-    def _refuse_what_is_short(self, demands: Sequence[Demand], buckets: Sequence[Bucket]) -> None:
-        waits = [
-            waiting_time(bucket, demand.amount, capacity=demand.limit.amount, window=demand.limit.window)
-            for demand, bucket in zip(demands, buckets, strict=True)
-        ]
-        longest = max(waits, default=0.0)
-        if longest > 0:
-            index = waits.index(longest)
-            raise RateLimited(_standing(demands[index], buckets[index]), longest)
 
     def _sweep(self, now: float) -> None:
         """Forget full buckets, which say no more than none would, each time their number has doubled."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -59,7 +61,7 @@ class RateLimited(GatewayError):
         whose = "your" if limit.per == "principal" else "the"
         super().__init__(
             f"This request would exceed {whose} rate limit of {limit.amount} {limit.kind} in {limit.window:g} seconds.",
-            headers={"retry-after": str(max(1, math.ceil(retry_after))), **dict(limit_headers(standing))},
+            headers={"retry-after": str(max(1, math.ceil(retry_after - 1e-6))), **dict(limit_headers(standing))},
         )
         self.retry_after = retry_after
 
@@ -67,9 +69,13 @@ class RateLimited(GatewayError):
 def limit_headers(standing: Standing) -> list[tuple[str, str]]:
     """The caller's own limit, in the service's header names (vendor page "Rate limits")."""
     kind = standing.demand.limit.kind
-    full_at = datetime.fromtimestamp(math.ceil(datetime.now(UTC).timestamp() + standing.full_in), UTC)
     return [
         (f"anthropic-ratelimit-{kind}-limit", str(standing.demand.limit.amount)),
         (f"anthropic-ratelimit-{kind}-remaining", str(standing.remaining)),
-        (f"anthropic-ratelimit-{kind}-reset", full_at.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        (f"anthropic-ratelimit-{kind}-reset", _rfc3339(math.ceil(time.time() + standing.full_in))),
     ]
+
+
+@lru_cache(maxsize=256)
+def _rfc3339(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

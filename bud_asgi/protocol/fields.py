@@ -128,11 +128,19 @@ def _judge_number(name: str, field: Field, text: bytes) -> None:
 
 
 def _judge_model(body: bytes, span: tuple[int, int]) -> None:
-    length = span[1] - span[0] - 2
-    if length < 1:
+    start, end = span[0] + 1, span[1] - 1
+    if start == end:
         raise InvalidRequest("model: String should have at least 1 character")
-    if length > MAX_MODEL_NAME:
+    if _longer_than(body, start, end, MAX_MODEL_NAME):
         raise InvalidRequest(f"model: String should have at most {MAX_MODEL_NAME} characters")
+
+
+def _longer_than(body: bytes, start: int, end: int, most: int) -> bool:
+    if end - start <= most:
+        return False
+    if end - start > 12 * most:  # no character takes more than an escaped pair
+        return True
+    return len(msgspec.json.decode(body[start - 1 : end + 1], type=str)) > most
 
 
 def _judge_messages(body: bytes, start: int) -> None:

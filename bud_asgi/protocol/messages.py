@@ -29,6 +29,8 @@ MAX_KEYS = 1000
 
 _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
 
+_END = re.compile(rb"[ \t\n\r]*+\}")
+
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -90,12 +92,16 @@ def decode_request(body: bytes) -> MessagesRequest:
     if len(fields) > MAX_KEYS:
         raise invalid_body(f"it has more than {MAX_KEYS} keys")
     spans = _locate(body, fields)
-    judge(body, spans)
+    try:
+        judge(body, spans)
+        model = msgspec.json.decode(fields["model"], type=str)
+    except _MALFORMED as error:
+        raise _refusal(error) from None
     start, end = spans["max_tokens"]
     return MessagesRequest(
         body=body,
         spans=spans,
-        model=msgspec.json.decode(fields["model"], type=str),
+        model=model,
         max_tokens=integer_of(body[start:end]),
         stream="stream" in spans and body.startswith(b"true", spans["stream"][0]),
     )
@@ -127,7 +133,7 @@ def _locate(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, Span]:
             raise _duplicate(found)
         end = start + slice_.nbytes
         spans[name] = (start, end)
-    if _KEY.match(body, end):
+    if spans and not _END.match(body, end):
         raise _duplicate(_key(body, end)[0])
     return spans
 

@@ -48,7 +48,7 @@ class EventReader:
     @property
     def between_events(self) -> bool:
         """Whether the bytes so far end with a whole event: only here may an event of our own be written."""
-        return not self._pending
+        return not self._pending.lstrip(b"\n")  # an LF may be the rest of a CRLF that a cut had parted
 
     @property
     def unfinished(self) -> bytes:
@@ -58,7 +58,7 @@ class EventReader:
     def feed(self, chunk: bytes) -> list[Event]:
         """Take in a chunk and return the events that it completes."""
         pending = self._pending
-        if chunk.endswith(b"\n\n") and not (self._parse or pending or _is_rare(chunk, 0)):
+        if self.rare_only and chunk.endswith(b"\n\n") and not (self._parse or pending or _is_rare(chunk, 0)):
             return []
         begun = len(pending)
         pending += chunk
@@ -170,7 +170,7 @@ def _parse_event(block: bytes) -> Event | None:
     for line in _END_OF_LINE.split(block):
         field, _, value = line.partition(b":")
         if field == b"event":
-            name = value.removeprefix(b" ")
+            name = value.removeprefix(b" ") or b"message"
         elif field == b"data":
             data.append(value.removeprefix(b" "))
     return Event(name, b"\n".join(data)) if data else None

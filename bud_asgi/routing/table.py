@@ -55,14 +55,14 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[str, _Resolved] = {}
-        self._patterns: list[tuple[re.Pattern[str], Route]] = []
+        self._patterns: list[tuple[re.Pattern[str], tuple[Target, ...]]] = []
         seen: set[str] = set()
         for route in routes:
             if route.model in seen:
                 raise ValueError(f"the route {route.model!r} is there twice")
             seen.add(route.model)
             if "*" in route.model:
-                self._patterns.append((compile_pattern(route.model), route))
+                self._patterns.append((compile_pattern(route.model), route.targets))
             else:
                 self._exact[route.model] = _Resolved(route.model, route.targets)
 
@@ -76,7 +76,7 @@ class RouteTable:
         return resolved
 
     def _match(self, model: str) -> _Resolved | None:
-        for expression, route in self._patterns:
+        for expression, targets in self._patterns:
             if expression.fullmatch(model):
-                return _Resolved(model, route.targets)
+                return _Resolved(model, targets)
         return None

@@ -1,0 +1,96 @@
+"""The arithmetic of a bucket."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from protocol.counts import examples
+
+from bud_asgi.limits.bucket import Bucket, refilled, taken, waiting_time
+
+_seconds = st.floats(0, 1e6, allow_nan=False)
+_capacities = st.integers(1, 10**9)
+_windows = st.floats(0.001, 1e6, allow_nan=False)
+_levels = st.floats(-1e9, 1e9, allow_nan=False)
+
+
+REFILLED: dict[str, tuple[Bucket, float, Bucket]] = {
+    "nothing passes in no time": (Bucket(3.0, 10.0), 10.0, Bucket(3.0, 10.0)),
+    "it fills evenly": (Bucket(3.0, 10.0), 20.0, Bucket(5.0, 20.0)),
+    "a window fills it whole": (Bucket(0.0, 10.0), 70.0, Bucket(12.0, 70.0)),
+    "it never runs over": (Bucket(11.0, 10.0), 1e9, Bucket(12.0, 1e9)),
+    "it fills out of debt": (Bucket(-4.0, 10.0), 20.0, Bucket(-2.0, 20.0)),
+    "what is over the brim is lost": (Bucket(20.0, 10.0), 10.0, Bucket(12.0, 10.0)),
+    "a clock that went back changes nothing": (Bucket(3.0, 10.0), 5.0, Bucket(3.0, 10.0)),
+}
+
+
+@pytest.mark.parametrize(("bucket", "now", "expected"), REFILLED.values(), ids=REFILLED.keys())
+def test_a_bucket_of_12_in_60_seconds_fills(bucket: Bucket, now: float, expected: Bucket) -> None:
+    assert refilled(bucket, now, capacity=12, window=60) == expected
+
+
+WAITS: dict[str, tuple[float, float, float]] = {
+    "none when there is enough": (5.0, 5, 0.0),
+    "none when there is more": (12.0, 1, 0.0),
+    "none for nothing": (0.0, 0, 0.0),
+    "for what is missing": (4.0, 5, 5.0),
+    "for the debt too": (-2.0, 1, 15.0),
+    "until it is full for more than it holds": (11.0, 100, 5.0),
+    "none for more than it holds when it is full": (12.0, 100, 0.0),
+}
+
+
+@pytest.mark.parametrize(("level", "amount", "seconds"), WAITS.values(), ids=WAITS.keys())
+def test_the_wait_for_a_bucket_of_12_in_60_seconds(level: float, amount: float, seconds: float) -> None:
+    assert waiting_time(Bucket(level, 0.0), amount, capacity=12, window=60) == seconds
+
+
+def test_what_is_taken_is_gone_and_may_be_given_back() -> None:
+    assert taken(Bucket(5.0, 1.0), 7) == Bucket(-2.0, 1.0)
+    assert taken(Bucket(5.0, 1.0), -7) == Bucket(12.0, 1.0)
+
+
+@pytest.mark.torture
+@examples()
+@given(level=_levels, moment=_seconds, now=_seconds, capacity=_capacities, window=_windows)
+def test_a_bucket_never_runs_over_and_never_loses(
+    level: float, moment: float, now: float, capacity: int, window: float
+) -> None:
+    after = refilled(Bucket(level, moment), now, capacity=capacity, window=window)
+    assert min(level, capacity) <= after.level <= capacity
+    assert after.moment == max(now, moment)
+    if now <= moment:
+        assert after.level == min(level, capacity)
+
+
+@pytest.mark.torture
+@examples()
+@given(level=_levels, amount=st.integers(0, 10**9), moment=_seconds, capacity=_capacities, window=_windows)
+def test_waiting_exactly_so_long_makes_the_amount_available(
+    level: float, amount: int, moment: float, capacity: int, window: float
+) -> None:
+    bucket = Bucket(min(level, capacity), moment)
+    wait = waiting_time(bucket, amount, capacity=capacity, window=window)
+    assert wait >= 0
+    rounding = 1e-8 * max(1.0, abs(bucket.level), float(capacity))  # floats are as coarse as that
+    missing = min(amount, capacity) - bucket.level
+    assert wait == 0 or missing > 0
+    assert wait > 0 or missing <= rounding
+    later = refilled(Bucket(bucket.level, 0.0), wait, capacity=capacity, window=window)
+    assert later.level >= min(amount, capacity) - rounding
+    if missing > 1000 * rounding:
+        sooner = refilled(Bucket(bucket.level, 0.0), wait * 0.99, capacity=capacity, window=window)
+        assert waiting_time(sooner, amount, capacity=capacity, window=window) > 0
+
+
+@pytest.mark.torture
+@examples()
+@given(level=_levels, steps=st.lists(st.floats(0, 100), max_size=10), capacity=st.integers(1, 1000), window=_windows)
+def test_it_is_no_matter_how_often_one_looks(level: float, steps: list[float], capacity: int, window: float) -> None:
+    bucket = refilled(Bucket(level, 0.0), 0.0, capacity=capacity, window=window)
+    for step in steps:
+        bucket = refilled(bucket, bucket.moment + step, capacity=capacity, window=window)
+    at_once = refilled(Bucket(level, 0.0), bucket.moment, capacity=capacity, window=window)
+    assert bucket.level == pytest.approx(at_once.level, rel=1e-9, abs=1e-6 * max(1.0, abs(level) * 1e-6))

@@ -1,0 +1,29 @@
+"""What a limit is, and whose bucket a request asks of."""
+
+from __future__ import annotations
+
+import pytest
+from auth.driver import http_scope
+
+from bud_asgi.exchange import Exchange, Principal
+from bud_asgi.limits.limit import Demand, Limit, demands_of
+
+
+@pytest.mark.parametrize(("amount", "window"), [(0, 60.0), (-1, 60.0), (1, 0.0), (1, -1.0)])
+def test_a_limit_that_nothing_could_pass_is_refused(amount: int, window: float) -> None:
+    with pytest.raises(
+        ValueError, match=r"^a limit needs an amount of at least 1 and a window of more than 0 seconds$"
+    ):
+        Limit("requests", amount, window)
+
+
+def test_a_limit_is_for_a_minute_and_for_each_principal_unless_it_says_so() -> None:
+    assert Limit("requests", 5) == Limit("requests", 5, 60.0, "principal")
+
+
+def test_a_request_asks_for_one_of_each_limit() -> None:
+    each, all_ = Limit("requests", 5), Limit("requests", 50, per="all")
+    exchange = Exchange(http_scope())
+    assert demands_of((each, all_), exchange) == [Demand(each, "", 1), Demand(all_, "", 1)]
+    exchange.principal = Principal(id="p")
+    assert demands_of((each, all_), exchange) == [Demand(each, "p", 1), Demand(all_, "", 1)]

@@ -1,0 +1,327 @@
+"""The store in memory, against a model of it: never too much, all or nothing, settled once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from protocol.counts import count, examples
+
+from bud_asgi.exchange import Reservation
+from bud_asgi.limits import Demand, Granted, Limit, MemoryStore, RateLimited
+
+T = TypeVar("T")
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that may not wait."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waited")
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refused(store: MemoryStore, *demands: Demand) -> RateLimited:
+    """The refusal of demands that must not be granted."""
+    try:
+        granted = at_once(store.reserve(demands))
+    except RateLimited as error:
+        return error
+    raise AssertionError(granted)
+
+
+# Amounts, windows and times are sums of powers of two, so that floats are exact and the model may compare for equality.
+LIMITS = (Limit("requests", 4, 8.0), Limit("requests", 2, 1.0), Limit("requests", 16, 4.0, "all"))
+_demands = st.lists(
+    st.tuples(st.sampled_from(LIMITS), st.sampled_from("abc"), st.integers(0, 6)),
+    max_size=4,
+    unique_by=lambda demand: demand[:2],
+)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Reserves, settles and lets time pass, beside a model in fractions that knows no buckets but levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("bud_asgi.limits.memory._FEWEST_BEFORE_SWEEP", 1)
+        self.clock = Clock()
+        self.store = MemoryStore(clock=self.clock)
+        self.levels: dict[tuple[Limit, str], Fraction] = {}
+        self.open: list[tuple[Reservation, list[Demand]]] = []
+        self.settled: list[Reservation] = []
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+    def level(self, limit: Limit, key: str) -> Fraction:
+        return self.levels.get((limit, key), Fraction(limit.amount))
+
+    def give(self, limit: Limit, key: str, amount: Fraction) -> None:
+        self.levels[limit, key] = min(Fraction(limit.amount), self.level(limit, key) + amount)
+
+    @rule(quarters=st.integers(1, 40))
+    def time_passes(self, quarters: int) -> None:
+        self.clock.now += quarters / 4
+        for limit, key in self.levels:
+            self.give(limit, key, Fraction(quarters, 4) * limit.amount / Fraction(limit.window))
+
+    @rule(wanted=_demands)
+    def reserve(self, wanted: list[tuple[Limit, str, int]]) -> None:
+        demands = [Demand(limit, key, amount) for limit, key, amount in wanted]
+        waits = [
+            max(Fraction(0), min(d.amount, d.limit.amount) - self.level(d.limit, d.key))
+            * Fraction(d.limit.window)
+            / d.limit.amount
+            for d in demands
+        ]
+        if max(waits, default=Fraction(0)) > 0:
+            error = refused(self.store, *demands)
+            assert error.retry_after == max(waits)
+            return
+        granted = at_once(self.store.reserve(demands))
+        for demand, standing in zip(demands, granted.standings, strict=True):
+            self.levels[demand.limit, demand.key] = self.level(demand.limit, demand.key) - demand.amount
+            level = self.level(demand.limit, demand.key)
+            assert standing.demand == demand
+            assert standing.remaining == max(0, math.floor(level))
+            missing = demand.limit.amount - level
+            assert standing.full_in == missing * Fraction(demand.limit.window) / demand.limit.amount
+        self.open.append((granted.reservation, demands))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        reservation, demands = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        amounts = [data.draw(st.integers(0, 8)) for _ in demands]
+        at_once(self.store.settle(reservation, amounts))
+        for demand, amount in zip(demands, amounts, strict=True):
+            self.give(demand.limit, demand.key, Fraction(demand.amount - amount))
+        self.settled.append(reservation)
+
+    @precondition(lambda self: self.settled)
+    @rule(data=st.data(), amounts=st.lists(st.integers(0, 8), max_size=4))
+    def settle_again(self, data: st.DataObject, amounts: list[int]) -> None:
+        at_once(self.store.settle(data.draw(st.sampled_from(self.settled)), amounts))
+
+    @invariant()
+    def open_reservations_are_counted(self) -> None:
+        assert self.store.open == len(self.open)
+
+    @invariant()
+    def nothing_is_over_its_brim(self) -> None:
+        for (limit, _), level in self.levels.items():
+            assert level <= limit.amount
+
+
+StoreMachine.TestCase.settings = examples(100, 5_000)
+TestStore = pytest.mark.torture(StoreMachine.TestCase)
+
+LIMIT = Limit("requests", 3, 60.0)
+
+
+def test_a_clock_that_went_back_gives_nothing() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    at_once(store.reserve([Demand(LIMIT, "a", 3)]))
+    clock.now -= 500
+    assert refused(store, Demand(LIMIT, "a", 1)).retry_after == 20
+    clock.now += 500
+    assert refused(store, Demand(LIMIT, "a", 1)).retry_after == 20
+
+
+def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    one = Demand(LIMIT, "a", 1)
+    assert [at_once(store.reserve([one])).standings[0].remaining for _ in range(3)] == [2, 1, 0]
+    assert refused(store, one).retry_after == 20
+    clock.now += 19
+    assert refused(store, one).retry_after == pytest.approx(1)
+    clock.now += 1
+    assert at_once(store.reserve([one])).standings[0].remaining == 0
+    assert refused(store, one).retry_after == 20
+
+
+def test_all_demands_are_taken_or_none() -> None:
+    store = MemoryStore(clock=Clock())
+    narrow = Limit("requests", 1, 60.0, "all")
+    at_once(store.reserve([Demand(narrow, "", 1)]))
+    for _ in range(10):
+        error = refused(store, Demand(LIMIT, "a", 1), Demand(narrow, "", 1))
+        assert str(error) == "This request would exceed the rate limit of 1 requests in 60 seconds."
+    assert at_once(store.reserve([Demand(LIMIT, "a", 1)])).standings[0].remaining == 2
+
+
+def test_of_several_short_limits_the_one_with_the_longest_wait_is_told() -> None:
+    store = MemoryStore(clock=Clock())
+    slow = Limit("requests", 1, 600.0)
+    demands = [
+        Demand(Limit("requests", 1, 6.0), "a", 1),
+        Demand(slow, "a", 1),
+        Demand(Limit("requests", 2, 60.0), "a", 1),
+    ]
+    at_once(store.reserve(demands))
+    error = refused(store, *demands)
+    assert error.retry_after == 600
+    assert str(error) == "This request would exceed your rate limit of 1 requests in 600 seconds."
+
+
+def test_two_demands_on_one_bucket_are_both_taken() -> None:
+    store = MemoryStore(clock=Clock())
+    granted = at_once(store.reserve([Demand(LIMIT, "a", 1), Demand(LIMIT, "a", 1)]))
+    assert granted.standings[-1].remaining == 1
+    refused(store, Demand(LIMIT, "a", 1), Demand(LIMIT, "a", 1))
+
+
+def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    granted = at_once(store.reserve([Demand(LIMIT, "a", 6)]))
+    assert (granted.standings[0].remaining, granted.standings[0].full_in) == (0, 120)
+    assert refused(store, Demand(LIMIT, "a", 1)).retry_after == 80
+    clock.now += 119
+    assert refused(store, Demand(LIMIT, "a", 6)).retry_after == pytest.approx(1)
+    clock.now += 1
+    at_once(store.reserve([Demand(LIMIT, "a", 6)]))
+
+
+def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed() -> None:
+    store = MemoryStore(clock=Clock())
+    granted = at_once(store.reserve([Demand(LIMIT, "a", 3), Demand(LIMIT, "b", 1)]))
+    at_once(store.settle(granted.reservation, [1, 6]))
+    assert at_once(store.reserve([Demand(LIMIT, "a", 1)])).standings[0].remaining == 1
+    assert refused(store, Demand(LIMIT, "b", 1)).retry_after == 80
+
+
+def test_settling_twice_changes_nothing() -> None:
+    store = MemoryStore(clock=Clock())
+    granted = at_once(store.reserve([Demand(LIMIT, "a", 3)]))
+    for _ in range(5):
+        at_once(store.settle(granted.reservation, [2]))
+    assert store.open == 0
+    at_once(store.reserve([Demand(LIMIT, "a", 1)]))
+    refused(store, Demand(LIMIT, "a", 1))
+
+
+def test_a_reservation_of_somebody_else_s_settles_nothing() -> None:
+    store = MemoryStore(clock=Clock())
+    at_once(store.reserve([Demand(LIMIT, "a", 3)]))
+    at_once(store.settle(Reservation("other"), [0]))
+    assert store.open == 1
+    refused(store, Demand(LIMIT, "a", 1))
+
+
+def test_no_demands_are_granted() -> None:
+    store = MemoryStore()
+    granted = at_once(store.reserve([]))
+    assert granted.standings == ()
+    assert store.open == 1
+    at_once(store.settle(granted.reservation, []))
+    assert store.open == 0
+
+
+def test_full_buckets_are_forgotten_and_the_others_kept() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for index in range(1000):
+        granted = at_once(store.reserve([Demand(LIMIT, f"gone {index}", 1)]))
+        at_once(store.settle(granted.reservation, [1]))
+    clock.now += 30  # more than the 20 seconds that one takes to come back
+    for index in range(200):
+        granted = at_once(store.reserve([Demand(LIMIT, f"here {index}", 3)]))
+        at_once(store.settle(granted.reservation, [3]))
+    kept = {key for _, key in store._buckets}  # pyright: ignore[reportPrivateUsage] - its memory is the subject
+    assert kept == {f"here {index}" for index in range(200)}
+    for index in range(200):
+        assert refused(store, Demand(LIMIT, f"here {index}", 1)).retry_after == 20
+        assert at_once(store.reserve([Demand(LIMIT, f"gone {index}", 1)])).standings[0].remaining == 2
+
+
+_times = st.lists(st.floats(0, 30, allow_nan=False), min_size=1, max_size=60)
+
+
+@pytest.mark.torture
+@examples()
+@given(steps=_times, amount=st.integers(1, 7), window=st.floats(0.5, 120))
+def test_no_stretch_of_time_sees_more_requests_than_it_may(steps: list[float], amount: int, window: float) -> None:
+    clock, limit = Clock(), Limit("requests", amount, window)
+    store = MemoryStore(clock=clock)
+    admitted: list[float] = []
+    for step in steps:
+        clock.now += step if step < 25 else 0.0  # bursts, too
+        try:
+            at_once(store.reserve([Demand(limit, "a", 1)]))
+        except RateLimited:
+            continue
+        admitted.append(clock.now)
+    for first, begin in enumerate(admitted):
+        for last, end in enumerate(admitted[first:], 1):
+            assert last <= amount + (end - begin) * amount / window + 1e-6
+
+
+@pytest.mark.torture
+@examples(300)
+@given(
+    begin=st.floats(0, 1e6), steps=_times, amount=st.integers(1, 60), window=st.sampled_from([1.0, 7.0, 60.0, 3600.0])
+)
+def test_whoever_waits_as_long_as_it_is_told_is_admitted(
+    begin: float, steps: list[float], amount: int, window: float
+) -> None:
+    clock, limit = Clock(begin), Limit("requests", amount, window)
+    store = MemoryStore(clock=clock)
+    for step in steps:
+        clock.now += step
+        try:
+            while True:
+                at_once(store.reserve([Demand(limit, "a", 1)]))
+        except RateLimited as error:
+            clock.now += float(error.headers["retry-after"])
+        at_once(store.reserve([Demand(limit, "a", 1)]))
+
+
+@pytest.mark.parametrize(("begin", "amount", "window"), [(1000.1, 60, 60.0), (0.3, 10, 10.0), (123456.7, 3, 3.0)])
+def test_a_wait_of_whole_seconds_is_enough_whatever_the_rounding(begin: float, amount: int, window: float) -> None:
+    for step in range(1, 200):
+        clock, limit = Clock(begin + step / 10), Limit("requests", amount, window)
+        store = MemoryStore(clock=clock)
+        for _ in range(amount):
+            at_once(store.reserve([Demand(limit, "a", 1)]))
+        error = refused(store, Demand(limit, "a", 1))
+        clock.now += float(error.headers["retry-after"])
+        at_once(store.reserve([Demand(limit, "a", 1)]))
+
+
+async def test_five_thousand_at_once_are_admitted_exactly_as_many_as_may() -> None:
+    store, limit = MemoryStore(clock=Clock()), Limit("requests", 777)
+
+    async def attempt() -> Granted | RateLimited:
+        await asyncio.sleep(0)
+        try:
+            return await store.reserve([Demand(limit, "a", 1)])
+        except RateLimited as error:
+            return error
+
+    answers = await asyncio.gather(*(attempt() for _ in range(count(5_000, 50_000))))
+    granted = [answer for answer in answers if isinstance(answer, Granted)]
+    assert len(granted) == store.open == 777
+    assert len({answer.reservation.id for answer in granted}) == 777

@@ -1,0 +1,37 @@
+"""Bodies to test with, and the way in that a body takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
+from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.messages import MessagesRequest, decode_request, weigh_request
+
+
+def body(more: bytes = b"", *, model: bytes = b'"m"', messages: bytes = b"[{}]", max_tokens: bytes = b"1") -> bytes:
+    """A body with the required fields, and `more` behind them."""
+    return b'{"model":%b,"messages":%b,"max_tokens":%b%b}' % (model, messages, max_tokens, more)
+
+
+def take_in(*chunks: bytes, max_body: int = DEFAULT_MAX_BODY) -> bytes:
+    """Chunks through a reader."""
+    reader = BodyReader(max_body)
+    for chunk in chunks:
+        reader.feed(chunk)
+    return reader.finish()
+
+
+def decode(*chunks: bytes) -> MessagesRequest:
+    """Chunks all the way to a judged request."""
+    whole = take_in(*chunks)
+    weigh_request(whole)
+    return decode_request(whole)
+
+
+def refusal(*chunks: bytes) -> str:
+    """The words that chunks are refused with."""
+    with pytest.raises(InvalidRequest) as refused:
+        decode(*chunks)
+    assert (refused.value.status, refused.value.type) == (400, "invalid_request_error")
+    return str(refused.value)

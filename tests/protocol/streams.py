@@ -1,0 +1,105 @@
+"""Streams to test with, and two readers of event streams that owe nothing to the one under test."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from anthropic._streaming import SSEDecoder  # the SDK's own reader, which no public name gives
+
+from bud_asgi.protocol.usage import Usage
+
+_FOLDER = os.environ.get("BUD_ASGI_RECORDED")
+RECORDED: dict[str, bytes] = (
+    {path.name: path.read_bytes() for path in sorted(Path(_FOLDER).glob("*.sse")) if path.is_file()} if _FOLDER else {}
+)
+"""Recorded streams, when the environment names a folder of them."""
+
+
+def event(name: str, **data: object) -> bytes:
+    """An event as the service writes it, its text unescaped."""
+    text = json.dumps({"type": name, **data}, ensure_ascii=False)
+    return f"event: {name}\ndata: {text}\n\n".encode()
+
+
+def start(**usage: object) -> bytes:
+    """A `message_start` with the given usage."""
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m", "usage": usage}
+    return event("message_start", message=message)
+
+
+def delta(**usage: object) -> bytes:
+    """A `message_delta` with the given usage."""
+    return event("message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage=usage)
+
+
+def text(words: str) -> bytes:
+    """A `content_block_delta` of text."""
+    return event("content_block_delta", index=0, delta={"type": "text_delta", "text": words})
+
+
+PING = event("ping")
+STOP = event("message_stop")
+ENVELOPE = b'{"type":"error","error":{"type":"api_error","message":"cut off"},"request_id":"req_1"}'
+WHOLE = b"".join(
+    [
+        PING,
+        start(input_tokens=12, output_tokens=1, cache_read_input_tokens=3),
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        text("héllo €"),
+        PING,
+        text("\u2028\u0085\x0b 😀 message_stop \ud7ff\u1000\U00010000\U0010ffff error"),
+        event("content_block_stop", index=0),
+        delta(output_tokens=42, input_tokens=None),
+        STOP,
+    ]
+)
+"""A whole stream, with characters of every length, and words that are the names of events."""
+
+
+def parse(stream: bytes, *, errors: str = "strict") -> list[tuple[str, str]]:
+    """The events of a stream after WHATWG HTML 9.2.6, in the words of the standard. Raises for bad UTF-8."""
+    events: list[tuple[str, str]] = []
+    event_type, data = "", ""
+    lines = re.split("\r\n|\r|\n", stream.decode("utf-8", errors))
+    for line in lines[:-1]:
+        if line == "":
+            if data != "":
+                events.append((event_type or "message", data.removesuffix("\n")))
+            event_type, data = "", ""
+        elif not line.startswith(":"):
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "event":
+                event_type = value
+            elif field == "data":
+                data += value + "\n"
+    return events
+
+
+def parse_as_the_sdk_does(stream: bytes) -> list[tuple[str | None, str]]:
+    """The events of a stream as the official SDK reads them."""
+    return [(sse.event, sse.data) for sse in SSEDecoder().iter_bytes(iter([stream]))]
+
+
+def usage_by_json(stream: bytes) -> Usage | None:
+    """The usage that a stream tells, merged without the code under test."""
+    told: dict[str, int] | None = None
+    for name, data in parse(stream):
+        if name not in {"message_start", "message_delta"}:
+            continue
+        read: dict[str, Any] = json.loads(data)
+        usage: dict[str, Any] | None = (read["message"] if name == "message_start" else read).get("usage")
+        if usage is not None:
+            told = told or {}
+            told.update({key: usage[key] for key in Usage.__struct_fields__ if usage.get(key) is not None})
+    return None if told is None else Usage(**told)
+
+
+def cut(stream: bytes, size: int) -> Iterator[bytes]:
+    """A stream in chunks of a size."""
+    return (stream[at : at + size] for at in range(0, len(stream), size))

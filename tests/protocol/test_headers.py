@@ -1,0 +1,267 @@
+"""Which headers travel which way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.headers import (
+    check_request_headers,
+    forwarded_headers,
+    header_of,
+    media_type,
+    merge_headers,
+    relayed_headers,
+)
+from protocol.counts import examples
+
+Lines = list[tuple[bytes, bytes]]
+VERSION = (b"anthropic-version", b"2023-06-01")
+
+MERGED: dict[str, tuple[Lines, dict[bytes, bytes]]] = {
+    "none": ([], {}),
+    "names in lower case": ([(b"X-Api-Key", b"A")], {b"x-api-key": b"A"}),
+    "lines of one field": ([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], {b"a": b"1, 3", b"b": b"2"}),
+    "names that differ in case": ([(b"A", b"1"), (b"a", b"2")], {b"a": b"1, 2"}),
+    "beta lines are joined by a bare comma": (
+        [(b"anthropic-beta", b"a,b"), (b"Anthropic-Beta", b"c"), (b"ANTHROPIC-BETA", b"d, e")],
+        {b"anthropic-beta": b"a,b,c,d, e"},
+    ),
+    "an empty value is a value": ([(b"a", b""), (b"a", b"1")], {b"a": b", 1"}),
+    "values as they came": ([(b"a", b" \xff ")], {b"a": b" \xff "}),
+}
+
+
+@pytest.mark.parametrize(("lines", "merged"), MERGED.values(), ids=MERGED.keys())
+def test_lines_are_merged_to_fields(lines: Lines, merged: dict[bytes, bytes]) -> None:
+    assert merge_headers(lines) == merged
+
+
+@pytest.mark.parametrize("version", [b"2023-06-01", b"2026-10-21", b"2099-01-01-preview", b"v", b"x" * 64])
+def test_any_one_version_passes(version: bytes) -> None:
+    check_request_headers({b"anthropic-version": version})
+
+
+REFUSED: dict[str, tuple[Lines, str]] = {
+    "no version": ([], "anthropic-version: header is required"),
+    "an empty version": ([(b"anthropic-version", b"")], "anthropic-version: header is required"),
+    "two versions": (
+        [VERSION, VERSION],
+        'anthropic-version: "2023-06-01, 2023-06-01" is not a valid version',
+    ),
+    "two versions in one line": (
+        [(b"anthropic-version", b"2023-06-01,2026-10-21")],
+        'anthropic-version: "2023-06-01,2026-10-21" is not a valid version',
+    ),
+    "a version in letters of another case": (
+        [VERSION, (b"Anthropic-Version", b"x")],
+        'anthropic-version: "2023-06-01, x" is not a valid version',
+    ),
+    "a version with a blank": (
+        [(b"anthropic-version", b"2023 06")],
+        'anthropic-version: "2023 06" is not a valid version',
+    ),
+    "a version of blanks": ([(b"anthropic-version", b" ")], 'anthropic-version: " " is not a valid version'),
+    "a version with a line end": (
+        [(b"anthropic-version", b"2023-06-01\n")],
+        'anthropic-version: "2023-06-01\n" is not a valid version',
+    ),
+    "a version beyond ASCII": ([(b"anthropic-version", b"\xff")], 'anthropic-version: "\\xff" is not a valid version'),
+    "a version of 65 letters": (
+        [(b"anthropic-version", b"x" * 65)],
+        f'anthropic-version: "{"x" * 65}" is not a valid version',
+    ),
+    "a version of 100 kB is cut short": (
+        [(b"anthropic-version", b"x" * 100_000)],
+        f'anthropic-version: "{"x" * 100}" is not a valid version',
+    ),
+    "a beta beyond ASCII": (
+        [VERSION, (b"anthropic-beta", "é".encode())],
+        "anthropic-beta: header must be printable ASCII",
+    ),
+    "a beta with a control character": (
+        [VERSION, (b"anthropic-beta", b"a\x00")],
+        "anthropic-beta: header must be printable ASCII",
+    ),
+    "a beta with a line end": (
+        [VERSION, (b"anthropic-beta", b"a\r\nx-api-key: b")],
+        "anthropic-beta: header must be printable ASCII",
+    ),
+    "a header of the family that nobody knows": (
+        [VERSION, (b"Anthropic-New", b"\x7f")],
+        "anthropic-new: header must be printable ASCII",
+    ),
+    "a compressed body": (
+        [VERSION, (b"content-encoding", b"gzip")],
+        "content-encoding: compressed request bodies are not supported",
+    ),
+    "a body compressed twice": (
+        [VERSION, (b"content-encoding", b"identity"), (b"content-encoding", b"br")],
+        "content-encoding: compressed request bodies are not supported",
+    ),
+    "the version before the encoding": ([(b"content-encoding", b"gzip")], "anthropic-version: header is required"),
+}
+
+
+@pytest.mark.parametrize(("lines", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_a_request_must_not_say_is_refused(lines: Lines, words: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_request_headers(merge_headers(lines))
+    assert str(refused.value) == words
+
+
+def test_a_compressed_body_is_refused_with_its_code() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_request_headers(dict([VERSION, (b"content-encoding", b"gzip")]))
+    assert refused.value.details == {"error_code": "request_body_encoding_unsupported"}
+
+
+@pytest.mark.parametrize("encoding", [b"identity", b"Identity", b" identity ", b""])
+def test_a_body_that_is_not_compressed_may_say_so(encoding: bytes) -> None:
+    check_request_headers(dict([VERSION, (b"content-encoding", encoding)]))
+
+
+def test_bytes_beyond_ascii_are_no_matter_where_they_stay_behind() -> None:
+    check_request_headers(dict([VERSION, (b"x-name", b"\xff"), (b"user-agent", "é".encode())]))
+
+
+STAYS = [
+    b"authorization",
+    b"x-api-key",
+    b"api-key",
+    b"proxy-authorization",
+    b"cookie",
+    b"host",
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"content-length",
+    b"content-type",
+    b"content-encoding",
+    b"accept",
+    b"accept-encoding",
+    b"expect",
+    b"user-agent",
+    b"x-stainless-lang",
+    b"x-stainless-timeout",
+    b"x-claude-code-session-id",
+    b"x-forwarded-for",
+    b"forwarded",
+    b"traceparent",
+    b"origin",
+    b"referer",
+    b"idempotency-key",
+    b"x-goog-api-key",
+    b"x-amz-security-token",
+    b"anthropic",
+    b"xanthropic-beta",
+    b"anthropic-workspace-id",
+    b"anthropic-user-profile-id",
+]
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_a_header_of_the_client_s_own_stays_behind(name: bytes) -> None:
+    assert forwarded_headers(merge_headers([(name.title(), b"1"), VERSION])) == [VERSION]
+
+
+def test_the_open_family_goes_up_as_it_came() -> None:
+    lines = [VERSION, (b"anthropic-beta", b"a, b"), (b"anthropic-dangerous-direct-browser-access", b"true")]
+    lines += [(b"anthropic-brand-new", b" x\ty ")]
+    assert forwarded_headers(merge_headers(lines)) == lines
+
+
+def test_beta_lines_go_up_as_one() -> None:
+    lines = [(b"Anthropic-Beta", b"a"), (b"anthropic-beta", b"b,c")]
+    assert forwarded_headers(merge_headers(lines)) == [(b"anthropic-beta", b"a,b,c")]
+
+
+_anyname = st.sampled_from([*STAYS, b"anthropic-beta", b"anthropic-x", b"set-cookie"]) | st.binary(
+    min_size=1, max_size=8
+)
+
+
+@pytest.mark.torture
+@examples()
+@given(lines=st.lists(st.tuples(_anyname, st.binary(max_size=5))))
+def test_nothing_goes_up_but_the_open_family(lines: Lines) -> None:
+    forwarded = forwarded_headers(merge_headers(lines))
+    names = [name for name, _ in forwarded]
+    assert all(name.startswith(b"anthropic-") and name == name.lower() for name in names)
+    assert len(set(names)) == len(names)
+    assert not {b"anthropic-workspace-id", b"anthropic-user-profile-id"} & set(names)
+
+
+REPLY: Lines = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"request-id", b"req_up"),
+    (b"retry-after", b"3"),
+    (b"retry-after-ms", b"2500"),
+    (b"x-should-retry", b"true"),
+    (b"set-cookie", b"a=b"),
+    (b"connection", b"close"),
+    (b"keep-alive", b"timeout=5"),
+    (b"transfer-encoding", b"chunked"),
+    (b"content-length", b"10"),
+    (b"content-encoding", b"gzip"),
+    (b"trailer", b"x"),
+    (b"upgrade", b"h2c"),
+    (b"server", b"x"),
+    (b"date", b"x"),
+    (b"location", b"/x"),
+    (b"www-authenticate", b"Bearer"),
+    (b"anthropic-organization-id", b"org"),
+    (b"anthropic-workspace-id", b"wrkspc"),
+    (b"anthropic-ratelimit-requests-remaining", b"1"),
+    (b"anthropic-ratelimit-unified-status", b"allowed"),
+    (b"cf-ray", b"x"),
+    (b"x-amzn-requestid", b"x"),
+]
+
+
+def test_of_an_answer_s_headers_only_the_type_and_the_id_reach_the_client() -> None:
+    assert relayed_headers(REPLY, error=False) == [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"upstream-request-id", b"req_up"),
+    ]
+
+
+def test_of_an_error_s_headers_the_client_learns_when_to_try_again() -> None:
+    assert relayed_headers(REPLY, error=True) == [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"retry-after", b"3"),
+        (b"retry-after-ms", b"2500"),
+        (b"x-should-retry", b"true"),
+        (b"upstream-request-id", b"req_up"),
+    ]
+
+
+@pytest.mark.parametrize("lines", [[], [(b"request-id", b"")], [(b"x-request-id", b"a")]])
+def test_without_an_id_of_the_upstream_s_there_is_none(lines: Lines) -> None:
+    assert relayed_headers(lines, error=True) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"application/json", b"application/json"),
+        (b"Application/JSON; charset=UTF-8", b"application/json"),
+        (b" text/event-stream ;x", b"text/event-stream"),
+        (b";", b""),
+        (b"", b""),
+    ],
+)
+def test_the_media_type_is_told_without_its_parameters(value: bytes, expected: bytes) -> None:
+    assert media_type([(b"a", b"b"), (b"content-type", value)]) == expected
+    assert media_type([]) == b""
+
+
+def test_of_a_repeated_field_the_first_line_is_told() -> None:
+    assert header_of([(b"a", b"1"), (b"a", b"2")], b"a") == b"1"
+    assert header_of([(b"a", b"1")], b"b") == b""

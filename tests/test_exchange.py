@@ -1,0 +1,251 @@
+"""The record of a request: what it is made of, how the body is read, how a refusal is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+from auth.driver import BODY, DISCONNECT, VERSION, Receiving, Sent, chunks, http_scope
+from hypothesis import given
+from hypothesis import strategies as st
+from protocol.counts import examples
+from starlette.types import Message
+
+from bud_asgi.exchange import SCOPE_KEY, Exchange, Principal
+from bud_asgi.protocol.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, RequestTooLarge
+from bud_asgi.protocol.messages import LARGE_BODY
+
+TOO_LARGE = "Request exceeds the maximum size of 33554432 bytes"
+
+
+def exchange_of(*headers: tuple[bytes, bytes], method: str = "POST") -> Exchange:
+    return Exchange(http_scope([VERSION, *headers], method=method))
+
+
+def test_the_record_is_made_by_whoever_comes_first_and_travels_in_the_scope() -> None:
+    scope = http_scope([(b"A", b"1"), (b"a", b"2")])
+    exchange = Exchange.of(scope)
+    assert Exchange.of(scope) is exchange
+    assert scope[SCOPE_KEY] is exchange
+    assert SCOPE_KEY.startswith("bud_asgi")
+    assert (exchange.method, exchange.headers) == ("POST", {b"a": b"1, 2"})
+    assert exchange.principal is exchange.route is exchange.reservation is exchange.usage is exchange.outcome is None
+
+
+def test_a_request_id_looks_like_one_of_the_service_and_is_another_each_time() -> None:
+    ids = {exchange_of().request_id for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"req_[0-9a-f]{24}", request_id) for request_id in ids)
+
+
+def test_a_principal_is_a_user_of_starlette_s() -> None:
+    assert (Principal(id="p").display_name, Principal(id="p", name="n").display_name) == ("p", "n")
+    assert (Principal(id="p").identity, Principal(id="p").is_authenticated) == ("p", True)
+    assert Principal(id="p").models == ("*",)
+
+
+@pytest.mark.parametrize("parts", [(BODY,), (BODY[:9], BODY[9:]), (b"", BODY, b""), tuple(bytes([b]) for b in BODY)])
+async def test_the_body_is_read_once_however_it_comes(parts: tuple[bytes, ...]) -> None:
+    exchange, receive = exchange_of((b"content-length", b"%d" % len(BODY))), Receiving(*chunks(*parts))
+    request = await exchange.request(receive)
+    assert request.body == BODY
+    assert receive.calls == len(parts)
+    assert await exchange.request(receive) is request
+    assert receive.calls == len(parts)
+
+
+@pytest.mark.parametrize(
+    "message", [{"type": "http.request", "body": BODY}, {"type": "http.request", "body": BODY, "more_body": False}]
+)
+async def test_a_message_may_leave_out_what_asgi_lets_it(message: Message) -> None:
+    assert (await exchange_of().request(Receiving(message))).body == BODY
+    first: Message = {"type": "http.request", "more_body": True}
+    assert (await exchange_of().request(Receiving(first, message))).body == BODY
+
+
+async def test_an_empty_body_is_no_request() -> None:
+    with pytest.raises(InvalidRequest, match=r"^The request body is not valid JSON: Input data was truncated$"):
+        await exchange_of().request(Receiving({"type": "http.request"}))
+
+
+ORDER: dict[str, tuple[list[tuple[bytes, bytes]], bytes, int, str]] = {
+    "the version, then the length": (
+        [(b"content-length", b"99999999")],
+        b"{",
+        0,
+        "anthropic-version: header is required",
+    ),
+    "the version, then the body": ([], b"{", 0, "anthropic-version: header is required"),
+    "the encoding, then the length": (
+        [VERSION, (b"content-encoding", b"gzip"), (b"content-length", b"99999999")],
+        b"{",
+        0,
+        "content-encoding: compressed request bodies are not supported",
+    ),
+    "the length, then the body": ([VERSION, (b"content-length", b"33554433")], b"{", 0, TOO_LARGE),
+    "a length that is none, then the body": (
+        [VERSION, (b"content-length", b"x")],
+        b"{",
+        0,
+        "content-length: Input should be a valid integer",
+    ),
+    "the body": (
+        [VERSION, (b"content-length", b"1")],
+        b"{",
+        1,
+        "The request body is not valid JSON: Input data was truncated",
+    ),
+}
+
+
+@pytest.mark.parametrize(("headers", "body", "calls", "words"), ORDER.values(), ids=ORDER.keys())
+async def test_refusals_come_in_order_and_before_the_body_is_read(
+    headers: list[tuple[bytes, bytes]], body: bytes, calls: int, words: str
+) -> None:
+    receive = Receiving(*chunks(body))
+    with pytest.raises((InvalidRequest, RequestTooLarge)) as refused:
+        await Exchange(http_scope(headers)).request(receive)
+    assert (str(refused.value), receive.calls) == (words, calls)
+
+
+async def test_a_body_that_grows_over_the_limit_is_refused_at_once() -> None:
+    exchange, receive = exchange_of((b"content-length", b"10")), Receiving(*chunks(b"x" * 60, b"x" * 60, b"x" * 60))
+    exchange.max_body = 100
+    with pytest.raises(RequestTooLarge, match=r"^Request exceeds the maximum size of 100 bytes$"):
+        await exchange.request(receive)
+    assert receive.calls == 2
+
+
+async def test_one_chunk_over_the_limit_is_refused_too() -> None:
+    exchange = exchange_of()
+    exchange.max_body = 3 * LARGE_BODY
+    with pytest.raises(RequestTooLarge):
+        await exchange.request(Receiving(*chunks(b" " * (3 * LARGE_BODY + 1))))
+
+
+@pytest.mark.parametrize("before", [[], [b""], [BODY], [BODY[:5], BODY[5:]]])
+async def test_a_client_that_leaves_before_its_body_is_whole_is_gone(before: list[bytes]) -> None:
+    parts: list[Message] = [{"type": "http.request", "body": part, "more_body": True} for part in before]
+    with pytest.raises(ClientGone, match=r"^the client left before its request was whole$"):
+        await exchange_of().request(Receiving(*parts, DISCONNECT))
+
+
+@pytest.mark.parametrize("size", [LARGE_BODY + 5, 2 * LARGE_BODY, 3 * LARGE_BODY + 1])
+async def test_a_large_body_in_one_chunk_is_read_whole(size: int) -> None:
+    words = "é€😀".encode()
+    sent = (
+        b'{"model":"m","max_tokens":1,"messages":[{"content":"'
+        + b"x" * (size % 4)
+        + words * (size // len(words))
+        + b'"}]}'
+    )
+    request = await exchange_of().request(Receiving(*chunks(sent)))
+    assert request.body == sent
+    request = await exchange_of().request(Receiving(*chunks(sent[:1000], sent[1000:], b"")))
+    assert request.body == sent
+
+
+async def test_a_large_body_is_weighed_before_it_is_decoded() -> None:
+    sent = BODY[:-1] + b',"k":1' * 400_000 + b"}"
+    with pytest.raises(
+        InvalidRequest, match=r"more than 1048576 bytes of it stand outside the known fields, or twice$"
+    ):
+        await exchange_of().request(Receiving(*chunks(sent)))
+
+
+async def test_before_the_body_is_read_the_app_behind_has_the_server_s_own_receive() -> None:
+    receive = Receiving()
+    assert exchange_of().replaying(receive) is receive
+
+
+async def test_once_the_body_is_read_the_app_behind_gets_it_again_and_then_what_the_server_says() -> None:
+    exchange, receive = exchange_of(), Receiving(*chunks(BODY[:5], BODY[5:]), DISCONNECT)
+    await exchange.request(receive)
+    replay = exchange.replaying(receive)
+    assert await replay() == {"type": "http.request", "body": BODY, "more_body": False}
+    assert await replay() == DISCONNECT
+    again = exchange.replaying(receive)
+    assert await again() == {"type": "http.request", "body": BODY, "more_body": False}
+
+
+async def test_a_response_begins_with_the_headers_given_those_of_the_stages_and_the_id() -> None:
+    exchange, sent = exchange_of(), Sent()
+    exchange.reply_headers.append((b"x-stage", b"1"))
+    assert (exchange.status, exchange.committed) == (None, None)
+    await exchange.start_response(sent, 202, [(b"a", b"b")])
+    headers = [(b"a", b"b"), (b"x-stage", b"1"), (b"request-id", exchange.request_id.encode())]
+    assert sent.messages == [{"type": "http.response.start", "status": 202, "headers": headers}]
+    assert exchange.status == 202
+    assert exchange.committed is not None
+    assert exchange.committed >= exchange.started
+
+
+async def test_a_refusal_is_an_envelope() -> None:
+    exchange, sent = exchange_of(), Sent()
+    exchange.reply_headers.append((b"x-stage", b"1"))
+    await exchange.refuse(MethodNotAllowed("no é", headers={"allow": "POST"}), sent)
+    body = json.dumps(
+        {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": "no é"},
+            "request_id": exchange.request_id,
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    ).encode()
+    assert sent.messages == [
+        {
+            "type": "http.response.start",
+            "status": 405,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"allow", b"POST"),
+                (b"x-should-retry", b"false"),
+                (b"x-stage", b"1"),
+                (b"request-id", exchange.request_id.encode()),
+            ],
+        },
+        {"type": "http.response.body", "body": body},
+    ]
+    assert exchange.outcome == "refused"
+
+
+async def test_a_refusal_of_a_head_request_has_the_headers_of_the_body_and_no_body() -> None:
+    by_post, by_head = Sent(), Sent()
+    await exchange_of().refuse(InvalidRequest("no"), by_post)
+    await exchange_of(method="HEAD").refuse(InvalidRequest("no"), by_head)
+    assert by_head.body == b""
+    assert by_head.headers[b"content-length"] == by_post.headers[b"content-length"] == b"%d" % len(by_post.body)
+    assert by_head.status == 400
+
+
+async def test_a_client_that_is_gone_is_answered_with_499_and_nothing() -> None:
+    exchange, sent = exchange_of(), Sent()
+    await exchange.refuse(ClientGone("the client left"), sent)
+    assert (sent.status, sent.body, sent.headers[b"content-length"]) == (499, b"", b"0")
+    assert exchange.outcome == "client_gone"
+
+
+async def test_an_outcome_that_is_known_is_not_overwritten_by_a_refusal() -> None:
+    exchange = exchange_of()
+    exchange.outcome = "upstream_failed"
+    await exchange.refuse(GatewayError("no"), Sent())
+    assert exchange.outcome == "upstream_failed"
+
+
+@pytest.mark.torture
+@examples()
+@given(body=st.binary(max_size=80), cuts=st.lists(st.integers(0, 80), max_size=4), more=st.booleans())
+async def test_whatever_a_client_sends_is_a_request_or_refused(body: bytes, cuts: list[int], more: bool) -> None:
+    edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+    parts = [body[a:b] for a, b in pairwise(edges)]
+    messages = chunks(*parts)
+    if more:
+        messages[-1]["more_body"] = True
+        messages.append(DISCONNECT)
+    with pytest.raises(GatewayError) as refused:
+        await exchange_of().request(Receiving(*messages))
+    assert refused.value.status in ({400, 499} if more else {400})

@@ -1,0 +1,278 @@
+"""The watch for a client that leaves: it ends the block within, and takes nobody else's cancellation for its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from auth.driver import DISCONNECT, chunks
+from starlette.types import Message
+
+import bud_asgi.watch
+from bud_asgi.protocol.errors import ClientGone
+from bud_asgi.watch import BEGINS_AFTER, ClientWatch
+
+
+class Client:
+    """A client that leaves when it is told to."""
+
+    def __init__(self, *before: Message) -> None:
+        self.messages = list(before)
+        self.left = asyncio.Event()
+        self.asked = 0
+
+    async def receive(self) -> Message:
+        self.asked += 1
+        if self.messages:
+            return self.messages.pop(0)
+        await self.left.wait()
+        return DISCONNECT
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that begins in the next step of the loop."""
+    monkeypatch.setattr(bud_asgi.watch, "BEGINS_AFTER", 0.0)
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def leaves_no_task() -> AsyncIterator[None]:
+    """No task is left behind."""
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() - before <= {asyncio.current_task()}
+
+
+async def steps(number: int = 5) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def fails_after(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    raise ZeroDivisionError
+
+
+async def fails_when_ended() -> None:
+    try:
+        await for_ever()
+    finally:
+        raise ZeroDivisionError
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_client_that_leaves_ends_the_block() -> None:
+    client, ended = Client(), list[str]()
+
+    async def answer() -> None:
+        with ClientWatch(client.receive):
+            try:
+                await for_ever()
+            finally:
+                ended.append("cancelled")
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0.01)
+    client.left.set()
+    with pytest.raises(ClientGone) as gone:
+        await task
+    assert str(gone.value) == "the client left before it was answered"
+    assert isinstance(gone.value.__cause__, asyncio.CancelledError)
+    assert ended == ["cancelled"]
+    assert task.cancelling() == 0
+
+
+@pytest.mark.usefixtures("soon")
+async def test_the_task_goes_on_as_if_it_had_never_been_cancelled() -> None:
+    client = Client()
+
+    async def answer() -> str:
+        with pytest.raises(ClientGone), ClientWatch(client.receive):
+            await for_ever()
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            await asyncio.sleep(0)
+        return "cleaned up"
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0.01)
+    client.left.set()
+    assert await task == "cleaned up"
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_client_that_has_left_before_the_watch_began_ends_the_block() -> None:
+    client = Client()
+    client.left.set()
+    with pytest.raises(ClientGone), ClientWatch(client.receive):
+        await for_ever()
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_cancellation_by_somebody_else_travels_on() -> None:
+    client = Client()
+
+    async def answer() -> None:
+        with ClientWatch(client.receive):
+            await for_ever()
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0.01)
+    task.cancel("shutdown")
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await task
+    assert cancelled.value.args == ("shutdown",)
+    assert task.cancelled()
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("first", ["client", "server"])
+async def test_when_both_come_at_once_it_is_a_cancellation(first: str) -> None:
+    client = Client()
+
+    async def answer() -> None:
+        with ClientWatch(client.receive):
+            await for_ever()
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0.01)
+    client.left.set()
+    if first == "server":
+        task.cancel()
+    else:
+        await asyncio.sleep(0)  # the watch has been told and has cancelled; the block has not yet been ended
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_task_that_was_being_cancelled_before_is_told_apart() -> None:
+    client, seen = Client(), list[str]()
+
+    async def answer() -> None:
+        try:
+            await for_ever()
+        except asyncio.CancelledError:
+            try:
+                with ClientWatch(client.receive):
+                    await for_ever()
+            except ClientGone:
+                seen.append("client gone")
+            raise
+
+    task = asyncio.create_task(answer())
+    await steps()
+    task.cancel()
+    await asyncio.sleep(0.01)
+    client.left.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["client gone"]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_error_of_the_block_s_own_is_kept_although_the_client_has_left() -> None:
+    client = Client()
+
+    async def answer() -> int:
+        with pytest.raises(ZeroDivisionError), ClientWatch(client.receive):
+            await fails_when_ended()
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0.01)
+    client.left.set()
+    assert await task == 0
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_is_said_of_the_body_is_passed_over() -> None:
+    client = Client(*chunks(b"a", b"b", b""))
+
+    async def answer() -> None:
+        with ClientWatch(client.receive):
+            await for_ever()
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0.01)
+    assert client.messages == []
+    assert not task.done()
+    client.left.set()
+    with pytest.raises(ClientGone):
+        await task
+
+
+async def test_a_quick_answer_is_not_watched() -> None:
+    client, before = Client(), asyncio.all_tasks()
+    with ClientWatch(client.receive):
+        await asyncio.sleep(BEGINS_AFTER / 4)
+        assert asyncio.all_tasks() == before
+    await asyncio.sleep(BEGINS_AFTER * 1.2)
+    assert (client.asked, asyncio.all_tasks()) == (0, before)
+
+
+async def test_a_slow_answer_is_watched_from_a_fifth_of_a_second_on() -> None:
+    assert BEGINS_AFTER == 0.2
+    client, before = Client(), asyncio.all_tasks()
+    with ClientWatch(client.receive):
+        await asyncio.sleep(BEGINS_AFTER + 0.05)
+        assert client.asked == 1
+        assert len(asyncio.all_tasks() - before) == 1
+    await steps()
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_error_within_ends_the_watch() -> None:
+    client = Client()
+    with pytest.raises(ZeroDivisionError), ClientWatch(client.receive):
+        await fails_after(0.01)
+    assert client.asked == 1
+    client.left.set()
+    await asyncio.sleep(0.01)
+
+
+def test_outside_of_a_task_there_is_nothing_to_watch() -> None:
+    async def receive() -> Message:
+        return DISCONNECT
+
+    failures: list[str] = []
+
+    def enter() -> None:
+        try:
+            with ClientWatch(receive):
+                failures.append("entered")
+        except RuntimeError as error:
+            failures.append(str(error))
+        loop.stop()
+
+    loop = asyncio.new_event_loop()
+    loop.call_soon(enter)
+    loop.run_forever()
+    loop.close()
+    assert failures == ["an ASGI app must run in a task"]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_server_that_fails_to_say_whether_the_client_is_there_has_lost_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def receive() -> Message:
+        raise OSError("broken")
+
+    with caplog.at_level(logging.INFO, "bud_asgi"), pytest.raises(ClientGone), ClientWatch(receive):
+        await for_ever()
+    assert [record.message for record in caplog.records] == ["the server failed to say whether the client is there"]
+    assert "OSError: broken" in caplog.text
