@@ -67,11 +67,8 @@ async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Se
 
 async def deliver_refusal(exchange: Exchange, reply: HttpReply, refusal: Refusal, send: Send) -> None:
     """Pass an upstream's error on: its status, its bytes, and when to try again."""
-    headers = [
-        (name, b"application/json" if name == b"content-type" else value)
-        for name, value in relayed_headers(reply.headers, error=True)
-    ]
-    await exchange.start_response(send, refusal.status, [*headers, _length_of(refusal.body)])
+    headers = [(b"content-type", b"application/json"), _length_of(refusal.body)]
+    await exchange.start_response(send, refusal.status, headers + relayed_headers(reply.headers, error=True))
     exchange.outcome = "answered"
     await send({"type": "http.response.body", "body": refusal.body})
 

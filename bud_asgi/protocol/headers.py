@@ -25,7 +25,7 @@ _NOT_FORWARDED = frozenset(
     }
 )
 _FROM_REPLY = frozenset({b"content-type"})
-_FROM_ERROR = frozenset({b"content-type", b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_FROM_ERROR = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

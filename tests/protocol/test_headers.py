@@ -234,7 +234,6 @@ def test_of_an_answer_s_headers_only_the_type_and_the_id_reach_the_client() -> N
 
 def test_of_an_error_s_headers_the_client_learns_when_to_try_again() -> None:
     assert relayed_headers(REPLY, error=True) == [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"retry-after", b"3"),
         (b"retry-after-ms", b"2500"),
         (b"x-should-retry", b"true"),
