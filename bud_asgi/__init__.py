@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostUser, hash_api_key, new_api_key
+from bud_asgi.config import ConfigError, from_env, from_file
 from bud_asgi.exchange import Attempt, Exchange, Principal, Target
 from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware
 from bud_asgi.protocol.errors import GatewayError
@@ -25,6 +26,7 @@ __all__ = [
     "ApiKeys",
     "Attempt",
     "AuthMiddleware",
+    "ConfigError",
     "Exchange",
     "GatewayError",
     "HostUser",
@@ -41,6 +43,8 @@ __all__ = [
     "Target",
     "Usage",
     "__version__",
+    "from_env",
+    "from_file",
     "hash_api_key",
     "new_api_key",
 ]

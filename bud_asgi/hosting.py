@@ -137,13 +137,15 @@ class PerLoop:
 async def run_lifespan(lifespan: EnterLifespan, receive: Receive, send: Send) -> None:
     """Speak the lifespan protocol of ASGI for an app that is served alone, or by a host that runs its guests'."""
     await receive()
+    failed = "lifespan.startup.failed"
     try:
         async with lifespan():
             await send({"type": "lifespan.startup.complete"})
+            failed = "lifespan.shutdown.failed"
             await receive()
     except Exception as error:  # noqa: BLE001 - the boundary to the server: it reports
         _log.exception("the lifespan failed")
-        await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+        await send({"type": failed, "message": str(error)})
     else:
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -168,6 +170,17 @@ class LastWord:
             raise
 
 
+class _BarePrefix:
+    """Hands on a request for the prefix itself: all of its path is prefix, even one that reads like a path of ours."""
+
+    def __init__(self, guest: ASGIApp) -> None:
+        self.guest = guest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["root_path"] = scope["path"]
+        await self.guest(scope, receive, send)
+
+
 def install(
     host: Starlette, path: str, guest: ASGIApp, lifespan: Callable[[], AbstractAsyncContextManager[None]]
 ) -> None:
@@ -181,7 +194,7 @@ def install(
     if any(isinstance(route, Mount) and route.path == prefix for route in host.router.routes):
         raise ValueError(f"something is mounted at {prefix or '/'!r} already, and would be asked first")
     if prefix:
-        host.router.routes.append(Route(prefix, guest))  # without it, Starlette redirects the bare prefix
+        host.router.routes.append(Route(prefix, _BarePrefix(guest)))  # without it, Starlette redirects there
     host.router.routes.append(Mount(prefix, guest))
     inner = host.router.lifespan_context
 

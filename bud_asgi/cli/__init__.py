@@ -1,1 +1,19 @@
-"""Commands: so far the demo, `python -m bud_asgi.cli.demo`."""
+"""The command line: `bud-asgi serve`, `check`, `keys`, `demo`. uvicorn and click are imported here alone."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, and exit: 0 when all went well, 2 when the words or the configuration were wrong."""
+    try:
+        from bud_asgi.cli.commands import group  # noqa: PLC0415 - click is an optional extra
+    except ModuleNotFoundError as error:
+        if error.name not in {"click", "uvicorn"}:
+            raise
+        print(f"bud-asgi needs {error.name}: pip install 'bud-asgi[server]'", file=sys.stderr)
+        sys.exit(2)
+    group(prog_name="bud-asgi")

@@ -1,13 +1,12 @@
 """The main job, shown: a host with the endpoint mounted, an upstream behind it, and real clients in front.
 
-python -m bud_asgi.cli.demo              against the stand-in upstream: no key, no network, no cost
-python -m bud_asgi.cli.demo --keep       and leave it running, for requests of your own
-python -m bud_asgi.cli.demo --real       against api.anthropic.com, with ANTHROPIC_API_KEY: this costs money
+bud-asgi demo              against the stand-in upstream: no key, no network, no cost
+bud-asgi demo --keep       and leave it running, for requests of your own
+bud-asgi demo --real       against api.anthropic.com, with ANTHROPIC_API_KEY: this costs money
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
@@ -97,15 +96,14 @@ class Accounts:
             return self._exchanges[-1]
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(*, keep: bool, real: bool, port: int, key: str | None) -> int:
     """Run the demo. Returns the exit status."""
-    options = _parse(arguments)
-    if options.real and not os.environ.get("ANTHROPIC_API_KEY"):
+    if real and not os.environ.get("ANTHROPIC_API_KEY"):
         print("--real needs ANTHROPIC_API_KEY; without --real nothing is spent", file=sys.stderr)
         return 2
     printer, accounts = Printer(), Accounts()
-    key: str = options.key or new_api_key()
-    with _upstream(real=options.real) as provider:
+    key = key or new_api_key()
+    with _upstream(real=real) as provider:
         messages = MessagesApp(
             auth=ApiKeys({"demo": hash_api_key(key)}),
             providers=[provider],
@@ -115,26 +113,17 @@ def main(arguments: list[str] | None = None) -> int:
         )
         host = Starlette(routes=[HostRoute("/", _home)])
         messages.install(host, "/llm")
-        with serving(host, port=options.port) as url:
+        with serving(host, port=port) as url:
             printer.title(f"A Starlette app at {url}, with the Messages API mounted at {url}/llm")
             _show(printer, accounts, f"{url}/llm", key)
             printer.title("Try it yourself")
-            if options.keep:
+            if keep:
                 printer.command(_curl_line(f"{url}/llm", key))
                 _wait_for_interrupt()
             else:
                 printer.command(f"make demo ARGS='--keep --port {KEEP_PORT} --key {key}'")
                 printer.command(_curl_line(f"http://127.0.0.1:{KEEP_PORT}/llm", key))
     return 0
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bud_asgi.cli.demo", description=__doc__.split("\n")[0])  # pyright: ignore[reportOptionalMemberAccess] - this file has one
-    parser.add_argument("--real", action="store_true", help="use api.anthropic.com and ANTHROPIC_API_KEY (costs money)")
-    parser.add_argument("--keep", action="store_true", help="leave the servers running until Ctrl-C")
-    parser.add_argument("--port", type=int, default=0, help="the gateway's port (default: a free one)")
-    parser.add_argument("--key", help="the key that the gateway takes (default: a new one)")
-    return parser.parse_args(arguments)
 
 
 @contextmanager
@@ -226,4 +215,6 @@ def _wait_for_interrupt() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from bud_asgi.cli.commands import demo  # a command like the others, under this name as well
+
+    demo(prog_name="python -m bud_asgi.cli.demo")

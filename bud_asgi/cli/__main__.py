@@ -1,0 +1,6 @@
+"""`python -m bud_asgi.cli` is `bud-asgi`."""
+
+from bud_asgi.cli import main
+
+if __name__ == "__main__":  # a worker process imports this file again, under another name
+    main()

@@ -1,0 +1,54 @@
+"""What a configuration would serve, as plain tables without secrets, and what may surprise in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bud_asgi.config import Settings
+from bud_asgi.protocol.names import matches
+from bud_asgi.routing import Route
+
+CLAUDE_CODE_BACKGROUND = ("claude-haiku-4-5", "claude-haiku-4-5-20251001")
+"""Names that stand for the family that Claude Code uses for its small tasks, whatever model its user chose."""
+
+_AS_ASKED = "(as asked)"
+
+
+def show_settings(settings: Settings) -> str:
+    """Three tables: models with their targets, keys with their models, limits."""
+    url = {provider.name: provider.base_url for provider in settings.providers}
+    targets = [
+        ("" if place else route.model, target.provider, target.model or _AS_ASKED, url[target.provider])
+        for route in _routes(settings)
+        for place, target in enumerate(route.targets)
+    ]
+    keys = [(key.name, key.team or "-", ", ".join(key.models)) for key in settings.keys]
+    limits = [
+        (f"{limit.amount} {limit.kind} in {limit.window:g} s", "each principal" if limit.per == "principal" else "all")
+        for limit in settings.limits
+    ]
+    return "\n\n".join(
+        [
+            f"{settings.source} is valid. It serves:",
+            _table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
+            _table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everybody is let in.",
+            _table(("LIMIT", "FOR"), limits) if limits else "No limits.",
+        ]
+    )
+
+
+def warnings_of(settings: Settings) -> Iterator[str]:
+    """What is valid, and may surprise."""
+    models = [route.model for route in _routes(settings)]
+    if not any(matches(model, name) for model in models for name in CLAUDE_CODE_BACKGROUND):
+        yield "no route serves claude-haiku-*, which Claude Code asks for in the background"
+
+
+def _routes(settings: Settings) -> Sequence[Route]:
+    return settings.routes or [Route("*", to=[provider.name for provider in settings.providers])]
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    return "\n".join(line.rstrip() for line in lines)

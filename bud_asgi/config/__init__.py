@@ -1,0 +1,31 @@
+"""A TOML file or the environment into the same objects that code would build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from bud_asgi.app import MessagesApp
+from bud_asgi.config.environment import read_environment
+from bud_asgi.config.file import read_file
+from bud_asgi.config.problems import ConfigError, Problem
+from bud_asgi.config.settings import Settings
+
+__all__ = ["ConfigError", "Problem", "Settings", "from_env", "from_file", "read_environment", "read_file"]
+
+
+def from_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> MessagesApp:
+    """The app that a TOML file describes; `docs/configuration.md` has every key.
+
+    Its secrets are looked up in `environ` and in files beside it. Raises `ConfigError` with all that is wrong.
+    """
+    return read_file(path, environ=environ).app()
+
+
+def from_env(environ: Mapping[str, str] = os.environ) -> MessagesApp:
+    """The app that the environment describes: `uvicorn --factory bud_asgi:from_env` serves it.
+
+    `BUD_ASGI_CONFIG` names a file, which then decides; without one `ANTHROPIC_API_KEY` and `BUD_ASGI_KEYS` are enough.
+    Raises `ConfigError` with all that is wrong.
+    """
+    return read_environment(environ).app()

@@ -1,0 +1,43 @@
+"""What a configuration comes to: the objects that code would build, and the app made of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bud_asgi.app import MessagesApp
+from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
+from bud_asgi.config.problems import ConfigError, Problem
+from bud_asgi.limits import Limit
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY
+from bud_asgi.providers import Anthropic
+from bud_asgi.routing import Route
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole configuration, valid and with its secrets resolved.
+
+    `source` is the file, or `environment`. Without `keys` everybody is let in. Without `routes` every model goes to the
+    one provider. `max_body` is in bytes. `access_log` is `None` where nothing was said of it.
+    """
+
+    source: str
+    providers: tuple[Anthropic, ...]
+    keys: tuple[ApiKey, ...] = ()
+    routes: tuple[Route, ...] | None = None
+    limits: tuple[Limit, ...] = ()
+    max_body: int = DEFAULT_MAX_BODY
+    access_log: bool | None = None
+
+    def app(self) -> MessagesApp:
+        """The app, as code would build it. Raises `ConfigError` for what only the app itself finds wrong."""
+        try:
+            return MessagesApp(
+                auth=ApiKeys(self.keys) if self.keys else Anonymous(),
+                providers=self.providers,
+                routes=self.routes,
+                limits=self.limits,
+                max_body=self.max_body,
+                access_log=bool(self.access_log),
+            )
+        except ValueError as error:
+            raise ConfigError([Problem(self.source, "", str(error))]) from error

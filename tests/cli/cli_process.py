@@ -1,0 +1,117 @@
+"""The command line as a user runs it: a process, with a file, an environment of its own and plain pipes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from bud_asgi import hash_api_key
+
+BUD_ASGI = [sys.executable, "-W", "error", "-m", "bud_asgi.cli"]
+KEY = "sk-bud-CANARY-the-callers"
+UPSTREAM_KEY = "sk-ant-CANARY-the-operators"
+MODEL = "claude-haiku-4-5"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours without what would configure a gateway, and with what is given."""
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BUD_ASGI_", "ANTHROPIC_", "NO_COLOR"))
+    }
+    return {**ours, "ANTHROPIC_API_KEY": UPSTREAM_KEY, **more}
+
+
+def run(*words: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    """One command to its end."""
+    command, env = [*BUD_ASGI, *words], environment(**environ)
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=cwd, env=env)
+
+
+def gateway_file(folder: Path, upstream_url: str = "https://api.anthropic.com", more: str = "") -> Path:
+    """A file with one key and one provider; `more` is put at its end."""
+    file = folder / "gateway.toml"
+    file.write_text(
+        f'[providers.anthropic]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\nbase_url = "{upstream_url}"\n'
+        f'\n[[keys]]\nname = "me"\nhash = "{hash_api_key(KEY)}"\n{more}'
+    )
+    return file
+
+
+class Served:
+    """A server in a process: its URL, and what it wrote."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.url = ""
+        self.words: list[str] = []
+        self.started = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        """Read stderr to its end: the address stands in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.words.append(line)
+            if address := re.search(r"running on (http://\S+)", line):
+                self.url = address[1]
+                self.started.set()
+        self.started.set()
+
+    def stop(self) -> tuple[int, str, str]:
+        """End it by SIGTERM: its status, stdout and stderr."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str, str]:
+        """Wait until it has ended: its status, stdout and stderr."""
+        assert self.process.stdout is not None
+        out = self.process.stdout.read()
+        status = self.process.wait(timeout=20)
+        self._reader.join()
+        return status, out, "".join(self.words)
+
+
+@contextmanager
+def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None = None) -> Generator[Served]:
+    """Run a server until the end of the block; it is killed if it has not been stopped."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=dict(environ), cwd=cwd) as process:
+        here = Served(process)
+        try:
+            assert here.started.wait(20), here.words
+            assert here.url, here.words
+            yield here
+        finally:
+            process.kill()
+            here._reader.join()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def wait_until_answered(url: str) -> None:
+    """Poll until a server answers 200."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(f"no answer from {url}")

@@ -1,0 +1,165 @@
+"""`check`, `keys new`, `demo` and what they share: statuses, colours, missing extras."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_process import BUD_ASGI, KEY, environment, gateway_file, run
+from click.testing import CliRunner
+
+from bud_asgi import hash_api_key
+from bud_asgi.cli.check import warnings_of
+from bud_asgi.cli.commands import group
+from bud_asgi.config import read_file
+
+ROUTES = """models = ["fast"]
+team = "ours"
+
+[[limits]]
+requests = 60
+[[limits]]
+requests = 1000
+window = "1h"
+per = "all"
+
+[[routes]]
+model = "fast"
+to = [{ provider = "anthropic", model = "claude-haiku-4-5" }, "anthropic"]
+
+[[routes]]
+model = "claude-opus-*"
+to = ["anthropic"]
+"""
+
+SHOWN = """FILE is valid. It serves:
+
+MODEL          PROVIDER   UPSTREAM MODEL    ADDRESS
+fast           anthropic  claude-haiku-4-5  https://api.anthropic.com
+               anthropic  (as asked)        https://api.anthropic.com
+claude-opus-*  anthropic  (as asked)        https://api.anthropic.com
+
+KEY  TEAM  MODELS
+me   ours  fast
+
+LIMIT                    FOR
+60 requests in 60 s      each principal
+1000 requests in 3600 s  all
+"""
+NO_HAIKU = "warning: no route serves claude-haiku-*, which Claude Code asks for in the background\n"
+
+
+def test_check_shows_what_would_be_served_and_warns(tmp_path: Path) -> None:
+    file = gateway_file(tmp_path, more=ROUTES)
+    shown = run("check", str(file))
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, SHOWN.replace("FILE", str(file)), NO_HAIKU)
+
+
+def test_check_takes_the_environment_too() -> None:
+    shown = run("check", BUD_ASGI_ALLOW_ANONYMOUS="1")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == (
+        "environment is valid. It serves:\n\n"
+        "MODEL  PROVIDER   UPSTREAM MODEL  ADDRESS\n"
+        "*      anthropic  (as asked)      https://api.anthropic.com\n\n"
+        "No keys: everybody is let in.\n\nNo limits.\n"
+    )
+
+
+def test_check_of_what_is_wrong(tmp_path: Path) -> None:
+    file = gateway_file(tmp_path, more='team = ""\n')
+    shown = run("check", str(file))
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == f'error: {file}: keys[0].team: found ""; allowed is a string that is not empty\n'
+
+
+@pytest.mark.parametrize("model", ["*", "claude-*", "claude-haiku-4-5", "claude-haiku-*"])
+def test_a_route_for_haiku_is_found(model: str, tmp_path: Path) -> None:
+    routes = f'[[routes]]\nmodel = "{model}"\nto = ["anthropic"]\n'
+    settings = read_file(gateway_file(tmp_path, more=routes), environ={"ANTHROPIC_API_KEY": "k"})
+    assert list(warnings_of(settings)) == []
+
+
+def test_a_new_key_goes_to_its_owner_and_its_lines_into_the_file(tmp_path: Path) -> None:
+    file = gateway_file(tmp_path)
+    shown = run("keys", "new", 'the "new" one')
+    assert shown.returncode == 0
+    key = shown.stderr.splitlines()[0]
+    assert key.startswith("sk-bud-")
+    assert key not in shown.stdout
+    file.write_text(file.read_text() + shown.stdout)
+    kept = read_file(file, environ={"ANTHROPIC_API_KEY": "k"}).keys
+    assert [(one.name, one.hash) for one in kept] == [("me", hash_api_key(KEY)), ('the "new" one', hash_api_key(key))]
+
+
+@pytest.mark.parametrize("name", ["", "a\nb"])
+def test_a_key_needs_a_name(name: str) -> None:
+    shown = CliRunner().invoke(group, ["keys", "new", name])
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "a name is printable, and not empty" in shown.stderr
+
+
+def in_terminal(*words: str, **environ: str) -> str:
+    """What a command writes to stderr where that is a terminal."""
+    ours, its = pty.openpty()
+    try:
+        subprocess.run([*BUD_ASGI, *words], stderr=its, stdout=its, check=False, env=environment(**environ))
+        return os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(its)
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none() -> None:
+    assert "\x1b[31merror:\x1b[0m nope.toml: " in in_terminal("check", "nope.toml")
+    assert "\x1b" not in in_terminal("check", "nope.toml", NO_COLOR="1")
+    assert "\x1b" not in in_terminal("keys", "new", "x", NO_COLOR="1")
+
+
+def test_demo_is_a_command() -> None:
+    shown = CliRunner().invoke(group, ["demo", "--real"], env={"ANTHROPIC_API_KEY": ""})
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr == "--real needs ANTHROPIC_API_KEY; without --real nothing is spent\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "message"),
+    [
+        ("click", ["serve"], "bud-asgi needs click: pip install 'bud-asgi[server]'\n"),
+        ("uvicorn", ["--help"], "bud-asgi needs uvicorn: pip install 'bud-asgi[server]'\n"),
+        ("anthropic", ["demo"], "bud-asgi demo needs the official SDK: pip install 'bud-asgi[demo]'\n"),
+    ],
+)
+def test_a_missing_extra_is_named(missing: str, words: list[str], message: str) -> None:
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name == {missing!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Missing())
+from bud_asgi.cli import main
+main()
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, env=environment()
+    )
+    assert (shown.returncode, shown.stdout, shown.stderr) == (2, "", message)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["serve", "-h"], ["check", "-h"], ["keys", "new", "-h"], ["demo", "-h"]])
+def test_help_is_there(words: list[str]) -> None:
+    shown = CliRunner().invoke(group, words, prog_name="bud-asgi")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("Usage: bud-asgi ")
+
+
+@pytest.mark.parametrize("module", ["bud_asgi", "bud_asgi.config"])
+def test_uvicorn_and_click_are_the_command_lines_alone(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in ('uvicorn', 'click') if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"

@@ -1,0 +1,126 @@
+"""docs/configuration.md and docs/alone.md are followed to the letter: each file loads, each command runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import anthropic
+import httpx
+import msgspec
+import pytest
+from cli_process import BUD_ASGI, KEY, MODEL, UPSTREAM_KEY, environment, free_port, run, served, wait_until_answered
+
+from bud_asgi import hash_api_key
+from bud_asgi.cli.commands import serve
+from bud_asgi.config import read_file, tables
+from bud_asgi.exchange import Exchange
+from bud_asgi.telemetry import access_line
+from bud_asgi.testing import StandIn
+
+DOCS = Path(__file__).parents[2] / "docs"
+CONFIGURATION, ALONE = (DOCS / "configuration.md").read_text(), (DOCS / "alone.md").read_text()
+TOML = re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)
+SHELL = re.findall(r"```sh\n(.*?)```", ALONE, re.DOTALL)
+PROVIDER = '[providers.anthropic]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\n'
+KEYS = f'[[keys]]\nname = "me"\nhash = "{hash_api_key(KEY)}"\n'
+HASH = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@pytest.mark.parametrize("snippet", TOML, ids=range(len(TOML)))
+def test_a_file_loads(snippet: str, tmp_path: Path) -> None:
+    """A snippet shows a part: the provider and the keys that it leaves out are added."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "anthropic").write_text("sk-ant\n")
+    providers = "" if "[providers." in snippet else PROVIDER
+    keys = "" if "[[keys]]" in snippet or "allow_anonymous" in snippet else KEYS
+    file = tmp_path / "gateway.toml"
+    file.write_text(f"{snippet}\n{providers}{keys}")
+    read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY}).app()
+
+
+TABLES = [value for value in vars(tables).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)
+def test_every_key_is_named(table: type[msgspec.Struct]) -> None:
+    for field in msgspec.structs.fields(table):
+        assert re.search(rf"`\[*{field.name}\b", CONFIGURATION), field.name
+
+
+def test_the_errors_are_what_is_said(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```text\n(.*?)```", CONFIGURATION, re.DOTALL)
+    (tmp_path / "gateway.toml").write_text(
+        '[providers.anthropic]\nkind = "anthropic"\napi_key = "sk-ant-CANARY"\n'
+        '[[keys]]\nname = "ci"\nhsah = "x"\n[[routes]]\nmodel = "*"\nto = ["anthropic", "vertex"]\n'
+    )
+    checked = run("check", "gateway.toml", cwd=tmp_path)
+    assert checked.stderr == shown
+
+
+def commands(block: str) -> tuple[dict[str, str], list[list[str]]]:
+    """The variables that a block exports, and its commands in words."""
+    lines = [shlex.split(line, comments=False) for line in block.splitlines()]
+    exported = dict(line[1].split("=", 1) for line in lines if line[0] == "export")
+    return exported, [line for line in lines if line[0] != "export"]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=range(len(SHELL)))
+def test_its_commands_run(block: str, tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        provider = f'{PROVIDER}base_url = "{upstream.base_url}"\n'
+        (tmp_path / "gateway.toml").write_text(provider + KEYS)
+        exported, lines = commands(HASH.sub(hash_api_key(KEY), block))
+        exported |= {"ANTHROPIC_API_KEY": UPSTREAM_KEY, "ANTHROPIC_BASE_URL": upstream.base_url}
+        for words in lines:
+            while "=" in words[0]:
+                name, _, value = words.pop(0).partition("=")
+                exported[name] = value
+            command = [*BUD_ASGI, *words[1:]] if words[0] == "bud-asgi" else [sys.executable, "-m", *words]
+            if "serve" in words or words[0] == "uvicorn":
+                serve_and_ask(command, exported, tmp_path)
+            else:
+                line, environ = shlex.join(command).replace("'>>'", ">>"), environment(**exported)
+                subprocess.run(["sh", "-c", line], check=True, capture_output=True, cwd=tmp_path, env=environ)
+
+
+def serve_and_ask(command: list[str], exported: dict[str, str], folder: Path) -> None:
+    with (
+        served([*command, "--port", "0"], environment(**exported), cwd=folder) as server,
+        anthropic.Anthropic(base_url=server.url, api_key=KEY, max_retries=0) as client,
+    ):
+        client.messages.create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "Hello"}])
+
+
+def test_the_log_config_for_uvicorn_writes_our_lines(tmp_path: Path) -> None:
+    (tmp_path / "logging.json").write_text(re.findall(r"```json\n(\{\n.*?)```", ALONE, re.DOTALL)[0])
+    port = str(free_port())
+    factory = [sys.executable, "-m", "uvicorn", "--factory", "bud_asgi.config:from_env", "--port", port]
+    environ = environment(BUD_ASGI_ALLOW_ANONYMOUS="1", BUD_ASGI_ACCESS_LOG="1")
+    command = [*factory, "--log-config", "logging.json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environ) as process:
+        wait_until_answered(f"http://127.0.0.1:{port}/healthz")
+        httpx.post(f"http://127.0.0.1:{port}/v1/messages")
+        process.terminate()
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["status"] == 400
+
+
+def test_the_line_of_the_log_has_the_fields_that_a_line_has() -> None:
+    (shown,) = re.findall(r"```json\n(\{\"request_id.*?)```", ALONE, re.DOTALL)
+    line = access_line(Exchange({"type": "http", "method": "POST", "headers": []}))
+    assert set(json.loads(line)) <= set(json.loads(shown))
+
+
+def test_every_option_of_serve_is_named() -> None:
+    for option in (name for parameter in serve.params for name in parameter.opts if name.startswith("--")):
+        assert f"`{option}`" in ALONE, option
+
+
+def test_the_files_that_they_name_are_there() -> None:
+    for name in re.findall(r"\]\(([\w./]+)[)#]", CONFIGURATION + ALONE):
+        assert (DOCS / name).exists(), name

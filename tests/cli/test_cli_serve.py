@@ -1,0 +1,194 @@
+"""`bud-asgi serve`: it starts, serves the official SDK, says what it did, and ends as it is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anthropic
+import httpx
+import pytest
+from cli_process import (
+    BUD_ASGI,
+    KEY,
+    MODEL,
+    UPSTREAM_KEY,
+    environment,
+    free_port,
+    gateway_file,
+    run,
+    served,
+    wait_until_answered,
+)
+
+from bud_asgi import hash_api_key
+from bud_asgi.testing import StandIn, stall, text
+
+LIMITS = "\n[[limits]]\nrequests = 60\n"
+HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+HELLO = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def ask(url: str) -> str:
+    with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0) as client:
+        message = client.messages.create(
+            model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "CANARY of a client"}]
+        )
+        return message.model
+
+
+def test_it_serves_the_official_sdk_and_ends_with_status_0(tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        file = gateway_file(tmp_path, upstream.base_url, LIMITS)
+        with served([*BUD_ASGI, "serve", str(file), "--port", "0"], environment()) as server:
+            assert server.url.startswith("http://127.0.0.1:")
+            assert ask(server.url) == MODEL
+            assert httpx.get(f"{server.url}/healthz").status_code == 200
+            assert httpx.get(f"{server.url}/readyz").status_code == 200
+            assert httpx.post(f"{server.url}/v1/messages", headers={"x-api-key": "CANARY"}).status_code == 401
+            status, out, words = server.stop()
+    assert status == 0, words
+    first, second = map(json.loads, out.splitlines())  # a line for each request, but for health
+    assert (first["principal"], first["model"], first["target"], first["status"]) == ("me", MODEL, "anthropic", 200)
+    assert (second["status"], second["outcome"]) == (401, "refused")
+    assert "CANARY" not in out + words
+    assert "\x1b" not in out + words  # a pipe is no terminal
+    assert re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO:     .+\n)+", words), words
+
+
+def test_without_a_file_the_environment_is_enough() -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        environ = environment(ANTHROPIC_BASE_URL=upstream.base_url, BUD_ASGI_KEYS=f"me={hash_api_key(KEY)}")
+        with served([*BUD_ASGI, "serve", "--port", "0"], environ) as server:
+            assert ask(server.url) == MODEL
+            assert server.stop()[0] == 0
+
+
+def test_several_workers_read_the_same_file_and_end_with_status_0(tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        file = gateway_file(tmp_path, upstream.base_url, LIMITS)
+        port = str(free_port())
+        command = [*BUD_ASGI, "serve", file.name, "--port", port, "--workers", "2", "--per-worker-limits"]
+        with served(command, environment(), cwd=tmp_path) as server:
+            wait_until_answered(f"http://127.0.0.1:{port}/healthz")
+            assert ask(server.url) == MODEL
+            status, out, words = server.stop()
+    assert (status, json.loads(out)["principal"]) == (0, "me"), words
+
+
+def _wait_until_refused(url: str) -> None:
+    """A server that drains takes no more connections."""
+    deadline = time.monotonic() + 0.8
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/readyz")
+        except httpx.ConnectError:
+            return
+    raise AssertionError("it still takes connections")
+
+
+def test_uvicorn_serves_the_factory(tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        file = gateway_file(tmp_path, upstream.base_url)
+        command = [sys.executable, "-m", "uvicorn", "--factory", "bud_asgi.config:from_env", "--port", "0"]
+        with served(command, environment(BUD_ASGI_CONFIG=str(file))) as server:
+            assert ask(server.url) == MODEL
+            server.stop()
+
+
+def test_the_files_own_word_on_the_access_log_holds(tmp_path: Path) -> None:
+    file = gateway_file(tmp_path)
+    file.write_text("access_log = false\n" + file.read_text())
+    with served([*BUD_ASGI, "serve", str(file), "--port", "0", "--log-level", "info"], environment()) as server:
+        assert httpx.post(f"{server.url}/v1/messages").status_code == 401
+        assert server.stop()[:2] == (0, "")
+
+
+def test_a_running_stream_ends_within_the_drain_timeout_with_an_error_event(tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        upstream.always(stall(20, after_bytes=900))
+        file = gateway_file(tmp_path, upstream.base_url)
+        command = [*BUD_ASGI, "serve", str(file), "--port", "0", "--drain-timeout", "1"]
+        with served(command, environment()) as server:
+            body = {**HELLO, "stream": True}
+            with httpx.stream("POST", f"{server.url}/v1/messages", headers=HEADERS, json=body, timeout=20) as reply:
+                chunks = reply.iter_bytes()
+                received = next(chunks)
+                server.process.send_signal(signal.SIGTERM)
+                _wait_until_refused(server.url)
+                received += b"".join(chunks)
+            assert b"event: error" in received
+            status, out, words = server.ended()
+    assert (status, json.loads(out)["outcome"]) == (0, "cancelled")
+    assert "Cancel 1 running task(s)" in words
+    assert "Traceback" not in words
+
+
+def test_a_stream_that_ends_in_time_is_whole(tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        upstream.always(text("one two three four five six", delay=0.1))
+        file = gateway_file(tmp_path, upstream.base_url)
+        with (
+            served([*BUD_ASGI, "serve", str(file), "--port", "0"], environment()) as server,
+            anthropic.Anthropic(base_url=server.url, api_key=KEY, max_retries=0) as client,
+            client.messages.stream(
+                model=MODEL, max_tokens=99, messages=[{"role": "user", "content": "Count."}]
+            ) as stream,
+        ):
+            threading.Timer(0.15, server.process.send_signal, [signal.SIGTERM]).start()
+            assert stream.get_final_text() == "one two three four five six"
+            assert server.ended()[0] == 0
+
+
+def test_limits_in_memory_and_more_workers_are_refused(tmp_path: Path) -> None:
+    shown = run("serve", str(gateway_file(tmp_path, more=LIMITS)), "--workers", "3")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == (
+        "error: --workers: found 3, but each process counts the limits in its own memory;"
+        " allowed is 1, or --per-worker-limits if that is meant\n"
+    )
+
+
+def test_every_error_of_the_file_is_told_and_nothing_listens(tmp_path: Path) -> None:
+    port = free_port()
+    file = gateway_file(tmp_path, more="models = []\n[[routes]]\nmodel = 1\nto = [2]\n")
+    shown = run("serve", str(file), "--port", str(port))
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert [line.split(": ")[:3] for line in shown.stderr.splitlines()] == [
+        ["error", str(file), "keys[0].models"],
+        ["error", str(file), "routes[0].model"],
+    ]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+def test_without_file_and_environment_it_says_what_is_missing() -> None:
+    shown = run("serve", ANTHROPIC_API_KEY="")
+    assert (shown.returncode, len(shown.stderr.splitlines())) == (2, 2)
+    assert shown.stderr.startswith("error: environment: ANTHROPIC_API_KEY: not set, and neither is BUD_ASGI_CONFIG")
+
+
+def test_it_does_not_ask_itself() -> None:
+    shown = run("serve", ANTHROPIC_BASE_URL="http://localhost:8000", BUD_ASGI_ALLOW_ANONYMOUS="1")
+    assert shown.returncode == 2
+    assert "found http://localhost:8000, which is this server itself" in shown.stderr
+
+
+def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        shown = run("serve", str(gateway_file(tmp_path)), "--port", str(listener.getsockname()[1]))
+    assert shown.returncode == 3  # uvicorn's own
+    assert "address already in use" in shown.stderr
+
+
+def test_an_idle_server_is_small(tmp_path: Path) -> None:
+    with served([*BUD_ASGI, "serve", str(gateway_file(tmp_path)), "--port", "0"], environment()) as server:
+        lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    (resident,) = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
+    assert resident < 60_000  # KB
