@@ -127,7 +127,12 @@ class MessagesApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange.of(scope)
-        resources = self._resources.get()
+        try:
+            resources = self._resources.get()
+        except Exception:  # noqa: BLE001 - the host's own `client` can't be made: the host must not meet it here
+            _log.exception("%s: the HTTP client can't be made", exchange.request_id)
+            await exchange.refuse(GatewayError("Internal server error"), send)
+            return
         exchange.tasks, exchange.max_body = resources.tasks, self._max_body
         resources.entered(exchange)
         try:

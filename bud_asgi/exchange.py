@@ -14,10 +14,11 @@ from typing import Literal, Protocol
 
 import msgspec
 from starlette.authentication import BaseUser
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
-from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers
+from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
 from bud_asgi.protocol.headers import check_request_headers, merge_headers
 from bud_asgi.protocol.messages import LARGE_BODY, MessagesRequest, decode_request, weigh_request
 from bud_asgi.protocol.names import matches
@@ -78,6 +79,17 @@ class ModelNotAllowed(GatewayError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"model: {model} is not among the models that this API key may use")
+
+
+class HostRefused(GatewayError):
+    """The host would not let the body in: its own limit on bodies, say. Its status, in our envelope."""
+
+    retryable = False
+
+    def __init__(self, error: HTTPException) -> None:
+        super().__init__(error.detail, headers=error.headers)
+        self.status = error.status_code
+        self.type = type_of_status(error.status_code)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -237,7 +249,10 @@ async def _read_body(receive: Receive, reader: BodyReader, content_length: bytes
     reader.declare(content_length)
     more = True
     while more:
-        message = await receive()
+        try:
+            message = await receive()
+        except HTTPException as error:
+            raise HostRefused(error) from error
         if message["type"] != "http.request":
             raise ClientGone("the client left before its request was whole")
         await _feed(reader, message.get("body", b""))

@@ -98,6 +98,12 @@ STATUS_OF_TYPE: Mapping[str, int] = {
 """The status that goes with an error type, for an error that came as an event before the response had begun."""
 
 
+def type_of_status(status: int) -> str:
+    """The error type that goes with a status; for one that has none, that of its class."""
+    types = (kind for kind, its_status in STATUS_OF_TYPE.items() if its_status == status)
+    return next(types, "invalid_request_error" if status < 500 else "api_error")
+
+
 class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is inside an envelope. `details` is optional; its `error_code` is the stable machine code."""
 

@@ -217,6 +217,19 @@ def test_what_goes_wrong_inside_is_a_500_of_ours_and_not_the_hosts(
     assert "a secret of ours" not in reply.text
 
 
+def test_a_client_that_cannot_be_made_is_a_500_of_ours_too(
+    upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Any:
+        raise RuntimeError("no engine today")
+
+    reply = TestClient(messages_app(upstream, client=broken)).post("/v1/messages", headers=HEADERS, json=BODY)
+    assert reply.status_code == 500
+    assert reply.json()["error"]["type"] == "api_error"
+    assert "no engine today" in caplog.text
+    assert "no engine today" not in reply.text
+
+
 def test_what_on_settled_raises_is_logged_and_costs_the_client_nothing(
     upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:

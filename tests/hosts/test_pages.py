@@ -1,0 +1,219 @@
+"""The pages of docs/hosts and docs/servers are followed to the letter: each program is served and called."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import anthropic
+import pytest
+from blacksheep import Application, Request, Response, Router
+from host_apps import HOSTS, below
+from hosting_kit import messages_app, server_process, web
+
+from bud_asgi import hash_api_key
+from bud_asgi.testing import StandIn, ThreadedStandIn
+from bud_asgi.testing.serving import serving
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+HASH = re.compile(r"sha256:[0-9a-f]{64}")
+KEY = "YOUR_API_KEY"
+UPSTREAM_KEY = "sk-ant-the-operators-key"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+PROGRAMS = {
+    f"{page.parent.name}/{page.name}, {number}": program
+    for folder in ("hosts", "servers")
+    for page in sorted((DOCS / folder).glob("*.md"))
+    for number, program in enumerate(blocks(page, "python"), 1)
+    if folder == "hosts" or number > 1  # the first of a server's is run by the commands of its page
+}
+COMMANDS = {
+    f"{page.stem}: {line}": (blocks(page, "python")[0], line)
+    for page in sorted((DOCS / "servers").glob("*.md"))
+    for line in "".join(blocks(page, "sh")).splitlines()
+    if line.startswith(page.stem)
+}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Generator[ThreadedStandIn]:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANTHROPIC_API_KEY", UPSTREAM_KEY)
+        yield stand_in
+
+
+@pytest.fixture
+def logging_as_it_was() -> Generator[None]:
+    """Litestar sets up the logging of the process it starts in."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def for_us(program: str, upstream_url: str) -> str:
+    """A program as it stands, but with the key that we have, and the upstream that we have."""
+    program = HASH.sub(hash_api_key(KEY), program)
+    return program.replace('from_env("ANTHROPIC_API_KEY")', f'from_env("ANTHROPIC_API_KEY"), base_url="{upstream_url}"')
+
+
+@contextmanager
+def loaded(program: str, upstream_url: str, directory: Path) -> Generator[ModuleType]:
+    """The program as a module that a server would import."""
+    (directory / "page_of_docs.py").write_text(for_us(program, upstream_url))
+    spec = importlib.util.spec_from_file_location("page_of_docs", directory / "page_of_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[spec.name]
+
+
+def call(url: str) -> None:
+    """What a user would do with it: a message and a stream, by the official SDK."""
+    with anthropic.Anthropic(base_url=f"{url}/llm", api_key=KEY, max_retries=0) as client:
+        question: Any = {
+            "model": "claude-haiku-4-5",
+            "max_tokens": 9,
+            "messages": [{"role": "user", "content": "Hello"}],
+        }
+        assert client.messages.create(**question).content
+        with client.messages.stream(**question) as stream:
+            assert stream.get_final_text()
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+@pytest.mark.usefixtures("logging_as_it_was")
+@pytest.mark.filterwarnings("error")
+def test_each_program_serves_the_official_sdk_and_its_own_page(
+    program: str, upstream: ThreadedStandIn, tmp_path: Path
+) -> None:
+    with loaded(program, upstream.base_url, tmp_path) as module, serving(module.app) as url:
+        call(url)
+        if hasattr(module, "home"):
+            page = web.get(url)
+            assert page.status_code == 200
+            assert "the host's own page" in page.text
+    upstream.wait_connections(0)
+
+
+@pytest.mark.parametrize(("program", "line"), COMMANDS.values(), ids=COMMANDS.keys())
+def test_each_command_serves_the_program_of_its_page(
+    program: str, line: str, upstream: ThreadedStandIn, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(for_us(program, upstream.base_url))
+    command = [word.replace("8000", "{port}") for word in shlex.split(line)]
+    with server_process(command, tmp_path, {}, cwd=tmp_path, ready="/llm/healthz") as server:
+        call(server.url)
+        told = server.terminate()
+        server.wait()
+        assert time.monotonic() - told < 3
+
+
+def test_the_drain_route_of_granians_page_drains(upstream: ThreadedStandIn, tmp_path: Path) -> None:
+    page = DOCS / "servers" / "granian.md"
+    (curl,) = [line for line in "".join(blocks(page, "sh")).splitlines() if line.startswith("curl")]
+    (program,) = blocks(page, "python")
+    with loaded(program, upstream.base_url, tmp_path) as module, serving(module.app) as url:
+        line = curl.replace("http://127.0.0.1:8000", url)
+        subprocess.run(["sh", "-c", line], check=True, capture_output=True, timeout=10)
+        assert web.get(f"{url}/llm/readyz").status_code == 503
+        assert web.post(f"{url}/llm/v1/messages").status_code == 529
+
+
+def test_each_page_is_in_the_index_and_each_link_in_it_leads_somewhere() -> None:
+    linked = set(re.findall(r"\]\(([\w./-]+\.md)\)", (DOCS / "README.md").read_text()))
+    pages = {str(page.relative_to(DOCS)) for folder in ("hosts", "servers") for page in (DOCS / folder).glob("*.md")}
+    assert pages <= linked
+    for page in [DOCS / "README.md", *(DOCS / name for name in pages)]:
+        for link in re.findall(r"\]\(([\w./-]+\.md)\)", page.read_text()):
+            assert (page.parent / link).exists() or link in {"alone.md", "configuration.md"}, link
+
+
+def test_fastapis_dependencies_do_not_run_and_its_schema_does_not_know_us(upstream: ThreadedStandIn) -> None:
+    from fastapi import Depends, FastAPI, HTTPException
+
+    def refuse() -> None:
+        raise HTTPException(418)
+
+    host = FastAPI(dependencies=[Depends(refuse)])
+    host.add_api_route("/own", lambda: "home")
+    messages_app(upstream.base_url).install(host, "/llm")
+    with serving(host) as url:
+        assert web.get(f"{url}/own").status_code == 418
+        assert web.post(f"{url}/llm/v1/messages").status_code == 401
+        assert list(web.get(f"{url}/openapi.json").json()["paths"]) == ["/own"]
+
+
+def test_a_guard_on_litestars_mount_refuses_in_litestars_format(upstream: ThreadedStandIn) -> None:
+    from litestar import Litestar, asgi
+    from litestar.connection import ASGIConnection
+    from litestar.exceptions import NotAuthorizedException
+    from litestar.handlers.base import BaseRouteHandler
+
+    def guard(_connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        raise NotAuthorizedException("not by me")
+
+    messages: Any = messages_app(upstream.base_url)
+    mount = asgi("/llm", is_mount=True, copy_scope=True, guards=[guard])(messages)
+    app: Any = Litestar([mount], lifespan=[messages.lifespan], logging_config=None)
+    with serving(app) as url:
+        refused = web.post(f"{url}/llm/v1/messages")
+        assert refused.status_code == 401
+        assert refused.json() == {"status_code": 401, "detail": "not by me"}
+
+
+@pytest.mark.parametrize("name", ["BlackSheep", "Litestar", "Hypercorn's dispatcher", "Quart", "bare ASGI"])
+def test_which_hosts_hand_a_path_with_the_same_first_letters_to_the_guest(name: str, upstream: ThreadedStandIn) -> None:
+    make, prefix, _before = HOSTS[name]
+    with serving(make(messages_app(upstream.base_url), prefix)) as url:
+        reply = web.get(f"{url}/llms")
+        assert reply.status_code == 404
+        assert ("not_found_error" in reply.text) == (name in {"BlackSheep", "Litestar", "Hypercorn's dispatcher"})
+
+
+def test_what_quart_does_around_a_request_is_not_done_for_the_guest(upstream: ThreadedStandIn) -> None:
+    from quart import Quart
+
+    host: Any = Quart("host")
+
+    @host.before_request
+    async def refuse() -> tuple[str, int]:  # pyright: ignore[reportUnusedFunction]
+        return "not by me", 418
+
+    host.asgi_app = below(host.asgi_app, "/llm", messages_app(upstream.base_url))
+    with serving(host) as url:
+        assert web.get(f"{url}/own").status_code == 418
+        assert web.post(f"{url}/llm/v1/messages").status_code == 401
+
+
+def test_what_blacksheep_does_around_a_request_is_not_done_for_the_guest(upstream: ThreadedStandIn) -> None:
+    async def refuse(request: Request, handler: Any) -> Response:  # their names are how BlackSheep knows them
+        return Response(418)
+
+    host: Any = Application(router=Router())
+    host.router.add_get("/own", lambda: "home")
+    host.middlewares.append(refuse)
+    host.mount("/llm", messages_app(upstream.base_url))
+    with serving(host) as url:
+        assert web.get(f"{url}/own").status_code == 418
+        assert web.post(f"{url}/llm/v1/messages").status_code == 401
