@@ -15,8 +15,14 @@ from urllib.parse import urlsplit
 import msgspec
 import uvicorn
 
+from bud_asgi.app import MessagesApp
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.config.problems import joined
+
+AFTER_DRAIN = 5
+"""Seconds that uvicorn gives connections once we have drained: for uploads that were under way."""
+
+_log = logging.getLogger("bud_asgi")
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -41,25 +47,69 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     """
     _refuse_what_cannot_be_meant(settings, options)
     signal.signal(signal.SIGTERM, _exit)
-    several = options.workers > 1
     access_log = settings.access_log is not False
-    if several:  # each worker reads for itself what this process has found valid
-        if options.config:
-            os.environ["BUD_ASGI_CONFIG"] = str(Path(options.config).absolute())
-        os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
+    if options.workers == 1:
+        messages = msgspec.structs.replace(settings, access_log=access_log).app()
+        config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve_here(config, messages, options.drain_timeout))
+        return
+    if options.config:  # each worker reads for itself what this process has found valid
+        os.environ["BUD_ASGI_CONFIG"] = str(Path(options.config).absolute())
+    os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
     uvicorn.run(
-        "bud_asgi.config:from_env" if several else msgspec.structs.replace(settings, access_log=access_log).app(),
-        factory=several,
-        host=options.host,
-        port=options.port,
+        "bud_asgi.config:from_env",
+        factory=True,
         workers=options.workers,
-        forwarded_allow_ips=options.forwarded_allow_ips,
         timeout_graceful_shutdown=options.drain_timeout,
-        lifespan="on",
-        ws="none",  # nothing is loaded for what is refused anyway
-        access_log=False,  # it is ours
-        log_config=_log_config(options.log_level),
+        **_shared(options),
     )
+
+
+async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeout: float) -> None:
+    """Serve in this process. The first signal drains while the port still answers; a second one does not wait.
+
+    uvicorn by itself would close the port first: nobody could be told that it drains, nor where else to go.
+    """
+    server = uvicorn.Server(config)
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+    events = iter((first, second))
+
+    def on_signal(sig: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(next(events, second).set)
+
+    server.handle_exit = on_signal
+    serving = loop.create_task(server.serve())
+    if await _unless_done(serving, first):
+        _log.info("draining: new requests are refused, running ones get %g s", drain_timeout)
+        draining = loop.create_task(messages.drain(drain_timeout))
+        if await _unless_done(draining, second):
+            draining.cancel()
+            await messages.drain(0)
+        server.should_exit = True
+    await serving
+
+
+async def _unless_done(task: asyncio.Task[None], event: asyncio.Event) -> bool:
+    """Whether the event came before the task was done."""
+    waiting = asyncio.get_running_loop().create_task(event.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    return not task.done()
+
+
+def _shared(options: ServeOptions) -> dict[str, Any]:
+    """What one process and several are told alike."""
+    return {
+        "host": options.host,
+        "port": options.port,
+        "forwarded_allow_ips": options.forwarded_allow_ips,
+        "lifespan": "on",
+        "ws": "none",  # nothing is loaded for what is refused anyway
+        "access_log": False,  # it is ours
+        "log_config": _log_config(options.log_level),
+    }
 
 
 def _refuse_what_cannot_be_meant(settings: Settings, options: ServeOptions) -> None:
@@ -78,7 +128,7 @@ def _refuse_what_cannot_be_meant(settings: Settings, options: ServeOptions) -> N
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
-    """After its graceful end uvicorn raises the signal again: to have been told to stop is no failure."""
+    """To be told to stop is no failure, not even before it has started; uvicorn raises the signal again at its end."""
     sys.exit(0)
 
 

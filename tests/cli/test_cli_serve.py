@@ -82,15 +82,11 @@ def test_several_workers_read_the_same_file_and_end_with_status_0(tmp_path: Path
     assert (status, json.loads(out)["principal"]) == (0, "me"), words
 
 
-def _wait_until_refused(url: str) -> None:
-    """A server that drains takes no more connections."""
+def _wait_until_it_drains(url: str) -> None:
     deadline = time.monotonic() + 0.8
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/readyz")
-        except httpx.ConnectError:
-            return
-    raise AssertionError("it still takes connections")
+    while httpx.get(f"{url}/readyz").status_code != 503:
+        assert time.monotonic() < deadline, "it does not drain"
+        time.sleep(0.01)
 
 
 def test_uvicorn_serves_the_factory(tmp_path: Path) -> None:
@@ -121,13 +117,36 @@ def test_a_running_stream_ends_within_the_drain_timeout_with_an_error_event(tmp_
                 chunks = reply.iter_bytes()
                 received = next(chunks)
                 server.process.send_signal(signal.SIGTERM)
-                _wait_until_refused(server.url)
+                _wait_until_it_drains(server.url)
+                refused = httpx.post(f"{server.url}/v1/messages", headers=HEADERS, json=HELLO)
+                assert (refused.status_code, refused.headers["retry-after"]) == (529, "1")
+                assert httpx.get(f"{server.url}/healthz").status_code == 200
                 received += b"".join(chunks)
             assert b"event: error" in received
             status, out, words = server.ended()
-    assert (status, json.loads(out)["outcome"]) == (0, "cancelled")
-    assert "Cancel 1 running task(s)" in words
+    assert status == 0
+    assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["refused", "cancelled"]
+    assert "1 requests were still in flight after 1 s and are ended" in words
     assert "Traceback" not in words
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        upstream.always(stall(20, after_bytes=900))
+        file = gateway_file(tmp_path, upstream.base_url)
+        with (
+            served([*BUD_ASGI, "serve", str(file), "--port", "0", "--drain-timeout", "60"], environment()) as server,
+            httpx.stream(
+                "POST", f"{server.url}/v1/messages", headers=HEADERS, json={**HELLO, "stream": True}, timeout=20
+            ) as reply,
+        ):
+            chunks = reply.iter_bytes()
+            next(chunks)
+            server.process.send_signal(signal.SIGTERM)
+            _wait_until_it_drains(server.url)
+            server.process.send_signal(signal.SIGTERM)
+            assert b"event: error" in b"".join(chunks)
+            assert server.ended()[0] == 0
 
 
 def test_a_stream_that_ends_in_time_is_whole(tmp_path: Path) -> None:
