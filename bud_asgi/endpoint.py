@@ -123,10 +123,14 @@ def _note_head(attempt: Attempt, reply: HttpReply) -> None:
 
 
 def _judge_refusal(exchange: Exchange, provider: Provider, refusal: Refusal) -> None:
-    """Keep to ourselves what the upstream says of the gateway's own credential: the client can't mend that."""
+    """Keep to ourselves what the upstream says of the gateway's own credential: the client can't mend that.
+
+    Some servers put the credential itself into what they say, with whatever status.
+    """
     said = read_error(refusal.body)
-    if said is None or not (refusal.status == 401 or (refusal.status == 403 and not said.has_code)):
-        return
-    text = provider.credential.redact(said.message)[:500]
-    _log.error("%s: %s refused our credential: %s: %r", exchange.request_id, provider.name, said.type, text)
-    raise UpstreamFailed("upstream authentication failed")
+    text = refusal.body.decode("utf-8", "replace")
+    redacted = provider.credential.redact(text)
+    ours = refusal.status == 401 or (refusal.status == 403 and said is not None and not said.has_code)
+    if ours or redacted != text:
+        _log.error("%s: %s refused our credential: %.500r", exchange.request_id, provider.name, redacted)
+        raise UpstreamFailed("upstream authentication failed")

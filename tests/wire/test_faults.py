@@ -261,6 +261,17 @@ def test_what_it_says_of_our_credential_stays_here(
     assert "sk-ant-the-operators-key" not in caplog.text + reply.text + str(reply.headers)
 
 
+@pytest.mark.parametrize("status", [400, 429, 500])
+def test_an_error_that_tells_our_credential_is_never_passed_on(
+    here: Gateway, upstream: ThreadedStandIn, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.enqueue(error(status, "invalid_request_error", "Incorrect API key: sk-ant-the-operators-key."))
+    reply = here.post()
+    assert reply.status_code == 502
+    here.account()
+    assert "sk-ant-the-operators-key" not in caplog.text + reply.text
+
+
 def test_a_wrong_credential_of_ours_is_502() -> None:
     with StandIn(api_key="another").in_thread() as upstream, gateway(upstream.base_url) as here:
         assert here.post().status_code == 502
