@@ -26,6 +26,7 @@ format: .venv/ready
 
 bench: .venv/ready
 	$(RUN)/python benchmarks/cost.py
+	$(RUN)/python benchmarks/relay.py $(ARGS)
 
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)

@@ -1,0 +1,290 @@
+"""The load generator of the benchmark, in a process of its own: `python load.py JOB`, in and out goes JSON.
+
+It reads the CPU clock of the server's process itself, at both ends of what it counts, and compares what it sent and
+received with what the upstream says that it received and sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal, cast
+
+import httptools
+import msgspec
+import uvloop
+from upstream import EVERY, Ledger, digest
+
+WARM = 0.2
+"""This part of the requests is sent before the counting begins."""
+
+RAMP = 1.0
+"""Seconds in which paced streams are opened, so that their events spread."""
+
+SETTLE = 0.5
+"""Seconds before the counting begins, and between its end and the end of the streams."""
+
+VANISH_LIMIT = 10.0
+"""Seconds after which nobody waits any more for upstream calls to end."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to do.
+
+    `count` is requests on all `connections` together, events of each flat stream, or seconds of paced ones. `upstream`
+    is the port to ask, 0 where there is none.
+    """
+
+    kind: Literal["small", "body", "paced", "flat", "idle"]
+    port: int
+    path: str
+    key: str
+    pid: int
+    upstream: int
+    connections: int
+    count: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """CPU seconds of the server for so many units; for idle streams bytes each, and seconds until all have ended."""
+
+    units: int = 0
+    cpu: float = 0.0
+    compared: int = 0
+    stream_bytes: float = 0.0
+    ended_within: float = 0.0
+
+
+def processes(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            found += processes(int(child))
+    return found
+
+
+def cpu(pid: int) -> float:
+    """User and system seconds of a process and all below it, from the kernel's clock of each: exact, not in ticks."""
+    return sum(time.clock_gettime((~each << 3) | 2) for each in processes(pid))
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has resident."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection: one request at a time."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._received = hashlib.sha256()
+        self._ended: asyncio.Future[bytes] | None = None
+        self.begun = asyncio.Event()
+        self.events = 0
+
+    def send(self, head: bytes, body: bytes) -> asyncio.Future[bytes]:
+        """Send a request; the digest of its reply's body comes."""
+        self._received = hashlib.sha256()
+        self._ended = asyncio.get_running_loop().create_future()
+        self._transport.writelines([head, body])
+        return self._ended
+
+    def vanish(self) -> None:
+        """Go without a word."""
+        self._ended = None
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is up."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody may leave within a reply."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(ConnectionError("the server left within a reply"))
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        if (status := self._parser.get_status_code()) != 200:
+            raise RuntimeError(f"answered {status}")
+
+    def on_body(self, data: bytes) -> None:
+        """Called by the parser."""
+        self._received.update(data)
+        self.events += data.count(b"\n\n")
+        self.begun.set()
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._parser = httptools.HttpResponseParser(self)
+        if self._ended is not None:
+            self._ended.set_result(self._received.digest())
+
+
+class Load:
+    """One job."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._ledger = Ledger()
+        self._number = 0
+        self._text = b"The quick brown fox jumps over the lazy dog. " * (9000 if job.kind == "body" else 1)
+
+    async def run(self) -> Result:
+        """Do it."""
+        if self._job.upstream:
+            await self._ask("/ledger")
+        match self._job.kind:
+            case "small" | "body":
+                result = await self._requests()
+            case "paced":
+                result = await self._paced()
+            case "flat":
+                result = await self._flat()
+            case "idle":
+                return await self._idle()
+        if not self._job.upstream:
+            return result
+        ours, theirs = self._ledger.close(), await self._ask("/ledger")
+        if ours != theirs:
+            raise RuntimeError(f"the bytes differ between the two ends: {ours} here, {theirs} upstream")
+        return msgspec.structs.replace(result, compared=cast("int", ours[0]))
+
+    async def _requests(self) -> Result:
+        """So many requests, each connection sending its next when it has its reply."""
+        connections = await self._connect(self._job.connections)
+        await self._repeat(connections, int(self._job.count * WARM))
+        before = cpu(self._job.pid)
+        await self._repeat(connections, self._job.count)
+        return Result(self._job.count, cpu(self._job.pid) - before)
+
+    async def _repeat(self, connections: list[Connection], times: int) -> None:
+        left = times
+
+        async def one_by_one(connection: Connection) -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                await self._exchange(connection, "haiku-4-5", 1024)
+
+        await asyncio.gather(*(one_by_one(connection) for connection in connections))
+
+    async def _paced(self) -> Result:
+        connections = await self._connect(self._job.connections)
+        events = int((RAMP + SETTLE + self._job.count + SETTLE) / EVERY)
+        streams: list[asyncio.Task[None]] = []
+        for connection in connections:
+            streams.append(asyncio.create_task(self._exchange(connection, "paced", events)))
+            await asyncio.sleep(RAMP / len(connections))
+        await asyncio.sleep(SETTLE)
+        before, counted = cpu(self._job.pid), sum(connection.events for connection in connections)
+        await asyncio.sleep(self._job.count)
+        after, counted = cpu(self._job.pid), sum(connection.events for connection in connections) - counted
+        await asyncio.gather(*streams)
+        return Result(counted, after - before)
+
+    async def _flat(self) -> Result:
+        connections = await self._connect(self._job.connections)
+
+        async def all_of(events: int) -> None:
+            await asyncio.gather(*(self._exchange(connection, "flat", events) for connection in connections))
+
+        await all_of(int(self._job.count * WARM))
+        before = cpu(self._job.pid)
+        await all_of(self._job.count)
+        return Result(self._job.count * len(connections), cpu(self._job.pid) - before)
+
+    async def _idle(self) -> Result:
+        """Silent streams: what each holds of memory, and how soon upstream knows that their clients have vanished."""
+        await self._vanish(await self._silent(5))
+        before = resident(self._job.pid)
+        connections = await self._silent(self._job.connections)
+        held = resident(self._job.pid) - before
+        return Result(stream_bytes=held / len(connections), ended_within=await self._vanish(connections))
+
+    async def _silent(self, count: int) -> list[Connection]:
+        connections = await self._connect(count)
+        for connection in connections:
+            connection.send(*self._request("silent", 1))
+        for connection in connections:
+            await connection.begun.wait()
+        await asyncio.sleep(1.5)
+        return connections
+
+    async def _vanish(self, connections: list[Connection]) -> float:
+        began = time.monotonic()
+        for connection in connections:
+            connection.vanish()
+        while time.monotonic() < began + VANISH_LIMIT:
+            open_, all_ended_at = await self._ask("/open")
+            if not open_:
+                return float(all_ended_at) - began
+            await asyncio.sleep(0.01)
+        return VANISH_LIMIT
+
+    async def _exchange(self, connection: Connection, model: str, max_tokens: int) -> None:
+        head, body = self._request(model, max_tokens)
+        sent = digest(body)
+        self._ledger.add(sent, await connection.send(head, body))
+
+    def _request(self, model: str, max_tokens: int) -> tuple[bytes, bytes]:
+        """A request as an SDK writes it; no two have the same body."""
+        self._number += 1
+        stream = b"false" if model.startswith("haiku") else b"true"
+        body = (
+            b'{"model":"claude-%b","max_tokens":%d,"stream":%b,"system":"You are helpful.",'
+            b'"metadata":{"user_id":"%012d"},"messages":[{"role":"user","content":"%b"}]}'
+        ) % (model.encode(), max_tokens, stream, self._number, self._text)
+        lines = [
+            f"POST {self._job.path} HTTP/1.1",
+            f"host: 127.0.0.1:{self._job.port}",
+            "accept: application/json",
+            "accept-encoding: gzip, deflate",
+            "anthropic-version: 2023-06-01",
+            "content-type: application/json",
+            "user-agent: Anthropic/Python 0.70.0",
+            "x-stainless-arch: x64",
+            "x-stainless-async: async:asyncio",
+            "x-stainless-lang: python",
+            "x-stainless-os: Linux",
+            "x-stainless-package-version: 0.70.0",
+            "x-stainless-read-timeout: 600",
+            "x-stainless-retry-count: 0",
+            "x-stainless-runtime: CPython",
+            "x-stainless-runtime-version: 3.11.7",
+            "x-stainless-timeout: 600",
+            f"x-api-key: {self._job.key}",
+            f"content-length: {len(body)}",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode(), body
+
+    async def _connect(self, count: int) -> list[Connection]:
+        loop = asyncio.get_running_loop()
+        return [(await loop.create_connection(Connection, "127.0.0.1", self._job.port))[1] for _ in range(count)]
+
+    async def _ask(self, path: str) -> list[int | str | float]:
+        """A word with the upstream itself."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._job.upstream)
+        writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(int(head.rpartition(b": ")[2]))
+        writer.close()
+        return json.loads(body)
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(Load(msgspec.json.decode(sys.argv[1], type=Job)).run())))
