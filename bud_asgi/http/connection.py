@@ -98,7 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self._plain = True
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
-        self._reply: Reply | None = None
+        self._reply: Reply[Message] | None = None
         self._outgoing: Iterator[list[bytes | memoryview]] | None = None
         self._pumping = self._gone = self._served = self._spent = False
         self._reading = self._writable = True
@@ -106,7 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         self._wrote_at = 0.0
         self._idle_until = inf
 
-    async def exchange(self, request: HttpRequest, head: bytes) -> Reply:
+    async def exchange(self, request: HttpRequest, head: bytes) -> Reply[Message]:
         """Send a request whose head is written already, and wait for the head of its reply.
 
         Raises `HttpError`; cancelled, the connection is aborted.
@@ -160,7 +160,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._reply.heard_at = self._common.loop.time()
             self._transport.resume_reading()
 
-    def give_up(self, reply: Reply) -> None:
+    def give_up(self, reply: object) -> None:
         """End the connection, unless it has left this reply behind."""
         if self._reply is reply:
             self.fail("reset", "the reply was closed by its reader")
@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
             self._unsent, self._wrote_at = unsent, now
         return unsent > 0 or self._outgoing is not None
 
-    def _finish(self, reply: Reply) -> None:
+    def _finish(self, reply: Reply[Message]) -> None:
         """The message is complete: the connection is free at once, whatever the reader still has to take."""
         self._reply = None
         reply.wake()

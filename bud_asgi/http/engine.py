@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from bud_asgi.http.connection import Common
-from bud_asgi.http.pool import Pool, PoolLimits
+from bud_asgi.http.message import Message
+from bud_asgi.http.pool import Figures, Pool, PoolLimits
 from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import HttpError, HttpRequest, Origin
 from bud_asgi.http.wire import request_head
@@ -19,7 +21,7 @@ class Engine:
     (`stale_retries` counts them).
     """
 
-    __slots__ = ("_closed", "_common", "_limits", "_pools", "stale_retries")
+    __slots__ = ("_closed", "_common", "_limits", "_pools")
 
     def __init__(self, limits: PoolLimits | None = None) -> None:
         """Belong to the running loop; raises `RuntimeError` where there is none."""
@@ -27,7 +29,6 @@ class Engine:
         self._limits = limits or PoolLimits()
         self._pools: dict[Origin, Pool] = {}
         self._closed = False
-        self.stale_retries = 0
 
     @property
     def open(self) -> int:
@@ -39,7 +40,16 @@ class Engine:
         """How many connections wait for a request."""
         return sum(pool.idle for pool in self._pools.values())
 
-    async def send(self, request: HttpRequest) -> Reply:
+    @property
+    def stale_retries(self) -> int:
+        """How many requests were sent once more because their connection had been left by its peer."""
+        return sum(pool.stale_retries for pool in self._pools.values())
+
+    def figures(self) -> Mapping[Origin, Figures]:
+        """How the connections are doing, by origin; an origin is in it from its first request on."""
+        return {origin: pool.figures for origin, pool in self._pools.items()}
+
+    async def send(self, request: HttpRequest) -> Reply[Message]:
         """Send the request and wait for the head of its final reply.
 
         Raises `HttpError`; `ValueError` for a target or header that can't be written (no connection has been taken
@@ -54,7 +64,7 @@ class Engine:
             except HttpError:
                 if not connection.stale or self._closed:
                     raise
-                self.stale_retries += 1
+                pool.stale_retries += 1
         connection = await pool.dial(request.timeouts.connect)
         return await connection.exchange(request, head)
 

@@ -26,10 +26,35 @@ class PoolLimits(msgspec.Struct, frozen=True):
     max_open: int | None = None
 
 
+class Figures(msgspec.Struct, frozen=True):
+    """How the connections to one origin are doing.
+
+    `open`: up now, the idle ones included. `idle`: waiting for a request. Since the engine was made, `reused`: requests
+    that went out on a connection that had served before; `stale_retries`: those of them that met one which its peer
+    had left, and were sent once more.
+    """
+
+    open: int
+    idle: int
+    reused: int
+    stale_retries: int
+
+
 class Pool:
     """The connections to one origin. Last used first: the rest grow old and are closed."""
 
-    __slots__ = ("_closed", "_common", "_dialling", "_empty", "_idle", "_limits", "_open", "_origin")
+    __slots__ = (
+        "_closed",
+        "_common",
+        "_dialling",
+        "_empty",
+        "_idle",
+        "_limits",
+        "_open",
+        "_origin",
+        "_reused",
+        "stale_retries",
+    )
 
     def __init__(self, origin: Origin, limits: PoolLimits, common: Common) -> None:
         self._origin = origin
@@ -38,6 +63,8 @@ class Pool:
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._dialling = 0
+        self._reused = 0
+        self.stale_retries = 0
         self._closed = False
         self._empty = asyncio.Event()
 
@@ -51,12 +78,18 @@ class Pool:
         """How many wait for a request."""
         return len(self._idle)
 
+    @property
+    def figures(self) -> Figures:
+        """How they are doing at this moment."""
+        return Figures(len(self._open), len(self._idle), self._reused, self.stale_retries)
+
     def reuse(self) -> Connection | None:
         """A connection that has served and may serve again, if there is one."""
         now = self._common.loop.time()
         while self._idle:
             connection = self._idle.pop()
             if connection.fit(now):
+                self._reused += 1
                 return connection
             connection.fail("reset", "no longer fit for use")
         return None

@@ -1,17 +1,30 @@
-"""The reply as its reader holds it: the `HttpReply` of the seam, over one message and the connection that brings it."""
+"""The reply as its reader holds it: the `HttpReply` of the seam, over what has come and whoever brings it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from math import inf
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from bud_asgi.http.message import Message
-from bud_asgi.http.seam import Header, HttpError, Timeouts
+from bud_asgi.http.seam import Header, Timeouts
 
 HOLD = 256 << 10
 """Bytes of memory that may wait for the reader before the connection stops reading."""
+
+
+class Received(Protocol):
+    """What has come of a reply so far: `headed` when its head is here, `complete` when all is; `held` bytes wait."""
+
+    status: int
+    headers: list[Header]
+    headed: bool
+    complete: bool
+    held: int
+
+    def take(self) -> bytes:
+        """What is here of the body, and forget it; `b""` if nothing."""
+        ...
 
 
 class Bringer(Protocol):
@@ -21,12 +34,15 @@ class Bringer(Protocol):
         """The reader has taken what was here: read from the peer again."""
         ...
 
-    def give_up(self, reply: Reply) -> None:
-        """Its reader wants no more: end the connection at once, unless it is no longer this reply's."""
+    def give_up(self, reply: object) -> None:
+        """The reader of this reply wants no more: end the connection at once, unless it is no longer this reply's."""
         ...
 
 
-class Reply:
+R = TypeVar("R", bound=Received)
+
+
+class Reply(Generic[R]):
     """An `HttpReply`; made when its request goes out, handed to the caller when its head is here.
 
     `message` is what has come, `error` why no more will. The connection feeds the one, sets the other, and wakes the
@@ -35,10 +51,10 @@ class Reply:
 
     __slots__ = ("_bringer", "_loop", "_silent", "_waiter", "_wakes_at", "error", "heard_at", "message", "timeouts")
 
-    def __init__(self, bringer: Bringer, message: Message, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, bringer: Bringer, message: R, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
         self.message = message
         self.timeouts = timeouts
-        self.error: HttpError | None = None
+        self.error: Exception | None = None
         self.heard_at = 0.0
         self._bringer = bringer
         self._loop = loop

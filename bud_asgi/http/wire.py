@@ -26,15 +26,39 @@ def request_head(request: HttpRequest) -> bytes:
     method or target, names that are no token, control characters in values, a field that frames the message. The
     error names the place and never the value, which may be a credential.
     """
-    _check(request)
+    check(request)
     length = content_length(request.body)
     lines = [request.method, b" ", request.target, b" HTTP/1.1\r\nhost: ", request.origin.authority, b"\r\n"]
     for name, value in request.headers:
         lines += (name, b": ", value, b"\r\n")
-    if length or request.method in _WITH_BODY:
+    if says_length(request.method, length):
         lines.append(b"content-length: %d\r\n" % length)
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def check(request: HttpRequest) -> None:
+    """Raise `ValueError` for what `request_head` refuses.
+
+    Whole strings at once: a check of each field by itself would cost more than writing the head.
+    """
+    if not request.method or request.method.translate(None, _TCHAR):
+        raise ValueError("the method is no token")
+    if not request.target or request.target.translate(None, _VISIBLE):
+        raise ValueError("the request target is empty, or has a space, a control character or a byte above 0x7e")
+    names = [name for name, _ in request.headers]
+    if b"" in names or b"".join(names).translate(None, _TCHAR):
+        raise ValueError("a header name is no token")
+    if not _OURS.isdisjoint(map(bytes.lower, names)):
+        raise ValueError("host, content-length, connection and transfer-encoding are the engine's to write")
+    if b"".join([value for _, value in request.headers]).translate(None, _FIELD_VALUE):
+        culprit = next(name for name, value in request.headers if value.translate(None, _FIELD_VALUE))
+        raise ValueError(f"the value of header {culprit.decode('ascii')} has a control character")
+
+
+def says_length(method: bytes, length: int) -> bool:
+    """Whether a request has a `content-length`: with a body, and where one is expected (RFC 9110, 8.6)."""
+    return length > 0 or method in _WITH_BODY
 
 
 def content_length(body: Body) -> int:
@@ -65,19 +89,3 @@ def pieces(head: bytes, body: Body) -> Iterator[list[bytes | memoryview]]:
                 batch, room = [], PIECE
     if batch:
         yield batch
-
-
-def _check(request: HttpRequest) -> None:
-    """Whole strings at once: a check of each field by itself would cost more than writing the head."""
-    if not request.method or request.method.translate(None, _TCHAR):
-        raise ValueError("the method is no token")
-    if not request.target or request.target.translate(None, _VISIBLE):
-        raise ValueError("the request target is empty, or has a space, a control character or a byte above 0x7e")
-    names = [name for name, _ in request.headers]
-    if b"" in names or b"".join(names).translate(None, _TCHAR):
-        raise ValueError("a header name is no token")
-    if not _OURS.isdisjoint(map(bytes.lower, names)):
-        raise ValueError("host, content-length, connection and transfer-encoding are the engine's to write")
-    if b"".join([value for _, value in request.headers]).translate(None, _FIELD_VALUE):
-        culprit = next(name for name, value in request.headers if value.translate(None, _FIELD_VALUE))
-        raise ValueError(f"the value of header {culprit.decode('ascii')} has a control character")

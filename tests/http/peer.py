@@ -117,6 +117,11 @@ class Peer:
             line.writer.transport.abort()
         await asyncio.sleep(0)
 
+    def forget(self) -> None:
+        """Forget the connections that are over."""
+        self.lines = [line for line in self.lines if not line.over.is_set()]
+        self._tasks = {task for task in self._tasks if not task.done()}
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line(len(self.lines), reader, writer)
         self.lines.append(line)
@@ -125,9 +130,15 @@ class Peer:
         self._tasks.add(task)
 
     async def _play(self, line: Line) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await self._script(line)
-        line.over.set()
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await self._script(line)
+        except RuntimeError:
+            # What uvloop raises for a write to a connection that was reset.
+            if not line.writer.transport.is_closing():
+                raise
+        finally:
+            line.over.set()
         line.writer.close()
 
 

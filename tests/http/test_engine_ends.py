@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from typing import Any
 
 import pytest
-from peer import CHUNKED, OK, Line, Peer, ask, is_silent, read, says
+from differences import Client
+from peer import CHUNKED, OK, Certificates, Line, Peer, ask, is_silent, read, says
 
-from bud_asgi.http import Engine, HttpError, HttpRequest, Origin
+from bud_asgi.http import HttpError, HttpRequest, Origin
 
 SOON = 0.2
 
@@ -21,20 +21,21 @@ async def cancel(task: asyncio.Task[Any]) -> None:
         await task
 
 
-async def peer_sees_the_end(peer: Peer, engine: Engine) -> None:
+async def peer_sees_the_end(peer: Peer, client: Client) -> None:
     await asyncio.wait_for(peer.lines[-1].gone.wait(), SOON)
-    assert (engine.open, engine.idle) == (0, 0)
+    assert (client.open, client.idle) == (0, 0)
 
 
-async def test_cancelled_while_waiting_for_the_head(engine: Engine) -> None:
+async def test_cancelled_while_waiting_for_the_head(client: Client) -> None:
     async with Peer(is_silent) as peer:
-        task = asyncio.create_task(engine.send(ask(peer)))
+        task = asyncio.create_task(client.send(ask(peer)))
+        await asyncio.wait_for(peer.arrived.wait(), 5)
         await asyncio.sleep(0.05)
         await cancel(task)
-        await peer_sees_the_end(peer, engine)
+        await peer_sees_the_end(peer, client)
 
 
-async def test_cancelled_while_30_mb_are_going_up(engine: Engine) -> None:
+async def test_cancelled_while_30_mb_are_going_up(client: Client) -> None:
     cancelled = asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -43,33 +44,34 @@ async def test_cancelled_while_30_mb_are_going_up(engine: Engine) -> None:
         await line.watch()
 
     async with Peer(script) as peer:
-        task = asyncio.create_task(engine.send(ask(peer, body=b"x" * 30_000_000)))
+        task = asyncio.create_task(client.send(ask(peer, body=b"x" * 30_000_000)))
+        await asyncio.wait_for(peer.arrived.wait(), 5)
         await asyncio.sleep(0.1)
         await cancel(task)
         await asyncio.sleep(0.02)
-        assert engine.open == 0
+        assert client.open == 0
         cancelled.set()
-        await peer_sees_the_end(peer, engine)
+        await peer_sees_the_end(peer, client)
 
 
-async def test_cancelled_while_reading_and_closed(engine: Engine) -> None:
+async def test_cancelled_while_reading_and_closed(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(CHUNKED + b"1\r\na\r\n")
         await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         assert await reply.more() == b"a"
         task = asyncio.create_task(reply.more())
         await asyncio.sleep(0.02)
         await cancel(task)
-        assert engine.open == 1
+        assert client.open == 1
         reply.close()
-        await peer_sees_the_end(peer, engine)
+        await peer_sees_the_end(peer, client)
 
 
-async def test_a_cancelled_read_loses_nothing(engine: Engine) -> None:
+async def test_a_cancelled_read_loses_nothing(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(CHUNKED)
@@ -78,35 +80,35 @@ async def test_a_cancelled_read_loses_nothing(engine: Engine) -> None:
         await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         task = asyncio.create_task(reply.more())
         await asyncio.sleep(0.02)
         await cancel(task)
         assert await read(reply) == b"a"
 
 
-async def test_an_abandoned_reply_is_closed_at_once(engine: Engine) -> None:
+async def test_an_abandoned_reply_is_closed_at_once(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(CHUNKED + b"1\r\na\r\n")
         await line.watch()
 
     async with Peer(script) as peer:
-        (await engine.send(ask(peer))).close()
-        await peer_sees_the_end(peer, engine)
+        (await client.send(ask(peer))).close()
+        await peer_sees_the_end(peer, client)
 
 
-async def test_cancelled_within_the_tls_handshake(engine: Engine) -> None:
+async def test_cancelled_within_the_tls_handshake(client: Client, certificates: Certificates) -> None:
     async with Peer(Line.watch) as peer:
-        origin = Origin("localhost", peer.port, ssl.create_default_context())
-        task = asyncio.create_task(engine.send(HttpRequest(origin, b"GET", b"/", [])))
+        origin = Origin("localhost", peer.port, certificates.client)
+        task = asyncio.create_task(client.send(HttpRequest(origin, b"GET", b"/", [])))
         await asyncio.wait_for(peer.arrived.wait(), 1)
         await asyncio.sleep(0.02)
         await cancel(task)
-        await peer_sees_the_end(peer, engine)
+        await peer_sees_the_end(peer, client)
 
 
-async def test_closing_a_finished_reply_does_not_touch_the_connection_that_serves_another(engine: Engine) -> None:
+async def test_closing_a_finished_reply_does_not_touch_the_connection_that_serves_another(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(OK)
@@ -117,18 +119,18 @@ async def test_closing_a_finished_reply_does_not_touch_the_connection_that_serve
         await line.watch()
 
     async with Peer(script) as peer:
-        first = await engine.send(ask(peer))
-        second = await engine.send(ask(peer))
+        first = await client.send(ask(peer))
+        second = await client.send(ask(peer))
         first.close()
         assert await read(second) == b"ab"
         assert len(peer.lines) == 1
 
 
-async def test_cancelled_at_any_moment_nothing_leaks_and_no_other_exchange_suffers(engine: Engine) -> None:
+async def test_cancelled_at_any_moment_nothing_leaks_and_no_other_exchange_suffers(client: Client) -> None:
     async with Peer(says(CHUNKED, b"3\r\nabc\r\n", b"0\r\n\r\n")) as peer:
 
         async def whole() -> bytes:
-            reply = await engine.send(ask(peer, body=b"x" * 100_000))
+            reply = await client.send(ask(peer, body=b"x" * 100_000))
             try:
                 return await read(reply)
             finally:
@@ -146,22 +148,21 @@ async def test_cancelled_at_any_moment_nothing_leaks_and_no_other_exchange_suffe
             assert await spared == b"abc"
             await asyncio.gather(doomed, return_exceptions=True)
         await asyncio.sleep(0.02)
-        assert engine.open == engine.idle <= 2
+        assert client.open == client.idle <= 2
 
 
-async def test_a_loop_may_end_right_after_aclose_with_replies_open() -> None:
-    engine = Engine()
+async def test_a_loop_may_end_right_after_aclose_with_replies_open(client: Client) -> None:
     async with Peer(says(CHUNKED)) as peer:
-        reply = await engine.send(ask(peer))
-        await engine.aclose()
+        reply = await client.send(ask(peer))
+        await client.aclose()
         with pytest.raises(HttpError):
             await reply.more()
 
 
-async def test_cancelled_at_any_turn_of_dialling_nothing_leaks(engine: Engine) -> None:
+async def test_cancelled_at_any_turn_of_dialling_nothing_leaks(client: Client) -> None:
     async with Peer(says(CHUNKED)) as peer:
         for turns in range(60):
-            task = asyncio.create_task(engine.send(ask(peer)))
+            task = asyncio.create_task(client.send(ask(peer)))
             for _ in range(turns % 12):
                 await asyncio.sleep(0)
             await asyncio.sleep(0.0001 * (turns % 7))
@@ -170,15 +171,15 @@ async def test_cancelled_at_any_turn_of_dialling_nothing_leaks(engine: Engine) -
                 if not isinstance(reply, BaseException):
                     reply.close()
         await asyncio.sleep(0.02)
-        assert engine.open == 0
+        assert client.open == 0
 
 
-async def test_a_peer_that_accepts_and_closes_is_a_reset_at_once(engine: Engine) -> None:
+async def test_a_peer_that_accepts_and_closes_is_a_reset_at_once(client: Client) -> None:
     async def script(line: Line) -> None:
         line.reset()
 
     async with Peer(script) as peer:
         for _ in range(20):
             with pytest.raises(HttpError) as failed:
-                await asyncio.wait_for(engine.send(ask(peer)), 2)
+                await asyncio.wait_for(client.send(ask(peer)), 2)
             assert (failed.value.kind, failed.value.reused, failed.value.answered) == ("reset", False, False)

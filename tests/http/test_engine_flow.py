@@ -7,9 +7,10 @@ import gc
 import tracemalloc
 
 import pytest
-from peer import CHUNKED, Certificates, Line, Peer
+from differences import Client, Httpx
+from peer import CHUNKED, Certificates, Line, Peer, read
 
-from bud_asgi.http import Engine, HttpRequest, Origin
+from bud_asgi.http import Engine, HttpError, HttpRequest, Origin
 
 OFFERED = 50 << 20
 
@@ -58,3 +59,41 @@ async def test_50_mb_to_a_reader_that_does_not_read_hold_less_than_1_mb(
             assert data
             got += len(data)
         reply.close()
+
+
+NO_BODY = {
+    "a trailer of 12 MB": (CHUNKED + b"1\r\na\r\n0\r\nx: ", b"a" * 65536),
+    "many trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"x: " + b"a" * 1000 + b"\r\n"),
+    "an endless chunk extension": (CHUNKED + b"1;x=", b"a" * 65536),
+    "an endless header line": (b"HTTP/1.1 200 OK\r\nx: ", b"a" * 65536),
+}
+
+
+@pytest.mark.parametrize(("begin", "more"), NO_BODY.values(), ids=NO_BODY.keys())
+async def test_bytes_that_are_no_body_are_refused_with_memory_flat(client: Client, begin: bytes, more: bytes) -> None:
+    said = 0
+
+    async def script(line: Line) -> None:
+        nonlocal said
+        await line.request()
+        await line.say(begin)
+        while said < 12 << 20:
+            await line.say(more)
+            said += len(more)
+
+    async with Peer(script) as peer:
+        with pytest.raises(HttpError):  # loads what httpx loads late
+            await read(await client.send(HttpRequest(peer.origin, b"GET", b"/", [])))
+        gc.collect()
+        said = 0
+        tracemalloc.start()
+        try:
+            with pytest.raises(HttpError) as failed:
+                await read(await client.send(HttpRequest(peer.origin, b"GET", b"/", [])))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert failed.value.kind == "protocol"
+        # Under httpx2, anyio queues what uvloop reads, 256 KB at a time.
+        assert peak < (8 << 20 if isinstance(client, Httpx) else 1 << 20)
+        assert said < 12 << 20

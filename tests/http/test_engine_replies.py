@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from differences import Client
 from peer import CHUNKED, OK, Line, Peer, ask, read, says, says_and_closes
 
-from bud_asgi.http import Engine, HttpError
+from bud_asgi.http import HttpError
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 LENGTH_5 = HEAD + b"content-length: 5\r\n\r\n"
@@ -33,37 +34,37 @@ FRAMINGS = {
 
 @pytest.mark.parametrize(("parts", "body", "idle"), FRAMINGS.values(), ids=FRAMINGS.keys())
 async def test_a_reply_is_read_whole_and_its_connection_kept_if_it_may_be(
-    engine: Engine, parts: tuple[bytes, ...], body: bytes, idle: int
+    client: Client, parts: tuple[bytes, ...], body: bytes, idle: int
 ) -> None:
     async with Peer(says(*parts)) as peer:
         for _ in range(2):
-            reply = await engine.send(ask(peer))
+            reply = await client.send(ask(peer))
             assert await read(reply) == body
-            assert engine.idle == idle
+            assert client.idle == idle
             reply.close()
             reply.close()
             assert await reply.more() == b""
         assert len(peer.lines) == (1 if idle else 2)
 
 
-async def test_a_reply_that_nothing_frames_ends_with_the_connection(engine: Engine) -> None:
+async def test_a_reply_that_nothing_frames_ends_with_the_connection(client: Client) -> None:
     async with Peer(says_and_closes(HEAD + b"\r\n", b"hel", b"lo")) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         assert not reply.done
         assert await read(reply) == b"hello"
-        assert engine.idle == 0
+        assert client.idle == 0
 
 
-async def test_the_reply_to_head_has_no_body_whatever_it_says(engine: Engine) -> None:
+async def test_the_reply_to_head_has_no_body_whatever_it_says(client: Client) -> None:
     async with Peer(says(LENGTH_5)) as peer:
-        reply = await engine.send(ask(peer, method=b"HEAD", body=b""))
+        reply = await client.send(ask(peer, method=b"HEAD", body=b""))
         assert reply.done
         assert await read(reply) == b""
 
 
-async def test_take_hands_out_what_is_here_and_never_waits(engine: Engine) -> None:
+async def test_take_hands_out_what_is_here_and_never_waits(client: Client) -> None:
     async with Peer(says(CHUNKED + b"1\r\na\r\n1\r\nb\r\n")) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         assert (reply.take(), reply.take()) == (b"ab", b"")
         assert reply.headers == [(b"transfer-encoding", b"chunked")]
         reply.close()
@@ -72,9 +73,9 @@ async def test_take_hands_out_what_is_here_and_never_waits(engine: Engine) -> No
             await reply.more()
 
 
-async def test_a_reply_has_one_reader(engine: Engine) -> None:
+async def test_a_reply_has_one_reader(client: Client) -> None:
     async with Peer(says(CHUNKED)) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         first = asyncio.ensure_future(reply.more())
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="one reader"):
@@ -100,18 +101,18 @@ NO_HEAD = {
 
 @pytest.mark.parametrize(("parts", "kind", "answered"), NO_HEAD.values(), ids=NO_HEAD.keys())
 async def test_a_reply_without_a_head_to_trust_is_an_error_with_true_facts(
-    engine: Engine, parts: tuple[bytes, ...], kind: str, answered: bool
+    client: Client, parts: tuple[bytes, ...], kind: str, answered: bool
 ) -> None:
     async with Peer(says_and_closes(*parts)) as peer:
         with pytest.raises(HttpError) as failed:
-            await engine.send(ask(peer))
+            await client.send(ask(peer))
         error = failed.value
         assert (error.kind, error.reused, error.sent, error.answered) == (kind, False, True, answered)
         assert len(peer.lines) == 1
 
 
 @pytest.mark.parametrize("answer", [b"", HEAD + b"content-length: 9\r\n\r\nabc"], ids=["before", "within"])
-async def test_a_hard_reset_is_a_reset(engine: Engine, answer: bytes) -> None:
+async def test_a_hard_reset_is_a_reset(client: Client, answer: bytes) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(answer)
@@ -120,7 +121,7 @@ async def test_a_hard_reset_is_a_reset(engine: Engine, answer: bytes) -> None:
 
     async with Peer(script) as peer:
         with pytest.raises(HttpError) as failed:
-            await read(await engine.send(ask(peer)))
+            await read(await client.send(ask(peer)))
         assert (failed.value.kind, failed.value.answered) == ("reset", bool(answer))
 
 
@@ -136,10 +137,10 @@ BROKEN = {
 
 @pytest.mark.parametrize(("wire", "before", "kind"), BROKEN.values(), ids=BROKEN.keys())
 async def test_what_came_before_a_break_is_delivered_before_the_error(
-    engine: Engine, wire: bytes, before: bytes, kind: str
+    client: Client, wire: bytes, before: bytes, kind: str
 ) -> None:
     async with Peer(says_and_closes(wire)) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         await asyncio.sleep(0.02)
         assert await reply.more() == before
         assert not reply.done
@@ -158,7 +159,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("begin", "more"), ENDLESS.values(), ids=ENDLESS.keys())
-async def test_what_never_ends_is_refused_at_once(engine: Engine, begin: bytes, more: bytes) -> None:
+async def test_what_never_ends_is_refused_at_once(client: Client, begin: bytes, more: bytes) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(begin)
@@ -167,7 +168,7 @@ async def test_what_never_ends_is_refused_at_once(engine: Engine, begin: bytes, 
 
     async with Peer(script) as peer:
         with pytest.raises(HttpError) as failed:
-            await read(await engine.send(ask(peer)))
+            await read(await client.send(ask(peer)))
         assert failed.value.kind == "protocol"
 
 
@@ -176,7 +177,7 @@ TOO_LARGE = b"HTTP/1.1 413 x\r\ncontent-length: 9\r\n\r\ntoo large"
 
 @pytest.mark.parametrize("ends", ["waits", "closes", "resets"])
 @pytest.mark.parametrize("delay", [0.0, 0.03])
-async def test_an_early_413_is_read_while_30_mb_are_going_up(engine: Engine, ends: str, delay: float) -> None:
+async def test_an_early_413_is_read_while_30_mb_are_going_up(client: Client, ends: str, delay: float) -> None:
     async def script(line: Line) -> None:
         await line.head()
         await asyncio.sleep(delay)
@@ -187,16 +188,16 @@ async def test_an_early_413_is_read_while_30_mb_are_going_up(engine: Engine, end
             await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer, body=b"x" * 30_000_000))
+        reply = await client.send(ask(peer, body=b"x" * 30_000_000))
         assert reply.status == 413
         assert await read(reply) == b"too large"
         await asyncio.sleep(0.02)
-        assert engine.open == 0
+        assert client.open == 0
         if ends == "waits":
             await asyncio.wait_for(peer.lines[0].gone.wait(), 1)
 
 
-async def test_an_upload_goes_on_beside_an_early_200(engine: Engine) -> None:
+async def test_an_upload_goes_on_beside_an_early_200(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.head()
         await line.say(CHUNKED)
@@ -205,6 +206,6 @@ async def test_an_upload_goes_on_beside_an_early_200(engine: Engine) -> None:
         await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer, body=b"x" * 5_000_000))
+        reply = await client.send(ask(peer, body=b"x" * 5_000_000))
         assert await read(reply) == b"ok"
-        assert engine.idle == 1
+        assert client.idle == 1

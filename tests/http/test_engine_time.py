@@ -6,25 +6,26 @@ import asyncio
 import time
 
 import pytest
+from differences import Client
 from peer import CHUNKED, OK, Line, Peer, ask, is_silent, read, says
 
-from bud_asgi.http import Engine, HttpError, Timeouts
+from bud_asgi.http import HttpError, Timeouts
 from bud_asgi.http.clock import TICK, Clock
 
 SLACK = TICK + 0.15
 
 
-async def test_no_head_within_first_byte_is_a_timeout(engine: Engine) -> None:
+async def test_no_head_within_first_byte_is_a_timeout(client: Client) -> None:
     async with Peer(is_silent) as peer:
         began = time.monotonic()
         with pytest.raises(HttpError, match=r"no reply within 0\.3 s") as failed:
-            await engine.send(ask(peer, timeouts=Timeouts(first_byte=0.3)))
+            await client.send(ask(peer, timeouts=Timeouts(first_byte=0.3)))
         assert 0.3 <= time.monotonic() - began <= 0.3 + SLACK
         assert (failed.value.kind, failed.value.sent, failed.value.answered) == ("timeout", True, False)
         await asyncio.wait_for(peer.lines[0].gone.wait(), 0.2)
 
 
-async def test_interim_replies_do_not_put_off_first_byte(engine: Engine) -> None:
+async def test_interim_replies_do_not_put_off_first_byte(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.request()
         while True:
@@ -33,13 +34,13 @@ async def test_interim_replies_do_not_put_off_first_byte(engine: Engine) -> None
 
     async with Peer(script) as peer:
         with pytest.raises(HttpError) as failed:
-            await engine.send(ask(peer, timeouts=Timeouts(first_byte=0.3)))
+            await client.send(ask(peer, timeouts=Timeouts(first_byte=0.3)))
         assert (failed.value.kind, failed.value.answered) == ("timeout", True)
 
 
-async def test_silence_within_the_reply_is_a_timeout_that_pauses_do_not_put_off(engine: Engine) -> None:
+async def test_silence_within_the_reply_is_a_timeout_that_pauses_do_not_put_off(client: Client) -> None:
     async with Peer(says(CHUNKED + b"1\r\na\r\n")) as peer:
-        reply = await engine.send(ask(peer, timeouts=Timeouts(silence=0.6)))
+        reply = await client.send(ask(peer, timeouts=Timeouts(silence=0.6)))
         assert await reply.more() == b"a"
         began = time.monotonic()
         assert await reply.more(within=0.1) is None
@@ -49,7 +50,7 @@ async def test_silence_within_the_reply_is_a_timeout_that_pauses_do_not_put_off(
         assert (failed.value.kind, failed.value.answered) == ("timeout", True)
 
 
-async def test_within_returns_none_and_loses_nothing(engine: Engine) -> None:
+async def test_within_returns_none_and_loses_nothing(client: Client) -> None:
     proceed = asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -60,24 +61,24 @@ async def test_within_returns_none_and_loses_nothing(engine: Engine) -> None:
         await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         assert await reply.more(within=0.3) == b"a"
         began = time.monotonic()
         assert await reply.more(within=0.3) is None
         assert 0.3 <= time.monotonic() - began <= 0.3 + SLACK
         proceed.set()
         assert await read(reply) == b"b"
-        assert engine.idle == 1
+        assert client.idle == 1
 
 
-async def test_bytes_that_are_no_body_do_not_wake_a_reader_with_nothing(engine: Engine) -> None:
+async def test_bytes_that_are_no_body_do_not_wake_a_reader_with_nothing(client: Client) -> None:
     async with Peer(says(CHUNKED, b"1", b";x=", b"y", b"\r\n", b"a", b"\r\n0\r\n", b"t: v\r\n", b"\r\n")) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await client.send(ask(peer))
         assert await reply.more(within=5) == b"a"
         assert await reply.more(within=5) == b""
 
 
-async def test_a_reader_that_does_not_wait_is_not_timed_out(engine: Engine) -> None:
+async def test_a_reader_that_does_not_wait_is_not_timed_out(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.request()
         await line.say(CHUNKED, b"2\r\nok\r\n")
@@ -86,12 +87,12 @@ async def test_a_reader_that_does_not_wait_is_not_timed_out(engine: Engine) -> N
         await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer, timeouts=Timeouts(silence=0.3)))
+        reply = await client.send(ask(peer, timeouts=Timeouts(silence=0.3)))
         await asyncio.sleep(0.7)
         assert await read(reply) == b"ok"
 
 
-async def test_an_upload_that_nobody_reads_is_a_timeout(engine: Engine) -> None:
+async def test_an_upload_that_nobody_reads_is_a_timeout(client: Client) -> None:
     stop = asyncio.Event()
 
     async def script(line: Line) -> None:
@@ -100,12 +101,12 @@ async def test_an_upload_that_nobody_reads_is_a_timeout(engine: Engine) -> None:
 
     async with Peer(script) as peer:
         with pytest.raises(HttpError, match="no byte of the request accepted") as failed:
-            await engine.send(ask(peer, body=b"x" * 30_000_000, timeouts=Timeouts(first_byte=0.1, silence=0.4)))
+            await client.send(ask(peer, body=b"x" * 30_000_000, timeouts=Timeouts(first_byte=0.1, silence=0.4)))
         assert (failed.value.kind, failed.value.sent, failed.value.answered) == ("timeout", True, False)
         stop.set()
 
 
-async def test_a_slow_upload_that_moves_is_not_a_timeout(engine: Engine) -> None:
+async def test_a_slow_upload_that_moves_is_not_a_timeout(client: Client) -> None:
     async def script(line: Line) -> None:
         await line.head()
         left = 8_000_000
@@ -116,7 +117,7 @@ async def test_a_slow_upload_that_moves_is_not_a_timeout(engine: Engine) -> None
         await line.watch()
 
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer, body=b"x" * 8_000_000, timeouts=Timeouts(first_byte=1.2, silence=0.6)))
+        reply = await client.send(ask(peer, body=b"x" * 8_000_000, timeouts=Timeouts(first_byte=1.2, silence=0.6)))
         assert await read(reply) == b"ok"
 
 
