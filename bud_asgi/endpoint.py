@@ -54,7 +54,7 @@ class Endpoint:
         except GatewayError as error:
             if exchange.committed is None:
                 await exchange.refuse(error, send)
-            else:
+            elif exchange.outcome != "answered":
                 exchange.outcome = "client_gone" if isinstance(error, ClientGone) else "cancelled"
         finally:
             exchange.end = None

@@ -14,7 +14,7 @@ from starlette.types import Send
 
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, ShuttingDown, error_body, read_error
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, ShuttingDown, error_body, read_error
 from bud_asgi.protocol.headers import header_of, media_type, relayed_headers
 from bud_asgi.protocol.sse import PING, StreamObserver
 from bud_asgi.protocol.usage import usage_of_message
@@ -123,12 +123,12 @@ async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, se
 
 async def _relay_rest(exchange: Exchange, reply: HttpReply, send: Send, chunk: bytes | None) -> None:
     """Relay an answer too large to be held. When it breaks off, so does the response: it is left without its end."""
-    exchange.outcome = "upstream_failed"
     try:
         while chunk:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await reply.more()
     except HttpError:
+        exchange.outcome = "upstream_failed"
         return
     exchange.outcome = "answered"
     await send({"type": "http.response.body", "body": b""})
@@ -144,15 +144,21 @@ async def _relay_stream(exchange: Exchange, attempt: Attempt, reply: HttpReply, 
         return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error)
     headers = relayed_headers(reply.headers, error=False)
     await exchange.start_response(send, 200, [*headers, *_STREAM_HEADERS])
-    exchange.unfinished = lambda error: observer.failure(error_body(error, exchange.request_id))
+    exchange.unfinished = lambda error: _last_words(exchange, observer, error)
     try:
         await _flow(exchange, observer, reply, send, held)
     except asyncio.CancelledError:
+        exchange.outcome = "answered" if observer.finished else None
         await _end_early(exchange, send)
         raise
     finally:
         exchange.usage = observer.usage
     return None
+
+
+def _last_words(exchange: Exchange, observer: StreamObserver, error: GatewayError) -> bytes:
+    """What ends a stream that is cut short here: nothing, where it has said all and only its upstream lingers."""
+    return b"" if observer.ended else observer.failure(error_body(error, exchange.request_id))
 
 
 async def _end_early(exchange: Exchange, send: Send) -> None:
@@ -207,7 +213,7 @@ async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, 
     last = (chunk or b"") + rest
     if not observer.ended:
         failure = failure or UpstreamFailed("The upstream ended its stream before the message was whole.")
-        last += observer.failure(error_body(failure, exchange.request_id))
+        last += _last_words(exchange, observer, failure)
         exchange.outcome = "upstream_failed"
     else:
         exchange.outcome = "answered" if observer.finished else "upstream_failed"

@@ -24,7 +24,7 @@ from starlette.routing import Route as HostRoute
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts
-from bud_asgi.testing import StandIn, ThreadedStandIn, hang, hang_mid_event, text
+from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, hang, hang_mid_event, text
 from bud_asgi.testing.serving import serving
 
 STREAM = {**BODY, "stream": True}
@@ -107,6 +107,14 @@ def test_what_outlives_the_deadline_is_ended_with_an_error(upstream: ThreadedSta
             httpx.get(f"{url}/drain", timeout=20)
             assert waiting.result().status_code == 529
         upstream.wait_aborted(1.0)
+
+
+def test_a_stream_that_has_said_all_gets_no_error_though_its_upstream_lingers(upstream: ThreadedStandIn) -> None:
+    upstream.enqueue(Reply(body=text("Hello").body, end="hang"))
+    with serving(Draining(upstream.base_url, 0.3).host) as url, streaming(url) as got:
+        wait_until(lambda: b"event: message_stop" in got["body"], "the stream has said all")
+        assert httpx.get(f"{url}/drain", timeout=20).text == "1"
+    assert b"event: error" not in got["body"]
 
 
 SERVER = """

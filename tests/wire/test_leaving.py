@@ -99,6 +99,20 @@ def test_a_reader_that_stops_reading_holds_upstream_back_and_ends_it_by_leaving(
     assert upstream.wait_aborted(timeout=2.0).aborted is not None
 
 
+def test_after_the_last_event_leaving_is_no_loss_though_upstream_lingers(
+    patient: Gateway, upstream: ThreadedStandIn
+) -> None:
+    upstream.enqueue(Reply(body=text("Hello").body, end="hang"))
+    with connect(patient) as client:
+        client.sendall(head(len(STREAMING)) + STREAMING)
+        received = b""
+        while b"event: message_stop" not in received:
+            received += client.recv(65536)
+        time.sleep(0.4)
+    assert patient.account().outcome == "answered"
+    upstream.wait_aborted(timeout=3.0)
+
+
 def test_after_the_answer_the_account_is_that_of_an_answer(patient: Gateway, upstream: ThreadedStandIn) -> None:
     with connect(patient) as client:
         client.sendall(head(len(PLAIN)) + PLAIN)

@@ -241,6 +241,22 @@ def test_what_on_settled_raises_is_logged_and_costs_the_client_nothing(
     assert "no ledger" in caplog.text
 
 
+@pytest.mark.parametrize("raw_path", [None, b"/v1/messages/", b"/v1/messages/?beta=true"])
+async def test_a_trailing_slash_is_a_404_whatever_the_server_says_of_the_raw_path(raw_path: bytes | None) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/messages/", "headers": []}
+    app = MessagesApp(auth=ApiKeys({}), providers=[provider("http://127.0.0.1:1")])
+    await app({**scope, "raw_path": raw_path}, receive, send)
+    assert sent[0]["status"] == 404
+
+
 BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "without auth": ({"providers": [provider("http://x")]}, "say who may call"),
     "auth and middleware": (
