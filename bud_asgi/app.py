@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,28 +13,18 @@ from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bud_asgi.auth import AuthMiddleware
+from bud_asgi.auth import ApiKeys, AuthMiddleware
 from bud_asgi.endpoint import Endpoint
 from bud_asgi.exchange import Exchange
 from bud_asgi.hosting import LastWord, PerLoop, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
 from bud_asgi.limits import Limit, RateLimitMiddleware
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.protocol.errors import GatewayError, MethodNotAllowed, NotFound, ShuttingDown
+from bud_asgi.protocol.errors import GatewayError, ShuttingDown
+from bud_asgi.protocol.operations import OPEN, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.telemetry import log_access
-
-OPERATIONS: Mapping[str, Mapping[str, str]] = {
-    "/v1/messages": {"POST": "messages.create"},
-    "/api/hello": {"HEAD": "hello"},
-    "/healthz": {"GET": "healthz", "HEAD": "healthz"},
-    "/readyz": {"GET": "readyz", "HEAD": "readyz"},
-}
-"""What is served: the operation by path and method. All else below the prefix is a 404 or 405 of ours."""
-
-OPEN = frozenset({"hello", "healthz", "readyz"})
-"""The operations that need no credential."""
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
 
@@ -42,7 +32,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class MessagesApp:
-    """The Messages API (`POST /v1/messages`, JSON and streaming) over one or more providers.
+    """The Messages API (`POST /v1/messages`, JSON and streaming, `count_tokens`, `GET /v1/models`) over its providers.
 
     Who may call is said by `auth`, any Starlette `AuthenticationBackend`; which model goes where by `routes` (with a
     single provider, all models go there); how much by `limits`. Or `middleware` replaces that default stack whole.
@@ -71,14 +61,18 @@ class MessagesApp:
         names = _names(providers)
         if middleware is None:
             middleware = _default_stack(auth, routes, limits, names)
+            if isinstance(auth, ApiKeys) and not all(provider.credential.ours for provider in providers):
+                raise ValueError(
+                    'with auth=ApiKeys(...) no provider can have auth="client": it would hand your keys to its upstream'
+                )
         elif auth is not None or routes is not None or limits:
             raise ValueError("middleware= replaces the default stack whole: say auth, routes and limits in it")
-        self._resources = PerLoop(client)
+        self._resources = PerLoop(client, providers)
         self._max_body = max_body
         self._on_settled = on_settled
         self._access_log = access_log
         self._drain_timeout = drain_timeout
-        self._stack: ASGIApp = Endpoint(providers, lambda: self._resources.get().client)
+        self._stack: ASGIApp = Endpoint(providers, self._resources.get)
         for layer in reversed(middleware):
             self._stack = layer.cls(self._stack, *layer.args, **layer.kwargs)
 
@@ -142,7 +136,7 @@ class MessagesApp:
             exchange.outcome = exchange.outcome or "cancelled"
             if self._access_log and exchange.operation not in OPEN:
                 log_access(exchange)
-            if self._on_settled is not None:
+            if self._on_settled is not None and exchange.operation not in OPEN:
                 exchange.tasks.start(_tell(self._on_settled, exchange))
             resources.left(exchange)
 
@@ -157,7 +151,10 @@ class MessagesApp:
 
         error: GatewayError | None = None
         try:
-            exchange.operation = _operation(local_path(scope), exchange.method)
+            path = local_path(scope)
+            exchange.operation = find_operation(path, exchange.method)
+            if exchange.operation == "models.retrieve":
+                exchange.model_id = model_of_path(path)
             if exchange.operation in OPEN:
                 await _answer_open(exchange, watched, ready=not draining)
             elif draining:
@@ -202,16 +199,6 @@ def _default_stack(
                 raise ValueError(f"the route {route.model!r} leads to {target.provider!r}, which is no provider")
     stack = [Middleware(AuthMiddleware, backend=auth), Middleware(RoutingMiddleware, router=table)]
     return [*stack, Middleware(RateLimitMiddleware, limits=limits)] if limits else stack
-
-
-def _operation(path: str, method: str) -> str:
-    methods = OPERATIONS.get(path)
-    if methods is None:
-        raise NotFound("Not found")
-    operation = methods.get(method)
-    if operation is None:
-        raise MethodNotAllowed("Method not allowed", headers={"allow": ", ".join(methods)})
-    return operation
 
 
 async def _answer_open(exchange: Exchange, send: Send, *, ready: bool) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Principal, Target
+from bud_asgi.clock import Clock
+from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Offer, Outcome, Principal, Target
 from bud_asgi.http import HttpClient, HttpReply
-from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, read_error
+from bud_asgi.listing import Listings
+from bud_asgi.models import answer_models
+from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, ShuttingDown, read_error
 from bud_asgi.protocol.headers import header_of
 from bud_asgi.protocol.messages import MessagesRequest
+from bud_asgi.protocol.operations import MODELS
 from bud_asgi.providers import Provider, UpstreamFailed
 from bud_asgi.providers import send as send_upstream
-from bud_asgi.relay import Refusal, deliver_refusal, relay
+from bud_asgi.relay import Refusal, deliver_refusal, end_early, relay
+from bud_asgi.waiting import Waiting
 from bud_asgi.watch import ClientWatch
 
 _log = logging.getLogger("bud_asgi")
@@ -29,16 +36,35 @@ class Unauthenticated(GatewayError):
     retryable = False
 
 
-class Endpoint:
-    """`POST /v1/messages` as a raw ASGI app: everything that came before it is in the `Exchange`.
+class Resources(Protocol):
+    """What the endpoint needs of the running loop."""
 
-    `client` gives the engine of the running loop. Without a route in the exchange and with one provider, the model is
+    @property
+    def client(self) -> HttpClient:
+        """The engine."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that all requests share."""
+        ...
+
+    @property
+    def listings(self) -> Listings:
+        """The upstreams' own lists of models."""
+        ...
+
+
+class Endpoint:
+    """The Messages API and the Models API as a raw ASGI app: all that came before it is in the `Exchange`.
+
+    `resources` gives those of the running loop. Without a route in the exchange and with one provider, the model is
     asked for there as the client wrote it. Raises nothing but cancellation and programming errors.
     """
 
-    def __init__(self, providers: Sequence[Provider], client: Callable[[], HttpClient]) -> None:
+    def __init__(self, providers: Sequence[Provider], resources: Callable[[], Resources]) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
-        self._client = client
+        self._resources = resources
         self._only = Target(providers[0].name) if len(providers) == 1 else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,18 +72,28 @@ class Endpoint:
         exchange = Exchange.of(scope)
         try:
             principal = _require_principal(exchange, scope)
+            if exchange.operation in MODELS:
+                listings = self._resources().listings
+                await answer_models(exchange, principal, self._offers(exchange), self._providers, listings, scope, send)
+                return
             request = await exchange.request(receive)
             targets = self._targets(exchange, principal, request)
-            with ClientWatch(receive) as watch:
+            with ClientWatch(receive, self._resources().clock) as watch:
                 exchange.end = watch.end
                 await self._answer(exchange, request, targets, send)
         except GatewayError as error:
             if exchange.committed is None:
                 await exchange.refuse(error, send)
-            elif exchange.outcome != "answered":
-                exchange.outcome = "client_gone" if isinstance(error, ClientGone) else "cancelled"
+            else:
+                exchange.outcome = exchange.outcome or _outcome_of(error)
+                await end_early(exchange, send, error)
         finally:
             exchange.end = None
+
+    def _offers(self, exchange: Exchange) -> Sequence[Offer]:
+        if exchange.offers is not None:
+            return exchange.offers
+        return () if self._only is None else (Offer("*", (self._only,)),)
 
     def _targets(self, exchange: Exchange, principal: Principal, request: MessagesRequest) -> Sequence[Target]:
         """Where to ask. What the principal may use is looked at here too, whatever router stood before, and when."""
@@ -73,25 +109,38 @@ class Endpoint:
     async def _answer(
         self, exchange: Exchange, request: MessagesRequest, targets: Sequence[Target], send: Send
     ) -> None:
-        """Ask one target after the other, as long as nothing can have been begun at the one before."""
-        for target in targets[:-1]:
-            try:
-                await self._attempt(exchange, request, target, send)
-            except UpstreamFailed as error:
-                if not error.elsewhere:
-                    raise
-            else:
-                return
-        await self._attempt(exchange, request, targets[-1], send)
+        """Ask one target after the other, as long as nothing can have been begun at the one before, nor here."""
+        waiting = Waiting(exchange, send, self._resources().clock) if request.stream else None
+        try:
+            for target in targets[:-1]:
+                try:
+                    await self._attempt(exchange, request, target, send, waiting)
+                except UpstreamFailed as error:
+                    if not error.elsewhere or exchange.committed is not None:
+                        raise
+                else:
+                    return
+            await self._attempt(exchange, request, targets[-1], send, waiting)
+        except asyncio.CancelledError:
+            await end_early(exchange, send, ShuttingDown())
+            raise
+        finally:
+            if waiting is not None:
+                await waiting.over()
 
-    async def _attempt(self, exchange: Exchange, request: MessagesRequest, target: Target, send: Send) -> None:
+    async def _attempt(
+        self, exchange: Exchange, request: MessagesRequest, target: Target, send: Send, waiting: Waiting | None
+    ) -> None:
         provider = self._providers[target.provider]
         attempt = Attempt(target)
         exchange.attempts.append(attempt)
         reply: HttpReply | None = None
         try:
-            reply = await send_upstream(self._client(), provider, request, exchange.headers, target.model)
+            client = self._resources().client
+            reply = await send_upstream(client, provider, request, exchange.headers, target.model)
             _note_head(attempt, reply)
+            if waiting is not None:
+                await waiting.over()
             refusal = await relay(exchange, attempt, reply, send, stream=request.stream)
             if refusal is not None:
                 _judge_refusal(exchange, provider, refusal)
@@ -116,6 +165,10 @@ def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
     return exchange.principal
 
 
+def _outcome_of(error: GatewayError) -> Outcome:
+    return "client_gone" if isinstance(error, ClientGone) else "cancelled"
+
+
 def _note_head(attempt: Attempt, reply: HttpReply) -> None:
     attempt.head = time.monotonic()
     attempt.status = reply.status
@@ -130,6 +183,8 @@ def _judge_refusal(exchange: Exchange, provider: Provider, refusal: Refusal) -> 
     said = read_error(refusal.body)
     text = refusal.body.decode("utf-8", "replace")
     redacted = provider.credential.redact(text)
+    if not provider.credential.ours:
+        return
     ours = refusal.status == 401 or (refusal.status == 403 and said is not None and not said.has_code)
     if ours or redacted != text:
         _log.error("%s: %s refused our credential: %.500r", exchange.request_id, provider.name, redacted)

@@ -18,10 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
+from bud_asgi.protocol.bound import BoundState, bound_state
 from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
 from bud_asgi.protocol.headers import check_request_headers, merge_headers
 from bud_asgi.protocol.messages import LARGE_BODY, MessagesRequest, decode_request, weigh_request
 from bud_asgi.protocol.names import matches
+from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.tasks import OwnTasks
 
@@ -112,6 +114,13 @@ class ResolvedRoute(Protocol):
         ...
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """A model that is offered, or a pattern of names with `*`, and the targets that serve it, in order."""
+
+    model: str
+    targets: tuple[Target, ...]
+
+
 class Attempt:
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached."""
 
@@ -138,12 +147,14 @@ class Exchange:
     """One request on its way. Stages fill it; nothing of it leaves the process but what they send.
 
     `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
-    added to the response, whoever sends it. `tasks` runs what must outlive the request. `end`, while the request is
-    being answered, ends that by an error, from another task. `unfinished`, while a stream is, gives the bytes that end
-    it by an error at the point where it stands.
+    added to the response, whoever sends it. `model_id` is what `models.retrieve` asks for, `offers` what there is to
+    choose from, for the Models API. `tasks` runs what must outlive the request. `end`, while the request is being
+    answered, ends that by an error, from another task. `unfinished`, while a stream is, gives the bytes that end it by
+    an error at the point where it stands.
     """
 
     __slots__ = (
+        "_path",
         "_request",
         "attempts",
         "committed",
@@ -152,6 +163,8 @@ class Exchange:
         "headers",
         "max_body",
         "method",
+        "model_id",
+        "offers",
         "operation",
         "outcome",
         "principal",
@@ -170,10 +183,12 @@ class Exchange:
         self.request_id = f"req_{os.urandom(12).hex()}"
         self.method: str = scope["method"]
         self.headers = merge_headers(scope["headers"])
-        self.operation: str | None = None
+        self.operation: Operation | None = None
+        self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY
         self.principal: Principal | None = None
         self.route: ResolvedRoute | None = None
+        self.offers: Sequence[Offer] | None = None
         self.reservation: Reservation | None = None
         self.attempts: list[Attempt] = []
         self.usage: Usage | None = None
@@ -186,6 +201,7 @@ class Exchange:
         self.tasks = _unowned
         self.end: Callable[[GatewayError], None] | None = None
         self.unfinished: Callable[[GatewayError], bytes] | None = None
+        self._path: str = scope["path"]
         self._request: MessagesRequest | None = None
 
     @classmethod
@@ -209,8 +225,20 @@ class Exchange:
                 await asyncio.sleep(0)  # joining, weighing and decoding each hold the loop for a while
                 weigh_request(body)
                 await asyncio.sleep(0)
-            self._request = decode_request(body)
+            self._request = decode_request(body, counting=self.counting)
         return self._request
+
+    @property
+    def counting(self) -> bool:
+        """Whether tokens are to be counted, which is free: no Message is asked for."""
+        if self.operation is None:  # a middleware of ours stands before an app that is not
+            return self._path.endswith("/v1/messages/count_tokens")
+        return self.operation == "messages.count_tokens"
+
+    @property
+    def bound(self) -> frozenset[BoundState]:
+        """The kinds of state of one account that the request names; none before it has been read. It searches."""
+        return frozenset() if self._request is None else bound_state(self._request)
 
     def replaying(self, receive: Receive) -> Receive:
         """A `receive` for the app behind: the body again if it has been read, then what the server says."""

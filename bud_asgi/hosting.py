@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
@@ -12,9 +12,12 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bud_asgi.clock import Clock
 from bud_asgi.exchange import SCOPE_KEY, Exchange
 from bud_asgi.http import HttpClient
+from bud_asgi.listing import Listings
 from bud_asgi.protocol.errors import ShuttingDown
+from bud_asgi.providers import Provider
 from bud_asgi.tasks import OwnTasks
 
 EnterLifespan = Callable[[], AbstractAsyncContextManager[None]]
@@ -48,10 +51,12 @@ def local_path(scope: Scope) -> str:
 
 
 class LoopResources:
-    """What belongs to one event loop: the engine, the requests in flight, the tasks that outlive them."""
+    """What belongs to one event loop: the engine, the clock, the requests in flight, the tasks that outlive them."""
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, client: HttpClient, providers: Sequence[Provider]) -> None:
         self.client = client
+        self.clock = Clock(asyncio.get_running_loop())
+        self.listings = Listings(providers, client)
         self.tasks = OwnTasks()
         self.in_flight: set[Exchange] = set()
         self.draining = False
@@ -80,6 +85,7 @@ class LoopResources:
 
     async def aclose(self) -> None:
         """Let settlements end, then close the connections to the upstreams."""
+        self.listings.close()
         await self.tasks.drain(SETTLE_WITHIN)
         await self.client.aclose()
 
@@ -98,8 +104,9 @@ class PerLoop:
     each loop gets a keeper task; cancelled when the loop ends, it closes what the loop had.
     """
 
-    def __init__(self, client: Callable[[], HttpClient]) -> None:
+    def __init__(self, client: Callable[[], HttpClient], providers: Sequence[Provider]) -> None:
         self._client = client
+        self._providers = providers
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[LoopResources, asyncio.Task[None]]] = {}
 
     def get(self) -> LoopResources:
@@ -109,7 +116,7 @@ class PerLoop:
         if kept is None:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            resources = LoopResources(self._client())
+            resources = LoopResources(self._client(), self._providers)
             kept = self._by_loop[loop] = (resources, loop.create_task(self._keep(loop, resources)))
         return kept[0]
 

@@ -13,18 +13,16 @@ import msgspec
 from starlette.types import Send
 
 from bud_asgi.exchange import Attempt, Exchange
-from bud_asgi.http import HttpError, HttpReply
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, ShuttingDown, error_body, read_error
+from bud_asgi.http import HttpError, HttpReply, read_body
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, NotFound, error_body, read_error
 from bud_asgi.protocol.headers import header_of, media_type, relayed_headers
-from bud_asgi.protocol.sse import PING, StreamObserver
+from bud_asgi.protocol.sse import PING, STREAM_HEADERS, StreamObserver, error_event
 from bud_asgi.protocol.usage import usage_of_message
 from bud_asgi.providers import UpstreamFailed, failure_of
+from bud_asgi.waiting import PING_AFTER
 
 COMMIT_WITHIN = 2.0
 """Seconds from the upstream's head for which the response is held back, until the first event that is not a ping."""
-
-PING_AFTER = 15.0
-"""Seconds of silence after which a stream gets a ping of ours."""
 
 LINGER = 2.0
 """Seconds that an upstream may take to end its reply after it has said all."""
@@ -37,7 +35,6 @@ HOLD = 4 << 20
 
 _HOLD_BEFORE_EVENT = 1 << 20
 _MAX_ERROR_BODY = 1 << 20
-_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -55,7 +52,7 @@ async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Se
     """
     try:
         if reply.status != 200:
-            return await _read_refusal(reply)
+            return await _read_refusal(exchange, reply)
         _check_encoding(reply)
         if stream:
             return await _relay_stream(exchange, attempt, reply, send)
@@ -66,21 +63,30 @@ async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Se
 
 
 async def deliver_refusal(exchange: Exchange, reply: HttpReply, refusal: Refusal, send: Send) -> None:
-    """Pass an upstream's error on: its status, its bytes, and when to try again."""
+    """Pass an upstream's error on: its status, its bytes, and when to try again.
+
+    Where pings have begun the response already, its bytes are the data of an `error` event.
+    """
+    exchange.outcome = "answered"
+    if exchange.committed is not None:
+        exchange.unfinished = None
+        await send({"type": "http.response.body", "body": error_event(refusal.body)})
+        return
     headers = [(b"content-type", b"application/json"), _length_of(refusal.body)]
     await exchange.start_response(send, refusal.status, headers + relayed_headers(reply.headers, error=True))
-    exchange.outcome = "answered"
     await send({"type": "http.response.body", "body": refusal.body})
 
 
-async def _read_refusal(reply: HttpReply) -> Refusal:
+async def _read_refusal(exchange: Exchange, reply: HttpReply) -> Refusal:
     if reply.status < 400:
         raise UpstreamFailed(f"The upstream answered {reply.status} where a Message was expected.")
     _check_encoding(reply)
-    body, whole = await _read(reply, _MAX_ERROR_BODY)
-    if not whole or read_error(body) is None:
-        raise UpstreamFailed(f"The upstream answered {reply.status} without an error object.")
-    return Refusal(reply.status, body)
+    body, whole = await read_body(reply, _MAX_ERROR_BODY)
+    if whole and read_error(body) is not None:
+        return Refusal(reply.status, body)
+    if reply.status == 404 and exchange.counting:
+        raise NotFound("The upstream of this model does not count tokens.")
+    raise UpstreamFailed(f"The upstream answered {reply.status} without an error object.")
 
 
 def _check_encoding(reply: HttpReply) -> None:
@@ -88,23 +94,10 @@ def _check_encoding(reply: HttpReply) -> None:
         raise UpstreamFailed("The upstream compressed its answer although it was asked not to.")
 
 
-async def _read(reply: HttpReply, limit: int) -> tuple[bytes, bool]:
-    """All of a body, or what has come of it by the limit; and whether it is whole."""
-    chunks: list[bytes] = []
-    size = 0
-    while size <= limit and not reply.done:
-        chunk = await reply.more() or b""
-        chunks.append(chunk)
-        size += len(chunk)
-    if reply.done:
-        chunks.append(reply.take())
-    return b"".join(chunks), reply.done
-
-
 async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send) -> None:
     if media_type(reply.headers) != b"application/json":
         raise UpstreamFailed("The upstream's answer was not JSON.")
-    body, whole = await _read(reply, HOLD)
+    body, whole = await read_body(reply, HOLD)
     attempt.first_event = time.monotonic()
     if not body.lstrip().startswith(b"{"):
         raise UpstreamFailed("The upstream's answer was not a Message.")
@@ -138,18 +131,19 @@ async def _relay_stream(exchange: Exchange, attempt: Attempt, reply: HttpReply, 
     if media_type(reply.headers) != b"text/event-stream":
         raise UpstreamFailed("The upstream's answer was not an event stream.")
     observer = StreamObserver()
-    held = await _hold(observer, reply)
-    attempt.first_event = time.monotonic()
-    if observer.refused and observer.error is not None and (said := read_error(observer.error)):
-        return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error)
-    headers = relayed_headers(reply.headers, error=False)
-    await exchange.start_response(send, 200, [*headers, *_STREAM_HEADERS])
+    held = b""
+    if exchange.committed is None:
+        held = await _hold(observer, reply)
+        attempt.first_event = time.monotonic()
+        if observer.refused and observer.error is not None and (said := read_error(observer.error)):
+            return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error)
+        headers = relayed_headers(reply.headers, error=False)
+        await exchange.start_response(send, 200, [*headers, *STREAM_HEADERS[1:]])
     exchange.unfinished = lambda error: _last_words(exchange, observer, error)
     try:
         await _flow(exchange, observer, reply, send, held)
     except asyncio.CancelledError:
         exchange.outcome = "answered" if observer.finished else None
-        await _end_early(exchange, send)
         raise
     finally:
         exchange.usage = observer.usage
@@ -161,16 +155,17 @@ def _last_words(exchange: Exchange, observer: StreamObserver, error: GatewayErro
     return b"" if observer.ended else observer.failure(error_body(error, exchange.request_id))
 
 
-async def _end_early(exchange: Exchange, send: Send) -> None:
-    """End a stream that is cut short here: in the step of the cancellation, for a server lets no later one out.
+async def end_early(exchange: Exchange, send: Send, error: GatewayError) -> None:
+    """End a stream that has begun by an `error` event, at the point where it stands; nothing where none has.
 
-    A client that does not read can't keep us: what was handed to the server is all that can be done.
+    For a cancelled stream it happens in the step of the cancellation: a server lets no later one out. A client that
+    does not read can't keep us: what was handed to the server is all that can be done.
     """
     if exchange.unfinished is None:
         return
     with suppress(TimeoutError):
         async with asyncio.timeout(END_WITHIN):
-            await send({"type": "http.response.body", "body": exchange.unfinished(ShuttingDown())})
+            await send({"type": "http.response.body", "body": exchange.unfinished(error)})
             exchange.unfinished = None
 
 

@@ -9,12 +9,13 @@ from typing import Self
 
 from starlette.types import Receive
 
+from bud_asgi.clock import Clock
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 
 _log = logging.getLogger("bud_asgi")
 
 BEGINS_AFTER = 0.2
-"""Seconds that an answer may take before its client is watched: most are over by then, and a task costs 25 µs."""
+"""Seconds that an answer takes at least before its client is watched: many are over by then, and a task costs 25 µs."""
 
 
 class ClientWatch:
@@ -23,10 +24,14 @@ class ClientWatch:
     No server cancels an ASGI app whose client has left, nor raises in `send`; `receive` is where it is told. The block
     is ended as `asyncio.timeout` ends one: its task is cancelled, and the cancellation becomes the error at the edge.
     A cancellation by anybody else travels on. The body must have been read; what `receive` says of it is passed over.
+    Watching begins at a tick of `clock`.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    __slots__ = ("_begins_at", "_cancelling", "_clock", "_loop", "_receive", "_task", "_waiter", "ended_by")
+
+    def __init__(self, receive: Receive, clock: Clock) -> None:
         self._receive = receive
+        self._clock = clock
         self.ended_by: GatewayError | None = None
         self._waiter: asyncio.Task[None] | None = None
 
@@ -37,13 +42,14 @@ class ClientWatch:
         self._task = task
         self._cancelling = task.cancelling()
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(BEGINS_AFTER, self._begin)
+        self._begins_at = self._loop.time() + BEGINS_AFTER
+        self._clock.watch(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        self._clock.unwatch(self)
         if self._waiter is not None:
             self._waiter.cancel()
         if self.ended_by is None:
@@ -57,8 +63,11 @@ class ClientWatch:
             self.ended_by = error
             self._task.cancel()
 
-    def _begin(self) -> None:
-        self._waiter = self._loop.create_task(self._wait())
+    def on_tick(self, now: float) -> None:
+        """Begin to watch, if it is time."""
+        if now >= self._begins_at:
+            self._clock.unwatch(self)
+            self._waiter = self._loop.create_task(self._wait())
 
     async def _wait(self) -> None:
         try:

@@ -4,6 +4,7 @@ ANTHROPIC_API_KEY=... uvicorn examples.own_stack:app
 """
 
 import os
+from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,7 +26,7 @@ from bud_asgi import (
     Target,
     hash_api_key,
 )
-from bud_asgi.exchange import ResolvedRoute
+from bud_asgi.exchange import Offer, ResolvedRoute
 
 TABLE = RouteTable(
     [
@@ -43,6 +44,10 @@ class FreeRouter:
         """Resolve by who is asking, then by the table."""
         free = principal is not None and principal.id == "free"
         return TABLE.resolve("best-for-free" if model == "best" and free else model, principal)
+
+    def offers(self, principal: Principal | None) -> Sequence[Offer]:
+        """What the Models API lists."""
+        return TABLE.offers(principal)
 
 
 class Closed(GatewayError):

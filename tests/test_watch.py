@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from auth.driver import DISCONNECT, chunks
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 import bud_asgi.watch
+from bud_asgi.clock import Clock
 from bud_asgi.protocol.errors import ClientGone
 from bud_asgi.watch import BEGINS_AFTER, ClientWatch
 
@@ -30,6 +31,13 @@ class Client:
             return self.messages.pop(0)
         await self.left.wait()
         return DISCONNECT
+
+
+def watch(receive: Receive) -> ClientWatch:
+    """A watch over a clock that ticks fast: nothing is late."""
+    return ClientWatch(
+        receive, Clock(asyncio.get_running_loop(), tick=0.0 if not bud_asgi.watch.BEGINS_AFTER else 0.01)
+    )
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ async def test_a_client_that_leaves_ends_the_block() -> None:
     client, ended = Client(), list[str]()
 
     async def answer() -> None:
-        with ClientWatch(client.receive):
+        with watch(client.receive):
             try:
                 await for_ever()
             finally:
@@ -95,7 +103,7 @@ async def test_the_task_goes_on_as_if_it_had_never_been_cancelled() -> None:
     client = Client()
 
     async def answer() -> str:
-        with pytest.raises(ClientGone), ClientWatch(client.receive):
+        with pytest.raises(ClientGone), watch(client.receive):
             await for_ever()
         await asyncio.sleep(0.01)
         async with asyncio.timeout(5):
@@ -112,7 +120,7 @@ async def test_the_task_goes_on_as_if_it_had_never_been_cancelled() -> None:
 async def test_a_client_that_has_left_before_the_watch_began_ends_the_block() -> None:
     client = Client()
     client.left.set()
-    with pytest.raises(ClientGone), ClientWatch(client.receive):
+    with pytest.raises(ClientGone), watch(client.receive):
         await for_ever()
 
 
@@ -121,7 +129,7 @@ async def test_a_cancellation_by_somebody_else_travels_on() -> None:
     client = Client()
 
     async def answer() -> None:
-        with ClientWatch(client.receive):
+        with watch(client.receive):
             await for_ever()
 
     task = asyncio.create_task(answer())
@@ -139,7 +147,7 @@ async def test_when_both_come_at_once_it_is_a_cancellation(first: str) -> None:
     client = Client()
 
     async def answer() -> None:
-        with ClientWatch(client.receive):
+        with watch(client.receive):
             await for_ever()
 
     task = asyncio.create_task(answer())
@@ -164,7 +172,7 @@ async def test_a_task_that_was_being_cancelled_before_is_told_apart() -> None:
             await for_ever()
         except asyncio.CancelledError:
             try:
-                with ClientWatch(client.receive):
+                with watch(client.receive):
                     await for_ever()
             except ClientGone:
                 seen.append("client gone")
@@ -185,7 +193,7 @@ async def test_an_error_of_the_block_s_own_is_kept_although_the_client_has_left(
     client = Client()
 
     async def answer() -> int:
-        with pytest.raises(ZeroDivisionError), ClientWatch(client.receive):
+        with pytest.raises(ZeroDivisionError), watch(client.receive):
             await fails_when_ended()
         task = asyncio.current_task()
         assert task is not None
@@ -202,7 +210,7 @@ async def test_what_is_said_of_the_body_is_passed_over() -> None:
     client = Client(*chunks(b"a", b"b", b""))
 
     async def answer() -> None:
-        with ClientWatch(client.receive):
+        with watch(client.receive):
             await for_ever()
 
     task = asyncio.create_task(answer())
@@ -216,7 +224,7 @@ async def test_what_is_said_of_the_body_is_passed_over() -> None:
 
 async def test_a_quick_answer_is_not_watched() -> None:
     client, before = Client(), asyncio.all_tasks()
-    with ClientWatch(client.receive):
+    with watch(client.receive):
         await asyncio.sleep(BEGINS_AFTER / 4)
         assert asyncio.all_tasks() == before
     await asyncio.sleep(BEGINS_AFTER * 1.2)
@@ -226,7 +234,7 @@ async def test_a_quick_answer_is_not_watched() -> None:
 async def test_a_slow_answer_is_watched_from_a_fifth_of_a_second_on() -> None:
     assert BEGINS_AFTER == 0.2
     client, before = Client(), asyncio.all_tasks()
-    with ClientWatch(client.receive):
+    with watch(client.receive):
         await asyncio.sleep(BEGINS_AFTER + 0.05)
         assert client.asked == 1
         assert len(asyncio.all_tasks() - before) == 1
@@ -237,7 +245,7 @@ async def test_a_slow_answer_is_watched_from_a_fifth_of_a_second_on() -> None:
 @pytest.mark.usefixtures("soon")
 async def test_an_error_within_ends_the_watch() -> None:
     client = Client()
-    with pytest.raises(ZeroDivisionError), ClientWatch(client.receive):
+    with pytest.raises(ZeroDivisionError), watch(client.receive):
         await fails_after(0.01)
     assert client.asked == 1
     client.left.set()
@@ -252,7 +260,7 @@ def test_outside_of_a_task_there_is_nothing_to_watch() -> None:
 
     def enter() -> None:
         try:
-            with ClientWatch(receive):
+            with watch(receive):
                 failures.append("entered")
         except RuntimeError as error:
             failures.append(str(error))
@@ -272,7 +280,7 @@ async def test_a_server_that_fails_to_say_whether_the_client_is_there_has_lost_i
     async def receive() -> Message:
         raise OSError("broken")
 
-    with caplog.at_level(logging.INFO, "bud_asgi"), pytest.raises(ClientGone), ClientWatch(receive):
+    with caplog.at_level(logging.INFO, "bud_asgi"), pytest.raises(ClientGone), watch(receive):
         await for_ever()
     assert [record.message for record in caplog.records] == ["the server failed to say whether the client is there"]
     assert "OSError: broken" in caplog.text

@@ -3,6 +3,7 @@
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.pool import Figures, PoolLimits
 from bud_asgi.http.seam import Body, Header, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.http.whole import read_body
 
 __all__ = [
     "Body",
@@ -16,4 +17,5 @@ __all__ = [
     "Origin",
     "PoolLimits",
     "Timeouts",
+    "read_body",
 ]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from math import inf
 from typing import Literal, Protocol, cast
 
-from bud_asgi.http.clock import Clock
+from bud_asgi.clock import Clock
 from bud_asgi.http.message import Message, MessageError
 from bud_asgi.http.reply import HOLD, Reply
 from bud_asgi.http.seam import HttpError, HttpRequest

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, cast
 
-from bud_asgi.http.clock import Clock
+from bud_asgi.clock import Clock
 from bud_asgi.http.dial import reason, words
 from bud_asgi.http.httpx_library import Library
 from bud_asgi.http.message import MAX_OVERHEAD

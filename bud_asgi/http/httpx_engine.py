@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from bud_asgi.http.clock import Clock
+from bud_asgi.clock import Clock
 from bud_asgi.http.httpx_call import Call, Incoming
 from bud_asgi.http.httpx_library import Library
 from bud_asgi.http.reply import Reply

@@ -36,6 +36,11 @@ class Demand(msgspec.Struct, frozen=True):
 
 
 def demands_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Demand]:
-    """What a request asks of each limit. A request that no `Principal` came with shares one bucket with its like."""
-    principal = exchange.principal.id if exchange.principal else ""
-    return [Demand(limit, principal if limit.per == "principal" else "", 1) for limit in limits]
+    """What a request asks of each limit. A request that no `Principal` came with shares one bucket with its like.
+
+    Counting tokens has buckets of its own, as it has at the service (vendor page "Token counting").
+    """
+    whose = exchange.principal.id if exchange.principal else ""
+    if not exchange.counting:
+        return [Demand(limit, whose if limit.per == "principal" else "", 1) for limit in limits]
+    return [Demand(limit, f"count_tokens:{whose if limit.per == 'principal' else ''}", 1) for limit in limits]

@@ -11,6 +11,7 @@ from bud_asgi.limits.limit import Demand, Limit, demands_of
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.store import Granted, LimitStore, limit_headers
 from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.operations import MODELS
 
 
 class RateLimitMiddleware:
@@ -31,6 +32,9 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         exchange = Exchange.of(scope)
+        if exchange.operation in MODELS:
+            await self.app(scope, receive, send)
+            return
         demands = demands_of(self.limits, exchange)
         try:
             granted = await self.store.reserve(demands)

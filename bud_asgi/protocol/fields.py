@@ -45,7 +45,6 @@ class Field(msgspec.Struct, frozen=True):
     """
 
     kinds: tuple[str, ...]
-    required: bool = False
     null: bool = True
     whole: bool = False
     least: float = -math.inf
@@ -59,9 +58,9 @@ class Field(msgspec.Struct, frozen=True):
 
 
 FIELDS: Mapping[str, Field] = {
-    "model": Field(("string",), required=True, null=False),
-    "messages": Field(("array",), required=True, null=False),
-    "max_tokens": Field(("number",), required=True, null=False, whole=True, least=0),
+    "model": Field(("string",), null=False),
+    "messages": Field(("array",), null=False),
+    "max_tokens": Field(("number",), null=False, whole=True, least=0),
     "stream": Field(("boolean",), null=False),
     "system": Field(("string", "array")),
     "stop_sequences": Field(("array",)),
@@ -91,12 +90,16 @@ FIELDS: Mapping[str, Field] = {
 }
 """The fields that the gateway knows. Any other is handed on as it came."""
 
-_REQUIRED = tuple(name for name, field in FIELDS.items() if field.required)
+REQUIRED = ("model", "messages", "max_tokens")
+"""What a Message can't be made without, in the order in which the service misses it."""
+
+REQUIRED_TO_COUNT = ("model", "messages")
+"""What tokens can't be counted without (vendor page "Count tokens in a Message")."""
 
 
-def judge(body: bytes, spans: Mapping[str, tuple[int, int]]) -> None:
+def judge(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[str, ...] = REQUIRED) -> None:
     """Judge the top level of a body whose values stand at `spans`. Raises `InvalidRequest` for the first fault."""
-    for name in _REQUIRED:
+    for name in required:
         if name not in spans:
             raise InvalidRequest(f"{name}: Field required")
     for name, (start, end) in spans.items():

@@ -18,19 +18,20 @@ _VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII but the comma, which
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _ANTHROPIC = b"anthropic-"
-_NOT_FORWARDED = frozenset(
-    {
-        b"anthropic-workspace-id",  # they choose whom the operator's account bills: the operator's to set
-        b"anthropic-user-profile-id",
-    }
-)
+_OF_THE_ACCOUNT = frozenset({b"anthropic-workspace-id", b"anthropic-user-profile-id"})  # they choose whom it bills
+_TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _FROM_REPLY = frozenset({b"content-type"})
 _FROM_ERROR = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Fields by lower-case name; names that differ in case only are one field in several lines."""
-    merged: dict[bytes, bytes] = {}
+    lines = tuple(lines)
+    merged: dict[bytes, bytes] = dict(lines)
+    if len(merged) == len(lines) and b"".join(merged).islower():  # as servers hand them on: each name once, lower case
+        return merged
+    merged = {}
     for line, value in lines:
         name = line.lower()
         if name not in merged:
@@ -56,14 +57,30 @@ def check_request_headers(headers: Headers) -> None:
             "content-encoding: compressed request bodies are not supported",
             details={"error_code": "request_body_encoding_unsupported"},
         )
-    for name, value in headers.items():
-        if name.startswith(_ANTHROPIC) and not _PRINTABLE.fullmatch(value):
+    for name in [name for name in headers if name[:10] == _ANTHROPIC]:
+        if not _PRINTABLE.fullmatch(headers[name]):
             raise InvalidRequest(f"{name.decode('latin-1')}: header must be printable ASCII")
 
 
-def forwarded_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The client's headers that an Anthropic-format upstream gets: the open `anthropic-*` family, as it came."""
-    return [line for line in headers.items() if line[0].startswith(_ANTHROPIC) and line[0] not in _NOT_FORWARDED]
+def forwarded_headers(
+    headers: Headers, *, account: bool = False, trace_context: bool = False
+) -> list[tuple[bytes, bytes]]:
+    """The client's headers that an Anthropic-format upstream gets: the open `anthropic-*` family, as it came.
+
+    `account`: those too that choose whom an account bills, for a client that calls with its own. `trace_context`: the
+    W3C's too (W3C "Trace Context").
+    """
+    return [
+        line
+        for line in headers.items()
+        if (line[0][:10] == _ANTHROPIC and (account or line[0] not in _OF_THE_ACCOUNT))
+        or (trace_context and line[0] in _TRACE_CONTEXT and _PRINTABLE.fullmatch(line[1]))
+    ]
+
+
+def credential_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """The client's own credential, in the headers that it came in."""
+    return [line for line in headers.items() if line[0] in _CREDENTIALS and _PRINTABLE.fullmatch(line[1])]
 
 
 def relayed_headers(headers: Sequence[tuple[bytes, bytes]], *, error: bool) -> list[tuple[bytes, bytes]]:

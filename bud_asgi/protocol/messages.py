@@ -13,7 +13,7 @@ import msgspec
 
 from bud_asgi.protocol.body import invalid_body
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.fields import FIELDS, integer_of, judge
+from bud_asgi.protocol.fields import FIELDS, REQUIRED, REQUIRED_TO_COUNT, integer_of, judge
 
 Span = tuple[int, int]
 """Where a value stands in the body: its first byte, and the one behind its last."""
@@ -39,13 +39,17 @@ _decode_known = msgspec.json.Decoder(_KnownFields).decode
 
 
 class MessagesRequest(msgspec.Struct, frozen=True, eq=False):
-    """A judged request: `body` as it came, where each top-level value stands in it, and what the gateway must know."""
+    """A judged request: `body` as it came, where each top-level value stands in it, and what the gateway must know.
+
+    `counting`: it asks how many tokens it has, not for a Message; `max_tokens` may be absent then.
+    """
 
     body: bytes
     spans: Mapping[str, Span]
     model: str
-    max_tokens: int
+    max_tokens: int | None
     stream: bool
+    counting: bool = False
 
     def __repr__(self) -> str:
         """Without the body: it holds somebody's words."""
@@ -79,8 +83,8 @@ def weigh_request(body: bytes) -> None:
         raise invalid_body(f"more than {MAX_UNKNOWN} bytes of it stand outside the known fields, or twice")
 
 
-def decode_request(body: bytes) -> MessagesRequest:
-    """Decode and judge the body of `POST /v1/messages`, which has been weighed by `weigh_request`.
+def decode_request(body: bytes, *, counting: bool = False) -> MessagesRequest:
+    """Decode and judge the body of `POST /v1/messages`, or of `count_tokens`, which `weigh_request` has weighed.
 
     Raises `InvalidRequest`, naming the field at fault or saying what is wrong with the whole body. Costs some
     microseconds for a small body, 0.3 ms a megabyte of text, 66 ms for the worst 32 MB.
@@ -93,17 +97,18 @@ def decode_request(body: bytes) -> MessagesRequest:
         raise invalid_body(f"it has more than {MAX_KEYS} keys")
     spans = _locate(body, fields)
     try:
-        judge(body, spans)
+        judge(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
         model = msgspec.json.decode(fields["model"], type=str)
     except _MALFORMED as error:
         raise _refusal(error) from None
-    start, end = spans["max_tokens"]
+    limit = spans.get("max_tokens")
     return MessagesRequest(
         body=body,
         spans=spans,
         model=model,
-        max_tokens=integer_of(body[start:end]),
-        stream="stream" in spans and body.startswith(b"true", spans["stream"][0]),
+        max_tokens=None if limit is None else integer_of(body[limit[0] : limit[1]]),
+        stream=not counting and "stream" in spans and body.startswith(b"true", spans["stream"][0]),
+        counting=counting,
     )
 
 
@@ -127,11 +132,17 @@ def _locate(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, Span]:
     spans: dict[str, Span] = {}
     end = 0
     for name, value in fields.items():
-        found, start = _key(body, end)
+        match = _KEY.match(body, end)
+        if match is not None and match[1] == name.encode():
+            start = match.end()
+        else:
+            found, start = _key(body, end)
+            if found != name:  # not only spelled with escapes
+                raise _duplicate(found)
         slice_ = memoryview(value)
-        if found != name or not body.startswith(slice_, start):
-            raise _duplicate(found)
-        end = start + slice_.nbytes
+        if not body.startswith(slice_, start):
+            raise _duplicate(name)
+        end = start + len(slice_)
         spans[name] = (start, end)
     if spans and not _END.match(body, end):
         raise _duplicate(_key(body, end)[0])

@@ -15,13 +15,26 @@ from bud_asgi.protocol.usage import Usage, usage_of_message, usage_of_start
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 """A ping as the service writes it."""
 
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+"""The headers of a stream, as the service writes them; the last keeps a proxy from holding events back."""
+
 MAX_EVENT = 4 << 20
 """The largest event that is looked into, in bytes. A larger one is relayed like any other, but not read."""
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\r|\n){2}")
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # line ends can only stand between the tokens of JSON
 _LONGEST_END = 3  # bytes of an end of event that may stand in front of its last one
 _LONGEST_RARE = 8  # bytes of the longest name that `_is_rare` looks for
+
+
+def error_event(body: bytes) -> bytes:
+    """An `error` event whose data is an envelope, put on one line if it came on several."""
+    return b"event: error\ndata: " + body.translate(_ONE_LINE) + b"\n\n"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -142,7 +155,7 @@ class StreamObserver:
         mend = b""
         if unfinished and unfinished[-1:] not in b"\r\n":
             mend = _rest_of_character(unfinished) + b"\n"
-        return mend + b"event: error\ndata: " + body + b"\n\n"
+        return mend + error_event(body)
 
     def _see(self, event: Event) -> None:
         if event.name == b"ping":

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
+from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
-from bud_asgi.protocol.headers import Headers, forwarded_headers
+from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
 from bud_asgi.protocol.messages import MessagesRequest
+from bud_asgi.providers.seam import Credential
 from bud_asgi.secret import Secret
 
 BASE_URL = "https://api.anthropic.com"
@@ -26,12 +29,19 @@ _OWN_HEADERS: tuple[Header, ...] = (
     (b"content-type", b"application/json"),
     (b"user-agent", b"bud_asgi"),
 )
+_LISTING_HEADERS: tuple[Header, ...] = (
+    *(line for line in _OWN_HEADERS if line[0] != b"content-type"),
+    (b"anthropic-version", b"2023-06-01"),
+)
+_LISTING_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 _PATH = re.compile(r"[!-~]*")
 
 
 class ApiKeyCredential:
     """A key that does not change, in the header that the upstream takes it in. `None` sends no credential."""
+
+    ours = True
 
     def __init__(self, api_key: Secret | None, header: Literal["x-api-key", "bearer"]) -> None:
         self._api_key = api_key
@@ -41,7 +51,7 @@ class ApiKeyCredential:
         elif api_key is not None:
             self._line = ((b"x-api-key", api_key.reveal().encode()),)
 
-    async def apply(self, request: HttpRequest) -> HttpRequest:
+    async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """The request with the key."""
         return msgspec.structs.replace(request, headers=(*request.headers, *self._line))
 
@@ -54,12 +64,32 @@ class ApiKeyCredential:
         return self._api_key.redact(text) if self._api_key else text
 
 
+class ClientCredential:
+    """The client's own credential, passed through in the headers that it came in."""
+
+    ours = False
+
+    async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
+        """The request with what the client proved itself by."""
+        return msgspec.structs.replace(request, headers=(*request.headers, *credential_headers(client)))
+
+    async def refresh(self) -> bool:
+        """Only the client can get another."""
+        return False
+
+    def redact(self, text: str) -> str:
+        """Nothing of ours is in it."""
+        return text
+
+
 class Anthropic:
     """Anthropic's Messages API, or a server that speaks it (vLLM, Ollama, llama.cpp, a cloud's front end).
 
     `api_key` goes upstream as `x-api-key`, or as a bearer token with `auth="bearer"`; only a server at another
-    `base_url` may do without. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default context
-    (system authorities, verified). `timeouts` are in seconds. Raises `ValueError` for what could not be called.
+    `base_url` may do without. With `auth="client"` there is none: the client's own credential is passed through, and
+    so is what the upstream says of it. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default
+    context (system authorities, verified). `timeouts` are in seconds. `trace_context` sends the client's `traceparent`
+    and `tracestate` on. Raises `ValueError` for what could not be called.
     """
 
     def __init__(
@@ -68,32 +98,55 @@ class Anthropic:
         api_key: Secret | str | None = None,
         base_url: str = BASE_URL,
         name: str = "anthropic",
-        auth: Literal["x-api-key", "bearer"] = "x-api-key",
+        auth: Literal["x-api-key", "bearer", "client"] = "x-api-key",
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
+        trace_context: bool = False,
     ) -> None:
         if not name:
             raise ValueError("a provider must have a name")
-        if api_key is None and base_url == BASE_URL:
+        if auth == "client" and api_key is not None:
+            raise ValueError(f"the provider {name!r} passes the client's credential through: it can have no api_key")
+        if api_key is None and base_url == BASE_URL and auth != "client":
             raise ValueError(f"the provider {name!r} needs an api_key")
         self.name = name
         self.base_url = base_url
-        self.credential = ApiKeyCredential(Secret(api_key) if isinstance(api_key, str) else api_key, auth)
+        self._passes_through = auth == "client"
+        self.credential: Credential = (
+            ClientCredential()
+            if auth == "client"
+            else ApiKeyCredential(Secret(api_key) if isinstance(api_key, str) else api_key, auth)
+        )
         self._origin, path = _parse(base_url, tls)
+        self._path = path
         self._target = f"{path}/v1/messages".encode()
+        self._trace_context = trace_context
         self._timeouts = timeouts or Timeouts()
 
     def __repr__(self) -> str:
         return f"Anthropic(name={self.name!r}, base_url={self.base_url!r})"
 
+    @property
+    def models(self) -> Sequence[str]:
+        """Those of Anthropic's own service; another server says itself what it has."""
+        return served_at("anthropic") if self.base_url == BASE_URL else ()
+
+    def listing(self) -> HttpRequest | None:
+        """The request for the list of models, unless only the client could make it."""
+        if self._passes_through:
+            return None
+        target = f"{self._path}/v1/models?limit=1000".encode()
+        return HttpRequest(self._origin, b"GET", target, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS)
+
     def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
         """The request as it came; only a mapped model is replaced."""
         renamed = model is not None and model != request.model
+        more = forwarded_headers(headers, account=self._passes_through, trace_context=self._trace_context)
         return HttpRequest(
             origin=self._origin,
             method=b"POST",
-            target=self._target,
-            headers=(*_OWN_HEADERS, *forwarded_headers(headers)),
+            target=self._target + b"/count_tokens" if request.counting else self._target,
+            headers=(*_OWN_HEADERS, *more),
             body=request.replacing("model", msgspec.json.encode(model)) if renamed else request.body,
             timeouts=self._timeouts,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from bud_asgi.http import HttpReply, HttpRequest
@@ -10,10 +11,15 @@ from bud_asgi.protocol.messages import MessagesRequest
 
 
 class Credential(Protocol):
-    """What proves to an upstream that the gateway may call it."""
+    """What proves to an upstream that the gateway, or its client, may call it."""
 
-    async def apply(self, request: HttpRequest) -> HttpRequest:
-        """The request with its credential, as the last edit before it is sent."""
+    @property
+    def ours(self) -> bool:
+        """Whether it is the gateway's own. What the upstream says of a client's own is for the client."""
+        ...
+
+    async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
+        """The request with its credential, as the last edit before it is sent. `client` are the client's headers."""
         ...
 
     async def refresh(self) -> bool:
@@ -38,11 +44,20 @@ class Provider(Protocol):
         """What proves the gateway to it."""
         ...
 
-    def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
-        """The judged request in the provider's own form, without credential. Pure.
+    @property
+    def models(self) -> Sequence[str]:
+        """The ids of the models that are known to be served there; none for a server that could serve any."""
+        ...
 
-        `headers` are the client's, by lower-case name. `model` is the upstream's name for the model, `None` for the
-        one in the request. Raises `InvalidRequest` for what the provider can't be asked.
+    def listing(self) -> HttpRequest | None:
+        """The request for the upstream's own list of models, without credential; `None` where there is none."""
+        ...
+
+    def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
+        """The judged request, for a Message or for the count of its tokens, in the provider's own form. Pure.
+
+        It comes without credential. `headers` are the client's, by lower-case name. `model` is the upstream's name for
+        the model, `None` for the one in the request. Raises `InvalidRequest` for what the provider can't be asked.
         """
         ...
 

@@ -19,10 +19,10 @@ async def send(
     """
     written = provider.write(request, headers, model)
     try:
-        reply = await client.send(await provider.credential.apply(written))
+        reply = await client.send(await provider.credential.apply(written, headers))
         if reply.status == 401 and await provider.credential.refresh():
             reply.close()
-            reply = await client.send(await provider.credential.apply(written))
+            reply = await client.send(await provider.credential.apply(written, headers))
     except HttpError as error:
         raise failure_of(error) from error
     return provider.read(reply)

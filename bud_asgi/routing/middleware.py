@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.exchange import Exchange, Principal, ResolvedRoute
+from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute
 from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.operations import MODELS
 
 
 class Router(Protocol):
@@ -20,11 +22,16 @@ class Router(Protocol):
         """
         ...
 
+    def offers(self, principal: Principal | None) -> Sequence[Offer]:
+        """All that can be resolved, in the order in which it is looked up: what the Models API lists. Pure."""
+        ...
+
 
 class RoutingMiddleware:
     """Reads the request, resolves its model and leaves the route in the exchange; the app behind can read the body too.
 
-    Refuses with 404 or 403, and with 400 or 413 what is no Messages request.
+    Refuses with 404 or 403, and with 400 or 413 what is no Messages request. For the Models API it leaves what there
+    is to choose from.
     """
 
     def __init__(self, app: ASGIApp, *, router: Router) -> None:
@@ -37,6 +44,10 @@ class RoutingMiddleware:
             await self.app(scope, receive, send)
             return
         exchange = Exchange.of(scope)
+        if exchange.operation in MODELS:
+            exchange.offers = self.router.offers(exchange.principal)
+            await self.app(scope, receive, send)
+            return
         try:
             request = await exchange.request(receive)
             exchange.route = self.router.resolve(request.model, exchange.principal)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, ModelNotAllowed, Principal, Target
+from bud_asgi.exchange import Exchange, ModelNotAllowed, Offer, Principal, Target
+from bud_asgi.protocol.bound import HARD
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.names import compile_pattern
 
@@ -42,7 +43,9 @@ class _Resolved(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets in the order of the table."""
+        """The targets in the order of the table; only those at the first provider for state that one account holds."""
+        if len(self.targets) > 1 and not HARD.isdisjoint(exchange.bound):
+            return [target for target in self.targets if target.provider == self.targets[0].provider]
         return self.targets
 
 
@@ -74,6 +77,11 @@ class RouteTable:
         if principal is not None and not principal.may_use(model):
             raise ModelNotAllowed(model)
         return resolved
+
+    def offers(self, principal: Principal | None) -> Sequence[Offer]:
+        """The exact names, then the patterns; who may use them is looked at name by name."""
+        exact = [Offer(route.model, route.targets) for route in self.routes if "*" not in route.model]
+        return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
 
     def _match(self, model: str) -> _Resolved | None:
         for expression, targets in self._patterns:

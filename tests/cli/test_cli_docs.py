@@ -112,7 +112,7 @@ def test_the_log_config_for_uvicorn_writes_our_lines(tmp_path: Path) -> None:
 
 def test_the_line_of_the_log_has_the_fields_that_a_line_has() -> None:
     (shown,) = re.findall(r"```json\n(\{\"request_id.*?)```", ALONE, re.DOTALL)
-    line = access_line(Exchange({"type": "http", "method": "POST", "headers": []}))
+    line = access_line(Exchange({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []}))
     assert set(json.loads(line)) <= set(json.loads(shown))
 
 

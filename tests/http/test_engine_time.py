@@ -10,7 +10,7 @@ from differences import Client
 from peer import CHUNKED, OK, Line, Peer, ask, is_silent, read, says
 
 from bud_asgi.http import HttpError, Timeouts
-from bud_asgi.http.clock import TICK, Clock
+from bud_asgi.clock import TICK, Clock
 
 SLACK = TICK + 0.15
 

@@ -14,7 +14,7 @@ import pytest
 from peer import CHUNKED, OK, Line, Peer, ask, read, says
 
 from bud_asgi.http import HttpError, HttpRequest, Origin, Timeouts
-from bud_asgi.http.clock import TICK
+from bud_asgi.clock import TICK
 from bud_asgi.http.httpx_engine import HttpxEngine
 
 ORIGIN = Origin("api.example", 80)

@@ -214,7 +214,7 @@ REQUEST = HttpRequest(Origin("h", 80), b"POST", b"/", [(b"a", b"b")], b"body")
     ids=["a key", "a secret", "a bearer token"],
 )
 async def test_the_credential_is_the_last_header(provider: Anthropic, line: tuple[bytes, bytes]) -> None:
-    request = await provider.credential.apply(REQUEST)
+    request = await provider.credential.apply(REQUEST, {})
     assert list(request.headers) == [(b"a", b"b"), line]
     assert (request.body, request.target, request.origin) == (b"body", b"/", REQUEST.origin)
     assert REQUEST.headers == [(b"a", b"b")]
@@ -225,7 +225,7 @@ async def test_the_credential_is_the_last_header(provider: Anthropic, line: tupl
 @pytest.mark.parametrize("auth", ["x-api-key", "bearer"])
 async def test_without_a_key_no_credential_is_sent(auth: str) -> None:
     provider = Anthropic(base_url="http://localhost", auth="bearer" if auth == "bearer" else "x-api-key")
-    assert list((await provider.credential.apply(REQUEST)).headers) == [(b"a", b"b")]
+    assert list((await provider.credential.apply(REQUEST, {})).headers) == [(b"a", b"b")]
     assert provider.credential.redact("as it is") == "as it is"
 
 

@@ -6,6 +6,7 @@ import pytest
 from protocol.bodies import body, decode
 
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
+from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers import Anthropic, UpstreamFailed, send
 
 HEADERS = {b"anthropic-version": b"2023-06-01"}
@@ -52,11 +53,13 @@ class Client:
 class Fresh:
     """A credential that can be had anew."""
 
+    ours = True
+
     def __init__(self, left: int) -> None:
         self.left = left
         self.count = 0
 
-    async def apply(self, request: HttpRequest) -> HttpRequest:
+    async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         self.count += 1
         headers = [*request.headers, (b"authorization", b"Bearer %d" % self.count)]
         return HttpRequest(request.origin, request.method, request.target, headers, request.body)
