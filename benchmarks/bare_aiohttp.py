@@ -21,7 +21,7 @@ def session() -> aiohttp.ClientSession:
         made = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=300),  # as the engine has them
             auto_decompress=False,
             skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
         )
@@ -44,8 +44,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         lines = [(name.lower(), value) for name, value in reply.raw_headers]
         lines = [line for line in lines if line[0] not in NOT_DOWN]
         await send({"type": "http.response.start", "status": reply.status, "headers": lines})
-        more = True
-        while more:
-            chunk = await reply.content.readany()
-            more = not reply.content.at_eof()
-            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+        async for chunk in reply.content.iter_any():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})

@@ -16,7 +16,6 @@ from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.listing import Listings
 from bud_asgi.models import answer_models
 from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, ShuttingDown, read_error
-from bud_asgi.protocol.headers import header_of
 from bud_asgi.protocol.messages import MessagesRequest
 from bud_asgi.protocol.operations import MODELS
 from bud_asgi.providers import Provider, UpstreamFailed
@@ -76,11 +75,10 @@ class Endpoint:
                 listings = self._resources().listings
                 await answer_models(exchange, principal, self._offers(exchange), self._providers, listings, scope, send)
                 return
-            request = await exchange.request(receive)
-            targets = self._targets(exchange, principal, request)
+            targets = self._targets(exchange, principal, await exchange.request(receive))
             with ClientWatch(receive, self._resources().clock) as watch:
                 exchange.end = watch.end
-                await self._answer(exchange, request, targets, send)
+                await self._answer(exchange, targets, receive, send)
         except GatewayError as error:
             if exchange.committed is None:
                 await exchange.refuse(error, send)
@@ -106,21 +104,20 @@ class Endpoint:
             raise NotFound(f"model: {request.model}")
         return (self._only,)
 
-    async def _answer(
-        self, exchange: Exchange, request: MessagesRequest, targets: Sequence[Target], send: Send
-    ) -> None:
+    async def _answer(self, exchange: Exchange, targets: Sequence[Target], receive: Receive, send: Send) -> None:
         """Ask one target after the other, as long as nothing can have been begun at the one before, nor here."""
-        waiting = Waiting(exchange, send, self._resources().clock) if request.stream else None
+        stream = (await exchange.request(receive)).stream
+        waiting = Waiting(exchange, send, self._resources().clock) if stream else None
         try:
             for target in targets[:-1]:
                 try:
-                    await self._attempt(exchange, request, target, send, waiting)
+                    await self._attempt(exchange, target, waiting, receive, send)
                 except UpstreamFailed as error:
                     if not error.elsewhere or exchange.committed is not None:
                         raise
                 else:
                     return
-            await self._attempt(exchange, request, targets[-1], send, waiting)
+            await self._attempt(exchange, targets[-1], waiting, receive, send)
         except asyncio.CancelledError:
             await end_early(exchange, send, ShuttingDown())
             raise
@@ -129,22 +126,20 @@ class Endpoint:
                 await waiting.over()
 
     async def _attempt(
-        self, exchange: Exchange, request: MessagesRequest, target: Target, send: Send, waiting: Waiting | None
+        self, exchange: Exchange, target: Target, waiting: Waiting | None, receive: Receive, send: Send
     ) -> None:
         provider = self._providers[target.provider]
         attempt = Attempt(target)
         exchange.attempts.append(attempt)
         reply: HttpReply | None = None
         try:
-            client = self._resources().client
-            reply = await send_upstream(client, provider, request, exchange.headers, target.model)
-            _note_head(attempt, reply)
+            reply = await self._send(exchange, provider, target, receive)
             if waiting is not None:
                 await waiting.over()
-            refusal = await relay(exchange, attempt, reply, send, stream=request.stream)
+            refusal = await relay(exchange, attempt, reply, send, stream=waiting is not None)
             if refusal is not None:
                 _judge_refusal(exchange, provider, refusal)
-                await deliver_refusal(exchange, reply, refusal, send)
+                await deliver_refusal(exchange, refusal, send)
         except UpstreamFailed as error:
             attempt.failure = str(error.__cause__ or error)
             exchange.outcome = "upstream_failed"
@@ -154,6 +149,11 @@ class Endpoint:
             attempt.ended = time.monotonic()
             if reply is not None:
                 reply.close()
+
+    async def _send(self, exchange: Exchange, provider: Provider, target: Target, receive: Receive) -> HttpReply:
+        """Apart from its caller, so that nothing there keeps the request's body while a stream is relayed."""
+        request = await exchange.request(receive)
+        return await send_upstream(self._resources().client, provider, request, exchange.headers, target.model)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
@@ -167,12 +167,6 @@ def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
 
 def _outcome_of(error: GatewayError) -> Outcome:
     return "client_gone" if isinstance(error, ClientGone) else "cancelled"
-
-
-def _note_head(attempt: Attempt, reply: HttpReply) -> None:
-    attempt.head = time.monotonic()
-    attempt.status = reply.status
-    attempt.upstream_request_id = header_of(reply.headers, b"request-id").decode("latin-1") or None
 
 
 def _judge_refusal(exchange: Exchange, provider: Provider, refusal: Refusal) -> None:

@@ -22,7 +22,7 @@ from bud_asgi.protocol.bound import BoundState, bound_state
 from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
 from bud_asgi.protocol.headers import check_request_headers, merge_headers
 from bud_asgi.protocol.messages import LARGE_BODY, MessagesRequest, decode_request, weigh_request
-from bud_asgi.protocol.names import matches
+from bud_asgi.protocol.names import matches_any
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.tasks import OwnTasks
@@ -54,7 +54,7 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use a model of that name."""
-        return "*" in self.models or any(matches(pattern, model) for pattern in self.models)
+        return matches_any(self.models, model)
 
     @property
     def is_authenticated(self) -> bool:
@@ -227,6 +227,11 @@ class Exchange:
                 await asyncio.sleep(0)
             self._request = decode_request(body, counting=self.counting)
         return self._request
+
+    def forget_body(self) -> None:
+        """Let go of the request's bytes: once the response has begun it is sent to nobody else."""
+        if self._request is not None:
+            self._request = msgspec.structs.replace(self._request, body=b"", spans={})
 
     @property
     def counting(self) -> bool:

@@ -38,9 +38,10 @@ def local_path(scope: Scope) -> str:
     it, so the longest tail of `root_path` that the path begins with is what is taken off.
     """
     path: str = scope["path"]
-    raw_path: bytes = scope.get("raw_path") or b"/"
-    if path.endswith("/") and not raw_path.partition(b"?")[0].endswith(b"/"):
-        path = path.removesuffix("/")  # Litestar adds one
+    if path.endswith("/"):
+        raw_path: bytes = scope.get("raw_path") or b"/"
+        if not raw_path.partition(b"?")[0].endswith(b"/"):
+            path = path.removesuffix("/")  # Litestar adds one
     prefix: str = scope.get("root_path", "").rstrip("/")
     while prefix:
         if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:

@@ -15,7 +15,7 @@ from starlette.types import Send
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, NotFound, error_body, read_error
-from bud_asgi.protocol.headers import header_of, media_type, relayed_headers
+from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, StreamObserver, error_event
 from bud_asgi.protocol.usage import usage_of_message
 from bud_asgi.providers import UpstreamFailed, failure_of
@@ -38,10 +38,11 @@ _MAX_ERROR_BODY = 1 << 20
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An upstream's own error, to be passed on as it came."""
+    """An upstream's own error, to be passed on as it came; `headers` say when to try again."""
 
     status: int
     body: bytes
+    headers: list[tuple[bytes, bytes]]
 
 
 async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send, *, stream: bool) -> Refusal | None:
@@ -50,19 +51,23 @@ async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Se
     Returns the upstream's own error, which is for the caller to judge and deliver; nothing has been sent then. Raises
     `UpstreamFailed`, only before the response has begun.
     """
+    fields = fields_of(reply.headers)
+    attempt.head = time.monotonic()
+    attempt.status = reply.status
+    attempt.upstream_request_id = fields.get(b"request-id", b"").decode("latin-1") or None
     try:
         if reply.status != 200:
-            return await _read_refusal(exchange, reply)
-        _check_encoding(reply)
+            return await _read_refusal(exchange, reply, fields)
+        _check_encoding(fields)
         if stream:
-            return await _relay_stream(exchange, attempt, reply, send)
-        await _relay_json(exchange, attempt, reply, send)
+            return await _relay_stream(exchange, attempt, reply, fields, send)
+        await _relay_json(exchange, attempt, reply, fields, send)
     except HttpError as error:
         raise failure_of(error) from error
     return None
 
 
-async def deliver_refusal(exchange: Exchange, reply: HttpReply, refusal: Refusal, send: Send) -> None:
+async def deliver_refusal(exchange: Exchange, refusal: Refusal, send: Send) -> None:
     """Pass an upstream's error on: its status, its bytes, and when to try again.
 
     Where pings have begun the response already, its bytes are the data of an `error` event.
@@ -73,42 +78,43 @@ async def deliver_refusal(exchange: Exchange, reply: HttpReply, refusal: Refusal
         await send({"type": "http.response.body", "body": error_event(refusal.body)})
         return
     headers = [(b"content-type", b"application/json"), _length_of(refusal.body)]
-    await exchange.start_response(send, refusal.status, headers + relayed_headers(reply.headers, error=True))
+    await exchange.start_response(send, refusal.status, headers + refusal.headers)
     await send({"type": "http.response.body", "body": refusal.body})
 
 
-async def _read_refusal(exchange: Exchange, reply: HttpReply) -> Refusal:
+async def _read_refusal(exchange: Exchange, reply: HttpReply, fields: Headers) -> Refusal:
     if reply.status < 400:
         raise UpstreamFailed(f"The upstream answered {reply.status} where a Message was expected.")
-    _check_encoding(reply)
+    _check_encoding(fields)
     body, whole = await read_body(reply, _MAX_ERROR_BODY)
     if whole and read_error(body) is not None:
-        return Refusal(reply.status, body)
+        return Refusal(reply.status, body, relayed_headers(fields, error=True))
     if reply.status == 404 and exchange.counting:
         raise NotFound("The upstream of this model does not count tokens.")
     raise UpstreamFailed(f"The upstream answered {reply.status} without an error object.")
 
 
-def _check_encoding(reply: HttpReply) -> None:
-    if header_of(reply.headers, b"content-encoding").strip().lower() not in {b"", b"identity"}:
+def _check_encoding(fields: Headers) -> None:
+    encoding = fields.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         raise UpstreamFailed("The upstream compressed its answer although it was asked not to.")
 
 
-async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send) -> None:
-    if media_type(reply.headers) != b"application/json":
+async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send) -> None:
+    if media_type(fields) != b"application/json":
         raise UpstreamFailed("The upstream's answer was not JSON.")
     body, whole = await read_body(reply, HOLD)
     attempt.first_event = time.monotonic()
-    if not body.lstrip().startswith(b"{"):
+    if not body.startswith(b"{") and not body.lstrip().startswith(b"{"):
         raise UpstreamFailed("The upstream's answer was not a Message.")
-    headers = relayed_headers(reply.headers, error=False)
+    headers = relayed_headers(fields, error=False)
     if whole:
         exchange.usage = usage_of_message(body)
         await exchange.start_response(send, 200, [*headers, _length_of(body)])
         exchange.outcome = "answered"
         await send({"type": "http.response.body", "body": body})
         return
-    if length := header_of(reply.headers, b"content-length"):
+    if length := fields.get(b"content-length"):
         headers.append((b"content-length", length))
     await exchange.start_response(send, 200, headers)
     await _relay_rest(exchange, reply, send, body)
@@ -127,19 +133,22 @@ async def _relay_rest(exchange: Exchange, reply: HttpReply, send: Send, chunk: b
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _relay_stream(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send) -> Refusal | None:
-    if media_type(reply.headers) != b"text/event-stream":
+async def _relay_stream(
+    exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send
+) -> Refusal | None:
+    if media_type(fields) != b"text/event-stream":
         raise UpstreamFailed("The upstream's answer was not an event stream.")
     observer = StreamObserver()
-    held = b""
+    held: list[bytes] = []  # emptied by whoever sends it: an open stream keeps nothing of its past
     if exchange.committed is None:
-        held = await _hold(observer, reply)
+        held.append(await _hold(observer, reply))
         attempt.first_event = time.monotonic()
         if observer.refused and observer.error is not None and (said := read_error(observer.error)):
-            return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error)
-        headers = relayed_headers(reply.headers, error=False)
+            return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error, relayed_headers(fields, error=True))
+        headers = relayed_headers(fields, error=False)
         await exchange.start_response(send, 200, [*headers, *STREAM_HEADERS[1:]])
     exchange.unfinished = lambda error: _last_words(exchange, observer, error)
+    exchange.forget_body()
     try:
         await _flow(exchange, observer, reply, send, held)
     except asyncio.CancelledError:
@@ -184,9 +193,9 @@ async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
     return bytes(held)
 
 
-async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, send: Send, held: bytes) -> None:
+async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, send: Send, held: list[bytes]) -> None:
     """Relay what comes until the stream has ended, and end the response as the stream did: whole, or with an error."""
-    chunk: bytes | None = held
+    chunk: bytes | None = held.pop() if held else b""
     failure: UpstreamFailed | None = None
     while not reply.done:
         if chunk:

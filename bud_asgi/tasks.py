@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 _log = logging.getLogger("bud_asgi")
 
@@ -26,6 +26,16 @@ class OwnTasks:
         task = asyncio.get_running_loop().create_task(_to_its_end(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def begin(self, work: Callable[[], Coroutine[object, object, None] | None]) -> None:
+        """Call what does its work at once, or returns a coroutine that does and is run to its end."""
+        try:
+            rest = work()
+        except Exception:  # noqa: BLE001 - somebody else's work: it must not replace what the request came to
+            _log.exception("work after a request failed")
+            return
+        if rest is not None:
+            self.start(rest)
 
     async def drain(self, timeout: float) -> None:
         """Wait until all have ended, `timeout` seconds at most; what still runs then is cancelled."""

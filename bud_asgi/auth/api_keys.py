@@ -9,10 +9,10 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.authentication import AuthenticationBackend, AuthenticationError
 from starlette.requests import HTTPConnection
 
-from bud_asgi.auth.middleware import authenticated
+from bud_asgi.auth.middleware import Authenticated, authenticated
 from bud_asgi.exchange import Exchange, Principal
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -51,7 +51,7 @@ class ApiKeys(AuthenticationBackend):
     """
 
     def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
-        self._known: dict[bytes, tuple[bytes, Principal]] = {}
+        self._known: dict[bytes, tuple[bytes, Authenticated]] = {}
         names: set[str] = set()
         for number, key in enumerate(_keys(keys), 1):
             if not _HASH.fullmatch(key.hash):  # by number: name and key may have changed places
@@ -61,22 +61,22 @@ class ApiKeys(AuthenticationBackend):
                 raise ValueError(f"the API key {key.name!r} is there twice, by name or by hash")
             names.add(key.name)
             principal = Principal(id=key.name, team=key.team, models=key.models)
-            self._known[digest[:8]] = (digest, principal)
+            self._known[digest[:8]] = (digest, authenticated(principal))
 
-    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+    async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
         """The principal whose key came, `None` without a credential. Raises `AuthenticationError` for a wrong one."""
         headers = Exchange.of(conn.scope).headers if conn.scope["type"] == "http" else dict(conn.scope["headers"])
         bearer, api_key = _bearer_token(headers.get(b"authorization", b"")), headers.get(b"x-api-key")
         for credential in (bearer, api_key):
-            if credential and (principal := self._lookup(credential)):
-                return authenticated(principal)
+            if credential and (found := self._lookup(credential)):
+                return found
         if bearer:
             raise AuthenticationError("Invalid bearer token")
         if api_key or headers.get(b"authorization"):
             raise AuthenticationError("invalid x-api-key" if api_key else "Invalid authorization header")
         return None
 
-    def _lookup(self, credential: bytes) -> Principal | None:
+    def _lookup(self, credential: bytes) -> Authenticated | None:
         """Look up by the first bytes of the hash, then compare the whole in constant time."""
         if len(credential) > _LONGEST_KEY:
             return None

@@ -9,6 +9,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.protocol.errors import GatewayError
 
+Authenticated = tuple[AuthCredentials, BaseUser]
+"""What a Starlette backend answers: what the user may do, and who it is."""
+
 
 class AuthenticationFailed(GatewayError):
     """Nobody we know: no credential, or one that is not valid."""
@@ -68,6 +71,6 @@ def _principal_of(user: BaseUser) -> Principal:
     return Principal(id=user.identity, name=user.display_name)
 
 
-def authenticated(principal: Principal) -> tuple[AuthCredentials, BaseUser]:
+def authenticated(principal: Principal) -> Authenticated:
     """What a backend answers for a principal, in Starlette's terms."""
     return AuthCredentials(["authenticated"]), principal

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf
 from typing import Literal, Protocol
 
@@ -32,9 +33,13 @@ class Origin(msgspec.Struct, frozen=True, eq=False):
     @property
     def authority(self) -> bytes:
         """The value of the `host` header: the port is left out where it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.tls else 80
-        return (host if self.port == default else f"{host}:{self.port}").encode("ascii")
+        return _authority(self.host, self.port, 443 if self.tls else 80)
+
+
+@lru_cache(maxsize=256)
+def _authority(host: str, port: int, default: int) -> bytes:
+    host = f"[{host}]" if ":" in host else host
+    return (host if port == default else f"{host}:{port}").encode("ascii")
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -63,6 +68,11 @@ class HttpRequest(msgspec.Struct, frozen=True):
     headers: Sequence[Header]
     body: Body = b""
     timeouts: Timeouts = Timeouts()
+
+    def with_headers(self, more: Sequence[Header]) -> HttpRequest:
+        """The same with more fields."""
+        headers = (*self.headers, *more)
+        return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
 
     def __repr__(self) -> str:
         """Without headers and body: a credential and somebody's words are in them."""

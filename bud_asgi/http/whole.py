@@ -7,6 +7,8 @@ from bud_asgi.http.seam import HttpReply
 
 async def read_body(reply: HttpReply, limit: int) -> tuple[bytes, bool]:
     """All of a body, or what has come of it past `limit` bytes; and whether it is whole. Raises `HttpError`."""
+    if reply.done:
+        return reply.take(), True
     chunks: list[bytes] = []
     size = 0
     while size <= limit and not reply.done:

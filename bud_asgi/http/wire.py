@@ -16,6 +16,8 @@ _TCHAR = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQR
 _VISIBLE = bytes(range(0x21, 0x7F))
 _FIELD_VALUE = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))
 _OURS = frozenset((b"host", b"content-length", b"connection", b"transfer-encoding"))
+_MOST_CHECKED = 1024
+_checked: set[bytes] = set()
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
@@ -40,20 +42,28 @@ def request_head(request: HttpRequest) -> bytes:
 def check(request: HttpRequest) -> None:
     """Raise `ValueError` for what `request_head` refuses.
 
-    Whole strings at once: a check of each field by itself would cost more than writing the head.
+    Whole strings at once: a check of each value by itself would cost more than writing the head. Names are few, and
+    known after their first use.
     """
     if not request.method or request.method.translate(None, _TCHAR):
         raise ValueError("the method is no token")
     if not request.target or request.target.translate(None, _VISIBLE):
         raise ValueError("the request target is empty, or has a space, a control character or a byte above 0x7e")
-    names = [name for name, _ in request.headers]
-    if b"" in names or b"".join(names).translate(None, _TCHAR):
-        raise ValueError("a header name is no token")
-    if not _OURS.isdisjoint(map(bytes.lower, names)):
-        raise ValueError("host, content-length, connection and transfer-encoding are the engine's to write")
+    for name, _ in request.headers:
+        if name not in _checked:
+            _check_name(name)
     if b"".join([value for _, value in request.headers]).translate(None, _FIELD_VALUE):
         culprit = next(name for name, value in request.headers if value.translate(None, _FIELD_VALUE))
         raise ValueError(f"the value of header {culprit.decode('ascii')} has a control character")
+
+
+def _check_name(name: bytes) -> None:
+    if not name or name.translate(None, _TCHAR):
+        raise ValueError("a header name is no token")
+    if name.lower() in _OURS:
+        raise ValueError("host, content-length, connection and transfer-encoding are the engine's to write")
+    if len(_checked) < _MOST_CHECKED:
+        _checked.add(name)
 
 
 def says_length(method: bytes, length: int) -> bool:

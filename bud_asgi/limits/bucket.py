@@ -20,8 +20,10 @@ def refilled(bucket: Bucket, now: float, *, capacity: float, window: float) -> B
 
     A clock that went back changes nothing until it has caught up.
     """
-    passed = max(0.0, now - bucket.moment)
-    return Bucket(min(capacity, bucket.level + passed * capacity / window), max(now, bucket.moment))
+    passed = now - bucket.moment
+    if passed <= 0:
+        return Bucket(min(capacity, bucket.level), bucket.moment)
+    return Bucket(min(capacity, bucket.level + passed * capacity / window), now)
 
 
 def waiting_time(bucket: Bucket, amount: float, *, capacity: float, window: float) -> float:

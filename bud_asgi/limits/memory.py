@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limits.bucket import Bucket, refilled, taken, waiting_time
@@ -40,13 +39,14 @@ class MemoryStore:
         standings: list[Standing] = []
         longest, tightest = 0.0, None
         for demand in demands:
-            limit, key = demand.limit, (demand.limit, demand.key)
-            bucket = after.get(key) or self._bucket(demand, now)
+            limit = demand.limit
+            key = (limit, demand.key)
+            bucket = after.get(key) or self._bucket(key, now)
             wait = waiting_time(bucket, demand.amount, capacity=limit.amount, window=limit.window)
             if wait > longest:
                 longest, tightest = wait, _standing(demand, bucket)
-            after[key] = taken(bucket, demand.amount)
-            standings.append(_standing(demand, after[key]))
+            after[key] = left = taken(bucket, demand.amount)
+            standings.append(_standing(demand, left))
         if tightest is not None:
             raise RateLimited(tightest, longest)
         self._buckets.update(after)
@@ -56,17 +56,17 @@ class MemoryStore:
         self._open[reservation.id] = tuple(demands)
         return Granted(reservation, tuple(standings))
 
-    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
+    def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
         """Book what was really used. Settling twice changes nothing."""
         now = self._clock()
         for demand, amount in zip(self._open.pop(reservation.id, ()), amounts, strict=False):
             if amount != demand.amount:
-                bucket = self._bucket(demand, now)
-                self._buckets[demand.limit, demand.key] = taken(bucket, amount - demand.amount)
+                key = (demand.limit, demand.key)
+                self._buckets[key] = taken(self._bucket(key, now), amount - demand.amount)
 
-    def _bucket(self, demand: Demand, now: float) -> Bucket:
-        limit = demand.limit
-        bucket = self._buckets.get((limit, demand.key)) or Bucket(limit.amount, now)
+    def _bucket(self, key: _BucketKey, now: float) -> Bucket:
+        limit = key[0]
+        bucket = self._buckets.get(key) or Bucket(limit.amount, now)
         return refilled(bucket, now, capacity=limit.amount, window=limit.window)
 
     def _sweep(self, now: float) -> None:
@@ -80,6 +80,10 @@ class MemoryStore:
 
 
 def _standing(demand: Demand, bucket: Bucket) -> Standing:
-    limit = demand.limit
-    missing = limit.amount - bucket.level
-    return Standing(demand, max(0, math.floor(bucket.level + 1e-9)), max(0.0, missing * limit.window / limit.amount))
+    limit, level = demand.limit, bucket.level
+    missing = limit.amount - level
+    return Standing(
+        demand,
+        int(level + 1e-9) if level > 0 else 0,
+        missing * limit.window / limit.amount if missing > 0 else 0.0,
+    )

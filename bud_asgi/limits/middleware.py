@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange
-from bud_asgi.limits.limit import Demand, Limit, demands_of
+from bud_asgi.limits.limit import Limit, demands_of
 from bud_asgi.limits.memory import MemoryStore
-from bud_asgi.limits.store import Granted, LimitStore, limit_headers
+from bud_asgi.limits.store import LimitStore, limit_headers
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.operations import MODELS
+
+_REMAINING = attrgetter("remaining")
 
 
 class RateLimitMiddleware:
     """Lets a request pass that all `limits` have room for, else answers 429 with a true `retry-after`.
 
     Counts in this process's memory unless another `store` is given. What was reserved is settled when the request
-    ends, in a task of its own: cancellation can't skip it.
+    ends, at once or in a task of its own: cancellation can't skip it.
     """
 
     def __init__(self, app: ASGIApp, *, limits: Sequence[Limit], store: LimitStore | None = None) -> None:
@@ -42,18 +45,10 @@ class RateLimitMiddleware:
             await exchange.refuse(error, send)
             return
         exchange.reservation = granted.reservation
-        exchange.reply_headers += _headers(granted)
+        if granted.standings:
+            exchange.reply_headers += limit_headers(min(granted.standings, key=_REMAINING))
         try:
             await self.app(scope, receive, send)
         finally:
-            exchange.tasks.start(self._settle(granted, demands))
-
-    async def _settle(self, granted: Granted, demands: Sequence[Demand]) -> None:
-        await self.store.settle(granted.reservation, [demand.amount for demand in demands])
-
-
-def _headers(granted: Granted) -> list[tuple[bytes, bytes]]:
-    if not granted.standings:
-        return []
-    tightest = min(granted.standings, key=lambda standing: standing.remaining)
-    return [(name.encode(), value.encode()) for name, value in limit_headers(tightest)]
+            amounts = [demand.amount for demand in demands]
+            exchange.tasks.begin(lambda: self.store.settle(granted.reservation, amounts))

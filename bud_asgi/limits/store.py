@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -42,10 +42,12 @@ class LimitStore(Protocol):
         """
         ...
 
-    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
+    def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
         """Book what was really used, in the order of the demands, instead of what was reserved.
 
-        Settling twice changes nothing. More than was reserved becomes debt; less is given back.
+        Settling twice changes nothing. More than was reserved becomes debt; less is given back. What it returns is run
+        to its end in a task, whatever becomes of the request; a store that never waits books at once and returns
+        `None`.
         """
         ...
 
@@ -59,23 +61,31 @@ class RateLimited(GatewayError):
     def __init__(self, standing: Standing, retry_after: float) -> None:
         limit = standing.demand.limit
         whose = "your" if limit.per == "principal" else "the"
+        lines = {name.decode(): value.decode() for name, value in limit_headers(standing)}
         super().__init__(
             f"This request would exceed {whose} rate limit of {limit.amount} {limit.kind} in {limit.window:g} seconds.",
-            headers={"retry-after": str(max(1, math.ceil(retry_after - 1e-6))), **dict(limit_headers(standing))},
+            headers={"retry-after": str(max(1, math.ceil(retry_after - 1e-6))), **lines},
         )
         self.retry_after = retry_after
 
 
-def limit_headers(standing: Standing) -> list[tuple[str, str]]:
+def limit_headers(standing: Standing) -> list[tuple[bytes, bytes]]:
     """The caller's own limit, in the service's header names (vendor page "Rate limits")."""
-    kind = standing.demand.limit.kind
+    limit = standing.demand.limit
+    amount, remaining, reset = _names(limit.kind)
     return [
-        (f"anthropic-ratelimit-{kind}-limit", str(standing.demand.limit.amount)),
-        (f"anthropic-ratelimit-{kind}-remaining", str(standing.remaining)),
-        (f"anthropic-ratelimit-{kind}-reset", _rfc3339(math.ceil(time.time() + standing.full_in))),
+        (amount, b"%d" % limit.amount),
+        (remaining, b"%d" % standing.remaining),
+        (reset, _rfc3339(math.ceil(time.time() + standing.full_in))),
     ]
 
 
 @lru_cache(maxsize=256)
-def _rfc3339(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _names(kind: str) -> tuple[bytes, bytes, bytes]:
+    family = f"anthropic-ratelimit-{kind}-".encode()
+    return family + b"limit", family + b"remaining", family + b"reset"
+
+
+@lru_cache(maxsize=256)
+def _rfc3339(second: int) -> bytes:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()

@@ -27,7 +27,7 @@ class BodyReader:
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
         self._chunks: list[bytes] = []
-        self._decoder = _utf8()
+        self._decoder: codecs.IncrementalDecoder | None = None
         self._inside_character = False
         self.size = 0
 
@@ -44,8 +44,7 @@ class BodyReader:
         self._check(self.size)
         self._chunks.append(chunk)
         if self._inside_character or not chunk.isascii():
-            self._decode(chunk, final=False)
-            self._inside_character = bool(self._decoder.getstate()[0])
+            self._inside_character = self._decode(chunk, final=False)
 
     def finish(self) -> bytes:
         """The whole body, joined once. Raises `InvalidRequest` when it ends inside a character."""
@@ -58,8 +57,11 @@ class BodyReader:
         if size > self._max_body:
             raise RequestTooLarge(f"Request exceeds the maximum size of {self._max_body} bytes")
 
-    def _decode(self, chunk: bytes, *, final: bool) -> None:
+    def _decode(self, chunk: bytes, *, final: bool) -> bool:
+        """Whether a character has begun that is not whole yet."""
+        decoder = self._decoder = self._decoder or _utf8()
         try:
-            self._decoder.decode(chunk, final)
+            decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
             raise invalid_body(f"it is not UTF-8 ({error.reason})") from None
+        return bool(decoder.getstate()[0])

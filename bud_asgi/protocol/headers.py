@@ -21,8 +21,8 @@ _ANTHROPIC = b"anthropic-"
 _OF_THE_ACCOUNT = frozenset({b"anthropic-workspace-id", b"anthropic-user-profile-id"})  # they choose whom it bills
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
-_FROM_REPLY = frozenset({b"content-type"})
-_FROM_ERROR = frozenset({b"retry-after", b"retry-after-ms", b"x-should-retry"})
+_FROM_REPLY = (b"content-type",)
+_FROM_ERROR = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -52,7 +52,8 @@ def check_request_headers(headers: Headers) -> None:
     if not _VERSION.fullmatch(version):
         shown = version[:100].decode("ascii", "backslashreplace")
         raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
-    if headers.get(b"content-encoding", b"identity").strip().lower() not in {b"identity", b""}:
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in {b"identity", b""}:
         raise InvalidRequest(
             "content-encoding: compressed request bodies are not supported",
             details={"error_code": "request_body_encoding_unsupported"},
@@ -83,26 +84,23 @@ def credential_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [line for line in headers.items() if line[0] in _CREDENTIALS and _PRINTABLE.fullmatch(line[1])]
 
 
-def relayed_headers(headers: Sequence[tuple[bytes, bytes]], *, error: bool) -> list[tuple[bytes, bytes]]:
+def fields_of(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The fields of a reply by lower-case name; of a repeated one the first line counts."""
+    return dict(reversed(headers))
+
+
+def relayed_headers(headers: Headers, *, error: bool) -> list[tuple[bytes, bytes]]:
     """The upstream's headers that the client gets: the type of the content, and with an error when to try again.
 
     The upstream's rate limits, organisation and workspace describe the operator's account and stay behind. Its
     `request-id` becomes `upstream-request-id`.
     """
-    kept = _FROM_ERROR if error else _FROM_REPLY
-    relayed = [line for line in headers if line[0] in kept]
-    request_id = header_of(headers, b"request-id")
-    return [*relayed, (b"upstream-request-id", request_id)] if request_id else relayed
+    relayed = [(name, headers[name]) for name in (_FROM_ERROR if error else _FROM_REPLY) if name in headers]
+    if request_id := headers.get(b"request-id"):
+        relayed.append((b"upstream-request-id", request_id))
+    return relayed
 
 
-def media_type(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+def media_type(headers: Headers) -> bytes:
     """The type of the content without its parameters, in lower case; `b""` if it is not told."""
-    return header_of(headers, b"content-type").partition(b";")[0].strip().lower()
-
-
-def header_of(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> bytes:
-    """The first value of a field, `b""` if there is none."""
-    for line, value in headers:
-        if line == name:
-            return value
-    return b""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

@@ -15,3 +15,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 def matches(pattern: str, name: str) -> bool:
     """Whether a name is the pattern, or is met by its `*`."""
     return pattern in {"*", name} or ("*" in pattern and compile_pattern(pattern).fullmatch(name) is not None)
+
+
+@lru_cache(maxsize=4096)
+def matches_any(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether a name is one of the patterns, or is met by one. Remembered, for callers ask for few names."""
+    return any(matches(pattern, name) for pattern in patterns)

@@ -51,6 +51,8 @@ class EventReader:
     search, not a parse. Events past `max_event` bytes are passed over. No I/O, no JSON.
     """
 
+    __slots__ = ("_max_event", "_parse", "_passing_over", "_pending", "rare_only")
+
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
         self._pending = bytearray()
@@ -115,20 +117,20 @@ class EventReader:
 
 
 class StreamObserver:
-    """What accounting and the relay must know of one stream. Feed it every chunk, in order."""
+    """What accounting and the relay must know of one stream. Feed it every chunk, in order.
+
+    `begun`: an event that is not a ping has come. `finished`: `message_stop` has, the stream is whole. `error`: the
+    data of the first `error` event, with which the stream ends. `refused`: that came before anything else, so the
+    stream is a refusal, not an answer. `usage`: what was told so far, merged by the cumulative rule.
+    """
+
+    __slots__ = ("_reader", "begun", "error", "finished", "refused", "usage")
 
     def __init__(self) -> None:
         self._reader = EventReader()
-        self.begun = False
-        """An event that is not a ping has come."""
-        self.finished = False
-        """`message_stop` has come: the stream is whole."""
+        self.begun = self.finished = self.refused = False
         self.error: bytes | None = None
-        """The data of the first `error` event: the stream ends with it."""
-        self.refused = False
-        """That `error` came before anything else: the stream is a refusal, not an answer."""
         self.usage: Usage | None = None
-        """The usage told so far, merged by the cumulative rule."""
 
     @property
     def ended(self) -> bool:

@@ -53,7 +53,7 @@ class ApiKeyCredential:
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """The request with the key."""
-        return msgspec.structs.replace(request, headers=(*request.headers, *self._line))
+        return request.with_headers(self._line)
 
     async def refresh(self) -> bool:
         """There is no other key."""
@@ -71,7 +71,7 @@ class ClientCredential:
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """The request with what the client proved itself by."""
-        return msgspec.structs.replace(request, headers=(*request.headers, *credential_headers(client)))
+        return request.with_headers(credential_headers(client))
 
     async def refresh(self) -> bool:
         """Only the client can get another."""

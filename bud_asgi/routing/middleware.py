@@ -49,8 +49,7 @@ class RoutingMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            request = await exchange.request(receive)
-            exchange.route = self.router.resolve(request.model, exchange.principal)
+            exchange.route = self.router.resolve((await exchange.request(receive)).model, exchange.principal)
         except GatewayError as error:
             await exchange.refuse(error, send)
             return

@@ -113,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject) -> None:
         reservation, demands = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         amounts = [data.draw(st.integers(0, 8)) for _ in demands]
-        at_once(self.store.settle(reservation, amounts))
+        self.store.settle(reservation, amounts)
         for demand, amount in zip(demands, amounts, strict=True):
             self.give(demand.limit, demand.key, Fraction(demand.amount - amount))
         self.settled.append(reservation)
@@ -121,7 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.settled)
     @rule(data=st.data(), amounts=st.lists(st.integers(0, 8), max_size=4))
     def settle_again(self, data: st.DataObject, amounts: list[int]) -> None:
-        at_once(self.store.settle(data.draw(st.sampled_from(self.settled)), amounts))
+        self.store.settle(data.draw(st.sampled_from(self.settled)), amounts)
 
     @invariant()
     def open_reservations_are_counted(self) -> None:
@@ -208,7 +208,7 @@ def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt() -> None:
 def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed() -> None:
     store = MemoryStore(clock=Clock())
     granted = at_once(store.reserve([Demand(LIMIT, "a", 3), Demand(LIMIT, "b", 1)]))
-    at_once(store.settle(granted.reservation, [1, 6]))
+    store.settle(granted.reservation, [1, 6])
     assert at_once(store.reserve([Demand(LIMIT, "a", 1)])).standings[0].remaining == 1
     assert refused(store, Demand(LIMIT, "b", 1)).retry_after == 80
 
@@ -217,7 +217,7 @@ def test_settling_twice_changes_nothing() -> None:
     store = MemoryStore(clock=Clock())
     granted = at_once(store.reserve([Demand(LIMIT, "a", 3)]))
     for _ in range(5):
-        at_once(store.settle(granted.reservation, [2]))
+        store.settle(granted.reservation, [2])
     assert store.open == 0
     at_once(store.reserve([Demand(LIMIT, "a", 1)]))
     refused(store, Demand(LIMIT, "a", 1))
@@ -226,7 +226,7 @@ def test_settling_twice_changes_nothing() -> None:
 def test_a_reservation_of_somebody_else_s_settles_nothing() -> None:
     store = MemoryStore(clock=Clock())
     at_once(store.reserve([Demand(LIMIT, "a", 3)]))
-    at_once(store.settle(Reservation("other"), [0]))
+    store.settle(Reservation("other"), [0])
     assert store.open == 1
     refused(store, Demand(LIMIT, "a", 1))
 
@@ -236,7 +236,7 @@ def test_no_demands_are_granted() -> None:
     granted = at_once(store.reserve([]))
     assert granted.standings == ()
     assert store.open == 1
-    at_once(store.settle(granted.reservation, []))
+    store.settle(granted.reservation, [])
     assert store.open == 0
 
 
@@ -245,11 +245,11 @@ def test_full_buckets_are_forgotten_and_the_others_kept() -> None:
     store = MemoryStore(clock=clock)
     for index in range(1000):
         granted = at_once(store.reserve([Demand(LIMIT, f"gone {index}", 1)]))
-        at_once(store.settle(granted.reservation, [1]))
+        store.settle(granted.reservation, [1])
     clock.now += 30  # more than the 20 seconds that one takes to come back
     for index in range(200):
         granted = at_once(store.reserve([Demand(LIMIT, f"here {index}", 3)]))
-        at_once(store.settle(granted.reservation, [3]))
+        store.settle(granted.reservation, [3])
     kept = {key for _, key in store._buckets}  # pyright: ignore[reportPrivateUsage] - its memory is the subject
     assert kept == {f"here {index}" for index in range(200)}
     for index in range(200):

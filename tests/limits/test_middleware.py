@@ -143,7 +143,7 @@ class SlowStore(MemoryStore):
 
     async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         await asyncio.sleep(0.01)
-        await super().settle(reservation, amounts)
+        super().settle(reservation, amounts)
 
 
 async def test_a_slow_settlement_outlives_a_cancelled_request() -> None:

@@ -34,9 +34,9 @@ def standing(remaining: int, full_in: float, limit: Limit | None = None) -> Stan
 )
 def test_the_headers_are_those_of_the_service(full_in: float, reset: str) -> None:
     assert limit_headers(standing(7, full_in)) == [
-        ("anthropic-ratelimit-requests-limit", "60"),
-        ("anthropic-ratelimit-requests-remaining", "7"),
-        ("anthropic-ratelimit-requests-reset", reset),
+        (b"anthropic-ratelimit-requests-limit", b"60"),
+        (b"anthropic-ratelimit-requests-remaining", b"7"),
+        (b"anthropic-ratelimit-requests-reset", reset.encode()),
     ]
     assert datetime.strptime(reset, "%Y-%m-%dT%H:%M:%S%z").tzinfo == UTC
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.headers import (
     check_request_headers,
+    fields_of,
     forwarded_headers,
-    header_of,
     media_type,
     merge_headers,
     relayed_headers,
@@ -226,14 +226,14 @@ REPLY: Lines = [
 
 
 def test_of_an_answer_s_headers_only_the_type_and_the_id_reach_the_client() -> None:
-    assert relayed_headers(REPLY, error=False) == [
+    assert relayed_headers(fields_of(REPLY), error=False) == [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"upstream-request-id", b"req_up"),
     ]
 
 
 def test_of_an_error_s_headers_the_client_learns_when_to_try_again() -> None:
-    assert relayed_headers(REPLY, error=True) == [
+    assert relayed_headers(fields_of(REPLY), error=True) == [
         (b"retry-after", b"3"),
         (b"retry-after-ms", b"2500"),
         (b"x-should-retry", b"true"),
@@ -243,7 +243,7 @@ def test_of_an_error_s_headers_the_client_learns_when_to_try_again() -> None:
 
 @pytest.mark.parametrize("lines", [[], [(b"request-id", b"")], [(b"x-request-id", b"a")]])
 def test_without_an_id_of_the_upstream_s_there_is_none(lines: Lines) -> None:
-    assert relayed_headers(lines, error=True) == []
+    assert relayed_headers(fields_of(lines), error=True) == []
 
 
 @pytest.mark.parametrize(
@@ -257,10 +257,10 @@ def test_without_an_id_of_the_upstream_s_there_is_none(lines: Lines) -> None:
     ],
 )
 def test_the_media_type_is_told_without_its_parameters(value: bytes, expected: bytes) -> None:
-    assert media_type([(b"a", b"b"), (b"content-type", value)]) == expected
-    assert media_type([]) == b""
+    assert media_type({b"a": b"b", b"content-type": value}) == expected
+    assert media_type({}) == b""
 
 
 def test_of_a_repeated_field_the_first_line_is_told() -> None:
-    assert header_of([(b"a", b"1"), (b"a", b"2")], b"a") == b"1"
-    assert header_of([(b"a", b"1")], b"b") == b""
+    assert fields_of([(b"a", b"1"), (b"b", b"3"), (b"a", b"2")]) == {b"a": b"1", b"b": b"3"}
+    assert fields_of([]) == {}
