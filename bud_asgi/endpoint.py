@@ -182,4 +182,4 @@ def _judge_refusal(exchange: Exchange, provider: Provider, refusal: Refusal) -> 
     ours = refusal.status == 401 or (refusal.status == 403 and said is not None and not said.has_code)
     if ours or redacted != text:
         _log.error("%s: %s refused our credential: %.500r", exchange.request_id, provider.name, redacted)
-        raise UpstreamFailed("upstream authentication failed")
+        raise UpstreamFailed("upstream authentication failed", retryable=False)

@@ -23,7 +23,10 @@ AGAIN_AFTER = 30.0
 """The same after it could not be had."""
 
 WAIT = 0.025
-"""Seconds that the first caller waits for lists; later ones get what is there."""
+"""Seconds for which a caller waits for a list that was never had, where the catalogue can stand in for it."""
+
+WAIT_WITHOUT = 1.0
+"""The same, from when it was asked for, where nothing can: an empty list would be believed."""
 
 Told = Mapping[str, Mapping[str, Model]]
 """What upstreams have told of their models: by provider's name, then by id."""
@@ -42,10 +45,14 @@ class Listings:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def told(self) -> Told:
-        """What is known by now. What is missing or old is asked for; only what was never asked for is waited for."""
-        first = [task for provider in self._providers if (task := self._ask_if_due(provider)) is not None]
-        if first:
-            await asyncio.wait(first, timeout=WAIT)
+        """What is known by now. What is missing or old is asked for; only what was never had is waited for."""
+        for provider in self._providers:
+            self._ask_if_due(provider)
+        for provider in self._providers:
+            task = self._asking.get(provider.name)
+            if task is not None and provider.name not in self._told:
+                left = self._asked_at[provider.name] + WAIT_WITHOUT - time.monotonic()
+                await asyncio.wait({task}, timeout=WAIT if provider.models else max(0.0, left))
         return self._told
 
     def close(self) -> None:
@@ -53,17 +60,15 @@ class Listings:
         for task in self._asking.values():
             task.cancel()
 
-    def _ask_if_due(self, provider: Provider) -> asyncio.Task[None] | None:
-        """Ask for the list of a provider if it is time; what is being asked for the first time is returned."""
+    def _ask_if_due(self, provider: Provider) -> None:
         name, now = provider.name, time.monotonic()
         wait = FRESH_FOR if name in self._told else AGAIN_AFTER
-        first = name not in self._asked_at
-        if name not in self._asking and (first or now - self._asked_at[name] >= wait):
-            request = provider.listing()
-            if request is not None:
-                self._asked_at[name] = now
-                self._asking[name] = asyncio.get_running_loop().create_task(self._ask(provider, request))
-        return self._asking.get(name) if first else None
+        if name in self._asking or now - self._asked_at.get(name, -wait) < wait:
+            return
+        request = provider.listing()
+        if request is not None:
+            self._asked_at[name] = now
+            self._asking[name] = asyncio.get_running_loop().create_task(self._ask(provider, request))
 
     async def _ask(self, provider: Provider, request: HttpRequest) -> None:
         try:
@@ -75,7 +80,7 @@ class Listings:
         except Exception:  # noqa: BLE001 - the end of a task: nobody awaits it, so it reports
             _log.exception("%s: its list of models can't be had", provider.name)
         finally:
-            del self._asking[provider.name]
+            self._asking.pop(provider.name, None)
 
 
 async def _fetch(client: HttpClient, provider: Provider, request: HttpRequest) -> list[Model] | None:

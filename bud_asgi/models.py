@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from starlette.types import Scope, Send
 
+from bud_asgi.catalogue import known_model
 from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.listing import Listings, find, offered
 from bud_asgi.protocol.errors import NotFound
@@ -25,14 +26,18 @@ async def answer_models(
 ) -> None:
     """Answer `GET /v1/models` or `GET /v1/models/{id}`, from what is known now. Raises `InvalidRequest`, `NotFound`."""
     query = read_query(scope.get("query_string", b""))
+    beta = query.beta or b"anthropic-beta" in exchange.headers
     models = offered(offers, await listings.told(), providers, principal)
     if exchange.operation == "models.list":
-        body = page(models, query)
+        if query.after_id and known_model(query.after_id) and find(models, query.after_id) is None:
+            # Of the catalogue, which the upstream's own list has replaced since the page before: begin again.
+            query = msgspec.structs.replace(query, after_id=None)
+        body = page(models, msgspec.structs.replace(query, beta=beta))
     else:
         model = find(models, exchange.model_id)
         if model is None:
             raise NotFound(f"model: {exchange.model_id}")
-        body = msgspec.json.encode(model.render())
+        body = msgspec.json.encode(model.render(beta=beta))
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await exchange.start_response(send, 200, headers)
     exchange.outcome = "answered"

@@ -24,6 +24,7 @@ MAX_LISTING = 4 << 20
 """The largest list of an upstream's that is read, in bytes."""
 
 _LIFECYCLES: tuple[str, ...] = get_args(Lifecycle)
+_BETA_FACTS = frozenset({"allowed_fallback_models"})
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 1000
 
@@ -44,8 +45,11 @@ class Model(msgspec.Struct, frozen=True):
         """When it was released (RFC 3339); the epoch where nobody told."""
         return _text(self.facts.get("created_at"), EPOCH)
 
-    def render(self) -> dict[str, msgspec.Raw]:
-        """The object that a client gets: what was told, with what every client needs filled in."""
+    def render(self, *, beta: bool = False) -> dict[str, msgspec.Raw]:
+        """The object that a client gets: what was told, with what every client needs filled in.
+
+        Some fields are told in the beta form alone.
+        """
         needed = {
             "type": _json("model"),
             "id": _json(self.id),
@@ -53,7 +57,8 @@ class Model(msgspec.Struct, frozen=True):
             "created_at": _json(EPOCH),
             "lifecycle": _json("active"),
         }
-        return needed | dict(self.facts) | {"type": needed["type"], "id": needed["id"]}
+        told = {name: fact for name, fact in self.facts.items() if beta or name not in _BETA_FACTS}
+        return needed | told | {"type": needed["type"], "id": needed["id"]}
 
 
 class ListQuery(msgspec.Struct, frozen=True):
@@ -63,6 +68,7 @@ class ListQuery(msgspec.Struct, frozen=True):
     after_id: str | None = None
     before_id: str | None = None
     lifecycle: tuple[str, ...] = ("active", "deprecated")
+    beta: bool = False
 
 
 class _Listing(msgspec.Struct, frozen=True):
@@ -90,6 +96,8 @@ def read_query(query: bytes) -> ListQuery:
             lifecycle.append(value)
         else:
             given[name] = value
+    if len(lifecycle) > len(_LIFECYCLES):
+        raise InvalidRequest(f"lifecycle: List should have at most {len(_LIFECYCLES)} items")
     for place, value in enumerate(lifecycle):
         if value not in _LIFECYCLES:
             raise InvalidRequest(f"lifecycle.{place}: Input should be 'active', 'deprecated' or 'retired'")
@@ -100,6 +108,7 @@ def read_query(query: bytes) -> ListQuery:
         after_id=given.get("after_id"),
         before_id=given.get("before_id"),
         lifecycle=tuple(lifecycle) or ListQuery().lifecycle,
+        beta=given.get("beta") == "true",
     )
 
 
@@ -113,7 +122,7 @@ def page(models: Sequence[Model], query: ListQuery) -> bytes:
     chosen = listed[-query.limit :] if query.before_id is not None else listed[: query.limit]
     return msgspec.json.encode(
         {
-            "data": [model.render() for model in chosen],
+            "data": [model.render(beta=query.beta) for model in chosen],
             "has_more": len(listed) > len(chosen),
             "first_id": chosen[0].id if chosen else None,
             "last_id": chosen[-1].id if chosen else None,

@@ -176,7 +176,8 @@ class StreamObserver:
 
 
 def _is_rare(text: bytes | bytearray, start: int) -> bool:
-    return text.find(b"message_", start) >= 0 or text.find(b"error", start) >= 0 or text.find(b"\r", start) >= 0
+    # Backwards, because that skips by the first letters of these words, which are rarer in streams than the last.
+    return text.rfind(b"message_", start) >= 0 or text.rfind(b"error", start) >= 0 or text.find(b"\r", start) >= 0
 
 
 def _parse_event(block: bytes) -> Event | None:

@@ -33,6 +33,9 @@ _LISTING_HEADERS: tuple[Header, ...] = (
     *(line for line in _OWN_HEADERS if line[0] != b"content-type"),
     (b"anthropic-version", b"2023-06-01"),
 )
+_LISTING = b"/v1/models?beta=true&limit=1000" + b"".join(
+    b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
+)
 _LISTING_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 _PATH = re.compile(r"[!-~]*")
@@ -135,8 +138,9 @@ class Anthropic:
         """The request for the list of models, unless only the client could make it."""
         if self._passes_through:
             return None
-        target = f"{self._path}/v1/models?limit=1000".encode()
-        return HttpRequest(self._origin, b"GET", target, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS)
+        return HttpRequest(
+            self._origin, b"GET", self._path.encode() + _LISTING, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS
+        )
 
     def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
         """The request as it came; only a mapped model is replaced."""

@@ -13,8 +13,17 @@ class UpstreamFailed(GatewayError):
     engine said is the cause (`__cause__`), for the log.
     """
 
-    def __init__(self, message: str, *, status: int = 502, type_: str = "api_error", elsewhere: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 502,
+        type_: str = "api_error",
+        elsewhere: bool = False,
+        retryable: bool | None = None,
+    ) -> None:
         super().__init__(message)
+        self.retryable = retryable
         self.status = status
         self.type = type_
         self.elsewhere = elsewhere

@@ -31,6 +31,7 @@ from bud_asgi.testing.faults import (
     surplus,
 )
 from bud_asgi.testing.messages import Content, TextBlock, ThinkingBlock, ToolUseBlock, Usage
+from bud_asgi.testing.models import Model, model
 from bud_asgi.testing.received import Received
 from bud_asgi.testing.replies import (
     Answer,
@@ -56,6 +57,7 @@ __all__ = [
     "ErrorEvents",
     "Failure",
     "Lazy",
+    "Model",
     "Received",
     "Reply",
     "StandIn",
@@ -86,6 +88,7 @@ __all__ = [
     "huge_line",
     "json_body",
     "late",
+    "model",
     "one_byte_a_second",
     "one_byte_per_segment",
     "raw",

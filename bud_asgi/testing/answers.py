@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from bud_asgi.testing.judge_models import asked_beta, is_models, listing_of, named_model
 from bud_asgi.testing.messages import Asked, Block, Content, TextBlock, ThinkingBlock, ToolUseBlock, tokens_of
+from bud_asgi.testing.models import MODELS, Model, find, info, page
 from bud_asgi.testing.received import Received, fields_of
-from bud_asgi.testing.replies import Reply, json_body
+from bud_asgi.testing.refusals import Refused
+from bud_asgi.testing.replies import Reply, error, json_body
 
 _PER_MESSAGE = 4
 _QUOTED = 120
@@ -34,12 +37,31 @@ def count_tokens(fields: Mapping[str, Any]) -> int:
     return _PER_MESSAGE * count + sum(_characters(value) for value in counted) // 4
 
 
-def default_reply(received: Received) -> Reply:
+def default_reply(received: Received, models: Sequence[Model] = MODELS) -> Reply:
     """The answer that every valid request gets unless a test says otherwise."""
+    if is_models(received):
+        return _models_reply(received, models)
     fields = fields_of(received)
     if received.path.endswith(b"/count_tokens"):
-        return json_body({"input_tokens": count_tokens(fields)})
+        return json_body(_counted(fields))
     return Reply(body=default_content(fields))
+
+
+def _models_reply(received: Received, models: Sequence[Model]) -> Reply:
+    beta, name = asked_beta(received), named_model(received)
+    if name is not None:
+        found = find(models, name)
+        return json_body(info(found, beta=beta)) if found else error(404, "not_found_error", f"model: {name}")
+    try:
+        return json_body(page(models, listing_of(received, models), beta=beta))
+    except Refused as refused:  # only without a judge (`strict=False`)
+        return Reply(status=refused.status, body=refused.failure)
+
+
+def _counted(fields: Mapping[str, Any]) -> dict[str, Any]:
+    count = count_tokens(fields)
+    managed = {"context_management": {"original_input_tokens": count}} if fields.get("context_management") else {}
+    return {"input_tokens": count, **managed}
 
 
 def default_content(fields: Mapping[str, Any]) -> Content:

@@ -6,54 +6,72 @@ Everything here reads the request by itself, so that it finds what a gateway's r
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
 from bud_asgi.testing.judge_body import judge_body
+from bud_asgi.testing.judge_models import is_models, judge_models
+from bud_asgi.testing.models import MODELS, Model, callable_names
 from bud_asgi.testing.received import Received
 from bud_asgi.testing.refusals import Refused, refuse
 
 VERSIONS = frozenset({"2023-06-01", "2026-10-21"})
 ROUTES = frozenset({b"/v1/messages", b"/v1/messages/count_tokens"})
+"""What is asked with a body, by `POST`. The models are asked for by `GET`."""
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What this stand-in knows: its key, and the models and beta flags, all if `None`."""
+    """What this stand-in knows: its key, the models and beta flags to call (all if `None`), the models to list."""
 
     api_key: str
     models: Collection[str] | None = None
     betas: Collection[str] | None = None
+    catalogue: Sequence[Model] = MODELS
+
+
+def rules_for(api_key: str, models: Sequence[Model] | None, betas: Iterable[str] | None) -> Rules:
+    """The rules of a stand-in that has these models and flags."""
+    flags = None if betas is None else frozenset(betas)
+    if models is None:
+        return Rules(api_key=api_key, betas=flags)
+    return Rules(api_key=api_key, models=callable_names(models), betas=flags, catalogue=models)
 
 
 def refusal(received: Received, rules: Rules) -> Refused | None:
     """Why the service would refuse this request; `None` if it is valid."""
     try:
         _judge_route(received)
-        _judge_framing(received)
+        judge_framing(received)
         _judge_credential(received, rules.api_key)
         version = _version(received)
         flags = _betas(received, rules.betas)
-        judge_body(received, version=version, betas=flags, known=rules.models)
+        if is_models(received):
+            judge_models(received, rules.catalogue)
+        else:
+            judge_body(received, version=version, betas=flags, known=rules.models)
     except Refused as refused:
         return refused
     return None
 
 
 def _judge_route(received: Received) -> None:
-    if received.path not in ROUTES:
+    listing = is_models(received)
+    if not listing and received.path not in ROUTES:
         raise refuse(404, "not_found_error", "Not found")
-    if received.method != b"POST":
+    if received.method != (b"GET" if listing else b"POST"):
         raise refuse(405, "invalid_request_error", "Method Not Allowed")
 
 
-def _judge_framing(received: Received) -> None:
+def judge_framing(received: Received) -> None:
     """Fields of which there must be one at most; a second one is a gateway's mistake, whatever a server makes of it."""
     for name in ("host", "content-length", "transfer-encoding", "content-type", "content-encoding"):
         if len(received.values(name)) > 1:
             raise refuse(400, "invalid_request_error", f"{name}: came more than once")
     if received.header("host") is None:
         raise refuse(400, "invalid_request_error", "host: header is required")
+    if received.method == b"GET":
+        return
     kind = (received.header("content-type") or b"").partition(b";")[0].strip().lower()
     if kind != b"application/json":
         raise refuse(400, "invalid_request_error", "content-type: must be application/json")
@@ -84,7 +102,14 @@ def _version(received: Received) -> str:
 def _betas(received: Received, known: Collection[str] | None) -> frozenset[str]:
     joined = b",".join(received.values("anthropic-beta")).decode("latin-1")
     flags = frozenset(flag.strip() for flag in joined.split(",") if flag.strip())
-    unknown = sorted(flags.difference(known)) if known is not None else []
+    if known is not None:
+        judge_betas(flags, known)
+    return flags
+
+
+def judge_betas(flags: Collection[str], known: Collection[str]) -> None:
+    """Refuse beta flags that are not known, naming them. Raises `Refused`."""
+    unknown = sorted(set(flags).difference(known))
     if unknown:
         raise refuse(
             400,
@@ -92,4 +117,3 @@ def _betas(received: Received, known: Collection[str] | None) -> frozenset[str]:
             f"Unexpected value(s) {', '.join(f'`{flag}`' for flag in unknown)} for the `anthropic-beta` header. "
             "Please consult our documentation at docs.claude.com or try again without the header.",
         )
-    return flags

@@ -26,6 +26,7 @@ from bud_asgi.testing.checks import (
 )
 from bud_asgi.testing.judge_messages import judge_cache_marks, judge_messages, judge_system
 from bud_asgi.testing.judge_tools import judge_tool_choice, judge_tools
+from bud_asgi.testing.models import generation, is_known
 from bud_asgi.testing.received import Received
 from bud_asgi.testing.refusals import invalid, refuse
 
@@ -44,37 +45,40 @@ _BETA_FIELDS = {
     "billing_policy": {"user-profiles-billing-2026-10-01"},
     "output_format": {"structured-outputs-2025-11-13"},
 }
+_COUNTED_BETA_FIELDS = {"context_management", "compaction", "mcp_servers", "billing_policy", "output_format"}
+"""Those of them that `count_tokens` takes too ("Token counting")."""
 _SAMPLING = ("temperature", "top_p", "top_k")
-_GENERATION = re.compile(r"claude-(?:opus|sonnet|haiku|fable|mythos)-(\d+)(?:-(\d{1,2}))?(?:-|@|$)")
 _ESCAPE = re.compile(r"\\(?:u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u(d[89a-f][0-9a-f]{2})|.)", re.IGNORECASE)
 """An escape in a JSON string: a surrogate pair, a lone surrogate (group 2), or any other."""
 
 
 def judge_body(received: Received, *, version: str, betas: frozenset[str], known: Collection[str] | None) -> None:
     """Refuse the body if the service would. Raises `Refused`."""
-    fields = _decoded(received)
     counting = received.path.endswith(b"/count_tokens")
-    _judge_fields(fields, betas, counting=counting)
+    judge_fields(decoded(received), version=version, betas=betas, known=known, counting=counting)
+
+
+def judge_fields(
+    fields: Fields, *, version: str, betas: frozenset[str], known: Collection[str] | None, counting: bool
+) -> None:
+    """Refuse a body's fields if the service would. Raises `Refused`."""
+    _judge_names(fields, betas, counting=counting)
     model = _judge_model(fields, known)
     _judge_sampling(fields, version, model)
     if not counting:
         _judge_limits(fields)
     _judge_options(fields, betas)
     judge_system(fields.get("system"), version)
-    judge_messages(required(fields, "messages"), version, betas, prefill=generation(model) < (4, 6))
+    continued, prefill = _judge_thread(fields.get("thread")), generation(model) < (4, 6)
+    judge_messages(required(fields, "messages"), version, betas, prefill=prefill, continued=continued)
     names = judge_tools(fields.get("tools"), betas)
     judge_tool_choice(fields.get("tool_choice"), names)
     _judge_thinking(fields, model)
     judge_cache_marks(fields)
 
 
-def generation(model: str) -> tuple[int, int]:
-    """A model's generation, as (5, 0) for `claude-opus-5`; (0, 0) for a name that says none."""
-    found = _GENERATION.match(model)
-    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
-
-
-def _decoded(received: Received) -> Fields:
+def decoded(received: Received) -> Fields:
+    """The body's fields, if it is the JSON that the service takes. Raises `Refused`."""
     if received.header("content-encoding") not in (None, b"identity", b"gzip"):
         details = {"error_code": "request_body_encoding_unsupported"}
         raise refuse(400, "invalid_request_error", "content-encoding: not supported", details)
@@ -122,11 +126,12 @@ def _place(written: str, at: int) -> str:
     return f"line {line} column {column} (char {at})"
 
 
-def _judge_fields(fields: Fields, betas: frozenset[str], *, counting: bool) -> None:
+def _judge_names(fields: Fields, betas: frozenset[str], *, counting: bool) -> None:
     known: set[str] = set((_COUNTED if counting else _CREATED).split())
     if counting:
         known.update(_SAMPLING)  # refused by version, below
-    known.update(name for name, flags in _BETA_FIELDS.items() if not betas.isdisjoint(flags))
+    offered = _BETA_FIELDS.keys() & _COUNTED_BETA_FIELDS if counting else _BETA_FIELDS.keys()
+    known.update(name for name in offered if not betas.isdisjoint(_BETA_FIELDS[name]))
     no_others(fields, known)
 
 
@@ -134,7 +139,7 @@ def _judge_model(fields: Fields, known: Collection[str] | None) -> str:
     model = a_string(required(fields, "model"), "model")
     if not model:
         raise invalid("model: String should have at least 1 character")
-    if "does-not-exist" in model if known is None else model not in known:
+    if not is_known(model, known):
         raise refuse(404, "not_found_error", f"model: {model}")
     return model
 
@@ -152,6 +157,17 @@ def _judge_sampling(fields: Fields, version: str, model: str) -> None:
             a_number(value, name, least=0, most=bounds[name])
         if generation(model) >= (4, 7) and not (name == "temperature" and value == 1):
             raise invalid(f"`{name}` is deprecated for this model.")
+
+
+def _judge_thread(given: object) -> bool:
+    """Whether the messages go on from ones that the service holds ("Message threads")."""
+    if given is None:
+        return False
+    thread = an_object(given, "thread")
+    kind = tagged(thread, ("create", "continue"), "thread")
+    if kind == "continue":
+        a_string(required(thread, "previous_message_id", "thread.continue."), "thread.continue.previous_message_id")
+    return kind == "continue"
 
 
 def _judge_limits(fields: Fields) -> None:

@@ -21,6 +21,11 @@ _FIELDS = {
     "redacted_thinking": ("data!",),
 }
 """The fields of the blocks that are judged closely; `!` stands after required ones."""
+_NESTED = {
+    "tool_result": ("text", "image", "search_result", "document", "tool_reference", "browser_state"),
+    "search_result": ("text",),
+}
+"""The blocks with blocks in their `content`, and which."""
 _OTHERS = [
     "server_tool_use",
     "web_search_tool_result",
@@ -57,8 +62,13 @@ def judge_system(given: object, version: str) -> None:
         _judge_block(an_object(value, f"system.{n}"), f"system.{n}", ("text",), version, role="system")
 
 
-def judge_messages(given: object, version: str, betas: frozenset[str], *, prefill: bool) -> None:
-    """Refuse messages that the service would; `prefill` is whether the model goes on from an assistant message."""
+def judge_messages(
+    given: object, version: str, betas: frozenset[str], *, prefill: bool, continued: bool = False
+) -> None:
+    """Refuse messages that the service would.
+
+    `prefill` is whether the model goes on from an assistant message, `continued` whether earlier messages are held.
+    """
     messages = [an_object(value, f"messages.{n}") for n, value in enumerate(a_list(given, "messages"))]
     if not messages:
         raise invalid("messages: at least one message is required")
@@ -68,7 +78,7 @@ def judge_messages(given: object, version: str, betas: frozenset[str], *, prefil
     allowed += [kind for kind, flag in _BETA_BLOCKS.items() if any(beta.startswith(flag) for beta in betas)]
     for n, message in enumerate(messages):
         _judge_message(message, f"messages.{n}", allowed, version, last=n == len(messages) - 1)
-    _judge_pairing(messages)
+    _judge_pairing(messages, continued=continued)
     if messages[-1]["role"] == "assistant" and not prefill:
         raise invalid(
             "This model does not support assistant message prefill. The conversation must end with a user message."
@@ -94,6 +104,7 @@ def _judge_message(message: Fields, at: str, allowed: list[str], version: str, *
 
 
 def _judge_block(block: Fields, at: str, allowed: list[str] | tuple[str, ...], version: str, *, role: str) -> None:
+    """`role` is the message's; `tool_result` for what stands directly in one, where the version's rules differ."""
     strict = version == "2026-10-21"
     kinds = [kind for kind in allowed if not (strict and role == "assistant" and kind == "document")]
     kind = tagged(block, kinds, at)
@@ -112,20 +123,20 @@ def _judge_block(block: Fields, at: str, allowed: list[str] | tuple[str, ...], v
             raise invalid(f"{at}.text.citations: Extra inputs are not permitted")
     if kind == "tool_use":
         an_object(block["input"], f"{at}.tool_use.input")
-    if kind == "tool_result" and isinstance(block.get("content"), list):
-        nested = ("text", "image", "search_result", "document", "tool_reference", "browser_state")
+    if kind in _NESTED and isinstance(block.get("content"), list):
+        inside = kind if kind == "tool_result" else "user" if role == "tool_result" else role
         for n, value in enumerate(cast("list[object]", block["content"])):
-            where = f"{at}.tool_result.content.{n}"
-            _judge_block(an_object(value, where), where, nested, version, role=role)
+            where = f"{at}.{kind}.content.{n}"
+            _judge_block(an_object(value, where), where, _NESTED[kind], version, role=inside)
 
 
-def _judge_pairing(messages: list[Fields]) -> None:
-    """Each call of a tool is answered in the next message, and nothing else is."""
+def _judge_pairing(messages: list[Fields], *, continued: bool) -> None:
+    """Each call of a tool is answered in the next message, and nothing else is. Of a held message nothing is known."""
     called: list[str] = []
     for n, message in enumerate(messages):
         answered = _ids(message, "tool_result", "tool_use_id")
         for identity in answered:
-            if identity not in called:
+            if identity not in called and not (continued and n == 0):
                 raise invalid(
                     f"messages.{n}: unexpected `tool_use_id` found in `tool_result` blocks: {identity}. Each "
                     "`tool_result` block must have a corresponding `tool_use` block in the previous message."

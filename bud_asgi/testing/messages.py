@@ -75,6 +75,8 @@ class Asked(msgspec.Struct, frozen=True):
     request_id: str
     seed: str
     """Everything random (ids, padding, cuts of partial JSON) comes from it."""
+    infix: str = ""
+    """What a platform puts into ids: `_vrtx` makes `msg_vrtx_01...`."""
 
 
 def tokens_of(text: str) -> list[str]:
@@ -146,7 +148,7 @@ def _rng(seed: str) -> random.Random:
 def _message(content: Content, asked: Asked, blocks: Sequence[Any], usage: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": asked.model,
-        "id": made_id("msg", asked.seed),
+        "id": made_id(f"msg{asked.infix}", asked.seed),
         "type": "message",
         "role": "assistant",
         "content": blocks,
@@ -216,7 +218,7 @@ def _whole(block: Block, index: int, asked: Asked) -> dict[str, Any]:
         case ThinkingBlock():
             return {"type": "thinking", "thinking": block.thinking, "signature": _signature(block, index, asked)}
         case ToolUseBlock():
-            called = block.id or made_id("toolu", f"{asked.seed}:{index}")
+            called = block.id or made_id(f"toolu{asked.infix}", f"{asked.seed}:{index}")
             return {"type": "tool_use", "id": called, "name": block.name, "input": dict(block.input)}
 
 

@@ -5,36 +5,35 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from bud_asgi.testing.answers import asked_of, default_reply
 from bud_asgi.testing.certificates import Certificates, TlsKind, certificates
 from bud_asgi.testing.connection import Connection
-from bud_asgi.testing.judge import Rules, refusal
-from bud_asgi.testing.messages import made_id
+from bud_asgi.testing.first_party import MAX_BODY, FirstParty
+from bud_asgi.testing.judge import rules_for
+from bud_asgi.testing.models import MODELS, Model, catalogue
 from bud_asgi.testing.received import Received
-from bud_asgi.testing.replies import Answer, Failure, Reply, render
+from bud_asgi.testing.replies import Answer, Failure, Reply
+from bud_asgi.testing.service import Service
 from bud_asgi.testing.threads import ThreadedStandIn
 from bud_asgi.testing.writing import perform
 
 T = TypeVar("T")
 
 HOST = "127.0.0.1"
-MAX_BODY = 32 << 20
-"""The service's limit for a request's body ("Errors": 32 MB for the Messages API), in bytes."""
 
 
 class StandIn:
     """A stand-in for Anthropic's Messages API: a real HTTP server on 127.0.0.1, with `async with`.
 
     It takes `api_key` as `x-api-key` or as a bearer token and refuses what the service refuses, in its words.
-    `strict=False` takes any request at all. `models` are the names it knows, all if `None` (but none with
-    "does-not-exist" in it); `betas` the beta flags it knows, all if `None`. `tls` serves HTTPS with a certificate of
-    that kind (needs the extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and paddings come from `seed`.
-    `send_buffer` bounds the kernel's send buffer of each connection, in bytes.
+    `strict=False` takes any request at all. `models` are those that it lists and answers for, as `Model` or as an id;
+    if `None` it lists an example and answers for every name but retired ones and those with "does-not-exist" in them.
+    `betas` are the beta flags it knows, all if `None`. `tls` serves HTTPS with a certificate of that kind (needs the
+    extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and paddings come from `seed`. `send_buffer` bounds the
+    kernel's send buffer of each connection, in bytes.
 
     On the way out everything is closed. Raises what a reply function of the test raised, if one did.
     """
@@ -44,8 +43,8 @@ class StandIn:
         *,
         api_key: str = "sk-ant-upstream",
         strict: bool = True,
-        models: Collection[str] | None = None,
-        betas: Collection[str] | None = None,
+        models: Iterable[str | Model] | None = None,
+        betas: Iterable[str] | None = None,
         tls: TlsKind | None = None,
         max_body: int = MAX_BODY,
         seed: int = 0,
@@ -60,17 +59,27 @@ class StandIn:
         """How many connections died as `close_on_reuse` wants it."""
         self.unparsable: list[str] = []
         """What was no HTTP at all: the parser's words."""
-        self._rules = Rules(api_key=api_key, models=models, betas=betas) if strict else None
+        listed = None if models is None else catalogue(models)
+        rules = rules_for(api_key, listed, betas) if strict else None
+        self.service: Service = FirstParty(rules, MODELS if listed is None else listed)
+        """What it stands in for."""
         self._tls, self._max_body, self._seed, self._send_buffer = tls, max_body, seed, send_buffer
         self._certificates: Certificates | None = None
         self._queue: deque[Answer] = deque()
-        self._always: Answer = default_reply
+        self._always: Answer | None = None
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
         self._changed = asyncio.Event()
         self._told_aborted: set[int] = set()
         self._failures: list[Exception] = []
+
+    @classmethod
+    def of(cls, service: Service, *, tls: TlsKind | None = None, seed: int = 0, send_buffer: int | None = None) -> Self:
+        """A stand-in for another service; the rest is as above."""
+        made = cls(tls=tls, max_body=service.max_body, seed=seed, send_buffer=send_buffer)
+        made.service = service
+        return made
 
     @property
     def port(self) -> int:
@@ -111,7 +120,7 @@ class StandIn:
 
     def always(self, reply: Answer | None) -> None:
         """Give every valid request this reply once the queue is empty; `None`: the default. Safe from any thread."""
-        self._always = reply or default_reply
+        self._always = reply
 
     def in_thread(self) -> ThreadedStandIn:
         """The same for synchronous code: `with StandIn().in_thread() as upstream`, on a loop in a thread of its own."""
@@ -229,7 +238,7 @@ class StandIn:
     def begin(self, connection: int, method: bytes, target: bytes) -> Received:
         """The head of a request arrived."""
         number = len(self.requests) + 1
-        request_id = made_id("req", f"{self._seed}:{number}")
+        request_id = self.service.request_id(f"{self._seed}:{number}")
         received = Received(number=number, connection=connection, method=method, target=target, request_id=request_id)
         self.requests.append(received)
         return received
@@ -238,23 +247,19 @@ class StandIn:
         """A request arrived, whole or known to be too large: answer it."""
         self._change()
         reply = self._reply(received)
-        body = render(reply.body, lambda: asked_of(received, self._seed))
-        headers = _service_headers(received)
+        body = self.service.render(reply.body, received, self._seed)
+        headers = self.service.headers(received, reply)
         going = await perform(reply, body, headers, connection, method=received.method, keep=connection.keep)
         received.done = True
         self._change()
         return going
 
     def _reply(self, received: Received) -> Reply:
-        if not received.complete:
-            failure = Failure("request_too_large", "Request exceeds the maximum size")
-            received.refusal = failure.message
-            return Reply(status=413, body=failure)
-        refused = refusal(received, self._rules) if self._rules else None
+        refused = self.service.refuse(received)
         if refused is not None:
             received.refusal = refused.message
-            return Reply(status=refused.status, body=refused.failure)
-        answer = self._queue.popleft() if self._queue else self._always
+            return refused.reply
+        answer = self._queue.popleft() if self._queue else self._always or self.service.answer
         if isinstance(answer, Reply):
             return answer
         try:
@@ -262,16 +267,3 @@ class StandIn:
         except Exception as error:  # noqa: BLE001 (the test's own function; raised again on the way out)
             self._failures.append(error)
             return Reply(status=500, body=Failure("api_error", f"The test's reply function failed: {error!r}"))
-
-
-def _service_headers(received: Received) -> list[tuple[str, str]]:
-    """What the service adds to every reply ("Rate limits", "Errors"): all of it describes the account."""
-    reset = (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    headers = [("request-id", received.request_id)]
-    headers.append(("anthropic-organization-id", "11111111-2222-4333-8444-555555555555"))
-    limits = {"requests": 4000, "tokens": 480000, "input-tokens": 400000, "output-tokens": 80000}
-    for name, limit in limits.items():
-        headers.append((f"anthropic-ratelimit-{name}-limit", str(limit)))
-        headers.append((f"anthropic-ratelimit-{name}-remaining", str(limit - 1 if name == "requests" else limit)))
-        headers.append((f"anthropic-ratelimit-{name}-reset", reset))
-    return headers

@@ -245,9 +245,10 @@ PAIRS = {
 
 @pytest.mark.parametrize(("field", "flag"), PAIRS.items(), ids=PAIRS.keys())
 async def test_a_beta_field_needs_its_flag(upstream: StandIn, field: str, flag: str) -> None:
-    status, body = await answer(upstream, wire(BODY | {field: {}}))
+    given = BODY | {field: {"type": "create"} if field == "thread" else {}}
+    status, body = await answer(upstream, wire(given))
     assert (status, body["error"]["message"]) == (400, f"{field}: {EXTRA}")
-    status, _ = await answer(upstream, wire(BODY | {field: {}}, headers={"anthropic-beta": f"other-1, {flag}"}))
+    status, _ = await answer(upstream, wire(given, headers={"anthropic-beta": f"other-1, {flag}"}))
     assert status == 200
 
 
@@ -321,3 +322,20 @@ async def test_a_body_past_the_limit_is_refused_before_its_end(chunked: bool) ->
         await client.close()
         await upstream.wait_connections(0, 1)
         assert upstream.requests[0].aborted is None
+
+
+async def test_a_thread_goes_on_from_messages_that_are_held(upstream: StandIn) -> None:
+    flags = {"anthropic-beta": "message-threads-2026-08-12"}
+    only_new = [{"role": "user", "content": [RESULT]}]
+    thread = {"type": "continue", "previous_message_id": "msg_1"}
+    assert (await answer(upstream, wire(messages=only_new, thread=thread, headers=flags)))[0] == 200
+    twice = [*only_new, {"role": "assistant", "content": "Ok."}, *only_new]
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"messages": only_new, "thread": {"type": "create"}}, "messages.0: unexpected `tool_use_id` found"),
+        ({"messages": twice, "thread": thread}, "messages.2: unexpected `tool_use_id` found"),
+        ({"thread": {"type": "continue"}}, "thread.continue.previous_message_id: Field required"),
+        ({"thread": {"type": "resume"}}, "thread: Input tag 'resume' found"),
+    ]
+    for fields, words in bad:
+        status, body = await answer(upstream, wire(BODY | fields, headers=flags))
+        assert (status, body["error"]["message"].startswith(words)) == (400, True), body
