@@ -15,12 +15,12 @@ from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Offer, Outcome
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.listing import Listings
 from bud_asgi.models import answer_models
-from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, ShuttingDown, read_error
+from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, ShuttingDown
 from bud_asgi.protocol.messages import MessagesRequest
 from bud_asgi.protocol.operations import MODELS
-from bud_asgi.providers import Provider, UpstreamFailed
+from bud_asgi.providers import Call, Provider, Refusal, UpstreamFailed, UpstreamRefused, judge_refusal
 from bud_asgi.providers import send as send_upstream
-from bud_asgi.relay import Refusal, deliver_refusal, end_early, relay
+from bud_asgi.relay import deliver_refusal, end_early, relay
 from bud_asgi.waiting import Waiting
 from bud_asgi.watch import ClientWatch
 
@@ -133,16 +133,19 @@ class Endpoint:
         exchange.attempts.append(attempt)
         reply: HttpReply | None = None
         try:
-            reply = await self._send(exchange, provider, target, receive)
+            answer = await self._send(exchange, provider, attempt, receive)
             if waiting is not None:
                 await waiting.over()
-            refusal = await relay(exchange, attempt, reply, send, stream=waiting is not None)
-            if refusal is not None:
-                _judge_refusal(exchange, provider, refusal)
-                await deliver_refusal(exchange, refusal, send)
-        except UpstreamFailed as error:
-            attempt.failure = str(error.__cause__ or error)
-            exchange.outcome = "upstream_failed"
+            if not isinstance(answer, Refusal):
+                reply = answer
+                answer = await relay(exchange, attempt, reply, send, stream=waiting is not None)
+                if answer is not None:
+                    judge_refusal(provider, exchange.request_id, answer)
+            if answer is not None:
+                await deliver_refusal(exchange, answer, send)
+        except (UpstreamFailed, UpstreamRefused) as error:
+            attempt.failure = error.told if isinstance(error, UpstreamRefused) else str(error.__cause__ or error)
+            exchange.outcome = "answered" if isinstance(error, UpstreamRefused) else "upstream_failed"
             _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
             raise
         finally:
@@ -150,10 +153,12 @@ class Endpoint:
             if reply is not None:
                 reply.close()
 
-    async def _send(self, exchange: Exchange, provider: Provider, target: Target, receive: Receive) -> HttpReply:
+    async def _send(
+        self, exchange: Exchange, provider: Provider, attempt: Attempt, receive: Receive
+    ) -> HttpReply | Refusal:
         """Apart from its caller, so that nothing there keeps the request's body while a stream is relayed."""
-        request = await exchange.request(receive)
-        return await send_upstream(self._resources().client, provider, request, exchange.headers, target.model)
+        call = Call(await exchange.request(receive), exchange.headers, attempt.target.model, exchange.request_id)
+        return await send_upstream(self._resources().client, provider, call, attempt)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
@@ -167,19 +172,3 @@ def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
 
 def _outcome_of(error: GatewayError) -> Outcome:
     return "client_gone" if isinstance(error, ClientGone) else "cancelled"
-
-
-def _judge_refusal(exchange: Exchange, provider: Provider, refusal: Refusal) -> None:
-    """Keep to ourselves what the upstream says of the gateway's own credential: the client can't mend that.
-
-    Some servers put the credential itself into what they say, with whatever status.
-    """
-    said = read_error(refusal.body)
-    text = refusal.body.decode("utf-8", "replace")
-    redacted = provider.credential.redact(text)
-    if not provider.credential.ours:
-        return
-    ours = refusal.status == 401 or (refusal.status == 403 and said is not None and not said.has_code)
-    if ours or redacted != text:
-        _log.error("%s: %s refused our credential: %.500r", exchange.request_id, provider.name, redacted)
-        raise UpstreamFailed("upstream authentication failed", retryable=False)

@@ -122,12 +122,26 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class Attempt:
-    """One try at one target. Times are seconds on the monotonic clock, `None` until reached."""
+    """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
-    __slots__ = ("ended", "failure", "first_event", "head", "started", "status", "target", "upstream_request_id")
+    `dropped` names the fields and betas that the provider lacks and that were left out of the request.
+    """
+
+    __slots__ = (
+        "dropped",
+        "ended",
+        "failure",
+        "first_event",
+        "head",
+        "started",
+        "status",
+        "target",
+        "upstream_request_id",
+    )
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.dropped: tuple[str, ...] = ()
         self.started = time.monotonic()
         self.head: float | None = None
         self.first_event: float | None = None
@@ -267,6 +281,8 @@ class Exchange:
         self.status = status
         self.committed = time.monotonic()
         lines = [*headers, *self.reply_headers, (b"request-id", self.request_id.encode())]
+        if self.attempts and self.attempts[-1].dropped:
+            lines.append((b"bud-dropped", ", ".join(self.attempts[-1].dropped).encode("ascii", "replace")))
         await send({"type": "http.response.start", "status": status, "headers": lines})
 
     async def refuse(self, error: GatewayError, send: Send) -> None:

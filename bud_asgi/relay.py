@@ -9,16 +9,15 @@ import asyncio
 import time
 from contextlib import suppress
 
-import msgspec
 from starlette.types import Send
 
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, NotFound, error_body, read_error
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, error_body, read_error
 from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, StreamObserver, error_event
 from bud_asgi.protocol.usage import usage_of_message
-from bud_asgi.providers import UpstreamFailed, failure_of
+from bud_asgi.providers import Refusal, UpstreamFailed, failure_of
 from bud_asgi.waiting import PING_AFTER
 
 COMMIT_WITHIN = 2.0
@@ -34,31 +33,16 @@ HOLD = 4 << 20
 """The largest JSON answer that is held until it is whole, in bytes; a larger one goes out as it comes."""
 
 _HOLD_BEFORE_EVENT = 1 << 20
-_MAX_ERROR_BODY = 1 << 20
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """An upstream's own error, to be passed on as it came; `headers` say when to try again."""
-
-    status: int
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
 
 
 async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send, *, stream: bool) -> Refusal | None:
-    """Deliver a reply in the Anthropic format. The reply is the caller's to close.
+    """Deliver a reply of status 200 in the Anthropic format. The reply is the caller's to close.
 
-    Returns the upstream's own error, which is for the caller to judge and deliver; nothing has been sent then. Raises
-    `UpstreamFailed`, only before the response has begun.
+    Returns the upstream's own error, if that came as the first event, which is for the caller to judge and deliver;
+    nothing has been sent then. Raises `UpstreamFailed`, only before the response has begun.
     """
     fields = fields_of(reply.headers)
-    attempt.head = time.monotonic()
-    attempt.status = reply.status
-    attempt.upstream_request_id = fields.get(b"request-id", b"").decode("latin-1") or None
     try:
-        if reply.status != 200:
-            return await _read_refusal(exchange, reply, fields)
-        _check_encoding(fields)
         if stream:
             return await _relay_stream(exchange, attempt, reply, fields, send)
         await _relay_json(exchange, attempt, reply, fields, send)
@@ -80,24 +64,6 @@ async def deliver_refusal(exchange: Exchange, refusal: Refusal, send: Send) -> N
     headers = [(b"content-type", b"application/json"), _length_of(refusal.body)]
     await exchange.start_response(send, refusal.status, headers + refusal.headers)
     await send({"type": "http.response.body", "body": refusal.body})
-
-
-async def _read_refusal(exchange: Exchange, reply: HttpReply, fields: Headers) -> Refusal:
-    if reply.status < 400:
-        raise UpstreamFailed(f"The upstream answered {reply.status} where a Message was expected.")
-    _check_encoding(fields)
-    body, whole = await read_body(reply, _MAX_ERROR_BODY)
-    if whole and read_error(body) is not None:
-        return Refusal(reply.status, body, relayed_headers(fields, error=True))
-    if reply.status == 404 and exchange.counting:
-        raise NotFound("The upstream of this model does not count tokens.")
-    raise UpstreamFailed(f"The upstream answered {reply.status} without an error object.")
-
-
-def _check_encoding(fields: Headers) -> None:
-    encoding = fields.get(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
-        raise UpstreamFailed("The upstream compressed its answer although it was asked not to.")
 
 
 async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send) -> None:

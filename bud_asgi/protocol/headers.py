@@ -89,6 +89,11 @@ def fields_of(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     return dict(reversed(headers))
 
 
+def request_id_of(headers: Headers) -> bytes:
+    """An upstream's own id for a request, `b""` if it gives none; AWS has another name for it."""
+    return headers.get(b"request-id") or headers.get(b"x-amzn-requestid", b"")
+
+
 def relayed_headers(headers: Headers, *, error: bool) -> list[tuple[bytes, bytes]]:
     """The upstream's headers that the client gets: the type of the content, and with an error when to try again.
 
@@ -96,7 +101,7 @@ def relayed_headers(headers: Headers, *, error: bool) -> list[tuple[bytes, bytes
     `request-id` becomes `upstream-request-id`.
     """
     relayed = [(name, headers[name]) for name in (_FROM_ERROR if error else _FROM_REPLY) if name in headers]
-    if request_id := headers.get(b"request-id"):
+    if request_id := request_id_of(headers):
         relayed.append((b"upstream-request-id", request_id))
     return relayed
 

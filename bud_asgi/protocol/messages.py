@@ -7,7 +7,7 @@ at a known place. All that is nested is the upstream's to judge.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -28,6 +28,8 @@ MAX_KEYS = 1000
 """How many top-level keys a body may have; the service knows some thirty."""
 
 _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
+
+_COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # in front of a key
 
 _END = re.compile(rb"[ \t\n\r]*+\}")
 
@@ -65,6 +67,31 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False):
         start, end = self.spans[name]
         view = memoryview(self.body)
         return [view[:start], value, view[end:]]
+
+
+def edited(
+    request: MessagesRequest, *, without: Collection[str] = (), changed: Mapping[str, bytes] | None = None
+) -> list[bytes | memoryview]:
+    """The body with top-level fields left out, and others set to new values, in buffers.
+
+    A value that is set stands where the field stood, or behind all others if it was absent. The bytes of every other
+    value stay as they are.
+    """
+    view, new = memoryview(request.body), dict(changed or {})
+    parts: list[bytes | memoryview] = []
+    end = 0
+    for name, (start, until) in request.spans.items():
+        key = _COMMA.match(request.body, end)
+        begin, end = (key.end() if key else end), until
+        if name in without:
+            continue
+        value = new.pop(name, None)
+        parts += (b"," if parts else b"{", view[begin:until] if value is None else view[begin:start])
+        if value is not None:
+            parts.append(value)
+    for name, value in new.items():
+        parts += (b"," if parts else b"{", msgspec.json.encode(name), b":", value)
+    return [*parts, b"}"] if parts else [b"{}"]
 
 
 def weigh_request(body: bytes) -> None:

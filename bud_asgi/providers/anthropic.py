@@ -16,8 +16,8 @@ import msgspec
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
-from bud_asgi.protocol.messages import MessagesRequest
-from bud_asgi.providers.seam import Credential
+from bud_asgi.providers.failures import UpstreamRefused
+from bud_asgi.providers.seam import Call, Credential, Written
 from bud_asgi.secret import Secret
 
 BASE_URL = "https://api.anthropic.com"
@@ -142,22 +142,29 @@ class Anthropic:
             self._origin, b"GET", self._path.encode() + _LISTING, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS
         )
 
-    def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
+    def write(self, call: Call) -> Written:
         """The request as it came; only a mapped model is replaced."""
+        request, model = call.request, call.model
         renamed = model is not None and model != request.model
-        more = forwarded_headers(headers, account=self._passes_through, trace_context=self._trace_context)
-        return HttpRequest(
-            origin=self._origin,
-            method=b"POST",
-            target=self._target + b"/count_tokens" if request.counting else self._target,
-            headers=(*_OWN_HEADERS, *more),
-            body=request.replacing("model", msgspec.json.encode(model)) if renamed else request.body,
-            timeouts=self._timeouts,
+        more = forwarded_headers(call.headers, account=self._passes_through, trace_context=self._trace_context)
+        return Written(
+            HttpRequest(
+                origin=self._origin,
+                method=b"POST",
+                target=self._target + b"/count_tokens" if request.counting else self._target,
+                headers=(*_OWN_HEADERS, *more),
+                body=request.replacing("model", msgspec.json.encode(model)) if renamed else request.body,
+                timeouts=self._timeouts,
+            )
         )
 
-    def read(self, reply: HttpReply) -> HttpReply:
+    def read(self, call: Call, reply: HttpReply) -> HttpReply:
         """The reply as it came."""
         return reply
+
+    def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
+        """Nothing: its errors speak for themselves."""
+        return None
 
 
 def _parse(base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:

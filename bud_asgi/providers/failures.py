@@ -23,10 +23,35 @@ class UpstreamFailed(GatewayError):
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
-        self.retryable = retryable
         self.status = status
         self.type = type_
         self.elsewhere = elsewhere
+        self.retryable = retryable
+
+
+class UpstreamRefused(GatewayError):
+    """An upstream's own error that is not in the envelope, in the words of the Messages API.
+
+    `told` is what it said, whole: for the log, because it may name accounts and projects. `credential`: it refused the
+    gateway's credential, so a fresh one is tried once.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type_: str,
+        told: str,
+        credential: bool = False,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type_
+        self.told = told
+        self.credential = credential
+        self.retryable = retryable
 
 
 def failure_of(error: HttpError) -> UpstreamFailed:

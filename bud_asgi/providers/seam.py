@@ -5,9 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.messages import MessagesRequest
+from bud_asgi.providers.failures import UpstreamRefused
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What is asked of a provider: a judged request, for a Message or for the count of its tokens.
+
+    `headers` are the client's, by lower-case name. `model` is the upstream's name for the model, `None` for the one in
+    the request. `request_id` is ours, for what the provider has to say in the envelope.
+    """
+
+    request: MessagesRequest
+    headers: Headers
+    model: str | None = None
+    request_id: str = ""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A call in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""
+
+    request: HttpRequest
+    dropped: tuple[str, ...] = ()
 
 
 class Credential(Protocol):
@@ -19,7 +42,10 @@ class Credential(Protocol):
         ...
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with its credential, as the last edit before it is sent. `client` are the client's headers."""
+        """The request with its credential, as the last edit before it is sent. `client` are the client's headers.
+
+        Raises `UpstreamFailed` when there is no credential to be had.
+        """
         ...
 
     async def refresh(self) -> bool:
@@ -53,14 +79,14 @@ class Provider(Protocol):
         """The request for the upstream's own list of models, without credential; `None` where there is none."""
         ...
 
-    def write(self, request: MessagesRequest, headers: Headers, model: str | None) -> HttpRequest:
-        """The judged request, for a Message or for the count of its tokens, in the provider's own form. Pure.
-
-        It comes without credential. `headers` are the client's, by lower-case name. `model` is the upstream's name for
-        the model, `None` for the one in the request. Raises `InvalidRequest` for what the provider can't be asked.
-        """
+    def write(self, call: Call) -> Written:
+        """The call in the provider's own form. Pure. Raises `InvalidRequest` for what it can't be asked."""
         ...
 
-    def read(self, reply: HttpReply) -> HttpReply:
-        """The provider's reply as one in the Anthropic format: status, headers, JSON or SSE bytes. Pure."""
+    def read(self, call: Call, reply: HttpReply) -> HttpReply:
+        """A reply of status 200 as one in the Anthropic format: headers, JSON or SSE bytes. Pure; owns the reply."""
+        ...
+
+    def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
+        """What a reply of another status means; `None` for an error that speaks for itself, in the envelope. Pure."""
         ...

@@ -2,27 +2,74 @@
 
 from __future__ import annotations
 
+import logging
+import time
+
+from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply
-from bud_asgi.protocol.headers import Headers
-from bud_asgi.protocol.messages import MessagesRequest
-from bud_asgi.providers.failures import failure_of
-from bud_asgi.providers.seam import Provider
+from bud_asgi.protocol.headers import fields_of, request_id_of
+from bud_asgi.providers.failures import UpstreamRefused, failure_of
+from bud_asgi.providers.refusal import Refusal, check_encoding, judge_refusal, read_refusal
+from bud_asgi.providers.seam import Call, Provider
+
+_log = logging.getLogger("bud_asgi")
 
 
-async def send(
-    client: HttpClient, provider: Provider, request: MessagesRequest, headers: Headers, model: str | None
-) -> HttpReply:
-    """Send a judged request to a provider; return its reply in the Anthropic format, whatever its status.
+async def send(client: HttpClient, provider: Provider, call: Call, attempt: Attempt) -> HttpReply | Refusal:
+    """Send a call to a provider; return its reply of status 200 in the Anthropic format, or its own error.
 
-    Raises `UpstreamFailed`, `InvalidRequest`. Cancelled, the call is aborted at once. The reply is the caller's to
-    close.
+    Notes in the attempt what was left out and what came. Raises `UpstreamFailed`, `UpstreamRefused`, `InvalidRequest`,
+    `NotFound`. Cancelled, the call is aborted at once. The reply is the caller's to close.
     """
-    written = provider.write(request, headers, model)
+    written = provider.write(call)
+    attempt.dropped = written.dropped
     try:
-        reply = await client.send(await provider.credential.apply(written, headers))
-        if reply.status == 401 and await provider.credential.refresh():
-            reply.close()
-            reply = await client.send(await provider.credential.apply(written, headers))
+        reply = await client.send(await provider.credential.apply(written.request, call.headers))
+        if reply.status == 200:
+            return _accept(provider, call, reply, attempt)
+        refusal = await _refused(provider, call, reply, attempt)
+        if _of_credential(refusal) and await provider.credential.refresh():
+            reply = await client.send(await provider.credential.apply(written.request, call.headers))
+            if reply.status == 200:
+                return _accept(provider, call, reply, attempt)
+            refusal = await _refused(provider, call, reply, attempt)
     except HttpError as error:
         raise failure_of(error) from error
-    return provider.read(reply)
+    if isinstance(refusal, Refusal):
+        judge_refusal(provider, call.request_id, refusal)
+        return refusal
+    if refusal.credential:
+        _log.error("%s: %s refused our credential: %.500r", call.request_id, provider.name, refusal.told)
+    raise refusal
+
+
+def _accept(provider: Provider, call: Call, reply: HttpReply, attempt: Attempt) -> HttpReply:
+    fields = fields_of(reply.headers)
+    _note(attempt, reply.status, request_id_of(fields))
+    try:
+        check_encoding(fields)
+        return provider.read(call, reply)
+    except BaseException:
+        reply.close()
+        raise
+
+
+async def _refused(provider: Provider, call: Call, reply: HttpReply, attempt: Attempt) -> Refusal | UpstreamRefused:
+    try:
+        fields = fields_of(reply.headers)
+        _note(attempt, reply.status, request_id_of(fields))
+        return await read_refusal(provider, call, reply, fields)
+    except UpstreamRefused as refused:
+        return refused
+    finally:
+        reply.close()
+
+
+def _of_credential(refusal: Refusal | UpstreamRefused) -> bool:
+    return refusal.status == 401 if isinstance(refusal, Refusal) else refusal.credential
+
+
+def _note(attempt: Attempt, status: int, request_id: bytes) -> None:
+    attempt.head = time.monotonic()
+    attempt.status = status
+    attempt.upstream_request_id = request_id.decode("latin-1") or None

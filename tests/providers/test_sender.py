@@ -5,28 +5,34 @@ from __future__ import annotations
 import pytest
 from protocol.bodies import body, decode
 
+from bud_asgi.exchange import Attempt, Target
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers import Anthropic, UpstreamFailed, send
+from bud_asgi.providers import Anthropic, Call, Refusal, UpstreamFailed, send
 
 HEADERS = {b"anthropic-version": b"2023-06-01"}
 
 
-class Reply:
-    """A reply of which the status is asked, and whether it is closed."""
+SAID = b'{"type":"error","error":{"type":"x","message":"m"},"request_id":"r"}'
 
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+class Reply:
+    """A whole reply; a status other than 200 comes with an error in the envelope, unless another body is given."""
+
     done = True
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, body: bytes = SAID, *headers: tuple[bytes, bytes]) -> None:
         self.status = status
+        self.headers = ((b"request-id", b"req_up"), *headers)
+        self.body = body
         self.closed = False
 
     def take(self) -> bytes:
-        return b""
+        body, self.body = self.body, b""
+        return body
 
     async def more(self, within: float = 0.0) -> bytes | None:
-        return b""
+        return self.take()
 
     def close(self) -> None:
         self.closed = True
@@ -82,33 +88,66 @@ def provider(left: int) -> Anthropic:
     return made
 
 
-@pytest.mark.parametrize("status", [200, 400, 403, 429, 500, 529])
-async def test_a_reply_is_handed_on_whatever_its_status(status: int) -> None:
-    client, reply = Client(first := Reply(status)), None
-    reply = await send(client, provider(9), decode(body()), HEADERS, None)
+async def sent(client: Client, made: Anthropic, model: str | None = None) -> tuple[HttpReply | Refusal, Attempt]:
+    attempt = Attempt(Target("anthropic", model))
+    return await send(client, made, Call(decode(body()), HEADERS, model), attempt), attempt
+
+
+async def test_a_200_is_handed_on_open() -> None:
+    client = Client(first := Reply(200))
+    reply, attempt = await sent(client, provider(9))
     assert reply is first
     assert not first.closed
     assert [request.headers[-1] for request in client.requests] == [(b"authorization", b"Bearer 1")]
+    assert (attempt.status, attempt.upstream_request_id) == (200, "req_up")
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 429, 500, 529])
+async def test_an_error_is_handed_on_as_it_came(status: int) -> None:
+    client = Client(first := Reply(status, SAID, (b"retry-after", b"3"), (b"server", b"x")))
+    refusal, attempt = await sent(client, provider(9))
+    headers = [(b"retry-after", b"3"), (b"upstream-request-id", b"req_up")]
+    assert refusal == Refusal(status, SAID, headers)
+    assert (first.closed, len(client.requests), attempt.status) == (True, 1, status)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(302), "The upstream answered 302 where a Message was expected."),
+        (Reply(500, b"<html>"), "The upstream answered 500 without an error object."),
+        (Reply(500, SAID, (b"content-encoding", b"gzip")), "The upstream compressed its answer"),
+        (Reply(200, b"", (b"content-encoding", b"br")), "The upstream compressed its answer"),
+        (Reply(403), "upstream authentication failed"),
+    ],
+)
+async def test_what_is_no_answer_is_a_failure_and_closed(reply: Reply, words: str) -> None:
+    with pytest.raises(UpstreamFailed, match=f"^{words}"):
+        await sent(Client(reply), provider(0))
+    assert reply.closed
 
 
 async def test_after_a_401_a_fresh_credential_is_tried_once() -> None:
-    client = Client(first := Reply(401), second := Reply(401))
-    assert await send(client, provider(9), decode(body()), HEADERS, "other") is second
+    client = Client(first := Reply(401), second := Reply(200))
+    reply, _ = await sent(client, provider(9), "other")
+    assert reply is second
     assert (first.closed, second.closed) == (True, False)
     assert [request.headers[-1][1] for request in client.requests] == [b"Bearer 1", b"Bearer 2"]
     assert [wire(request) for request in client.requests] == [body(model=b'"other"')] * 2
 
 
-async def test_without_a_fresh_credential_the_401_is_the_reply() -> None:
-    client = Client(first := Reply(401))
-    assert await send(client, provider(0), decode(body()), HEADERS, None) is first
-    assert not first.closed
+@pytest.mark.parametrize(("left", "asked"), [(0, 1), (9, 2)])
+async def test_a_401_that_stays_is_ours_to_mend(left: int, asked: int) -> None:
+    client = Client(first := Reply(401), second := Reply(401))
+    with pytest.raises(UpstreamFailed, match=r"^upstream authentication failed$"):
+        await sent(client, provider(left))
+    assert (first.closed, second.closed, len(client.requests)) == (True, asked == 2, asked)
 
 
 @pytest.mark.parametrize("before", [[], [Reply(401)]])
 async def test_a_failure_of_the_engine_is_translated_and_kept_as_the_cause(before: list[Reply]) -> None:
     error = HttpError("reset", "broken", sent=True)
     with pytest.raises(UpstreamFailed, match=r"^The upstream closed the connection") as failed:
-        await send(Client(*before, error), provider(9), decode(body()), HEADERS, None)
+        await sent(Client(*before, error), provider(9))
     assert failed.value.__cause__ is error
     assert all(reply.closed for reply in before)
