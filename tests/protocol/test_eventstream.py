@@ -1,0 +1,350 @@
+"""Event-stream messages: what botocore's own parser reads, wherever the bytes are cut and whatever is broken."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from botocore.eventstream import (
+    ChecksumMismatch,
+    DuplicateHeader,
+    EventStreamBuffer,
+    InvalidHeadersLength,
+    InvalidPayloadLength,
+    ParserError,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bud_asgi.protocol.eventstream import (
+    MAX_HEADERS,
+    MAX_PAYLOAD,
+    EventStreamDecoder,
+    EventStreamError,
+    EventStreamHeaders,
+    EventStreamMessage,
+    HeaderValue,
+    parse_headers,
+)
+from bud_asgi.testing.eventstream import framed, header, message, sealed
+from protocol.counts import examples
+
+CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
+EXCEPTION = {
+    ":exception-type": "throttlingException",
+    ":content-type": "application/json",
+    ":message-type": "exception",
+}
+ERROR = {":message-type": "error", ":error-code": "InternalFailure", ":error-message": "Es tut uns leid, größtenteils."}
+STREAM = message(CHUNK, b'{"bytes":"e30=","p":"ab"}') + message(ERROR) + message(EXCEPTION, b'{"message":"Slow."}')
+
+REASONS: dict[type[ParserError], str] = {
+    ChecksumMismatch: "checksum",
+    InvalidHeadersLength: "length",
+    InvalidPayloadLength: "length",
+    DuplicateHeader: "headers",
+}
+Outcome = tuple[list[tuple[HeaderValue | None, bytes]], str | None]
+"""The messages that came (their event type and payload), and what was wrong then."""
+
+
+def headers_of(found: Any) -> dict[str, HeaderValue]:
+    return found.headers  # the stubs say that it is an integer
+
+
+def by_botocore(chunks: Iterable[bytes]) -> Outcome:
+    buffer = EventStreamBuffer()
+    came: list[tuple[HeaderValue | None, bytes]] = []
+    try:
+        for chunk in chunks:
+            buffer.add_data(chunk)
+            came.extend((headers_of(found).get(":event-type"), found.payload) for found in buffer)
+    except ParserError as error:
+        return came, REASONS[type(error)]
+    return came, None
+
+
+def by_us(chunks: Iterable[bytes]) -> Outcome:
+    decoder = EventStreamDecoder()
+    came: list[EventStreamMessage] = []
+    reason = None
+    try:
+        for chunk in chunks:
+            came += decoder.feed(chunk)
+    except EventStreamError as error:
+        came += error.messages
+        reason = error.reason
+    return [(found.headers.event_type, found.payload) for found in came], reason
+
+
+def prelude(total: int, headers_length: int) -> bytes:
+    return sealed(struct.pack(">II", total, headers_length))
+
+
+def test_the_empty_message_is_the_one_that_aws_publishes() -> None:
+    wire = bytes.fromhex("00000010 00000000 05c248eb 7d98c8ff")
+    assert framed(b"", b"") == wire
+    assert EventStreamDecoder().feed(wire) == [EventStreamMessage(EventStreamHeaders(), b"")]
+
+
+def test_a_message_says_what_it_is() -> None:
+    chunk, error, exception = EventStreamDecoder().feed(STREAM)
+    assert chunk == EventStreamMessage(
+        EventStreamHeaders(message_type="event", event_type="chunk", content_type="application/json"),
+        b'{"bytes":"e30=","p":"ab"}',
+    )
+    assert error.headers == EventStreamHeaders(
+        message_type="error", error_code="InternalFailure", error_message="Es tut uns leid, größtenteils."
+    )
+    assert error.payload == b""
+    assert exception.headers.exception_type == "throttlingException"
+    assert exception.headers.message_type == "exception"
+
+
+def test_messages_do_not_depend_on_how_the_bytes_were_cut() -> None:
+    whole = EventStreamDecoder().feed(STREAM)
+    assert len(whole) == 3
+    for first in range(0, len(STREAM) + 1, 3):
+        for second in range(first, len(STREAM) + 1):
+            decoder = EventStreamDecoder()
+            parts = (STREAM[:first], STREAM[first:second], STREAM[second:])
+            assert [found for part in parts for found in decoder.feed(part)] == whole
+            decoder.finish()
+    decoder = EventStreamDecoder()
+    assert [found for n in range(len(STREAM)) for found in decoder.feed(STREAM[n : n + 1])] == whole
+
+
+def test_a_message_comes_with_its_last_byte() -> None:
+    decoder = EventStreamDecoder()
+    one = message(CHUNK, b"{}")
+    assert decoder.feed(one[:-1]) == []
+    assert [found.payload for found in decoder.feed(one[-1:] + one[:5])] == [b"{}"]
+    assert [found.payload for found in decoder.feed(one[5:])] == [b"{}"]
+
+
+def counted(value: bytes) -> bytes:
+    return len(value).to_bytes(2, "big") + value
+
+
+def ranged(bits: int) -> st.SearchStrategy[int]:
+    return st.integers(-(1 << bits - 1), (1 << bits - 1) - 1)
+
+
+_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+_values: st.SearchStrategy[tuple[bytes, bytes, HeaderValue]] = st.one_of(
+    st.just((b"\x00", b"", True)),
+    st.just((b"\x01", b"", False)),
+    ranged(8).map(lambda n: (b"\x02", struct.pack(">b", n), n)),
+    ranged(16).map(lambda n: (b"\x03", struct.pack(">h", n), n)),
+    ranged(32).map(lambda n: (b"\x04", struct.pack(">i", n), n)),
+    ranged(64).map(lambda n: (b"\x05", struct.pack(">q", n), n)),
+    st.binary(max_size=40).map(lambda b: (b"\x06", counted(b), b)),
+    _text.map(lambda s: (b"\x07", counted(s.encode()), s)),
+    ranged(64).map(lambda n: (b"\x08", struct.pack(">q", n), n)),
+    st.binary(min_size=16, max_size=16).map(lambda b: (b"\x09", b, b)),
+)
+_headers = st.dictionaries(_text.filter(lambda name: not name.startswith(":")), _values, max_size=5)
+
+
+def block_of(headers: dict[str, tuple[bytes, bytes, HeaderValue]]) -> bytes:
+    return b"".join(header(name, kind, written) for name, (kind, written, _) in headers.items())
+
+
+@pytest.mark.torture
+@examples(200)
+@given(headers=_headers)
+def test_every_type_of_header_value_is_read_as_botocore_reads_it(
+    headers: dict[str, tuple[bytes, bytes, HeaderValue]],
+) -> None:
+    block = block_of(headers)
+    buffer = EventStreamBuffer()
+    buffer.add_data(framed(block, b""))
+    expected = headers_of(buffer.next())
+    read = parse_headers(block)
+    assert read == expected == {name: value for name, (_, _, value) in headers.items()}
+    assert [type(value) for value in read.values()] == [type(value) for value in expected.values()]
+
+
+@pytest.mark.torture
+@examples(200)
+@given(
+    messages=st.lists(st.tuples(_headers, st.booleans(), st.binary(max_size=300)), max_size=6),
+    cuts=st.lists(st.integers(0, 1500), max_size=8),
+)
+def test_messages_are_those_of_botocore_wherever_the_bytes_are_cut(
+    messages: list[tuple[dict[str, tuple[bytes, bytes, HeaderValue]], bool, bytes]], cuts: list[int]
+) -> None:
+    known = header(":event-type", b"\x07", counted(b"chunk"))
+    stream = b"".join(
+        framed((known if is_known else b"") + block_of(headers), payload) for headers, is_known, payload in messages
+    )
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    chunks = [stream[a:b] for a, b in pairwise(edges)]
+    assert by_us(chunks) == by_botocore(chunks)
+    assert by_us(chunks) == ([("chunk" if is_known else None, payload) for _, is_known, payload in messages], None)
+
+
+def test_every_broken_bit_is_found_where_botocore_finds_it() -> None:
+    stream = message(CHUNK, b"{}") + message(ERROR)
+    for n in range(len(stream)):
+        for bit in range(8):
+            broken = bytearray(stream)
+            broken[n] ^= 1 << bit
+            came, reason = by_us([bytes(broken)])
+            assert (came, reason) == by_botocore([bytes(broken)])
+            assert reason == "checksum"
+
+
+@pytest.mark.torture
+@examples(300)
+@given(
+    at=st.integers(0, len(STREAM)),
+    gone=st.integers(0, 40),
+    instead=st.binary(max_size=40),
+    size=st.integers(1, len(STREAM)),
+)
+def test_bytes_lost_changed_or_put_in_are_found_as_botocore_finds_them(
+    at: int, gone: int, instead: bytes, size: int
+) -> None:
+    broken = STREAM[:at] + instead + STREAM[at + gone :] + message(CHUNK, b"{}" * 50)
+    chunks = [broken[n : n + size] for n in range(0, len(broken), size)]
+    assert by_us(chunks) == by_botocore(chunks)
+
+
+def test_what_came_before_a_broken_message_is_not_lost_and_nothing_comes_after_it() -> None:
+    whole = EventStreamDecoder().feed(STREAM)
+    decoder = EventStreamDecoder()
+    with pytest.raises(EventStreamError, match="checksum of a message") as first:
+        decoder.feed(STREAM + STREAM[:-1] + b"\x00" + STREAM)
+    assert first.value.messages == [*whole, *whole[:2]]
+    for again in (lambda: decoder.feed(STREAM), decoder.finish):
+        with pytest.raises(EventStreamError, match="checksum of a message") as later:
+            again()
+        assert (later.value.reason, later.value.messages) == ("checksum", [])
+
+
+def test_a_stream_that_ends_inside_a_message_is_cut() -> None:
+    edges = [0]
+    for found in (message(CHUNK, b'{"bytes":"e30=","p":"ab"}'), message(ERROR)):
+        edges.append(edges[-1] + len(found))
+    for length in range(len(STREAM)):
+        decoder = EventStreamDecoder()
+        decoder.feed(STREAM[:length])
+        if length in edges:
+            decoder.finish()
+            continue
+        with pytest.raises(EventStreamError, match="the stream ended after") as raised:
+            decoder.finish()
+        assert raised.value.reason == "cut"
+
+
+@pytest.mark.parametrize(
+    ("total", "headers_length"),
+    [
+        (MAX_HEADERS + 17, MAX_HEADERS + 1),
+        (MAX_PAYLOAD + 17, 0),
+        (MAX_PAYLOAD + 117, 100),
+        (0xFFFFFFFF, 0),
+        (0xFFFFFFFF, 0xFFFFFFFF),
+    ],
+)
+def test_a_length_over_the_bounds_is_refused_with_the_prelude(total: int, headers_length: int) -> None:
+    wire = prelude(total, headers_length)
+    assert by_us([wire]) == by_botocore([wire]) == ([], "length")
+    assert by_us([wire[:11], wire[11:]]) == ([], "length")
+
+
+@pytest.mark.parametrize(("total", "headers_length"), [(0, 0), (15, 0), (16, 1), (99, 84), (4, 0xFFFF)])
+def test_a_length_too_small_for_what_it_must_hold_is_refused(total: int, headers_length: int) -> None:
+    assert by_us([prelude(total, headers_length) + bytes(200)]) == ([], "length")
+
+
+def test_the_largest_message_that_a_service_may_send_is_taken() -> None:
+    sizes = (65_000, 65_000, MAX_HEADERS - 130_000 - 3 * len(header("a", b"\x06", counted(b""))))
+    block = b"".join(header(name, b"\x06", counted(bytes(size))) for name, size in zip("abc", sizes, strict=True))
+    assert len(block) == MAX_HEADERS
+    wire = framed(block, bytes(MAX_PAYLOAD))
+    assert by_us([wire]) == by_botocore([wire]) == ([(None, bytes(MAX_PAYLOAD))], None)
+
+
+HEADERS: dict[str, tuple[bytes, str]] = {
+    "cut in a name": (b"\x05ab", "cut, or of an unknown type"),
+    "cut before its type": (b"\x02ab", "cut, or of an unknown type"),
+    "cut before its value": (b"\x02ab\x04", "cut, or of an unknown type"),
+    "cut in an integer": (b"\x02ab\x05\x00\x00", "cut, or of an unknown type"),
+    "cut in the length of a string": (b"\x02ab\x07\x00", "are cut$"),
+    "cut in a string": (b"\x02ab\x07\x00\x05ab", "are cut$"),
+    "cut in bytes": (b"\x02ab\x06\x00\x05ab", "are cut$"),
+    "cut in a UUID": (b"\x02ab\x09" + bytes(15), "are cut$"),
+    "of an unknown type": (b"\x02ab\x0a", "cut, or of an unknown type"),
+    "of the last type": (b"\x02ab\xff", "cut, or of an unknown type"),
+    "twice": (b"\x01a\x00\x01a\x01", "'a' occurs twice"),
+    "a name that is no UTF-8": (b"\x01\xff\x00", "no UTF-8"),
+    "a string that is no UTF-8": (b"\x01a\x07\x00\x01\xff", "no UTF-8"),
+    "a known one of the wrong type": (header(":event-type", b"\x04", bytes(4)), "wrong type"),
+}
+
+
+@pytest.mark.parametrize(("block", "words"), HEADERS.values(), ids=HEADERS.keys())
+def test_headers_that_cannot_be_read_break_the_stream(block: bytes, words: str) -> None:
+    decoder = EventStreamDecoder()
+    with pytest.raises(EventStreamError, match=words) as raised:
+        decoder.feed(message(CHUNK, b"{}") + framed(block, b"{}"))
+    assert raised.value.reason == "headers"
+    assert [found.payload for found in raised.value.messages] == [b"{}"]
+
+
+def test_the_same_headers_are_not_read_again_and_others_are() -> None:
+    decoder = EventStreamDecoder()
+    first, second, third, fourth = decoder.feed(
+        message(CHUNK, b"1") + message(CHUNK, b"2") + message(EXCEPTION) + message(CHUNK, b"3")
+    )
+    assert first.headers is second.headers
+    assert third.headers.exception_type == "throttlingException"
+    assert fourth.headers == first.headers
+
+
+def spent(work: Callable[[], object]) -> float:
+    """Seconds of CPU, the least of three."""
+    times: list[float] = []
+    for _ in range(3):
+        started = time.process_time()
+        work()
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def test_a_large_message_byte_by_byte_costs_no_copy_a_byte() -> None:
+    """Were every byte to copy what is there, it would be 80 GB."""
+    wire = message(CHUNK, bytes(400_000))
+
+    def feed() -> None:
+        decoder = EventStreamDecoder()
+        assert sum(len(decoder.feed(wire[n : n + 1])) for n in range(len(wire))) == 1
+
+    assert spent(feed) < 3
+
+
+def test_many_messages_at_once_cost_no_copy_a_message() -> None:
+    """Were every message to copy the rest, it would be 50 GB."""
+    batch = message(CHUNK, bytes(2000)) * 7000
+    assert len(EventStreamDecoder().feed(batch)) == 7000
+    assert spent(lambda: EventStreamDecoder().feed(batch)) < 1
+
+
+def test_it_costs_a_third_of_botocore_at_most() -> None:
+    batch = message(CHUNK, b'{"bytes":"%b","p":"abcdef"}' % (b"eyJ0" * 30)) * 20
+
+    def theirs() -> None:
+        for _ in range(20):
+            assert len(by_botocore([batch])[0]) == 20
+
+    def ours() -> None:
+        for _ in range(20):
+            assert len(EventStreamDecoder().feed(batch)) == 20
+
+    assert spent(ours) < spent(theirs) / 3
