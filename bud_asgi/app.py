@@ -112,14 +112,9 @@ class MessagesApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: HTTP, the lifespan when served alone; a websocket is refused."""
-        if scope["type"] == "http":
-            await self._serve(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await run_lifespan(self.lifespan, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000, "reason": "there are no websockets here"})
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._serve_other(scope, receive, send)
+            return
         exchange = Exchange.of(scope)
         try:
             resources = self._resources.get()
@@ -132,13 +127,25 @@ class MessagesApp:
         try:
             await self._answer(exchange, resources.draining, scope, receive, send)
         finally:
-            exchange.ended = time.monotonic()
-            exchange.outcome = exchange.outcome or "cancelled"
-            if self._access_log and exchange.operation not in OPEN:
-                log_access(exchange)
-            if self._on_settled is not None and exchange.operation not in OPEN:
-                exchange.tasks.start(_tell(self._on_settled, exchange))
+            self._account(exchange)
             resources.left(exchange)
+
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await run_lifespan(self.lifespan, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000, "reason": "there are no websockets here"})
+
+    def _account(self, exchange: Exchange) -> None:
+        """Close the account of a request, and tell whoever wants to know."""
+        exchange.ended = time.monotonic()
+        exchange.outcome = exchange.outcome or "cancelled"
+        if exchange.operation in OPEN:
+            return
+        if self._access_log:
+            log_access(exchange)
+        if self._on_settled is not None:
+            exchange.tasks.start(_tell(self._on_settled, exchange))
 
     async def _answer(self, exchange: Exchange, draining: bool, scope: Scope, receive: Receive, send: Send) -> None:
         """The error layer: whatever the stack does, the client gets an answer and the host no exception."""
@@ -152,14 +159,14 @@ class MessagesApp:
         error: GatewayError | None = None
         try:
             path = local_path(scope)
-            exchange.operation = find_operation(path, exchange.method)
-            if exchange.operation == "models.retrieve":
-                exchange.model_id = model_of_path(path)
-            if exchange.operation in OPEN:
+            operation = exchange.operation = find_operation(path, exchange.method)
+            if operation in OPEN:
                 await _answer_open(exchange, watched, ready=not draining)
             elif draining:
                 error = ShuttingDown()
             else:
+                if operation == "models.retrieve":
+                    exchange.model_id = model_of_path(path)
                 await self._stack(scope, receive, watched)
         except GatewayError as refusal:
             error = refusal

@@ -78,7 +78,7 @@ class Endpoint:
             targets = self._targets(exchange, principal, await exchange.request(receive))
             with ClientWatch(receive, self._resources().clock) as watch:
                 exchange.end = watch.end
-                await self._answer(exchange, targets, receive, send)
+                await self._answer(exchange, targets, send)
         except GatewayError as error:
             if exchange.committed is None:
                 await exchange.refuse(error, send)
@@ -104,20 +104,19 @@ class Endpoint:
             raise NotFound(f"model: {request.model}")
         return (self._only,)
 
-    async def _answer(self, exchange: Exchange, targets: Sequence[Target], receive: Receive, send: Send) -> None:
+    async def _answer(self, exchange: Exchange, targets: Sequence[Target], send: Send) -> None:
         """Ask one target after the other, as long as nothing can have been begun at the one before, nor here."""
-        stream = (await exchange.request(receive)).stream
-        waiting = Waiting(exchange, send, self._resources().clock) if stream else None
+        waiting = Waiting(exchange, send, self._resources().clock) if exchange.judged.stream else None
         try:
             for target in targets[:-1]:
                 try:
-                    await self._attempt(exchange, target, waiting, receive, send)
+                    await self._attempt(exchange, target, waiting, send)
                 except UpstreamFailed as error:
                     if not error.elsewhere or exchange.committed is not None:
                         raise
                 else:
                     return
-            await self._attempt(exchange, targets[-1], waiting, receive, send)
+            await self._attempt(exchange, targets[-1], waiting, send)
         except asyncio.CancelledError:
             await end_early(exchange, send, ShuttingDown())
             raise
@@ -125,15 +124,14 @@ class Endpoint:
             if waiting is not None:
                 await waiting.over()
 
-    async def _attempt(
-        self, exchange: Exchange, target: Target, waiting: Waiting | None, receive: Receive, send: Send
-    ) -> None:
+    async def _attempt(self, exchange: Exchange, target: Target, waiting: Waiting | None, send: Send) -> None:
         provider = self._providers[target.provider]
         attempt = Attempt(target)
         exchange.attempts.append(attempt)
         reply: HttpReply | None = None
         try:
-            answer = await self._send(exchange, provider, attempt, receive)
+            # The call stands in no variable here: the request's body is not kept while a stream is relayed.
+            answer = await send_upstream(self._resources().client, provider, _call(exchange, target), attempt)
             if waiting is not None:
                 await waiting.over()
             if not isinstance(answer, Refusal):
@@ -153,12 +151,9 @@ class Endpoint:
             if reply is not None:
                 reply.close()
 
-    async def _send(
-        self, exchange: Exchange, provider: Provider, attempt: Attempt, receive: Receive
-    ) -> HttpReply | Refusal:
-        """Apart from its caller, so that nothing there keeps the request's body while a stream is relayed."""
-        call = Call(await exchange.request(receive), exchange.headers, attempt.target.model, exchange.request_id)
-        return await send_upstream(self._resources().client, provider, call, attempt)
+
+def _call(exchange: Exchange, target: Target) -> Call:
+    return Call(exchange.judged, exchange.headers, target.model, exchange.request_id)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:

@@ -242,6 +242,13 @@ class Exchange:
             self._request = decode_request(body, counting=self.counting)
         return self._request
 
+    @property
+    def judged(self) -> MessagesRequest:
+        """The request that has been read. Raises `RuntimeError` where nobody has asked for it yet."""
+        if self._request is None:
+            raise RuntimeError("the request has not been read")
+        return self._request
+
     def forget_body(self) -> None:
         """Let go of the request's bytes: once the response has begun it is sent to nobody else."""
         if self._request is not None:
@@ -256,7 +263,7 @@ class Exchange:
 
     @property
     def bound(self) -> frozenset[BoundState]:
-        """The kinds of state of one account that the request names; none before it has been read. It searches."""
+        """The kinds of state of one account that the request names, for as long as it is held. It searches."""
         return frozenset() if self._request is None else bound_state(self._request)
 
     def replaying(self, receive: Receive) -> Receive:

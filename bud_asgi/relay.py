@@ -167,7 +167,7 @@ async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, 
         if chunk:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         try:
-            chunk = await reply.more(within=LINGER if observer.ended else PING_AFTER)
+            chunk = await reply.more(LINGER if observer.ended else PING_AFTER)
         except HttpError as error:
             failure = failure_of(error)
             chunk = b""

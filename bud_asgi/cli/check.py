@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bud_asgi.config import Settings
-from bud_asgi.protocol.names import matches
+from bud_asgi.protocol.names import matches_any
 from bud_asgi.routing import Route
 
-CLAUDE_CODE_BACKGROUND = ("claude-haiku-4-5", "claude-haiku-4-5-20251001")
-"""Names that stand for the family that Claude Code uses for its small tasks, whatever model its user chose."""
+CLAUDE_CODE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-fable-5-2")
+"""The names that Claude Code asks for of its own accord, for its families and its small tasks (release 2.1.331)."""
 
 _AS_ASKED = "(as asked)"
 
@@ -39,9 +39,9 @@ def show_settings(settings: Settings) -> str:
 
 def warnings_of(settings: Settings) -> Iterator[str]:
     """What is valid, and may surprise."""
-    models = [route.model for route in _routes(settings)]
-    if not any(matches(model, name) for model in models for name in CLAUDE_CODE_BACKGROUND):
-        yield "no route serves claude-haiku-*, which Claude Code asks for in the background"
+    models = tuple(route.model for route in _routes(settings))
+    if missing := [name for name in CLAUDE_CODE_MODELS if not matches_any(models, name)]:
+        yield f"no route serves {', '.join(missing)}: Claude Code asks for them by itself, also in the background"
 
 
 def _routes(settings: Settings) -> Sequence[Route]:

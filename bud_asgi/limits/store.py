@@ -52,6 +52,10 @@ class LimitStore(Protocol):
         ...
 
 
+LONGEST_WAIT = 60.0
+"""Seconds that a client may be asked to wait: SDKs would sleep for a day, so past it they are told not to retry."""
+
+
 class RateLimited(GatewayError):
     """A limit is used up; `retry_after` is in seconds, and true."""
 
@@ -61,11 +65,15 @@ class RateLimited(GatewayError):
     def __init__(self, standing: Standing, retry_after: float) -> None:
         limit = standing.demand.limit
         whose = "your" if limit.per == "principal" else "the"
-        lines = {name.decode(): value.decode() for name, value in limit_headers(standing)}
-        super().__init__(
-            f"This request would exceed {whose} rate limit of {limit.amount} {limit.kind} in {limit.window:g} seconds.",
-            headers={"retry-after": str(max(1, math.ceil(retry_after - 1e-6))), **lines},
+        seconds = max(1, math.ceil(retry_after - 1e-6))
+        words = (
+            f"This request would exceed {whose} rate limit of {limit.amount} {limit.kind} in {limit.window:g} seconds."
         )
+        if retry_after > LONGEST_WAIT:
+            self.retryable = False
+            words += f" The next one can pass at {_rfc3339(math.ceil(time.time() + retry_after)).decode()}; try again then."
+        lines = {name.decode(): value.decode() for name, value in limit_headers(standing)}
+        super().__init__(words, headers={"retry-after": str(seconds), **lines})
         self.retry_after = retry_after
 
 

@@ -36,17 +36,21 @@ _NESTED: Mapping[BoundState, re.Pattern[bytes]] = {
     "encrypted": re.compile(rb'"(?:encrypted_content|encrypted_stdout)"\s*:\s*"'),
 }
 
+# No serializer escapes letters of ASCII; whoever does may have written any of the above, and put no backslash before it.
+_ESCAPED_LETTER = re.compile(rb"\\u00(?<!\\\\u00)(?:[4-6]|7[^fF])")
+
 
 def bound_state(request: MessagesRequest) -> frozenset[BoundState]:
-    """The kinds of state that a request names. It searches the body: some 2 ms a megabyte, so ask only if it matters.
+    """The kinds of state that a request names. Searches the body, for some 2 ms a megabyte: ask only if it matters.
 
-    It may name a kind too many, where the input of a tool says the same; never one too few.
+    It may name a kind too many, where the input of a tool says the same, or letters are escaped; never one too few.
     """
     found: set[BoundState] = set()
     for kind, (field, pattern) in _TOP_LEVEL.items():
         value = request.value(field)
-        if value is not None and pattern.search(value):
+        if value is not None and (pattern.search(value) or _ESCAPED_LETTER.search(value)):
             found.add(kind)
-    start, end = request.spans["messages"]
-    found.update(kind for kind, pattern in _NESTED.items() if pattern.search(request.body, start, end))
+    start, end = request.spans.get("messages", (0, 0))
+    escaped = _ESCAPED_LETTER.search(request.body, start, end) is not None
+    found.update(kind for kind, pattern in _NESTED.items() if escaped or pattern.search(request.body, start, end))
     return frozenset(found)

@@ -26,18 +26,23 @@ _FROM_ERROR = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Fields by lower-case name; names that differ in case only are one field in several lines."""
+    """Fields by lower-case name; names that differ in case only are one field in several lines.
+
+    Blanks around a value are no part of it (RFC 9110, 5.5); servers leave those behind it.
+    """
     lines = tuple(lines)
     merged: dict[bytes, bytes] = dict(lines)
-    if len(merged) == len(lines) and b"".join(merged).islower():  # as servers hand them on: each name once, lower case
-        return merged
+    if len(merged) == len(lines) and b"".join(merged).islower():  # each name once, as most servers hand them on
+        values = b"\0".join(merged.values()) + b"\0"
+        if b" \0" not in values and b"\t\0" not in values:
+            return merged
     merged = {}
     for line, value in lines:
-        name = line.lower()
+        name, field = line.lower(), value.strip(b" \t")
         if name not in merged:
-            merged[name] = value
+            merged[name] = field
         else:
-            merged[name] += (b"," if name == b"anthropic-beta" else b", ") + value
+            merged[name] += (b"," if name == b"anthropic-beta" else b", ") + field
     return merged
 
 

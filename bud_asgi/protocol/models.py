@@ -57,7 +57,11 @@ class Model(msgspec.Struct, frozen=True):
             "created_at": _json(EPOCH),
             "lifecycle": _json("active"),
         }
-        told = {name: fact for name, fact in self.facts.items() if beta or name not in _BETA_FACTS}
+        told = {
+            name: fact
+            for name, fact in self.facts.items()
+            if (beta or name not in _BETA_FACTS) and not (name in needed and bytes(fact) == b"null")
+        }
         return needed | told | {"type": needed["type"], "id": needed["id"]}
 
 
@@ -81,7 +85,7 @@ _decode_listing = msgspec.json.Decoder(_Listing).decode
 def read_listing(body: bytes) -> list[Model] | None:
     """The models in an upstream's list, in its order; `None` if it is none."""
     try:
-        entries = _decode_listing(body).data
+        entries = _decode_listing(body.decode()).data  # of a fact, the decoder would not look at the characters
         return [Model(msgspec.json.decode(entry["id"], type=str), entry) for entry in entries if "id" in entry]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -47,14 +47,16 @@ class Event(msgspec.Struct, frozen=True):
 class EventReader:
     """Splits a byte stream into the events that accounting needs: chunks of any size in, whole events out.
 
-    After `rare_only` is set it looks for the rare ones alone (`message_*`, `error`): a chunk without them costs a
-    search, not a parse. Events past `max_event` bytes are passed over. No I/O, no JSON.
+    While `rare_only` is set it looks for the rare ones alone (`message_*`, `error`): a chunk without them costs a
+    search, not a parse. With `rare_once_begun` that is from the first event on that is not a ping. Events past
+    `max_event` bytes are passed over. No I/O, no JSON.
     """
 
-    __slots__ = ("_max_event", "_parse", "_passing_over", "_pending", "rare_only")
+    __slots__ = ("_max_event", "_parse", "_passing_over", "_pending", "_rare_once_begun", "rare_only")
 
-    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
+    def __init__(self, *, max_event: int = MAX_EVENT, rare_once_begun: bool = False) -> None:
         self._max_event = max_event
+        self._rare_once_begun = rare_once_begun
         self._pending = bytearray()
         self._passing_over = False
         self._parse = True
@@ -98,9 +100,16 @@ class EventReader:
         events: list[Event] = []
         taken = 0
         for end in _END_OF_EVENT.finditer(pending, resume):
-            if event := _parse_event(bytes(pending[taken : end.start()])):
-                events.append(event)
+            event = _parse_event(bytes(pending[taken : end.start()]))
             taken = end.end()
+            if event is None:
+                continue
+            events.append(event)
+            if self._rare_once_begun and not self.rare_only and event.name != b"ping":
+                self.rare_only = True
+                if not _is_rare(pending, taken):
+                    taken = max(taken, pending.rfind(b"\n\n", taken) + 2)
+                    break
         del pending[:taken]
         return events
 
@@ -121,21 +130,17 @@ class StreamObserver:
 
     `begun`: an event that is not a ping has come. `finished`: `message_stop` has, the stream is whole. `error`: the
     data of the first `error` event, with which the stream ends. `refused`: that came before anything else, so the
-    stream is a refusal, not an answer. `usage`: what was told so far, merged by the cumulative rule.
+    stream is a refusal, not an answer. `ended`: `message_stop` or an `error` has come, all is said. `usage`: what was
+    told so far, merged by the cumulative rule.
     """
 
-    __slots__ = ("_reader", "begun", "error", "finished", "refused", "usage")
+    __slots__ = ("_reader", "begun", "ended", "error", "finished", "refused", "usage")
 
     def __init__(self) -> None:
-        self._reader = EventReader()
-        self.begun = self.finished = self.refused = False
+        self._reader = EventReader(rare_once_begun=True)
+        self.begun = self.ended = self.finished = self.refused = False
         self.error: bytes | None = None
         self.usage: Usage | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stream has said all that it has to say."""
-        return self.finished or self.error is not None
 
     @property
     def between_events(self) -> bool:
@@ -163,16 +168,17 @@ class StreamObserver:
         if event.name == b"ping":
             return
         self.refused = self.refused or (event.name == b"error" and not self.begun)
-        self.begun = self._reader.rare_only = True
+        self.begun = True
         if event.name == b"message_start":
             self.usage = usage_of_start(event.data)
         elif event.name == b"message_delta":
             if later := usage_of_message(event.data):
                 self.usage = (self.usage or Usage()).updated(later)
         elif event.name == b"message_stop":
-            self.finished = True
+            self.finished = self.ended = True
         elif event.name == b"error" and self.error is None:
             self.error = event.data
+            self.ended = True
 
 
 def _is_rare(text: bytes | bytearray, start: int) -> bool:

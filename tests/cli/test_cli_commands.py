@@ -50,13 +50,16 @@ LIMIT                    FOR
 60 requests in 60 s      each principal
 1000 requests in 3600 s  all
 """
-NO_HAIKU = "warning: no route serves claude-haiku-*, which Claude Code asks for in the background\n"
+UNSERVED = (
+    "warning: no route serves claude-sonnet-5-5, claude-haiku-5-5, claude-fable-5-2: "
+    "Claude Code asks for them by itself, also in the background\n"
+)
 
 
 def test_check_shows_what_would_be_served_and_warns(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more=ROUTES)
     shown = run("check", str(file))
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, SHOWN.replace("FILE", str(file)), NO_HAIKU)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, SHOWN.replace("FILE", str(file)), UNSERVED)
 
 
 def test_check_takes_the_environment_too() -> None:
@@ -77,11 +80,22 @@ def test_check_of_what_is_wrong(tmp_path: Path) -> None:
     assert shown.stderr == f'error: {file}: keys[0].team: found ""; allowed is a string that is not empty\n'
 
 
-@pytest.mark.parametrize("model", ["*", "claude-*", "claude-haiku-4-5", "claude-haiku-*"])
-def test_a_route_for_haiku_is_found(model: str, tmp_path: Path) -> None:
-    routes = f'[[routes]]\nmodel = "{model}"\nto = ["anthropic"]\n'
+@pytest.mark.parametrize(
+    ("served", "warned_of"),
+    [
+        (["claude-*"], []),
+        (["*"], []),
+        (["claude-opus-5-5", "claude-sonnet-*", "claude-haiku-5-5"], ["claude-fable-5-2"]),
+        (["claude-opus-*", "claude-fable-*"], ["claude-sonnet-5-5", "claude-haiku-5-5"]),
+    ],
+)
+def test_check_warns_of_what_claude_code_asks_for_by_itself(
+    served: list[str], warned_of: list[str], tmp_path: Path
+) -> None:
+    routes = "".join(f'[[routes]]\nmodel = "{model}"\nto = ["anthropic"]\n' for model in served)
     settings = read_file(gateway_file(tmp_path, more=routes), environ={"ANTHROPIC_API_KEY": "k"})
-    assert list(warnings_of(settings)) == []
+    words = f"no route serves {', '.join(warned_of)}: Claude Code asks for them by itself, also in the background"
+    assert list(warnings_of(settings)) == ([words] if warned_of else [])
 
 
 def test_a_new_key_goes_to_its_owner_and_its_lines_into_the_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bud_asgi.limits import Demand, Limit, RateLimited, Standing
-from bud_asgi.limits.store import limit_headers
+from bud_asgi.limits.store import LONGEST_WAIT, limit_headers
 from bud_asgi.protocol.errors import error_headers
 
 
@@ -71,4 +71,10 @@ def test_a_refusal_says_when_to_try_again_in_whole_seconds_and_never_zero(second
         (b"anthropic-ratelimit-requests-limit", b"60"),
         (b"anthropic-ratelimit-requests-remaining", b"0"),
         (b"anthropic-ratelimit-requests-reset", b"2026-10-21T12:01:00Z"),
-    ]
+    ] + ([] if seconds <= LONGEST_WAIT else [(b"x-should-retry", b"false")])
+
+
+def test_who_would_wait_for_long_is_told_until_when_and_not_to_retry() -> None:
+    short, long = RateLimited(standing(0, 1.0), 60.0), RateLimited(standing(0, 1.0), 86_400.0)
+    assert (short.retryable, long.retryable) == (None, False)
+    assert str(long) == f"{short} The next one can pass at 2026-10-22T12:00:01Z; try again then."

@@ -1,0 +1,96 @@
+"""Who may ask a Google stand-in for tokens: service accounts with keys made for the test, and a workload elsewhere.
+
+The files are those of "Application Default Credentials": what `GOOGLE_APPLICATION_CREDENTIALS` may name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+
+class ServiceAccount(msgspec.Struct, frozen=True):
+    """A service account. Its key is made when it is first needed, once in a process for each address."""
+
+    email: str
+    project: str
+
+    @property
+    def key(self) -> RSAPrivateKey:
+        """The private key."""
+        return _key(self.email)
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key, which an assertion's header tells."""
+        return hashlib.sha256(self.email.encode()).hexdigest()[:40]
+
+    def info(self, base_url: str) -> dict[str, str]:
+        """The content of its key file, with the stand-in at `base_url` as the token endpoint."""
+        pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return {
+            "type": "service_account",
+            "project_id": self.project,
+            "private_key_id": self.key_id,
+            "private_key": pem.decode(),
+            "client_email": self.email,
+            "client_id": str(int(self.key_id, 16))[:21],
+            "token_uri": f"{base_url}/token",
+            "universe_domain": "googleapis.com",
+        }
+
+
+class Federation(msgspec.Struct, frozen=True):
+    """A workload identity pool, and the one workload in it ("Workload Identity Federation")."""
+
+    number: str
+    """The number of the pool's project."""
+    subject: str = "workload"
+    subject_token: str = "stand-in.subject.token"  # noqa: S105 (of the stand-in, opens nothing)
+    """What the workload's own platform gives it; here any string, compared as it is."""
+    subject_token_type: str = "urn:ietf:params:oauth:token-type:jwt"  # noqa: S105 (the same)
+
+    @property
+    def audience(self) -> str:
+        """The provider of the pool, as a token exchange names it."""
+        return f"//iam.googleapis.com/{self._pool}/providers/stand-in"
+
+    @property
+    def principal(self) -> str:
+        """Whose the tokens are."""
+        return f"principal://iam.googleapis.com/{self._pool}/subject/{self.subject}"
+
+    @property
+    def _pool(self) -> str:
+        return f"projects/{self.number}/locations/global/workloadIdentityPools/stand-in"
+
+    def info(self, base_url: str, subject_token_file: str, impersonated: str | None = None) -> dict[str, object]:
+        """The content of its configuration file; the subject token is read from the file named here.
+
+        `impersonated` is the address of the service account to become, if any.
+        """
+        told: dict[str, object] = {
+            "type": "external_account",
+            "audience": self.audience,
+            "subject_token_type": self.subject_token_type,
+            "token_url": f"{base_url}/v1/token",
+            "credential_source": {"file": subject_token_file},
+            "universe_domain": "googleapis.com",
+        }
+        if impersonated is not None:
+            told["service_account_impersonation_url"] = impersonation_url(base_url, impersonated)
+        return told
+
+
+def impersonation_url(base_url: str, email: str) -> str:
+    """Where a token of this service account is asked for, by one who may become it."""
+    return f"{base_url}/v1/projects/-/serviceAccounts/{email}:generateAccessToken"
+
+
+@cache
+def _key(_email: str) -> RSAPrivateKey:
+    return generate_private_key(public_exponent=65537, key_size=2048)

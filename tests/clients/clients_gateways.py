@@ -1,0 +1,77 @@
+"""A gateway as its users run it: mounted in a host's app, or alone from a file."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+
+from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
+from bud_asgi.testing import ThreadedStandIn
+from bud_asgi.testing.serving import serving
+
+KEY = "sk-bud-the-callers-key"
+UPSTREAM_KEY = "sk-ant-the-operators-key"
+
+
+@contextmanager
+def mounted(upstream: ThreadedStandIn, **options: Any) -> Generator[str]:
+    """A Starlette host with the app at `/llm`; `options` are the app's. Yields the base URL for clients."""
+    settings: dict[str, Any] = {
+        "auth": ApiKeys({"me": hash_api_key(KEY)}),
+        "providers": [Anthropic(api_key=UPSTREAM_KEY, base_url=upstream.base_url)],
+        **options,
+    }
+    host = Starlette()
+    MessagesApp(**settings).install(host, "/llm")
+    with serving(host) as url:
+        yield f"{url}/llm"
+
+
+FILE = """
+[providers.anthropic]
+kind = "anthropic"
+api_key = "file:upstream-key"
+base_url = "{upstream}"
+
+[[keys]]
+name = "me"
+hash = "{hash}"
+"""
+
+
+@contextmanager
+def standalone(upstream: ThreadedStandIn, folder: Path, more: str = "") -> Generator[str]:
+    """`bud-asgi serve` with a file in `folder`, in a process of its own; `more` is put at the file's end.
+
+    Yields the base URL for clients.
+    """
+    (folder / "upstream-key").write_text(UPSTREAM_KEY)
+    file = folder / "gateway.toml"
+    file.write_text(FILE.format(upstream=upstream.base_url, hash=hash_api_key(KEY)) + more)
+    command = [sys.executable, "-W", "error", "-m", "bud_asgi.cli", "serve", str(file), "--port", "0"]
+    log = folder / "gateway.log"
+    with log.open("wb") as words, subprocess.Popen(command, stdout=words, stderr=words) as process:
+        try:
+            yield _address(log, process)
+        finally:
+            process.terminate()
+            status = process.wait(timeout=20)
+    assert status == 0, log.read_text()
+
+
+def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Where the server says that it listens."""
+    deadline = time.monotonic() + 15
+    while (found := re.search(r"running on (http://\S+)", log.read_text())) is None:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    return found[1]

@@ -1,0 +1,150 @@
+"""A proxy that passes on what it gets, but for what its bender does to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, contextmanager
+
+import httpx
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from bud_asgi.testing.serving import serving
+
+Headers = list[tuple[bytes, bytes]]
+
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"host"})
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request: method, raw path and query, headers as they came, the whole body."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a field."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A reply: its head, and its body as it comes. `watched`: it is given up when whoever asked goes away."""
+
+    status: int
+    headers: Headers
+    chunks: AsyncIterator[bytes]
+    watched: bool = True
+
+
+Forward = Callable[[Asked], Awaitable[Told]]
+Bender = Callable[[Asked, Forward], Awaitable[Told]]
+
+
+class Bent:
+    """Which bender works where: between client and gateway, and between gateway and upstream."""
+
+    def __init__(self) -> None:
+        self.before: Bender = passes_on
+        self.behind: Bender = passes_on
+
+    @property
+    def bends(self) -> bool:
+        """Whether any does."""
+        return self.before is not passes_on or self.behind is not passes_on
+
+
+async def passes_on(asked: Asked, forward: Forward) -> Told:
+    """Bend nothing."""
+    return await forward(asked)
+
+
+class Proxy:
+    """An ASGI app in front of `target`, a base URL; `bender` says whose turn it is."""
+
+    def __init__(self, target: str, bender: Callable[[], Bender]) -> None:
+        self._url = httpx.URL(target)
+        self._bender = bender
+        self._up: httpx.AsyncClient | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        asked = await _read(scope, receive)
+        async with AsyncExitStack() as opened:
+            told = await self._bender()(asked, self._forward(opened))
+            await _write(told, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        limits = httpx.Limits(max_keepalive_connections=0)
+        async with httpx.AsyncClient(verify=False, trust_env=False, timeout=30, limits=limits) as self._up:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _forward(self, opened: AsyncExitStack) -> Forward:
+        up = self._up
+        assert up is not None
+
+        async def forward(asked: Asked) -> Told:
+            lines = [line for line in asked.headers if line[0].lower() not in _HOP_BY_HOP | {b"content-length"}]
+            target = self._url.copy_with(raw_path=self._url.raw_path.rstrip(b"/") + asked.target)
+            content = asked.body if asked.body or asked.method == "POST" else None
+            reply = await up.send(httpx.Request(asked.method, target, headers=lines, content=content), stream=True)
+            opened.push_async_callback(reply.aclose)
+            kept = [line for line in reply.headers.raw if line[0].lower() not in _HOP_BY_HOP]
+            return Told(reply.status_code, kept, reply.aiter_raw())
+
+        return forward
+
+
+async def _read(scope: Scope, receive: Receive) -> Asked:
+    chunks: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    return Asked(scope["method"], target, list(scope["headers"]), b"".join(chunks))
+
+
+async def _write(told: Told, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
+
+    async def flow() -> None:
+        async for chunk in told.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    flowing, leaving = asyncio.create_task(flow()), asyncio.create_task(left())
+    await asyncio.wait({flowing, leaving} if told.watched else {flowing}, return_when=asyncio.FIRST_COMPLETED)
+    gone = not flowing.done()
+    flowing.cancel()
+    leaving.cancel()
+    done = await asyncio.gather(flowing, leaving, return_exceptions=True)
+    if not gone and isinstance(done[0], Exception):
+        raise done[0]  # whoever asked gets a reply without its end, as the proxy did
+
+
+@contextmanager
+def proxying(target: str, bender: Callable[[], Bender]) -> Generator[str]:
+    """Serve a proxy; yields its base URL."""
+    with serving(
+        Proxy(target, bender), log_level="critical", date_header=False, server_header=False, timeout_graceful_shutdown=0
+    ) as url:
+        yield url

@@ -1,0 +1,240 @@
+"""The way from a client over the gateway to the upstream and back, and what can be seen at both of its ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from wire.gateway import HEADERS, MODEL, Gateway, gateway, provider, wait_until
+
+from bud_asgi import Exchange, Route, Target
+from bud_asgi.http import Timeouts
+from bud_asgi.providers import Provider
+from bud_asgi.testing import Received, ThreadedStandIn
+from contract.bending import Bent, proxying
+
+Lines = Sequence[tuple[str, str]]
+Providers = Callable[[str], list[Provider]]
+
+PATIENCE, IMPATIENCE = 5.0, 0.3
+"""Seconds for what must come at once: where it will, on however busy a machine, and where a bender may keep it."""
+
+CREDENTIAL: Lines = [("x-api-key", HEADERS["x-api-key"])]
+VERSION: Lines = [("anthropic-version", "2023-06-01")]
+TYPE: Lines = [("content-type", "application/json")]
+
+ALIAS, RENAMED = "house-claude", "claude-of-the-house"
+"""Names that only the gateway knows: `RENAMED` looks like one of the service's, `ALIAS` like none of anybody's."""
+UPSTREAM_NAME = "claude-opus-5"
+ROUTES = [
+    Route(ALIAS, to=[Target("anthropic", UPSTREAM_NAME)]),
+    Route(RENAMED, to=[Target("anthropic", UPSTREAM_NAME)]),
+    Route(MODEL, to=["anthropic"]),
+    Route("claude-*", to=["anthropic"]),
+]
+
+_FIELDS: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def body(**fields: Any) -> bytes:
+    """A valid body with these fields, in a spelling that nobody would choose who writes it anew."""
+    return json.dumps({**_FIELDS, **fields}, indent=1, separators=(" ,", ":")).encode()
+
+
+PLAIN, STREAM = body(), body(stream=True)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back: the bytes as they were on the wire, without their framing."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON; an `AssertionError` where it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise AssertionError(f"no JSON: {self.body[:200]!r}") from error
+
+    def assert_error(self, status: int, kind: str) -> str:
+        """An error of the gateway's own, in the envelope; returns what it says."""
+        assert self.status == status, f"{self.status} {self.body[:200]!r}"
+        assert self.headers.get("content-type") == "application/json"
+        told = self.json()
+        assert set(told) == {"type", "error", "request_id"}
+        assert told["type"] == "error"
+        assert told["error"]["type"] == kind
+        assert told["request_id"] == self.headers.get("request-id")
+        assert told["request_id"].startswith("req_")
+        return told["error"]["message"]
+
+
+class Listener:
+    """A reply that is read while it comes."""
+
+    def __init__(self, reply: httpx.Response, within: float) -> None:
+        self.status = reply.status_code
+        self.headers = reply.headers
+        self.heard = b""
+        self._chunks = reply.iter_raw()
+        self._within = within
+
+    def until(self, wanted: bytes) -> bytes:
+        """All that was heard, once `wanted` is in it. Fails when the reply ends or too much time passes before."""
+        deadline = time.monotonic() + self._within
+        while wanted not in self.heard:
+            chunk = next(self._chunks, None)
+            assert chunk is not None, f"{wanted!r} never came: {self.heard[-300:]!r}"
+            self.heard += chunk
+            assert wanted in self.heard or time.monotonic() < deadline, f"{wanted!r} did not come in time"
+        return self.heard
+
+
+class Line:
+    """A gateway and its upstream, with proxies around it that may bend what passes, or without. Clients use `url`."""
+
+    def __init__(
+        self, web: httpx.Client, upstream: ThreadedStandIn, url: str, here: Gateway, behind: str, bent: Bent | None
+    ) -> None:
+        self.web, self.upstream, self.url, self.here = web, upstream, url, here
+        self._behind, self._bent = behind, bent
+
+    def again(self) -> Line:
+        """The same for a next check: nothing is left of what the upstream was told before, or saw."""
+        self.upstream._stand_in._queue.clear()
+        self.upstream.requests.clear()
+        self.here.settled.clear()
+        return Line(self.web, self.upstream, self.url, self.here, self._behind, self._bent)
+
+    @contextmanager
+    def like(self, *, providers: Providers | None = None, **options: Any) -> Generator[Line]:
+        """Another one, to the same upstream and bent as this is, whose gateway has these options."""
+        with _gateway_between(self.upstream, self._behind, self._bent, providers, options) as line:
+            yield line
+
+    @property
+    def within(self) -> float:
+        """Seconds for what must come at once."""
+        return IMPATIENCE if self._bent and self._bent.bends else PATIENCE
+
+    @property
+    def received(self) -> list[Received]:
+        """What was asked of the upstream during this check; the gateway's own look at its models is not in it."""
+        return [request for request in self.upstream.requests if request.method == b"POST"]
+
+    def the_received(self) -> Received:
+        """The one request that reached it."""
+        assert len(self.received) == 1, [request.target for request in self.received]
+        return self.received[0]
+
+    def ask(
+        self,
+        content: bytes | None = PLAIN,
+        *,
+        method: str = "POST",
+        path: str = "/v1/messages",
+        headers: Lines = (*CREDENTIAL, *VERSION, *TYPE),
+        more: Lines = (),
+    ) -> Answer:
+        """One request, and all of its answer."""
+        with self.listen(content, method=method, path=path, headers=[*headers, *more], within=10.0) as listener:
+            for chunk in listener._chunks:
+                listener.heard += chunk
+        return Answer(listener.status, listener.headers, listener.heard)
+
+    @contextmanager
+    def listen(
+        self,
+        content: bytes | None = STREAM,
+        *,
+        method: str = "POST",
+        path: str = "/v1/messages",
+        headers: Lines = (*CREDENTIAL, *VERSION, *TYPE),
+        within: float | None = None,
+    ) -> Generator[Listener]:
+        """The same, read while it comes; leaving the block leaves the gateway. No answer at all is a failed check."""
+        patience = within or self.within
+        try:
+            with self.web.stream(
+                method, f"{self.url}{path}", headers=list(headers), content=content, timeout=patience
+            ) as reply:
+                yield Listener(reply, patience)
+        except httpx.HTTPError as error:
+            raise AssertionError(f"no whole answer: {error!r}") from error
+
+    def account_of(self, answer: Answer | Listener) -> Exchange:
+        """What the gateway has written down of a request."""
+        name = answer.headers.get("request-id")
+
+        def found() -> list[Exchange]:
+            return [account for account in self.here.settled if account.request_id == name]
+
+        wait_until(lambda: bool(found()), f"an account of {name}", timeout=self.within)
+        return found()[0]
+
+
+@contextmanager
+def _gateway_between(
+    upstream: ThreadedStandIn, behind: str, bent: Bent | None, providers: Providers | None, options: dict[str, Any]
+) -> Generator[Line]:
+    patient = Timeouts(2.0, 8.0, 8.0)
+    made = providers(behind) if providers else [provider(behind, timeouts=patient)]
+    with gateway("", providers=made, **options) as here, httpx.Client(verify=False, trust_env=False) as web:
+        if bent is None:
+            yield Line(web, upstream, here.base_url, here, behind, None)
+            return
+        with proxying(here.base_url, lambda: bent.before) as url:
+            yield Line(web, upstream, url, here, behind, bent)
+
+
+@contextmanager
+def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Line]:
+    """The usual line; with `bent`, through two proxies."""
+    usual: dict[str, Any] = {"routes": ROUTES, "access_log": True}
+    if bent is None:
+        with _gateway_between(upstream, upstream.base_url, None, None, usual) as line:
+            yield line
+        return
+    with (
+        proxying(upstream.base_url, lambda: bent.behind) as behind,
+        _gateway_between(upstream, behind, bent, None, usual) as line,
+    ):
+        yield line
+
+
+@contextmanager
+def pinging_after(seconds: float) -> Generator[None]:
+    """Let the gateway's patience with silence be this short."""
+    with pytest.MonkeyPatch.context() as patch:
+        for room in ("relay", "waiting"):
+            patch.setattr(f"bud_asgi.{room}.PING_AFTER", seconds)
+        yield
+
+
+@contextmanager
+def log_noise() -> Generator[list[str]]:
+    """What the gateway says meanwhile to any of its loggers."""
+    said: list[str] = []
+
+    class Gatherer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger, gatherer = logging.getLogger("bud_asgi"), Gatherer()
+    level = logger.level
+    logger.addHandler(gatherer)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(gatherer)
+        logger.setLevel(level)
