@@ -33,22 +33,44 @@ def run(snippet: str, key: str, upstream_url: str) -> dict[str, Any]:
     return names
 
 
+class Ledger:
+    """The ledger that the snippet of the callback writes into."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    async def add(self, **line: Any) -> None:
+        self.lines.append(line)
+
+
 @pytest.mark.parametrize("index", range(len(PYTHON)))
 def test_each_python_snippet_serves_the_official_sdk(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-upstream")
-    key = bud_asgi.new_api_key()
+    key, billed = bud_asgi.new_api_key(), Ledger()
     with StandIn(api_key="sk-ant-upstream").in_thread() as upstream:
         names = run(PYTHON[index], key, upstream.base_url)
         if "client" in names:  # the snippet of the client
             assert str(names["client"].base_url) == "http://127.0.0.1:8000/llm/"
             names["client"].close()
             return
+        if "bill" in names:  # the snippet of the callback
+            names["ledger"] = billed
+            names["messages"] = bud_asgi.MessagesApp(
+                auth=bud_asgi.ApiKeys({"ci": bud_asgi.hash_api_key(key)}),
+                providers=[bud_asgi.Anthropic(api_key="sk-ant-upstream", base_url=upstream.base_url)],
+                on_settled=names["bill"],
+            )
         app, prefix = (names["app"], "/llm") if "app" in names else (names["messages"], "")
         with serving(app) as url, anthropic.Anthropic(base_url=url + prefix, api_key=key, max_retries=0) as client:
             message = client.messages.create(
                 model="claude-haiku-4-5", max_tokens=9, messages=[{"role": "user", "content": "Hello"}]
             )
             assert message.content
+        if "bill" in names:
+            usage = message.usage
+            assert [
+                (line["who"], line["input_tokens"], line["output_tokens"], line["outcome"]) for line in billed.lines
+            ] == [("ci", usage.input_tokens, usage.output_tokens, "answered")]
 
 
 def test_the_curl_line_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,9 @@ class _Reader:
             return None
         timeouts = read_table(TimeoutsTable, read.timeouts, f"{path}.timeouts", self._problems) or TimeoutsTable()
         api_key = read.api_key and self._references.resolve(read.api_key, f"{path}.api_key", self._problems)
-        if not read.api_key and read.base_url == BASE_URL and not self._problems.at(f"{path}.api_key"):
+        if read.auth == "client":
+            self._require_no_key_of_ours(read, path)
+        elif not read.api_key and read.base_url == BASE_URL and not self._problems.at(f"{path}.api_key"):
             self._problems.mismatch(f"{path}.api_key", "nothing", "a reference to the secret, env:NAME or file:PATH")
         wrong = len(self._problems) > before
         try:
@@ -123,13 +125,21 @@ class _Reader:
                 name=name,
                 api_key=api_key or ("unresolved" if wrong else None),  # built all the same, to judge its URL as well
                 base_url=read.base_url,
-                auth=read.auth,
+                auth="x-api-key" if wrong else read.auth,
                 timeouts=Timeouts(timeouts.connect, timeouts.first_byte, timeouts.silence),
+                trace_context=read.trace_context,
             )
         except ValueError as error:
             self._problems.add(f"{path}.base_url" if name else path, str(error))
             return None
         return None if wrong else provider
+
+    def _require_no_key_of_ours(self, read: AnthropicTable, path: str) -> None:
+        """Where the client's own credential is passed through, neither the gateway's nor its callers' keys can be."""
+        if read.api_key:
+            self._problems.add(f"{path}.api_key", 'found one beside auth = "client"; allowed is one of the two')
+        if self._gateway.keys:
+            self._problems.add(f"{path}.auth", 'found "client" beside [[keys]], which would be handed to that upstream')
 
     def _unknown_kind(self, table: object, path: str) -> bool:
         """Of a provider of another kind, nothing else can be judged."""

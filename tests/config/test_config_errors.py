@@ -147,7 +147,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     ),
     "an unknown way to send the key": (
         provider('api_key = "env:ANTHROPIC_API_KEY"\nauth = "basic"'),
-        ['providers.p.auth: found "basic"; allowed is "x-api-key" or "bearer"'],
+        ['providers.p.auth: found "basic"; allowed is "x-api-key", "bearer" or "client"'],
     ),
     "timeouts that are none": (
         provider('api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = { connect = 0, silence = nan, frist_byte = 3 }'),

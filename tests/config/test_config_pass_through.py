@@ -1,0 +1,48 @@
+"""A provider that passes the client's credential through: what may stand beside it in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bud_asgi import ConfigError
+from bud_asgi.config import read_file
+
+HASH = "sha256:" + "0" * 64
+PASSING = '[providers.up]\nkind = "anthropic"\nauth = "client"\n'
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    try:
+        read_file(file, environ={"K": "k"}).app()
+    except ConfigError as error:
+        return [str(problem).removeprefix(f"{file}: ") for problem in error.problems]
+    return []
+
+
+def test_it_needs_no_key_even_at_the_service_itself(tmp_path: Path) -> None:
+    assert problems(tmp_path, f"allow_anonymous = true\n{PASSING}trace_context = true\n") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            f'allow_anonymous = true\n{PASSING}api_key = "env:K"\n',
+            'providers.up.api_key: found one beside auth = "client"; allowed is one of the two',
+        ),
+        (
+            f'{PASSING}[[keys]]\nname = "a"\nhash = "{HASH}"\n',
+            'providers.up.auth: found "client" beside [[keys]], which would be handed to that upstream',
+        ),
+        (
+            'allow_anonymous = true\n[providers.up]\nkind = "anthropic"\nauth = "none"\n',
+            'providers.up.auth: found "none"; allowed is "x-api-key", "bearer" or "client"',
+        ),
+    ],
+)
+def test_what_can_t_stand_beside_it_is_told(tmp_path: Path, text: str, problem: str) -> None:
+    assert problem in problems(tmp_path, text)
