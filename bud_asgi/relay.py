@@ -39,7 +39,7 @@ async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Se
     """Deliver a reply of status 200 in the Anthropic format. The reply is the caller's to close.
 
     Returns the upstream's own error, if that came as the first event, which is for the caller to judge and deliver;
-    nothing has been sent then. Raises `UpstreamFailed`, only before the response has begun.
+    nothing of it has been sent then. Raises `UpstreamFailed`, only before the response has begun.
     """
     fields = fields_of(reply.headers)
     try:
@@ -71,11 +71,11 @@ async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, fi
         raise UpstreamFailed("The upstream's answer was not JSON.")
     body, whole = await read_body(reply, HOLD)
     attempt.first_event = time.monotonic()
-    if not body.startswith(b"{") and not body.lstrip().startswith(b"{"):
+    if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
         raise UpstreamFailed("The upstream's answer was not a Message.")
     headers = relayed_headers(fields, error=False)
     if whole:
-        exchange.usage = usage_of_message(body)
+        exchange.usage = None if exchange.counting else usage_of_message(body)
         await exchange.start_response(send, 200, [*headers, _length_of(body)])
         exchange.outcome = "answered"
         await send({"type": "http.response.body", "body": body})
@@ -105,12 +105,11 @@ async def _relay_stream(
     if media_type(fields) != b"text/event-stream":
         raise UpstreamFailed("The upstream's answer was not an event stream.")
     observer = StreamObserver()
-    held: list[bytes] = []  # emptied by whoever sends it: an open stream keeps nothing of its past
+    held = [await _hold(observer, reply)]  # emptied by whoever sends it: an open stream keeps nothing of its past
+    attempt.first_event = time.monotonic()
+    if observer.refused and observer.error is not None and (said := read_error(observer.error)):
+        return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error, relayed_headers(fields, error=True))
     if exchange.committed is None:
-        held.append(await _hold(observer, reply))
-        attempt.first_event = time.monotonic()
-        if observer.refused and observer.error is not None and (said := read_error(observer.error)):
-            return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error, relayed_headers(fields, error=True))
         headers = relayed_headers(fields, error=False)
         await exchange.start_response(send, 200, [*headers, *STREAM_HEADERS[1:]])
     exchange.unfinished = lambda error: _last_words(exchange, observer, error)

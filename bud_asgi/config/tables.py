@@ -77,9 +77,9 @@ class AnthropicTable(msgspec.Struct, frozen=True):
             extra=NOT_SHOWN,
         ),
     ] = BASE_URL
-    auth: Annotated[
-        Literal["x-api-key", "bearer", "client"], Meta(description='"x-api-key", "bearer" or "client"')
-    ] = "x-api-key"
+    auth: Annotated[Literal["x-api-key", "bearer", "client"], Meta(description='"x-api-key", "bearer" or "client"')] = (
+        "x-api-key"
+    )
     trace_context: Annotated[bool, Meta(description="true or false")] = False
     timeouts: Annotated[dict[str, Any], Meta(description="a table of connect, first_byte and silence, in seconds")] = {}
 

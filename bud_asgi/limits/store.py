@@ -71,7 +71,9 @@ class RateLimited(GatewayError):
         )
         if retry_after > LONGEST_WAIT:
             self.retryable = False
-            words += f" The next one can pass at {_rfc3339(math.ceil(time.time() + retry_after)).decode()}; try again then."
+            words += (
+                f" The next one can pass at {_rfc3339(math.ceil(time.time() + retry_after)).decode()}; try again then."
+            )
         lines = {name.decode(): value.decode() for name, value in limit_headers(standing)}
         super().__init__(words, headers={"retry-after": str(seconds), **lines})
         self.retry_after = retry_after
