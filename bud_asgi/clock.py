@@ -55,4 +55,5 @@ class Clock:
         self._loop.call_later(self._tick, self._on_tick)
         now = self._loop.time()
         for watched in tuple(self._watched):
-            watched.on_tick(now)
+            if watched in self._watched:  # the one before may have let it go
+                watched.on_tick(now)

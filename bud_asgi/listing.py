@@ -12,6 +12,7 @@ from msgspec import Raw
 from bud_asgi.catalogue import catalogue, known_model
 from bud_asgi.exchange import Offer, Principal
 from bud_asgi.http import HttpClient, HttpError, HttpRequest, read_body
+from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.models import MAX_LISTING, Model, read_listing
 from bud_asgi.protocol.names import matches
 from bud_asgi.providers import Provider
@@ -27,6 +28,9 @@ WAIT = 0.025
 
 WAIT_WITHOUT = 1.0
 """The same, from when it was asked for, where nothing can: an empty list would be believed."""
+
+WITHIN = 10.0
+"""Seconds in which a list must be whole."""
 
 Told = Mapping[str, Mapping[str, Model]]
 """What upstreams have told of their models: by provider's name, then by id."""
@@ -48,11 +52,12 @@ class Listings:
         """What is known by now. What is missing or old is asked for; only what was never had is waited for."""
         for provider in self._providers:
             self._ask_if_due(provider)
+        soon = time.monotonic() + WAIT
         for provider in self._providers:
             task = self._asking.get(provider.name)
             if task is not None and provider.name not in self._told:
-                left = self._asked_at[provider.name] + WAIT_WITHOUT - time.monotonic()
-                await asyncio.wait({task}, timeout=WAIT if provider.models else max(0.0, left))
+                until = soon if provider.models else self._asked_at[provider.name] + WAIT_WITHOUT
+                await asyncio.wait({task}, timeout=max(0.0, until - time.monotonic()))
         return self._told
 
     def close(self) -> None:
@@ -72,11 +77,12 @@ class Listings:
 
     async def _ask(self, provider: Provider, request: HttpRequest) -> None:
         try:
-            models = await _fetch(self._client, provider, request)
+            async with asyncio.timeout(WITHIN):
+                models = await _fetch(self._client, provider, request)
             if models is not None:
                 self._told[provider.name] = {model.id: model for model in models}
-        except HttpError as error:
-            _log.info("%s: its list of models can't be had: %s", provider.name, error)
+        except (HttpError, GatewayError, TimeoutError) as error:
+            _log.info("%s: its list of models can't be had: %s", provider.name, str(error) or "it took too long")
         except Exception:  # noqa: BLE001 - the end of a task: nobody awaits it, so it reports
             _log.exception("%s: its list of models can't be had", provider.name)
         finally:
@@ -98,12 +104,12 @@ def offered(
     """The models that a principal can choose from, the newest first. Pure.
 
     An exact name is listed as it is; a pattern as the names that it meets among those that its targets are known to
-    serve and those that the principal was given by name.
+    serve and those that the principal was given by name, unless an earlier one meets them.
     """
     found: dict[str, Model] = {}
     for offer in offers:
         for name in _names(offer, told, providers, principal):
-            if name not in found and matches(offer.model, name) and principal.may_use(name):
+            if name not in found and principal.may_use(name) and _first_to_meet(name, offers) is offer:
                 found[name] = Model(name, _facts(name, offer, told))
     return sorted(found.values(), key=lambda model: model.created_at, reverse=True)
 
@@ -113,6 +119,10 @@ def find(models: Sequence[Model], name: str) -> Model | None:
     known = known_model(name)
     by_id = {model.id: model for model in models}
     return by_id.get(name) or (by_id.get(known.id) if known else None)
+
+
+def _first_to_meet(name: str, offers: Sequence[Offer]) -> Offer | None:
+    return next((offer for offer in offers if matches(offer.model, name)), None)
 
 
 def _names(offer: Offer, told: Told, providers: Mapping[str, Provider], principal: Principal) -> list[str]:

@@ -36,7 +36,7 @@ _NESTED: Mapping[BoundState, re.Pattern[bytes]] = {
     "encrypted": re.compile(rb'"(?:encrypted_content|encrypted_stdout)"\s*:\s*"'),
 }
 
-# No serializer escapes letters of ASCII; whoever does may have written any of the above, and put no backslash before it.
+# No serializer escapes letters of ASCII; whoever does may have written any of the above. No backslash stands before it.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?<!\\\\u00)(?:[4-6]|7[^fF])")
 
 

@@ -9,8 +9,8 @@ import pytest
 from differences import Client
 from peer import CHUNKED, OK, Line, Peer, Script, ask, is_silent, read, says
 
-from bud_asgi.http import Engine, Figures, HttpError, PoolLimits, Timeouts
 from bud_asgi.clock import TICK
+from bud_asgi.http import Engine, Figures, HttpError, PoolLimits, Timeouts
 
 SHORT = Timeouts(connect=5, first_byte=0.3, silence=5)
 

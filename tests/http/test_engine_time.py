@@ -9,8 +9,8 @@ import pytest
 from differences import Client
 from peer import CHUNKED, OK, Line, Peer, ask, is_silent, read, says
 
-from bud_asgi.http import HttpError, Timeouts
 from bud_asgi.clock import TICK, Clock
+from bud_asgi.http import HttpError, Timeouts
 
 SLACK = TICK + 0.15
 

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from peer import CHUNKED, OK, Line, Peer, ask, read, says
 
-from bud_asgi.http import HttpError, HttpRequest, Origin, Timeouts
 from bud_asgi.clock import TICK
+from bud_asgi.http import HttpError, HttpRequest, Origin, Timeouts
 from bud_asgi.http.httpx_engine import HttpxEngine
 
 ORIGIN = Origin("api.example", 80)
