@@ -61,7 +61,9 @@ def silence_is_filled_with_pings(line: Line) -> None:
     with pinging_after(0.2):
         line.upstream.enqueue(Reply(body=(start(), BLOCK), end="hang"), late(0.6, sse(STREAMS["a ping at once"])))
         with line.listen() as listener:
-            assert listener.until(PING + PING).startswith(start() + BLOCK + PING)
+            heard = listener.until(BLOCK + PING + PING)  # one may stand before it all, on a slow machine
+            assert heard.startswith((start(), PING + start()))
+            assert start() + BLOCK + PING in heard
         whole = line.ask(STREAM).body
     before = whole.removesuffix(STREAMS["a ping at once"])
     assert before
