@@ -3,7 +3,8 @@
 CPU (user and system) of the gateway's process and its children, for one request or one event, under plain uvicorn:
 
 - uvicorn answering alone, without an upstream;
-- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), on plain sockets the measure of all;
+- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), on plain sockets the measure of all, with the timeouts that
+  the engine has too;
 - (b) the same on the engine of the project (`bare_engine.py`);
 - (c) the whole app with authentication, rate limits and routing, mounted in a Starlette app (`whole.py`).
 
