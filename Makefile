@@ -30,6 +30,7 @@ format: .venv/ready
 bench: .venv/ready
 	$(RUN)/python benchmarks/cost.py
 	$(RUN)/python benchmarks/relay.py $(ARGS)
+	$(RUN)/python benchmarks/clouds.py
 
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)

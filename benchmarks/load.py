@@ -18,7 +18,7 @@ from typing import Literal, cast
 import httptools
 import msgspec
 import uvloop
-from upstream import EVERY, Ledger, digest
+from upstream import EVERY, Ledger, asked, digest
 
 WARM = 0.2
 """This part of the requests is sent before the counting begins."""
@@ -33,14 +33,22 @@ VANISH_LIMIT = 10.0
 """Seconds after which nobody waits any more for upstream calls to end."""
 
 
+Kind = Literal["small", "medium", "body", "paced", "flat", "idle"]
+"""Small requests, those of 2 kB and of 400 kB; streams at 50 events a second, as fast as they come, and silent ones."""
+
+TEXTS = {"medium": 45, "body": 9000}
+"""How often the text is repeated, once if nothing is said here."""
+
+
 class Job(msgspec.Struct, frozen=True):
     """What to do.
 
     `count` is requests on all `connections` together, events of each flat stream, or seconds of paced ones. `upstream`
-    is the port to ask, 0 where there is none.
+    is the port to ask, 0 where there is none. `rewritten`: requests are written anew on the way, so that
+    both ends know one by its number alone.
     """
 
-    kind: Literal["small", "body", "paced", "flat", "idle"]
+    kind: Kind
     port: int
     path: str
     key: str
@@ -48,6 +56,7 @@ class Job(msgspec.Struct, frozen=True):
     upstream: int
     connections: int
     count: int
+    rewritten: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -142,14 +151,14 @@ class Load:
         self._job = job
         self._ledger = Ledger()
         self._number = 0
-        self._text = b"The quick brown fox jumps over the lazy dog. " * (9000 if job.kind == "body" else 1)
+        self._text = b"The quick brown fox jumps over the lazy dog. " * TEXTS.get(job.kind, 1)
 
     async def run(self) -> Result:
         """Do it."""
         if self._job.upstream:
             await self._ask("/ledger")
         match self._job.kind:
-            case "small" | "body":
+            case "small" | "medium" | "body":
                 result = await self._requests()
             case "paced":
                 result = await self._paced()
@@ -238,7 +247,7 @@ class Load:
 
     async def _exchange(self, connection: Connection, model: str, max_tokens: int) -> None:
         head, body = self._request(model, max_tokens)
-        sent = digest(body)
+        sent = digest(asked(body) if self._job.rewritten else body)
         self._ledger.add(sent, await connection.send(head, body))
 
     def _request(self, model: str, max_tokens: int) -> tuple[bytes, bytes]:

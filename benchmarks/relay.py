@@ -3,8 +3,8 @@
 CPU (user and system) of the gateway's process and its children, for one request or one event, under plain uvicorn:
 
 - uvicorn answering alone, without an upstream;
-- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), on plain sockets the measure of all, with the timeouts that
-  the engine has too;
+- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), on plain sockets the measure of all, with timeouts as
+  the engine has them;
 - (b) the same on the engine of the project (`bare_engine.py`);
 - (c) the whole app with authentication, rate limits and routing, mounted in a Starlette app (`whole.py`).
 
@@ -31,10 +31,9 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import msgspec
-from load import Job, Result
+from load import Job, Kind, Result
 
 from bud_asgi import new_api_key
 
@@ -59,7 +58,7 @@ class Cell(msgspec.Struct, frozen=True):
     """One column: what is done, how often, and how much of (a) on plain sockets the whole may cost."""
 
     name: str
-    kind: Literal["small", "body", "paced", "flat"]
+    kind: Kind
     connections: int
     count: int
     quick: int
@@ -79,11 +78,12 @@ CELLS = (
 
 
 class App(msgspec.Struct, frozen=True):
-    """One row: an app, and where it takes requests."""
+    """One row: an app, and where it takes requests. `rewritten`: what it sends upstream is not what it was sent."""
 
     name: str
     module: str
     path: str = "/v1/messages"
+    rewritten: bool = False
 
 
 ALONE = App("uvicorn alone", "alone")
@@ -131,11 +131,12 @@ class Bench:
             _wait_for(process, port)
             yield Server(app, process.pid, port)
 
-    def load(self, server: Server, kind: Literal["small", "body", "paced", "flat", "idle"], *size: int) -> Result:
+    def load(self, server: Server, kind: Kind, *size: int) -> Result:
         """Put a load of so many connections and so many units on a server, from a process of its own."""
         connections, count = size
         upstream = self._upstream if server.app is not ALONE else 0
-        job = Job(kind, server.port, server.app.path, self._key, server.pid, upstream, connections, count)
+        app = server.app
+        job = Job(kind, server.port, app.path, self._key, server.pid, upstream, connections, count, app.rewritten)
         command = [sys.executable, "load.py", msgspec.json.encode(job).decode()]
         ended = subprocess.run(command, cwd=HERE, capture_output=True, timeout=120, check=False)
         if ended.returncode:

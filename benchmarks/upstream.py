@@ -2,7 +2,8 @@
 
 `python upstream.py CA_FILE` writes its authority there and prints its two ports. The model of a request says how it is
 answered: `claude-haiku-4-5` with a small Message, `claude-paced` with `max_tokens` events at 50 a second, `claude-flat`
-with so many as fast as they are taken, `claude-silent` with the beginning of a stream and nothing more.
+with so many as fast as they are taken, `claude-silent` with the beginning of a stream and nothing more. A call of
+Bedrock's gets the same in Bedrock's frames.
 `GET /ledger` tells what was received and sent, and forgets it; `GET /open` how many streams are open.
 """
 
@@ -15,11 +16,15 @@ import re
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import trustme
 import uvloop
+
+from bud_asgi.protocol.sse import PING
+from bud_asgi.testing.bedrock_stream import chunk as frame
 
 EVERY = 0.02
 """Seconds between two events of a paced stream."""
@@ -56,7 +61,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model":"claude-([a-z]+)')
 _EVENTS = re.compile(rb'"max_tokens":(\d+)')
 _HEAD = b"HTTP/1.1 200 OK\r\nrequest-id: req_011CSHoEeqs5C35K2UUqR7Fy\r\ncontent-type: "
-_STREAM_HEAD = _HEAD + b"text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_ON_BEDROCK = re.compile(rb"POST /model/[a-z.]*claude-([a-z]+)")
+_NUMBER = re.compile(rb'"user_id":"\d+"')
 
 
 def json_reply(body: bytes) -> bytes:
@@ -69,9 +75,30 @@ def chunked(event: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-CHUNKS = [chunked(event) for event in DELTAS]
-LAST = chunked(STOP) + b"0\r\n\r\n"
+def framed(event: bytes) -> bytes:
+    """The same event as a chunk with a frame of Bedrock's."""
+    return chunked(frame(event[event.index(b"data: ") + 6 : -2]))
+
+
+class Form:
+    """How a stream looks on the wire, and what of it must reach the client: `head`, then `start`, `chunks`, `last`."""
+
+    def __init__(self, media_type: bytes, write: Callable[[bytes], bytes], after_start: bytes) -> None:
+        self.head = b"%b%b\r\ntransfer-encoding: chunked\r\n\r\n" % (_HEAD, media_type)
+        self.start, self.started = write(START), START + after_start
+        self.chunks = [write(event) for event in DELTAS]
+        self.last = write(STOP) + b"0\r\n\r\n"
+
+
+EVENTS = Form(b"text/event-stream; charset=utf-8", chunked, b"")
+FRAMES = Form(b"application/vnd.amazon.eventstream", framed, PING)
 MESSAGE_REPLY = json_reply(MESSAGE)
+
+
+def asked(body: bytes) -> bytes:
+    """What tells one request from another, whatever else of it was written anew on the way to a cloud."""
+    number = _NUMBER.search(body)
+    return number[0] if number else b""
 
 
 class Ledger:
@@ -117,6 +144,7 @@ class Upstream(asyncio.Protocol):
         self._streaming = self._flat = False
         self._left = 0
         self._asked = b""
+        self._form = EVENTS
         self._sent = hashlib.sha256()
         self._next = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -163,18 +191,21 @@ class Upstream(asyncio.Protocol):
             told = shared.ledger.close() if target == b"GET /ledger" else [shared.open, shared.all_ended_at]
             self._transport.write(json_reply(json.dumps(told).encode()))
             return
-        model = _MODEL.search(body)
+        on_bedrock = _ON_BEDROCK.match(target)
+        model = on_bedrock or _MODEL.search(body)
         kind = model[1] if model else b""
+        self._form = FRAMES if on_bedrock else EVENTS
+        self._asked = digest(asked(body) if on_bedrock else body)
         if kind == b"haiku":
-            shared.ledger.add(digest(body), digest(MESSAGE))
+            shared.ledger.add(self._asked, digest(MESSAGE))
             self._transport.write(MESSAGE_REPLY)
             return
         events = _EVENTS.search(body)
         self._left = int(events[1]) if events else 0
-        self._asked, self._sent = digest(body), hashlib.sha256(START)
+        self._sent = hashlib.sha256(self._form.started)
         self._streaming = True
         shared.open += 1
-        self._transport.write(_STREAM_HEAD + chunked(START))
+        self._transport.write(self._form.head + self._form.start)
         if kind == b"paced":
             self._next = asyncio.get_running_loop().time()
             self._pace()
@@ -190,7 +221,7 @@ class Upstream(asyncio.Protocol):
         self._left -= 1
         number = self._left % BATCH
         self._sent.update(DELTAS[number])
-        self._transport.write(CHUNKS[number])
+        self._transport.write(self._form.chunks[number])
         self._next += EVERY
         self._timer = asyncio.get_running_loop().call_at(self._next, self._pace)
 
@@ -200,7 +231,7 @@ class Upstream(asyncio.Protocol):
             size = min(self._left, BATCH)
             self._left -= size
             self._sent.update(b"".join(DELTAS[:size]))
-            self._transport.write(b"".join(CHUNKS[:size]))
+            self._transport.write(b"".join(self._form.chunks[:size]))
         if self._writable and self._flat:
             self._stop()
 
@@ -208,7 +239,7 @@ class Upstream(asyncio.Protocol):
         self._sent.update(STOP)
         self._shared.ledger.add(self._asked, self._sent.digest())
         self._end_stream()
-        self._transport.write(LAST)
+        self._transport.write(self._form.last)
 
     def _end_stream(self) -> None:
         if self._timer is not None:

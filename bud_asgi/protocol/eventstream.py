@@ -22,7 +22,12 @@ MAX_HEADERS = 128 << 10
 MAX_PAYLOAD = 24 << 20
 """The largest payload that a service may send ("Message Format"), in bytes. Bedrock's own are below 1.4 MB."""
 
+Lengths = tuple[int, int, int]
+"""What a prelude says: the length of the message, that of its headers, and its own checksum."""
+
 _PRELUDE = struct.Struct(">III")
+_CHECKSUM = struct.Struct(">I")
+_MOST_PRELUDES = 1024
 
 HeaderValue = bool | int | str | bytes
 """What a header may hold: a boolean, an integer (a timestamp is one, in milliseconds), a string, bytes (a UUID too)."""
@@ -79,6 +84,7 @@ class EventStreamDecoder:
         self._pending = bytearray()
         self._needed = _PRELUDE.size
         self._block = b""
+        self._preludes: dict[bytes, Lengths] = {}
         self._headers = EventStreamHeaders()
         self._failure: EventStreamError | None = None
 
@@ -120,26 +126,36 @@ class EventStreamDecoder:
         """Decode what is whole into `messages`; how many bytes that took."""
         view, start, size = memoryview(data), 0, len(data)
         while size - start >= 12:
-            total, headers_length, prelude_crc = _PRELUDE.unpack_from(data, start)
-            if crc32(view[start : start + 8]) != prelude_crc:
-                raise EventStreamError("checksum", "the checksum of a prelude is wrong")
-            headers_end = start + 12 + headers_length
+            prelude = data[start : start + 12]
+            lengths = self._preludes.get(prelude) or self._read_prelude(prelude)
+            total, headers_length, prelude_crc = lengths
             end = start + total
-            payload_end = end - 4
-            if headers_length > MAX_HEADERS or not headers_end <= payload_end <= headers_end + MAX_PAYLOAD:
-                raise EventStreamError("length", f"a message of {total} bytes with {headers_length} bytes of headers")
             if end > size:
                 self._needed = total
                 return start
-            if crc32(view[start + 8 : payload_end], prelude_crc) != int.from_bytes(data[payload_end:end], "big"):
+            payload_end = end - 4
+            if (crc32(view[start + 8 : payload_end], prelude_crc),) != _CHECKSUM.unpack_from(data, payload_end):
                 raise EventStreamError("checksum", "the checksum of a message is wrong")
-            block = data[start + 12 : headers_end]
-            if block != self._block:  # the headers of one stream's messages are mostly the same bytes
+            headers_end = start + 12 + headers_length
+            # the headers of one stream's messages are mostly the same bytes
+            if headers_length != len(self._block) or not data.startswith(self._block, start + 12):
+                block = data[start + 12 : headers_end]
                 self._headers, self._block = _headers(block), block
             messages.append(EventStreamMessage(self._headers, data[headers_end:payload_end]))
             start = end
         self._needed = 12
         return start
+
+    def _read_prelude(self, prelude: bytes) -> Lengths:
+        """Judge the first bytes of a message. They are remembered: a stream has few that differ."""
+        total, headers_length, prelude_crc = lengths = _PRELUDE.unpack(prelude)
+        if crc32(prelude[:8]) != prelude_crc:
+            raise EventStreamError("checksum", "the checksum of a prelude is wrong")
+        if headers_length > MAX_HEADERS or not 0 <= total - 16 - headers_length <= MAX_PAYLOAD:
+            raise EventStreamError("length", f"a message of {total} bytes with {headers_length} bytes of headers")
+        if len(self._preludes) < _MOST_PRELUDES:
+            self._preludes[prelude] = lengths
+        return lengths
 
 
 def parse_headers(block: bytes) -> dict[str, HeaderValue]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from anthropic._streaming import SSEDecoder  # the SDK's own reader, which no public name gives
 
 from bud_asgi.protocol.usage import Usage
@@ -97,7 +98,7 @@ def usage_by_json(stream: bytes) -> Usage | None:
         if usage is not None:
             told = told or {}
             told.update({key: usage[key] for key in Usage.__struct_fields__ if usage.get(key) is not None})
-    return None if told is None else Usage(**told)
+    return None if told is None else msgspec.convert(told, Usage)
 
 
 def cut(stream: bytes, size: int) -> Iterator[bytes]:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bud_asgi.protocol.usage import Usage, usage_of_message, usage_of_start
+from bud_asgi.protocol.usage import (
+    CacheCreation,
+    Iteration,
+    OutputTokensDetails,
+    ServerToolUse,
+    Usage,
+    usage_of_message,
+    usage_of_start,
+)
 from protocol.counts import examples
 
 COUNTS: dict[str, tuple[bytes, Usage | None]] = {
@@ -16,7 +24,35 @@ COUNTS: dict[str, tuple[bytes, Usage | None]] = {
     ),
     "some": (b'{"output_tokens":2}', Usage(None, 2, None, None)),
     "nulls": (b'{"input_tokens":null,"output_tokens":0}', Usage(None, 0, None, None)),
-    "counts that nobody knows": (b'{"input_tokens":1,"server_tool_use":{"a":1},"new":"x"}', Usage(1, None, None, None)),
+    "counts that nobody knows": (
+        b'{"input_tokens":1,"server_tool_use":{"a":1},"new":"x"}',
+        Usage(1, server_tool_use=ServerToolUse()),
+    ),
+    "details": (
+        b'{"cache_creation":{"ephemeral_5m_input_tokens":1,"ephemeral_1h_input_tokens":2},"service_tier":"priority",'
+        b'"output_tokens_details":{"thinking_tokens":3},"server_tool_use":{"web_search_requests":4},"speed":"fast",'
+        b'"inference_geo":"us"}',
+        Usage(
+            cache_creation=CacheCreation(1, 2),
+            output_tokens_details=OutputTokensDetails(3),
+            server_tool_use=ServerToolUse(4),
+            service_tier="priority",
+            inference_geo="us",
+            speed="fast",
+        ),
+    ),
+    "iterations": (
+        b'{"output_tokens":9,"iterations":[{"type":"message","input_tokens":1,"output_tokens":2,"new":{}},'
+        b'{"type":"advisor_message","model":"claude-opus-5-5","output_tokens":7,"cache_read_input_tokens":3}]}',
+        Usage(
+            output_tokens=9,
+            iterations=(
+                Iteration("message", None, 1, 2),
+                Iteration("advisor_message", "claude-opus-5-5", None, 7, None, 3),
+            ),
+        ),
+    ),
+    "details of a form that nobody knows": (b'{"output_tokens":9,"iterations":{"a":1}}', Usage(output_tokens=9)),
     "none": (b"{}", Usage()),
     "null": (b"null", None),
     "a count that is a string": (b'{"input_tokens":"1"}', None),
