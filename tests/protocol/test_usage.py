@@ -29,9 +29,11 @@ COUNTS: dict[str, tuple[bytes, Usage | None]] = {
         Usage(1, server_tool_use=ServerToolUse()),
     ),
     "details": (
-        b'{"cache_creation":{"ephemeral_5m_input_tokens":1,"ephemeral_1h_input_tokens":2},"service_tier":"priority",'
-        b'"output_tokens_details":{"thinking_tokens":3},"server_tool_use":{"web_search_requests":4},"speed":"fast",'
-        b'"inference_geo":"us"}',
+        (
+            b'{"cache_creation":{"ephemeral_5m_input_tokens":1,"ephemeral_1h_input_tokens":2},"service_tier":"priority",'
+            b'"output_tokens_details":{"thinking_tokens":3},"server_tool_use":{"web_search_requests":4},"speed":"fast",'
+            b'"inference_geo":"us"}'
+        ),
         Usage(
             cache_creation=CacheCreation(1, 2),
             output_tokens_details=OutputTokensDetails(3),
@@ -42,8 +44,10 @@ COUNTS: dict[str, tuple[bytes, Usage | None]] = {
         ),
     ),
     "iterations": (
-        b'{"output_tokens":9,"iterations":[{"type":"message","input_tokens":1,"output_tokens":2,"new":{}},'
-        b'{"type":"advisor_message","model":"claude-opus-5-5","output_tokens":7,"cache_read_input_tokens":3}]}',
+        (
+            b'{"output_tokens":9,"iterations":[{"type":"message","input_tokens":1,"output_tokens":2,"new":{}},'
+            b'{"type":"advisor_message","model":"claude-opus-5-5","output_tokens":7,"cache_read_input_tokens":3}]}'
+        ),
         Usage(
             output_tokens=9,
             iterations=(
