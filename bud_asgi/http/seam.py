@@ -55,7 +55,7 @@ class Timeouts(msgspec.Struct, frozen=True):
     silence: float = 300.0
 
 
-class HttpRequest(msgspec.Struct, frozen=True):
+class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request, made anew for each attempt.
 
     `target` is the path with its query as raw bytes: nothing re-encodes it, so signatures over it hold. `headers` come

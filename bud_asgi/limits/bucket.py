@@ -8,7 +8,7 @@ ROUNDING = 1e-9
 """Of a capacity: so much short is not short. Whoever waits as long as it was told must pass."""
 
 
-class Bucket(msgspec.Struct, frozen=True):
+class Bucket(msgspec.Struct, frozen=True, gc=False):
     """How much was left at a moment. `moment` is in seconds on any clock that only goes forward."""
 
     level: float

@@ -9,7 +9,7 @@ import msgspec
 from bud_asgi.exchange import Exchange
 
 
-class Limit(msgspec.Struct, frozen=True):
+class Limit(msgspec.Struct, frozen=True, gc=False):
     """At most `amount` of a kind in `window` seconds, for each principal or for all together.
 
     It is a token bucket: a caller that was idle may use the whole amount at once, then it fills again evenly. Raises
@@ -27,7 +27,7 @@ class Limit(msgspec.Struct, frozen=True):
             raise ValueError("a limit needs an amount of at least 1 and a window of more than 0 seconds")
 
 
-class Demand(msgspec.Struct, frozen=True):
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """So much of one bucket: the limit, whose bucket it is, and the amount in whole units of its kind."""
 
     limit: Limit

@@ -16,7 +16,7 @@ from bud_asgi.limits.limit import Demand
 from bud_asgi.protocol.errors import GatewayError
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """How one limit stands for a caller: whole units remaining, and seconds until it is full again."""
 
     demand: Demand
@@ -24,7 +24,7 @@ class Standing(msgspec.Struct, frozen=True):
     full_in: float
 
 
-class Granted(msgspec.Struct, frozen=True):
+class Granted(msgspec.Struct, frozen=True, gc=False):
     """A reservation, and how each of its limits stands now, in the order of the demands."""
 
     reservation: Reservation

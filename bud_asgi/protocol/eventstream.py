@@ -49,7 +49,7 @@ class EventStreamHeaders(msgspec.Struct, frozen=True, rename=_name):
     content_type: str | None = None
 
 
-class EventStreamMessage(msgspec.Struct, frozen=True):
+class EventStreamMessage(msgspec.Struct, frozen=True, gc=False):
     """One message whose checksums are right."""
 
     headers: EventStreamHeaders
@@ -124,24 +124,25 @@ class EventStreamDecoder:
 
     def _decode(self, data: bytes, messages: list[EventStreamMessage]) -> int:
         """Decode what is whole into `messages`; how many bytes that took."""
-        view, start, size = memoryview(data), 0, len(data)
+        start, size = 0, len(data)
+        preludes, block, headers, checksum = self._preludes, self._block, self._headers, _CHECKSUM.unpack_from
         while size - start >= 12:
             prelude = data[start : start + 12]
-            lengths = self._preludes.get(prelude) or self._read_prelude(prelude)
-            total, headers_length, prelude_crc = lengths
+            total, headers_length, prelude_crc = preludes.get(prelude) or self._read_prelude(prelude)
             end = start + total
             if end > size:
                 self._needed = total
                 return start
             payload_end = end - 4
-            if (crc32(view[start + 8 : payload_end], prelude_crc),) != _CHECKSUM.unpack_from(data, payload_end):
+            if (crc32(data[start + 8 : payload_end], prelude_crc),) != checksum(data, payload_end):
                 raise EventStreamError("checksum", "the checksum of a message is wrong")
             headers_end = start + 12 + headers_length
             # the headers of one stream's messages are mostly the same bytes
-            if headers_length != len(self._block) or not data.startswith(self._block, start + 12):
+            if headers_length != len(block) or not data.startswith(block, start + 12):
                 block = data[start + 12 : headers_end]
-                self._headers, self._block = _headers(block), block
-            messages.append(EventStreamMessage(self._headers, data[headers_end:payload_end]))
+                headers = self._headers = _headers(block)
+                self._block = block
+            messages.append(EventStreamMessage(headers, data[headers_end:payload_end]))
             start = end
         self._needed = 12
         return start

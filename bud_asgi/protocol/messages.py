@@ -40,7 +40,7 @@ _KnownFields = msgspec.defstruct("_KnownFields", [(name, msgspec.Raw, msgspec.Ra
 _decode_known = msgspec.json.Decoder(_KnownFields).decode
 
 
-class MessagesRequest(msgspec.Struct, frozen=True, eq=False):
+class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A judged request: `body` as it came, where each top-level value stands in it, and what the gateway must know.
 
     `counting`: it asks how many tokens it has, not for a Message; `max_tokens` may be absent then.

@@ -5,17 +5,16 @@ Wire facts: vendor pages "API overview", "Create a Message", "Errors".
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Sequence
 from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.http import Header, HttpReply, HttpRequest, Timeouts
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
+from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.failures import UpstreamRefused
 from bud_asgi.providers.seam import Call, Credential, Written
 from bud_asgi.secret import Secret
@@ -37,8 +36,6 @@ _LISTING = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
 )
 _LISTING_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
-_HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
-_PATH = re.compile(r"[!-~]*")
 
 
 class ApiKeyCredential:
@@ -120,7 +117,7 @@ class Anthropic:
             if auth == "client"
             else ApiKeyCredential(Secret(api_key) if isinstance(api_key, str) else api_key, auth)
         )
-        self._origin, path = _parse(base_url, tls)
+        self._origin, path = parse_base_url(base_url, tls)
         self._path = path
         self._target = f"{path}/v1/messages".encode()
         self._trace_context = trace_context
@@ -165,26 +162,3 @@ class Anthropic:
     def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
         """Nothing: its errors speak for themselves."""
         return None
-
-
-def _parse(base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:
-    try:
-        url = urlsplit(base_url)
-        port = url.port
-    except ValueError:  # its words show what may be a password
-        raise ValueError("base_url must be a URL with a valid host and port") from None
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise ValueError(f"base_url must be an http or https URL with a host{_shown(base_url)}")
-    if url.username is not None or url.query or url.fragment:
-        raise ValueError("base_url must have no user, query or fragment; a credential belongs in api_key")
-    if not _PATH.fullmatch(url.path) or not _HOST.fullmatch(url.hostname) or port == 0 or not base_url.isprintable():
-        raise ValueError("base_url must be printable ASCII, its path percent-encoded")
-    if url.scheme == "http":
-        if tls is not None:
-            raise ValueError("tls goes with an https base_url")
-        return Origin(url.hostname, port or 80), url.path.rstrip("/")
-    return Origin(url.hostname, port or 443, tls or ssl.create_default_context()), url.path.rstrip("/")
-
-
-def _shown(base_url: str) -> str:
-    return "" if "@" in base_url else f", not {base_url[:200]!r}"

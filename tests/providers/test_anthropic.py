@@ -112,7 +112,7 @@ def test_the_base_url_says_where_to(base_url: str, authority: bytes, target: byt
 
 
 NOT_A_URL = "base_url must be an http or https URL with a host, not "
-TOO_MUCH = "base_url must have no user, query or fragment; a credential belongs in api_key"
+TOO_MUCH = "base_url must have no user, query or fragment; a credential has an option of its own"
 NOT_PRINTABLE = "base_url must be printable ASCII, its path percent-encoded"
 REFUSED: dict[str, tuple[str, str]] = {
     "nothing": ("", NOT_A_URL + "''"),

@@ -1,0 +1,178 @@
+"""What becomes of requests when Google gives no token: an error that says nothing, soon, and the reason in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from google.auth.exceptions import TransportError
+
+from bud_asgi.providers import google, google_auth, renewal
+from bud_asgi.providers.failures import UpstreamFailed
+from bud_asgi.providers.google import GoogleCredential
+from bud_asgi.testing import Reply, StandIn, hang, hang_mid_event, html, json_body, raw, reset_before_head
+from bud_asgi.testing.google import Google
+from bud_asgi.testing.google_errors import oauth_error
+from providers.google_stage import Served, applied, bearer, google_served
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Generator[Served]:
+    """With a deadline that a test can wait for."""
+    monkeypatch.setattr(renewal, "DEADLINE", 0.5)
+    monkeypatch.setattr(renewal, "FORCED_APART", 0.0)
+    monkeypatch.setattr(google, "DEADLINE", 0.5)
+    with google_served() as one:
+        yield one
+
+
+async def failed(credential: GoogleCredential) -> UpstreamFailed:
+    with pytest.raises(UpstreamFailed) as raised:
+        await applied(credential)
+    error = raised.value
+    assert (error.status, error.type, error.elsewhere) == (502, "api_error", True)
+    assert str(error) == "upstream authentication failed"
+    return error
+
+
+def trickle() -> Reply:
+    """A head that never ends, of bytes that come often enough."""
+    head = b"HTTP/1.1 200 OK\r\nx-padding: " + b"a" * 10_000
+    return Reply(head=b"", framing="none", body=head, piece=1, delay=0.05)
+
+
+SILENT: dict[str, Callable[[], Reply]] = {
+    "never answers": hang,
+    "stops within its answer": lambda: hang_mid_event(5, json_body({"access_token": "ya29.x", "expires_in": 3600})),
+    "trickles": trickle,
+}
+
+
+@pytest.mark.parametrize("reply", SILENT.values(), ids=SILENT.keys())
+async def test_an_endpoint_that_hangs_is_given_up(served: Served, reply: Callable[[], Reply]) -> None:
+    credential = served.credential()
+    served.stand_in.enqueue(reply())
+    began = time.monotonic()
+    await asyncio.gather(*(failed(credential) for _ in range(20)))
+    assert 0.4 < time.monotonic() - began < 1.5
+    assert len(served.stand_in.requests) == 1
+    await asyncio.sleep(1.1)
+    assert [await bearer(credential)] == served.issued
+
+
+async def test_one_that_hangs_is_in_nobody_elses_way(served: Served) -> None:
+    served.stand_in.enqueue(hang())
+    stuck = asyncio.create_task(failed(served.credential()))
+    await asyncio.to_thread(served.stand_in.wait_requests)
+    began = time.monotonic()
+    assert await bearer(served.credential()) == served.issued[0]
+    assert time.monotonic() - began < 0.3
+    await stuck
+
+
+REFUSED: dict[str, tuple[Reply, str]] = {
+    "grant": (oauth_error("invalid_grant", "Invalid grant: account not found"), "account not found"),
+    "page": (html(400), "Sign in"),
+    "no token": (json_body({"id_token": "x"}), "No access token"),
+    "not JSON": (html(200), "TypeError"),
+    "closed": (reset_before_head(), "127.0.0.1"),
+    "redirected": (Reply(status=302, headers=(("location", "http://127.0.0.1:1/"),)), "RefreshError"),
+    "no header": (json_body({"access_token": "a\r\nb: c", "expires_in": 3600}), "visible ASCII"),
+    "expired": (json_body({"access_token": "ya29.x", "expires_in": 0}), "expired"),
+}
+
+
+@pytest.mark.parametrize(("reply", "reason"), REFUSED.values(), ids=REFUSED.keys())
+async def test_the_log_says_why(served: Served, caplog: pytest.LogCaptureFixture, reply: Reply, reason: str) -> None:
+    caplog.set_level(logging.WARNING, "bud_asgi")
+    served.stand_in.enqueue(reply)
+    error = await failed(served.credential())
+    assert reason in caplog.text
+    assert reason in str(error.__cause__)
+    assert "PRIVATE KEY" not in caplog.text
+
+
+async def test_a_failure_is_not_repeated_at_once(served: Served) -> None:
+    credential = served.credential()
+    served.stand_in.enqueue(oauth_error("invalid_grant", "no"))
+    await failed(credential)
+    for _ in range(20):
+        await failed(credential)
+    assert len(served.stand_in.requests) == 1
+    await asyncio.sleep(1.05)
+    assert [await bearer(credential)] == served.issued
+
+
+async def test_the_old_token_stays_when_no_other_is_to_be_had(served: Served) -> None:
+    credential = served.credential()
+    first = await bearer(credential)
+    served.stand_in.refuse_connections(drop_open=True)
+    assert await credential.refresh() is False
+    assert await bearer(credential) == first
+    served.stand_in.accept_connections()
+
+
+async def test_an_unreachable_endpoint_is_told(served: Served) -> None:
+    served.stand_in.refuse_connections()
+    error = await failed(served.credential())
+    assert "TransportError" in str(error.__cause__)
+    assert "127.0.0.1" in str(error.__cause__)
+    served.stand_in.accept_connections()
+
+
+async def test_a_key_that_was_exchanged_is_read_again(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "key.json"
+    file.write_text(json.dumps(served.key(client_email="gone@example.com")))
+    credential = served.credential(service_account_file=file)
+    await failed(credential)
+    file.unlink()
+    await asyncio.sleep(1.05)
+    assert "No such file" in str((await failed(credential)).__cause__)
+    file.write_text(json.dumps(served.key()))
+    await asyncio.sleep(1.05)
+    assert [await bearer(credential)] == served.issued
+    served.stand_in.enqueue(oauth_error("invalid_grant", "Invalid JWT Signature."))
+    assert not await credential.refresh()
+    file.write_text(json.dumps(served.key(client_email="other@example.com")))
+    assert not await credential.refresh()
+    assert served.stand_in.requests[-1].refusal == "Invalid grant: account not found"
+
+
+def test_the_transport_has_one_deadline_for_all(served: Served) -> None:
+    transport = google_auth.Transport(time.monotonic() + 0.3)
+    url = f"{served.stand_in.base_url}?a=b"
+    assert transport(url).status == 200
+    time.sleep(0.31)
+    with pytest.raises(TransportError, match="the time for it is over"):
+        transport(url)
+    assert [request.target for request in served.stand_in.requests] == [b"/?a=b"]
+
+
+def test_the_transport_tells_what_failed(served: Served) -> None:
+    served.stand_in.always(raw(b"no HTTP at all\r\n\r\n"))
+    with pytest.raises(TransportError, match=r"127.0.0.1: no HTTP at all"):
+        google_auth.Transport(time.monotonic() + 5)(f"{served.stand_in.base_url}/")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        transport = google_auth.Transport(time.monotonic() + 5)
+        with pytest.raises(TransportError, match=r"127.0.0.1: timed out"):
+            transport(f"http://127.0.0.1:{port}/", timeout=0.1)
+    with pytest.raises(TransportError, match=r"127.0.0.1: .*refused"):
+        transport(f"http://127.0.0.1:{port}/")
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandIn.of(Google(), tls="good").in_thread() as stand_in:
+        url = f"{stand_in.base_url}/"
+        with pytest.raises(TransportError, match="certificate verify failed"):
+            google_auth.Transport(time.monotonic() + 5)(url)
+        monkeypatch.setattr(ssl, "create_default_context", lambda: stand_in.ca)
+        reply = google_auth.Transport(time.monotonic() + 5)(url)
+    assert (reply.status, reply.headers["Metadata-Flavor"], reply.data) == (200, "Google", b"computeMetadata/\n")
