@@ -61,12 +61,13 @@ class MessagesApp:
         names = _names(providers)
         if middleware is None:
             middleware = _default_stack(auth, routes, limits, names)
-            if isinstance(auth, ApiKeys) and not all(provider.credential.ours for provider in providers):
-                raise ValueError(
-                    'with auth=ApiKeys(...) no provider can have auth="client": it would hand your keys to its upstream'
-                )
         elif auth is not None or routes is not None or limits:
             raise ValueError("middleware= replaces the default stack whole: say auth, routes and limits in it")
+        ours = all(provider.credential.ours for provider in providers)
+        if not ours and any(isinstance(layer.kwargs.get("backend"), ApiKeys) for layer in middleware):
+            raise ValueError(
+                'with auth=ApiKeys(...) no provider can have auth="client": it would hand your keys to its upstream'
+            )
         self._resources = PerLoop(client, providers)
         self._max_body = max_body
         self._on_settled = on_settled

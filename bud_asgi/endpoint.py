@@ -118,6 +118,8 @@ class Endpoint:
                     return
             await self._attempt(exchange, targets[-1], waiting, send)
         except asyncio.CancelledError:
+            if waiting is not None:
+                waiting.give_up()
             await end_early(exchange, send, ShuttingDown())
             raise
         finally:

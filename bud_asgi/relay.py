@@ -137,10 +137,10 @@ async def end_early(exchange: Exchange, send: Send, error: GatewayError) -> None
     """
     if exchange.unfinished is None:
         return
-    with suppress(TimeoutError):
+    with suppress(OSError):  # a TimeoutError is one; a server may raise another for a client that has left
         async with asyncio.timeout(END_WITHIN):
             await send({"type": "http.response.body", "body": exchange.unfinished(error)})
-            exchange.unfinished = None
+    exchange.unfinished = None
 
 
 async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:

@@ -19,7 +19,7 @@ class Waiting:
     """Watches how long a streaming request waits for an upstream, whichever is asked.
 
     Once the response is begun, whatever fails is told by an `error` event. Its owner calls `over` before it writes
-    anything, and on every path out.
+    anything, and on every path out; when it is cancelled, `give_up` first.
     """
 
     def __init__(self, exchange: Exchange, send: Send, clock: Clock) -> None:
@@ -32,8 +32,8 @@ class Waiting:
         clock.watch(self)
 
     def on_tick(self, now: float) -> None:
-        """Write a ping if it is time, unless the one before is still on its way."""
-        if now >= self._due and (self._writing is None or self._writing.done()):
+        """Write a ping if it is time, unless the one before is still on its way, or could not be written."""
+        if now >= self._due and (self._writing is None or (self._writing.done() and not self._writing.exception())):
             self._due = now + PING_AFTER
             self._writing = self._loop.create_task(self._write())
 
@@ -48,11 +48,18 @@ class Waiting:
             self._writing.cancel()
         self._writing.result()
 
+    def give_up(self) -> None:
+        """No more pings, nor what is being written: who is cancelled can't wait for a client that does not read."""
+        self._clock.unwatch(self)
+        writing, self._writing = self._writing, None
+        if writing is not None and not writing.cancel() and not writing.cancelled():
+            writing.exception()  # looked at: nobody is told of it any more
+
     async def _write(self) -> None:
         exchange = self._exchange
         if exchange.committed is None:
-            exchange.unfinished = self._last_words
             await exchange.start_response(self._send, 200, STREAM_HEADERS)
+            exchange.unfinished = self._last_words
         await self._send({"type": "http.response.body", "body": PING, "more_body": True})
 
     def _last_words(self, error: GatewayError) -> bytes:

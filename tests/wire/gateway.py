@@ -52,7 +52,7 @@ class Gateway:
         """One request to the endpoint, over a connection of its own. `body` is JSON, or bytes as they are."""
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": {**BODY, **(body or {})}}
         lines = cast("dict[str, str]", HEADERS if headers is None else headers)
-        return httpx.post(f"{self.base_url}/v1/messages", headers=lines, timeout=30, **content, **more)
+        return httpx.post(f"{self.base_url}/v1/messages", headers=lines, timeout=30, verify=False, **content, **more)
 
     def assert_nothing_open(self) -> None:
         """No exchange holds a connection any more, and the server runs no task of a request."""
@@ -60,7 +60,7 @@ class Gateway:
         wait_until(lambda: self._tasks() <= TASKS_AT_REST, f"tasks left: {self._tasks()}")
 
     def _tasks(self) -> set[str]:
-        return set(httpx.get(f"{self.host_url}/tasks").json())
+        return set(httpx.get(f"{self.host_url}/tasks", verify=False).json())
 
 
 TASKS_AT_REST = {"Server.serve", "LifespanOn.main", "PerLoop._keep", "RequestResponseCycle.run_asgi"}

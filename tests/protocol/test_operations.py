@@ -1,0 +1,98 @@
+"""What is served, by path and method, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from bud_asgi.protocol.errors import GatewayError, MethodNotAllowed, NotFound
+from bud_asgi.protocol.operations import MODELS, OPEN, find_operation, model_of_path
+
+SERVED: dict[tuple[str, str], str] = {
+    ("POST", "/v1/messages"): "messages.create",
+    ("POST", "/v1/messages/count_tokens"): "messages.count_tokens",
+    ("GET", "/v1/models"): "models.list",
+    ("HEAD", "/v1/models"): "models.list",
+    ("GET", "/v1/models/claude-a"): "models.retrieve",
+    ("HEAD", "/v1/models/claude-a"): "models.retrieve",
+    ("GET", "/v1/models/meta/llama-4"): "models.retrieve",
+    ("GET", "/v1/models//"): "models.retrieve",
+    ("HEAD", "/api/hello"): "hello",
+    ("GET", "/healthz"): "healthz",
+    ("HEAD", "/healthz"): "healthz",
+    ("GET", "/readyz"): "readyz",
+    ("HEAD", "/readyz"): "readyz",
+}
+
+
+@pytest.mark.parametrize(("asked", "operation"), SERVED.items(), ids=map(" ".join, SERVED))
+def test_an_operation_is_found_by_path_and_method(asked: tuple[str, str], operation: str) -> None:
+    method, path = asked
+    assert find_operation(path, method) == operation
+
+
+ALLOWED: dict[str, str] = {
+    "/v1/messages": "POST",
+    "/v1/messages/count_tokens": "POST",
+    "/v1/models": "GET, HEAD",
+    "/v1/models/claude-a": "GET, HEAD",
+    "/api/hello": "HEAD",
+    "/healthz": "GET, HEAD",
+    "/readyz": "GET, HEAD",
+}
+
+
+@pytest.mark.parametrize(("path", "allow"), ALLOWED.items(), ids=ALLOWED.keys())
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", ""])
+def test_another_method_is_refused_with_those_that_there_are(path: str, allow: str, method: str) -> None:
+    if method in allow.split(", "):
+        find_operation(path, method)
+    else:
+        with pytest.raises(MethodNotAllowed) as refused:
+            find_operation(path, method)
+        assert (refused.value.status, refused.value.headers) == (405, {"allow": allow})
+
+
+UNKNOWN = [
+    "",
+    "/",
+    "/v1",
+    "/v1/",
+    "/v1/messages/",
+    "/v1/messages/count_tokens/",
+    "/v1/messages/count_tokens/x",
+    "/V1/messages",
+    "/v1/modelsx",
+    "/v1/models/",
+    "/v1/messages/batchesx",
+    "/v1/filesx",
+    "/v1/complete",
+    "/healthz/",
+]
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_any_other_path_is_not_found(path: str, method: str) -> None:
+    with pytest.raises(NotFound, match=r"^Not found$"):
+        find_operation(path, method)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/messages/batches", "/v1/messages/batches/b/results", "/v1/files", "/v1/files/f/content", "/v1/files/"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_batches_and_files_are_named_as_not_served(path: str, method: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        find_operation(path, method)
+    assert (refused.value.type, str(refused.value)) == ("not_found_error", f"{path} is not served by this gateway")
+    assert isinstance(refused.value, GatewayError)
+
+
+def test_what_is_open_asks_for_no_model() -> None:
+    assert not OPEN & MODELS
+    assert set(SERVED.values()) - OPEN - MODELS == {"messages.create", "messages.count_tokens"}
+
+
+@pytest.mark.parametrize("name", ["claude-a", "meta/llama-4", "/", "é", "/v1/models/x"])
+def test_the_model_is_the_rest_of_the_path(name: str) -> None:
+    assert model_of_path(f"/v1/models/{name}") == name

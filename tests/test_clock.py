@@ -1,0 +1,111 @@
+"""The clock: it ticks for as long as something is watched, and does not grow with what was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from bud_asgi.clock import TICK, Clock, Watched
+
+
+class Seen:
+    """Something to watch: keeps the times at which it was asked, and does then what it is told to."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.ticks: list[float] = []
+        self.then = then
+
+    def on_tick(self, now: float) -> None:
+        self.ticks.append(now)
+        self.then()
+
+
+async def timers() -> int:
+    """How many timers the loop holds."""
+    await asyncio.sleep(0)
+    return len(asyncio.get_running_loop()._scheduled)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+
+
+@pytest.fixture
+def clock() -> Callable[[], Clock]:
+    return lambda: Clock(asyncio.get_running_loop(), tick=0.01)
+
+
+async def test_what_is_watched_is_asked_at_every_tick_with_the_time_of_the_loop(clock: Callable[[], Clock]) -> None:
+    one, seen, began = clock(), Seen(), asyncio.get_running_loop().time()
+    one.watch(seen)
+    assert one.ticking
+    assert seen.ticks == []  # never at once
+    await asyncio.sleep(0.1)
+    one.unwatch(seen)
+    assert 3 <= len(seen.ticks) <= 10
+    assert seen.ticks == sorted(seen.ticks)
+    assert began + 0.009 < seen.ticks[0] <= asyncio.get_running_loop().time()
+
+
+async def test_all_share_one_timer_and_it_ends_with_the_last(clock: Callable[[], Clock]) -> None:
+    one, before = clock(), await timers()
+    many = [Seen() for _ in range(100)]
+    for seen in many:
+        one.watch(seen)
+        one.watch(seen)
+    assert await timers() == before + 1
+    await asyncio.sleep(0.035)
+    assert {len(seen.ticks) for seen in many} <= {2, 3}  # watched twice is asked once
+    for seen in many:
+        one.unwatch(seen)
+        one.unwatch(seen)
+    assert not one.ticking
+    told = [len(seen.ticks) for seen in many]
+    await asyncio.sleep(0.03)
+    assert await timers() == before
+    assert [len(seen.ticks) for seen in many] == told
+
+
+async def test_coming_and_going_between_two_ticks_makes_no_second_timer(clock: Callable[[], Clock]) -> None:
+    one, before, seen = clock(), await timers(), Seen()
+    for _ in range(1000):
+        one.watch(seen)
+        one.unwatch(seen)
+    one.watch(seen)
+    assert await timers() == before + 1
+    await asyncio.sleep(0.025)
+    assert len(seen.ticks) in {1, 2}
+
+
+async def test_it_starts_again_after_a_rest(clock: Callable[[], Clock]) -> None:
+    one, seen = clock(), Seen()
+    for _ in range(2):
+        one.watch(seen)
+        await asyncio.sleep(0.03)
+        one.unwatch(seen)
+        await asyncio.sleep(0.03)
+        assert seen.ticks
+        seen.ticks.clear()
+
+
+async def test_one_may_come_and_go_from_inside_a_tick(clock: Callable[[], Clock]) -> None:
+    one, later = clock(), Seen()
+    once = Seen(lambda: (one.unwatch(once), one.watch(later))[0])
+    one.watch(once)
+    await asyncio.sleep(0.05)
+    assert len(once.ticks) == 1
+    assert len(later.ticks) >= 1
+    assert once.ticks[0] not in later.ticks
+
+
+async def test_who_is_let_go_by_another_in_the_same_tick_is_not_asked(clock: Callable[[], Clock]) -> None:
+    one = clock()
+    pair: list[Watched] = [Seen(lambda: one.unwatch(pair[1])), Seen(lambda: one.unwatch(pair[0]))]
+    for seen in pair:
+        one.watch(seen)
+    await asyncio.sleep(0.035)
+    asked = sorted(len(seen.ticks) for seen in pair if isinstance(seen, Seen))
+    assert asked[0] == 0
+    assert asked[1] >= 2
+
+
+def test_four_ticks_make_a_second() -> None:
+    assert TICK == 0.25

@@ -1,0 +1,209 @@
+"""Pings before an upstream's head, by an ASGI server that takes its time: order, and an end at whatever moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from auth.driver import VERSION, http_scope
+from protocol.counts import count
+from starlette.types import Message
+
+from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp, hosting, relay, waiting, watch
+from bud_asgi.clock import Clock
+from bud_asgi.protocol.sse import PING
+from bud_asgi.testing import Reply, StandIn, error, hang, html, late, sse
+
+SENT = b'{"model":"m","max_tokens":1,"stream":true,"messages":[{"role":"user","content":"Hi"}]}'
+STREAM = b"event: message_start\ndata: {}\n\nevent: message_stop\ndata: {}\n\n"
+
+
+class Server:
+    """An ASGI server as the specification has it: `send` may suspend, block, or raise once the client has left."""
+
+    def __init__(self, *, suspends: bool = False, blocks_after: int = 1000, breaks_after: int = 1000) -> None:
+        self.suspends, self.blocks_after, self.breaks_after = suspends, blocks_after, breaks_after
+        self.sent: list[Message] = []
+        self.asked = 0
+        self.left = asyncio.Event()
+        self.reads = asyncio.Event()
+
+    async def receive(self) -> Message:
+        self.asked += 1
+        if self.asked == 1:
+            return {"type": "http.request", "body": SENT}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if self.suspends:
+            await asyncio.sleep(0)
+        if len(self.sent) >= self.breaks_after:
+            raise OSError("the client has left")
+        if len(self.sent) >= self.blocks_after:
+            await self.reads.wait()
+        if self.sent:
+            assert message["type"] == "http.response.body"
+            assert not self.ended, "something was sent after the end"
+        else:
+            assert message["type"] == "http.response.start"
+        self.sent.append(message)
+
+    @property
+    def body(self) -> bytes:
+        """What the client has got."""
+        return b"".join(message["body"] for message in self.sent[1:])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the response is whole."""
+        return len(self.sent) > 1 and not self.sent[-1].get("more_body", False)
+
+
+class Running:
+    """An app, and what came of its requests."""
+
+    def __init__(self, upstream: StandIn) -> None:
+        self.upstream = upstream
+        self.settled: list[Exchange] = []
+        providers = [Anthropic(api_key=upstream.api_key, base_url=upstream.base_url)]
+        self.app = MessagesApp(auth=Anonymous(), providers=providers, on_settled=self._keep)
+
+    async def _keep(self, exchange: Exchange) -> None:
+        self.settled.append(exchange)
+
+    def call(self, server: Server) -> asyncio.Task[None]:
+        """Begin to serve a request."""
+        return asyncio.create_task(self.app(http_scope([VERSION]), server.receive, server.send))  # pyright: ignore[reportArgumentType]
+
+
+def _ticking(loop: asyncio.AbstractEventLoop) -> Clock:
+    return Clock(loop, tick=0.005)
+
+
+@pytest_asyncio.fixture
+async def running(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
+    """An app whose patience is a fiftieth of a second; in the end nothing of it is left, nor was anything amiss."""
+    monkeypatch.setattr(waiting, "PING_AFTER", 0.02)
+    monkeypatch.setattr(relay, "END_WITHIN", 0.1)
+    monkeypatch.setattr(watch, "BEGINS_AFTER", 0.02)
+    monkeypatch.setattr(hosting, "Clock", _ticking)
+    amiss: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: amiss.append(context))
+    async with StandIn(strict=False) as upstream:
+        one = Running(upstream)
+        async with one.app.lifespan():
+            before = asyncio.all_tasks()
+            yield one
+            await asyncio.sleep(0.02)
+            left = [repr(task) for task in asyncio.all_tasks() - before]
+            assert [task for task in left if "bud_asgi" in task and "testing" not in task] == []
+    assert amiss == []
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def account(running: Running, number: int = 1) -> Exchange:
+    """The latest account, once there are so many."""
+    async with asyncio.timeout(3):
+        while len(running.settled) < number:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.005)
+    return running.settled[-1]
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+@pytest.mark.parametrize("status", [200, 429, 503])
+async def test_pings_come_between_head_and_answer(running: Running, suspends: bool, status: int) -> None:
+    replies = {200: sse(STREAM), 429: error(429, "rate_limit_error", "Slow down"), 503: html(503)}
+    running.upstream.enqueue(late(0.1, replies[status]))
+    server = Server(suspends=suspends)
+    await running.call(server)
+    assert server.ended
+    assert server.sent[0]["status"] == 200
+    assert server.body.startswith(PING)
+    rest = server.body.replace(PING, b"")
+    assert rest == STREAM if status == 200 else rest.startswith(b"event: error\ndata: ")
+
+
+async def test_a_server_that_holds_a_ping_back_gets_no_other_meanwhile(running: Running) -> None:
+    running.upstream.enqueue(late(0.06, sse(STREAM)))
+    server = Server(blocks_after=1)
+    task = running.call(server)
+    await asyncio.sleep(0.15)
+    assert [message["type"] for message in server.sent] == ["http.response.start"]
+    assert not task.done()
+    server.reads.set()
+    await task
+    assert server.body == PING + STREAM
+
+
+@pytest.mark.parametrize("blocks_after", [0, 1, 2])
+async def test_a_cancelled_request_does_not_wait_for_who_does_not_read(running: Running, blocks_after: int) -> None:
+    running.upstream.enqueue(hang())
+    server = Server(blocks_after=blocks_after)
+    task = running.call(server)
+    await asyncio.sleep(0.08)
+    began = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - began < 0.5
+    assert (await account(running)).outcome == "cancelled"
+
+
+async def test_a_cancelled_request_says_so_in_the_step_of_the_cancellation(running: Running) -> None:
+    running.upstream.enqueue(hang())
+    server = Server()
+    task = running.call(server)
+    await asyncio.sleep(0.08)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert b"The gateway is shutting down." in server.body
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("blocks_after", [0, 1, 2, 1000])
+async def test_a_client_that_leaves_ends_it_though_a_ping_is_held_back(running: Running, blocks_after: int) -> None:
+    running.upstream.enqueue(hang())
+    server = Server(blocks_after=blocks_after)
+    task = running.call(server)
+    await asyncio.sleep(0.08)
+    server.left.set()
+    await asyncio.wait_for(task, 1.0)
+    assert (await account(running)).outcome == "client_gone"
+
+
+@pytest.mark.parametrize("breaks_after", [0, 1, 2])
+async def test_a_server_that_raises_for_a_client_that_left_is_asked_no_more(
+    running: Running, breaks_after: int
+) -> None:
+    running.upstream.enqueue(hang())
+    server = Server(breaks_after=breaks_after)
+    task = running.call(server)
+    await asyncio.sleep(0.08)
+    server.left.set()
+    await asyncio.wait_for(task, 1.0)
+    assert (await account(running)).outcome == "client_gone"
+
+
+@pytest.mark.torture
+async def test_at_any_moment_a_cancellation_leaves_a_response_in_order(running: Running) -> None:
+    moments = random.Random(20261124)
+    replies: list[Reply] = [sse(STREAM), error(529, "overloaded_error", "Overloaded"), html(), hang()]
+    rounds = count(25, 600)
+    for _ in range(rounds):
+        running.upstream.enqueue(late(0.03, moments.choice(replies)))
+        server = Server(suspends=moments.random() < 0.7, blocks_after=moments.choice([1000, 1000, 3]))
+        task = running.call(server)
+        await asyncio.sleep(0.015 + moments.random() * 0.03)
+        for _ in range(moments.randrange(4)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.5)
+        assert task.cancelled() or task.exception() is None
+    await account(running, rounds)
+    assert {one.outcome for one in running.settled} <= {"cancelled", "answered", "upstream_failed"}

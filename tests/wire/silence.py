@@ -1,0 +1,62 @@
+"""A gateway with hardly any patience with a silent upstream, and what its clients hear meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+from gateway import BODY, UPSTREAM_KEY, Gateway, gateway, provider
+
+from bud_asgi import hosting, relay, waiting, watch
+from bud_asgi.clock import Clock
+from bud_asgi.http import Timeouts
+from bud_asgi.protocol.sse import PING
+from bud_asgi.testing import StandIn, ThreadedStandIn
+
+STREAM = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}\n\n'
+    b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":9}}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+SENT = json.dumps({**BODY, "stream": True}, indent=1).encode()
+PATIENT = Timeouts(2.0, 60.0, 60.0)
+LATE = 0.15
+"""Seconds after which an upstream answers so late that a ping has been written."""
+
+
+def _ticking(loop: asyncio.AbstractEventLoop) -> Clock:
+    return Clock(loop, tick=0.005)
+
+
+@contextmanager
+def impatient() -> Generator[None]:
+    """The first ping after a third of `LATE`, by a clock that is hardly late, in the gateways that are made here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waiting, "PING_AFTER", LATE / 3)
+        patch.setattr(watch, "BEGINS_AFTER", 0.05)
+        patch.setattr(relay, "END_WITHIN", 0.2)
+        patch.setattr(hosting, "Clock", _ticking)
+        yield
+
+
+@contextmanager
+def standing_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    """A gateway and its upstream, with nothing left open in the end."""
+    with (
+        StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in,
+        gateway("", providers=[provider(stand_in.base_url, timeouts=timeouts)]) as one,
+    ):
+        yield one, stand_in
+        one.assert_nothing_open()
+
+
+def after_pings(body: bytes, most: int = 10) -> bytes:
+    """What came after the gateway's own pings, of which there is at least one."""
+    rest = body
+    while rest.startswith(PING):
+        rest = rest[len(PING) :]
+    assert 1 <= (len(body) - len(rest)) // len(PING) <= most, body
+    return rest
