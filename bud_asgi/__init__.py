@@ -13,7 +13,7 @@ from bud_asgi.exchange import Attempt, Exchange, Principal, Target
 from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.usage import Usage
-from bud_asgi.providers import Anthropic
+from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
 
@@ -26,6 +26,7 @@ __all__ = [
     "ApiKeys",
     "Attempt",
     "AuthMiddleware",
+    "Bedrock",
     "ConfigError",
     "Exchange",
     "GatewayError",
@@ -42,6 +43,7 @@ __all__ = [
     "Secret",
     "Target",
     "Usage",
+    "Vertex",
     "__version__",
     "from_env",
     "from_file",

@@ -1,7 +1,8 @@
-"""The demo is run as a user runs it: as a command, against the stand-in, with curl and the official SDK."""
+"""The demo is run as a user runs it: as a command, against the stand-ins, with curl and the official SDK."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -34,8 +35,17 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts() -> None:
-    shown = run()
+@pytest.fixture(scope="module")
+def shown() -> subprocess.CompletedProcess[str]:
+    began = time.monotonic()
+    ran = run()
+    assert time.monotonic() - began < 15
+    return ran
+
+
+def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts(
+    shown: subprocess.CompletedProcess[str],
+) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert '"text":"Hello! How can I help you today?"' in shown.stdout
     assert "\nBonjour.\n" in shown.stdout
@@ -47,7 +57,52 @@ def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts() 
         "claude-haiku-4-5 -> anthropic, as claude-haiku-4-5",
     ]
     assert "\x1b" not in shown.stdout  # a pipe is no terminal
-    assert "sk-ant" not in shown.stdout
+    for secret in ("sk-ant", "ASIA", "ya29", "PRIVATE KEY"):
+        assert secret not in shown.stdout
+
+
+AT = {
+    "anthropic": "POST /v1/messages",
+    "bedrock": "POST /model/us.anthropic.claude-haiku-4-5-20251001-v1:0/invoke-with-response-stream",
+    "vertex": (
+        "POST /v1/projects/bud-stand-in/locations/global/publishers/anthropic/models/"
+        "claude-haiku-4-5@20251001:streamRawPredict"
+    ),
+}
+EVENTS = [
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+]
+
+
+def test_it_shows_one_conversation_at_three_providers_byte_for_byte_with_their_accounts(
+    shown: subprocess.CompletedProcess[str],
+) -> None:
+    part = shown.stdout.partition("\n4. ")[2].partition("\n\nTry")[0]
+    said, went_up, came_down, known = re.split(r"\n\nWhat .*\n", part)
+    for answer in ("In Ulm.", "161 m"):
+        assert re.findall(rf"^  (\w+) +{answer}$", said, re.MULTILINE) == list(AT)
+    assert dict(re.findall(r"^  (\w+) +(POST .+)$", went_up, re.MULTILINE)) == AT
+    assert re.findall(r"^  (\w+)$", came_down, re.MULTILINE) == EVENTS
+    for name, prefix in zip(AT, ("msg_01", "msg_bdrk_01", "msg_vrtx_01"), strict=True):
+        events = re.findall(rf"^    {name} +(.+)$", came_down, re.MULTILINE)
+        assert f'"id":"{prefix}' in events[0]
+        assert events[2].startswith(
+            '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"161"}'
+        )
+        assert [re.sub(r".*?\"type\":\"(\w+)\".*", r"\1", event) for event in events] == EVENTS
+    columns = {line[:26].strip(): re.split(r"  +", line[26:].strip()) for line in known.splitlines()}
+    assert columns.pop("") == list(AT)
+    assert columns.pop("left out for it") == ["nothing", "service_tier", "service_tier"]
+    assert len(set(columns.pop("tokens"))) == 1
+    assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(
+        ("time to first event", "added by the gateway", "the upstream sent", "the client got"), 3
+    )
 
 
 def test_without_curl_the_same_request_goes_by_the_standard_library(tmp_path: Path) -> None:
@@ -71,6 +126,9 @@ def test_it_stays_and_its_curl_line_works_until_interrupted() -> None:
         assert headers["Authorization"] == f"Bearer {key}"
         reply = httpx.post(words[1], headers=headers, content=words[-1])
         assert reply.status_code == 200
+        for name in AT:
+            body = {**json.loads(words[-1]), "model": f"claude-at-{name}"}
+            assert httpx.post(words[1], headers=headers, json=body, timeout=20).status_code == 200
         demo.send_signal(signal.SIGINT)
         assert demo.wait(timeout=10) == 0
     finally:
@@ -98,6 +156,8 @@ def test_importing_the_package_loads_nothing_heavy(interpreter: str) -> None:
         "botocore",
         "aiobotocore",
         "google.auth",
+        "cryptography",
+        "aiohttp",
         "redis",
         "fastapi",
         "uvicorn",

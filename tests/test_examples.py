@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -11,7 +12,8 @@ import anthropic
 import httpx
 import pytest
 
-from bud_asgi.testing import StandIn, ThreadedStandIn
+from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock, vertex
+from bud_asgi.testing.google import Google
 from bud_asgi.testing.serving import serving
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -77,3 +79,55 @@ def test_own_stack(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -
             owner.messages.create(model="best", max_tokens=9, messages=HELLO)
         with pytest.raises(anthropic.RateLimitError):
             owner.messages.create(model="best", max_tokens=9, messages=HELLO)
+
+
+@pytest.fixture
+def clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[tuple[ThreadedStandIn, ThreadedStandIn]]:
+    """Bedrock and Vertex AI, with credentials where their own tools would find them."""
+    aws, google = bedrock.Bedrock(), Google()
+    key, key_file = aws.keys.issue_temporary(), tmp_path / "key.json"
+    with (
+        StandIn.of(aws).in_thread() as amazon,
+        StandIn.of(google).in_thread() as tokens,
+        StandIn.of(vertex.Vertex(tokens=google.tokens)).in_thread() as there,
+    ):
+        key_file.write_text(json.dumps(google.account.info(tokens.base_url)))
+        for name in ("AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {
+            "AWS_REGION": aws.region,
+            "AWS_ACCESS_KEY_ID": key.access_key,
+            "AWS_SECRET_ACCESS_KEY": key.secret_key,
+            "AWS_SESSION_TOKEN": str(key.session_token),
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": amazon.base_url,
+            "GOOGLE_APPLICATION_CREDENTIALS": str(key_file),
+            "ANTHROPIC_VERTEX_PROJECT_ID": google.project,
+            "ANTHROPIC_VERTEX_BASE_URL": f"{there.base_url}/v1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield amazon, there
+
+
+def test_three_providers(upstream: ThreadedStandIn, clouds: tuple[ThreadedStandIn, ThreadedStandIn]) -> None:
+    amazon, google = clouds
+    with serving(app_of("three_providers")) as url, client(url, "sk-of-the-owner") as caller:
+
+        def asked(model: str) -> str:
+            with caller.messages.stream(model=model, max_tokens=9, messages=HELLO) as stream:
+                return stream.get_final_message().id
+
+        assert asked("claude-opus-5-5").startswith("msg_bdrk_")
+        assert asked("claude-haiku-4-5").startswith("msg_vrtx_")
+        assert asked("claude-team").startswith("msg_vrtx_")
+        assert asked("claude-sonnet-5-5").startswith("msg_01")
+        upstream.refuse_connections(drop_open=True)
+        assert asked("claude-sonnet-5-5").startswith("msg_bdrk_")
+        assert {"claude-team", "claude-opus-5-5"} <= {model.id for model in caller.models.list(limit=1000)}
+    assert [request.path.split(b"/")[2] for request in amazon.requests] == [
+        b"us.anthropic.claude-opus-5-5",
+        b"us.anthropic.claude-sonnet-5-5",
+    ]
+    assert [request.path.rpartition(b"/")[2] for request in google.requests] == [
+        b"claude-haiku-4-5@20251001:streamRawPredict",
+        b"claude-sonnet-4-6:streamRawPredict",
+    ]

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import pytest_asyncio
+from auth.driver import call, http_scope
 
-from bud_asgi import listing
+from bud_asgi import Anonymous, MessagesApp, listing
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Engine, HttpRequest
 from bud_asgi.listing import Listings, Told
@@ -144,6 +145,7 @@ FAULTS: dict[str, Callable[[], Reply]] = {
     "redirects": lambda: redirect("http://127.0.0.1:1/"),
     "compresses": lambda: gzip_unasked(LISTED),
     "is no HTTP halfway": garbage_chunks,
+    "lists in an error": lambda: json_body({"data": [{"id": "claude-a"}]}, status=500),
     "lists something else": lambda: json_body({"models": [{"name": "llama"}]}),
     "lists without end": lambda: json_body({"data": [{"id": "a", "x": "y" * (5 << 20)}]}),
 }
@@ -178,15 +180,17 @@ async def test_a_failure_later_leaves_what_was_told(
 
 @pytest.mark.parametrize("number", [1, 4])
 async def test_where_the_catalogue_can_stand_in_nobody_waits_long_whatever_hangs(
-    upstream: StandIn, ask: Ask, number: int
+    upstream: StandIn, ask: Ask, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    monkeypatch.setattr(listing, "AGAIN_AFTER", 0.0)  # as long as it is asked for, it is asked for once
     listings = ask(*[Known] * number)
     upstream.always(hang())
     for _ in range(3):
         told, took = await timed(listings)
         assert told == {}
         assert took < 0.05
-    assert len(await upstream.wait_requests(number)) == number
+    await asyncio.sleep(0.02)
+    assert len(upstream.requests) == number
 
 
 async def test_where_nothing_can_stand_in_it_is_waited_for_once_and_for_all_together(
@@ -276,3 +280,14 @@ async def test_with_the_client_s_own_credential_nothing_is_asked(upstream: Stand
     passing = Anthropic(auth="client", base_url=upstream.base_url)
     assert (await timed(Listings([passing], engine)))[0] == {}
     assert upstream.connections_made == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/claude-opus-5", "/v1/models/x"])
+async def test_a_head_has_no_body_whatever_the_server_does_with_one(path: str) -> None:
+    app = MessagesApp(providers=[Anthropic(auth="client")], auth=Anonymous())
+    scope = http_scope(method="HEAD", path=path, raw_path=path.encode())
+    async with app.lifespan():
+        sent = await call(app, scope)
+    assert sent.body == b""
+    assert int(sent.headers[b"content-length"]) > 2
+    assert sent.status == (404 if path.endswith("x") else 200)

@@ -25,9 +25,13 @@ STREAM = b"event: message_start\ndata: {}\n\nevent: message_stop\ndata: {}\n\n"
 class Server:
     """An ASGI server as the specification has it: `send` may suspend, block, or raise once the client has left."""
 
-    def __init__(self, *, suspends: bool = False, blocks_after: int = 1000, breaks_after: int = 1000) -> None:
+    def __init__(
+        self, *, suspends: bool = False, blocks_after: int = 1000, breaks_after: int = 1000, blocks_on: bytes = b"\0"
+    ) -> None:
         self.suspends, self.blocks_after, self.breaks_after = suspends, blocks_after, breaks_after
+        self.blocks_on = blocks_on
         self.sent: list[Message] = []
+        self.last_words = 0
         self.asked = 0
         self.left = asyncio.Event()
         self.reads = asyncio.Event()
@@ -44,7 +48,8 @@ class Server:
             await asyncio.sleep(0)
         if len(self.sent) >= self.breaks_after:
             raise OSError("the client has left")
-        if len(self.sent) >= self.blocks_after:
+        self.last_words += b"event: error" in message.get("body", b"")
+        if len(self.sent) >= self.blocks_after or self.blocks_on in message.get("body", b""):
             await self.reads.wait()
         if self.sent:
             assert message["type"] == "http.response.body"
@@ -175,6 +180,18 @@ async def test_a_client_that_leaves_ends_it_though_a_ping_is_held_back(running: 
     server.left.set()
     await asyncio.wait_for(task, 1.0)
     assert (await account(running)).outcome == "client_gone"
+    assert server.last_words <= 1  # whoever doesn't take them is not told again
+
+
+async def test_who_is_about_to_be_told_of_a_refusal_is_told_nothing_else(running: Running) -> None:
+    running.upstream.enqueue(late(0.05, error(429, "rate_limit_error", "Slow down")))
+    server = Server(blocks_on=b"Slow down")
+    task = running.call(server)
+    await asyncio.sleep(0.12)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.last_words == 1
 
 
 @pytest.mark.parametrize("breaks_after", [0, 1, 2])

@@ -110,7 +110,7 @@ def new(name: str) -> None:
 def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
     """Show it at work, without key or cost.
 
-    A host with the endpoint mounted, a stand-in upstream behind it, curl and the official SDK in front.
+    A host with the endpoint mounted, stand-ins for all three providers behind it, curl and the official SDK in front.
     """
     try:
         from bud_asgi.cli.demo import run  # noqa: PLC0415 - the SDK is another extra, and takes a second to load

@@ -18,6 +18,7 @@ import uvicorn
 from bud_asgi.app import MessagesApp
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.config.problems import joined
+from bud_asgi.providers import Bedrock
 
 AFTER_DRAIN = 5
 """Seconds that uvicorn gives connections once we have drained: for uploads that were under way."""
@@ -121,7 +122,8 @@ def _refuse_what_cannot_be_meant(settings: Settings, options: ServeOptions) -> N
     for provider in settings.providers:
         url = urlsplit(provider.base_url)
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:
-            path = joined("providers", provider.name) + ".base_url"
+            key = "endpoint" if isinstance(provider, Bedrock) else "base_url"
+            path = joined(joined("providers", provider.name), key)
             problems.append(Problem(settings.source, path, f"found {provider.base_url}, which is this server itself"))
     if problems:
         raise ConfigError(problems)

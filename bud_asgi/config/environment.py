@@ -11,10 +11,17 @@ import msgspec
 from bud_asgi.auth import ApiKey
 from bud_asgi.config.file import read_file
 from bud_asgi.config.problems import Problems, shown
+from bud_asgi.config.provider_tables import (
+    AWS_REGION_WORDS,
+    BASE_URL_PATTERN,
+    BASE_URL_WORDS,
+    KIND_WORDS,
+    PROJECT_WORDS,
+)
 from bud_asgi.config.references import secret_of
-from bud_asgi.config.settings import Settings
-from bud_asgi.config.tables import BASE_URL_PATTERN, BASE_URL_WORDS, HASH_PATTERN
-from bud_asgi.providers import Anthropic
+from bud_asgi.config.settings import ConfiguredProvider, Settings
+from bud_asgi.config.tables import HASH_PATTERN
+from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.providers.anthropic import BASE_URL
 
 SOURCE = "environment"
@@ -24,9 +31,11 @@ SOURCE = "environment"
 def read_environment(environ: Mapping[str, str] = os.environ) -> Settings:
     """What the environment says; a variable that is empty counts as not set. Raises `ConfigError`.
 
-    `BUD_ASGI_CONFIG` names a file, which then decides. Else `ANTHROPIC_API_KEY` (and `ANTHROPIC_BASE_URL`) make one
-    provider, and `BUD_ASGI_KEYS` or `BUD_ASGI_ALLOW_ANONYMOUS=1` say who may call. `BUD_ASGI_ACCESS_LOG=1` turns the
-    access log on, also where a file does not speak of it.
+    `BUD_ASGI_CONFIG` names a file, which then decides. Else there is one provider, of the kind that
+    `BUD_ASGI_PROVIDER` names: `anthropic`, if it names none, by `ANTHROPIC_API_KEY` (and `ANTHROPIC_BASE_URL`);
+    `bedrock` by `AWS_REGION`; `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` (and `CLOUD_ML_REGION`). `BUD_ASGI_KEYS` or
+    `BUD_ASGI_ALLOW_ANONYMOUS=1` say who may call. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, also where a file
+    does not speak of it.
     """
     problems = Problems(SOURCE)
     access_log = _flag("BUD_ASGI_ACCESS_LOG", environ, problems)
@@ -51,7 +60,20 @@ def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool
     return value == "1" if value else None
 
 
-def _provider(environ: Mapping[str, str], problems: Problems) -> Anthropic | None:
+def _provider(environ: Mapping[str, str], problems: Problems) -> ConfiguredProvider | None:
+    match environ.get("BUD_ASGI_PROVIDER") or "anthropic":
+        case "anthropic":
+            return _anthropic(environ, problems)
+        case "bedrock":
+            return _bedrock(environ, problems)
+        case "vertex":
+            return _vertex(environ, problems)
+        case kind:
+            problems.mismatch("BUD_ASGI_PROVIDER", shown(kind), KIND_WORDS)
+            return None
+
+
+def _anthropic(environ: Mapping[str, str], problems: Problems) -> Anthropic | None:
     key, base_url = environ.get("ANTHROPIC_API_KEY"), environ.get("ANTHROPIC_BASE_URL") or BASE_URL
     before = len(problems)
     api_key = secret_of(key, "ANTHROPIC_API_KEY", "its value", problems) if key else None
@@ -65,6 +87,34 @@ def _provider(environ: Mapping[str, str], problems: Problems) -> Anthropic | Non
         return Anthropic(api_key=api_key, base_url=base_url)
     except ValueError as error:
         problems.add("ANTHROPIC_BASE_URL", str(error))
+        return None
+
+
+def _bedrock(environ: Mapping[str, str], problems: Problems) -> Bedrock | None:
+    """In the region that AWS's own libraries would take; the credential is whatever AWS's chain finds."""
+    variable = "AWS_REGION" if environ.get("AWS_REGION") else "AWS_DEFAULT_REGION"
+    region = environ.get(variable)
+    if not region:
+        problems.mismatch("AWS_REGION", "nothing", AWS_REGION_WORDS)
+        return None
+    try:
+        return Bedrock(region=region)
+    except ValueError as error:
+        problems.add(variable, str(error))
+        return None
+
+
+def _vertex(environ: Mapping[str, str], problems: Problems) -> Vertex | None:
+    """In the project and location that the SDKs would take; Application Default Credentials."""
+    project = environ.get("ANTHROPIC_VERTEX_PROJECT_ID")
+    if not project:
+        problems.mismatch("ANTHROPIC_VERTEX_PROJECT_ID", "nothing", PROJECT_WORDS)
+        return None
+    try:
+        return Vertex(project=project, region=environ.get("CLOUD_ML_REGION") or "global")
+    except ValueError as error:
+        variable = "CLOUD_ML_REGION" if "location" in str(error) else "ANTHROPIC_VERTEX_PROJECT_ID"
+        problems.add(variable, str(error))
         return None
 
 

@@ -9,26 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bud_asgi.auth import ApiKey
-from bud_asgi.config.problems import Problems, joined, listed, nearest, shown
+from bud_asgi.config.problems import Problems, listed, nearest, shown
+from bud_asgi.config.providers import ProviderReader
 from bud_asgi.config.reading import as_table, read_table, refuse_repeated
 from bud_asgi.config.references import References
 from bud_asgi.config.settings import Settings
-from bud_asgi.config.tables import (
-    KINDS,
-    LATER_KINDS,
-    AnthropicTable,
-    Gateway,
-    KeyTable,
-    LimitTable,
-    RouteTable,
-    TargetTable,
-    TimeoutsTable,
-)
+from bud_asgi.config.tables import Gateway, KeyTable, LimitTable, RouteTable, TargetTable
 from bud_asgi.exchange import Target
-from bud_asgi.http import Timeouts
 from bud_asgi.limits import Limit
-from bud_asgi.providers import Anthropic
-from bud_asgi.providers.anthropic import BASE_URL
 from bud_asgi.routing import Route
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -70,7 +58,8 @@ class _Reader:
     def read(self) -> Settings:
         gateway = self._gateway
         self._require_providers()
-        providers = [self._provider(name, table) for name, table in gateway.providers.items()]
+        reader = ProviderReader(self._problems, self._references, keyed=bool(gateway.keys))
+        providers = [reader.read(name, table) for name, table in gateway.providers.items()]
         self._require_authentication()
         keys = [self._key(index, table) for index, table in enumerate(gateway.keys)]
         refuse_repeated(gateway.keys, "name", "keys", self._problems)
@@ -105,50 +94,6 @@ class _Reader:
     def _require_routes(self) -> None:
         if len(self._gateway.providers) > 1 and not self._gateway.routes and not self._problems.at("routes"):
             self._problems.mismatch("routes", "nothing", "a [[routes]] table for what goes to which of the providers")
-
-    def _provider(self, name: str, table: object) -> Anthropic | None:
-        path, before = joined("providers", name), len(self._problems)
-        if self._unknown_kind(table, path):
-            return None
-        read = read_table(AnthropicTable, table, path, self._problems)
-        if read is None:
-            return None
-        timeouts = read_table(TimeoutsTable, read.timeouts, f"{path}.timeouts", self._problems) or TimeoutsTable()
-        api_key = read.api_key and self._references.resolve(read.api_key, f"{path}.api_key", self._problems)
-        if read.auth == "client":
-            self._require_no_key_of_ours(read, path)
-        elif not read.api_key and read.base_url == BASE_URL and not self._problems.at(f"{path}.api_key"):
-            self._problems.mismatch(f"{path}.api_key", "nothing", "a reference to the secret, env:NAME or file:PATH")
-        wrong = len(self._problems) > before
-        try:
-            provider = Anthropic(
-                name=name,
-                api_key=api_key or ("unresolved" if wrong else None),  # built all the same, to judge its URL as well
-                base_url=read.base_url,
-                auth="x-api-key" if wrong else read.auth,
-                timeouts=Timeouts(timeouts.connect, timeouts.first_byte, timeouts.silence),
-                trace_context=read.trace_context,
-            )
-        except ValueError as error:
-            self._problems.add(f"{path}.base_url" if name else path, str(error))
-            return None
-        return None if wrong else provider
-
-    def _require_no_key_of_ours(self, read: AnthropicTable, path: str) -> None:
-        """Where the client's own credential is passed through, neither the gateway's nor its callers' keys can be."""
-        if read.api_key:
-            self._problems.add(f"{path}.api_key", 'found one beside auth = "client"; allowed is one of the two')
-        if self._gateway.keys:
-            self._problems.add(f"{path}.auth", 'found "client" beside [[keys]], which would be handed to that upstream')
-
-    def _unknown_kind(self, table: object, path: str) -> bool:
-        """Of a provider of another kind, nothing else can be judged."""
-        kind = (as_table(table) or {}).get("kind")
-        if not isinstance(kind, str) or kind in KINDS:
-            return False
-        later = ", which is not in this version" if kind in LATER_KINDS else ""
-        self._problems.mismatch(f"{path}.kind", shown(kind) + later, listed(map(shown, KINDS)))
-        return True
 
     def _key(self, index: int, table: object) -> ApiKey | None:
         read = read_table(KeyTable, table, f"keys[{index}]", self._problems)

@@ -16,6 +16,10 @@ class References:
         self._environ = environ
         self._folder = folder
 
+    def path(self, name: str) -> Path:
+        """The file that a path in the configuration names."""
+        return self._folder / name
+
     def resolve(self, reference: str, path: str, problems: Problems) -> Secret | None:
         """The secret that a reference of the right form leads to; `None`, and a problem noted, where there is none."""
         kind, _, name = reference.partition(":")
@@ -29,7 +33,7 @@ class References:
 
     def _read_file(self, name: str, path: str, problems: Problems) -> str | None:
         """The text of a file, without the one line end that editors leave."""
-        file = self._folder / name
+        file = self.path(name)
         try:
             return file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
         except OSError as error:

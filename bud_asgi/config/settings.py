@@ -9,8 +9,11 @@ from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.limits import Limit
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.providers import Anthropic
+from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route
+
+ConfiguredProvider = Anthropic | Bedrock | Vertex
+"""The providers that a configuration can name."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     source: str
-    providers: tuple[Anthropic, ...]
+    providers: tuple[ConfiguredProvider, ...]
     keys: tuple[ApiKey, ...] = ()
     routes: tuple[Route, ...] | None = None
     limits: tuple[Limit, ...] = ()

@@ -1,7 +1,7 @@
-"""What the tables of a file may hold. The words of each `description` are what an error says is allowed.
+"""What the tables of a file may hold; those of providers are in `provider_tables`.
 
-What is absent has the default of the object that it becomes; an empty string stands for an absent one only here, as a
-default: in a file it is refused.
+The words of each `description` are what an error says is allowed. What is absent has the default of the object that it
+becomes; an empty string stands for an absent one only here, as a default: in a file it is refused.
 """
 
 from __future__ import annotations
@@ -12,31 +12,18 @@ import msgspec
 from msgspec import Meta
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.providers.anthropic import BASE_URL
 
 NOT_SHOWN = {"shown": False}
 """Marks a field that a secret may have been pasted into: an error never shows its value."""
 
-BASE_URL_PATTERN = r"\Ahttps?://[^\s@?#]+\Z"
-"""A URL that can hold no credential, and so may be shown."""
-
-BASE_URL_WORDS = "an http or https URL without user, query and fragment; a credential belongs in the API key"
-
 HASH_PATTERN = r"\Asha256:[0-9a-f]{64}\Z"
 """The form in which a key is kept."""
-
-KINDS = ("anthropic",)
-"""The kinds of provider in this version."""
-
-LATER_KINDS = ("bedrock", "vertex")
-"""The kinds that a file may name one day."""
 
 Name = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
 Models = Annotated[
     tuple[Annotated[str, Meta(min_length=1)], ...],
     Meta(min_length=1, description='a list of model names or patterns with *, such as ["claude-haiku-*"]'),
 ]
-Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of seconds, more than 0 and at most 86400")]
 
 
 class Gateway(msgspec.Struct, frozen=True):
@@ -55,41 +42,6 @@ class Gateway(msgspec.Struct, frozen=True):
     limits: Annotated[list[Any], Meta(min_length=1, description="at least one [[limits]] table, or none at all")] = []
     max_body: Annotated[int, Meta(gt=0, le=1 << 40, description="a number of bytes, more than 0")] = DEFAULT_MAX_BODY
     access_log: Annotated[bool | None, Meta(description="true or false")] = None
-
-
-class AnthropicTable(msgspec.Struct, frozen=True):
-    """A provider of the kind `anthropic`."""
-
-    kind: Annotated[Literal["anthropic"], Meta(description='"anthropic"')]
-    api_key: Annotated[
-        str,
-        Meta(
-            pattern=r"\A(env:[A-Za-z_][A-Za-z0-9_]*|file:[^\0]+)\Z",
-            description="a reference to the secret, env:NAME or file:PATH",
-            extra=NOT_SHOWN,
-        ),
-    ] = ""
-    base_url: Annotated[
-        str,
-        Meta(
-            pattern=BASE_URL_PATTERN,
-            description=BASE_URL_WORDS,
-            extra=NOT_SHOWN,
-        ),
-    ] = BASE_URL
-    auth: Annotated[Literal["x-api-key", "bearer", "client"], Meta(description='"x-api-key", "bearer" or "client"')] = (
-        "x-api-key"
-    )
-    trace_context: Annotated[bool, Meta(description="true or false")] = False
-    timeouts: Annotated[dict[str, Any], Meta(description="a table of connect, first_byte and silence, in seconds")] = {}
-
-
-class TimeoutsTable(msgspec.Struct, frozen=True):
-    """How long the parts of a call may take."""
-
-    connect: Seconds = 5.0
-    first_byte: Seconds = 600.0
-    silence: Seconds = 300.0
 
 
 class KeyTable(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from bud_asgi.protocol.messages import MessagesRequest
 from bud_asgi.providers.failures import UpstreamRefused
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """What is asked of a provider: a judged request, for a Message or for the count of its tokens.
 
     `headers` are the client's, by lower-case name. `model` is the upstream's name for the model, `None` for the one in
@@ -26,7 +26,7 @@ class Call(msgspec.Struct, frozen=True):
     request_id: str = ""
 
 
-class Written(msgspec.Struct, frozen=True):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """A call in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""
 
     request: HttpRequest

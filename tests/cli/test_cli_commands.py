@@ -73,6 +73,54 @@ def test_check_takes_the_environment_too() -> None:
     )
 
 
+CLOUDS = """allow_anonymous = true
+
+[providers.amazon]
+kind = "bedrock"
+region = "eu-west-1"
+
+[providers.vpc]
+kind = "bedrock"
+region = "eu-west-1"
+endpoint = "vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com:8443"
+profile = "CANARY"
+
+[providers.google]
+kind = "vertex"
+project = "p"
+region = "eu"
+
+[[routes]]
+model = "claude-*"
+to = ["amazon", "vpc", { provider = "google", model = "claude-opus-5" }]
+"""
+CLOUDS_SHOWN = """
+MODEL     PROVIDER  UPSTREAM MODEL  ADDRESS
+claude-*  amazon    (as asked)      https://bedrock-runtime.eu-west-1.amazonaws.com
+          vpc       (as asked)      https://vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com:8443
+          google    claude-opus-5   https://aiplatform.eu.rep.googleapis.com
+
+"""
+WITHOUT_NETWORK = """
+import sys
+sys.addaudithook(lambda event, _: sys.exit(event) if event.startswith("socket.") else None)
+from bud_asgi.cli import main
+try:
+    main()
+finally:
+    assert not {"botocore", "aiobotocore", "google.auth"} & set(sys.modules)
+"""
+
+
+def test_check_shows_where_the_clouds_are_without_asking_them(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(CLOUDS)
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_NETWORK, "check", str(tmp_path / "gateway.toml")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert CLOUDS_SHOWN in shown.stdout
+    assert "CANARY" not in shown.stdout
+
+
 def test_check_of_what_is_wrong(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more='team = ""\n')
     shown = run("check", str(file))

@@ -17,7 +17,7 @@ from cli_process import BUD_ASGI, KEY, MODEL, UPSTREAM_KEY, environment, free_po
 
 from bud_asgi import hash_api_key
 from bud_asgi.cli.commands import serve
-from bud_asgi.config import read_file, tables
+from bud_asgi.config import provider_tables, read_file, tables
 from bud_asgi.exchange import Exchange
 from bud_asgi.telemetry import access_line
 from bud_asgi.testing import StandIn
@@ -35,7 +35,10 @@ HASH = re.compile(r"sha256:[0-9a-f]{64}")
 def test_a_file_loads(snippet: str, tmp_path: Path) -> None:
     """A snippet shows a part: the provider and the keys that it leaves out are added."""
     (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "anthropic").write_text("sk-ant\n")
+    for name in ("anthropic", "bedrock"):
+        (tmp_path / "secrets" / name).write_text("sk-secret\n")
+    key = {"type": "service_account", "client_email": "a", "private_key": "b", "token_uri": "c"}
+    (tmp_path / "secrets" / "vertex.json").write_text(json.dumps(key))
     providers = "" if "[providers." in snippet else PROVIDER
     keys = "" if "[[keys]]" in snippet or "allow_anonymous" in snippet else KEYS
     file = tmp_path / "gateway.toml"
@@ -43,7 +46,8 @@ def test_a_file_loads(snippet: str, tmp_path: Path) -> None:
     read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY}).app()
 
 
-TABLES = [value for value in vars(tables).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)]
+NAMED = {**vars(tables), **vars(provider_tables)}
+TABLES = [value for value in NAMED.values() if isinstance(value, type) and issubclass(value, msgspec.Struct)]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__)

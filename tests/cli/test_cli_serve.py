@@ -199,6 +199,21 @@ def test_it_does_not_ask_itself() -> None:
     assert "found http://localhost:8000, which is this server itself" in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ('kind = "bedrock"\nregion = "us-east-1"\nendpoint = "http://127.0.0.1:8000"', "endpoint"),
+        ('kind = "vertex"\nproject = "p"\nbase_url = "http://127.0.0.1:8000"', "base_url"),
+    ],
+)
+def test_it_does_not_ask_itself_as_a_cloud(table: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(f"allow_anonymous = true\n[providers.up]\n{table}\n")
+    shown = run("serve", "gateway.toml", cwd=tmp_path)
+    assert shown.returncode == 2
+    words = f"providers.up.{key}: found http://127.0.0.1:8000, which is this server itself"
+    assert shown.stderr == f"error: gateway.toml: {words}\n"
+
+
 def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         shown = run("serve", str(gateway_file(tmp_path)), "--port", str(listener.getsockname()[1]))

@@ -61,6 +61,33 @@ ERRORS: dict[str, tuple[dict[str, str], list[str]]] = {
         {**ENVIRON, **OPEN, "BUD_ASGI_KEYS": f"a={HASH}"},
         ["BUD_ASGI_ALLOW_ANONYMOUS: found 1 beside BUD_ASGI_KEYS; allowed is one of the two"],
     ),
+    "a provider that is none": (
+        {**OPEN, "BUD_ASGI_PROVIDER": "azure"},
+        ['BUD_ASGI_PROVIDER: found "azure"; allowed is "anthropic", "bedrock" or "vertex"'],
+    ),
+    "Bedrock nowhere": (
+        {"BUD_ASGI_PROVIDER": "bedrock", "AWS_REGION": ""},
+        [
+            'AWS_REGION: found nothing; allowed is a region of AWS, such as "us-east-1"',
+            f"BUD_ASGI_KEYS: found nothing; allowed is {NO_KEYS}",
+        ],
+    ),
+    "Bedrock in no region": (
+        {**OPEN, "BUD_ASGI_PROVIDER": "bedrock", "AWS_DEFAULT_REGION": "US East"},
+        ["AWS_DEFAULT_REGION: region can't be 'US East'"],
+    ),
+    "Vertex AI without a project": (
+        {**OPEN, "BUD_ASGI_PROVIDER": "vertex", "CLOUD_ML_REGION": "eu"},
+        ["ANTHROPIC_VERTEX_PROJECT_ID: found nothing; allowed is the id of a project of Google Cloud"],
+    ),
+    "Vertex AI in a project that is none": (
+        {**OPEN, "BUD_ASGI_PROVIDER": "vertex", "ANTHROPIC_VERTEX_PROJECT_ID": "a b"},
+        ["ANTHROPIC_VERTEX_PROJECT_ID: the provider 'vertex' needs a project, of visible ASCII"],
+    ),
+    "Vertex AI nowhere": (
+        {**OPEN, "BUD_ASGI_PROVIDER": "vertex", "ANTHROPIC_VERTEX_PROJECT_ID": "p", "CLOUD_ML_REGION": "Mars"},
+        ["CLOUD_ML_REGION: a location of Vertex AI can't be 'Mars'"],
+    ),
     "neither yes nor no": (
         {**ENVIRON, "BUD_ASGI_KEYS": f"a={HASH}", "BUD_ASGI_ALLOW_ANONYMOUS": "no", "BUD_ASGI_ACCESS_LOG": "yes"},
         [
@@ -92,6 +119,37 @@ def test_a_key_and_who_may_call_are_enough() -> None:
 def test_another_server_and_everybody() -> None:
     settings = read_environment({"ANTHROPIC_BASE_URL": "http://127.0.0.1:11434", **OPEN})
     assert (settings.providers[0].base_url, settings.keys) == ("http://127.0.0.1:11434", ())
+
+
+@pytest.mark.parametrize(
+    ("environ", "shown"),
+    [
+        (
+            {"BUD_ASGI_PROVIDER": "anthropic", **ENVIRON},
+            "Anthropic(name='anthropic', base_url='https://api.anthropic.com')",
+        ),
+        (
+            {"BUD_ASGI_PROVIDER": "bedrock", "AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-east-1", **ENVIRON},
+            "Bedrock(name='bedrock', region='eu-west-1', endpoint='bedrock-runtime.eu-west-1.amazonaws.com')",
+        ),
+        (
+            {"BUD_ASGI_PROVIDER": "bedrock", "AWS_DEFAULT_REGION": "us-east-1"},
+            "Bedrock(name='bedrock', region='us-east-1', endpoint='bedrock-runtime.us-east-1.amazonaws.com')",
+        ),
+        (
+            {"BUD_ASGI_PROVIDER": "vertex", "ANTHROPIC_VERTEX_PROJECT_ID": "p"},
+            "Vertex(name='vertex', project='p', region='global')",
+        ),
+        (
+            {"BUD_ASGI_PROVIDER": "vertex", "ANTHROPIC_VERTEX_PROJECT_ID": "p", "CLOUD_ML_REGION": "eu"},
+            "Vertex(name='vertex', project='p', region='eu')",
+        ),
+    ],
+)
+def test_the_kind_of_provider_is_named(environ: dict[str, str], shown: str) -> None:
+    settings = read_environment({**environ, **OPEN})
+    assert list(map(repr, settings.providers)) == [shown]
+    assert isinstance(settings.app(), MessagesApp)
 
 
 def test_a_file_decides_but_for_the_access_log_that_it_does_not_speak_of(tmp_path: Path) -> None:

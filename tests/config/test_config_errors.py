@@ -90,7 +90,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     ),
     "a provider without a kind": (
         KEYS + '[providers."my own"]\napi_key = "env:ANTHROPIC_API_KEY"\n',
-        ['providers."my own".kind: found nothing; allowed is "anthropic"'],
+        ['providers."my own".kind: found nothing; allowed is "anthropic", "bedrock" or "vertex"'],
     ),
     "a provider without a name": (
         KEYS + '[providers.""]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\n',
@@ -98,11 +98,11 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     ),
     "an unknown kind, of which no more can be said": (
         KEYS + '[providers.x]\nkind = "openai"\norganization = 3\n',
-        ['providers.x.kind: found "openai"; allowed is "anthropic"'],
+        ['providers.x.kind: found "openai"; allowed is "anthropic", "bedrock" or "vertex"'],
     ),
-    "a kind that is not there yet": (
-        KEYS + '[providers.vertex]\nkind = "vertex"\nproject = "p"\n',
-        ['providers.vertex.kind: found "vertex", which is not in this version; allowed is "anthropic"'],
+    "a kind that is no string": (
+        KEYS + "[providers.x]\nkind = 7\n",
+        ['providers.x.kind: found 7; allowed is "anthropic", "bedrock" or "vertex"'],
     ),
     "no API key": (
         provider(""),
@@ -260,7 +260,7 @@ def test_all_of_them_at_once(tmp_path: Path) -> None:
     text = f"""
 max_body = 0
 [providers.a]
-kind = "vertex"
+kind = "openai"
 [providers.b]
 kind = "anthropic"
 api_key = "sk-ant-CANARY"

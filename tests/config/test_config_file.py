@@ -11,6 +11,7 @@ from config_files import ENVIRON, HASH, KEYS, OTHER_HASH, PROVIDER, ROUTES, writ
 
 from bud_asgi import Anthropic, ApiKey, Limit, Route, Target, hash_api_key
 from bud_asgi.config import ConfigError, Settings, from_file, read_file
+from bud_asgi.config.settings import ConfiguredProvider
 from bud_asgi.http import Timeouts
 from bud_asgi.testing import StandIn
 from bud_asgi.testing.serving import serving
@@ -54,7 +55,7 @@ to = ["local", "anthropic"]
 """
 
 
-def of_provider(provider: Anthropic) -> dict[str, object]:
+def of_provider(provider: ConfiguredProvider) -> dict[str, object]:
     """All that a provider is; its secret and its origin compare by identity, so they are laid open."""
     there = vars(provider) | {"credential": vars(provider.credential)["_line"]}
     origin = there.pop("_origin")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -20,9 +21,14 @@ import bud_asgi.testing
 from bud_asgi import Anonymous, Anthropic, ApiKey, ApiKeys, MessagesApp, Route, hash_api_key
 from bud_asgi.http import Engine, Timeouts
 from bud_asgi.providers import Provider
+from bud_asgi.providers.bedrock import Bedrock
+from bud_asgi.providers.vertex import Vertex
 from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn
 from bud_asgi.testing.answers import default_reply
+from bud_asgi.testing.bedrock import Bedrock as StandInBedrock
+from bud_asgi.testing.google import Google
 from bud_asgi.testing.serving import serving
+from bud_asgi.testing.vertex import Vertex as StandInVertex
 
 KEY = "sk-bud-the-suites-key"
 NARROW_KEY = "sk-bud-for-one-model"
@@ -50,11 +56,20 @@ class Prompter:
 
 def _cue_in(received: Received) -> dict[str, Any] | None:
     try:
-        texts = list(_texts(received.json()["messages"]))
+        texts = list(_texts(_fields_of(received)["messages"]))
     except (ValueError, TypeError, KeyError):
         return None
     cues = [json.loads(text) for text in texts if text.startswith('{"cue":')]
     return cues[-1] if cues else None
+
+
+def _fields_of(received: Received) -> dict[str, Any]:
+    """The body; of a count on Bedrock the one inside, without `max_tokens`, which that must have."""
+    fields = received.json()
+    if "input" not in fields:
+        return fields
+    inside = json.loads(b64decode(fields["input"]["invokeModel"]["body"]))
+    return {name: value for name, value in inside.items() if name != "max_tokens"}
 
 
 def _texts(value: object) -> Generator[str]:
@@ -138,7 +153,7 @@ class Stage:
             {
                 "target": one.target.decode(),
                 "headers": _headers(one.headers),
-                "body": one.json(),
+                "body": _fields_of(one),
                 "id": one.request_id,
                 "aborted": one.aborted is not None,
             }
@@ -165,7 +180,49 @@ def _anthropic() -> Generator[tuple[Provider, ThreadedStandIn, Prompter]]:
         )
 
 
-BACKENDS: Mapping[str, Backend] = {"anthropic": _anthropic}
+@contextmanager
+def _vertex() -> Generator[tuple[Provider, ThreadedStandIn, Prompter]]:
+    google = Google()
+    with (
+        StandIn.of(google).in_thread() as tokens,
+        StandIn.of(service := StandInVertex(tokens=google.tokens)).in_thread() as upstream,
+    ):
+        prompter = Prompter(service.answer)
+        upstream.always(prompter)
+        yield (
+            Vertex(
+                project=google.project,
+                base_url=upstream.base_url,
+                service_account_info=google.account.info(tokens.base_url),
+                timeouts=Timeouts(2, 5, 5),
+            ),
+            upstream,
+            prompter,
+        )
+
+
+@contextmanager
+def _bedrock() -> Generator[tuple[Provider, ThreadedStandIn, Prompter]]:
+    service = StandInBedrock()
+    key = service.keys.issue_temporary()
+    with StandIn.of(service).in_thread() as upstream:
+        prompter = Prompter(service.answer)
+        upstream.always(prompter)
+        yield (
+            Bedrock(
+                region=service.region,
+                endpoint=upstream.base_url,
+                access_key=key.access_key,
+                secret_key=key.secret_key,
+                session_token=key.session_token,
+                timeouts=Timeouts(2, 5, 5),
+            ),
+            upstream,
+            prompter,
+        )
+
+
+BACKENDS: Mapping[str, Backend] = {"anthropic": _anthropic, "vertex": _vertex, "bedrock": _bedrock}
 
 
 @contextmanager

@@ -5,11 +5,15 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import bud_asgi.testing
+from bud_asgi.testing import bedrock_faults, vertex_errors
+from bud_asgi.testing.bedrock import Bedrock
+from bud_asgi.testing.vertex import Vertex
 
 _MANUAL = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 _SNIPPETS = re.findall(r"```python\n(.*?)```", _MANUAL, re.DOTALL)
@@ -37,3 +41,20 @@ def test_what_is_shown_is_sorted_and_documented() -> None:
     functions = [name for name in shown if inspect.isfunction(getattr(bud_asgi.testing, name))]
     assert [name for name in functions if f"`{name}" not in _MANUAL] == []
     assert [name for name in functions if not getattr(bud_asgi.testing, name).__doc__] == []
+
+
+@pytest.mark.parametrize("module", [bedrock_faults, vertex_errors])
+def test_the_faults_of_the_clouds_are_named(module: ModuleType) -> None:
+    faults = [
+        name
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if value.__module__ == module.__name__ and not name.startswith("_") and value.__doc__
+        if str(inspect.signature(value).return_annotation) in {"Reply", "Fault", "Callable[[Received], Reply]"}
+    ]
+    assert len(faults) >= 5
+    assert [name for name in faults if f"`{name}" not in _MANUAL] == []
+
+
+@pytest.mark.parametrize("service", [Bedrock, Vertex])
+def test_what_a_service_of_a_cloud_can_be_told_is_named(service: type) -> None:
+    assert [name for name in inspect.signature(service).parameters if f"`{name}`" not in _MANUAL] == []

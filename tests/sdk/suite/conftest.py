@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import anthropic
 import pytest
-from backends import NAME, OLDER
+from backends import BACKEND, NAME, OLDER
 
 collect_ignore = [
     *([] if NAME == "anthropic" else ["test_on_anthropic.py"]),
-    *(["test_newer_threads.py"] if OLDER else []),
+    *(["test_newer_threads.py"] if OLDER or not BACKEND.threads else []),
+    *(["test_newer_without_threads.py"] if OLDER or BACKEND.threads else []),
 ]
 
 

@@ -1,0 +1,61 @@
+"""The upstreams of the demo: a stand-in for each service, and the provider that asks it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+import msgspec
+
+from bud_asgi import Anthropic, Bedrock, Secret, Vertex
+from bud_asgi.testing import StandIn, ThreadedStandIn
+from bud_asgi.testing import bedrock as bedrock_stand_in
+from bud_asgi.testing import vertex as vertex_stand_in
+from bud_asgi.testing.google import Google
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """A provider, and the stand-in that it asks."""
+
+    provider: Anthropic | Bedrock | Vertex
+    stand_in: ThreadedStandIn
+
+
+def real_provider() -> Anthropic:
+    """Anthropic's own service, with the key of the environment."""
+    base_url = os.environ.get("ANTHROPIC_BASE_URL", "https://api.anthropic.com")
+    return Anthropic(api_key=Secret.from_env("ANTHROPIC_API_KEY"), base_url=base_url)
+
+
+@contextmanager
+def stand_ins() -> Generator[list[Upstream]]:
+    """Anthropic, Bedrock and Vertex AI, each in a thread, and Google's token service for the last."""
+    aws, google = bedrock_stand_in.Bedrock(), Google()
+    key = aws.keys.issue_temporary()
+    with ExitStack() as stack:
+        anthropic = stack.enter_context(StandIn(api_key="sk-ant-stand-in").in_thread())
+        bedrock = stack.enter_context(StandIn.of(aws).in_thread())
+        tokens = stack.enter_context(StandIn.of(google).in_thread())
+        vertex = stack.enter_context(StandIn.of(vertex_stand_in.Vertex(tokens=google.tokens)).in_thread())
+        yield [
+            Upstream(Anthropic(api_key=anthropic.api_key, base_url=anthropic.base_url), anthropic),
+            Upstream(
+                Bedrock(
+                    region=aws.region,
+                    endpoint=bedrock.base_url,
+                    access_key=key.access_key,
+                    secret_key=key.secret_key,
+                    session_token=key.session_token,
+                ),
+                bedrock,
+            ),
+            Upstream(
+                Vertex(
+                    project=google.project,
+                    base_url=vertex.base_url,
+                    service_account_info=google.account.info(tokens.base_url),
+                ),
+                vertex,
+            ),
+        ]

@@ -1,0 +1,48 @@
+"""Requests to bridge, and what they become."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from bud_asgi.protocol.messages import MessagesRequest, decode_request, edited
+from bud_asgi.providers.bridging import Bridged, bridge, service_rules
+from bud_asgi.providers.seam import Call
+
+MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
+NEWER = "claude-opus-4-8"
+OLDER = "claude-haiku-4-5"
+OLDEST = "claude-sonnet-4-20250514"
+VERSION = b"2023-06-01"
+
+
+def request_of(fields: dict[str, Any] | bytes, *, counting: bool = False) -> MessagesRequest:
+    """A judged request of these fields, and the required ones; or of a body as it stands."""
+    if isinstance(fields, bytes):
+        return decode_request(fields, counting=counting)
+    required = {"model": NEWER, "messages": MESSAGES, **({} if counting else {"max_tokens": 9})}
+    return decode_request(json.dumps({**required, **fields}).encode(), counting=counting)
+
+
+def call_of(
+    fields: dict[str, Any] | bytes | None = None, *, betas: str = "", counting: bool = False, **more: Any
+) -> Call:
+    headers = {b"anthropic-version": VERSION, **({b"anthropic-beta": betas.encode()} if betas else {})}
+    return Call(request_of(fields or {}, counting=counting), headers, **more)
+
+
+def bridged(
+    fields: dict[str, Any] | bytes | None = None,
+    *,
+    betas: str = "",
+    model: str = NEWER,
+    service: Literal["bedrock", "vertex"] = "bedrock",
+    counting: bool = False,
+    **adjusted: Any,
+) -> Bridged:
+    return bridge(call_of(fields, betas=betas, counting=counting), service_rules(service).adjusted(**adjusted), model)
+
+
+def fields_of(fields: dict[str, Any] | bytes, result: Bridged) -> dict[str, Any]:
+    """The fields of the request as it would be sent."""
+    return json.loads(b"".join(edited(request_of(fields), without=result.without, changed=result.changed)))

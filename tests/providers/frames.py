@@ -1,0 +1,39 @@
+"""An event stream of Bedrock's, and what it becomes."""
+
+from __future__ import annotations
+
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.sse import PING
+from bud_asgi.providers.bedrock_errors import AwsFault, refusal_of
+from bud_asgi.providers.bedrock_stream import EventsToSse
+from bud_asgi.testing.bedrock_stream import chunk
+
+START = b'{"type":"message_start","message":{"id":"msg_bdrk_1","usage":{"input_tokens":3,"output_tokens":1}}}'
+DELTA = (
+    b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\xe2\x80\xa8 \\n \xf0\x9f\x98\x80"}}'
+)
+END = b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9}}'
+STOP = b'{"type":"message_stop","amazon-bedrock-invocationMetrics":{"inputTokenCount":3,"outputTokenCount":9}}'
+FRAMES = b"".join(chunk(event, n) for n, event in enumerate((START, DELTA, DELTA, END, STOP)))
+SSE = (
+    b"event: message_start\ndata: %b\n\n%b"
+    b"event: content_block_delta\ndata: %b\n\n"
+    b"event: content_block_delta\ndata: %b\n\n"
+    b"event: message_delta\ndata: %b\n\n"
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+) % (START, PING, DELTA, DELTA, END)
+
+
+def explain(fault: AwsFault) -> GatewayError:
+    return refusal_of(fault, "claude-opus-4-8")
+
+
+def codec() -> EventsToSse:
+    return EventsToSse("req_1", explain)
+
+
+def wrong(at: int) -> bytes:
+    """A message with one bit of one byte turned."""
+    frame = bytearray(chunk(DELTA))
+    frame[at] ^= 1
+    return bytes(frame)

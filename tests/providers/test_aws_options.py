@@ -1,0 +1,175 @@
+"""What AWS's credential can be told, and what it never shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from bud_asgi.http import HttpRequest, Origin
+from bud_asgi.providers import Credential, aws, sigv4
+from bud_asgi.providers.aws import AwsCredential
+from bud_asgi.secret import Secret
+
+KEYS: dict[str, Any] = {"access_key": "AKIDEXAMPLE", "secret_key": Secret("the-secret-key")}
+TEMPORARY: dict[str, Any] = {**KEYS, "session_token": "the-session-token"}
+ROLE = "arn:aws:iam::123456789012:role/path/gateway"
+REQUEST = HttpRequest(Origin("h", 80), b"POST", b"/", ((b"content-type", b"application/json"),), b"{}")
+
+
+@pytest.fixture(autouse=True)
+def _bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+
+
+def credential(**options: Any) -> AwsCredential:
+    return AwsCredential(**{"region": "us-east-1", **options})
+
+
+async def authorization(one: AwsCredential) -> bytes:
+    return dict((await one.apply(REQUEST, {})).headers)[b"authorization"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bearer_token": "t", **KEYS}, "bearer_token can't be combined with access_key, secret_key"),
+        ({"bearer_token": "t", "profile": "p"}, "bearer_token can't be combined with profile"),
+        ({"bearer_token": "t", "role_arn": ROLE}, "bearer_token can't be combined with role_arn"),
+        ({"profile": "p", **TEMPORARY}, "profile can't be combined with access_key, secret_key, session_token"),
+        ({"access_key": "a"}, "access_key needs secret_key"),
+        ({"secret_key": "s"}, "secret_key needs access_key"),
+        ({"session_token": "s"}, "session_token needs access_key"),
+        ({"external_id": "id"}, "external_id needs role_arn"),
+        ({"session_name": "me", "profile": "p"}, "session_name needs role_arn"),
+        ({"region": ""}, "region can't be ''"),
+        ({"region": "us-east-1/x"}, "region can't be 'us-east-1/x'"),
+        ({"service": "S3 "}, "service can't be 'S3 '"),
+        ({"profile": ""}, "profile can't be ''"),
+        ({"role_arn": "arn:aws:iam::123456789012:user/me"}, "role_arn can't be 'arn:aws:iam::123456789012:user/me'"),
+        ({"role_arn": ROLE, "session_name": "a b"}, "session_name can't be 'a b'"),
+        ({"role_arn": ROLE, "external_id": "é!"}, "external_id can't be 'é!'"),
+        ({"bearer_token": ""}, "bearer_token: a secret must be visible ASCII"),
+        ({**KEYS, "session_token": "hidden\n"}, "session_token: a secret must be visible ASCII"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as refused:
+        credential(**options)
+    assert str(refused.value).startswith(words)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ({}, "AWS's chain"),
+        ({"profile": "work"}, "profile 'work'"),
+        (TEMPORARY, "keys"),
+        ({**TEMPORARY, "role_arn": ROLE, "external_id": "id"}, f"{ROLE} by keys"),
+        ({"role_arn": ROLE, "profile": "work"}, f"{ROLE} by profile 'work'"),
+        ({"bearer_token": "the-bearer-token"}, "bearer token"),
+    ],
+)
+def test_nothing_secret_is_shown(options: dict[str, Any], way: str) -> None:
+    one = credential(**options)
+    assert repr(one) == f"AwsCredential(region='us-east-1', service='bedrock', {way})"
+    assert str(one) == repr(one)
+    shown = str(vars(one))
+    assert not any(value in shown for value in ("AKIDEXAMPLE", "the-secret", "the-session", "the-bearer"))
+
+
+async def test_what_was_given_is_blotted_out() -> None:
+    text = "AKIDEXAMPLE the-secret-key the-session-token the-bearer-token"
+    assert credential(**TEMPORARY).redact(text) == "[secret] [secret] [secret] the-bearer-token"
+    role = credential(**TEMPORARY, role_arn=ROLE)
+    assert role.redact(text) == "[secret] [secret] [secret] the-bearer-token"
+    assert credential(bearer_token="the-bearer-token").redact(text).endswith("the-session-token [secret]")
+    assert credential().redact(text) == text
+
+
+async def test_what_was_fetched_is_blotted_out_after_its_renewal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = credential()
+    for number in (1, 2, 3):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIDCHAIN{number}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"chain-secret-{number}")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", f"chain-token-{number}")
+        monkeypatch.setattr("bud_asgi.providers.renewal.FORCED_APART", 0)
+        assert await chain.refresh()
+    assert "/us-east-1/bedrock/aws4_request" in (await authorization(chain)).decode()
+    assert chain.redact("chain-token-3 chain-secret-2 AKIDCHAIN2 chain-token-1") == (
+        "[secret] [secret] [secret] chain-token-1"
+    )
+
+
+async def test_what_is_fixed_can_not_be_refreshed() -> None:
+    for one in (credential(**KEYS), credential(bearer_token="t")):
+        assert not await one.refresh()
+
+
+async def test_the_token_of_the_environment_goes_before_the_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "of-the-environment")
+    assert await authorization(credential()) == b"Bearer of-the-environment"
+    assert await authorization(credential(service="bedrock-mantle")) == b"Bearer of-the-environment"
+    assert await authorization(credential(bearer_token="given")) == b"Bearer given"
+    assert (await authorization(credential(**KEYS))).startswith(b"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+    for options in ({"profile": "p"}, {"role_arn": ROLE}, {"service": "aws-external-anthropic"}):
+        assert "bearer" not in repr(credential(**options))
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "")
+    assert "chain" in repr(credential())
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "with a space")
+    with pytest.raises(ValueError, match=r"^AWS_BEARER_TOKEN_BEDROCK: "):
+        credential()
+
+
+async def test_what_is_there_stays_and_the_signature_names_its_scope() -> None:
+    signed = await credential(**TEMPORARY, service="bedrock-mantle", region="eu-west-1").apply(REQUEST, {})
+    assert tuple(signed.headers[:1]) == tuple(REQUEST.headers)
+    assert (signed.target, signed.body, signed.origin) == (REQUEST.target, REQUEST.body, REQUEST.origin)
+    added = dict(signed.headers)
+    assert set(added) == {b"content-type", b"authorization", b"x-amz-date", b"x-amz-security-token"}
+    words = b"/eu-west-1/bedrock-mantle/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-security-token, "
+    assert words in added[b"authorization"]
+
+
+async def test_large_bodies_are_hashed_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashing: list[threading.Thread] = []
+    real = sigv4.payload_hash
+
+    def noting(body: Any) -> bytes:
+        hashing.append(threading.current_thread())
+        return real(body)
+
+    monkeypatch.setattr(aws, "payload_hash", noting)
+    for size in (1 << 20, (1 << 20) + 1):
+        parts = [memoryview(bytes(size - 5)), b"12345"]
+        await credential(**KEYS).apply(HttpRequest(REQUEST.origin, b"POST", b"/", (), parts), {})
+    assert [thread is threading.main_thread() for thread in hashing] == [True, False]
+
+
+def test_a_credential_of_the_seam() -> None:
+    one: Credential = credential(**KEYS)
+    assert one.ours
+
+
+def test_nothing_of_aws_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import asyncio, sys, bud_asgi\n"
+        "from bud_asgi.providers.aws import AwsCredential\n"
+        "from bud_asgi.http import HttpRequest, Origin\n"
+        "request = HttpRequest(Origin('h', 80), b'POST', b'/', ())\n"
+        "AwsCredential(region='us-east-1', profile='p')\n"
+        "for options in ({'access_key': 'a', 'secret_key': 's'}, {'bearer_token': 't'}):\n"
+        "    asyncio.run(AwsCredential(region='us-east-1', **options).apply(request, {}))\n"
+        "print([name for name in ('aiobotocore', 'botocore', 'aiohttp', 'dateutil') if name in sys.modules])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,328 @@
+"""The Bedrock provider: what it can be made of, and the requests that it writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bud_asgi.http import HttpRequest, Timeouts
+from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
+from bud_asgi.providers import Provider
+from bud_asgi.providers.bedrock import Bedrock
+from bud_asgi.providers.seam import Call, Written
+
+from .bridges import MESSAGES, NEWER, OLDER, call_of, request_of
+
+SECRET = "a-secret-key-that-nobody-sees"
+ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
+
+
+def bedrock(**options: Any) -> Bedrock:
+    given: dict[str, Any] = {"region": "us-east-1", "access_key": "AKIAACCESSKEY", "secret_key": SECRET}
+    return Bedrock(**{**given, **options})
+
+
+def body_of(request: HttpRequest) -> bytes:
+    return request.body if isinstance(request.body, bytes) else b"".join(request.body)
+
+
+def written(call: Call | None = None, **options: Any) -> HttpRequest:
+    return bedrock(**options).write(call or call_of()).request
+
+
+def test_a_request_as_invoke_model() -> None:
+    sent = (
+        b' {"max_tokens" : 1e2,"model":"claude-haiku-4-5","stream":false, "metadata":{"user_id":"\\u00e9"},'
+        b'"messages":[{"content":[{"text":"\xe2\x80\xa8","type":"text"}],"role":"user"}],"x":123456789012345678901}\r\n'
+    )
+    request = written(call_of(sent))
+    assert (request.method, request.target) == (
+        b"POST",
+        b"/model/us.anthropic.claude-haiku-4-5-20251001-v1:0/invoke",
+    )
+    assert body_of(request) == (
+        b'{"max_tokens" : 1e2, "metadata":{"user_id":"\\u00e9"},'
+        b'"messages":[{"content":[{"text":"\xe2\x80\xa8","type":"text"}],"role":"user"}],"x":123456789012345678901,'
+        b'"anthropic_version":"bedrock-2023-05-31"}'
+    )
+    assert request.headers == (
+        (b"accept", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        (b"content-type", b"application/json"),
+        (b"user-agent", b"bud_asgi"),
+    )
+    assert request.origin.authority == b"bedrock-runtime.us-east-1.amazonaws.com"
+    assert request.origin.tls is not None
+    assert request.origin.tls.verify_mode == ssl.CERT_REQUIRED
+    assert request.timeouts == Timeouts(5.0, 600.0, 300.0)
+
+
+def test_a_stream_has_a_path_and_a_type_of_its_own() -> None:
+    request = written(call_of({"stream": True}, betas="effort-2025-11-24,claude-code-20250219"))
+    assert request.target == b"/model/us.anthropic.claude-opus-4-8/invoke-with-response-stream"
+    assert (b"accept", b"application/vnd.amazon.eventstream") in request.headers
+    assert json.loads(body_of(request)) == {
+        "max_tokens": 9,
+        "messages": MESSAGES,
+        "anthropic_version": "bedrock-2023-05-31",
+        "anthropic_beta": ["effort-2025-11-24"],
+    }
+
+
+def test_what_was_left_out_is_named() -> None:
+    one: Written = bedrock().write(call_of({"service_tier": "auto"}, betas="claude-code-20250219"))
+    assert one.dropped == ("claude-code-20250219", "service_tier")
+
+
+def test_what_bedrock_lacks_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"^mcp_servers: "):
+        bedrock().write(call_of({"mcp_servers": []}))
+
+
+def test_every_request_has_the_same_origin_so_that_connections_are_shared() -> None:
+    one = bedrock()
+    assert one.write(call_of()).request.origin is one.write(call_of()).request.origin
+
+
+MODELS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
+    "an id": ({}, "claude-opus-4-8", None, "us.anthropic.claude-opus-4-8"),
+    "an alias": ({}, "claude-sonnet-4-5", None, "us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+    "one of tomorrow": ({}, "claude-opus-8", None, "us.anthropic.claude-opus-8"),
+    "a base id": ({}, "anthropic.claude-opus-4-8", None, "anthropic.claude-opus-4-8"),
+    "a profile": ({}, "global.anthropic.claude-opus-4-8", None, "global.anthropic.claude-opus-4-8"),
+    "a mapped id": ({}, "fast", "claude-haiku-4-5", "us.anthropic.claude-haiku-4-5-20251001-v1:0"),
+    "a mapped ARN": ({}, "claude-opus-4-8", ARN, ARN.replace("/", "%2F")),
+    "global": ({"inference_profile": "global"}, "claude-opus-4-8", None, "global.anthropic.claude-opus-4-8"),
+    "no profile": ({"inference_profile": "none"}, "claude-opus-4-8", None, "anthropic.claude-opus-4-8"),
+    "of the region": ({"region": "ap-northeast-1"}, "claude-opus-4-8", None, "jp.anthropic.claude-opus-4-8"),
+    "given": ({"model_ids": {"claude-opus-4-8": ARN}}, "claude-opus-4-8", None, ARN.replace("/", "%2F")),
+    "given for a mapped name": ({"model_ids": {"big": ARN}}, "claude-opus-4-8", "big", ARN.replace("/", "%2F")),
+}
+
+
+@pytest.mark.parametrize(("options", "asked", "mapped", "identifier"), MODELS.values(), ids=MODELS.keys())
+def test_the_model_stands_in_the_path(options: dict[str, Any], asked: str, mapped: str | None, identifier: str) -> None:
+    request = written(call_of({"model": asked}, model=mapped), **options)
+    assert request.target == f"/model/{identifier}/invoke".encode()
+
+
+@pytest.mark.parametrize("name", ["/", "a/b", "a b", "a?b", "a#b", "a%2Fb", "é", "a\r\nb", "a@b", "a;b", "arn:aws:a b"])
+def test_a_name_that_no_path_may_hold_is_no_model(name: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        bedrock().write(call_of({"model": name}))
+    assert str(refused.value) == f"model: {name}"
+
+
+@pytest.mark.parametrize("identifier", ["", ".", "..", "-a", "/", "a/b", "a%2Fb", "arn:", "arn:a b", "a" * 2049])
+def test_what_is_no_identifier_is_no_model_s_id(identifier: str) -> None:
+    with pytest.raises(ValueError, match=r"^model_ids: .* is no id or ARN"):
+        bedrock(model_ids={"a": identifier})
+
+
+HIDDEN: dict[str, tuple[dict[str, Any], str, str | None]] = {
+    "by a target": ({}, "claude-sonnet-4-20250514", ARN),
+    "by its id": ({"model_ids": {"claude-sonnet-4": ARN}}, "claude-sonnet-4", None),
+    "by the id of a target": ({"model_ids": {"claude-sonnet-4": ARN}}, "claude-opus-5", "claude-sonnet-4"),
+    "by a name that tells nothing": ({"model_ids": {"big": ARN}}, "claude-sonnet-4", "big"),
+}
+
+
+@pytest.mark.parametrize(("options", "asked", "mapped"), HIDDEN.values(), ids=HIDDEN.keys())
+def test_where_an_arn_hides_the_model_a_name_tells_what_it_can(
+    options: dict[str, Any], asked: str, mapped: str | None
+) -> None:
+    call = call_of({"model": asked}, betas="tool-search-tool-2025-10-19", model=mapped)
+    assert bedrock(**options).write(call).dropped == ("tool-search-tool-2025-10-19",)
+
+
+def test_a_mapped_model_tells_itself_what_it_can() -> None:
+    call = call_of({"model": "claude-opus-4-8"}, betas="tool-search-tool-2025-10-19", model="claude-sonnet-4")
+    assert bedrock().write(call).dropped == ("tool-search-tool-2025-10-19",)
+
+
+def count_of(fields: dict[str, Any] | None = None, *, model: str | None = None, **options: Any) -> tuple[str, Any]:
+    """The path, and the body inside, of a count."""
+    request = written(call_of({"model": OLDER, **(fields or {})}, counting=True, model=model), **options)
+    outer = json.loads(body_of(request))
+    assert list(outer) == ["input"]
+    return request.target.decode(), json.loads(base64.b64decode(outer["input"]["invokeModel"]["body"]))
+
+
+def test_a_count_asks_with_the_body_in_base64_and_the_base_id() -> None:
+    path, inner = count_of({"stream": True, "system": "é"})
+    assert path == "/model/anthropic.claude-haiku-4-5-20251001-v1:0/count-tokens"
+    assert inner == {
+        "messages": MESSAGES,
+        "system": "é",
+        "anthropic_version": "bedrock-2023-05-31",
+        "max_tokens": 1,
+    }
+
+
+def test_max_tokens_of_a_count_is_above_the_budget_for_thinking() -> None:
+    assert count_of({"thinking": {"type": "enabled", "budget_tokens": 2048}})[1]["max_tokens"] == 2049
+    assert count_of({"thinking": {"type": "enabled", "budget_tokens": "x"}})[1]["max_tokens"] == 1
+    assert count_of({"thinking": None})[1]["max_tokens"] == 1
+    assert count_of({"max_tokens": 77})[1]["max_tokens"] == 77
+
+
+@pytest.mark.parametrize(
+    ("asked", "mapped"),
+    [
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", None),
+        ("arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-haiku-4-5-20251001-v1:0", None),
+        ("claude-haiku-4-5", ARN),
+        ("fast", "claude-haiku-4-5"),
+    ],
+)
+def test_a_count_is_asked_with_the_base_id_whatever_the_model_goes_by(asked: str, mapped: str | None) -> None:
+    path, _ = count_of({"model": asked}, model=mapped)
+    assert path == "/model/anthropic.claude-haiku-4-5-20251001-v1:0/count-tokens"
+
+
+def test_a_base_id_is_counted_with_as_it_is() -> None:
+    path, _ = count_of({"model": "us.anthropic.claude-3-5-sonnet-20241022-v2:0"})
+    assert path == "/model/anthropic.claude-3-5-sonnet-20241022-v2:0/count-tokens"
+
+
+@pytest.mark.parametrize(
+    ("asked", "mapped"),
+    [("claude-opus-4-7", None), ("claude-opus-5", None), ("claude-opus-4-8", ARN), ("fast", ARN), ("fast", None)],
+)
+def test_models_that_are_not_counted_for_are_told_of(asked: str, mapped: str | None) -> None:
+    with pytest.raises(NotFound, match="does not count tokens"):
+        count_of({"model": asked}, model=mapped)
+
+
+def test_the_operator_s_headers_go_with_every_message_and_with_no_count() -> None:
+    options: dict[str, Any] = {"service_tier": "flex", "guardrail": ("gr-1", "DRAFT")}
+    headers = [
+        (b"x-amzn-bedrock-service-tier", b"flex"),
+        (b"x-amzn-bedrock-guardrailidentifier", b"gr-1"),
+        (b"x-amzn-bedrock-guardrailversion", b"DRAFT"),
+    ]
+    for fields in ({}, {"stream": True}):
+        assert list(written(call_of(fields), **options).headers[-3:]) == headers
+    count = written(call_of({"model": OLDER}, counting=True), **options)
+    assert not any(name.startswith(b"x-amzn") for name, _ in count.headers)
+
+
+def asking(**headers: str) -> Call:
+    lines = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    return Call(request_of({}), {b"anthropic-version": b"2023-06-01", **lines})
+
+
+def test_a_client_chooses_only_what_it_is_let_choose() -> None:
+    call = asking(
+        x_amzn_bedrock_service_tier="priority",
+        x_amzn_bedrock_guardrailidentifier="mine",
+        x_amzn_bedrock_trace="ENABLED",
+        x_amzn_bedrock_request_metadata="bad\x01",
+        x_amz_security_token="t",
+        authorization="Bearer x",
+    )
+    plain = written(call_of()).headers
+    assert written(call).headers == plain
+    some = written(call, client_headers=["x-amzn-bedrock-trace", "x-amzn-bedrock-request-metadata"])
+    assert some.headers == (*plain, (b"x-amzn-bedrock-trace", b"ENABLED"))
+    everything: dict[str, Any] = {
+        "client_headers": ["x-amzn-bedrock-service-tier", "x-amzn-bedrock-guardrailidentifier"],
+        "guardrail": ("gr-1", "1"),
+        "service_tier": "default",
+    }
+    assert written(call, **everything).headers == written(call_of(), **everything).headers
+
+
+def test_whom_a_request_is_for_travels_only_if_clients_may_say_so() -> None:
+    call = asking(anthropic_user_profile_id="up_1")
+    assert "user_profile_id" not in json.loads(body_of(written(call)))
+    assert json.loads(body_of(written(call, user_profiles=True)))["user_profile_id"] == "up_1"
+    both = Call(request_of({"user_profile_id": "up_2"}), call.headers)
+    assert json.loads(body_of(written(both, user_profiles=True)))["user_profile_id"] == "up_2"
+
+
+def test_a_request_over_twenty_megabytes_is_refused() -> None:
+    room = 20_000_000 - len(body_of(written(call_of({"system": ""}))))
+    assert written(call_of({"system": "x" * room}))
+    with pytest.raises(RequestTooLarge, match="20000000 bytes"):
+        written(call_of({"system": "x" * (room + 1)}))
+
+
+def test_flags_and_fields_are_the_operator_s() -> None:
+    call = call_of({"top_k": 5}, betas="a-flag-of-tomorrow")
+    one = bedrock(allow_betas=["a-flag-of-tomorrow"], drop_fields=["top_k"]).write(call)
+    sent = json.loads(body_of(one.request))
+    assert (sent["anthropic_beta"], "top_k" in sent, one.dropped) == (["a-flag-of-tomorrow"], False, ("top_k",))
+
+
+PLACES: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
+    "GovCloud": ({"region": "us-gov-west-1"}, b"bedrock-runtime.us-gov-west-1.amazonaws.com", b""),
+    "China": ({"region": "cn-north-1"}, b"bedrock-runtime.cn-north-1.amazonaws.com.cn", b""),
+    "the Sovereign Cloud": ({"region": "eusc-de-east-1"}, b"bedrock-runtime.eusc-de-east-1.amazonaws.eu", b""),
+    "a host": ({"endpoint": "vpce-1.bedrock-runtime.example"}, b"vpce-1.bedrock-runtime.example", b""),
+    "a host and port": ({"endpoint": "h.example:8443"}, b"h.example:8443", b""),
+    "a URL": ({"endpoint": "https://h.example/"}, b"h.example", b""),
+    "a proxy": ({"endpoint": "http://localhost:8080/aws/"}, b"localhost:8080", b"/aws"),
+}
+
+
+@pytest.mark.parametrize(("options", "authority", "before"), PLACES.values(), ids=PLACES.keys())
+def test_the_region_or_the_endpoint_says_where_to(options: dict[str, Any], authority: bytes, before: bytes) -> None:
+    request = written(**options)
+    assert request.origin.authority == authority
+    assert request.target.startswith(before + b"/model/")
+    assert (request.origin.tls is None) == str(options.get("endpoint")).startswith("http:")
+
+
+def test_the_timeouts_and_the_context_are_the_operator_s() -> None:
+    context, timeouts = ssl.create_default_context(), Timeouts(1.0, 2.0, 3.0)
+    request = written(tls=context, timeouts=timeouts)
+    assert request.origin.tls is context
+    assert request.timeouts is timeouts
+
+
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
+    "no name": ({"name": ""}, "a provider must have a name"),
+    "a region that is none": ({"region": "US East"}, "region"),
+    "no endpoint": ({"endpoint": ""}, "endpoint must be"),
+    "an endpoint with a password": ({"endpoint": "https://u:pw@h.example"}, "^endpoint must have no user"),
+    "tls without": ({"endpoint": "http://h", "tls": ssl.create_default_context()}, "^tls goes with an https endpoint$"),
+    "a profile that is none": ({"inference_profile": "mars"}, "^inference_profile must be one of auto, none, global"),
+    "an id that is none": ({"model_ids": {"a": "no such/id"}}, "^model_ids: 'no such/id' for 'a'"),
+    "a tier that is none": ({"service_tier": "gold"}, "^service_tier must be one of default"),
+    "half a guardrail": ({"guardrail": ("gr-1", "")}, "^guardrail must be an identifier and a version$"),
+    "a header that is none": ({"client_headers": ["x-api-key"]}, "^client_headers must be among"),
+    "half a key": ({"secret_key": None}, "access_key"),
+    "two credentials": ({"bearer_token": "b"}, "bearer_token"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_what_could_not_be_called_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        bedrock(**options)
+    assert SECRET not in str(refused.value)
+    assert "pw" not in str(refused.value)
+
+
+def test_it_is_a_provider_that_shows_no_key() -> None:
+    one: Provider = bedrock(name="mine", model_ids={"big": ARN})
+    assert repr(one) == ("Bedrock(name='mine', region='us-east-1', endpoint='bedrock-runtime.us-east-1.amazonaws.com')")
+    assert SECRET not in repr(one.credential)
+    assert one.listing() is None
+    assert one.models[0] == "big"
+    assert NEWER in one.models
+
+
+def test_aws_is_not_loaded_before_it_is_needed() -> None:
+    code = (
+        "import sys; from bud_asgi.providers.bedrock import Bedrock; Bedrock(region='eu-west-1');"
+        "assert not {'botocore', 'aiobotocore', 'aiohttp'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

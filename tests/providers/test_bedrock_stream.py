@@ -1,0 +1,191 @@
+"""Bedrock's event stream as server-sent events: every event, no other byte, and every way in which it breaks."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bud_asgi.protocol.sse import PING
+from bud_asgi.testing.bedrock_stream import (
+    chunk,
+    error_message,
+    event_message,
+    exception_message,
+    metrics_chunk,
+    text_delta,
+)
+from bud_asgi.testing.eventstream import sealed
+
+from .frames import DELTA, END, FRAMES, SSE, START, STOP, codec, wrong
+
+
+def converted(*pieces: bytes) -> bytes:
+    """What a stream of these pieces becomes, which must be whole."""
+    one = codec()
+    written = b"".join(one.feed(piece) for piece in pieces) + one.finish()
+    assert one.broken == ""
+    return written
+
+
+def event_of(payload: bytes) -> bytes:
+    return converted(chunk(payload))
+
+
+def test_a_stream_of_events() -> None:
+    assert converted(FRAMES) == SSE
+
+
+@given(st.lists(st.integers(1, len(FRAMES) - 1), max_size=30))
+def test_it_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
+    at = sorted({0, len(FRAMES), *cuts})
+    assert converted(*(FRAMES[start:end] for start, end in pairwise(at))) == SSE
+
+
+def test_byte_by_byte_each_event_is_written_with_its_last_byte() -> None:
+    one = codec()
+    ends = [n + 1 for n in range(len(FRAMES)) if one.feed(FRAMES[n : n + 1])]
+    frames = [chunk(event, n) for n, event in enumerate((START, DELTA, DELTA, END, STOP))]
+    assert ends == list(accumulate(len(frame) for frame in frames))
+
+
+EVENTS: dict[str, tuple[bytes, bytes]] = {
+    "of tomorrow": (b'{"type":"a_new_event","x":1e2}', b'event: a_new_event\ndata: {"type":"a_new_event","x":1e2}\n\n'),
+    "a ping": (b'{"type":"ping"}', b'event: ping\ndata: {"type":"ping"}\n\n'),
+    "spaces": (b'{ "type" : "message_delta" }', b'event: message_delta\ndata: { "type" : "message_delta" }\n\n'),
+    "another order": (
+        b'{"index":0,"type":"content_block_stop"}',
+        b'event: content_block_stop\ndata: {"index":0,"type":"content_block_stop"}\n\n',
+    ),
+    "an escaped type": (b'{"type":"pin\\u0067"}', b'event: ping\ndata: {"type":"pin\\u0067"}\n\n'),
+    "line ends": (b'{"type":"ping",\r\n"a":\n1}', b'event: ping\ndata: {"type":"ping",  "a": 1}\n\n'),
+    "line ends in front": (b'\n{"type":"ping"}\r', b'event: ping\ndata:  {"type":"ping"} \n\n'),
+    "no type": (b'{"amazon-bedrock-invocationMetrics":{}}', b""),
+    "an empty type": (b'{"type":""}', b""),
+    "a start in another order": (
+        b'{"message":{},"type":"message_start"}',
+        b'event: message_start\ndata: {"message":{},"type":"message_start"}\n\n' + PING,
+    ),
+}
+
+
+@pytest.mark.parametrize(("payload", "sse"), EVENTS.values(), ids=EVENTS.keys())
+def test_an_event(payload: bytes, sse: bytes) -> None:
+    assert event_of(payload) == sse
+
+
+def test_metrics_of_their_own_stay_behind_at_the_front_and_at_the_end() -> None:
+    assert converted(metrics_chunk() + FRAMES + metrics_chunk()) == SSE
+
+
+def test_events_that_nobody_knows_are_passed_over() -> None:
+    assert converted(event_message("somethingNew", b'{"new":true}') + FRAMES) == SSE
+    assert converted(event_message("initial-response", b"") + FRAMES) == SSE
+
+
+EXCEPTIONS: dict[str, tuple[bytes, str, str]] = {
+    "internalServerException": (exception_message("internalServerException", "x"), "api_error", "The upstream failed."),
+    "modelStreamErrorException": (
+        exception_message("modelStreamErrorException", "x", originalStatusCode=400, originalMessage="y"),
+        "api_error",
+        "The upstream failed.",
+    ),
+    "validationException": (
+        exception_message("validationException", "messages: no"),
+        "invalid_request_error",
+        "messages: no",
+    ),
+    "a prompt too long": (
+        exception_message("validationException", "Input is too long for requested model."),
+        "invalid_request_error",
+        "prompt is too long: Input is too long for requested model.",
+    ),
+    "throttlingException": (exception_message("throttlingException", "Too many."), "rate_limit_error", "Too many."),
+    "modelTimeoutException": (
+        exception_message("modelTimeoutException", "x"),
+        "timeout_error",
+        "The model did not answer in time.",
+    ),
+    "serviceUnavailableException": (
+        exception_message("serviceUnavailableException", "Busy."),
+        "overloaded_error",
+        "Busy.",
+    ),
+    "one of tomorrow": (
+        exception_message("somethingElseException", "account 123456789012"),
+        "api_error",
+        "The upstream failed.",
+    ),
+    "no JSON": (
+        event_message("throttlingException", b"{"),
+        "rate_limit_error",
+        "The upstream refused the request without a word.",
+    ),
+    "as an event": (event_message("throttlingException", b'{"message":"Too many."}'), "rate_limit_error", "Too many."),
+    "an error": (error_message("InternalFailure", "in arn:aws:x:y"), "api_error", "The upstream failed."),
+    "an error by name": (error_message("ThrottlingException", "Too many."), "rate_limit_error", "Too many."),
+}
+
+
+@pytest.mark.parametrize("before", [b"", chunk(START)], ids=["first", "in the middle"])
+@pytest.mark.parametrize(("frame", "kind", "words"), EXCEPTIONS.values(), ids=EXCEPTIONS.keys())
+def test_an_exception_ends_the_stream_by_an_error_event(frame: bytes, kind: str, words: str, before: bytes) -> None:
+    written = converted(before + frame + FRAMES, b"what comes after is not read")
+    begun = converted(before)
+    assert written.startswith(begun + b"event: error\ndata: ")
+    said = json.loads(written.removeprefix(begun + b"event: error\ndata: "))
+    assert said == {"type": "error", "error": {"type": kind, "message": words}, "request_id": "req_1"}
+
+
+def test_an_error_event_of_the_model_s_ends_the_stream_as_it_came() -> None:
+    payload = b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'
+    assert converted(chunk(payload) + FRAMES) == b"event: error\ndata: %b\n\n" % payload
+
+
+def test_after_the_last_event_nothing_is_read() -> None:
+    assert converted(FRAMES + b"not a frame", exception_message("throttlingException", "x")) == SSE
+
+
+BROKEN: dict[str, bytes] = {
+    "its checksum": wrong(-1),
+    "the checksum of its prelude": wrong(8),
+    "its payload": wrong(100),
+    "far too long": sealed(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
+    "no frame": b"HTTP/1.1 400 Bad Request\r\n",
+    "no JSON": event_message("chunk", b"no"),
+    "no bytes": event_message("chunk", b"{}"),
+    "no base64": event_message("chunk", b'{"bytes":"%%"}'),
+    "no event": chunk(b"no"),
+    "a type that is none": chunk(b'{"type":"a\\nevent: b"}'),
+    "a type that is no string": chunk(b'{"type":1}'),
+    "cut": chunk(DELTA)[:-1],
+    "cut in the prelude": chunk(DELTA)[:5],
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
+def test_what_came_before_a_broken_message_is_written(broken: bytes) -> None:
+    one = codec()
+    assert one.feed(chunk(START) + broken) + one.finish() == b"event: message_start\ndata: %b\n\n%b" % (START, PING)
+    assert one.broken
+    assert one.feed(FRAMES) == b""
+
+
+def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
+    frame, one = chunk(text_delta("a" * 1_000_000)), codec()
+    began = time.perf_counter()
+    written = b"".join(one.feed(frame[n : n + 100]) for n in range(0, len(frame), 100))
+    assert time.perf_counter() - began < 1.0
+    assert len(written) > 1_000_000
+
+
+def test_an_event_costs_a_few_microseconds() -> None:
+    frame, one = chunk(text_delta("All work and no play")), codec()
+    began = time.perf_counter()
+    for _ in range(10_000):
+        one.feed(frame)
+    assert (time.perf_counter() - began) / 10_000 < 40e-6

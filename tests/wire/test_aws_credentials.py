@@ -1,0 +1,469 @@
+"""Every way to AWS's keys, against real endpoints: what they sign is taken, what expires is renewed in time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+from aws_sources import CONTAINER_TOKEN, ROLE, SSO_TOKEN, WEB_TOKEN, Sources, bare_machine, in_container, sources
+from aws_ways import (
+    explicit,
+    profile,
+    use_container,
+    use_container_token_file,
+    use_environment,
+    use_instance_metadata,
+    use_keys,
+    use_process,
+    use_profile,
+    use_profile_of_environment,
+    use_role_by_container,
+    use_role_by_keys,
+    use_role_by_profile,
+    use_role_of_profile,
+    use_shared_file,
+    use_sso,
+    use_web_identity,
+)
+from gateway import gateway, wait_until
+
+from bud_asgi.http import Engine, HttpRequest, Origin, read_body
+from bud_asgi.providers import Bedrock, UpstreamFailed, renewal
+from bud_asgi.providers.aws import AwsCredential
+from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock
+from bud_asgi.testing.aws_keys import AwsKey
+
+T = TypeVar("T")
+
+HAIKU = "us.anthropic.claude-haiku-4-5-20251001-v1%3A0"
+BODY = b'{"anthropic_version":"bedrock-2023-05-31","max_tokens":9,"messages":[{"role":"user","content":"Hello"}]}'
+
+
+@pytest.fixture(scope="module")
+def _served() -> Generator[Sources]:
+    with sources() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def aws(_served: Sources) -> Sources:
+    """The sources, as if just started."""
+    _served.reset()
+    return _served
+
+
+@pytest.fixture
+def upstream(aws: Sources) -> Generator[ThreadedStandIn]:
+    """Bedrock, which takes the keys of the sources."""
+    with StandIn.of(bedrock.Bedrock(keys=aws.keys)).in_thread() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    bare_machine(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def request_to(upstream: ThreadedStandIn, body: bytes = BODY) -> HttpRequest:
+    origin = Origin("127.0.0.1", upstream.port)
+    headers = ((b"content-type", b"application/json"), (b"user-agent", b"bud_asgi"))
+    return HttpRequest(origin, b"POST", f"/model/{HAIKU}/invoke".encode(), headers, body)
+
+
+async def ask(credential: AwsCredential, upstream: ThreadedStandIn, body: bytes = BODY) -> int:
+    """The status that a request gets with a credential; 200 only for a signature that holds."""
+    engine = Engine()
+    try:
+        reply = await engine.send(await credential.apply(request_to(upstream, body), {}))
+        await read_body(reply, 1 << 20)
+        reply.close()
+        return reply.status
+    finally:
+        await engine.aclose()
+
+
+WAYS = {
+    use_environment: [],
+    use_shared_file: [],
+    use_profile: [],
+    use_profile_of_environment: [],
+    use_keys: [],
+    use_process: [],
+    use_container: ["container"],
+    use_container_token_file: ["container"],
+    use_instance_metadata: ["metadata"],
+    use_web_identity: ["AssumeRoleWithWebIdentity"],
+    use_sso: ["sso"],
+    use_role_of_profile: ["AssumeRole"],
+    use_role_by_keys: ["AssumeRole"],
+    use_role_by_container: ["container", "AssumeRole"],
+    use_role_by_profile: ["AssumeRole"],
+}
+
+
+@pytest.mark.parametrize("use", WAYS, ids=lambda use: use.__name__)
+async def test_keys_from_everywhere_sign_what_is_taken(
+    use: Any, aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
+    assert [await ask(credential, upstream), await ask(credential, upstream)] == [200, 200]
+    assert aws.asked == WAYS[use]
+
+
+async def test_a_role_is_assumed_as_it_was_said(
+    aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await ask(AwsCredential(region="us-east-1", **use_role_by_keys(aws, home, monkeypatch)), upstream) == 200
+    assert (
+        await ask(AwsCredential(region="us-east-1", **use_role_by_container(aws, home, monkeypatch)), upstream) == 200
+    )
+    named, plain = aws.roles
+    assert (named["RoleArn"], named["ExternalId"], named["RoleSessionName"]) == (ROLE, "ours:42", "gateway-1")
+    assert plain["RoleSessionName"] == "bud_asgi"
+    assert "ExternalId" not in plain
+
+
+async def test_a_bearer_token_goes_up_as_it_is(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await ask(AwsCredential(region="us-east-1", bearer_token="bedrock-api-key-stand-in"), upstream) == 200
+    assert await ask(AwsCredential(region="us-east-1", bearer_token="another"), upstream) == 403
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key-stand-in")
+    assert await ask(AwsCredential(region="us-east-1"), upstream) == 200
+
+
+async def test_a_large_body_is_signed_too(aws: Sources, upstream: ThreadedStandIn) -> None:
+    body = BODY.replace(b"Hello", b"Hello " * 400_000)
+    assert await ask(AwsCredential(region="us-east-1", **explicit(aws.keys.issue())), upstream, body) == 200
+
+
+# What expires, fails, hangs.
+
+
+async def test_the_first_fifty_share_one_fetch(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    credential = AwsCredential(region="us-east-1")
+    assert await asyncio.gather(*(ask(credential, upstream) for _ in range(50))) == [200] * 50
+    assert aws.asked == ["container"]
+
+
+async def test_what_expires_is_renewed_and_no_request_fails(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    aws.lifetime = 2.0
+    credential = AwsCredential(region="us-east-1")
+    assert await ask(credential, upstream) == 200
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        assert await ask(credential, upstream) == 200
+        await asyncio.sleep(0.02)
+    used = {(one.header("authorization") or b"").split(b"/")[0] for one in upstream.requests}
+    assert len(used) >= 3
+
+
+async def test_keys_that_were_refused_are_replaced_once_for_all(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    credential = AwsCredential(region="us-east-1")
+    assert await ask(credential, upstream) == 200
+    aws.keys.expire()
+
+    async def once_more() -> tuple[int, bool, int]:
+        return await ask(credential, upstream), await credential.refresh(), await ask(credential, upstream)
+
+    assert await asyncio.gather(*(once_more() for _ in range(50))) == [(403, True, 200)] * 50
+    assert aws.asked == ["container"] * 2
+
+
+async def test_a_refresh_that_brings_nothing_new_says_so(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    aws.always = aws.keys.issue_temporary()
+    credential = AwsCredential(region="us-east-1")
+    assert await ask(credential, upstream) == 200
+    assert [await credential.refresh() for _ in range(3)] == [False] * 3
+    assert aws.asked == ["container"] * 2
+
+
+async def test_a_rotated_file_is_read_again(aws: Sources, upstream: ThreadedStandIn, home: Path) -> None:
+    (home / "credentials").write_text(profile("default", AwsKey("AKIAGONE", "gone", "arn")))
+    credential = AwsCredential(region="us-east-1")
+    assert await ask(credential, upstream) == 403
+    (home / "credentials").write_text(profile("default", aws.keys.issue()))
+    assert await credential.refresh()
+    assert await ask(credential, upstream) == 200
+
+
+async def test_a_refresh_that_fails_leaves_the_keys(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    monkeypatch.setattr(renewal, "DEADLINE", 0.2)
+    credential = AwsCredential(region="us-east-1")
+    assert await ask(credential, upstream) == 200
+    aws.fault = "hang"
+    assert not await credential.refresh()
+    assert await ask(credential, upstream) == 200
+
+
+ENDPOINTS = [
+    *itertools.product((use_container, use_role_by_keys), ("hang", "500", "garbage", "incomplete", "expired")),
+    *itertools.product((use_instance_metadata, use_web_identity, use_sso), ("hang", "garbage")),
+]
+
+
+@pytest.mark.parametrize(("use", "fault"), ENDPOINTS)
+async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
+    use: Any,
+    fault: str,
+    aws: Sources,
+    upstream: ThreadedStandIn,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(renewal, "DEADLINE", 0.3)
+    credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
+    aws.fault = fault
+    with caplog.at_level(logging.WARNING, "bud_asgi"), pytest.raises(UpstreamFailed) as failed:
+        await credential.apply(request_to(upstream), {})
+    assert (failed.value.status, failed.value.type, failed.value.elsewhere) == (502, "api_error", True)
+    assert str(failed.value) == "upstream authentication failed"
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi"]
+    assert told.startswith("AWS credentials were not to be had: ")
+    assert str(failed.value.__cause__) in told
+    assert not any(token in told for token in (CONTAINER_TOKEN, WEB_TOKEN, SSO_TOKEN))
+    if fault == "hang":
+        assert "not within the deadline" in told
+        wait_until(lambda: aws.left == len(aws.asked), "the caller has not left")
+
+
+async def test_old_keys_of_the_instance_are_used_on(
+    aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As AWS's libraries do while its metadata service has a bad day: the upstream decides."""
+    aws.fault = "expired"
+    credential = AwsCredential(region="us-east-1", **use_instance_metadata(aws, home, monkeypatch))
+    assert await ask(credential, upstream) == 403
+
+
+async def test_no_keys_anywhere_is_a_failure_too(upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UpstreamFailed):
+        await AwsCredential(region="us-east-1").apply(request_to(upstream), {})
+    with pytest.raises(UpstreamFailed):
+        await AwsCredential(region="us-east-1", profile="unknown").apply(request_to(upstream), {})
+    assert "found none" in caplog.text
+    assert "The config profile (unknown) could not be found" in caplog.text
+
+
+async def test_an_endpoint_that_recovers_is_asked_again(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    monkeypatch.setattr(renewal, "DEADLINE", 0.2)
+    credential = AwsCredential(region="us-east-1")
+    aws.fault = "hang"
+    failures = [credential.apply(request_to(upstream), {}) for _ in range(20)]
+    assert {type(each) for each in await asyncio.gather(*failures, return_exceptions=True)} == {UpstreamFailed}
+    assert len(aws.asked) <= 1
+    aws.fault = None
+    await asyncio.sleep(1.1)
+    assert await ask(credential, upstream) == 200
+
+
+async def test_a_hanging_endpoint_keeps_nobody_else_waiting(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    aws.fault = "hang"
+    hanging = asyncio.create_task(AwsCredential(region="us-east-1").apply(request_to(upstream), {}))
+    await until(lambda: aws.asked == ["container"])
+    before = time.monotonic()
+    assert await ask(AwsCredential(region="us-east-1", **explicit(aws.keys.issue())), upstream) == 200
+    assert time.monotonic() - before < 1
+    assert not hanging.done()
+    aws.fault = None
+    hanging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
+
+
+async def test_who_leaves_harms_no_one_who_waits(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    aws.delay = 0.3
+    credential = AwsCredential(region="us-east-1")
+    waiting = [asyncio.create_task(ask(credential, upstream)) for _ in range(10)]
+    await until(lambda: aws.asked == ["container"])
+    for task in waiting[:5]:
+        task.cancel()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in outcomes[:5]] == [asyncio.CancelledError] * 5
+    assert outcomes[5:] == [200] * 5
+    assert aws.asked == ["container"]
+
+
+@pytest.mark.parametrize("by_role", [False, True])
+async def test_a_process_that_is_given_up_is_ended(by_role: bool, upstream: ThreadedStandIn, home: Path) -> None:
+    script = home / "hangs.sh"
+    script.write_text(f"read line\necho $$ > {home / 'pid'}\nexec sleep 60\n")
+    role = f"role_arn = {ROLE}\nsource_profile = base\n[profile base]\n" if by_role else ""
+    command = shlex.join(["/bin/sh", str(script)])
+    (home / "config").write_text(f"[profile work]\n{role}credential_process = {command}\n")
+    credential = AwsCredential(region="us-east-1", profile="work")
+    asking = asyncio.create_task(credential.apply(request_to(upstream), {}))
+    await until(lambda: (home / "pid").exists() and (home / "pid").read_text().endswith("\n"))
+    for fetch in credential._renewal._running.values():
+        fetch.cancel()
+    with pytest.raises(UpstreamFailed):
+        await asking
+    pid = int((home / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_nobody_is_asked_for_a_code(
+    aws: Sources,
+    upstream: ThreadedStandIn,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = use_role_of_profile(aws, home, monkeypatch)
+    config = (home / "config").read_text()
+    (home / "config").write_text(config.replace("source_profile", "mfa_serial = arn:aws:iam::1:mfa/me\nsource_profile"))
+    with pytest.raises(UpstreamFailed):
+        await AwsCredential(region="us-east-1", **options).apply(request_to(upstream), {})
+    assert "wants an MFA code" in caplog.text
+    assert aws.asked == []
+
+
+# Event loops.
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def new_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    return uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+
+def in_a_loop(new_loop: Callable[[], asyncio.AbstractEventLoop], main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main())
+
+
+@pytest.mark.parametrize("use", [use_container, use_process, use_role_by_keys])
+def test_one_credential_serves_loops_one_after_another(
+    use: Any,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    aws: Sources,
+    upstream: ThreadedStandIn,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
+
+    async def twice() -> tuple[int, bool, int]:
+        return await ask(credential, upstream), await credential.refresh(), await ask(credential, upstream)
+
+    first = in_a_loop(new_loop, twice)
+    second = in_a_loop(new_loop, lambda: ask(credential, upstream))
+    assert (first, second) == ((200, use is not use_process, 200), 200)
+    assert len(aws.asked) == (0 if use is use_process else 2)
+
+
+def test_loops_side_by_side_have_a_fetch_each(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    aws: Sources,
+    upstream: ThreadedStandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_container(monkeypatch, aws)
+    aws.delay = 0.2
+    credential = AwsCredential(region="us-east-1")
+
+    async def many() -> list[int]:
+        return await asyncio.gather(*(ask(credential, upstream) for _ in range(10)))
+
+    with ThreadPoolExecutor() as pool:
+        outcomes = [pool.submit(in_a_loop, new_loop, many) for _ in range(3)]
+        assert [each.result() for each in outcomes] == [[200] * 10] * 3
+    assert 1 <= len(aws.asked) <= 3
+
+
+@pytest.mark.parametrize("use", [use_container, use_role_by_keys, use_web_identity])
+def test_a_loop_that_ends_leaves_nothing_behind(
+    use: Any,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    aws: Sources,
+    upstream: ThreadedStandIn,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
+    aws.fault = "hang"
+
+    async def left_waiting() -> asyncio.Task[HttpRequest]:
+        task = asyncio.create_task(credential.apply(request_to(upstream), {}))
+        await until(lambda: len(aws.asked) == 1)
+        return task
+
+    task = in_a_loop(new_loop, left_waiting)
+    assert task.cancelled()
+    gc.collect()  # what was not closed would warn now, and warnings are errors
+    wait_until(lambda: aws.left == 1, "the endpoint's caller is still there")
+    aws.fault = None
+    assert in_a_loop(new_loop, lambda: ask(credential, upstream)) == 200
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 - what is waited for happens in another thread
+            await asyncio.sleep(0.01)
+
+
+# Behind the endpoint.
+
+
+def test_clients_see_nothing_of_keys_that_expire(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    with gateway("", providers=[Bedrock(region="us-east-1", endpoint=upstream.base_url)]) as here:
+        assert here.post().status_code == 200
+        aws.keys.expire()
+        with ThreadPoolExecutor(10) as pool:
+            replies = [pool.submit(here.post) for _ in range(20)]
+            assert {reply.result().status_code for reply in replies} == {200}
+        assert aws.asked == ["container"] * 2
+        here.assert_nothing_open()
+
+
+def test_clients_are_told_no_more_than_that_it_failed(
+    aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_container(monkeypatch, aws)
+    monkeypatch.setattr(renewal, "DEADLINE", 0.3)
+    aws.fault = "hang"
+    with gateway("", providers=[Bedrock(region="us-east-1", endpoint=upstream.base_url)]) as here:
+        reply = here.post()
+        assert reply.status_code == 502
+        assert reply.json()["error"] == {"type": "api_error", "message": "upstream authentication failed"}
+        assert here.account().attempts[0].failure == "TimeoutError: not within the deadline"
+        here.assert_nothing_open()
+    assert upstream.requests == []
