@@ -65,4 +65,4 @@ def failure_of(error: HttpError) -> UpstreamFailed:
         return UpstreamFailed("The upstream could not be reached.", elsewhere=elsewhere)
     if error.kind == "reset":
         return UpstreamFailed("The upstream closed the connection before its answer was whole.", elsewhere=elsewhere)
-    return UpstreamFailed("The upstream's answer was not valid HTTP.", elsewhere=elsewhere)
+    return UpstreamFailed("The upstream's answer was malformed.", elsewhere=elsewhere)

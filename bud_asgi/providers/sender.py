@@ -8,7 +8,7 @@ import time
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply
 from bud_asgi.protocol.headers import fields_of, request_id_of
-from bud_asgi.providers.failures import UpstreamRefused, failure_of
+from bud_asgi.providers.failures import UpstreamFailed, UpstreamRefused, failure_of
 from bud_asgi.providers.refusal import Refusal, check_encoding, judge_refusal, read_refusal
 from bud_asgi.providers.seam import Call, Provider
 
@@ -60,6 +60,11 @@ async def _refused(provider: Provider, call: Call, reply: HttpReply, attempt: At
         _note(attempt, reply.status, request_id_of(fields))
         return await read_refusal(provider, call, reply, fields)
     except UpstreamRefused as refused:
+        redact = provider.credential.redact
+        refused.told = redact(refused.told)
+        if redact(str(refused)) != str(refused):  # whatever it means, no client may read this, nor the log
+            _log.error("%s: %s told our credential: %.500r", call.request_id, provider.name, refused.told)
+            raise UpstreamFailed("upstream authentication failed", retryable=False) from None
         return refused
     finally:
         reply.close()

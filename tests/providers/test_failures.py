@@ -17,7 +17,7 @@ FAILED: dict[Kind, tuple[int, str, str]] = {
     "tls": (502, "api_error", "The upstream could not be reached."),
     "timeout": (504, "timeout_error", "The upstream did not answer in time."),
     "reset": (502, "api_error", "The upstream closed the connection before its answer was whole."),
-    "protocol": (502, "api_error", "The upstream's answer was not valid HTTP."),
+    "protocol": (502, "api_error", "The upstream's answer was malformed."),
 }
 FLAGS = list(product([False, True], repeat=3))
 

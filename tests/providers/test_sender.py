@@ -8,7 +8,7 @@ from protocol.bodies import body, decode
 from bud_asgi.exchange import Attempt, Target
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers import Anthropic, Call, Refusal, UpstreamFailed, send
+from bud_asgi.providers import Anthropic, Call, Refusal, UpstreamFailed, UpstreamRefused, send
 
 HEADERS = {b"anthropic-version": b"2023-06-01"}
 
@@ -151,3 +151,24 @@ async def test_a_failure_of_the_engine_is_translated_and_kept_as_the_cause(befor
         await sent(Client(*before, error), provider(9))
     assert failed.value.__cause__ is error
     assert all(reply.closed for reply in before)
+
+
+class Talkative(Anthropic):
+    """A provider whose upstream tells our credential in an error of its own form."""
+
+    def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
+        words = body.decode()
+        return UpstreamRefused(words.partition("|")[0], status=status, type_="api_error", told=words)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [(b"quota|key sk-ours-1", "quota"), (b"bad sk-ours-1", "upstream authentication failed")]
+)
+async def test_a_translated_error_never_tells_our_credential(
+    said: bytes, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises((UpstreamRefused, UpstreamFailed), match=f"^{words}$") as refused:
+        await sent(Client(Reply(429, said)), Talkative(api_key="sk-ours-1"))
+    told = refused.value.told if isinstance(refused.value, UpstreamRefused) else ""
+    assert refused.value.__cause__ is None
+    assert "sk-ours-1" not in told + caplog.text

@@ -18,7 +18,7 @@ from bud_asgi.testing import bedrock as stand_ins
 ACCOUNT = "123456789012"
 ARN = f"arn:aws:bedrock:us-east-1:{ACCOUNT}:application-inference-profile/abc123"
 THERE = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
-PROTOCOL = "The upstream's answer was not valid HTTP."
+PROTOCOL = "The upstream's answer was malformed."
 CLOSED = "The upstream closed the connection before its answer was whole."
 ENDED = "The upstream ended its stream before the message was whole."
 FAILED = "The upstream failed."

@@ -51,7 +51,7 @@ from bud_asgi.testing import (
 )
 
 CLOSED = "The upstream closed the connection before its answer was whole."
-NOT_HTTP = "The upstream's answer was not valid HTTP."
+NOT_HTTP = "The upstream's answer was malformed."
 SLOW = "The upstream did not answer in time."
 
 BEFORE_THE_ANSWER: dict[str, tuple[Callable[[], Reply], int, str, str]] = {

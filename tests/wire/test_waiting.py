@@ -156,7 +156,7 @@ FAILED: dict[str, tuple[Callable[[], Reply], str]] = {
     "resets": (reset_before_head, CLOSED),
     "closes": (eof_before_head, CLOSED),
     "resets after its head": (reset_after_head, CLOSED),
-    "is no HTTP": (lambda: raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "The upstream's answer was not valid HTTP."),
+    "is no HTTP": (lambda: raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "The upstream's answer was malformed."),
 }
 
 
