@@ -132,6 +132,8 @@ async def _write(told: Told, receive: Receive, send: Send) -> None:
             pass
 
     flowing, leaving = asyncio.create_task(flow()), asyncio.create_task(left())
+    for task in (flowing, leaving):  # what they end by is looked at, also when this is cancelled before they end
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     await asyncio.wait({flowing, leaving} if told.watched else {flowing}, return_when=asyncio.FIRST_COMPLETED)
     gone = not flowing.done()
     flowing.cancel()
