@@ -61,7 +61,7 @@ async def _refused(provider: Provider, call: Call, reply: HttpReply, attempt: At
         return await read_refusal(provider, call, reply, fields)
     except UpstreamRefused as refused:
         redact = provider.credential.redact
-        refused.told = redact(refused.told)
+        refused.told = " ".join(redact(refused.told).split())[:1000]  # a line of the log, whatever it holds
         if redact(str(refused)) != str(refused):  # whatever it means, no client may read this, nor the log
             _log.error("%s: %s told our credential: %.500r", call.request_id, provider.name, refused.told)
             raise UpstreamFailed("upstream authentication failed", retryable=False) from None
