@@ -58,6 +58,8 @@ class Sources:
         self.lifetime = 3600.0
         self.fault: str | None = None
         self.delay = 0.0
+        self.region = "us-east-1"
+        """That of STS."""
         self.always: AwsKey | None = None
         """The same key every time, instead of a new one."""
         self.asked: list[str] = []
@@ -71,7 +73,7 @@ class Sources:
         self.roles.append(form)
         if form["Action"] == "AssumeRole":
             try:
-                signer = Signer(self.keys, "sts", "us-east-1", lambda: datetime.now(UTC))
+                signer = Signer(self.keys, "sts", self.region, lambda: datetime.now(UTC))
                 signer.verify(_received(request, body))
             except AwsRefused as refused:
                 return _sts_error(403, refused.refusal.message)

@@ -135,6 +135,14 @@ async def test_a_role_is_assumed_as_it_was_said(
     assert "ExternalId" not in plain
 
 
+async def test_sts_is_asked_in_the_machines_own_region(
+    aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    aws.region = "eu-central-1"
+    assert await ask(AwsCredential(region="us-east-1", **use_role_by_keys(aws, home, monkeypatch)), upstream) == 200
+
+
 async def test_a_bearer_token_goes_up_as_it_is(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await ask(AwsCredential(region="us-east-1", bearer_token="bedrock-api-key-stand-in"), upstream) == 200
     assert await ask(AwsCredential(region="us-east-1", bearer_token="another"), upstream) == 403
