@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,7 @@ def server_process(
             stderr=written,
             cwd=cwd,
             env={**os.environ, **environment},
+            start_new_session=True,  # a group of its own, with the workers that it starts
         )
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
@@ -229,5 +230,6 @@ def server_process(
             assert process.poll() is None, server.log
             yield server
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
