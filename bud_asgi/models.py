@@ -25,8 +25,9 @@ async def answer_models(
     send: Send,
 ) -> None:
     """Answer `GET /v1/models` or `GET /v1/models/{id}`, from what is known now. Raises `InvalidRequest`, `NotFound`."""
-    query = read_query(scope.get("query_string", b""))
-    beta = query.beta or b"anthropic-beta" in exchange.headers
+    asked = scope.get("query_string", b"")
+    beta = b"beta=true" in asked.split(b"&") or b"anthropic-beta" in exchange.headers
+    query = read_query(asked if exchange.operation == "models.list" else b"")
     models = offered(offers, await listings.told(), providers, principal)
     if exchange.operation == "models.list":
         if query.after_id and known_model(query.after_id) and find(models, query.after_id) is None:

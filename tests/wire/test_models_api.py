@@ -138,6 +138,7 @@ RETRIEVED = {
     "claude-haiku-4-5": "claude-haiku-4-5-20251001",
     "meta%2Fllama%20%C3%A9%203": "meta/llama é 3",
     "claude%2Dopus%2D5?limit=5": "claude-opus-5",
+    "claude-opus-5?limit=0&after_id=a&before_id=b": "claude-opus-5",
 }
 
 
