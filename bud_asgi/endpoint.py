@@ -130,22 +130,25 @@ class Endpoint:
         provider = self._providers[target.provider]
         attempt = Attempt(target)
         exchange.attempts.append(attempt)
+        exchange.outcome = None  # that of the attempt before is in the account of that
         reply: HttpReply | None = None
         try:
             # The call stands in no variable here: the request's body is not kept while a stream is relayed.
             answer = await send_upstream(self._resources().client, provider, _call(exchange, target), attempt)
+            refusal = answer if isinstance(answer, Refusal) else None
+            reply = None if isinstance(answer, Refusal) else answer
             if waiting is not None:
                 await waiting.over()
-            if not isinstance(answer, Refusal):
-                reply = answer
-                answer = await relay(exchange, attempt, reply, send, stream=waiting is not None)
-                if answer is not None:
-                    judge_refusal(provider, exchange.request_id, answer)
-            if answer is not None:
-                await deliver_refusal(exchange, answer, send)
+            if reply is not None:
+                refusal = await relay(exchange, attempt, reply, send, stream=waiting is not None)
+                if refusal is not None:
+                    judge_refusal(provider, exchange.request_id, refusal)
+            if refusal is not None:
+                await deliver_refusal(exchange, refusal, send)
         except (UpstreamFailed, UpstreamRefused) as error:
             attempt.failure = error.told if isinstance(error, UpstreamRefused) else str(error.__cause__ or error)
-            exchange.outcome = "answered" if isinstance(error, UpstreamRefused) else "upstream_failed"
+            told = isinstance(error, UpstreamRefused) and not error.credential
+            exchange.outcome = "answered" if told else "upstream_failed"
             _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
             raise
         finally:

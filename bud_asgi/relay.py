@@ -160,7 +160,7 @@ async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
 
 async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, send: Send, held: list[bytes]) -> None:
     """Relay what comes until the stream has ended, and end the response as the stream did: whole, or with an error."""
-    chunk: bytes | None = held.pop() if held else b""
+    chunk: bytes | None = held.pop()
     failure: UpstreamFailed | None = None
     while not reply.done:
         if chunk:

@@ -16,7 +16,7 @@ from starlette.types import Message
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp, hosting, relay, waiting, watch
 from bud_asgi.clock import Clock
 from bud_asgi.protocol.sse import PING
-from bud_asgi.testing import Reply, StandIn, error, hang, html, late, sse
+from bud_asgi.testing import Reply, StandIn, error, hang, hang_mid_event, html, late, sse
 
 SENT = b'{"model":"m","max_tokens":1,"stream":true,"messages":[{"role":"user","content":"Hi"}]}'
 STREAM = b"event: message_start\ndata: {}\n\nevent: message_stop\ndata: {}\n\n"
@@ -224,3 +224,19 @@ async def test_at_any_moment_a_cancellation_leaves_a_response_in_order(running: 
         assert task.cancelled() or task.exception() is None
     await account(running, rounds)
     assert {one.outcome for one in running.settled} <= {"cancelled", "answered", "upstream_failed"}
+
+
+@pytest.mark.parametrize("how", ["cancelled", "client gone"])
+async def test_a_reply_that_came_while_a_ping_was_stuck_is_closed_with_its_request(running: Running, how: str) -> None:
+    running.upstream.enqueue(late(0.06, hang_mid_event()))
+    server = Server(blocks_on=PING)
+    task = running.call(server)
+    await asyncio.sleep(0.15)  # its head is here, and the client takes nothing
+    assert running.upstream.connections_open == 1
+    if how == "cancelled":
+        task.cancel()
+    else:
+        server.left.set()
+    await asyncio.wait({task}, timeout=1.5)
+    assert task.done()
+    await running.upstream.wait_aborted(0.5)

@@ -22,19 +22,21 @@ STREAM_HEADERS = (
 )
 """The headers of a stream, as the service writes them; the last keeps a proxy from holding events back."""
 
+ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+"""For `bytes.translate`: puts JSON on one line. Line ends can only stand between its tokens."""
+
 MAX_EVENT = 4 << 20
 """The largest event that is looked into, in bytes. A larger one is relayed like any other, but not read."""
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\r|\n){2}")
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # line ends can only stand between the tokens of JSON
 _LONGEST_END = 3  # bytes of an end of event that may stand in front of its last one
 _LONGEST_RARE = 8  # bytes of the longest name that `_is_rare` looks for
 
 
 def error_event(body: bytes) -> bytes:
     """An `error` event whose data is an envelope, put on one line if it came on several."""
-    return b"event: error\ndata: " + body.translate(_ONE_LINE) + b"\n\n"
+    return b"event: error\ndata: " + body.translate(ONE_LINE) + b"\n\n"
 
 
 class Event(msgspec.Struct, frozen=True):

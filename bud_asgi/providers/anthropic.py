@@ -111,7 +111,6 @@ class Anthropic:
             raise ValueError(f"the provider {name!r} needs an api_key")
         self.name = name
         self.base_url = base_url
-        self._passes_through = auth == "client"
         self.credential: Credential = (
             ClientCredential()
             if auth == "client"
@@ -133,7 +132,7 @@ class Anthropic:
 
     def listing(self) -> HttpRequest | None:
         """The request for the list of models, unless only the client could make it."""
-        if self._passes_through:
+        if not self.credential.ours:
             return None
         return HttpRequest(
             self._origin, b"GET", self._path.encode() + _LISTING, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS
@@ -143,7 +142,7 @@ class Anthropic:
         """The request as it came; only a mapped model is replaced."""
         request, model = call.request, call.model
         renamed = model is not None and model != request.model
-        more = forwarded_headers(call.headers, account=self._passes_through, trace_context=self._trace_context)
+        more = forwarded_headers(call.headers, account=not self.credential.ours, trace_context=self._trace_context)
         return Written(
             HttpRequest(
                 origin=self._origin,

@@ -78,16 +78,7 @@ class AwsCredential:
         session_name: str | None = None,
         bearer_token: Secret | str | None = None,
     ) -> None:
-        _check_forms(
-            {
-                "region": region,
-                "service": service,
-                "profile": profile,
-                "role_arn": role_arn,
-                "external_id": external_id,
-                "session_name": session_name,
-            }
-        )
+        _check_forms({"region": region, "service": service})
         given = {
             "profile": profile,
             "access_key": access_key,
@@ -98,6 +89,7 @@ class AwsCredential:
             "session_name": session_name,
             "bearer_token": bearer_token,
         }
+        _check_forms(given)
         _check_together({name for name, value in given.items() if value is not None})
         self.region = region
         self.service = service
@@ -157,9 +149,10 @@ def _timestamp(second: int) -> bytes:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second)).encode()
 
 
-def _check_forms(options: Mapping[str, str | None]) -> None:
-    for name, value in options.items():
-        if value is not None and not _FORMS[name].fullmatch(value):
+def _check_forms(options: Mapping[str, Secret | str | None]) -> None:
+    for name, form in _FORMS.items():
+        value = options.get(name)
+        if isinstance(value, str) and not form.fullmatch(value):
             raise ValueError(f"{name} can't be {value[:200]!r}")
 
 

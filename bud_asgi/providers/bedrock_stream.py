@@ -17,7 +17,7 @@ import msgspec
 from bud_asgi.http import Header, HttpError, HttpReply
 from bud_asgi.protocol.errors import GatewayError, error_body
 from bud_asgi.protocol.eventstream import EventStreamDecoder, EventStreamError, EventStreamMessage
-from bud_asgi.protocol.sse import PING, error_event
+from bud_asgi.protocol.sse import ONE_LINE, PING, error_event
 from bud_asgi.providers.bedrock_errors import AwsFault, fault_of_message
 
 MAX_COUNT = 1 << 16
@@ -38,7 +38,6 @@ _NAMES = frozenset(
 )
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _NAME = re.compile(r"[!-~]{1,100}")
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # line ends can only stand between the tokens of JSON
 
 
 class _Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -133,7 +132,7 @@ class EventsToSse:
         return error_event(error_body(self._explain(fault), self._request_id))
 
     def _write_event(self, event: bytes, written: list[bytes]) -> None:
-        event = event.translate(_ONE_LINE)
+        event = event.translate(ONE_LINE)
         if event.startswith(_DELTA):  # nearly all of a stream
             written += (_BEFORE_DELTA, event, b"\n\n")
             return

@@ -9,7 +9,7 @@ import msgspec
 from bud_asgi.http import HttpReply, read_body
 from bud_asgi.protocol.errors import NotFound, read_error
 from bud_asgi.protocol.headers import Headers, relayed_headers
-from bud_asgi.providers.failures import UpstreamFailed
+from bud_asgi.providers.failures import UpstreamFailed, UpstreamRefused
 from bud_asgi.providers.seam import Call, Provider
 
 _MAX_ERROR_BODY = 1 << 20
@@ -28,8 +28,9 @@ class Refusal(msgspec.Struct, frozen=True):
 async def read_refusal(provider: Provider, call: Call, reply: HttpReply, fields: Headers) -> Refusal:
     """Read the body of a reply that is not a 200.
 
-    Raises `UpstreamRefused` for what the provider has translated, `UpstreamFailed` for what is no error object,
-    `NotFound` for an upstream that does not count tokens, `HttpError`.
+    Raises `UpstreamRefused` for what the provider has translated, and for any other 401 on the gateway's own
+    credential; `UpstreamFailed` for what is no error object, `NotFound` for an upstream that does not count tokens,
+    `HttpError`.
     """
     if reply.status < 400:
         raise UpstreamFailed(f"The upstream answered {reply.status} where a Message was expected.")
@@ -39,6 +40,11 @@ async def read_refusal(provider: Provider, call: Call, reply: HttpReply, fields:
         raise refused
     if whole and read_error(body) is not None:
         return Refusal(reply.status, body, relayed_headers(fields, error=True))
+    if reply.status == 401 and provider.credential.ours:
+        told = f"401 {body[:500].decode('utf-8', 'replace')}"
+        raise UpstreamRefused(
+            "upstream authentication failed", status=502, type_="api_error", told=told, credential=True, retryable=False
+        )
     if reply.status == 404 and call.request.counting:
         raise NotFound("The upstream of this model does not count tokens.")
     raise UpstreamFailed(f"The upstream answered {reply.status} without an error object.")

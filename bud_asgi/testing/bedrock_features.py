@@ -6,10 +6,10 @@ observed, else those of the Messages API.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 from bud_asgi.testing.checks import Fields, no_others
+from bud_asgi.testing.content_blocks import blocks, objects
 from bud_asgi.testing.models import generation
 from bud_asgi.testing.refusals import Refused, invalid
 
@@ -47,10 +47,10 @@ def judge_features(fields: Fields, model: str, betas: frozenset[str]) -> None:
     for at, block in blocks(fields):
         _judge_mark(block, at, model)
         _judge_source(block, at)
-    for n, tool in enumerate(_objects(fields.get("tools"))):
+    for n, tool in enumerate(objects(fields.get("tools"))):
         _judge_mark(tool, f"tools.{n}", model)
         _judge_tool(tool, f"tools.{n}", model, betas)
-    for n, message in enumerate(_objects(fields.get("messages"))):
+    for n, message in enumerate(objects(fields.get("messages"))):
         if message.get("role") == "system" and generation(model) < (4, 8):
             raise invalid(f"messages.{n}.role: Input should be 'user' or 'assistant'")
     _judge_output(fields, model)
@@ -123,28 +123,11 @@ def _judge_thinking(fields: Fields, model: str) -> None:
 def _judge_edits(fields: Fields, betas: frozenset[str]) -> None:
     managed: object = fields.get("context_management")
     edits = cast("dict[str, Any]", managed).get("edits") if isinstance(managed, dict) else None
-    for n, edit in enumerate(_objects(edits)):
+    for n, edit in enumerate(objects(edits)):
         kind = str(edit.get("type"))
         flag = next((flag for start, flag in _EDITS.items() if kind.startswith(start)), None)
         if flag not in betas:
             raise _no_tag(f"context_management.edits.{n}", kind, ("clear_tool_uses_20250919", "compact_20260112"))
-
-
-def blocks(fields: Fields) -> Iterator[tuple[str, Fields]]:
-    """Every block with where it stands: of the system prompt, of messages, of tools' results."""
-    parts: list[tuple[str, object]] = [("system", fields.get("system"))]
-    messages = enumerate(_objects(fields.get("messages")))
-    parts += [(f"messages.{n}.content", message.get("content")) for n, message in messages]
-    while parts:
-        at, part = parts.pop(0)
-        for n, block in enumerate(_objects(part)):
-            yield f"{at}.{n}", block
-            parts.append((f"{at}.{n}.{block.get('type')}.content", block.get("content")))
-
-
-def _objects(value: object) -> list[Fields]:
-    items = cast("list[object]", value) if isinstance(value, list) else []
-    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
 
 
 def _extra(at: str) -> Refused:

@@ -5,10 +5,10 @@ Sources: "Claude on Vertex AI", "Features overview"; wordings as observed, else 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 from bud_asgi.testing.checks import Fields
+from bud_asgi.testing.content_blocks import blocks, objects
 from bud_asgi.testing.refusals import invalid
 
 _ABSENT = ("container", "fallbacks", "inference_geo", "mcp_servers", "output_format", "service_tier", "speed", "thread")
@@ -22,10 +22,10 @@ def judge_features(fields: Fields, model: str) -> None:
     for name in _ABSENT:
         if name in fields:
             raise invalid(f"{name}: Extra inputs are not permitted")
-    for at, block in _blocks(fields):
+    for at, block in blocks(fields):
         _judge_mark(block, at)
         _judge_source(block, at)
-    for n, tool in enumerate(_objects(fields.get("tools"))):
+    for n, tool in enumerate(objects(fields.get("tools"))):
         _judge_mark(tool, f"tools.{n}")
         kind = tool.get("type", "custom")
         if kind != "custom" and not str(kind).startswith(_TOOLS):
@@ -54,20 +54,3 @@ def _no_tag(at: str, tag: object, known: tuple[str, ...]) -> Exception:
     names = ", ".join(f"'{name}'" for name in known)
     words = f"Input tag '{tag}' found using 'type' does not match any of the expected tags: {names}"
     return invalid(f"{at}: {words}")
-
-
-def _blocks(fields: Fields) -> Iterator[tuple[str, Fields]]:
-    """Every block with where it stands: of the system prompt, of messages, of tools' results."""
-    parts: list[tuple[str, object]] = [("system", fields.get("system"))]
-    messages = enumerate(_objects(fields.get("messages")))
-    parts += [(f"messages.{n}.content", message.get("content")) for n, message in messages]
-    while parts:
-        at, part = parts.pop(0)
-        for n, block in enumerate(_objects(part)):
-            yield f"{at}.{n}", block
-            parts.append((f"{at}.{n}.{block.get('type')}.content", block.get("content")))
-
-
-def _objects(value: object) -> list[Fields]:
-    items = cast("list[object]", value) if isinstance(value, list) else []
-    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]

@@ -136,6 +136,17 @@ async def test_after_a_401_a_fresh_credential_is_tried_once() -> None:
     assert [wire(request) for request in client.requests] == [body(model=b'"other"')] * 2
 
 
+async def test_a_401_is_one_whatever_it_says() -> None:
+    client = Client(Reply(401, b"<html>"), second := Reply(200))
+    assert (await sent(client, provider(9)))[0] is second
+    with pytest.raises(UpstreamRefused, match=r"^upstream authentication failed$") as refused:
+        await sent(Client(Reply(401, b"<html>")), provider(0))
+    assert (refused.value.status, refused.value.credential, refused.value.told) == (502, True, "401 <html>")
+    passing = Anthropic(auth="client")
+    with pytest.raises(UpstreamFailed, match=r"^The upstream answered 401 without an error object\.$"):
+        await sent(Client(Reply(401, b"<html>")), passing)
+
+
 @pytest.mark.parametrize(("left", "asked"), [(0, 1), (9, 2)])
 async def test_a_401_that_stays_is_ours_to_mend(left: int, asked: int) -> None:
     client = Client(first := Reply(401), second := Reply(401))
