@@ -14,6 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 
+from bud_asgi import Route
 from bud_asgi.http import Timeouts
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, big_stream, hang, hang_mid_event, text
 
@@ -155,3 +156,22 @@ def test_at_random_moments_everything_is_settled_once(patient: Gateway, upstream
     wait_until(lambda: len(patient.settled) == 40, "40 accounts")
     assert {account.outcome for account in patient.settled} <= {"client_gone", "answered"}
     assert all(request.done or request.aborted for request in upstream.requests)
+
+
+@pytest.mark.parametrize("body", [PLAIN, STREAMING], ids=["json", "stream"])
+def test_while_the_second_target_is_asked(upstream: ThreadedStandIn, body: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    slow = Timeouts(2.0, 60.0, 60.0)
+    providers = [provider(nobody, name="first"), provider(upstream.base_url, name="second", timeouts=slow)]
+    with gateway("", providers=providers, routes=[Route("*", to=["first", "second"])]) as here:
+        upstream.enqueue(hang_mid_event())
+        with connect(here) as client:
+            client.sendall(head(len(body)) + body)
+            upstream.wait_requests()
+            time.sleep(0.5)
+        upstream.wait_aborted(timeout=2.0)
+        account = here.account()
+        assert account.outcome == "client_gone"
+        assert [attempt.failure is None for attempt in account.attempts] == [False, True]
+        here.assert_nothing_open()
