@@ -20,7 +20,7 @@ from collections.abc import Callable
 from starlette.types import Message, Scope
 
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key, new_api_key
-from bud_asgi.protocol.messages import decode_request
+from bud_asgi.protocol.request import decode_request
 from bud_asgi.protocol.sse import StreamObserver
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.testing import StandIn, json_body

@@ -24,7 +24,7 @@ import trustme
 import uvloop
 
 from bud_asgi.protocol.sse import PING
-from bud_asgi.testing.bedrock_stream import chunk as frame
+from bud_asgi.testing.bedrock.stream import chunk as frame
 
 EVERY = 0.02
 """Seconds between two events of a paced stream."""

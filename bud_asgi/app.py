@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bud_asgi.auth import ApiKeys, AuthMiddleware
 from bud_asgi.endpoint import Endpoint
 from bud_asgi.exchange import Exchange
-from bud_asgi.hosting import LastWord, PerLoop, install, local_path, run_lifespan
+from bud_asgi.hosting import FinalErrorEvent, PerLoop, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
 from bud_asgi.limits import Limit, RateLimitMiddleware
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -63,7 +63,7 @@ class MessagesApp:
             middleware = _default_stack(auth, routes, limits, names)
         elif auth is not None or routes is not None or limits:
             raise ValueError("middleware= replaces the default stack whole: say auth, routes and limits in it")
-        ours = all(provider.credential.ours for provider in providers)
+        ours = all(provider.credential.is_operators for provider in providers)
         if not ours and any(isinstance(layer.kwargs.get("backend"), ApiKeys) for layer in middleware):
             raise ValueError(
                 'with auth=ApiKeys(...) no provider can have auth="client": it would hand your keys to its upstream'
@@ -77,20 +77,20 @@ class MessagesApp:
         for layer in reversed(middleware):
             self._stack = layer.cls(self._stack, *layer.args, **layer.kwargs)
 
-    def install(self, host: Starlette, path: str, *, last_word: bool = False) -> None:
+    def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and a request for the bare prefix is redirected by Starlette. FastAPI's dependencies do not run for
         a mounted app: authentication is `auth=`'s alone. A limit of the host's on request bodies holds here too.
 
-        `last_word` puts a layer of ours outermost in the host: only with it can a stream below a `BaseHTTPMiddleware`
-        end with an `error` event when the server cancels it past its grace. Raises `ValueError` where something is
-        mounted already.
+        `final_error_event` puts a layer of ours outermost in the host: only with it can a stream below a
+        `BaseHTTPMiddleware` end with an `error` event when the server cancels it past its grace. Raises `ValueError`
+        where something is mounted already.
         """
         install(host, path, self, self.lifespan)
-        if last_word:
-            host.add_middleware(LastWord)
+        if final_error_event:
+            host.add_middleware(FinalErrorEvent)
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:

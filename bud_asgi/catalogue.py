@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from bud_asgi.protocol.models import Lifecycle, Model
+from bud_asgi.protocol.models_api import Lifecycle, Model
 
 Service = Literal["anthropic", "bedrock", "vertex"]
 """Where a model may be served."""

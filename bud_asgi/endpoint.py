@@ -13,12 +13,19 @@ from starlette.types import Receive, Scope, Send
 from bud_asgi.clock import Clock
 from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Offer, Outcome, Principal, Target
 from bud_asgi.http import HttpClient, HttpReply
-from bud_asgi.listing import Listings
-from bud_asgi.models import answer_models
+from bud_asgi.models.answer import answer_models
+from bud_asgi.models.upstream_lists import Listings
 from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, ShuttingDown
-from bud_asgi.protocol.messages import MessagesRequest
 from bud_asgi.protocol.operations import MODELS
-from bud_asgi.providers import Call, Provider, Refusal, UpstreamFailed, UpstreamRefused, judge_refusal
+from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.providers import (
+    Provider,
+    ProviderRequest,
+    TranslatedUpstreamError,
+    UpstreamErrorResponse,
+    UpstreamUnavailable,
+    judge_refusal,
+)
 from bud_asgi.providers import send as send_upstream
 from bud_asgi.relay import deliver_refusal, end_early, relay
 from bud_asgi.waiting import Waiting
@@ -111,7 +118,7 @@ class Endpoint:
             for target in targets[:-1]:
                 try:
                     await self._attempt(exchange, target, waiting, send)
-                except UpstreamFailed as error:
+                except UpstreamUnavailable as error:
                     if not error.elsewhere or exchange.committed is not None:
                         raise
                 else:
@@ -135,8 +142,8 @@ class Endpoint:
         try:
             # The call stands in no variable here: the request's body is not kept while a stream is relayed.
             answer = await send_upstream(self._resources().client, provider, _call(exchange, target), attempt)
-            refusal = answer if isinstance(answer, Refusal) else None
-            reply = None if isinstance(answer, Refusal) else answer
+            refusal = answer if isinstance(answer, UpstreamErrorResponse) else None
+            reply = None if isinstance(answer, UpstreamErrorResponse) else answer
             if waiting is not None:
                 await waiting.over()
             if reply is not None:
@@ -145,9 +152,11 @@ class Endpoint:
                     judge_refusal(provider, exchange.request_id, refusal)
             if refusal is not None:
                 await deliver_refusal(exchange, refusal, send)
-        except (UpstreamFailed, UpstreamRefused) as error:
-            attempt.failure = error.told if isinstance(error, UpstreamRefused) else str(error.__cause__ or error)
-            told = isinstance(error, UpstreamRefused) and not error.credential
+        except (UpstreamUnavailable, TranslatedUpstreamError) as error:
+            attempt.failure = (
+                error.told if isinstance(error, TranslatedUpstreamError) else str(error.__cause__ or error)
+            )
+            told = isinstance(error, TranslatedUpstreamError) and not error.credential
             exchange.outcome = "answered" if told else "upstream_failed"
             _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
             raise
@@ -157,8 +166,8 @@ class Endpoint:
                 reply.close()
 
 
-def _call(exchange: Exchange, target: Target) -> Call:
-    return Call(exchange.judged, exchange.headers, target.model, exchange.request_id)
+def _call(exchange: Exchange, target: Target) -> ProviderRequest:
+    return ProviderRequest(exchange.judged, exchange.headers, target.model, exchange.request_id)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:

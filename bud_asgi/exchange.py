@@ -17,15 +17,15 @@ from starlette.authentication import BaseUser
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from bud_asgi.protocol.account_state import BoundState, bound_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
-from bud_asgi.protocol.bound import BoundState, bound_state
 from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
 from bud_asgi.protocol.headers import check_request_headers, merge_headers
-from bud_asgi.protocol.messages import LARGE_BODY, MessagesRequest, decode_request, weigh_request
-from bud_asgi.protocol.names import matches_any
 from bud_asgi.protocol.operations import Operation
+from bud_asgi.protocol.patterns import matches_any
+from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, decode_request, weigh_request
 from bud_asgi.protocol.usage import Usage
-from bud_asgi.tasks import OwnTasks
+from bud_asgi.tasks import BackgroundTasks
 
 SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
@@ -37,7 +37,7 @@ Outcome = Literal["answered", "refused", "upstream_failed", "client_gone", "canc
 `upstream_failed`: no whole answer came. `client_gone`: nobody was there any more. `cancelled`: by the host's server.
 """
 
-_unowned = OwnTasks()
+_unowned = BackgroundTasks()
 
 
 class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):

@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bud_asgi.clock import Clock
 from bud_asgi.exchange import SCOPE_KEY, Exchange
 from bud_asgi.http import HttpClient
-from bud_asgi.listing import Listings
+from bud_asgi.models.upstream_lists import Listings
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.providers import Provider
-from bud_asgi.tasks import OwnTasks
+from bud_asgi.tasks import BackgroundTasks
 
 EnterLifespan = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -58,7 +58,7 @@ class LoopResources:
         self.client = client
         self.clock = Clock(asyncio.get_running_loop())
         self.listings = Listings(providers, client)
-        self.tasks = OwnTasks()
+        self.tasks = BackgroundTasks()
         self.in_flight: set[Exchange] = set()
         self.draining = False
         self._empty = asyncio.Event()
@@ -159,7 +159,7 @@ async def run_lifespan(lifespan: EnterLifespan, receive: Receive, send: Send) ->
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class LastWord:
+class FinalErrorEvent:
     """A layer for the very outside of a host: ends a guest's stream when the layers between can't any more.
 
     Past its grace a server cancels what runs; a `BaseHTTPMiddleware` in the host then lets nothing of the guest's out.

@@ -17,7 +17,7 @@ from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, error_body, r
 from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, StreamObserver, error_event
 from bud_asgi.protocol.usage import usage_of_message
-from bud_asgi.providers import Refusal, UpstreamFailed, failure_of
+from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, failure_of
 from bud_asgi.waiting import PING_AFTER
 
 COMMIT_WITHIN = 2.0
@@ -35,11 +35,13 @@ HOLD = 4 << 20
 _HOLD_BEFORE_EVENT = 1 << 20
 
 
-async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send, *, stream: bool) -> Refusal | None:
+async def relay(
+    exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send, *, stream: bool
+) -> UpstreamErrorResponse | None:
     """Deliver a reply of status 200 in the Anthropic format. The reply is the caller's to close.
 
     Returns the upstream's own error, if that came as the first event, which is for the caller to judge and deliver;
-    nothing of it has been sent then. Raises `UpstreamFailed`, only before the response has begun.
+    nothing of it has been sent then. Raises `UpstreamUnavailable`, only before the response has begun.
     """
     fields = fields_of(reply.headers)
     try:
@@ -51,7 +53,7 @@ async def relay(exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Se
     return None
 
 
-async def deliver_refusal(exchange: Exchange, refusal: Refusal, send: Send) -> None:
+async def deliver_refusal(exchange: Exchange, refusal: UpstreamErrorResponse, send: Send) -> None:
     """Pass an upstream's error on: its status, its bytes, and when to try again.
 
     Where pings have begun the response already, its bytes are the data of an `error` event.
@@ -68,11 +70,11 @@ async def deliver_refusal(exchange: Exchange, refusal: Refusal, send: Send) -> N
 
 async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send) -> None:
     if media_type(fields) != b"application/json":
-        raise UpstreamFailed("The upstream's answer was not JSON.")
+        raise UpstreamUnavailable("The upstream's answer was not JSON.")
     body, whole = await read_body(reply, HOLD)
     attempt.first_event = time.monotonic()
     if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
-        raise UpstreamFailed("The upstream's answer was not a Message.")
+        raise UpstreamUnavailable("The upstream's answer was not a Message.")
     headers = relayed_headers(fields, error=False)
     if whole:
         exchange.usage = None if exchange.counting else usage_of_message(body)
@@ -101,14 +103,16 @@ async def _relay_rest(exchange: Exchange, reply: HttpReply, send: Send, chunk: b
 
 async def _relay_stream(
     exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send
-) -> Refusal | None:
+) -> UpstreamErrorResponse | None:
     if media_type(fields) != b"text/event-stream":
-        raise UpstreamFailed("The upstream's answer was not an event stream.")
+        raise UpstreamUnavailable("The upstream's answer was not an event stream.")
     observer = StreamObserver()
     held = [await _hold(observer, reply)]  # emptied by whoever sends it: an open stream keeps nothing of its past
     attempt.first_event = time.monotonic()
     if observer.refused and observer.error is not None and (said := read_error(observer.error)):
-        return Refusal(STATUS_OF_TYPE.get(said.type, 500), observer.error, relayed_headers(fields, error=True))
+        return UpstreamErrorResponse(
+            STATUS_OF_TYPE.get(said.type, 500), observer.error, relayed_headers(fields, error=True)
+        )
     if exchange.committed is None:
         headers = relayed_headers(fields, error=False)
         await exchange.start_response(send, 200, [*headers, *STREAM_HEADERS[1:]])
@@ -152,7 +156,7 @@ async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
         if chunk is None:
             break
         if not chunk:
-            raise UpstreamFailed("The upstream's stream ended before its first event.")
+            raise UpstreamUnavailable("The upstream's stream ended before its first event.")
         held += chunk
         observer.feed(chunk)
     return bytes(held)
@@ -161,7 +165,7 @@ async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
 async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, send: Send, held: list[bytes]) -> None:
     """Relay what comes until the stream has ended, and end the response as the stream did: whole, or with an error."""
     chunk: bytes | None = held.pop()
-    failure: UpstreamFailed | None = None
+    failure: UpstreamUnavailable | None = None
     while not reply.done:
         if chunk:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -181,7 +185,7 @@ async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, 
     observer.feed(rest)
     last = (chunk or b"") + rest
     if not observer.ended:
-        failure = failure or UpstreamFailed("The upstream ended its stream before the message was whole.")
+        failure = failure or UpstreamUnavailable("The upstream ended its stream before the message was whole.")
         last += _last_words(exchange, observer, failure)
         exchange.outcome = "upstream_failed"
     else:

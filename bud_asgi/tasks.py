@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 _log = logging.getLogger("bud_asgi")
 
 
-class OwnTasks:
+class BackgroundTasks:
     """Tasks that somebody owns: kept alive while they run, waited for at shutdown, their failures logged.
 
     A request that is cancelled can't await in its `finally`; what must be done after it is started here.

@@ -10,7 +10,7 @@ from importlib.resources import files
 import pytest
 
 from bud_asgi.catalogue import KnownModel, Service, catalogue, known_model, served_at
-from bud_asgi.protocol.models import ListQuery, page
+from bud_asgi.protocol.models_api import ListQuery, page
 
 MODELS = catalogue().models
 SERVICES: tuple[Service, ...] = ("anthropic", "bedrock", "vertex")

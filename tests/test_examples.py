@@ -14,7 +14,7 @@ import pytest
 
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock, vertex
 from bud_asgi.testing.google import Google
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HELLO: list[anthropic.types.MessageParam] = [{"role": "user", "content": "Hello"}]

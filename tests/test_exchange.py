@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange, Principal
 from bud_asgi.protocol.errors import ClientGone, GatewayError, InvalidRequest, MethodNotAllowed, RequestTooLarge
-from bud_asgi.protocol.messages import LARGE_BODY
+from bud_asgi.protocol.request import LARGE_BODY
 
 TOO_LARGE = "Request exceeds the maximum size of 33554432 bytes"
 

@@ -11,12 +11,13 @@ import pytest
 import pytest_asyncio
 from auth.driver import call, http_scope
 
-from bud_asgi import Anonymous, MessagesApp, listing
+from bud_asgi import Anonymous, MessagesApp
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Engine, HttpRequest
-from bud_asgi.listing import Listings, Told
+from bud_asgi.models import upstream_lists as listing
+from bud_asgi.models.upstream_lists import Listings, Told
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers import Anthropic, UpstreamFailed
+from bud_asgi.providers import Anthropic, UpstreamUnavailable
 from bud_asgi.testing import (
     Reply,
     StandIn,
@@ -250,10 +251,10 @@ async def test_closing_gives_up_what_is_asked_for(upstream: StandIn, ask: Ask) -
 class NoCredential:
     """What finds no credential to put on."""
 
-    ours = True
+    is_operators = True
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        raise UpstreamFailed("upstream authentication failed")
+        raise UpstreamUnavailable("upstream authentication failed")
 
     async def refresh(self) -> bool:
         return False

@@ -14,7 +14,7 @@ import pytest
 
 import bud_asgi
 from bud_asgi.testing import StandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

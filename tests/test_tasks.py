@@ -8,11 +8,11 @@ import logging
 
 import pytest
 
-from bud_asgi.tasks import OwnTasks
+from bud_asgi.tasks import BackgroundTasks
 
 
 async def test_work_goes_on_when_whoever_started_it_was_cancelled() -> None:
-    tasks, done = OwnTasks(), asyncio.Event()
+    tasks, done = BackgroundTasks(), asyncio.Event()
 
     async def work() -> None:
         await asyncio.sleep(0.01)
@@ -37,7 +37,7 @@ async def test_work_goes_on_when_whoever_started_it_was_cancelled() -> None:
 
 
 async def test_a_failure_is_logged_with_its_traceback_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    tasks, done = OwnTasks(), asyncio.Event()
+    tasks, done = BackgroundTasks(), asyncio.Event()
 
     async def fails() -> None:
         raise ZeroDivisionError("no store")
@@ -57,11 +57,11 @@ async def test_a_failure_is_logged_with_its_traceback_and_stops_nobody(caplog: p
 
 
 async def test_a_drain_with_nothing_to_wait_for_returns_at_once() -> None:
-    await asyncio.wait_for(OwnTasks().drain(60), 1)
+    await asyncio.wait_for(BackgroundTasks().drain(60), 1)
 
 
 async def test_a_drain_waits_for_all() -> None:
-    tasks, done = OwnTasks(), list[int]()
+    tasks, done = BackgroundTasks(), list[int]()
 
     async def work(number: int) -> None:
         await asyncio.sleep(number / 1000)
@@ -75,7 +75,7 @@ async def test_a_drain_waits_for_all() -> None:
 
 
 async def test_what_is_late_is_cancelled_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    tasks, ended = OwnTasks(), list[str]()
+    tasks, ended = BackgroundTasks(), list[str]()
 
     async def work(name: str, seconds: float) -> None:
         try:
@@ -100,7 +100,7 @@ async def test_what_is_late_is_cancelled_and_counted(caplog: pytest.LogCaptureFi
 
 
 async def test_late_work_may_still_clean_up() -> None:
-    tasks, cleaned = OwnTasks(), asyncio.Event()
+    tasks, cleaned = BackgroundTasks(), asyncio.Event()
 
     async def work() -> None:
         try:
@@ -115,7 +115,7 @@ async def test_late_work_may_still_clean_up() -> None:
 
 
 async def test_work_that_is_started_by_work_is_waited_for_too() -> None:
-    tasks, done = OwnTasks(), asyncio.Event()
+    tasks, done = BackgroundTasks(), asyncio.Event()
 
     async def last() -> None:
         await asyncio.sleep(0.01)

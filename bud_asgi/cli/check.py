@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bud_asgi.config import Settings
-from bud_asgi.protocol.names import matches_any
+from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.routing import Route
 
 CLAUDE_CODE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-fable-5-2")

@@ -30,7 +30,7 @@ from bud_asgi.cli.demo_providers import MODEL, routes_to, show_providers
 from bud_asgi.cli.demo_upstreams import Upstream, real_provider, stand_ins
 from bud_asgi.providers import Provider
 from bud_asgi.testing import text
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 PAGE_MODEL = "claude-3-5-sonnet-20241022"
 """The model of the page's own example; it is retired, so the demo's table leads it to a current one."""

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from bud_asgi.config.tables import NOT_SHOWN, Name
 from bud_asgi.providers.anthropic import BASE_URL
-from bud_asgi.providers.bedrock import ClientHeader, InferenceProfile, ServiceTier
+from bud_asgi.providers.bedrock.provider import ClientHeader, InferenceProfile, ServiceTier
 
 KIND_WORDS = '"anthropic", "bedrock" or "vertex"'
 

@@ -22,8 +22,8 @@ from bud_asgi.config.settings import ConfiguredProvider
 from bud_asgi.http import Timeouts
 from bud_asgi.providers import Anthropic, Bedrock, GoogleCredential, Vertex
 from bud_asgi.providers.anthropic import BASE_URL
-from bud_asgi.providers.bedrock import AwsOptions
-from bud_asgi.providers.bedrock_request import is_identifier
+from bud_asgi.providers.bedrock.provider import AwsOptions
+from bud_asgi.providers.bedrock.request import is_identifier
 from bud_asgi.secret import Secret
 
 _NEEDS = {

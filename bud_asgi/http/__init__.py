@@ -1,14 +1,12 @@
 """The way up: the seam that providers send over, and the engine that fills it."""
 
 from bud_asgi.http.engine import Engine
-from bud_asgi.http.pool import Figures, PoolLimits
-from bud_asgi.http.seam import Body, Header, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts
-from bud_asgi.http.whole import read_body
+from bud_asgi.http.pool import PoolLimits, PoolStats
+from bud_asgi.http.seam import Body, Header, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
 
 __all__ = [
     "Body",
     "Engine",
-    "Figures",
     "Header",
     "HttpClient",
     "HttpError",
@@ -16,6 +14,7 @@ __all__ = [
     "HttpRequest",
     "Origin",
     "PoolLimits",
+    "PoolStats",
     "Timeouts",
     "read_body",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from bud_asgi.http.connection import Common
 from bud_asgi.http.message import Message
-from bud_asgi.http.pool import Figures, Pool, PoolLimits
+from bud_asgi.http.pool import Pool, PoolLimits, PoolStats
 from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import HttpError, HttpRequest, Origin
 from bud_asgi.http.wire import request_head
@@ -45,7 +45,7 @@ class Engine:
         """How many requests were sent once more because their connection had been left by its peer."""
         return sum(pool.stale_retries for pool in self._pools.values())
 
-    def figures(self) -> Mapping[Origin, Figures]:
+    def figures(self) -> Mapping[Origin, PoolStats]:
         """How the connections are doing, by origin; an origin is in it from its first request on."""
         return {origin: pool.figures for origin, pool in self._pools.items()}
 

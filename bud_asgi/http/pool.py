@@ -26,7 +26,7 @@ class PoolLimits(msgspec.Struct, frozen=True):
     max_open: int | None = None
 
 
-class Figures(msgspec.Struct, frozen=True):
+class PoolStats(msgspec.Struct, frozen=True):
     """How the connections to one origin are doing.
 
     `open`: up now, the idle ones included. `idle`: waiting for a request. Since the engine was made, `reused`: requests
@@ -79,9 +79,9 @@ class Pool:
         return len(self._idle)
 
     @property
-    def figures(self) -> Figures:
+    def figures(self) -> PoolStats:
         """How they are doing at this moment."""
-        return Figures(len(self._open), len(self._idle), self._reused, self.stale_retries)
+        return PoolStats(len(self._open), len(self._idle), self._reused, self.stale_retries)
 
     def reuse(self) -> Connection | None:
         """A connection that has served and may serve again, if there is one."""

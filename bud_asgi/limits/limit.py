@@ -27,7 +27,7 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
             raise ValueError("a limit needs an amount of at least 1 and a window of more than 0 seconds")
 
 
-class Demand(msgspec.Struct, frozen=True, gc=False):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """So much of one bucket: the limit, whose bucket it is, and the amount in whole units of its kind."""
 
     limit: Limit
@@ -35,12 +35,12 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     amount: int
 
 
-def demands_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Demand]:
+def demands_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
     """What a request asks of each limit. A request that no `Principal` came with shares one bucket with its like.
 
     Counting tokens has buckets of its own, as it has at the service (vendor page "Token counting").
     """
     whose = exchange.principal.id if exchange.principal else ""
     if not exchange.counting:
-        return [Demand(limit, whose if limit.per == "principal" else "", 1) for limit in limits]
-    return [Demand(limit, f"count_tokens:{whose if limit.per == 'principal' else ''}", 1) for limit in limits]
+        return [Charge(limit, whose if limit.per == "principal" else "", 1) for limit in limits]
+    return [Charge(limit, f"count_tokens:{whose if limit.per == 'principal' else ''}", 1) for limit in limits]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limits.bucket import Bucket, refilled, taken, waiting_time
-from bud_asgi.limits.limit import Demand, Limit
-from bud_asgi.limits.store import Granted, RateLimited, Standing
+from bud_asgi.limits.limit import Charge, Limit
+from bud_asgi.limits.store import Grant, LimitStatus, RateLimited
 
 _BucketKey = tuple[Limit, str]
 _FEWEST_BEFORE_SWEEP = 1024
@@ -23,7 +23,7 @@ class MemoryStore:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: dict[_BucketKey, Bucket] = {}
-        self._open: dict[str, tuple[Demand, ...]] = {}
+        self._open: dict[str, tuple[Charge, ...]] = {}
         self._sweep_at = _FEWEST_BEFORE_SWEEP
         self._count = 0
 
@@ -32,11 +32,11 @@ class MemoryStore:
         """How many reservations are not settled yet."""
         return len(self._open)
 
-    async def reserve(self, demands: Sequence[Demand]) -> Granted:
+    async def reserve(self, demands: Sequence[Charge]) -> Grant:
         """Take all demands, or none. Raises `RateLimited`."""
         now = self._clock()
         after: dict[_BucketKey, Bucket] = {}
-        standings: list[Standing] = []
+        standings: list[LimitStatus] = []
         longest, tightest = 0.0, None
         for demand in demands:
             limit = demand.limit
@@ -54,7 +54,7 @@ class MemoryStore:
         self._count += 1
         reservation = Reservation(str(self._count))
         self._open[reservation.id] = tuple(demands)
-        return Granted(reservation, tuple(standings))
+        return Grant(reservation, tuple(standings))
 
     def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
         """Book what was really used. Settling twice changes nothing."""
@@ -79,10 +79,10 @@ class MemoryStore:
         self._sweep_at = max(_FEWEST_BEFORE_SWEEP, 2 * len(self._buckets))
 
 
-def _standing(demand: Demand, bucket: Bucket) -> Standing:
+def _standing(demand: Charge, bucket: Bucket) -> LimitStatus:
     limit, level = demand.limit, bucket.level
     missing = limit.amount - level
-    return Standing(
+    return LimitStatus(
         demand,
         int(level + 1e-9) if level > 0 else 0,
         missing * limit.window / limit.amount if missing > 0 else 0.0,

@@ -12,29 +12,29 @@ from typing import Protocol
 import msgspec
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits.limit import Demand
+from bud_asgi.limits.limit import Charge
 from bud_asgi.protocol.errors import GatewayError
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     """How one limit stands for a caller: whole units remaining, and seconds until it is full again."""
 
-    demand: Demand
+    demand: Charge
     remaining: int
     full_in: float
 
 
-class Granted(msgspec.Struct, frozen=True, gc=False):
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """A reservation, and how each of its limits stands now, in the order of the demands."""
 
     reservation: Reservation
-    standings: tuple[Standing, ...]
+    standings: tuple[LimitStatus, ...]
 
 
 class LimitStore(Protocol):
     """Counts use against limits. Amounts are whole units of their limit's kind."""
 
-    async def reserve(self, demands: Sequence[Demand]) -> Granted:
+    async def reserve(self, demands: Sequence[Charge]) -> Grant:
         """Take all demands, or none.
 
         Raises `RateLimited` with the seconds until the tightest limit may pass. Cancelled before it returns, nothing
@@ -62,7 +62,7 @@ class RateLimited(GatewayError):
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, standing: Standing, retry_after: float) -> None:
+    def __init__(self, standing: LimitStatus, retry_after: float) -> None:
         limit = standing.demand.limit
         whose = "your" if limit.per == "principal" else "the"
         seconds = max(1, math.ceil(retry_after - 1e-6))
@@ -79,7 +79,7 @@ class RateLimited(GatewayError):
         self.retry_after = retry_after
 
 
-def limit_headers(standing: Standing) -> list[tuple[bytes, bytes]]:
+def limit_headers(standing: LimitStatus) -> list[tuple[bytes, bytes]]:
     """The caller's own limit, in the service's header names (vendor page "Rate limits")."""
     limit = standing.demand.limit
     amount, remaining, reset = _names(limit.kind)

@@ -15,8 +15,8 @@ from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Timeouts
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
 from bud_asgi.providers.base_url import parse_base_url
-from bud_asgi.providers.failures import UpstreamRefused
-from bud_asgi.providers.seam import Call, Credential, Written
+from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import Secret
 
 BASE_URL = "https://api.anthropic.com"
@@ -41,7 +41,7 @@ _LISTING_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 class ApiKeyCredential:
     """A key that does not change, in the header that the upstream takes it in. `None` sends no credential."""
 
-    ours = True
+    is_operators = True
 
     def __init__(self, api_key: Secret | None, header: Literal["x-api-key", "bearer"]) -> None:
         self._api_key = api_key
@@ -67,7 +67,7 @@ class ApiKeyCredential:
 class ClientCredential:
     """The client's own credential, passed through in the headers that it came in."""
 
-    ours = False
+    is_operators = False
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """The request with what the client proved itself by."""
@@ -130,20 +130,22 @@ class Anthropic:
         """Those of Anthropic's own service; another server says itself what it has."""
         return served_at("anthropic") if self.base_url == BASE_URL else ()
 
-    def listing(self) -> HttpRequest | None:
+    def models_request(self) -> HttpRequest | None:
         """The request for the list of models, unless only the client could make it."""
-        if not self.credential.ours:
+        if not self.credential.is_operators:
             return None
         return HttpRequest(
             self._origin, b"GET", self._path.encode() + _LISTING, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS
         )
 
-    def write(self, call: Call) -> Written:
+    def encode(self, call: ProviderRequest) -> EncodedRequest:
         """The request as it came; only a mapped model is replaced."""
         request, model = call.request, call.model
         renamed = model is not None and model != request.model
-        more = forwarded_headers(call.headers, account=not self.credential.ours, trace_context=self._trace_context)
-        return Written(
+        more = forwarded_headers(
+            call.headers, account=not self.credential.is_operators, trace_context=self._trace_context
+        )
+        return EncodedRequest(
             HttpRequest(
                 origin=self._origin,
                 method=b"POST",
@@ -154,10 +156,12 @@ class Anthropic:
             )
         )
 
-    def read(self, call: Call, reply: HttpReply) -> HttpReply:
+    def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
         """The reply as it came."""
         return reply
 
-    def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
+    def translate_error(
+        self, call: ProviderRequest, status: int, headers: Headers, body: bytes
+    ) -> TranslatedUpstreamError | None:
         """Nothing: its errors speak for themselves."""
         return None

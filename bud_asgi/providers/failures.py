@@ -6,7 +6,7 @@ from bud_asgi.http import HttpError
 from bud_asgi.protocol.errors import GatewayError
 
 
-class UpstreamFailed(GatewayError):
+class UpstreamUnavailable(GatewayError):
     """No usable answer came from an upstream.
 
     `elsewhere`: nothing can have been begun there, so another target may be asked. The message names no host; what the
@@ -29,7 +29,7 @@ class UpstreamFailed(GatewayError):
         self.retryable = retryable
 
 
-class UpstreamRefused(GatewayError):
+class TranslatedUpstreamError(GatewayError):
     """An upstream's own error that is not in the envelope, in the words of the Messages API.
 
     `told` is what it said, whole: for the log, because it may name accounts and projects. `credential`: it refused the
@@ -54,15 +54,17 @@ class UpstreamRefused(GatewayError):
         self.retryable = retryable
 
 
-def failure_of(error: HttpError) -> UpstreamFailed:
+def failure_of(error: HttpError) -> UpstreamUnavailable:
     """Translate a failure of the engine, before or after the response has begun."""
     elsewhere = not error.sent
     if error.kind == "timeout":
-        return UpstreamFailed(
+        return UpstreamUnavailable(
             "The upstream did not answer in time.", status=504, type_="timeout_error", elsewhere=elsewhere
         )
     if error.kind in {"connect", "tls"}:
-        return UpstreamFailed("The upstream could not be reached.", elsewhere=elsewhere)
+        return UpstreamUnavailable("The upstream could not be reached.", elsewhere=elsewhere)
     if error.kind == "reset":
-        return UpstreamFailed("The upstream closed the connection before its answer was whole.", elsewhere=elsewhere)
-    return UpstreamFailed("The upstream's answer was malformed.", elsewhere=elsewhere)
+        return UpstreamUnavailable(
+            "The upstream closed the connection before its answer was whole.", elsewhere=elsewhere
+        )
+    return UpstreamUnavailable("The upstream's answer was malformed.", elsewhere=elsewhere)

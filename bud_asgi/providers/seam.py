@@ -9,11 +9,11 @@ import msgspec
 
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.protocol.messages import MessagesRequest
-from bud_asgi.providers.failures import UpstreamRefused
+from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.providers.failures import TranslatedUpstreamError
 
 
-class Call(msgspec.Struct, frozen=True, gc=False):
+class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """What is asked of a provider: a judged request, for a Message or for the count of its tokens.
 
     `headers` are the client's, by lower-case name. `model` is the upstream's name for the model, `None` for the one in
@@ -26,7 +26,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     request_id: str = ""
 
 
-class Written(msgspec.Struct, frozen=True, gc=False):
+class EncodedRequest(msgspec.Struct, frozen=True, gc=False):
     """A call in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""
 
     request: HttpRequest
@@ -37,14 +37,14 @@ class Credential(Protocol):
     """What proves to an upstream that the gateway, or its client, may call it."""
 
     @property
-    def ours(self) -> bool:
+    def is_operators(self) -> bool:
         """Whether it is the gateway's own. What the upstream says of a client's own is for the client."""
         ...
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """The request with its credential, as the last edit before it is sent. `client` are the client's headers.
 
-        Raises `UpstreamFailed` when there is no credential to be had.
+        Raises `UpstreamUnavailable` when there is no credential to be had.
         """
         ...
 
@@ -75,18 +75,20 @@ class Provider(Protocol):
         """The ids of the models that are known to be served there; none for a server that could serve any."""
         ...
 
-    def listing(self) -> HttpRequest | None:
+    def models_request(self) -> HttpRequest | None:
         """The request for the upstream's own list of models, without credential; `None` where there is none."""
         ...
 
-    def write(self, call: Call) -> Written:
+    def encode(self, call: ProviderRequest) -> EncodedRequest:
         """The call in the provider's own form. Pure. Raises `InvalidRequest` for what it can't be asked."""
         ...
 
-    def read(self, call: Call, reply: HttpReply) -> HttpReply:
+    def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
         """A reply of status 200 as one in the Anthropic format: headers, JSON or SSE bytes. Pure; owns the reply."""
         ...
 
-    def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
+    def translate_error(
+        self, call: ProviderRequest, status: int, headers: Headers, body: bytes
+    ) -> TranslatedUpstreamError | None:
         """What a reply of another status means; `None` for an error that speaks for itself, in the envelope. Pure."""
         ...

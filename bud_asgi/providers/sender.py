@@ -8,20 +8,22 @@ import time
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply
 from bud_asgi.protocol.headers import fields_of, request_id_of
-from bud_asgi.providers.failures import UpstreamFailed, UpstreamRefused, failure_of
-from bud_asgi.providers.refusal import Refusal, check_encoding, judge_refusal, read_refusal
-from bud_asgi.providers.seam import Call, Provider
+from bud_asgi.providers.failures import TranslatedUpstreamError, UpstreamUnavailable, failure_of
+from bud_asgi.providers.refusal import UpstreamErrorResponse, check_encoding, judge_refusal, read_refusal
+from bud_asgi.providers.seam import Provider, ProviderRequest
 
 _log = logging.getLogger("bud_asgi")
 
 
-async def send(client: HttpClient, provider: Provider, call: Call, attempt: Attempt) -> HttpReply | Refusal:
+async def send(
+    client: HttpClient, provider: Provider, call: ProviderRequest, attempt: Attempt
+) -> HttpReply | UpstreamErrorResponse:
     """Send a call to a provider; return its reply of status 200 in the Anthropic format, or its own error.
 
-    Notes in the attempt what was left out and what came. Raises `UpstreamFailed`, `UpstreamRefused`, `InvalidRequest`,
-    `NotFound`. Cancelled, the call is aborted at once. The reply is the caller's to close.
+    Notes in the attempt what was left out and what came. Raises `UpstreamUnavailable`, `TranslatedUpstreamError`,
+    `InvalidRequest`, `NotFound`. Cancelled, the call is aborted at once. The reply is the caller's to close.
     """
-    written = provider.write(call)
+    written = provider.encode(call)
     attempt.dropped = written.dropped
     try:
         reply = await client.send(await provider.credential.apply(written.request, call.headers))
@@ -35,7 +37,7 @@ async def send(client: HttpClient, provider: Provider, call: Call, attempt: Atte
             refusal = await _refused(provider, call, reply, attempt)
     except HttpError as error:
         raise failure_of(error) from error
-    if isinstance(refusal, Refusal):
+    if isinstance(refusal, UpstreamErrorResponse):
         judge_refusal(provider, call.request_id, refusal)
         return refusal
     if refusal.credential:
@@ -43,35 +45,37 @@ async def send(client: HttpClient, provider: Provider, call: Call, attempt: Atte
     raise refusal
 
 
-def _accept(provider: Provider, call: Call, reply: HttpReply, attempt: Attempt) -> HttpReply:
+def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
     fields = fields_of(reply.headers)
     _note(attempt, reply.status, request_id_of(fields))
     try:
         check_encoding(fields)
-        return provider.read(call, reply)
+        return provider.decode(call, reply)
     except BaseException:
         reply.close()
         raise
 
 
-async def _refused(provider: Provider, call: Call, reply: HttpReply, attempt: Attempt) -> Refusal | UpstreamRefused:
+async def _refused(
+    provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt
+) -> UpstreamErrorResponse | TranslatedUpstreamError:
     try:
         fields = fields_of(reply.headers)
         _note(attempt, reply.status, request_id_of(fields))
         return await read_refusal(provider, call, reply, fields)
-    except UpstreamRefused as refused:
+    except TranslatedUpstreamError as refused:
         redact = provider.credential.redact
         refused.told = " ".join(redact(refused.told).split())[:1000]  # a line of the log, whatever it holds
         if redact(str(refused)) != str(refused):  # whatever it means, no client may read this, nor the log
             _log.error("%s: %s told our credential: %.500r", call.request_id, provider.name, refused.told)
-            raise UpstreamFailed("upstream authentication failed", retryable=False) from None
+            raise UpstreamUnavailable("upstream authentication failed", retryable=False) from None
         return refused
     finally:
         reply.close()
 
 
-def _of_credential(refusal: Refusal | UpstreamRefused) -> bool:
-    return refusal.status == 401 if isinstance(refusal, Refusal) else refusal.credential
+def _of_credential(refusal: UpstreamErrorResponse | TranslatedUpstreamError) -> bool:
+    return refusal.status == 401 if isinstance(refusal, UpstreamErrorResponse) else refusal.credential
 
 
 def _note(attempt: Attempt, status: int, request_id: bytes) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from bud_asgi.exchange import Exchange, ModelNotAllowed, Offer, Principal, Target
-from bud_asgi.protocol.bound import HARD
+from bud_asgi.protocol.account_state import HARD
 from bud_asgi.protocol.errors import NotFound
-from bud_asgi.protocol.names import compile_pattern
+from bud_asgi.protocol.patterns import compile_pattern
 
 
 class Route(msgspec.Struct, frozen=True):

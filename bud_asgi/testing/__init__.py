@@ -1,7 +1,9 @@
 """A stand-in for Anthropic's Messages API, to test applications against: a real server, its answers and its faults."""
 
-from bud_asgi.testing.certificates import TlsKind
-from bud_asgi.testing.faults import (
+from bud_asgi.testing.anthropic.messages import Content, TextBlock, ThinkingBlock, ToolUseBlock, Usage
+from bud_asgi.testing.anthropic.models import Model, model
+from bud_asgi.testing.server.certificates import TlsKind
+from bud_asgi.testing.server.faults import (
     big_stream,
     close_after,
     close_on_reuse,
@@ -30,10 +32,8 @@ from bud_asgi.testing.faults import (
     stall,
     surplus,
 )
-from bud_asgi.testing.messages import Content, TextBlock, ThinkingBlock, ToolUseBlock, Usage
-from bud_asgi.testing.models import Model, model
-from bud_asgi.testing.received import Received
-from bud_asgi.testing.replies import (
+from bud_asgi.testing.server.received import Received
+from bud_asgi.testing.server.replies import (
     Answer,
     ErrorEvents,
     Failure,
@@ -48,8 +48,8 @@ from bud_asgi.testing.replies import (
     thinking,
     tool_use,
 )
-from bud_asgi.testing.server import StandIn
-from bud_asgi.testing.threads import ThreadedStandIn
+from bud_asgi.testing.server.stand_in import StandIn
+from bud_asgi.testing.server.threads import ThreadedStandIn
 
 __all__ = [
     "Answer",

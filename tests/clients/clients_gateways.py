@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 KEY = "sk-bud-the-callers-key"
 UPSTREAM_KEY = "sk-ant-the-operators-key"

@@ -10,7 +10,7 @@ from clients_node import TypeScript
 
 from bud_asgi import ApiKey, ApiKeys, Route, Target, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.models import MODELS
+from bud_asgi.testing.anthropic.models import MODELS
 
 
 @pytest.fixture

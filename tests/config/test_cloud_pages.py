@@ -18,14 +18,14 @@ from config_files import written
 from bud_asgi import Anonymous, Bedrock, MessagesApp, Route, Secret, Target, Vertex, hash_api_key
 from bud_asgi.config import read_file
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.messages import decode_request
-from bud_asgi.protocol.names import matches_any
-from bud_asgi.providers import Call, Provider
-from bud_asgi.providers.bridging import _known, service_rules
+from bud_asgi.protocol.patterns import matches_any
+from bud_asgi.protocol.request import decode_request
+from bud_asgi.providers import Provider, ProviderRequest
+from bud_asgi.providers.compat.features import _known, service_rules
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.bedrock_faults import aws_error, exception_first, exception_mid_stream, model_error
-from bud_asgi.testing.google_errors import google_error
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.bedrock.faults import aws_error, exception_first, exception_mid_stream, model_error
+from bud_asgi.testing.google.errors import google_error
+from bud_asgi.testing.server.serving import serving
 
 Service = Literal["bedrock", "vertex"]
 SERVICES: tuple[Service, ...] = ("bedrock", "vertex")
@@ -100,7 +100,7 @@ MODELS = [(service, *row) for service, page in PAGES.items() for row in rows(pag
 def test_each_model_is_called_as_it_is_said(service: Service, asked: str, called: str) -> None:
     for name in in_ticks(asked):
         request = decode_request(json.dumps({**ASKED, "model": name}).encode())
-        target = PROVIDERS[service].write(Call(request, HEADERS)).request.target.decode()
+        target = PROVIDERS[service].encode(ProviderRequest(request, HEADERS)).request.target.decode()
         (expected,) = in_ticks(called) or [name]
         assert f"/{expected.replace('/', '%2F')}{'/invoke' if service == 'bedrock' else ':rawPredict'}" in target
 
@@ -109,7 +109,7 @@ def test_each_model_is_called_as_it_is_said(service: Service, asked: str, called
 def test_each_region_has_the_profile_that_is_said(regions: str, profile: str) -> None:
     request = decode_request(json.dumps({**ASKED, "model": "claude-opus-5-5"}).encode())
     for region in in_ticks(regions):
-        target = Bedrock(region=region).write(Call(request, HEADERS)).request.target
+        target = Bedrock(region=region).encode(ProviderRequest(request, HEADERS)).request.target
         assert target == f"/model/{in_ticks(profile)[0]}.anthropic.claude-opus-5-5/invoke".encode()
 
 
@@ -127,7 +127,9 @@ def test_each_edit_is_made_as_it_is_said(service: Service, given: str, sent: str
     (fields,) = in_ticks(given)
     before = json.loads(f"{{{fields}}}")
     after = json.loads(f"{{{''.join(in_ticks(sent))}}}")
-    written = PROVIDERS[service].write(Call(decode_request(json.dumps({**ASKED, **before}).encode()), HEADERS))
+    written = PROVIDERS[service].encode(
+        ProviderRequest(decode_request(json.dumps({**ASKED, **before}).encode()), HEADERS)
+    )
     found = json.loads(b"".join(cast("Iterable[bytes]", written.request.body)))
     version = {"anthropic_version": found["anthropic_version"]}
     assert found == {"max_tokens": 9, "messages": ASKED["messages"], **version, **after}
@@ -157,7 +159,7 @@ def test_the_fields_that_are_lacked_are_told(service: Service) -> None:
 def test_a_field_that_is_refused_is_refused_in_the_words_that_are_said(service: Service) -> None:
     request = decode_request(json.dumps({**ASKED, "mcp_servers": []}).encode())
     with pytest.raises(InvalidRequest) as refused:
-        PROVIDERS[service].write(Call(request, HEADERS))
+        PROVIDERS[service].encode(ProviderRequest(request, HEADERS))
     assert f"`{refused.value}`" in PAGES[service].replace("\n", " ")
 
 

@@ -19,7 +19,7 @@ from bud_asgi.testing import StandIn
 from bud_asgi.testing import bedrock as bedrock_stand_in
 from bud_asgi.testing import vertex as vertex_stand_in
 from bud_asgi.testing.google import Google
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 ARN = "arn:aws:bedrock:eu-central-1:123456789012:application-inference-profile/abc123"
 KEY_FILE = {

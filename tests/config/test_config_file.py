@@ -14,7 +14,7 @@ from bud_asgi.config import ConfigError, Settings, from_file, read_file
 from bud_asgi.config.settings import ConfiguredProvider
 from bud_asgi.http import Timeouts
 from bud_asgi.testing import StandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 WHOLE = f"""
 max_body = 1000000

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bud_asgi import Anonymous, Anthropic, MessagesApp
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 STATUS = Path("/proc/self/status")
 

@@ -37,17 +37,17 @@ def _messages() -> MessagesApp:
     return messages_app(os.environ["HOST_UPSTREAM"], on_settled=_settled, drain_timeout=drain_timeout)
 
 
-def _below_base_http_middleware(*, last_word: bool) -> tuple[Starlette, MessagesApp]:
+def _below_base_http_middleware(*, final_error_event: bool) -> tuple[Starlette, MessagesApp]:
     messages = _messages()
     host = Starlette(middleware=[Middleware(BaseHTTPMiddleware, dispatch=_pass_on)])
-    messages.install(host, "/llm", last_word=last_word)
+    messages.install(host, "/llm", final_error_event=final_error_event)
     return host, messages
 
 
 def _host() -> Starlette:
     """The guest at `/llm`, and twice below a `BaseHTTPMiddleware`: with a last word, and at `/mute` without."""
     messages = _messages()
-    (heard, of_heard), (mute, of_mute) = (_below_base_http_middleware(last_word=last) for last in (True, False))
+    (heard, of_heard), (mute, of_mute) = (_below_base_http_middleware(final_error_event=last) for last in (True, False))
 
     async def drain(_request: Request) -> JSONResponse:
         """As an operator would call it before the server is told to stop."""

@@ -24,7 +24,7 @@ from hosting_kit import (
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, hang_mid_event
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 
 class Hosted:

@@ -135,7 +135,7 @@ def test_past_the_grace_a_server_that_cancels_lets_each_stream_say_so(
         assert 0.9 < time.monotonic() - told < 4
     assert plain.failures == heard.failures == []
     assert plain.told == heard.told == 10
-    # below BaseHTTPMiddleware and without last_word nothing can be said: the client's HTTP library raises
+    # below BaseHTTPMiddleware and without final_error_event nothing can be said: the client's HTTP library raises
     assert mute.told == 0
     assert len(mute.failures) == 10
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message
 from bud_asgi import MessagesApp
 from bud_asgi.http import Engine
 from bud_asgi.testing import StandIn, ThreadedStandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 
 @pytest.fixture

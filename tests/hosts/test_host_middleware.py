@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bud_asgi import MessagesApp
 from bud_asgi import Middleware as Stage
 from bud_asgi.testing import StandIn, ThreadedStandIn, reset_mid_event
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 CORS = Middleware(CORSMiddleware, allow_origins=["https://app.example"], allow_methods=["POST"], allow_headers=["*"])
 GZIP = Middleware(GZipMiddleware)

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from hosting_kit import messages_app, server_process, web
 
 from bud_asgi import hash_api_key
 from bud_asgi.testing import StandIn, ThreadedStandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 HASH = re.compile(r"sha256:[0-9a-f]{64}")

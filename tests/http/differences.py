@@ -13,7 +13,7 @@ import httpx
 import httpx2
 
 from bud_asgi.http import Engine, HttpClient
-from bud_asgi.http.httpx_engine import HttpxEngine
+from bud_asgi.http.httpx import HttpxEngine
 
 _UPLOAD_FIRST = "httpcore reads nothing before the whole body is written, and a reset then has thrown the reply away"
 _NO_BYTE = "httpcore does not tell whether a byte of an unfinished head, or a 1xx, has come"

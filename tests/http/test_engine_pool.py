@@ -10,7 +10,7 @@ from differences import Client
 from peer import CHUNKED, OK, Line, Peer, Script, ask, is_silent, read, says
 
 from bud_asgi.clock import TICK
-from bud_asgi.http import Engine, Figures, HttpError, PoolLimits, Timeouts
+from bud_asgi.http import Engine, HttpError, PoolLimits, PoolStats, Timeouts
 
 SHORT = Timeouts(connect=5, first_byte=0.3, silence=5)
 
@@ -185,8 +185,8 @@ async def test_figures_are_told_by_origin(engine: Engine) -> None:
             await read(await engine.send(ask(first)))
         reply = await engine.send(ask(second))
         assert engine.figures() == {
-            first.origin: Figures(open=1, idle=1, reused=1, stale_retries=1),
-            second.origin: Figures(open=1, idle=0, reused=0, stale_retries=0),
+            first.origin: PoolStats(open=1, idle=1, reused=1, stale_retries=1),
+            second.origin: PoolStats(open=1, idle=0, reused=0, stale_retries=0),
         }
         reply.close()
 

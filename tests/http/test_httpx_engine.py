@@ -15,7 +15,7 @@ from peer import CHUNKED, OK, Line, Peer, ask, read, says
 
 from bud_asgi.clock import TICK
 from bud_asgi.http import HttpError, HttpRequest, Origin, Timeouts
-from bud_asgi.http.httpx_engine import HttpxEngine
+from bud_asgi.http.httpx import HttpxEngine
 
 ORIGIN = Origin("api.example", 80)
 
@@ -30,7 +30,7 @@ def get(target: bytes = b"/", **more: Any) -> HttpRequest:
 
 
 def test_neither_the_package_nor_the_engine_loads_httpx() -> None:
-    look = "import sys; import bud_asgi, bud_asgi.http.httpx_engine; sys.exit('httpx' in sys.modules)"
+    look = "import sys; import bud_asgi, bud_asgi.http.httpx.engine; sys.exit('httpx' in sys.modules)"
     subprocess.run([sys.executable, "-c", look], check=True, timeout=30)
 
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from protocol.counts import count, examples
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Demand, Granted, Limit, MemoryStore, RateLimited
+from bud_asgi.limits import Charge, Grant, Limit, MemoryStore, RateLimited
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Clock:
         return self.now
 
 
-def refused(store: MemoryStore, *demands: Demand) -> RateLimited:
+def refused(store: MemoryStore, *demands: Charge) -> RateLimited:
     """The refusal of demands that must not be granted."""
     try:
         granted = at_once(store.reserve(demands))
@@ -67,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.store = MemoryStore(clock=self.clock)
         self.levels: dict[tuple[Limit, str], Fraction] = {}
-        self.open: list[tuple[Reservation, list[Demand]]] = []
+        self.open: list[tuple[Reservation, list[Charge]]] = []
         self.settled: list[Reservation] = []
 
     def teardown(self) -> None:
@@ -87,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(wanted=_demands)
     def reserve(self, wanted: list[tuple[Limit, str, int]]) -> None:
-        demands = [Demand(limit, key, amount) for limit, key, amount in wanted]
+        demands = [Charge(limit, key, amount) for limit, key, amount in wanted]
         waits = [
             max(Fraction(0), min(d.amount, d.limit.amount) - self.level(d.limit, d.key))
             * Fraction(d.limit.window)
@@ -142,17 +142,17 @@ LIMIT = Limit("requests", 3, 60.0)
 def test_a_clock_that_went_back_gives_nothing() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
-    at_once(store.reserve([Demand(LIMIT, "a", 3)]))
+    at_once(store.reserve([Charge(LIMIT, "a", 3)]))
     clock.now -= 500
-    assert refused(store, Demand(LIMIT, "a", 1)).retry_after == 20
+    assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 20
     clock.now += 500
-    assert refused(store, Demand(LIMIT, "a", 1)).retry_after == 20
+    assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 20
 
 
 def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
-    one = Demand(LIMIT, "a", 1)
+    one = Charge(LIMIT, "a", 1)
     assert [at_once(store.reserve([one])).standings[0].remaining for _ in range(3)] == [2, 1, 0]
     assert refused(store, one).retry_after == 20
     clock.now += 19
@@ -165,20 +165,20 @@ def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly() -> None:
 def test_all_demands_are_taken_or_none() -> None:
     store = MemoryStore(clock=Clock())
     narrow = Limit("requests", 1, 60.0, "all")
-    at_once(store.reserve([Demand(narrow, "", 1)]))
+    at_once(store.reserve([Charge(narrow, "", 1)]))
     for _ in range(10):
-        error = refused(store, Demand(LIMIT, "a", 1), Demand(narrow, "", 1))
+        error = refused(store, Charge(LIMIT, "a", 1), Charge(narrow, "", 1))
         assert str(error) == "This request would exceed the rate limit of 1 requests in 60 seconds."
-    assert at_once(store.reserve([Demand(LIMIT, "a", 1)])).standings[0].remaining == 2
+    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).standings[0].remaining == 2
 
 
 def test_of_several_short_limits_the_one_with_the_longest_wait_is_told() -> None:
     store = MemoryStore(clock=Clock())
     slow = Limit("requests", 1, 600.0)
     demands = [
-        Demand(Limit("requests", 1, 6.0), "a", 1),
-        Demand(slow, "a", 1),
-        Demand(Limit("requests", 2, 60.0), "a", 1),
+        Charge(Limit("requests", 1, 6.0), "a", 1),
+        Charge(slow, "a", 1),
+        Charge(Limit("requests", 2, 60.0), "a", 1),
     ]
     at_once(store.reserve(demands))
     error = refused(store, *demands)
@@ -188,47 +188,47 @@ def test_of_several_short_limits_the_one_with_the_longest_wait_is_told() -> None
 
 def test_two_demands_on_one_bucket_are_both_taken() -> None:
     store = MemoryStore(clock=Clock())
-    granted = at_once(store.reserve([Demand(LIMIT, "a", 1), Demand(LIMIT, "a", 1)]))
+    granted = at_once(store.reserve([Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1)]))
     assert granted.standings[-1].remaining == 1
-    refused(store, Demand(LIMIT, "a", 1), Demand(LIMIT, "a", 1))
+    refused(store, Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1))
 
 
 def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
-    granted = at_once(store.reserve([Demand(LIMIT, "a", 6)]))
+    granted = at_once(store.reserve([Charge(LIMIT, "a", 6)]))
     assert (granted.standings[0].remaining, granted.standings[0].full_in) == (0, 120)
-    assert refused(store, Demand(LIMIT, "a", 1)).retry_after == 80
+    assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 80
     clock.now += 119
-    assert refused(store, Demand(LIMIT, "a", 6)).retry_after == pytest.approx(1)
+    assert refused(store, Charge(LIMIT, "a", 6)).retry_after == pytest.approx(1)
     clock.now += 1
-    at_once(store.reserve([Demand(LIMIT, "a", 6)]))
+    at_once(store.reserve([Charge(LIMIT, "a", 6)]))
 
 
 def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed() -> None:
     store = MemoryStore(clock=Clock())
-    granted = at_once(store.reserve([Demand(LIMIT, "a", 3), Demand(LIMIT, "b", 1)]))
+    granted = at_once(store.reserve([Charge(LIMIT, "a", 3), Charge(LIMIT, "b", 1)]))
     store.settle(granted.reservation, [1, 6])
-    assert at_once(store.reserve([Demand(LIMIT, "a", 1)])).standings[0].remaining == 1
-    assert refused(store, Demand(LIMIT, "b", 1)).retry_after == 80
+    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).standings[0].remaining == 1
+    assert refused(store, Charge(LIMIT, "b", 1)).retry_after == 80
 
 
 def test_settling_twice_changes_nothing() -> None:
     store = MemoryStore(clock=Clock())
-    granted = at_once(store.reserve([Demand(LIMIT, "a", 3)]))
+    granted = at_once(store.reserve([Charge(LIMIT, "a", 3)]))
     for _ in range(5):
         store.settle(granted.reservation, [2])
     assert store.open == 0
-    at_once(store.reserve([Demand(LIMIT, "a", 1)]))
-    refused(store, Demand(LIMIT, "a", 1))
+    at_once(store.reserve([Charge(LIMIT, "a", 1)]))
+    refused(store, Charge(LIMIT, "a", 1))
 
 
 def test_a_reservation_of_somebody_else_s_settles_nothing() -> None:
     store = MemoryStore(clock=Clock())
-    at_once(store.reserve([Demand(LIMIT, "a", 3)]))
+    at_once(store.reserve([Charge(LIMIT, "a", 3)]))
     store.settle(Reservation("other"), [0])
     assert store.open == 1
-    refused(store, Demand(LIMIT, "a", 1))
+    refused(store, Charge(LIMIT, "a", 1))
 
 
 def test_no_demands_are_granted() -> None:
@@ -244,17 +244,17 @@ def test_full_buckets_are_forgotten_and_the_others_kept() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
     for index in range(1000):
-        granted = at_once(store.reserve([Demand(LIMIT, f"gone {index}", 1)]))
+        granted = at_once(store.reserve([Charge(LIMIT, f"gone {index}", 1)]))
         store.settle(granted.reservation, [1])
     clock.now += 30  # more than the 20 seconds that one takes to come back
     for index in range(200):
-        granted = at_once(store.reserve([Demand(LIMIT, f"here {index}", 3)]))
+        granted = at_once(store.reserve([Charge(LIMIT, f"here {index}", 3)]))
         store.settle(granted.reservation, [3])
     kept = {key for _, key in store._buckets}  # pyright: ignore[reportPrivateUsage] - its memory is the subject
     assert kept == {f"here {index}" for index in range(200)}
     for index in range(200):
-        assert refused(store, Demand(LIMIT, f"here {index}", 1)).retry_after == 20
-        assert at_once(store.reserve([Demand(LIMIT, f"gone {index}", 1)])).standings[0].remaining == 2
+        assert refused(store, Charge(LIMIT, f"here {index}", 1)).retry_after == 20
+        assert at_once(store.reserve([Charge(LIMIT, f"gone {index}", 1)])).standings[0].remaining == 2
 
 
 _times = st.lists(st.floats(0, 30, allow_nan=False), min_size=1, max_size=60)
@@ -270,7 +270,7 @@ def test_no_stretch_of_time_sees_more_requests_than_it_may(steps: list[float], a
     for step in steps:
         clock.now += step if step < 25 else 0.0  # bursts, too
         try:
-            at_once(store.reserve([Demand(limit, "a", 1)]))
+            at_once(store.reserve([Charge(limit, "a", 1)]))
         except RateLimited:
             continue
         admitted.append(clock.now)
@@ -293,10 +293,10 @@ def test_whoever_waits_as_long_as_it_is_told_is_admitted(
         clock.now += step
         try:
             while True:
-                at_once(store.reserve([Demand(limit, "a", 1)]))
+                at_once(store.reserve([Charge(limit, "a", 1)]))
         except RateLimited as error:
             clock.now += float(error.headers["retry-after"])
-        at_once(store.reserve([Demand(limit, "a", 1)]))
+        at_once(store.reserve([Charge(limit, "a", 1)]))
 
 
 @pytest.mark.parametrize(("begin", "amount", "window"), [(1000.1, 60, 60.0), (0.3, 10, 10.0), (123456.7, 3, 3.0)])
@@ -305,23 +305,23 @@ def test_a_wait_of_whole_seconds_is_enough_whatever_the_rounding(begin: float, a
         clock, limit = Clock(begin + step / 10), Limit("requests", amount, window)
         store = MemoryStore(clock=clock)
         for _ in range(amount):
-            at_once(store.reserve([Demand(limit, "a", 1)]))
-        error = refused(store, Demand(limit, "a", 1))
+            at_once(store.reserve([Charge(limit, "a", 1)]))
+        error = refused(store, Charge(limit, "a", 1))
         clock.now += float(error.headers["retry-after"])
-        at_once(store.reserve([Demand(limit, "a", 1)]))
+        at_once(store.reserve([Charge(limit, "a", 1)]))
 
 
 async def test_five_thousand_at_once_are_admitted_exactly_as_many_as_may() -> None:
     store, limit = MemoryStore(clock=Clock()), Limit("requests", 777)
 
-    async def attempt() -> Granted | RateLimited:
+    async def attempt() -> Grant | RateLimited:
         await asyncio.sleep(0)
         try:
-            return await store.reserve([Demand(limit, "a", 1)])
+            return await store.reserve([Charge(limit, "a", 1)])
         except RateLimited as error:
             return error
 
     answers = await asyncio.gather(*(attempt() for _ in range(count(5_000, 50_000))))
-    granted = [answer for answer in answers if isinstance(answer, Granted)]
+    granted = [answer for answer in answers if isinstance(answer, Grant)]
     assert len(granted) == store.open == 777
     assert len({answer.reservation.id for answer in granted}) == 777

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
-from bud_asgi.limits import Demand, Granted, Limit, LimitStore, MemoryStore, RateLimitMiddleware
+from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimitMiddleware
 
 
 async def echo(request: Request) -> PlainTextResponse:
@@ -166,8 +166,8 @@ async def _never(scope: Scope, receive: Receive, send: Send) -> None:
 class BrokenStore:
     """A store that grants and can't settle."""
 
-    async def reserve(self, demands: Sequence[Demand]) -> Granted:
-        return Granted(Reservation("x"), ())
+    async def reserve(self, demands: Sequence[Charge]) -> Grant:
+        return Grant(Reservation("x"), ())
 
     async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         raise OSError("no store")

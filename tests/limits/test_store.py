@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bud_asgi.limits import Demand, Limit, RateLimited, Standing
+from bud_asgi.limits import Charge, Limit, LimitStatus, RateLimited
 from bud_asgi.limits.store import LONGEST_WAIT, limit_headers
 from bud_asgi.protocol.errors import error_headers
 
@@ -18,8 +18,8 @@ def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bud_asgi.limits.store.time.time", lambda: now)
 
 
-def standing(remaining: int, full_in: float, limit: Limit | None = None) -> Standing:
-    return Standing(Demand(limit or Limit("requests", 60), "a", 1), remaining, full_in)
+def standing(remaining: int, full_in: float, limit: Limit | None = None) -> LimitStatus:
+    return LimitStatus(Charge(limit or Limit("requests", 60), "a", 1), remaining, full_in)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.messages import MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.request import MessagesRequest, decode_request, weigh_request
 
 
 def body(more: bytes = b"", *, model: bytes = b'"m"', messages: bytes = b"[{}]", max_tokens: bytes = b"1") -> bytes:

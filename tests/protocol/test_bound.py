@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.exchange import Exchange
-from bud_asgi.protocol.bound import HARD, bound_state
+from bud_asgi.protocol.account_state import HARD, bound_state
 from protocol.bodies import body, decode
 from protocol.counts import examples
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.messages import decode_request
+from bud_asgi.protocol.request import decode_request
 
 LEAST = b'{"model":"m","messages":[{}]}'
 

@@ -20,7 +20,7 @@ from botocore.eventstream import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bud_asgi.protocol.eventstream import (
+from bud_asgi.providers.bedrock.frames import (
     MAX_HEADERS,
     MAX_PAYLOAD,
     EventStreamDecoder,
@@ -30,7 +30,7 @@ from bud_asgi.protocol.eventstream import (
     HeaderValue,
     parse_headers,
 )
-from bud_asgi.testing.eventstream import framed, header, message, sealed
+from bud_asgi.testing.bedrock.frames import framed, header, message, sealed
 from protocol.counts import examples
 
 CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}

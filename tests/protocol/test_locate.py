@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bud_asgi.protocol import messages
+from bud_asgi.protocol import request as messages
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.messages import _locate, _walk
+from bud_asgi.protocol.request import _locate, _walk
 from protocol.bodies import body, decode
 from protocol.counts import examples
 

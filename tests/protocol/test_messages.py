@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.fields import FIELDS
-from bud_asgi.protocol.messages import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, decode_request, weigh_request
+from bud_asgi.protocol.request import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, decode_request, weigh_request
 from protocol.bodies import body, decode, refusal
 from protocol.counts import examples
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.models import EPOCH, MAX_QUERY, ListQuery, Model, page, read_listing, read_query
+from bud_asgi.protocol.models_api import EPOCH, MAX_QUERY, ListQuery, Model, page, read_listing, read_query
 from protocol.counts import examples
 
 USUAL = ("active", "deprecated")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bud_asgi.protocol.names import matches
+from bud_asgi.protocol.patterns import matches
 from protocol.counts import examples
 
 MET: dict[str, tuple[str, str, bool]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from bud_asgi.protocol.messages import MessagesRequest, decode_request, edited
-from bud_asgi.providers.bridging import Bridged, bridge, service_rules
-from bud_asgi.providers.seam import Call
+from bud_asgi.protocol.request import MessagesRequest, decode_request, edited
+from bud_asgi.providers.compat.features import Adaptation, bridge, service_rules
+from bud_asgi.providers.seam import ProviderRequest
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 NEWER = "claude-opus-4-8"
@@ -26,9 +26,9 @@ def request_of(fields: dict[str, Any] | bytes, *, counting: bool = False) -> Mes
 
 def call_of(
     fields: dict[str, Any] | bytes | None = None, *, betas: str = "", counting: bool = False, **more: Any
-) -> Call:
+) -> ProviderRequest:
     headers = {b"anthropic-version": VERSION, **({b"anthropic-beta": betas.encode()} if betas else {})}
-    return Call(request_of(fields or {}, counting=counting), headers, **more)
+    return ProviderRequest(request_of(fields or {}, counting=counting), headers, **more)
 
 
 def bridged(
@@ -39,10 +39,10 @@ def bridged(
     service: Literal["bedrock", "vertex"] = "bedrock",
     counting: bool = False,
     **adjusted: Any,
-) -> Bridged:
+) -> Adaptation:
     return bridge(call_of(fields, betas=betas, counting=counting), service_rules(service).adjusted(**adjusted), model)
 
 
-def fields_of(fields: dict[str, Any] | bytes, result: Bridged) -> dict[str, Any]:
+def fields_of(fields: dict[str, Any] | bytes, result: Adaptation) -> dict[str, Any]:
     """The fields of the request as it would be sent."""
     return json.loads(b"".join(edited(request_of(fields), without=result.without, changed=result.changed)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.sse import PING
-from bud_asgi.providers.bedrock_errors import AwsFault, refusal_of
-from bud_asgi.providers.bedrock_stream import EventsToSse
-from bud_asgi.testing.bedrock_stream import chunk
+from bud_asgi.providers.bedrock.errors import AwsFault, refusal_of
+from bud_asgi.providers.bedrock.stream import EventsToSse
+from bud_asgi.testing.bedrock.stream import chunk
 
 START = b'{"type":"message_start","message":{"id":"msg_bdrk_1","usage":{"input_tokens":3,"output_tokens":1}}}'
 DELTA = (

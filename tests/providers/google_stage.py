@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bud_asgi.http import HttpRequest, Origin
-from bud_asgi.providers.google import GoogleCredential
+from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import StandIn, ThreadedStandIn
 from bud_asgi.testing.google import Google
 

@@ -11,7 +11,7 @@ from protocol.bodies import body, decode
 
 from bud_asgi.http import HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.protocol.headers import merge_headers
-from bud_asgi.providers import Anthropic, Call
+from bud_asgi.providers import Anthropic, ProviderRequest
 from bud_asgi.secret import Secret
 
 KEY = "sk-ant-very-secret"
@@ -34,7 +34,7 @@ HEADERS = merge_headers(
 
 
 def written(provider: Anthropic, sent: bytes, model: str | None = None) -> HttpRequest:
-    return provider.write(Call(decode(sent), HEADERS, model)).request
+    return provider.encode(ProviderRequest(decode(sent), HEADERS, model)).request
 
 
 def test_the_request_goes_up_as_it_came() -> None:
@@ -254,4 +254,4 @@ class Reply:
 
 def test_the_reply_is_handed_on_as_it_came() -> None:
     reply: HttpReply = Reply()
-    assert Anthropic(api_key=KEY).read(Call(decode(body()), HEADERS), reply) is reply
+    assert Anthropic(api_key=KEY).decode(ProviderRequest(decode(body()), HEADERS), reply) is reply

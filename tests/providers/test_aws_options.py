@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from bud_asgi.http import HttpRequest, Origin
-from bud_asgi.providers import Credential, aws, sigv4
-from bud_asgi.providers.aws import AwsCredential
+from bud_asgi.providers import Credential
+from bud_asgi.providers.bedrock import credential as aws
+from bud_asgi.providers.bedrock import sigv4
+from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.secret import Secret
 
 KEYS: dict[str, Any] = {"access_key": "AKIDEXAMPLE", "secret_key": Secret("the-secret-key")}
@@ -102,7 +104,7 @@ async def test_what_was_fetched_is_blotted_out_after_its_renewal_too(monkeypatch
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIDCHAIN{number}")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"chain-secret-{number}")
         monkeypatch.setenv("AWS_SESSION_TOKEN", f"chain-token-{number}")
-        monkeypatch.setattr("bud_asgi.providers.renewal.FORCED_APART", 0)
+        monkeypatch.setattr("bud_asgi.providers.refresher.FORCED_APART", 0)
         assert await chain.refresh()
     assert "/us-east-1/bedrock/aws4_request" in (await authorization(chain)).decode()
     assert chain.redact("chain-token-3 chain-secret-2 AKIDCHAIN2 chain-token-1") == (
@@ -157,13 +159,13 @@ async def test_large_bodies_are_hashed_beside_the_loop(monkeypatch: pytest.Monke
 
 def test_a_credential_of_the_seam() -> None:
     one: Credential = credential(**KEYS)
-    assert one.ours
+    assert one.is_operators
 
 
 def test_nothing_of_aws_is_imported_before_it_is_needed() -> None:
     code = (
         "import asyncio, sys, bud_asgi\n"
-        "from bud_asgi.providers.aws import AwsCredential\n"
+        "from bud_asgi.providers.bedrock.credential import AwsCredential\n"
         "from bud_asgi.http import HttpRequest, Origin\n"
         "request = HttpRequest(Origin('h', 80), b'POST', b'/', ())\n"
         "AwsCredential(region='us-east-1', profile='p')\n"

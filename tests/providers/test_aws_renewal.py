@@ -10,8 +10,9 @@ from math import inf
 
 import pytest
 
-from bud_asgi.providers import UpstreamFailed, renewal
-from bud_asgi.providers.renewal import Fetched, Renewal
+from bud_asgi.providers import UpstreamUnavailable
+from bud_asgi.providers import refresher as renewal
+from bud_asgi.providers.refresher import Expiring, Refresher
 
 
 class Place:
@@ -25,7 +26,7 @@ class Place:
         self.cancelled = 0
         self.same: int | None = None
 
-    async def fetch(self) -> Fetched[int]:
+    async def fetch(self) -> Expiring[int]:
         self.fetches += 1
         value = self.same or self.fetches
         try:
@@ -35,13 +36,13 @@ class Place:
             raise
         if self.fault is not None:
             raise self.fault
-        return Fetched(value, time.time() + self.lifetime)
+        return Expiring(value, time.time() + self.lifetime)
 
-    def renewed(self) -> Renewal[int]:
-        return Renewal(self.fetch, lambda text: text.replace("hidden", "[secret]"), "things")
+    def renewed(self) -> Refresher[int]:
+        return Refresher(self.fetch, lambda text: text.replace("hidden", "[secret]"), "things")
 
 
-def at_once(values: Renewal[int]) -> int:
+def at_once(values: Refresher[int]) -> int:
     """The value, if one gets it without waiting."""
     asked = values.value()
     try:
@@ -123,7 +124,7 @@ async def test_a_failure_is_told_to_all_and_remembered_for_a_moment(caplog: pyte
     outcomes = await asyncio.gather(*(values.value() for _ in range(10)), return_exceptions=True)
     outcomes += await asyncio.gather(values.value(), return_exceptions=True)
     for failure in outcomes:
-        assert isinstance(failure, UpstreamFailed)
+        assert isinstance(failure, UpstreamUnavailable)
         assert (str(failure), failure.status, failure.elsewhere) == ("upstream authentication failed", 502, True)
         assert str(failure.__cause__) == "OSError: on fire: [secret]"
     assert len(set(map(id, outcomes))) == 11
@@ -137,14 +138,14 @@ async def test_a_failure_is_told_to_all_and_remembered_for_a_moment(caplog: pyte
 async def test_a_fetch_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewal, "DEADLINE", 0.05)
     place = Place(delay=30)
-    with pytest.raises(UpstreamFailed) as failed:
+    with pytest.raises(UpstreamUnavailable) as failed:
         await place.renewed().value()
     assert str(failed.value.__cause__) == "TimeoutError: not within the deadline"
     assert place.cancelled == 1
 
 
 async def test_what_has_expired_already_is_no_value() -> None:
-    with pytest.raises(UpstreamFailed) as failed:
+    with pytest.raises(UpstreamUnavailable) as failed:
         await Place(lifetime=-1).renewed().value()
     assert "expired already" in str(failed.value.__cause__)
 
@@ -179,7 +180,7 @@ async def test_a_fetch_that_somebody_else_cancels_is_a_failure_and_not_a_cancell
     await until(lambda: place.fetches == 1)
     for task in asyncio.all_tasks() - {waiting, asyncio.current_task()}:
         task.cancel()
-    with pytest.raises(UpstreamFailed):
+    with pytest.raises(UpstreamUnavailable):
         await waiting
 
 

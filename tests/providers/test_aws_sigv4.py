@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.http import Header, HttpRequest, Origin
-from bud_asgi.providers.sigv4 import Keys, Signer, payload_hash
+from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
 from bud_asgi.secret import Secret
 
 ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"

@@ -15,7 +15,7 @@ from bud_asgi.http import HttpRequest, Timeouts
 from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
 from bud_asgi.providers import Provider
 from bud_asgi.providers.bedrock import Bedrock
-from bud_asgi.providers.seam import Call, Written
+from bud_asgi.providers.seam import EncodedRequest, ProviderRequest
 
 from .bridges import MESSAGES, NEWER, OLDER, call_of, request_of
 
@@ -32,8 +32,8 @@ def body_of(request: HttpRequest) -> bytes:
     return request.body if isinstance(request.body, bytes) else b"".join(request.body)
 
 
-def written(call: Call | None = None, **options: Any) -> HttpRequest:
-    return bedrock(**options).write(call or call_of()).request
+def written(call: ProviderRequest | None = None, **options: Any) -> HttpRequest:
+    return bedrock(**options).encode(call or call_of()).request
 
 
 def test_a_request_as_invoke_model() -> None:
@@ -76,18 +76,18 @@ def test_a_stream_has_a_path_and_a_type_of_its_own() -> None:
 
 
 def test_what_was_left_out_is_named() -> None:
-    one: Written = bedrock().write(call_of({"service_tier": "auto"}, betas="claude-code-20250219"))
+    one: EncodedRequest = bedrock().encode(call_of({"service_tier": "auto"}, betas="claude-code-20250219"))
     assert one.dropped == ("claude-code-20250219", "service_tier")
 
 
 def test_what_bedrock_lacks_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"^mcp_servers: "):
-        bedrock().write(call_of({"mcp_servers": []}))
+        bedrock().encode(call_of({"mcp_servers": []}))
 
 
 def test_every_request_has_the_same_origin_so_that_connections_are_shared() -> None:
     one = bedrock()
-    assert one.write(call_of()).request.origin is one.write(call_of()).request.origin
+    assert one.encode(call_of()).request.origin is one.encode(call_of()).request.origin
 
 
 MODELS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
@@ -115,7 +115,7 @@ def test_the_model_stands_in_the_path(options: dict[str, Any], asked: str, mappe
 @pytest.mark.parametrize("name", ["/", "a/b", "a b", "a?b", "a#b", "a%2Fb", "é", "a\r\nb", "a@b", "a;b", "arn:aws:a b"])
 def test_a_name_that_no_path_may_hold_is_no_model(name: str) -> None:
     with pytest.raises(NotFound) as refused:
-        bedrock().write(call_of({"model": name}))
+        bedrock().encode(call_of({"model": name}))
     assert str(refused.value) == f"model: {name}"
 
 
@@ -138,12 +138,12 @@ def test_where_an_arn_hides_the_model_a_name_tells_what_it_can(
     options: dict[str, Any], asked: str, mapped: str | None
 ) -> None:
     call = call_of({"model": asked}, betas="tool-search-tool-2025-10-19", model=mapped)
-    assert bedrock(**options).write(call).dropped == ("tool-search-tool-2025-10-19",)
+    assert bedrock(**options).encode(call).dropped == ("tool-search-tool-2025-10-19",)
 
 
 def test_a_mapped_model_tells_itself_what_it_can() -> None:
     call = call_of({"model": "claude-opus-4-8"}, betas="tool-search-tool-2025-10-19", model="claude-sonnet-4")
-    assert bedrock().write(call).dropped == ("tool-search-tool-2025-10-19",)
+    assert bedrock().encode(call).dropped == ("tool-search-tool-2025-10-19",)
 
 
 def count_of(fields: dict[str, Any] | None = None, *, model: str | None = None, **options: Any) -> tuple[str, Any]:
@@ -213,9 +213,9 @@ def test_the_operator_s_headers_go_with_every_message_and_with_no_count() -> Non
     assert not any(name.startswith(b"x-amzn") for name, _ in count.headers)
 
 
-def asking(**headers: str) -> Call:
+def asking(**headers: str) -> ProviderRequest:
     lines = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
-    return Call(request_of({}), {b"anthropic-version": b"2023-06-01", **lines})
+    return ProviderRequest(request_of({}), {b"anthropic-version": b"2023-06-01", **lines})
 
 
 def test_a_client_chooses_only_what_it_is_let_choose() -> None:
@@ -243,7 +243,7 @@ def test_whom_a_request_is_for_travels_only_if_clients_may_say_so() -> None:
     call = asking(anthropic_user_profile_id="up_1")
     assert "user_profile_id" not in json.loads(body_of(written(call)))
     assert json.loads(body_of(written(call, user_profiles=True)))["user_profile_id"] == "up_1"
-    both = Call(request_of({"user_profile_id": "up_2"}), call.headers)
+    both = ProviderRequest(request_of({"user_profile_id": "up_2"}), call.headers)
     assert json.loads(body_of(written(both, user_profiles=True)))["user_profile_id"] == "up_2"
 
 
@@ -256,7 +256,7 @@ def test_a_request_over_twenty_megabytes_is_refused() -> None:
 
 def test_flags_and_fields_are_the_operator_s() -> None:
     call = call_of({"top_k": 5}, betas="a-flag-of-tomorrow")
-    one = bedrock(allow_betas=["a-flag-of-tomorrow"], drop_fields=["top_k"]).write(call)
+    one = bedrock(allow_betas=["a-flag-of-tomorrow"], drop_fields=["top_k"]).encode(call)
     sent = json.loads(body_of(one.request))
     assert (sent["anthropic_beta"], "top_k" in sent, one.dropped) == (["a-flag-of-tomorrow"], False, ("top_k",))
 
@@ -315,14 +315,14 @@ def test_it_is_a_provider_that_shows_no_key() -> None:
     one: Provider = bedrock(name="mine", model_ids={"big": ARN})
     assert repr(one) == ("Bedrock(name='mine', region='us-east-1', endpoint='bedrock-runtime.us-east-1.amazonaws.com')")
     assert SECRET not in repr(one.credential)
-    assert one.listing() is None
+    assert one.models_request() is None
     assert one.models[0] == "big"
     assert NEWER in one.models
 
 
 def test_aws_is_not_loaded_before_it_is_needed() -> None:
     code = (
-        "import sys; from bud_asgi.providers.bedrock import Bedrock; Bedrock(region='eu-west-1');"
+        "import sys; from bud_asgi.providers.bedrock.provider import Bedrock; Bedrock(region='eu-west-1');"
         "assert not {'botocore', 'aiobotocore', 'aiohttp'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers import UpstreamRefused
+from bud_asgi.providers import TranslatedUpstreamError
 from bud_asgi.providers.bedrock import Bedrock
-from bud_asgi.providers.bedrock_errors import fault_of_reply, scrubbed
+from bud_asgi.providers.bedrock.errors import fault_of_reply, scrubbed
 
 from .bridges import OLDER, call_of
 
@@ -30,10 +30,10 @@ NO_SIGNATURE = "The request signature we calculated does not match the signature
 
 def explained(
     status: int, name: str, text: str, *, counting: bool = False, headers: Headers | None = None, **more: Any
-) -> UpstreamRefused:
+) -> TranslatedUpstreamError:
     call = call_of({"model": OLDER} if counting else {}, counting=counting)
     lines = {b"x-amzn-errortype": f"{name}:http://internal.amazon.com/coral/".encode()} if headers is None else headers
-    refused = BEDROCK.explain(call, status, lines, json.dumps({"message": text, **more}).encode())
+    refused = BEDROCK.translate_error(call, status, lines, json.dumps({"message": text, **more}).encode())
     assert refused is not None
     return refused
 
@@ -177,7 +177,7 @@ def test_where_the_name_stands(headers: dict[bytes, bytes], fields: dict[str, An
 
 
 def test_the_text_may_begin_with_a_capital() -> None:
-    refused = BEDROCK.explain(
+    refused = BEDROCK.translate_error(
         call_of(), 429, {b"x-amzn-errortype": b"ThrottlingException"}, b'{"Message":"Slow down."}'
     )
     assert str(refused) == "Slow down."
@@ -185,13 +185,13 @@ def test_the_text_may_begin_with_a_capital() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b'{"message":null}', b'{"message":{}}'])
 def test_an_error_without_a_text(body: bytes) -> None:
-    refused = BEDROCK.explain(call_of(), 429, {b"x-amzn-errortype": b"ThrottlingException"}, body)
+    refused = BEDROCK.translate_error(call_of(), 429, {b"x-amzn-errortype": b"ThrottlingException"}, body)
     assert str(refused) == "The upstream refused the request without a word."
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>503</html>", b"{}", b'{"error":{"type":"x","message":"y"}}'])
 def test_what_is_no_error_of_aws_is_not_explained(body: bytes) -> None:
-    assert BEDROCK.explain(call_of(), 503, {b"content-type": b"text/html"}, body) is None
+    assert BEDROCK.translate_error(call_of(), 503, {b"content-type": b"text/html"}, body) is None
     assert fault_of_reply(503, {}, body) is None
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from bud_asgi.http import HttpError, HttpReply
 from bud_asgi.protocol.sse import PING
-from bud_asgi.providers.bedrock_stream import Converted, CountToJson
-from bud_asgi.testing.bedrock_stream import (
+from bud_asgi.providers.bedrock.stream import ConvertedReply, CountToJson
+from bud_asgi.testing.bedrock.stream import (
     chunk,
 )
 
@@ -58,7 +58,7 @@ class Reply:
 
 def stream(*pieces: bytes | HttpError | None) -> tuple[Reply, HttpReply]:
     reply = Reply(*pieces)
-    return reply, Converted(reply, codec(), b"text/event-stream; charset=utf-8")
+    return reply, ConvertedReply(reply, codec(), b"text/event-stream; charset=utf-8")
 
 
 async def test_a_reply_hands_out_what_its_bytes_become() -> None:
@@ -94,7 +94,7 @@ async def test_what_waits_below_behind_the_last_bytes_is_handed_out_with_them() 
             self.waiting += FRAMES[700:]
             return data
 
-    one = Converted(Both(FRAMES[:700]), codec(), b"text/event-stream")
+    one = ConvertedReply(Both(FRAMES[:700]), codec(), b"text/event-stream")
     assert await one.more() == SSE
     assert one.done
 
@@ -153,7 +153,7 @@ async def test_cancelled_it_loses_nothing() -> None:
             await asyncio.sleep(0.05)
             return await super().more(within)
 
-    one = Converted(Slow(FRAMES), codec(), b"text/event-stream")
+    one = ConvertedReply(Slow(FRAMES), codec(), b"text/event-stream")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(one.more(), 0.01)
     assert await one.more() == SSE
@@ -161,7 +161,7 @@ async def test_cancelled_it_loses_nothing() -> None:
 
 def test_the_head_tells_of_the_other_type_and_of_no_length() -> None:
     reply = Reply(headers=((b"content-type", b"x"), (b"x-amzn-requestid", b"r"), (b"content-length", b"5")))
-    one = Converted(reply, codec(), b"text/event-stream")
+    one = ConvertedReply(reply, codec(), b"text/event-stream")
     assert (one.status, list(one.headers)) == (
         200,
         [(b"x-amzn-requestid", b"r"), (b"content-type", b"text/event-stream")],
@@ -178,7 +178,7 @@ COUNTS: dict[str, tuple[list[bytes], bytes]] = {
 
 @pytest.mark.parametrize(("pieces", "wanted"), COUNTS.values(), ids=COUNTS.keys())
 async def test_a_count(pieces: list[bytes], wanted: bytes) -> None:
-    one = Converted(Reply(*pieces), CountToJson(), b"application/json")
+    one = ConvertedReply(Reply(*pieces), CountToJson(), b"application/json")
     assert await one.more() == wanted
     assert one.done
 
@@ -187,7 +187,7 @@ async def test_a_count(pieces: list[bytes], wanted: bytes) -> None:
     "body", [b"", b"{}", b"<html>", b'{"inputTokens":"x"}', b"[" * 100_000, b" " * 200_000 + b"{}"]
 )
 async def test_a_count_that_is_none(body: bytes) -> None:
-    one: Any = Converted(Reply(body), CountToJson(), b"application/json")
+    one: Any = ConvertedReply(Reply(body), CountToJson(), b"application/json")
     with pytest.raises(HttpError, match="count of tokens"):
         await one.more()
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.sse import PING
-from bud_asgi.testing.bedrock_stream import (
+from bud_asgi.testing.bedrock.frames import sealed
+from bud_asgi.testing.bedrock.stream import (
     chunk,
     error_message,
     event_message,
@@ -19,7 +20,6 @@ from bud_asgi.testing.bedrock_stream import (
     metrics_chunk,
     text_delta,
 )
-from bud_asgi.testing.eventstream import sealed
 
 from .frames import DELTA, END, FRAMES, SSE, START, STOP, codec, wrong
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.providers.bridging import Bridged, bridge, service_rules
-from bud_asgi.providers.seam import Call
+from bud_asgi.providers.compat.features import Adaptation, bridge, service_rules
+from bud_asgi.providers.seam import ProviderRequest
 
 from .bridges import NEWER, OLDER, OLDEST, VERSION, bridged, call_of, fields_of, request_of
 
@@ -60,7 +60,7 @@ LEFT = [
 
 @pytest.mark.parametrize("flag", SENT)
 def test_bedrock_gets_the_flags_that_it_takes(flag: str) -> None:
-    assert bridged(betas=flag) == Bridged(
+    assert bridged(betas=flag) == Adaptation(
         frozenset({"anthropic_beta"}), {"anthropic_version": b'"bedrock-2023-05-31"'}, (flag,), ()
     )
 
@@ -280,7 +280,7 @@ VERSIONS = [
 def test_the_version_goes_into_the_body_under_the_service_s_name(
     version: str, model: str, service: Literal["bedrock", "vertex"], sent: str
 ) -> None:
-    call = Call(request_of({}), {b"anthropic-version": version.encode()})
+    call = ProviderRequest(request_of({}), {b"anthropic-version": version.encode()})
     assert json.loads(bridge(call, service_rules(service), model).changed["anthropic_version"]) == sent
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bud_asgi.http import HttpError
 from bud_asgi.protocol.errors import error_headers
-from bud_asgi.providers import UpstreamFailed, failure_of
+from bud_asgi.providers import UpstreamUnavailable, failure_of
 
 Kind = Literal["connect", "tls", "timeout", "reset", "protocol"]
 FAILED: dict[Kind, tuple[int, str, str]] = {
@@ -36,5 +36,5 @@ def test_a_failure_says_what_happened_and_nothing_of_where(
 
 
 def test_a_failure_is_a_502_that_is_not_asked_elsewhere_unless_it_says_so() -> None:
-    failure = UpstreamFailed("no")
+    failure = UpstreamUnavailable("no")
     assert (failure.status, failure.type, failure.elsewhere) == (502, "api_error", False)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bud_asgi.testing import hang, late
-from bud_asgi.testing.google_tokens import CLOUD_PLATFORM
+from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
 from providers.google_stage import REQUEST, Served, applied, bearer, google_served
 
 
@@ -41,7 +41,7 @@ async def until(served: Served, tokens: int) -> None:
 
 async def test_a_request_gets_a_token(served: Served) -> None:
     credential = served.credential()
-    assert credential.ours
+    assert credential.is_operators
     assert await applied(credential) == {"authorization": f"Bearer {served.issued[0]}"}
     token = served.google.tokens.issued[0]
     assert (token.principal, token.scopes) == (served.google.account.email, (CLOUD_PLATFORM,))
@@ -163,7 +163,7 @@ async def test_nothing_shows_a_token(served: Served, caplog: pytest.LogCaptureFi
 
 def test_google_auth_is_loaded_on_first_use() -> None:
     program = (
-        "import sys, bud_asgi.providers.google as google\n"
+        "import sys, bud_asgi.providers.vertex.credential as google\n"
         "google.GoogleCredential(quota_project='p')\n"
         "sys.exit(any(name.startswith(('google.auth', 'cryptography', 'requests')) for name in sys.modules))"
     )
@@ -173,7 +173,7 @@ def test_google_auth_is_loaded_on_first_use() -> None:
 EXIT = """
 import asyncio, json, os, socket, sys, time
 from bud_asgi.http import HttpRequest, Origin
-from bud_asgi.providers.google import GoogleCredential
+from bud_asgi.providers.vertex.credential import GoogleCredential
 
 async def main():
     credential = GoogleCredential(service_account_info=json.loads(os.environ["KEY"]))

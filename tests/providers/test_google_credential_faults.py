@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from google.auth.exceptions import TransportError
 
-from bud_asgi.providers import google, google_auth, renewal
-from bud_asgi.providers.failures import UpstreamFailed
-from bud_asgi.providers.google import GoogleCredential
+from bud_asgi.providers import refresher as renewal
+from bud_asgi.providers.failures import UpstreamUnavailable
+from bud_asgi.providers.vertex import credential as google
+from bud_asgi.providers.vertex import google_auth
+from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import Reply, StandIn, hang, hang_mid_event, html, json_body, raw, reset_before_head
 from bud_asgi.testing.google import Google
-from bud_asgi.testing.google_errors import oauth_error
+from bud_asgi.testing.google.errors import oauth_error
 from providers.google_stage import Served, applied, bearer, google_served
 
 
@@ -33,8 +35,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Generator[Served]:
         yield one
 
 
-async def failed(credential: GoogleCredential) -> UpstreamFailed:
-    with pytest.raises(UpstreamFailed) as raised:
+async def failed(credential: GoogleCredential) -> UpstreamUnavailable:
+    with pytest.raises(UpstreamUnavailable) as raised:
         await applied(credential)
     error = raised.value
     assert (error.status, error.type, error.elsewhere) == (502, "api_error", True)

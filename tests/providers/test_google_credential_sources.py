@@ -21,9 +21,9 @@ from google.auth import identity_pool, impersonated_credentials
 from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials as UserCredentials
 
-from bud_asgi.providers.google import GoogleCredential
-from bud_asgi.testing.google_accounts import impersonation_url
-from bud_asgi.testing.google_tokens import CLOUD_PLATFORM
+from bud_asgi.providers.vertex.credential import GoogleCredential
+from bud_asgi.testing.google.accounts import impersonation_url
+from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
 from providers.google_stage import Served, applied, bearer, google_served
 
 QUOTA = "billing-project"
@@ -99,7 +99,7 @@ async def test_gclouds_file_is_found(served: Served, tmp_path: Path) -> None:
 PROGRAM = """
 import asyncio
 from bud_asgi.http import HttpRequest, Origin
-from bud_asgi.providers.google import GoogleCredential
+from bud_asgi.providers.vertex.credential import GoogleCredential
 
 async def main():
     request = await GoogleCredential().apply(HttpRequest(Origin("127.0.0.1", 1), b"POST", b"/", ()), {})
@@ -124,7 +124,7 @@ def test_without_any_there_is_a_clear_word(served: Served) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=50
     )
-    assert "UpstreamFailed: upstream authentication failed" in ran.stderr
+    assert "UpstreamUnavailable: upstream authentication failed" in ran.stderr
     assert "Your default credentials were not found" in ran.stderr
 
 

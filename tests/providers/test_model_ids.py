@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bud_asgi.catalogue import catalogue
-from bud_asgi.providers.model_ids import (
+from bud_asgi.providers.compat.model_ids import (
     base_id_in,
     bedrock_base_id,
     claude_name,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bud_asgi.protocol.messages import edited
+from bud_asgi.protocol.request import edited
 
 from .bridges import OLDER, bridged, fields_of, request_of
 

@@ -8,7 +8,14 @@ from protocol.bodies import body, decode
 from bud_asgi.exchange import Attempt, Target
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers import Anthropic, Call, Refusal, UpstreamFailed, UpstreamRefused, send
+from bud_asgi.providers import (
+    Anthropic,
+    ProviderRequest,
+    TranslatedUpstreamError,
+    UpstreamErrorResponse,
+    UpstreamUnavailable,
+    send,
+)
 
 HEADERS = {b"anthropic-version": b"2023-06-01"}
 
@@ -59,7 +66,7 @@ class Client:
 class Fresh:
     """A credential that can be had anew."""
 
-    ours = True
+    is_operators = True
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -88,9 +95,11 @@ def provider(left: int) -> Anthropic:
     return made
 
 
-async def sent(client: Client, made: Anthropic, model: str | None = None) -> tuple[HttpReply | Refusal, Attempt]:
+async def sent(
+    client: Client, made: Anthropic, model: str | None = None
+) -> tuple[HttpReply | UpstreamErrorResponse, Attempt]:
     attempt = Attempt(Target("anthropic", model))
-    return await send(client, made, Call(decode(body()), HEADERS, model), attempt), attempt
+    return await send(client, made, ProviderRequest(decode(body()), HEADERS, model), attempt), attempt
 
 
 async def test_a_200_is_handed_on_open() -> None:
@@ -107,7 +116,7 @@ async def test_an_error_is_handed_on_as_it_came(status: int) -> None:
     client = Client(first := Reply(status, SAID, (b"retry-after", b"3"), (b"server", b"x")))
     refusal, attempt = await sent(client, provider(9))
     headers = [(b"retry-after", b"3"), (b"upstream-request-id", b"req_up")]
-    assert refusal == Refusal(status, SAID, headers)
+    assert refusal == UpstreamErrorResponse(status, SAID, headers)
     assert (first.closed, len(client.requests), attempt.status) == (True, 1, status)
 
 
@@ -122,7 +131,7 @@ async def test_an_error_is_handed_on_as_it_came(status: int) -> None:
     ],
 )
 async def test_what_is_no_answer_is_a_failure_and_closed(reply: Reply, words: str) -> None:
-    with pytest.raises(UpstreamFailed, match=f"^{words}"):
+    with pytest.raises(UpstreamUnavailable, match=f"^{words}"):
         await sent(Client(reply), provider(0))
     assert reply.closed
 
@@ -139,18 +148,18 @@ async def test_after_a_401_a_fresh_credential_is_tried_once() -> None:
 async def test_a_401_is_one_whatever_it_says() -> None:
     client = Client(Reply(401, b"<html>"), second := Reply(200))
     assert (await sent(client, provider(9)))[0] is second
-    with pytest.raises(UpstreamRefused, match=r"^upstream authentication failed$") as refused:
+    with pytest.raises(TranslatedUpstreamError, match=r"^upstream authentication failed$") as refused:
         await sent(Client(Reply(401, b"<html>")), provider(0))
     assert (refused.value.status, refused.value.credential, refused.value.told) == (502, True, "401 <html>")
     passing = Anthropic(auth="client")
-    with pytest.raises(UpstreamFailed, match=r"^The upstream answered 401 without an error object\.$"):
+    with pytest.raises(UpstreamUnavailable, match=r"^The upstream answered 401 without an error object\.$"):
         await sent(Client(Reply(401, b"<html>")), passing)
 
 
 @pytest.mark.parametrize(("left", "asked"), [(0, 1), (9, 2)])
 async def test_a_401_that_stays_is_ours_to_mend(left: int, asked: int) -> None:
     client = Client(first := Reply(401), second := Reply(401))
-    with pytest.raises(UpstreamFailed, match=r"^upstream authentication failed$"):
+    with pytest.raises(UpstreamUnavailable, match=r"^upstream authentication failed$"):
         await sent(client, provider(left))
     assert (first.closed, second.closed, len(client.requests)) == (True, asked == 2, asked)
 
@@ -158,7 +167,7 @@ async def test_a_401_that_stays_is_ours_to_mend(left: int, asked: int) -> None:
 @pytest.mark.parametrize("before", [[], [Reply(401)]])
 async def test_a_failure_of_the_engine_is_translated_and_kept_as_the_cause(before: list[Reply]) -> None:
     error = HttpError("reset", "broken", sent=True)
-    with pytest.raises(UpstreamFailed, match=r"^The upstream closed the connection") as failed:
+    with pytest.raises(UpstreamUnavailable, match=r"^The upstream closed the connection") as failed:
         await sent(Client(*before, error), provider(9))
     assert failed.value.__cause__ is error
     assert all(reply.closed for reply in before)
@@ -167,9 +176,11 @@ async def test_a_failure_of_the_engine_is_translated_and_kept_as_the_cause(befor
 class Talkative(Anthropic):
     """A provider whose upstream tells our credential in an error of its own form."""
 
-    def explain(self, call: Call, status: int, headers: Headers, body: bytes) -> UpstreamRefused | None:
+    def translate_error(
+        self, call: ProviderRequest, status: int, headers: Headers, body: bytes
+    ) -> TranslatedUpstreamError | None:
         words = body.decode()
-        return UpstreamRefused(words.partition("|")[0], status=status, type_="api_error", told=words)
+        return TranslatedUpstreamError(words.partition("|")[0], status=status, type_="api_error", told=words)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +189,8 @@ class Talkative(Anthropic):
 async def test_a_translated_error_never_tells_our_credential(
     said: bytes, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises((UpstreamRefused, UpstreamFailed), match=f"^{words}$") as refused:
+    with pytest.raises((TranslatedUpstreamError, UpstreamUnavailable), match=f"^{words}$") as refused:
         await sent(Client(Reply(429, said)), Talkative(api_key="sk-ours-1"))
-    told = refused.value.told if isinstance(refused.value, UpstreamRefused) else ""
+    told = refused.value.told if isinstance(refused.value, TranslatedUpstreamError) else ""
     assert refused.value.__cause__ is None
     assert "sk-ours-1" not in told + caplog.text

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bud_asgi.protocol.messages import decode_request
-from bud_asgi.providers.failures import UpstreamRefused
-from bud_asgi.providers.seam import Call
+from bud_asgi.protocol.request import decode_request
+from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.seam import ProviderRequest
 from bud_asgi.providers.vertex import Vertex
 
 VERTEX = Vertex(project="my-proj", quota_project="example.com:billing")
@@ -19,9 +19,9 @@ SENT = b'{"model":"my-alias","max_tokens":1,"messages":[{}]}'
 RESOURCE = "projects/my-proj/locations/global/publishers/anthropic/models/claude-opus-5"
 
 
-def explained(status: int, body: bytes, *, counting: bool = False) -> UpstreamRefused | None:
-    call = Call(decode_request(SENT, counting=counting), {}, "claude-opus-5")
-    return VERTEX.explain(call, status, {b"content-type": b"application/json"}, body)
+def explained(status: int, body: bytes, *, counting: bool = False) -> TranslatedUpstreamError | None:
+    call = ProviderRequest(decode_request(SENT, counting=counting), {}, "claude-opus-5")
+    return VERTEX.translate_error(call, status, {b"content-type": b"application/json"}, body)
 
 
 def google(name: str, message: str, code: int = 0, *, listed: bool = False) -> bytes:
@@ -29,7 +29,9 @@ def google(name: str, message: str, code: int = 0, *, listed: bool = False) -> b
     return json.dumps([error] if listed else error, indent=2).encode() + b"\n"
 
 
-def refused(name: str, message: str, status: int, *, listed: bool = False, counting: bool = False) -> UpstreamRefused:
+def refused(
+    name: str, message: str, status: int, *, listed: bool = False, counting: bool = False
+) -> TranslatedUpstreamError:
     made = explained(status, google(name, message, status, listed=listed), counting=counting)
     assert made is not None
     return made

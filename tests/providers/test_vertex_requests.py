@@ -15,9 +15,9 @@ from protocol.bodies import body
 from bud_asgi.http import HttpRequest, Timeouts
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, RequestTooLarge
 from bud_asgi.protocol.headers import merge_headers
-from bud_asgi.protocol.messages import decode_request
-from bud_asgi.providers.seam import Call, Written
-from bud_asgi.providers.vertex import Vertex, host_of
+from bud_asgi.protocol.request import decode_request
+from bud_asgi.providers.seam import EncodedRequest, ProviderRequest
+from bud_asgi.providers.vertex.provider import Vertex, host_of
 
 MODEL = "claude-opus-4-8"
 HEADERS = merge_headers(
@@ -47,17 +47,17 @@ def call(
     betas: str = "",
     version: str = "2023-06-01",
     counting: bool = False,
-) -> Call:
+) -> ProviderRequest:
     """A call with this body, by default a small one for `MODEL`."""
     headers = {**HEADERS, b"anthropic-version": version.encode()}
     if betas:
         headers[b"anthropic-beta"] = betas.encode()
     whole = body(model=json.dumps(MODEL).encode()) if sent is None else sent
-    return Call(decode_request(whole, counting=counting), headers, model)
+    return ProviderRequest(decode_request(whole, counting=counting), headers, model)
 
 
-def written(provider: Vertex | None = None, sent: bytes | None = None, **more: Any) -> Written:
-    return (provider or vertex()).write(call(sent, **more))
+def written(provider: Vertex | None = None, sent: bytes | None = None, **more: Any) -> EncodedRequest:
+    return (provider or vertex()).encode(call(sent, **more))
 
 
 def wire(request: HttpRequest) -> bytes:
@@ -194,7 +194,7 @@ def test_tokens_may_be_counted_elsewhere() -> None:
     assert (made.origin.host, b"/locations/global/" in made.target) == ("aiplatform.googleapis.com", True)
 
 
-def betas_of(made: Written) -> list[str]:
+def betas_of(made: EncodedRequest) -> list[str]:
     return [value.decode() for name, value in made.request.headers if name == b"anthropic-beta"]
 
 
@@ -299,7 +299,7 @@ def test_every_other_field_stays_as_it_came(sent: bytes) -> None:
     except InvalidRequest:
         return  # a lone surrogate
     fields = msgspec.json.decode(sent, type=dict[str, msgspec.Raw])
-    there = msgspec.json.decode(wire(HERE.write(asked).request), type=dict[str, msgspec.Raw])
+    there = msgspec.json.decode(wire(HERE.encode(asked).request), type=dict[str, msgspec.Raw])
     assert bytes(there.pop("anthropic_version")) == b'"vertex-2023-10-16"'
     fields.pop("model")
     assert [(name, bytes(value)) for name, value in there.items()] == [
@@ -330,7 +330,7 @@ def test_a_request_that_is_too_large_is_refused_here() -> None:
 def test_it_shows_where_it_calls_and_nothing_more() -> None:
     provider = vertex(name="v", service_account_info=KEY)
     assert repr(provider) == "Vertex(name='v', project='p', region='global')"
-    assert provider.listing() is None
+    assert provider.models_request() is None
     assert provider.models[0].startswith("claude-")
     assert {"claude-opus-5", "claude-haiku-4-5-20251001"} <= set(provider.models)
     assert "claude-mythos-preview" not in provider.models

@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from stand_in_client import Ended, ask, unchunked, wire
 
 from bud_asgi.testing import StandIn
-from bud_asgi.testing.aws_keys import AwsKey
+from bud_asgi.testing.bedrock.keys import AwsKey
 
 OPUS = "us.anthropic.claude-opus-4-8"
 HAIKU = "us.anthropic.claude-haiku-4-5-20251001-v1:0"

@@ -15,9 +15,8 @@ from botocore.eventstream import ChecksumMismatch
 from botocore.exceptions import ClientError, EventStreamError
 
 from bud_asgi.testing import StandIn, Usage, text
-from bud_asgi.testing.aws_keys import AwsKey
 from bud_asgi.testing.bedrock import Bedrock
-from bud_asgi.testing.bedrock_faults import (
+from bud_asgi.testing.bedrock.faults import (
     access_denied,
     aws_error,
     bad_checksum,
@@ -26,6 +25,7 @@ from bud_asgi.testing.bedrock_faults import (
     unknown_event,
     unmodelled_error,
 )
+from bud_asgi.testing.bedrock.keys import AwsKey
 
 if TYPE_CHECKING:
     from types_aiobotocore_bedrock_runtime import BedrockRuntimeClient

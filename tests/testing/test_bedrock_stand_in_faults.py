@@ -28,9 +28,8 @@ from bud_asgi.testing import (
     text,
     tool_use,
 )
-from bud_asgi.testing.aws_keys import AwsKey
 from bud_asgi.testing.bedrock import Bedrock
-from bud_asgi.testing.bedrock_faults import (
+from bud_asgi.testing.bedrock.faults import (
     absurd_length,
     all_at_once,
     bad_checksum,
@@ -44,8 +43,9 @@ from bud_asgi.testing.bedrock_faults import (
     unmodelled_error,
     with_message,
 )
-from bud_asgi.testing.bedrock_stream import METRICS, chunk, event_message
-from bud_asgi.testing.eventstream import message
+from bud_asgi.testing.bedrock.frames import message
+from bud_asgi.testing.bedrock.keys import AwsKey
+from bud_asgi.testing.bedrock.stream import METRICS, chunk, event_message
 
 Asked = tuple[StandIn, AwsKey]
 STREAM = path(OPUS, "invoke-with-response-stream")

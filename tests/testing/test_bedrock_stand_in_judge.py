@@ -12,10 +12,10 @@ import pytest
 from bedrock_client import BODY, HAIKU, OPUS, encoded, invoke, path, send, signed, told
 
 from bud_asgi.testing import StandIn
-from bud_asgi.testing.aws_keys import AwsKey
 from bud_asgi.testing.bedrock import Bedrock
-from bud_asgi.testing.bedrock_models import Place, route_of
-from bud_asgi.testing.received import Received
+from bud_asgi.testing.bedrock.keys import AwsKey
+from bud_asgi.testing.bedrock.models import Place, route_of
+from bud_asgi.testing.server.received import Received
 
 Asked = tuple[StandIn, AwsKey]
 PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123def456"

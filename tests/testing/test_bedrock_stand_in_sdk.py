@@ -13,9 +13,8 @@ from anthropic.types import Message, MessageParam, ToolParam
 from bedrock_client import HAIKU, OPUS, without_settings
 
 from bud_asgi.testing import Reply, StandIn, ToolUseBlock, Usage, blocks, error_mid_stream, text, thinking, tool_use
-from bud_asgi.testing.aws_keys import AwsKey
 from bud_asgi.testing.bedrock import Bedrock
-from bud_asgi.testing.bedrock_faults import (
+from bud_asgi.testing.bedrock.faults import (
     access_denied,
     aws_error,
     bad_checksum,
@@ -26,6 +25,7 @@ from bud_asgi.testing.bedrock_faults import (
     unknown_event,
     unmodelled_error,
 )
+from bud_asgi.testing.bedrock.keys import AwsKey
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "What is new?"}]
 WEATHER: ToolParam = {

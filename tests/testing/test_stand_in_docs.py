@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import bud_asgi.testing
-from bud_asgi.testing import bedrock_faults, vertex_errors
 from bud_asgi.testing.bedrock import Bedrock
+from bud_asgi.testing.bedrock import faults as bedrock_faults
 from bud_asgi.testing.vertex import Vertex
+from bud_asgi.testing.vertex import errors as vertex_errors
 
 _MANUAL = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 _SNIPPETS = re.findall(r"```python\n(.*?)```", _MANUAL, re.DOTALL)

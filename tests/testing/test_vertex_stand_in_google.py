@@ -21,10 +21,10 @@ from google.oauth2 import service_account
 
 from bud_asgi.testing import StandIn, hang, json_body, text
 from bud_asgi.testing.google import Google
-from bud_asgi.testing.google_accounts import ServiceAccount, impersonation_url
-from bud_asgi.testing.google_errors import google_error, oauth_error
-from bud_asgi.testing.google_tokens import CLOUD_PLATFORM
-from bud_asgi.testing.threads import ThreadedStandIn
+from bud_asgi.testing.google.accounts import ServiceAccount, impersonation_url
+from bud_asgi.testing.google.errors import google_error, oauth_error
+from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
+from bud_asgi.testing.server.threads import ThreadedStandIn
 
 SCOPES = [CLOUD_PLATFORM]
 OTHER = ServiceAccount("other@bud-stand-in.iam.gserviceaccount.com", "bud-stand-in")

@@ -8,7 +8,7 @@ import pytest
 from vertex_client import COUNT, CREATE, MODEL, PARENT, RESOURCE, STREAM, Asked, without
 
 from bud_asgi.testing import StandIn
-from bud_asgi.testing.google_tokens import CLOUD_PLATFORM, Tokens
+from bud_asgi.testing.google.tokens import CLOUD_PLATFORM, Tokens
 from bud_asgi.testing.vertex import Vertex
 
 

@@ -17,10 +17,10 @@ from bud_asgi.testing import (
     text,
     tool_use,
 )
-from bud_asgi.testing.google_errors import google_error, google_html
-from bud_asgi.testing.google_tokens import Tokens
+from bud_asgi.testing.google.errors import google_error, google_html
+from bud_asgi.testing.google.tokens import Tokens
 from bud_asgi.testing.vertex import Vertex
-from bud_asgi.testing.vertex_errors import (
+from bud_asgi.testing.vertex.errors import (
     Fault,
     model_not_allowed,
     permission_denied,

@@ -26,11 +26,11 @@ from bud_asgi.testing import (
     tool_use,
 )
 from bud_asgi.testing.google import Google
-from bud_asgi.testing.google_errors import google_html
-from bud_asgi.testing.google_tokens import CLOUD_PLATFORM
-from bud_asgi.testing.threads import ThreadedStandIn
+from bud_asgi.testing.google.errors import google_html
+from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
+from bud_asgi.testing.server.threads import ThreadedStandIn
 from bud_asgi.testing.vertex import Vertex
-from bud_asgi.testing.vertex_errors import Fault, permission_denied, quota_exceeded, token_expired, unavailable
+from bud_asgi.testing.vertex.errors import Fault, permission_denied, quota_exceeded, token_expired, unavailable
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "What is new?"}]
 ASK: dict[str, Any] = {"model": "claude-opus-5", "max_tokens": 1000, "messages": HELLO}

@@ -7,7 +7,7 @@ from typing import Any
 from stand_in_client import ask, unchunked, wire
 
 from bud_asgi.testing import Reply, StandIn
-from bud_asgi.testing.google_tokens import Tokens
+from bud_asgi.testing.google.tokens import Tokens
 
 MODEL = "claude-opus-5"
 PARENT = "/v1/projects/bud-stand-in/locations/global/publishers/anthropic/models"

@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 
-from bud_asgi.testing.aws_errors import AwsRefused
-from bud_asgi.testing.aws_keys import AwsKey, AwsKeys
-from bud_asgi.testing.received import Received
-from bud_asgi.testing.serving import serving
-from bud_asgi.testing.sigv4 import Signer
+from bud_asgi.testing.bedrock.errors import AwsRefused
+from bud_asgi.testing.bedrock.keys import AwsKey, AwsKeys
+from bud_asgi.testing.bedrock.sigv4 import Signer
+from bud_asgi.testing.server.received import Received
+from bud_asgi.testing.server.serving import serving
 
 ROLE = "arn:aws:iam::123456789012:role/gateway"
 WEB_TOKEN = "a-web-identity-token"

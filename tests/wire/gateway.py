@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
 from bud_asgi.http import Engine, Timeouts
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 KEY = "sk-bud-the-callers-key"
 UPSTREAM_KEY = "sk-ant-the-operators-key"

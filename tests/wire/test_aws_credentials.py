@@ -39,10 +39,11 @@ from aws_ways import (
 from gateway import gateway, wait_until
 
 from bud_asgi.http import Engine, HttpRequest, Origin, read_body
-from bud_asgi.providers import Bedrock, UpstreamFailed, renewal
-from bud_asgi.providers.aws import AwsCredential
+from bud_asgi.providers import Bedrock, UpstreamUnavailable
+from bud_asgi.providers import refresher as renewal
+from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock
-from bud_asgi.testing.aws_keys import AwsKey
+from bud_asgi.testing.bedrock.keys import AwsKey
 
 T = TypeVar("T")
 
@@ -248,7 +249,7 @@ async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
     monkeypatch.setattr(renewal, "DEADLINE", 0.3)
     credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
     aws.fault = fault
-    with caplog.at_level(logging.WARNING, "bud_asgi"), pytest.raises(UpstreamFailed) as failed:
+    with caplog.at_level(logging.WARNING, "bud_asgi"), pytest.raises(UpstreamUnavailable) as failed:
         await credential.apply(request_to(upstream), {})
     assert (failed.value.status, failed.value.type, failed.value.elsewhere) == (502, "api_error", True)
     assert str(failed.value) == "upstream authentication failed"
@@ -271,9 +272,9 @@ async def test_old_keys_of_the_instance_are_used_on(
 
 
 async def test_no_keys_anywhere_is_a_failure_too(upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(UpstreamFailed):
+    with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1").apply(request_to(upstream), {})
-    with pytest.raises(UpstreamFailed):
+    with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1", profile="unknown").apply(request_to(upstream), {})
     assert "found none" in caplog.text
     assert "The config profile (unknown) could not be found" in caplog.text
@@ -287,7 +288,7 @@ async def test_an_endpoint_that_recovers_is_asked_again(
     credential = AwsCredential(region="us-east-1")
     aws.fault = "hang"
     failures = [credential.apply(request_to(upstream), {}) for _ in range(20)]
-    assert {type(each) for each in await asyncio.gather(*failures, return_exceptions=True)} == {UpstreamFailed}
+    assert {type(each) for each in await asyncio.gather(*failures, return_exceptions=True)} == {UpstreamUnavailable}
     assert len(aws.asked) <= 1
     aws.fault = None
     await asyncio.sleep(1.1)
@@ -339,7 +340,7 @@ async def test_a_process_that_is_given_up_is_ended(by_role: bool, upstream: Thre
     await until(lambda: (home / "pid").exists() and (home / "pid").read_text().endswith("\n"))
     for fetch in credential._renewal._running.values():
         fetch.cancel()
-    with pytest.raises(UpstreamFailed):
+    with pytest.raises(UpstreamUnavailable):
         await asking
     pid = int((home / "pid").read_text())
     with pytest.raises(ProcessLookupError):
@@ -356,7 +357,7 @@ async def test_nobody_is_asked_for_a_code(
     options = use_role_of_profile(aws, home, monkeypatch)
     config = (home / "config").read_text()
     (home / "config").write_text(config.replace("source_profile", "mfa_serial = arn:aws:iam::1:mfa/me\nsource_profile"))
-    with pytest.raises(UpstreamFailed):
+    with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1", **options).apply(request_to(upstream), {})
     assert "wants an MFA code" in caplog.text
     assert aws.asked == []

@@ -25,7 +25,7 @@ from starlette.routing import Route as HostRoute
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, hang, hang_mid_event, text
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 STREAM = {**BODY, "stream": True}
 
@@ -131,7 +131,7 @@ async def pass_on(request, call_next):
 url, grace, below = sys.argv[1:]
 messages = MessagesApp(auth=Anonymous(), providers=[Anthropic(api_key="k", base_url=url)], drain_timeout=float(grace))
 app = Starlette(middleware=[Middleware(BaseHTTPMiddleware, dispatch=pass_on)] if below == "below" else [])
-messages.install(app, "/llm", last_word=below == "below")
+messages.install(app, "/llm", final_error_event=below == "below")
 uvicorn.run(app, port=0, timeout_graceful_shutdown=int(grace), log_level="info")
 """
 

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 
 def messages_app(upstream: ThreadedStandIn, **more: Any) -> MessagesApp:

@@ -17,13 +17,14 @@ from gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts
-from bud_asgi.providers import google, renewal
+from bud_asgi.providers import refresher as renewal
 from bud_asgi.providers.vertex import Vertex
+from bud_asgi.providers.vertex import credential as google
 from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn, error, hang, late, sse, text, tool_use
 from bud_asgi.testing import vertex as stand_ins
 from bud_asgi.testing.google import PROJECT, Google
-from bud_asgi.testing.google_errors import google_error, google_html, oauth_error
-from bud_asgi.testing.vertex_errors import (
+from bud_asgi.testing.google.errors import google_error, google_html, oauth_error
+from bud_asgi.testing.vertex.errors import (
     model_not_allowed,
     permission_denied,
     quota_exceeded,

@@ -21,7 +21,7 @@ from starlette.routing import Route as HostRoute
 from bud_asgi import ApiKeys, Exchange, MessagesApp, hash_api_key, waiting
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, late, sse
-from bud_asgi.testing.serving import serving
+from bud_asgi.testing.server.serving import serving
 
 HEAD = (
     b"POST /llm/v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\nanthropic-version: 2023-06-01\r\n"

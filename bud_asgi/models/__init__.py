@@ -1,0 +1,1 @@
+"""The Models API: which models a caller can use."""
