@@ -21,7 +21,7 @@ from starlette.types import Message, Scope
 
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key, new_api_key
 from bud_asgi.protocol.request import decode_request
-from bud_asgi.protocol.sse import StreamObserver
+from bud_asgi.protocol.sse import EventStream
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.testing import StandIn, json_body
 
@@ -149,7 +149,7 @@ def pieces() -> list[tuple[str, float]]:
             "messages": [{"role": "user", "content": "Hello"}],
         }
     ).encode()
-    observer = StreamObserver()
+    observer = EventStream()
     observer.feed(b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n')
     event = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"Hello"}}\n\n'
     many = event * 500 + event[:60]

@@ -1,7 +1,7 @@
-"""One coarse clock for all that is waited for: silence, keep-alive, a client that may have left.
+"""One coarse clock instead of many timers, and the durations that the gateway waits.
 
-A timer object around every read, or for every request, would cost more than what it guards. What is watched is asked
-at every tick instead, and its deadlines are late by at most one tick.
+A timer around every read, or for every request, would cost more than what it guards. Everything that is watched is
+called at each tick instead, so its deadlines are late by at most one tick.
 """
 
 from __future__ import annotations
@@ -9,20 +9,43 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import msgspec
+
 TICK = 0.25
 """Seconds between two ticks: how late a deadline may be."""
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the gateway waits, in seconds. The defaults are for production; tests pass shorter ones.
+
+    `tick`: how often deadlines are looked at. `ping_after`: silence after which a stream gets a `ping` event.
+    `commit_after`: how long the response is held back, from the upstream's head, for its first event. `linger`: how
+    long an upstream may take to end its reply after the last event. `close_within`: how long a client may take to
+    accept the final event of a stream that is cut short. `watch_after`: how long a request runs before its client is
+    watched for a disconnect. `abort_within`: how long requests may take to end after a drain has cancelled them.
+    `settle_within`: how long background work may take at shutdown.
+    """
+
+    tick: float = TICK
+    ping_after: float = 15.0
+    commit_after: float = 2.0
+    linger: float = 2.0
+    close_within: float = 1.0
+    watch_after: float = 0.2
+    abort_within: float = 2.0
+    settle_within: float = 5.0
 
 
 class Watched(Protocol):
     """What a clock can watch."""
 
     def on_tick(self, now: float) -> None:
-        """Look at one's own deadlines; `now` is the loop's time in seconds. Must not raise."""
+        """Check one's own deadlines; `now` is the loop's time in seconds. Must not raise."""
         ...
 
 
 class Clock:
-    """Ticks while something is watched, and at most once more."""
+    """Calls `on_tick` of what it watches, at most `tick` seconds apart. It does not run while nothing is watched."""
 
     __slots__ = ("_loop", "_scheduled", "_tick", "_watched")
 
@@ -34,18 +57,18 @@ class Clock:
 
     @property
     def ticking(self) -> bool:
-        """Whether something is watched."""
+        """Whether anything is watched."""
         return bool(self._watched)
 
     def watch(self, watched: Watched) -> None:
-        """Ask it at every tick from now on. Watching twice is watching once."""
+        """Call `watched.on_tick` at every tick from now on. Watching twice is the same as once."""
         self._watched.add(watched)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_later(self._tick, self._on_tick)
 
     def unwatch(self, watched: Watched) -> None:
-        """Stop asking it. May be called twice, also from inside a tick."""
+        """Stop calling it. May be called twice, and from inside a tick."""
         self._watched.discard(watched)
 
     def _on_tick(self) -> None:
@@ -55,5 +78,5 @@ class Clock:
         self._loop.call_later(self._tick, self._on_tick)
         now = self._loop.time()
         for watched in tuple(self._watched):
-            if watched in self._watched:  # the one before may have let it go
+            if watched in self._watched:  # an earlier one may have unwatched it
                 watched.on_tick(now)

@@ -1,49 +1,60 @@
-"""The record of one request on its way, and what it carries.
+"""The record of one request: data only.
 
-An `Exchange` is made when a request arrives, by whoever comes first, and travels in the ASGI scope. Middlewares read
-and fill it, which is how they can be reordered, replaced, left out, or lifted into another app.
+An `Exchange` is made when a request arrives, by whichever part comes first, and travels in the ASGI scope. Middlewares
+read and fill it; that is how they can be reordered, replaced, left out, or moved into another app.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 from starlette.authentication import BaseUser
-from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from bud_asgi.protocol.account_state import BoundState, bound_state
-from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
-from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
-from bud_asgi.protocol.headers import check_request_headers, merge_headers
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY
+from bud_asgi.protocol.errors import Outcome
+from bud_asgi.protocol.headers import merge_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.protocol.usage import Usage
+from bud_asgi.reading import read_request
 from bud_asgi.tasks import BackgroundTasks
 
 SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
 
-Outcome = Literal["answered", "refused", "upstream_failed", "client_gone", "cancelled"]
-"""How an exchange ended.
+AttemptEnd = Literal[
+    "answered",
+    "unsupported",
+    "not_sent",
+    "refused",
+    "translated",
+    "overloaded",
+    "unknown",
+    "broken",
+    "client_gone",
+    "cancelled",
+]
+"""How an attempt ended.
 
-`answered`: the upstream's answer was delivered, an error of its own included. `refused`: turned down by the gateway.
-`upstream_failed`: no whole answer came. `client_gone`: nobody was there any more. `cancelled`: by the host's server.
+`answered`: its reply was delivered. `unsupported`: the provider cannot express the request, nothing was sent.
+`not_sent`: no byte of the request can have reached the upstream. `refused`: the upstream replied with an error object,
+which passes through. `translated`: it replied with an error in a format of its own. `overloaded`: its stream began with
+an `error` event. `unknown`: the request was sent, and no usable reply arrived; it may have been billed. `broken`: the
+reply broke off after a part of it had been delivered. `client_gone`, `cancelled`: the exchange ended first.
 """
-
-_unowned = BackgroundTasks()
 
 
 class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
-    """Who is asking. Also a Starlette user, so `scope["user"]` and `request.user` can be one.
+    """An authenticated caller. It is also a Starlette user: `scope["user"]` and `request.user` can hold one.
 
-    `id` is what limits and accounts go by. `models` are the names or `*` patterns that it may use.
+    Limits and accounts use `id`. `models` are the names, or patterns with `*`, of the models that it may use.
     """
 
     id: str
@@ -53,69 +64,47 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = {}
 
     def may_use(self, model: str) -> bool:
-        """Whether this principal may use a model of that name."""
+        """Whether this principal may use the model of that name."""
         return matches_any(self.models, model)
 
     @property
     def is_authenticated(self) -> bool:
-        """True: whoever is nobody has no `Principal`."""
+        """Always true: unauthenticated requests have no `Principal`."""
         return True
 
     @property
     def display_name(self) -> str:
-        """The name for people: `name`, else the id."""
+        """The name to display: `name`, or else the id."""
         return self.name or self.id
 
     @property
     def identity(self) -> str:
-        """The id."""
+        """The id, under Starlette's name for it."""
         return self.id
 
 
-class ModelNotAllowed(GatewayError):
-    """The model exists, but not for this principal."""
-
-    status = 403
-    type = "permission_error"
-    retryable = False
-
-    def __init__(self, model: str) -> None:
-        super().__init__(f"model: {model} is not among the models that this API key may use")
-
-
-class HostRefused(GatewayError):
-    """The host would not let the body in: its own limit on bodies, say. Its status, in our envelope."""
-
-    retryable = False
-
-    def __init__(self, error: HTTPException) -> None:
-        super().__init__(error.detail, headers=error.headers)
-        self.status = error.status_code
-        self.type = type_of_status(error.status_code)
-
-
 class Target(msgspec.Struct, frozen=True):
-    """A provider, by name, and the model that it is asked for; `None` asks for the model as the client wrote it."""
+    """A provider, by name, and its name for the model; `None` sends the model as the client wrote it."""
 
     provider: str
     model: str | None = None
 
 
 class ResolvedRoute(Protocol):
-    """What a model name resolved to, for one principal."""
+    """What a model name resolves to, for one principal."""
 
     @property
     def model(self) -> str:
-        """The name that permissions, limits and accounts go by."""
+        """The name that permissions, limits and accounts use."""
         ...
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets to try, in order. Asked when the request is about to be sent."""
+        """The targets to try, in order. Called when the request is about to be sent."""
         ...
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """A model that is offered, or a pattern of names with `*`, and the targets that serve it, in order."""
+    """A model name, or a pattern with `*`, that can be resolved, and the targets that serve it, in order."""
 
     model: str
     targets: tuple[Target, ...]
@@ -124,11 +113,13 @@ class Offer(msgspec.Struct, frozen=True):
 class Attempt:
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
-    `dropped` names the fields and betas that the provider lacks and that were left out of the request.
+    `dropped` are the fields and betas that were left out because the provider lacks them. `end` is how it ended,
+    `failure` the reason in words for the log; it may name hosts and accounts.
     """
 
     __slots__ = (
         "dropped",
+        "end",
         "ended",
         "failure",
         "first_event",
@@ -148,6 +139,7 @@ class Attempt:
         self.ended: float | None = None
         self.status: int | None = None
         self.upstream_request_id: str | None = None
+        self.end: AttemptEnd | None = None
         self.failure: str | None = None
 
 
@@ -158,13 +150,14 @@ class Reservation(msgspec.Struct, frozen=True):
 
 
 class Exchange:
-    """One request on its way. Stages fill it; nothing of it leaves the process but what they send.
+    """One request, from its arrival to its settlement.
 
-    `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
-    added to the response, whoever sends it. `model_id` is what `models.retrieve` asks for, `offers` what there is to
-    choose from, for the Models API. `tasks` runs what must outlive the request. `end`, while the request is being
-    answered, ends that by an error, from another task. `unfinished`, while a stream is, gives the bytes that end it by
-    an error at the point where it stands.
+    Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
+    `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
+    began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to the response, whoever sends it.
+    `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
+    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
+    what must outlive the request; `None` outside a gateway.
     """
 
     __slots__ = (
@@ -172,7 +165,7 @@ class Exchange:
         "_request",
         "attempts",
         "committed",
-        "end",
+        "credential_header",
         "ended",
         "headers",
         "max_body",
@@ -189,7 +182,6 @@ class Exchange:
         "started",
         "status",
         "tasks",
-        "unfinished",
         "usage",
     )
 
@@ -201,6 +193,7 @@ class Exchange:
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY
         self.principal: Principal | None = None
+        self.credential_header: bytes | None = None
         self.route: ResolvedRoute | None = None
         self.offers: Sequence[Offer] | None = None
         self.reservation: Reservation | None = None
@@ -212,62 +205,54 @@ class Exchange:
         self.started = time.monotonic()
         self.committed: float | None = None
         self.ended: float | None = None
-        self.tasks = _unowned
-        self.end: Callable[[GatewayError], None] | None = None
-        self.unfinished: Callable[[GatewayError], bytes] | None = None
+        self.tasks: BackgroundTasks | None = None
         self._path: str = scope["path"]
         self._request: MessagesRequest | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
-        """The record of this request: made here if nobody has made it yet."""
+        """The record of this request, made here if it does not exist yet."""
         exchange: Exchange | None = scope.get(SCOPE_KEY)
         if exchange is None:
             exchange = scope[SCOPE_KEY] = cls(scope)
         return exchange
 
     async def request(self, receive: Receive) -> MessagesRequest:
-        """The decoded request: read by whoever asks first, the same for those who ask later.
+        """The decoded request: read by the first caller, the same for later ones.
 
-        Raises `InvalidRequest` and `RequestTooLarge` (for a declared length before anything is read), `ClientGone`
-        when the client leaves before the body is whole.
+        Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `HostRefused`, and
+        `ClientGone` when the client disconnects before the body is complete.
         """
         if self._request is None:
-            check_request_headers(self.headers)
-            body = await _read_body(receive, BodyReader(self.max_body), self.headers.get(b"content-length"))
-            if len(body) > LARGE_BODY:
-                await asyncio.sleep(0)  # joining, weighing and decoding each hold the loop for a while
-                weigh_request(body)
-                await asyncio.sleep(0)
-            self._request = decode_request(body, counting=self.counting)
+            self._request = await read_request(receive, self.headers, max_body=self.max_body, counting=self.counting)
         return self._request
 
     @property
-    def judged(self) -> MessagesRequest:
-        """The request that has been read. Raises `RuntimeError` where nobody has asked for it yet."""
+    def decoded_request(self) -> MessagesRequest:
+        """The request that has been read. Raises `RuntimeError` before that."""
         if self._request is None:
             raise RuntimeError("the request has not been read")
         return self._request
 
-    def forget_body(self) -> None:
-        """Let go of the request's bytes: once the response has begun it is sent to nobody else."""
+    def release_body(self) -> None:
+        """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
         if self._request is not None:
             self._request = msgspec.structs.replace(self._request, body=b"", spans={})
 
     @property
     def counting(self) -> bool:
-        """Whether tokens are to be counted, which is free: no Message is asked for."""
-        if self.operation is None:  # a middleware of ours stands before an app that is not
+        """Whether the request is to count tokens, which is free, instead of creating a message."""
+        if self.operation is None:  # one of our middlewares in front of an app that is not ours
             return self._path.endswith("/v1/messages/count_tokens")
         return self.operation == "messages.count_tokens"
 
     @property
-    def bound(self) -> frozenset[BoundState]:
-        """The kinds of state of one account that the request names, for as long as it is held. It searches."""
+    def account_state(self) -> frozenset[BoundState]:
+        """The kinds of state of one account that the request names. Searches the body; empty once it is released."""
         return frozenset() if self._request is None else bound_state(self._request)
 
-    def replaying(self, receive: Receive) -> Receive:
-        """A `receive` for the app behind: the body again if it has been read, then what the server says."""
+    def replay_body(self, receive: Receive) -> Receive:
+        """A `receive` for the app behind a middleware: the body if it has been read, then the server's messages."""
         request = self._request
         if request is None:
             return receive
@@ -282,47 +267,3 @@ class Exchange:
             return message
 
         return replay
-
-    async def start_response(self, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Begin the response: the given headers, our `request-id`, and what the stages added."""
-        self.status = status
-        self.committed = time.monotonic()
-        lines = [*headers, *self.reply_headers, (b"request-id", self.request_id.encode())]
-        if self.attempts and self.attempts[-1].dropped:
-            lines.append((b"bud-dropped", ", ".join(self.attempts[-1].dropped).encode("ascii", "replace")))
-        await send({"type": "http.response.start", "status": status, "headers": lines})
-
-    async def refuse(self, error: GatewayError, send: Send) -> None:
-        """Answer with an error of the gateway's own: the one place where one becomes a response."""
-        body = b"" if isinstance(error, ClientGone) else error_body(error, self.request_id)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        self.outcome = self.outcome or ("client_gone" if isinstance(error, ClientGone) else "refused")
-        await self.start_response(send, error.status, headers + error_headers(error))
-        await send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
-
-
-async def _read_body(receive: Receive, reader: BodyReader, content_length: bytes | None) -> bytes:
-    reader.declare(content_length)
-    more = True
-    while more:
-        try:
-            message = await receive()
-        except HTTPException as error:
-            raise HostRefused(error) from error
-        if message["type"] != "http.request":
-            raise ClientGone("the client left before its request was whole")
-        await _feed(reader, message.get("body", b""))
-        more = message.get("more_body", False)
-    if reader.size > LARGE_BODY:
-        await asyncio.sleep(0)
-    return reader.finish()
-
-
-async def _feed(reader: BodyReader, chunk: bytes) -> None:
-    """Servers hand on some 64 KB at a time; a client in the same process may bring all in one, which holds the loop."""
-    if len(chunk) <= LARGE_BODY:
-        reader.feed(chunk)
-        return
-    for start in range(0, len(chunk), LARGE_BODY):
-        reader.feed(chunk[start : start + LARGE_BODY])
-        await asyncio.sleep(0)

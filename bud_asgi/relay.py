@@ -1,198 +1,132 @@
-"""Delivering an upstream's reply: bytes go out as they come in, and every way it can end badly is told to the client.
+"""Delivering an upstream's reply: bytes go out as they come in, cut at whole events.
 
-Until the response has begun, a failure is a real status, raised as a `GatewayError`. After it, it is an `error` event.
+Until the response has started, a failure is raised and can still become a status, or another attempt. After that it is
+raised too, and ends the stream by an `error` event.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from contextlib import suppress
+from math import inf
 
-from starlette.types import Send
-
+from bud_asgi.clock import Timing
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, error_body, read_error
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, read_error
 from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
-from bud_asgi.protocol.sse import PING, STREAM_HEADERS, StreamObserver, error_event
+from bud_asgi.protocol.sse import STREAM_HEADERS, EventStream, StreamState
 from bud_asgi.protocol.usage import usage_of_message
-from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, failure_of
-from bud_asgi.waiting import PING_AFTER
+from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, unavailable
+from bud_asgi.response import Response
 
-COMMIT_WITHIN = 2.0
-"""Seconds from the upstream's head for which the response is held back, until the first event that is not a ping."""
+MAX_HELD_JSON = 4 << 20
+"""The largest JSON reply that is held until it is whole, in bytes; a larger one is relayed as it arrives."""
 
-LINGER = 2.0
-"""Seconds that an upstream may take to end its reply after it has said all."""
-
-END_WITHIN = 1.0
-"""Seconds that a client gets to take the last event of a stream that is cut short."""
-
-HOLD = 4 << 20
-"""The largest JSON answer that is held until it is whole, in bytes; a larger one goes out as it comes."""
-
-_HOLD_BEFORE_EVENT = 1 << 20
+_MAX_HELD_PINGS = 1 << 20
 
 
-async def relay(
-    exchange: Exchange, attempt: Attempt, reply: HttpReply, send: Send, *, stream: bool
-) -> UpstreamErrorResponse | None:
-    """Deliver a reply of status 200 in the Anthropic format. The reply is the caller's to close.
-
-    Returns the upstream's own error, if that came as the first event, which is for the caller to judge and deliver;
-    nothing of it has been sent then. Raises `UpstreamUnavailable`, only before the response has begun.
-    """
+async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response) -> None:
+    """Deliver a JSON reply of status 200. Raises `UpstreamUnavailable` before the response has started."""
     fields = fields_of(reply.headers)
-    try:
-        if stream:
-            return await _relay_stream(exchange, attempt, reply, fields, send)
-        await _relay_json(exchange, attempt, reply, fields, send)
-    except HttpError as error:
-        raise failure_of(error) from error
-    return None
-
-
-async def deliver_refusal(exchange: Exchange, refusal: UpstreamErrorResponse, send: Send) -> None:
-    """Pass an upstream's error on: its status, its bytes, and when to try again.
-
-    Where pings have begun the response already, its bytes are the data of an `error` event.
-    """
-    exchange.outcome = "answered"
-    if exchange.committed is not None:
-        exchange.unfinished = None
-        await send({"type": "http.response.body", "body": error_event(refusal.body)})
-        return
-    headers = [(b"content-type", b"application/json"), _length_of(refusal.body)]
-    await exchange.start_response(send, refusal.status, headers + refusal.headers)
-    await send({"type": "http.response.body", "body": refusal.body})
-
-
-async def _relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send) -> None:
     if media_type(fields) != b"application/json":
         raise UpstreamUnavailable("The upstream's answer was not JSON.")
-    body, whole = await read_body(reply, HOLD)
+    try:
+        body, whole = await read_body(reply, MAX_HELD_JSON)
+    except HttpError as error:
+        raise unavailable(error) from error
     attempt.first_event = time.monotonic()
     if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
         raise UpstreamUnavailable("The upstream's answer was not a Message.")
     headers = relayed_headers(fields, error=False)
     if whole:
         exchange.usage = None if exchange.counting else usage_of_message(body)
-        await exchange.start_response(send, 200, [*headers, _length_of(body)])
-        exchange.outcome = "answered"
-        await send({"type": "http.response.body", "body": body})
+        response.has_content = True
+        await response.send_whole(200, headers, body)
         return
     if length := fields.get(b"content-length"):
         headers.append((b"content-length", length))
-    await exchange.start_response(send, 200, headers)
-    await _relay_rest(exchange, reply, send, body)
+    await response.start(headers)
+    await _relay_rest(reply, response, body)
 
 
-async def _relay_rest(exchange: Exchange, reply: HttpReply, send: Send, chunk: bytes | None) -> None:
-    """Relay an answer too large to be held. When it breaks off, so does the response: it is left without its end."""
+async def _relay_rest(reply: HttpReply, response: Response, chunk: bytes | None) -> None:
+    """Relay a reply too large to be held. If it breaks off, so does the response: it is left without its end."""
     try:
         while chunk:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await response.write(chunk, partial=True)
             chunk = await reply.more()
-    except HttpError:
-        exchange.outcome = "upstream_failed"
-        return
-    exchange.outcome = "answered"
-    await send({"type": "http.response.body", "body": b""})
+    except HttpError as error:
+        response.break_off()
+        raise unavailable(error) from error
+    await response.finish()
 
 
-async def _relay_stream(
-    exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, send: Send
-) -> UpstreamErrorResponse | None:
+async def relay_stream(
+    exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, timing: Timing
+) -> None:
+    """Deliver a stream of status 200.
+
+    Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for a stream that breaks
+    off. Cancelled, the usage so far is in the exchange.
+    """
+    fields = fields_of(reply.headers)
     if media_type(fields) != b"text/event-stream":
         raise UpstreamUnavailable("The upstream's answer was not an event stream.")
-    observer = StreamObserver()
-    held = [await _hold(observer, reply)]  # emptied by whoever sends it: an open stream keeps nothing of its past
-    attempt.first_event = time.monotonic()
-    if observer.refused and observer.error is not None and (said := read_error(observer.error)):
-        return UpstreamErrorResponse(
-            STATUS_OF_TYPE.get(said.type, 500), observer.error, relayed_headers(fields, error=True)
-        )
-    if exchange.committed is None:
-        headers = relayed_headers(fields, error=False)
-        await exchange.start_response(send, 200, [*headers, *STREAM_HEADERS[1:]])
-    exchange.unfinished = lambda error: _last_words(exchange, observer, error)
-    exchange.forget_body()
+    stream = EventStream()
     try:
-        await _flow(exchange, observer, reply, send, held)
-    except asyncio.CancelledError:
-        exchange.outcome = "answered" if observer.finished else None
-        raise
+        await _hold_until_first_event(stream, reply, response, timing.commit_after)
+        attempt.first_event = time.monotonic()
+        if stream.state is StreamState.REFUSED:
+            _raise_refusal(stream, fields)
+        await response.start([*relayed_headers(fields, error=False), *STREAM_HEADERS[1:]])
+        response.stream = stream
+        exchange.release_body()
+        del fields  # an open stream retains nothing that it no longer needs
+        await _relay_events(stream, reply, response, timing.linger)
+    except HttpError as error:
+        raise unavailable(error) from error
     finally:
-        exchange.usage = observer.usage
-    return None
+        exchange.usage = stream.usage
 
 
-def _last_words(exchange: Exchange, observer: StreamObserver, error: GatewayError) -> bytes:
-    """What ends a stream that is cut short here: nothing, where it has said all and only its upstream lingers."""
-    return b"" if observer.ended else observer.failure(error_body(error, exchange.request_id))
-
-
-async def end_early(exchange: Exchange, send: Send, error: GatewayError) -> None:
-    """End a stream that has begun by an `error` event, at the point where it stands; nothing where none has.
-
-    For a cancelled stream it happens in the step of the cancellation: a server lets no later one out. A client that
-    does not read can't keep us: what was handed to the server is all that can be done.
-    """
-    if exchange.unfinished is None:
-        return
-    with suppress(OSError):  # a TimeoutError is one; a server may raise another for a client that has left
-        async with asyncio.timeout(END_WITHIN):
-            await send({"type": "http.response.body", "body": exchange.unfinished(error)})
-    exchange.unfinished = None
-
-
-async def _hold(observer: StreamObserver, reply: HttpReply) -> bytes:
-    """What came before the response may begin: up to the first event that is not a ping, or for two seconds."""
-    held = bytearray()
-    deadline = time.monotonic() + COMMIT_WITHIN
-    while not observer.begun and len(held) < _HOLD_BEFORE_EVENT:
+async def _hold_until_first_event(stream: EventStream, reply: HttpReply, response: Response, within: float) -> None:
+    """Hold the response back for `within` seconds, or until an event that is not a ping has arrived."""
+    deadline = time.monotonic() + within
+    size = 0
+    while stream.state is StreamState.WAITING and not stream.partial and size < _MAX_HELD_PINGS:
         chunk = await reply.more(within=max(0.0, deadline - time.monotonic()))
         if chunk is None:
             break
         if not chunk:
             raise UpstreamUnavailable("The upstream's stream ended before its first event.")
-        held += chunk
-        observer.feed(chunk)
-    return bytes(held)
+        events = stream.feed(chunk)
+        size += len(events)
+        response.hold(events)
 
 
-async def _flow(exchange: Exchange, observer: StreamObserver, reply: HttpReply, send: Send, held: list[bytes]) -> None:
-    """Relay what comes until the stream has ended, and end the response as the stream did: whole, or with an error."""
-    chunk: bytes | None = held.pop()
-    failure: UpstreamUnavailable | None = None
+def _raise_refusal(stream: EventStream, fields: Headers) -> None:
+    """Raise the error that is a stream's first event; one that can't be read is relayed like any other event."""
+    if stream.error is not None and (error := read_error(stream.error)):
+        status = STATUS_OF_TYPE.get(error.type, 500)
+        raise UpstreamErrorResponse(status, stream.error, relayed_headers(fields, error=True), event=True)
+
+
+async def _relay_events(stream: EventStream, reply: HttpReply, response: Response, linger: float) -> None:
+    """Relay events until the stream has ended, and end the response with its last ones."""
+    events = response.take_held()
     while not reply.done:
-        if chunk:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        try:
-            chunk = await reply.more(LINGER if observer.ended else PING_AFTER)
-        except HttpError as error:
-            failure = failure_of(error)
-            chunk = b""
+        if events:
+            await response.write(events, partial=stream.partial)
+            events = b""
+        chunk = await reply.more(linger if stream.ended else inf)
+        if chunk is None:
             break
         if chunk:
-            observer.feed(chunk)
-        elif chunk is None and observer.ended:
-            break
-        elif chunk is None and observer.between_events:
-            chunk = PING
-    rest = reply.take()
-    observer.feed(rest)
-    last = (chunk or b"") + rest
-    if not observer.ended:
-        failure = failure or UpstreamUnavailable("The upstream ended its stream before the message was whole.")
-        last += _last_words(exchange, observer, failure)
-        exchange.outcome = "upstream_failed"
-    else:
-        exchange.outcome = "answered" if observer.finished else "upstream_failed"
-    exchange.unfinished = None
-    await send({"type": "http.response.body", "body": last})
-
-
-def _length_of(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", str(len(body)).encode()
+            events = stream.feed(chunk)
+    events += stream.feed(reply.take())
+    if stream.ended:
+        await response.finish(events)
+        return
+    if events:
+        await response.write(events, partial=stream.partial)
+    raise UpstreamUnavailable("The upstream ended its stream before the message was whole.")

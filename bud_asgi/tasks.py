@@ -1,4 +1,4 @@
-"""Work that outlives the request which began it: settlements, callbacks."""
+"""Background work that outlives the request which started it: settlements, callbacks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _log = logging.getLogger("bud_asgi")
 
 
 class BackgroundTasks:
-    """Tasks that somebody owns: kept alive while they run, waited for at shutdown, their failures logged.
+    """Owns tasks: keeps them alive while they run, waits for them at shutdown, logs their failures.
 
-    A request that is cancelled can't await in its `finally`; what must be done after it is started here.
+    A request that is cancelled cannot await in its `finally`; what must be done after it runs here.
     """
 
     def __init__(self) -> None:
@@ -21,38 +21,38 @@ class BackgroundTasks:
     def __len__(self) -> int:
         return len(self._running)
 
-    def start(self, work: Coroutine[object, object, None]) -> None:
-        """Run a coroutine to its end, whatever becomes of the caller."""
-        task = asyncio.get_running_loop().create_task(_to_its_end(work))
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run a coroutine to its end, whatever happens to the caller."""
+        task = asyncio.get_running_loop().create_task(_run(work), name="bud_asgi background")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    def begin(self, work: Callable[[], Coroutine[object, object, None] | None]) -> None:
-        """Call what does its work at once, or returns a coroutine that does and is run to its end."""
+    def run_or_spawn(self, work: Callable[[], Coroutine[object, object, None] | None]) -> None:
+        """Call `work`; if it returns a coroutine, run that in the background."""
         try:
             rest = work()
-        except Exception:  # noqa: BLE001 - somebody else's work: it must not replace what the request came to
-            _log.exception("work after a request failed")
+        except Exception:  # noqa: BLE001 - third-party code: its failure must not mask the request's result
+            _log.exception("background work failed")
             return
         if rest is not None:
-            self.start(rest)
+            self.spawn(rest)
 
     async def drain(self, timeout: float) -> None:
-        """Wait until all have ended, `timeout` seconds at most; what still runs then is cancelled."""
+        """Wait until all have ended, `timeout` seconds at most; cancel those that still run."""
         deadline = asyncio.get_running_loop().time() + timeout
         late: set[asyncio.Task[None]] = set()
         while self._running and not late:
-            left = max(0.0, deadline - asyncio.get_running_loop().time())
-            _, late = await asyncio.wait(set(self._running), timeout=left)
+            remaining = max(0.0, deadline - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait(set(self._running), timeout=remaining)
         for task in late:
             task.cancel()
         if late:
-            _log.warning("%d settlements did not end within %g s", len(late), timeout)
+            _log.warning("%d background tasks were cancelled after %g s", len(late), timeout)
             await asyncio.wait(late)
 
 
-async def _to_its_end(work: Coroutine[object, object, None]) -> None:
+async def _run(work: Coroutine[object, object, None]) -> None:
     try:
         await work
-    except Exception:  # noqa: BLE001 - the end of a task: nobody awaits it, so it reports
-        _log.exception("work after a request failed")
+    except Exception:  # noqa: BLE001 - the end of a task that is never awaited: it reports
+        _log.exception("background work failed")

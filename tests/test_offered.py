@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from protocol.counts import examples
 
 from bud_asgi.catalogue import catalogue, served_at
-from bud_asgi.exchange import ModelNotAllowed, Principal, Target
+from bud_asgi.exchange import Principal, Target
 from bud_asgi.models.upstream_lists import Told, find, offered
-from bud_asgi.protocol.errors import NotFound
+from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.models_api import Model, read_listing
 from bud_asgi.providers import Anthropic
 from bud_asgi.routing import Route, RouteTable

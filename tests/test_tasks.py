@@ -22,7 +22,7 @@ async def test_work_goes_on_when_whoever_started_it_was_cancelled() -> None:
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            tasks.start(work())
+            tasks.spawn(work())
 
     asked = asyncio.create_task(request())
     await asyncio.sleep(0)
@@ -46,12 +46,12 @@ async def test_a_failure_is_logged_with_its_traceback_and_stops_nobody(caplog: p
         done.set()
 
     with caplog.at_level(logging.INFO, "bud_asgi"):
-        tasks.start(fails())
-        tasks.start(works())
+        tasks.spawn(fails())
+        tasks.spawn(works())
         await tasks.drain(5)
     assert done.is_set()
     assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
-        ("bud_asgi", "ERROR", "work after a request failed")
+        ("bud_asgi", "ERROR", "background work failed")
     ]
     assert "ZeroDivisionError: no store" in caplog.text
 
@@ -68,7 +68,7 @@ async def test_a_drain_waits_for_all() -> None:
         done.append(number)
 
     for number in (30, 10, 20):
-        tasks.start(work(number))
+        tasks.spawn(work(number))
     assert len(tasks) == 3
     await tasks.drain(5)
     assert done == [10, 20, 30]
@@ -85,16 +85,16 @@ async def test_what_is_late_is_cancelled_and_counted(caplog: pytest.LogCaptureFi
             raise
         ended.append(name)
 
-    tasks.start(work("quick", 0))
-    tasks.start(work("slow", 60))
-    tasks.start(work("slower", 60))
+    tasks.spawn(work("quick", 0))
+    tasks.spawn(work("slow", 60))
+    tasks.spawn(work("slower", 60))
     begun = asyncio.get_running_loop().time()
     with caplog.at_level(logging.INFO, "bud_asgi"):
         await tasks.drain(0.05)
     assert 0.04 < asyncio.get_running_loop().time() - begun < 5
     assert ended[0] == "quick"
     assert sorted(ended[1:]) == ["slow cancelled", "slower cancelled"]
-    assert [record.message for record in caplog.records] == ["2 settlements did not end within 0.05 s"]
+    assert [record.message for record in caplog.records] == ["2 background tasks were cancelled after 0.05 s"]
     await asyncio.sleep(0)
     assert len(tasks) == 0
 
@@ -109,7 +109,7 @@ async def test_late_work_may_still_clean_up() -> None:
             await asyncio.sleep(0.01)
             cleaned.set()
 
-    tasks.start(work())
+    tasks.spawn(work())
     await tasks.drain(0.01)
     assert cleaned.is_set()
 
@@ -122,8 +122,8 @@ async def test_work_that_is_started_by_work_is_waited_for_too() -> None:
         done.set()
 
     async def first() -> None:
-        tasks.start(last())
+        tasks.spawn(last())
 
-    tasks.start(first())
+    tasks.spawn(first())
     await tasks.drain(5)
     assert done.is_set()

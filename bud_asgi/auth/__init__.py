@@ -1,8 +1,9 @@
-"""Who is asking: the middleware, and the backends that prove it. Any Starlette `AuthenticationBackend` works too."""
+"""Authentication: the stage, its middleware, and backends. Any Starlette `AuthenticationBackend` works too."""
 
 from bud_asgi.auth.api_keys import ApiKey, ApiKeys, hash_api_key, new_api_key
 from bud_asgi.auth.host import Anonymous, HostUser
-from bud_asgi.auth.middleware import AuthenticationFailed, AuthMiddleware
+from bud_asgi.auth.middleware import AuthMiddleware
+from bud_asgi.auth.stage import AuthenticationFailed, authenticate
 
 __all__ = [
     "Anonymous",
@@ -11,6 +12,7 @@ __all__ = [
     "AuthMiddleware",
     "AuthenticationFailed",
     "HostUser",
+    "authenticate",
     "hash_api_key",
     "new_api_key",
 ]

@@ -1,4 +1,4 @@
-"""API keys: kept as hashes, taken from `Authorization: Bearer` or `x-api-key` (vendor page "API overview")."""
+"""API keys: stored as hashes, read from `Authorization: Bearer` or `x-api-key` (vendor page "API overview")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from starlette.authentication import AuthenticationBackend, AuthenticationError
 from starlette.requests import HTTPConnection
 
-from bud_asgi.auth.middleware import Authenticated, authenticated
+from bud_asgi.auth.stage import Authenticated, authenticated
 from bud_asgi.exchange import Exchange, Principal
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -21,9 +21,9 @@ _LONGEST_KEY = 512  # bytes; nothing longer is hashed
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """One caller's key, as it is kept: `hash` is `sha256:` and 64 hex digits, made by `hash_api_key`.
+    """One caller's key, as it is stored: `hash` is `sha256:` and 64 hex digits, made by `hash_api_key`.
 
-    `name` is the principal's id. `models` are the names or `*` patterns that it may use.
+    `name` is the principal's id. `models` are the names, or patterns with `*`, of the models that it may use.
     """
 
     name: str
@@ -33,21 +33,21 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_api_key() -> str:
-    """A new random key of 256 bits. Give it to its owner and keep `hash_api_key(key)` alone."""
+    """Make a random key of 256 bits. Give it to its owner and store only `hash_api_key(key)`."""
     return f"sk-bud-{secrets.token_urlsafe(32)}"
 
 
 def hash_api_key(key: str) -> str:
-    """The form in which a key is kept. A plain hash is enough for 256 random bits; it would not be for a password."""
+    """The form in which a key is stored. A plain hash is enough for 256 random bits; it would not be for a password."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 class ApiKeys(AuthenticationBackend):
-    """Authenticates by API keys that are known by their hashes.
+    """Authenticates by API keys, of which only the hashes are known.
 
-    Takes `{name: hash}` or a sequence of `ApiKey`. Of two credentials, bearer is tried first, and one valid one is
-    enough. Raises `ValueError` when built from something that is not a hash (a key itself, say: it is not shown), or
-    from two keys of one name or hash.
+    Takes `{name: hash}` or a sequence of `ApiKey`. Where a request has both headers, the bearer token is tried first,
+    and one valid credential is enough. Raises `ValueError` for a value that is not a hash (it is not shown, because it
+    may be a key) and for two keys of the same name or hash.
     """
 
     def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
@@ -58,17 +58,20 @@ class ApiKeys(AuthenticationBackend):
                 raise ValueError(f"the hash of API key number {number} must be sha256: and 64 hex digits")
             digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
             if key.name in names or digest[:8] in self._known:
-                raise ValueError(f"the API key {key.name!r} is there twice, by name or by hash")
+                raise ValueError(f"the API key {key.name!r} has a duplicate name or hash")
             names.add(key.name)
             principal = Principal(id=key.name, team=key.team, models=key.models)
             self._known[digest[:8]] = (digest, authenticated(principal))
 
     async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
-        """The principal whose key came, `None` without a credential. Raises `AuthenticationError` for a wrong one."""
-        headers = Exchange.of(conn.scope).headers if conn.scope["type"] == "http" else dict(conn.scope["headers"])
+        """The principal of the key, `None` without a credential. Raises `AuthenticationError` for an invalid one."""
+        exchange = Exchange.of(conn.scope) if conn.scope["type"] == "http" else None
+        headers = exchange.headers if exchange else dict(conn.scope["headers"])
         bearer, api_key = _bearer_token(headers.get(b"authorization", b"")), headers.get(b"x-api-key")
-        for credential in (bearer, api_key):
+        for header, credential in ((b"authorization", bearer), (b"x-api-key", api_key)):
             if credential and (found := self._lookup(credential)):
+                if exchange:
+                    exchange.credential_header = header
                 return found
         if bearer:
             raise AuthenticationError("Invalid bearer token")

@@ -1,4 +1,4 @@
-"""Backends for a host that has its own idea of who is asking, or none."""
+"""Backends for a host that authenticates its own users, or has no authentication."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Bas
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.middleware import authenticated
+from bud_asgi.auth.stage import authenticated
 from bud_asgi.exchange import Principal
 
 Found = Principal | str | None
-"""What a host's function says: who it is, an id that is enough, or nobody."""
+"""What a host's function returns: a principal, its id, or `None` for an unauthenticated request."""
 
 
 class HostUser(AuthenticationBackend):
-    """Takes the user that the host application found. `user` reads the ASGI scope, and may be async.
+    """Uses the host application's own authentication. `user` reads the ASGI scope, and may be async.
 
-    It answers a `Principal`, an id, or `None` for nobody (401).
+    It returns a `Principal`, an id, or `None` for an unauthenticated request (401).
     """
 
     def __init__(self, user: Callable[[Scope], Found | Awaitable[Found]]) -> None:
         self._user = user
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
-        """Ask the host's function."""
+        """Call the host's function."""
         found = self._user(conn.scope)
         if isawaitable(found):
             found = await found
@@ -36,11 +36,11 @@ class HostUser(AuthenticationBackend):
 
 
 class Anonymous(AuthenticationBackend):
-    """Lets everybody in, as one principal with the id `anonymous`: for a machine of one's own. Spell it out."""
+    """Accepts every request, as one principal with the id `anonymous`: for local use."""
 
     def __init__(self) -> None:
         self._principal = Principal(id="anonymous")
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
-        """Answer the anonymous principal."""
+        """Return the anonymous principal."""
         return authenticated(self._principal)

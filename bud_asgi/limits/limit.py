@@ -35,7 +35,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     amount: int
 
 
-def demands_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
+def charges_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
     """What a request asks of each limit. A request that no `Principal` came with shares one bucket with its like.
 
     Counting tokens has buckets of its own, as it has at the service (vendor page "Token counting").

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from starlette.types import Scope, Send
+from starlette.types import Scope
 
 from bud_asgi.catalogue import known_model
 from bud_asgi.exchange import Exchange, Offer, Principal
@@ -13,6 +13,7 @@ from bud_asgi.models.upstream_lists import Listings, find, offered
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.models_api import page, read_query
 from bud_asgi.providers import Provider
+from bud_asgi.response import Response
 
 
 async def answer_models(
@@ -22,7 +23,7 @@ async def answer_models(
     providers: Mapping[str, Provider],
     listings: Listings,
     scope: Scope,
-    send: Send,
+    response: Response,
 ) -> None:
     """Answer `GET /v1/models` or `GET /v1/models/{id}`, from what is known now. Raises `InvalidRequest`, `NotFound`."""
     asked = scope.get("query_string", b"")
@@ -39,7 +40,4 @@ async def answer_models(
         if model is None:
             raise NotFound(f"model: {exchange.model_id}")
         body = msgspec.json.encode(model.render(beta=beta))
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await exchange.start_response(send, 200, headers)
-    exchange.outcome = "answered"
-    await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else body})
+    await response.send_whole(200, [(b"content-type", b"application/json")], body)

@@ -7,23 +7,35 @@ one becomes JSON, as a response or as the data of an SSE `error` event.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 Details = Mapping[str, str | int | list[str]]
 
+Outcome = Literal["answered", "refused", "upstream_failed", "client_gone", "cancelled"]
+"""How an exchange ended.
+
+`answered`: the upstream's reply was delivered, an error of its own included. `refused`: rejected by the gateway.
+`upstream_failed`: no complete reply arrived. `client_gone`: the client disconnected. `cancelled`: by the host's server
+or by a drain.
+"""
+
 
 class GatewayError(Exception):
-    """A failure that the client is told of, in the envelope of the Messages API.
+    """A failure that the client receives as an Anthropic error object.
 
-    `status` and `type` are the HTTP status and the error type that go together; `retryable` says with `False` that
-    sending the same again is pointless, which the client is told by `x-should-retry: false`. The message is for the
-    client: it holds no secret and no internal name. `headers` are added to the response, `details` to the envelope.
+    `status` and `type` are the HTTP status and the error type that go together. `retryable` is `False` where sending
+    the same request again is pointless (`x-should-retry: false`). `outcome` is how an exchange ends that this error
+    answers. The message is for the client: it holds no secret and no internal name. `headers` are added to the
+    response, `details` to the error object. `upstream_body` is an upstream's own error object, passed on unchanged.
     """
 
     status: int = 500
     type: str = "api_error"
     retryable: bool | None = None
+    outcome: Outcome = "refused"
+    upstream_body: bytes | None = None
 
     def __init__(
         self, message: str, *, headers: Mapping[str, str] | None = None, details: Details | None = None
@@ -34,7 +46,7 @@ class GatewayError(Exception):
 
 
 class InvalidRequest(GatewayError):
-    """What was sent can't be served; the message names the field, or says what is wrong with the whole body."""
+    """The request is invalid; the message names the field, or what is wrong with the body as a whole."""
 
     status = 400
     type = "invalid_request_error"
@@ -42,7 +54,7 @@ class InvalidRequest(GatewayError):
 
 
 class NotFound(GatewayError):
-    """There is nothing of that name here: a path, or a model."""
+    """No path or model of that name is served here."""
 
     status = 404
     type = "not_found_error"
@@ -50,15 +62,26 @@ class NotFound(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists, but not for this method; the `allow` header names those that it has."""
+    """The path does not support this method; the `allow` header lists those that it does."""
 
     status = 405
     type = "invalid_request_error"
     retryable = False
 
 
+class ModelNotAllowed(GatewayError):
+    """The model exists, but this principal may not use it."""
+
+    status = 403
+    type = "permission_error"
+    retryable = False
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"model: {model} is not among the models that this API key may use")
+
+
 class RequestTooLarge(GatewayError):
-    """The body is over the limit, known before it was buffered."""
+    """The body exceeds the size limit."""
 
     status = 413
     type = "request_too_large"
@@ -66,7 +89,7 @@ class RequestTooLarge(GatewayError):
 
 
 class ShuttingDown(GatewayError):
-    """The gateway is about to stop: another replica, or the next start, can take the request."""
+    """The gateway is stopping: another replica, or this one after its restart, can serve the request."""
 
     status = 529
     type = "overloaded_error"
@@ -76,10 +99,11 @@ class ShuttingDown(GatewayError):
 
 
 class ClientGone(GatewayError):
-    """The client left before it was answered: nobody reads this, it ends the exchange."""
+    """The client disconnected before it was answered. It is never read; it ends the exchange."""
 
     status = 499
     type = "api_error"
+    outcome = "client_gone"
 
 
 STATUS_OF_TYPE: Mapping[str, int] = {
@@ -95,17 +119,17 @@ STATUS_OF_TYPE: Mapping[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""The status that goes with an error type, for an error that came as an event before the response had begun."""
+"""The status of each error type, for an `error` event that arrives before the response has started."""
 
 
 def type_of_status(status: int) -> str:
-    """The error type that goes with a status; for one that has none, that of its class."""
+    """The error type of a status; for a status that has none, that of its class."""
     types = (kind for kind, its_status in STATUS_OF_TYPE.items() if its_status == status)
     return next(types, "invalid_request_error" if status < 500 else "api_error")
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is inside an envelope. `details` is optional; its `error_code` is the stable machine code."""
+    """The content of an error object. `details` is optional; its `error_code` is the stable machine code."""
 
     type: str
     message: str
@@ -120,13 +144,15 @@ class ErrorEnvelope(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
 
 
 def error_body(error: GatewayError, request_id: str) -> bytes:
-    """Render an error as the JSON that the client gets, on one line."""
+    """Render an error as the JSON that the client gets: an upstream's own as it is, any other on one line."""
+    if error.upstream_body is not None:
+        return error.upstream_body
     detail = ErrorDetail(error.type, str(error), error.details)
     return msgspec.json.encode(ErrorEnvelope(detail, request_id))
 
 
 def error_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
-    """The headers that an error adds to its response: its own, and whether to retry."""
+    """The headers that an error adds to its response: its own ones and `x-should-retry`."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
     if error.retryable is False:
         headers.append((b"x-should-retry", b"false"))
@@ -144,7 +170,7 @@ class _UpstreamEnvelope(msgspec.Struct, frozen=True):
 
 
 class UpstreamError(msgspec.Struct, frozen=True):
-    """What an upstream's error body says. `has_code`: it carries `details.error_code`."""
+    """An upstream's error object. `has_code`: it has a `details.error_code`."""
 
     type: str
     message: str
@@ -155,7 +181,7 @@ _decode_envelope = msgspec.json.Decoder(_UpstreamEnvelope).decode
 
 
 def read_error(body: bytes) -> UpstreamError | None:
-    """Read an error in the envelope, or the edge's barer one (no `type`, no `request_id`); `None` if it is neither."""
+    """Read an error object, or the edge's shorter form (no `type`, no `request_id`); `None` if it is neither."""
     try:
         detail = _decode_envelope(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

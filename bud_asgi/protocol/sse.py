@@ -1,12 +1,14 @@
-"""Event streams (WHATWG HTML, "Server-sent events"; vendor page "Streaming Messages"): observed, and mended when cut.
+"""Server-sent events (WHATWG HTML, "Server-sent events"; vendor page "Streaming Messages"): whole events only.
 
-The bytes of a stream are relayed as they come; what is here looks at them from the side. Lines end where SSE says (LF,
-CRLF, CR), never at the other line breaks of Unicode.
+A stream is relayed byte for byte, cut at the end of the last whole event. An unfinished event waits for its rest, so
+an event of our own fits behind whatever was relayed, and a stream that breaks off never leaves half an event. Lines
+end with LF, CRLF or CR, never at the other line breaks of Unicode.
 """
 
 from __future__ import annotations
 
 import re
+from enum import IntEnum
 
 import msgspec
 
@@ -20,195 +22,194 @@ STREAM_HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-"""The headers of a stream, as the service writes them; the last keeps a proxy from holding events back."""
+"""The headers of a stream, as the service writes them; the last one stops proxies from buffering events."""
 
 ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 """For `bytes.translate`: puts JSON on one line. Line ends can only stand between its tokens."""
 
 MAX_EVENT = 4 << 20
-"""The largest event that is looked into, in bytes. A larger one is relayed like any other, but not read."""
+"""The largest event that is held until it is whole, in bytes. A larger one is relayed as it arrives, unread."""
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\r|\n){2}")
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
-_LONGEST_END = 3  # bytes of an end of event that may stand in front of its last one
-_LONGEST_RARE = 8  # bytes of the longest name that `_is_rare` looks for
+_SEAM = 2  # bytes: the longest line end, and so the most of an end of event that can precede its last byte
 
 
-def error_event(body: bytes) -> bytes:
-    """An `error` event whose data is an envelope, put on one line if it came on several."""
-    return b"event: error\ndata: " + body.translate(ONE_LINE) + b"\n\n"
+class StreamState(IntEnum):
+    """How far a stream has come. The last three are final: all that its upstream had to send has arrived."""
+
+    WAITING = 0
+    """Nothing but pings has arrived."""
+    OPEN = 1
+    """An event other than a ping has arrived."""
+    COMPLETE = 2
+    """`message_stop` has arrived: the message is whole."""
+    FAILED = 3
+    """An `error` event ended a stream that had begun."""
+    REFUSED = 4
+    """An `error` event was the first event: an error, not a reply."""
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event: its name (`message` where none is given) and its data."""
+    """One event: its name (`b""` where it has none) and its data."""
 
     name: bytes
     data: bytes
 
 
-class EventReader:
-    """Splits a byte stream into the events that accounting needs: chunks of any size in, whole events out.
+class EventStream:
+    """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
-    While `rare_only` is set it looks for the rare ones alone (`message_*`, `error`): a chunk without them costs a
-    search, not a parse. With `rare_once_begun` that is from the first event on that is not a ping. Events past
-    `max_event` bytes are passed over. No I/O, no JSON.
+    `state` is a `StreamState`, `error` the data of the first `error` event, `usage` what was reported so far, merged by
+    the cumulative rule. `partial` is true while an event of more than `max_event` bytes passes through: only then do
+    the bytes that were returned end inside an event.
     """
 
-    __slots__ = ("_max_event", "_parse", "_passing_over", "_pending", "_rare_once_begun", "rare_only")
+    __slots__ = ("_held", "_max_event", "error", "partial", "state", "usage")
 
-    def __init__(self, *, max_event: int = MAX_EVENT, rare_once_begun: bool = False) -> None:
+    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
-        self._rare_once_begun = rare_once_begun
-        self._pending = bytearray()
-        self._passing_over = False
-        self._parse = True
-        self.rare_only = False
-
-    @property
-    def between_events(self) -> bool:
-        """Whether the bytes so far end with a whole event: only here may an event of our own be written."""
-        return not self._pending.lstrip(b"\n")  # an LF may be the rest of a CRLF that a cut had parted
-
-    @property
-    def unfinished(self) -> bytes:
-        """The last bytes of the event that has begun and not ended."""
-        return bytes(self._pending[-4:])
-
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Take in a chunk and return the events that it completes."""
-        pending = self._pending
-        if self.rare_only and chunk.endswith(b"\n\n") and not (self._parse or pending or _is_rare(chunk, 0)):
-            return []
-        begun = len(pending)
-        pending += chunk
-        resume = max(0, begun - _LONGEST_END)
-        if self._passing_over:
-            return self._pass_over(resume)
-        self._parse = self._parse or not self.rare_only or _is_rare(pending, max(0, begun - _LONGEST_RARE))
-        if not self._parse:
-            if taken := pending.rfind(b"\n\n", resume) + 1:
-                del pending[: taken + 1]
-            events: list[Event] = []
-        else:
-            events = self._split(resume)
-            self._parse = _is_rare(pending, 0)
-        if len(pending) > self._max_event:
-            del pending[:-_LONGEST_END]
-            self._passing_over = True
-        return events
-
-    def _split(self, resume: int) -> list[Event]:
-        pending = self._pending
-        events: list[Event] = []
-        taken = 0
-        for end in _END_OF_EVENT.finditer(pending, resume):
-            event = _parse_event(bytes(pending[taken : end.start()]))
-            taken = end.end()
-            if event is None:
-                continue
-            events.append(event)
-            if self._rare_once_begun and not self.rare_only and event.name != b"ping":
-                self.rare_only = True
-                if not _is_rare(pending, taken):
-                    taken = max(taken, pending.rfind(b"\n\n", taken) + 2)
-                    break
-        del pending[:taken]
-        return events
-
-    def _pass_over(self, resume: int) -> list[Event]:
-        end = _END_OF_EVENT.search(self._pending, resume)
-        if end is None:
-            del self._pending[:-_LONGEST_END]
-            return []
-        self._passing_over = False
-        self._parse = True
-        rest = bytes(self._pending[end.end() :])
-        self._pending.clear()
-        return self.feed(rest)
-
-
-class StreamObserver:
-    """What accounting and the relay must know of one stream. Feed it every chunk, in order.
-
-    `begun`: an event that is not a ping has come. `finished`: `message_stop` has, the stream is whole. `error`: the
-    data of the first `error` event, with which the stream ends. `refused`: that came before anything else, so the
-    stream is a refusal, not an answer. `ended`: `message_stop` or an `error` has come, all is said. `usage`: what was
-    told so far, merged by the cumulative rule.
-    """
-
-    __slots__ = ("_reader", "begun", "ended", "error", "finished", "refused", "usage")
-
-    def __init__(self) -> None:
-        self._reader = EventReader(rare_once_begun=True)
-        self.begun = self.ended = self.finished = self.refused = False
+        self._held = bytearray()
+        self.state = StreamState.WAITING
+        self.partial = False
         self.error: bytes | None = None
         self.usage: Usage | None = None
 
     @property
-    def between_events(self) -> bool:
-        """Whether an event of our own may be written here."""
-        return self._reader.between_events
+    def ended(self) -> bool:
+        """Whether the stream has reached its end: `message_stop` or an `error` event."""
+        return self.state >= StreamState.COMPLETE
 
-    def feed(self, chunk: bytes) -> None:
-        """Look at a chunk that is being relayed."""
-        for event in self._reader.feed(chunk):
-            self._see(event)
+    def feed(self, chunk: bytes) -> bytes:
+        """Take in bytes as they arrive; return the events that they complete, byte for byte."""
+        if self._held or self.partial or not chunk.endswith(b"\n\n"):
+            if self.partial:
+                return self._feed_partial(chunk)
+            chunk = self._complete(chunk)
+        # Backwards, because that skips by the first letters of these words, which are rarer in streams than the last.
+        if self.state is StreamState.WAITING or chunk.rfind(b"message_") >= 0 or chunk.rfind(b"error") >= 0:
+            self._observe(chunk)
+        return chunk
 
-    def failure(self, body: bytes) -> bytes:
-        """What to write so that a stream cut at this point ends with an `error` event whose data is `body`.
+    def _complete(self, chunk: bytes) -> bytes:
+        """What is held and a chunk, up to the end of the last whole event; the rest is held."""
+        held = self._held
+        if not held and not chunk.strip(b"\r\n"):
+            return chunk  # the LF of a CRLF that was cut, or blank lines: they belong to no event
+        end = _end_of_last_event(bytes(held[-_SEAM:]), chunk)
+        if end:
+            events = b"".join((held, chunk[:end]))
+            self._held = bytearray(chunk[end:])
+        else:
+            held += chunk
+            events = b""
+        if len(self._held) > self._max_event:
+            self.partial = True
+            events += self._held
+            del self._held[:-_SEAM]
+        return events
 
-        A half event can't be taken back. Its last character and line are ended; then its name becomes `error` (the
-        last one counts) and the envelope stands on a `data:` line of its own, so that every SDK raises.
-        """
-        unfinished = self._reader.unfinished
-        mend = b""
-        if unfinished and unfinished[-1:] not in b"\r\n":
-            mend = _rest_of_character(unfinished) + b"\n"
-        return mend + error_event(body)
+    def _feed_partial(self, chunk: bytes) -> bytes:
+        """Pass an oversized event through, up to its end; what follows is held again."""
+        seam = bytes(self._held)
+        end = _END_OF_EVENT.search(seam + chunk)
+        if end is None:
+            self._held = bytearray((seam + chunk)[-_SEAM:])
+            return chunk
+        self.partial = False
+        self._held.clear()
+        rest = end.end() - len(seam)
+        self.state = max(self.state, StreamState.OPEN)
+        return chunk[:rest] + self.feed(chunk[rest:])
 
-    def _see(self, event: Event) -> None:
-        if event.name == b"ping":
+    def _observe(self, events: bytes) -> None:
+        """Read the events that accounting needs. Only those that contain one of their words are parsed."""
+        if b"\r" in events:
+            events = _END_OF_LINE.sub(b"\n", events)
+        start = 0
+        while self.state is StreamState.WAITING and start < len(events):
+            end = _event_end(events, start)
+            self._observe_event(parse_event(events[start:end]))
+            start = end
+        message, error = events.find(b"message_", start), events.find(b"error", start)
+        while message >= 0 or error >= 0:
+            found = min(message, error) if message >= 0 and error >= 0 else max(message, error)
+            before = events.rfind(b"\n\n", start, found)
+            begin = start if before < 0 else before + 2
+            start = _event_end(events, found)
+            self._observe_event(parse_event(events[begin:start]))
+            if 0 <= message < start:
+                message = events.find(b"message_", start)
+            if 0 <= error < start:
+                error = events.find(b"error", start)
+
+    def _observe_event(self, event: Event | None) -> None:
+        if event is None:
             return
-        self.refused = self.refused or (event.name == b"error" and not self.begun)
-        self.begun = True
-        if event.name == b"message_start":
+        name = event.name or _type_of(event.data)
+        if name == b"ping":
+            return
+        if name == b"error":
+            if self.error is None:
+                self.error = event.data
+            if not self.ended:
+                self.state = StreamState.REFUSED if self.state is StreamState.WAITING else StreamState.FAILED
+            return
+        self.state = max(self.state, StreamState.OPEN)
+        if name == b"message_start":
             self.usage = usage_of_start(event.data)
-        elif event.name == b"message_delta":
+        elif name == b"message_delta":
             if later := usage_of_message(event.data):
                 self.usage = (self.usage or Usage()).updated(later)
-        elif event.name == b"message_stop":
-            self.finished = self.ended = True
-        elif event.name == b"error" and self.error is None:
-            self.error = event.data
-            self.ended = True
+        elif name == b"message_stop" and not self.ended:
+            self.state = StreamState.COMPLETE
 
 
-def _is_rare(text: bytes | bytearray, start: int) -> bool:
-    # Backwards, because that skips by the first letters of these words, which are rarer in streams than the last.
-    return text.rfind(b"message_", start) >= 0 or text.rfind(b"error", start) >= 0 or text.find(b"\r", start) >= 0
+def error_event(body: bytes) -> bytes:
+    """An `error` event whose data is an error object, put on one line if it has several."""
+    return b"event: error\ndata: " + body.translate(ONE_LINE) + b"\n\n"
 
 
-def _parse_event(block: bytes) -> Event | None:
-    name = b"message"
+def parse_event(block: bytes) -> Event | None:
+    """Parse the lines of one event; `None` for a block without data: comments and blank lines."""
+    name = b""
     data: list[bytes] = []
-    for line in _END_OF_LINE.split(block):
+    for line in _END_OF_LINE.split(block) if b"\r" in block else block.split(b"\n"):
         field, _, value = line.partition(b":")
         if field == b"event":
-            name = value.removeprefix(b" ") or b"message"
+            name = value.removeprefix(b" ")
         elif field == b"data":
             data.append(value.removeprefix(b" "))
     return Event(name, b"\n".join(data)) if data else None
 
 
-def _rest_of_character(tail: bytes) -> bytes:
-    """The bytes that make a UTF-8 sequence at the end of `tail` whole; none if it ends with a whole character."""
-    for back in range(1, min(3, len(tail)) + 1):
-        lead = tail[-back]
-        if lead >= 0xC0:
-            missing = (2 if lead < 0xE0 else 3 if lead < 0xF0 else 4) - back
-            # the second byte of these sequences is bound to a smaller range (RFC 3629, 4)
-            second = {0xE0: b"\xa0", 0xF0: b"\x90"}.get(lead, b"\x80") if back == 1 else b""
-            return (second + b"\x80" * missing)[:missing] if missing > 0 else b""
-        if lead < 0x80:
-            break
-    return b""
+class _Typed(msgspec.Struct, frozen=True):
+    type: str = ""
+
+
+_decode_typed = msgspec.json.Decoder(_Typed).decode
+
+
+def _type_of(data: bytes) -> bytes:
+    """The `type` of an event without a name; `b""` if it has none."""
+    try:
+        return _decode_typed(data).type.encode()
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return b""
+
+
+def _event_end(events: bytes, start: int) -> int:
+    """The offset behind the event around `start`; the end of the bytes if it is not finished."""
+    end = events.find(b"\n\n", start)
+    return len(events) if end < 0 else end + 2
+
+
+def _end_of_last_event(seam: bytes, chunk: bytes) -> int:
+    """How many bytes of a chunk, behind a seam without an end of event, belong to whole events; 0 if none is whole."""
+    if b"\r" not in chunk and b"\r" not in seam:
+        end = chunk.rfind(b"\n\n") + 2
+        return end if end > 1 else int(seam[-1:] == b"\n" and chunk[:1] == b"\n")
+    end = 0
+    for match in _END_OF_EVENT.finditer(seam + chunk):
+        end = match.end()
+    return max(0, end - len(seam))

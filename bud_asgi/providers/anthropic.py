@@ -15,7 +15,7 @@ from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Timeouts
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
 from bud_asgi.providers.base_url import parse_base_url
-from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import Secret
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from bud_asgi.providers.failures import UpstreamUnavailable
+from bud_asgi.providers.errors import UpstreamUnavailable
 
 DEADLINE = 10.0
 """Seconds that a fetch may take."""
@@ -91,7 +91,7 @@ class Refresher(Generic[T]):
             await asyncio.wait({self._begin()})
         held = self._held
         if held is None or time.time() >= held.ends:
-            raise UpstreamUnavailable("upstream authentication failed", elsewhere=True) from self._failure
+            raise UpstreamUnavailable("upstream authentication failed", not_sent=True) from self._failure
         return held.value
 
     def _here(self) -> asyncio.Task[None] | None:

@@ -10,7 +10,7 @@ import msgspec
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import MessagesRequest
-from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.errors import TranslatedUpstreamError
 
 
 class ProviderRequest(msgspec.Struct, frozen=True, gc=False):

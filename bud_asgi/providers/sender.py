@@ -1,4 +1,4 @@
-"""The one sender: puts the credential on, sends, asks once more with a fresh credential, maps the failure."""
+"""The one sender: adds the credential, sends, retries once with a fresh credential, and maps failures."""
 
 from __future__ import annotations
 
@@ -6,43 +6,71 @@ import logging
 import time
 
 from bud_asgi.exchange import Attempt
-from bud_asgi.http import HttpClient, HttpError, HttpReply
-from bud_asgi.protocol.headers import fields_of, request_id_of
-from bud_asgi.providers.failures import TranslatedUpstreamError, UpstreamUnavailable, failure_of
-from bud_asgi.providers.refusal import UpstreamErrorResponse, check_encoding, judge_refusal, read_refusal
+from bud_asgi.http import HttpClient, HttpError, HttpReply, read_body
+from bud_asgi.protocol.errors import GatewayError, NotFound, read_error
+from bud_asgi.protocol.headers import Headers, fields_of, relayed_headers, request_id_of
+from bud_asgi.providers.errors import (
+    TranslatedUpstreamError,
+    UpstreamErrorResponse,
+    UpstreamUnavailable,
+    check_encoding,
+    unavailable,
+)
 from bud_asgi.providers.seam import Provider, ProviderRequest
+
+_MAX_ERROR_BODY = 1 << 20
+_MAX_LOGGED = 1000
 
 _log = logging.getLogger("bud_asgi")
 
 
-async def send(
-    client: HttpClient, provider: Provider, call: ProviderRequest, attempt: Attempt
-) -> HttpReply | UpstreamErrorResponse:
-    """Send a call to a provider; return its reply of status 200 in the Anthropic format, or its own error.
+async def send(client: HttpClient, provider: Provider, call: ProviderRequest, attempt: Attempt) -> HttpReply:
+    """Send a request to a provider; return its reply of status 200 in the Anthropic format.
 
-    Notes in the attempt what was left out and what came. Raises `UpstreamUnavailable`, `TranslatedUpstreamError`,
-    `InvalidRequest`, `NotFound`. Cancelled, the call is aborted at once. The reply is the caller's to close.
+    Notes in the attempt what was left out and what came back. Raises `UpstreamUnavailable`, `TranslatedUpstreamError`,
+    `UpstreamErrorResponse`, and `InvalidRequest` or `NotFound` for what the provider does not support. Cancelled, the
+    call is aborted at once. The caller closes the reply.
     """
-    written = provider.encode(call)
-    attempt.dropped = written.dropped
+    encoded = provider.encode(call)
+    attempt.dropped = encoded.dropped
     try:
-        reply = await client.send(await provider.credential.apply(written.request, call.headers))
+        reply = await client.send(await provider.credential.apply(encoded.request, call.headers))
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)
-        refusal = await _refused(provider, call, reply, attempt)
-        if _of_credential(refusal) and await provider.credential.refresh():
-            reply = await client.send(await provider.credential.apply(written.request, call.headers))
+        error = await _read_error(provider, call, reply, attempt)
+        if _is_of_credential(error) and await provider.credential.refresh():
+            reply = await client.send(await provider.credential.apply(encoded.request, call.headers))
             if reply.status == 200:
                 return _accept(provider, call, reply, attempt)
-            refusal = await _refused(provider, call, reply, attempt)
-    except HttpError as error:
-        raise failure_of(error) from error
-    if isinstance(refusal, UpstreamErrorResponse):
-        judge_refusal(provider, call.request_id, refusal)
-        return refusal
-    if refusal.credential:
-        _log.error("%s: %s refused our credential: %.500r", call.request_id, provider.name, refusal.told)
-    raise refusal
+            error = await _read_error(provider, call, reply, attempt)
+    except HttpError as failure:
+        raise unavailable(failure) from failure
+    if isinstance(error, TranslatedUpstreamError) and error.credential:
+        _log.error("%s: %s rejected our credential: %.500r", call.request_id, provider.name, error.upstream_message)
+    if isinstance(error, UpstreamErrorResponse):
+        raise hide_credential_error(provider, call.request_id, error)
+    raise error
+
+
+def hide_credential_error(provider: Provider, request_id: str, error: UpstreamErrorResponse) -> GatewayError:
+    """Replace an upstream's error about the gateway's own credential: the client cannot act on it.
+
+    Some servers echo the credential in an error, whatever its status. All other errors are returned as they are.
+    """
+    if not provider.credential.is_operators:
+        return error
+    parsed = read_error(error.body)
+    text = error.body.decode("utf-8", "replace")
+    redacted = provider.credential.redact(text)
+    rejected = error.status == 401 or (error.status == 403 and parsed is not None and not parsed.has_code)
+    if not rejected and redacted == text:
+        return error
+    _log.error("%s: %s rejected our credential: %.500r", request_id, provider.name, redacted)
+    return _authentication_failed()
+
+
+def _authentication_failed() -> UpstreamUnavailable:
+    return UpstreamUnavailable("upstream authentication failed", retryable=False)
 
 
 def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
@@ -56,26 +84,57 @@ def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt
         raise
 
 
-async def _refused(
+async def _read_error(
     provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt
-) -> UpstreamErrorResponse | TranslatedUpstreamError:
+) -> TranslatedUpstreamError | UpstreamErrorResponse:
+    """Read a reply that is not a 200. Raises `UpstreamUnavailable` for what is not an error object, `HttpError`."""
     try:
         fields = fields_of(reply.headers)
         _note(attempt, reply.status, request_id_of(fields))
-        return await read_refusal(provider, call, reply, fields)
-    except TranslatedUpstreamError as refused:
-        redact = provider.credential.redact
-        refused.told = " ".join(redact(refused.told).split())[:1000]  # a line of the log, whatever it holds
-        if redact(str(refused)) != str(refused):  # whatever it means, no client may read this, nor the log
-            _log.error("%s: %s told our credential: %.500r", call.request_id, provider.name, refused.told)
-            raise UpstreamUnavailable("upstream authentication failed", retryable=False) from None
-        return refused
+        error = await _parse_error(provider, call, reply, fields)
     finally:
         reply.close()
+    if isinstance(error, TranslatedUpstreamError):
+        redact = provider.credential.redact
+        error.upstream_message = " ".join(redact(error.upstream_message).split())[:_MAX_LOGGED]
+        if redact(str(error)) != str(error):
+            _log.error(
+                "%s: %s echoed our credential in an error: %.500r",
+                call.request_id,
+                provider.name,
+                error.upstream_message,
+            )
+            raise _authentication_failed()
+    return error
 
 
-def _of_credential(refusal: UpstreamErrorResponse | TranslatedUpstreamError) -> bool:
-    return refusal.status == 401 if isinstance(refusal, UpstreamErrorResponse) else refusal.credential
+async def _parse_error(
+    provider: Provider, call: ProviderRequest, reply: HttpReply, fields: Headers
+) -> TranslatedUpstreamError | UpstreamErrorResponse:
+    if reply.status < 400:
+        raise UpstreamUnavailable(f"The upstream answered {reply.status} where a Message was expected.")
+    check_encoding(fields)
+    body, whole = await read_body(reply, _MAX_ERROR_BODY)
+    if whole and (translated := provider.translate_error(call, reply.status, fields, body)) is not None:
+        return translated
+    if whole and read_error(body) is not None:
+        return UpstreamErrorResponse(reply.status, body, relayed_headers(fields, error=True))
+    if reply.status == 401 and provider.credential.is_operators:
+        return TranslatedUpstreamError(
+            "upstream authentication failed",
+            status=502,
+            type_="api_error",
+            upstream_message=f"401 {body[:500].decode('utf-8', 'replace')}",
+            credential=True,
+            retryable=False,
+        )
+    if reply.status == 404 and call.request.counting:
+        raise NotFound("The upstream of this model does not count tokens.")
+    raise UpstreamUnavailable(f"The upstream answered {reply.status} without an error object.")
+
+
+def _is_of_credential(error: TranslatedUpstreamError | UpstreamErrorResponse) -> bool:
+    return error.status == 401 if isinstance(error, UpstreamErrorResponse) else error.credential
 
 
 def _note(attempt: Attempt, status: int, request_id: bytes) -> None:

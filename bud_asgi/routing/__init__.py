@@ -1,6 +1,7 @@
-"""Where to: the middleware that resolves a model name, and the route table."""
+"""Routing: the stage that resolves a model name, its middleware, and the route table."""
 
-from bud_asgi.routing.middleware import Router, RoutingMiddleware
+from bud_asgi.routing.middleware import RoutingMiddleware
+from bud_asgi.routing.stage import Router, resolve
 from bud_asgi.routing.table import Route, RouteTable
 
-__all__ = ["Route", "RouteTable", "Router", "RoutingMiddleware"]
+__all__ = ["Route", "RouteTable", "Router", "RoutingMiddleware", "resolve"]

@@ -1,37 +1,20 @@
-"""The middleware that resolves the model of a request to a route."""
+"""The resolving stage as a middleware, for stacks of one's own and for other apps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute
+from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.operations import MODELS
-
-
-class Router(Protocol):
-    """Knows which models there are, and who may use them."""
-
-    def resolve(self, model: str, principal: Principal | None) -> ResolvedRoute:
-        """The route for a model name as the client wrote it. Pure: no I/O, no clock.
-
-        Raises `NotFound` for a name that nothing serves, `ModelNotAllowed` for one that this principal may not use.
-        """
-        ...
-
-    def offers(self, principal: Principal | None) -> Sequence[Offer]:
-        """All that can be resolved, in the order in which it is looked up: what the Models API lists. Pure."""
-        ...
+from bud_asgi.response import Response
+from bud_asgi.routing.stage import Router, resolve
 
 
 class RoutingMiddleware:
-    """Reads the request, resolves its model and leaves the route in the exchange; the app behind can read the body too.
+    """Reads the request and leaves its route in the exchange; the app behind can read the body too.
 
-    Refuses with 404 or 403, and with 400 or 413 what is no Messages request. For the Models API it leaves what there
-    is to choose from.
+    Answers 404 or 403 for a model, 400 or 413 for an invalid request. For the Models API it leaves the offers.
     """
 
     def __init__(self, app: ASGIApp, *, router: Router) -> None:
@@ -49,8 +32,9 @@ class RoutingMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            exchange.route = self.router.resolve((await exchange.request(receive)).model, exchange.principal)
+            await exchange.request(receive)
+            resolve(self.router, exchange)
         except GatewayError as error:
-            await exchange.refuse(error, send)
+            await Response(exchange, send).fail(error)
             return
-        await self.app(scope, exchange.replaying(receive), send)
+        await self.app(scope, exchange.replay_body(receive), send)

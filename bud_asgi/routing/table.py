@@ -7,24 +7,24 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, ModelNotAllowed, Offer, Principal, Target
+from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.protocol.account_state import HARD
-from bud_asgi.protocol.errors import NotFound
+from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import compile_pattern
 
 
 class Route(msgspec.Struct, frozen=True):
     """A model name, or a pattern with `*` for any characters, and the targets that serve it, in order.
 
-    A target is a provider's name, which is then asked for the model as the client wrote it, or a `Target` that names
-    the upstream model. Raises `ValueError` without a model or a target.
+    A target is a provider's name, which gets the model as the client wrote it, or a `Target` with the upstream's name
+    for the model. Raises `ValueError` without a model or a target.
     """
 
     model: str
     to: Sequence[str | Target]
 
     def __post_init__(self) -> None:
-        """Refuse what could never be served."""
+        """Check the arguments."""
         if not self.model:
             raise ValueError("a route must name a model")
         if isinstance(self.to, str) or not self.to:
@@ -37,14 +37,14 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class _Resolved(msgspec.Struct, frozen=True):
-    """A model name with the targets of the route that it met."""
+    """A model name with the targets of the route that it matched."""
 
     model: str
     targets: tuple[Target, ...]
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets in the order of the table; only those at the first provider for state that one account holds."""
-        if len(self.targets) > 1 and not HARD.isdisjoint(exchange.bound):
+        """The targets in their order; only those at the first provider if the request names state of one account."""
+        if len(self.targets) > 1 and not HARD.isdisjoint(exchange.account_state):
             return [target for target in self.targets if target.provider == self.targets[0].provider]
         return self.targets
 
@@ -52,7 +52,7 @@ class _Resolved(msgspec.Struct, frozen=True):
 class RouteTable:
     """Resolves by table: an exact name first, then the patterns in their order.
 
-    Raises `ValueError` for two routes of one name.
+    Raises `ValueError` for two routes with the same model.
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
@@ -62,7 +62,7 @@ class RouteTable:
         seen: set[str] = set()
         for route in routes:
             if route.model in seen:
-                raise ValueError(f"the route {route.model!r} is there twice")
+                raise ValueError(f"the route {route.model!r} is a duplicate")
             seen.add(route.model)
             if "*" in route.model:
                 self._patterns.append((compile_pattern(route.model), route.targets))
@@ -79,7 +79,7 @@ class RouteTable:
         return resolved
 
     def offers(self, principal: Principal | None) -> Sequence[Offer]:
-        """The exact names, then the patterns; who may use them is looked at name by name."""
+        """The exact names, then the patterns. Which names a principal may use is checked by the Models API."""
         exact = [Offer(route.model, route.targets) for route in self.routes if "*" not in route.model]
         return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange
+from bud_asgi.response import Response
 
 Lines = Iterable[tuple[bytes, bytes]]
 VERSION = (b"anthropic-version", b"2023-06-01")
@@ -105,7 +106,8 @@ async def call(app: ASGIApp, scope: Scope, receive: Receive | None = None) -> Se
     try:
         await app(scope, receive or Receiving(), sent)
     finally:
-        await Exchange.of(scope).tasks.drain(1)
+        if (tasks := Exchange.of(scope).tasks) is not None:
+            await tasks.drain(1)
     return sent
 
 
@@ -119,8 +121,7 @@ class Behind:
         """ASGI."""
         self.scopes.append(scope)
         if scope["type"] == "http":
-            await Exchange.of(scope).start_response(send, 200, [])
-            await send({"type": "http.response.body", "body": b"ok"})
+            await Response(Exchange.of(scope), send).send_whole(200, [], b"ok")
 
     @property
     def principal(self) -> Any:

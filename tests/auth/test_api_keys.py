@@ -201,9 +201,9 @@ def test_a_key_that_changed_places_with_its_name_is_not_shown() -> None:
 
 
 def test_names_and_hashes_are_there_once() -> None:
-    with pytest.raises(ValueError, match=r"^the API key 'b' is there twice, by name or by hash$"):
+    with pytest.raises(ValueError, match=r"^the API key 'b' has a duplicate name or hash$"):
         ApiKeys({"a": hash_api_key(KEY), "b": hash_api_key(KEY)})
-    with pytest.raises(ValueError, match=r"^the API key 'a' is there twice, by name or by hash$"):
+    with pytest.raises(ValueError, match=r"^the API key 'a' has a duplicate name or hash$"):
         ApiKeys([ApiKey(name="a", hash=hash_api_key(KEY)), ApiKey(name="a", hash=hash_api_key(OTHER))])
 
 

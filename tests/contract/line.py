@@ -11,8 +11,7 @@ from typing import Any
 
 import httpx
 import msgspec
-import pytest
-from wire.gateway import HEADERS, MODEL, Gateway, gateway, provider, wait_until
+from wire.gateway import HEADERS, MODEL, Gateway, gateway, provider, retime, wait_until
 
 from bud_asgi import Exchange, Route, Target
 from bud_asgi.http import Timeouts
@@ -212,12 +211,13 @@ def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Li
 
 
 @contextmanager
-def pinging_after(seconds: float) -> Generator[None]:
-    """Let the gateway's patience with silence be this short."""
-    with pytest.MonkeyPatch.context() as patch:
-        for room in ("relay", "waiting"):
-            patch.setattr(f"bud_asgi.{room}.PING_AFTER", seconds)
+def timed(line: Line, **timing: float) -> Generator[None]:
+    """Let a running gateway wait for other durations than it does by default."""
+    retime(line.here.messages, **timing)
+    try:
         yield
+    finally:
+        retime(line.here.messages)
 
 
 @contextmanager

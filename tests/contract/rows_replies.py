@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from protocol.streams import parse, parse_as_the_sdk_does
 
 from bud_asgi import Limit
+from bud_asgi.clock import Timing
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.testing import (
     Reply,
@@ -23,8 +24,7 @@ from bud_asgi.testing import (
     sse,
     text,
 )
-from bud_asgi.waiting import PING_AFTER
-from contract.line import PLAIN, STREAM, Line, pinging_after
+from contract.line import PLAIN, STREAM, Line, timed
 from contract.quirks import BLOCK, COMMENT, ERRORS, MESSAGES, PING, STREAMS, closed, ending, event, start
 from contract.quirks import text as said
 
@@ -57,8 +57,8 @@ def pings_and_comments_are_passed_on_when_they_come(line: Line) -> None:
 
 def silence_is_filled_with_pings(line: Line) -> None:
     """Row 15, rule 10: between events, and before the first of them."""
-    assert PING_AFTER <= 15
-    with pinging_after(0.2):
+    assert Timing().ping_after <= 15
+    with timed(line, ping_after=0.2):
         line.upstream.enqueue(Reply(body=(start(), BLOCK), end="hang"), late(0.6, sse(STREAMS["a ping at once"])))
         with line.listen() as listener:
             heard = listener.until(BLOCK + PING + PING)  # one may stand before it all, on a slow machine
@@ -174,7 +174,7 @@ def streams_are_passed_on_as_bytes(line: Line) -> None:
 
 def every_event_has_its_name(line: Line) -> None:
     """Rule 8: also those that are the gateway's own."""
-    with pinging_after(0.2):
+    with timed(line, ping_after=0.2):
         line.upstream.enqueue(Reply(body=(start(), BLOCK), stall=(len(start()), 0.6), end="eof"))
         answer = line.ask(STREAM)
     events = parse(answer.body)

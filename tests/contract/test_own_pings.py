@@ -5,16 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from bud_asgi.clock import Timing
+from bud_asgi.protocol.sse import PING as PINGED
 from bud_asgi.testing import Reply, sse
-from bud_asgi.waiting import PING_AFTER
-from contract.line import STREAM, Line, pinging_after
+from contract.line import STREAM, Line, timed
 from contract.quirks import BLOCK, PING, STREAMS, closed, ending, start, text
 
 ENDED = {"all is said": STREAMS["a ping at once"], "it has failed": STREAMS["an error in the middle"]}
 
 
 def test_the_silence_that_is_borne_is_fifteen_seconds() -> None:
-    assert PING_AFTER == 15.0
+    assert Timing().ping_after == 15.0
 
 
 def test_there_are_none_where_the_upstream_pings(straight: Line) -> None:
@@ -22,24 +23,25 @@ def test_there_are_none_where_the_upstream_pings(straight: Line) -> None:
     wire = start() + BLOCK + PING * 5 + text("Hi") + closed(0) + ending()
     pieces = (start() + BLOCK, *[PING] * 5, text("Hi") + closed(0) + ending())
     line.upstream.enqueue(Reply(body=pieces, delay=0.25))
-    with pinging_after(1.0):
+    with timed(line, ping_after=1.0):
         assert line.ask(STREAM).body == wire
 
 
 @pytest.mark.parametrize("wire", ENDED.values(), ids=ENDED.keys())
-def test_there_are_none_when_the_stream_has_ended(straight: Line, monkeypatch: pytest.MonkeyPatch, wire: bytes) -> None:
+def test_there_are_none_when_the_stream_has_ended(straight: Line, wire: bytes) -> None:
     line = straight.again()
-    monkeypatch.setattr("bud_asgi.relay.LINGER", 0.6)
     line.upstream.enqueue(Reply(body=(wire,), end="hang"))
-    with pinging_after(0.2):
+    with timed(line, ping_after=0.2, linger=0.6):
         answer = line.ask(STREAM)
     assert answer.body == wire
 
 
-def test_there_are_none_within_an_event(straight: Line) -> None:
+def test_they_come_between_events_while_half_of_one_waits(straight: Line) -> None:
     line = straight.again()
     wire = start() + BLOCK + text("half and half") + closed(0) + ending()
     half = len(start() + BLOCK) + 60
     line.upstream.enqueue(msgspec.structs.replace(sse(wire), stall=(half, 0.9)))
-    with pinging_after(0.2):
-        assert line.ask(STREAM).body == wire
+    with timed(line, ping_after=0.2):
+        body = line.ask(STREAM).body
+    assert body.replace(PINGED, b"") == wire
+    assert body.startswith(start() + BLOCK + PINGED)

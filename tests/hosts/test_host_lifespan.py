@@ -174,7 +174,7 @@ def test_a_loop_for_each_request_and_no_lifespan_leaves_nothing_behind(upstream:
     for _ in range(5):
         assert asyncio.run(_call(host)) == 200
     upstream.wait_connections(0)
-    assert len(messages._resources._by_loop) <= 1
+    assert len(messages._loops._by_loop) <= 1
 
 
 def test_a_host_that_is_cancelled_while_it_starts_leaves_nothing_open(upstream: ThreadedStandIn) -> None:

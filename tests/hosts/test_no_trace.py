@@ -67,7 +67,7 @@ def test_a_second_one_at_the_same_prefix_is_refused_with_its_name(
 ) -> None:
     host = Starlette()
     messages_app(upstream.base_url).install(host, first)
-    with pytest.raises(ValueError, match=f"something is mounted at '{first.rstrip('/') or '/'}' already"):
+    with pytest.raises(ValueError, match=f"an app is mounted at '{first.rstrip('/') or '/'}' already"):
         messages_app(upstream.base_url).install(host, second)
 
 

@@ -6,7 +6,7 @@ import pytest
 from auth.driver import http_scope
 
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.limits.limit import Charge, Limit, demands_of
+from bud_asgi.limits.limit import Charge, Limit, charges_of
 
 
 @pytest.mark.parametrize(("amount", "window"), [(0, 60.0), (-1, 60.0), (1, 0.0), (1, -1.0)])
@@ -24,6 +24,6 @@ def test_a_limit_is_for_a_minute_and_for_each_principal_unless_it_says_so() -> N
 def test_a_request_asks_for_one_of_each_limit() -> None:
     each, all_ = Limit("requests", 5), Limit("requests", 50, per="all")
     exchange = Exchange(http_scope())
-    assert demands_of((each, all_), exchange) == [Charge(each, "", 1), Charge(all_, "", 1)]
+    assert charges_of((each, all_), exchange) == [Charge(each, "", 1), Charge(all_, "", 1)]
     exchange.principal = Principal(id="p")
-    assert demands_of((each, all_), exchange) == [Charge(each, "p", 1), Charge(all_, "", 1)]
+    assert charges_of((each, all_), exchange) == [Charge(each, "p", 1), Charge(all_, "", 1)]

@@ -61,7 +61,7 @@ async def test_a_foreign_app_gets_the_body_that_somebody_before_has_read() -> No
     exchange = Exchange.of(scope)
     await exchange.request(receive)
     app = RateLimitMiddleware(FOREIGN, limits=[Limit("requests", 2)])
-    sent = await call(app, scope, exchange.replaying(receive))
+    sent = await call(app, scope, exchange.replay_body(receive))
     assert (sent.status, sent.body) == (200, BODY)
 
 
@@ -134,8 +134,15 @@ async def test_an_app_that_is_cancelled_is_settled(times: int) -> None:
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await Exchange.of(scope).tasks.drain(1)
+    await settled(scope)
     assert store.open == 0
+
+
+async def settled(scope: Scope) -> None:
+    """Wait for what outlives a request."""
+    tasks = Exchange.of(scope).tasks
+    assert tasks is not None
+    await tasks.drain(5)
 
 
 class SlowStore(MemoryStore):
@@ -155,7 +162,7 @@ async def test_a_slow_settlement_outlives_a_cancelled_request() -> None:
     await asyncio.wait([task])
     task.cancel()
     assert (task.cancelled(), store.open) == (True, 1)
-    await Exchange.of(scope).tasks.drain(1)
+    await settled(scope)
     assert store.open == 0
 
 
@@ -180,7 +187,7 @@ async def test_a_settlement_that_fails_is_logged_and_no_matter_to_the_client(
     with caplog.at_level(logging.ERROR, "bud_asgi"):
         sent = await call(RateLimitMiddleware(Behind(), limits=[Limit("requests", 1)], store=store), scope_of("a"))
     assert sent.status == 200
-    assert [record.message for record in caplog.records] == ["work after a request failed"]
+    assert [record.message for record in caplog.records] == ["background work failed"]
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
@@ -209,7 +216,7 @@ async def test_five_thousand_racing_requests_are_admitted_exactly_as_many_as_may
     sent = [Sent() for _ in range(total)]
     scopes = [scope_of(f"{index % 10}") for index in range(total)]
     await asyncio.gather(*(guarded(*three) for three in zip(scopes, [Receiving()] * total, sent, strict=True)))
-    await Exchange.of(scopes[0]).tasks.drain(5)
+    await settled(scopes[0])
     assert sum(answer.status == 200 for answer in sent) == 1230
     assert sum(answer.status == 429 for answer in sent) == total - 1230
     assert store.open == 0

@@ -125,17 +125,17 @@ def test_escapes_as_serializers_write_them_name_nothing(text: str) -> None:
 
 async def test_the_record_knows_it_from_the_request_on() -> None:
     exchange = Exchange(http_scope([VERSION]))
-    assert exchange.bound == set()
+    assert exchange.account_state == set()
     await exchange.request(Receiving(*chunks(BODY[:-1] + b',"container":"c"}')))
-    assert exchange.bound == {"container"}
+    assert exchange.account_state == {"container"}
 
 
 async def test_a_record_that_has_let_go_of_the_body_can_be_asked_still() -> None:
     exchange, receive = Exchange(http_scope([VERSION])), Receiving(*chunks(BODY))
-    exchange.forget_body()
+    exchange.release_body()
     request = await exchange.request(receive)
-    exchange.forget_body()
-    assert exchange.bound == set()
+    exchange.release_body()
+    assert exchange.account_state == set()
     kept = await exchange.request(receive)
     assert (kept.body, kept.spans, kept.model, kept.max_tokens) == (b"", {}, request.model, request.max_tokens)
     assert receive.calls == 1

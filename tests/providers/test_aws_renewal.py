@@ -125,7 +125,7 @@ async def test_a_failure_is_told_to_all_and_remembered_for_a_moment(caplog: pyte
     outcomes += await asyncio.gather(values.value(), return_exceptions=True)
     for failure in outcomes:
         assert isinstance(failure, UpstreamUnavailable)
-        assert (str(failure), failure.status, failure.elsewhere) == ("upstream authentication failed", 502, True)
+        assert (str(failure), failure.status, failure.not_sent) == ("upstream authentication failed", 502, True)
         assert str(failure.__cause__) == "OSError: on fire: [secret]"
     assert len(set(map(id, outcomes))) == 11
     assert place.fetches == 1

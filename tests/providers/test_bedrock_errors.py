@@ -104,7 +104,7 @@ def test_what_an_error_means(status: int, name: str, text: str, meaning: tuple[i
     refused = explained(status, name, text)
     assert (refused.status, refused.type, str(refused)) == meaning
     assert not refused.credential
-    assert refused.told == f"{status} {name}: {text}"
+    assert refused.upstream_message == f"{status} {name}: {text}"
     assert refused.retryable is (False if meaning[0] in {400, 403, 404, 413} else None)
 
 
@@ -222,10 +222,10 @@ def test_what_is_the_account_s_own_is_taken_out(text: str, shown: str) -> None:
     assert scrubbed(text) == shown
     refused = explained(400, "ValidationException", text)
     assert str(refused) == shown
-    assert refused.told.endswith(text)
+    assert refused.upstream_message.endswith(text)
 
 
 def test_a_secret_of_ours_is_in_no_text_at_all() -> None:
     refused = explained(403, "InvalidSignatureException", f"{NO_SIGNATURE}\nx-amz-security-token:{TOKEN}\n")
-    assert TOKEN not in refused.told
+    assert TOKEN not in refused.upstream_message
     assert TOKEN not in str(explained(400, "ValidationException", f"not {TOKEN}"))

@@ -9,7 +9,7 @@ import pytest
 
 from bud_asgi.http import HttpError
 from bud_asgi.protocol.errors import error_headers
-from bud_asgi.providers import UpstreamUnavailable, failure_of
+from bud_asgi.providers import UpstreamUnavailable, unavailable
 
 Kind = Literal["connect", "tls", "timeout", "reset", "protocol"]
 FAILED: dict[Kind, tuple[int, str, str]] = {
@@ -28,13 +28,13 @@ def test_a_failure_says_what_happened_and_nothing_of_where(
     kind: Kind, reused: bool, sent: bool, answered: bool
 ) -> None:
     error = HttpError(kind, "10.0.0.1: refused", reused=reused, sent=sent, answered=answered)
-    failure = failure_of(error)
+    failure = unavailable(error)
     assert (failure.status, failure.type, str(failure)) == FAILED[kind]
-    assert failure.elsewhere is not sent
+    assert failure.not_sent is not sent
     assert failure.retryable is None
     assert error_headers(failure) == []
 
 
 def test_a_failure_is_a_502_that_is_not_asked_elsewhere_unless_it_says_so() -> None:
     failure = UpstreamUnavailable("no")
-    assert (failure.status, failure.type, failure.elsewhere) == (502, "api_error", False)
+    assert (failure.status, failure.type, failure.not_sent) == (502, "api_error", False)

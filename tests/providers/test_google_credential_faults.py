@@ -15,7 +15,7 @@ import pytest
 from google.auth.exceptions import TransportError
 
 from bud_asgi.providers import refresher as renewal
-from bud_asgi.providers.failures import UpstreamUnavailable
+from bud_asgi.providers.errors import UpstreamUnavailable
 from bud_asgi.providers.vertex import credential as google
 from bud_asgi.providers.vertex import google_auth
 from bud_asgi.providers.vertex.credential import GoogleCredential
@@ -39,7 +39,7 @@ async def failed(credential: GoogleCredential) -> UpstreamUnavailable:
     with pytest.raises(UpstreamUnavailable) as raised:
         await applied(credential)
     error = raised.value
-    assert (error.status, error.type, error.elsewhere) == (502, "api_error", True)
+    assert (error.status, error.type, error.not_sent) == (502, "api_error", True)
     assert str(error) == "upstream authentication failed"
     return error
 

@@ -95,9 +95,7 @@ def provider(left: int) -> Anthropic:
     return made
 
 
-async def sent(
-    client: Client, made: Anthropic, model: str | None = None
-) -> tuple[HttpReply | UpstreamErrorResponse, Attempt]:
+async def sent(client: Client, made: Anthropic, model: str | None = None) -> tuple[HttpReply, Attempt]:
     attempt = Attempt(Target("anthropic", model))
     return await send(client, made, ProviderRequest(decode(body()), HEADERS, model), attempt), attempt
 
@@ -114,10 +112,11 @@ async def test_a_200_is_handed_on_open() -> None:
 @pytest.mark.parametrize("status", [400, 404, 413, 429, 500, 529])
 async def test_an_error_is_handed_on_as_it_came(status: int) -> None:
     client = Client(first := Reply(status, SAID, (b"retry-after", b"3"), (b"server", b"x")))
-    refusal, attempt = await sent(client, provider(9))
-    headers = [(b"retry-after", b"3"), (b"upstream-request-id", b"req_up")]
-    assert refusal == UpstreamErrorResponse(status, SAID, headers)
-    assert (first.closed, len(client.requests), attempt.status) == (True, 1, status)
+    with pytest.raises(UpstreamErrorResponse) as refused:
+        await sent(client, provider(9))
+    assert (refused.value.status, refused.value.body, refused.value.event) == (status, SAID, False)
+    assert refused.value.headers == {"retry-after": "3", "upstream-request-id": "req_up"}
+    assert (first.closed, len(client.requests)) == (True, 1)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +149,7 @@ async def test_a_401_is_one_whatever_it_says() -> None:
     assert (await sent(client, provider(9)))[0] is second
     with pytest.raises(TranslatedUpstreamError, match=r"^upstream authentication failed$") as refused:
         await sent(Client(Reply(401, b"<html>")), provider(0))
-    assert (refused.value.status, refused.value.credential, refused.value.told) == (502, True, "401 <html>")
+    assert (refused.value.status, refused.value.credential, refused.value.upstream_message) == (502, True, "401 <html>")
     passing = Anthropic(auth="client")
     with pytest.raises(UpstreamUnavailable, match=r"^The upstream answered 401 without an error object\.$"):
         await sent(Client(Reply(401, b"<html>")), passing)
@@ -180,7 +179,9 @@ class Talkative(Anthropic):
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
     ) -> TranslatedUpstreamError | None:
         words = body.decode()
-        return TranslatedUpstreamError(words.partition("|")[0], status=status, type_="api_error", told=words)
+        return TranslatedUpstreamError(
+            words.partition("|")[0], status=status, type_="api_error", upstream_message=words
+        )
 
 
 @pytest.mark.parametrize(
@@ -191,6 +192,6 @@ async def test_a_translated_error_never_tells_our_credential(
 ) -> None:
     with pytest.raises((TranslatedUpstreamError, UpstreamUnavailable), match=f"^{words}$") as refused:
         await sent(Client(Reply(429, said)), Talkative(api_key="sk-ours-1"))
-    told = refused.value.told if isinstance(refused.value, TranslatedUpstreamError) else ""
+    told = refused.value.upstream_message if isinstance(refused.value, TranslatedUpstreamError) else ""
     assert refused.value.__cause__ is None
     assert "sk-ours-1" not in told + caplog.text

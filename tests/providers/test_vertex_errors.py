@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.request import decode_request
-from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.seam import ProviderRequest
 from bud_asgi.providers.vertex import Vertex
 
@@ -70,7 +70,7 @@ def test_each_status_of_google_has_one_of_the_messages_api(
     assert (error.status, error.type, str(error)) == (status, kind, message)
     assert error.credential is (status == 502)
     assert error.retryable is (False if status in {400, 403, 404, 413, 502} else None)
-    assert error.told == f"{told} {name}: x"
+    assert error.upstream_message == f"{told} {name}: x"
 
 
 def test_without_a_word_there_is_one() -> None:
@@ -117,7 +117,7 @@ def test_a_text_names_no_project_and_no_account(said: str, told: str | None) -> 
     for name, status in (("INVALID_ARGUMENT", 400), ("RESOURCE_EXHAUSTED", 429), ("UNAVAILABLE", 503)):
         error = refused(name, said, status)
         assert str(error) == (said if told is None else told)
-        assert said in error.told
+        assert said in error.upstream_message
 
 
 ENVELOPE = {

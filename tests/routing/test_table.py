@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from protocol.counts import examples
 from protocol.test_names import by_hand
 
-from bud_asgi.exchange import Exchange, ModelNotAllowed, Principal, Target
-from bud_asgi.protocol.errors import NotFound
+from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing import Route, RouteTable
 
 EXCHANGE = Exchange(http_scope())
@@ -114,9 +114,9 @@ def test_a_name_that_nothing_serves_is_not_found_even_if_it_may_not_be_used() ->
 
 def test_two_routes_of_one_name_are_refused() -> None:
     for model in ("a", "a*"):
-        with pytest.raises(ValueError, match="is there twice") as refused:
+        with pytest.raises(ValueError, match="is a duplicate") as refused:
             table("b", model, model)
-        assert str(refused.value) == f"the route {model!r} is there twice"
+        assert str(refused.value) == f"the route {model!r} is a duplicate"
 
 
 @pytest.mark.parametrize("to", [[], (), "anthropic"])

@@ -34,7 +34,6 @@ KEY = "sk-bud-the-suites-key"
 NARROW_KEY = "sk-bud-for-one-model"
 UPSTREAM_KEY = "sk-ant-the-operators-key"
 MAX_BODY = 2 << 20
-TASKS_AT_REST = {"Server.serve", "LifespanOn.main", "PerLoop._keep", "RequestResponseCycle.run_asgi"}
 
 
 class Prompter:
@@ -145,7 +144,7 @@ class Stage:
     def still_open(self) -> list[str]:
         """Connections in use, and tasks that a server at rest doesn't have."""
         busy = [f"{engine.open - engine.idle} connections" for engine in self.engines if engine.open != engine.idle]
-        return busy + sorted(set(httpx.get(f"{self.host_url}/control/tasks").json()) - TASKS_AT_REST)
+        return busy + sorted(httpx.get(f"{self.host_url}/control/tasks").json())
 
     async def _seen(self, request: Request) -> JSONResponse:
         case = request.path_params["case"]
@@ -162,7 +161,8 @@ class Stage:
         return JSONResponse({"client": self.recorder.seen.get(case, []), "upstream": upstream})
 
     async def _tasks(self, _request: Request) -> JSONResponse:
-        return JSONResponse([task.get_coro().__qualname__ for task in asyncio.all_tasks()])  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        return JSONResponse([name for name in names if name.startswith("bud_asgi") and name != "bud_asgi keeper"])
 
 
 Backend = Callable[[], AbstractContextManager[tuple[Provider, ThreadedStandIn, Prompter]]]

@@ -17,6 +17,7 @@ from starlette.routing import Route as HostRoute
 from starlette.types import ASGIApp
 
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
+from bud_asgi.clock import Timing
 from bud_asgi.http import Engine, Timeouts
 from bud_asgi.testing.server.serving import serving
 
@@ -29,6 +30,8 @@ BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role":
 
 class Gateway:
     """What a test drives and looks at: the URL of the endpoint, the accounts, the engines, the server's tasks."""
+
+    messages: MessagesApp
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
@@ -57,13 +60,23 @@ class Gateway:
     def assert_nothing_open(self) -> None:
         """No exchange holds a connection any more, and the server runs no task of a request."""
         wait_until(lambda: all(engine.open == engine.idle for engine in self.engines), "connections in use")
-        wait_until(lambda: self._tasks() <= TASKS_AT_REST, f"tasks left: {self._tasks()}")
+        wait_until(lambda: not self._tasks(), f"tasks left: {self._tasks()}")
 
     def _tasks(self) -> set[str]:
         return set(httpx.get(f"{self.host_url}/tasks", verify=False).json())
 
 
-TASKS_AT_REST = {"Server.serve", "LifespanOn.main", "PerLoop._keep", "RequestResponseCycle.run_asgi"}
+def tasks_in_flight() -> list[str]:
+    """The tasks that the gateway runs for requests, in the running loop."""
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    return [name for name in names if name.startswith("bud_asgi") and name != "bud_asgi keeper"]
+
+
+def retime(messages: MessagesApp, **timing: float) -> None:
+    """Hand other durations to an app that is running already."""
+    messages._timing = messages._loops._timing = Timing(**timing)
+    for resources, _ in messages._loops._by_loop.values():
+        resources.timing = messages._timing
 
 
 def wait_until(true: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
@@ -76,7 +89,7 @@ def wait_until(true: Callable[[], bool], what: str, timeout: float = 5.0) -> Non
 
 
 async def _tasks(_request: Request) -> JSONResponse:
-    return JSONResponse([task.get_coro().__qualname__ for task in asyncio.all_tasks()])  # pyright: ignore[reportOptionalMemberAccess, reportUnknownMemberType, reportAttributeAccessIssue]
+    return JSONResponse(tasks_in_flight())
 
 
 def provider(base_url: str, **more: Any) -> Anthropic:
@@ -94,7 +107,7 @@ def gateway(
     settings: dict[str, Any] = options if "providers" in options else {"providers": [provider(upstream_url)], **options}
     if "middleware" not in settings:
         settings = {"auth": ApiKeys({"me": hash_api_key(KEY)}), **settings}
-    messages = MessagesApp(client=here.new_engine, on_settled=here.on_settled, **settings)
+    messages = here.messages = MessagesApp(client=here.new_engine, on_settled=here.on_settled, **settings)
     host = Starlette(routes=[HostRoute("/tasks", _tasks)])
     messages.install(host, "/llm")
     with serving(wrap(host) if wrap else host) as url:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
 
-import pytest
 from gateway import BODY, UPSTREAM_KEY, Gateway, gateway, provider
 
-from bud_asgi import hosting, relay, waiting, watch
-from bud_asgi.clock import Clock
+from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import StandIn, ThreadedStandIn
@@ -27,19 +24,8 @@ LATE = 0.15
 """Seconds after which an upstream answers so late that a ping has been written."""
 
 
-def _ticking(loop: asyncio.AbstractEventLoop) -> Clock:
-    return Clock(loop, tick=0.005)
-
-
-@contextmanager
-def impatient() -> Generator[None]:
-    """The first ping after a third of `LATE`, by a clock that is hardly late, in the gateways that are made here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waiting, "PING_AFTER", LATE / 3)
-        patch.setattr(watch, "BEGINS_AFTER", 0.05)
-        patch.setattr(relay, "END_WITHIN", 0.2)
-        patch.setattr(hosting, "Clock", _ticking)
-        yield
+IMPATIENT = Timing(tick=0.005, ping_after=LATE / 3, watch_after=0.05, close_within=0.2)
+"""The first ping after a third of `LATE`, by a clock that is hardly late."""
 
 
 @contextmanager
@@ -47,7 +33,7 @@ def standing_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, T
     """A gateway and its upstream, with nothing left open in the end."""
     with (
         StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in,
-        gateway("", providers=[provider(stand_in.base_url, timeouts=timeouts)]) as one,
+        gateway("", providers=[provider(stand_in.base_url, timeouts=timeouts)], timing=IMPATIENT) as one,
     ):
         yield one, stand_in
         one.assert_nothing_open()

@@ -251,7 +251,7 @@ async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
     aws.fault = fault
     with caplog.at_level(logging.WARNING, "bud_asgi"), pytest.raises(UpstreamUnavailable) as failed:
         await credential.apply(request_to(upstream), {})
-    assert (failed.value.status, failed.value.type, failed.value.elsewhere) == (502, "api_error", True)
+    assert (failed.value.status, failed.value.type, failed.value.not_sent) == (502, "api_error", True)
     assert str(failed.value) == "upstream authentication failed"
     (told,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi"]
     assert told.startswith("AWS credentials were not to be had: ")

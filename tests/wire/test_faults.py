@@ -13,6 +13,7 @@ import pytest
 from gateway import KEY, MODEL, Gateway, gateway, provider, wait_until
 
 from bud_asgi import Limit, MemoryStore, Middleware, RateLimitMiddleware, Route
+from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import (
@@ -361,15 +362,14 @@ def test_a_pause_before_the_first_event_is_waited_for_two_seconds_then_committed
 
 
 def test_silence_is_covered_by_pings_between_events_only(
-    upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
+    upstream: ThreadedStandIn,
 ) -> None:
-    monkeypatch.setattr("bud_asgi.relay.PING_AFTER", 0.5)
     patient = provider(upstream.base_url, timeouts=Timeouts(2.0, 10.0, 10.0))
     start = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
     half, rest = b"event: content_block_delta\ndata: {", b"}\n\n"
     stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     upstream.enqueue(sse(start + half + rest + stop, chunk_sizes=[len(start), len(half), len(rest)], delay=1.2))
-    with gateway("", providers=[patient]) as here:
+    with gateway("", providers=[patient], timing=Timing(ping_after=0.5)) as here:
         body = here.post({"stream": True}).content
     assert body.replace(PING, b"") == start + half + rest + stop
     assert half + rest in body

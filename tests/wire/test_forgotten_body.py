@@ -54,4 +54,4 @@ def test_the_body_is_let_go_of_when_the_answer_begins(routes: list[Route] | None
                     received += client.recv(65536)
                 wait_until(lambda: kept() < 100_000, "the body is gone")
             assert here.account().outcome == "client_gone"
-            assert here.account().bound == set()
+            assert here.account().account_state == set()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from gateway import UPSTREAM_KEY, Gateway, gateway, provider
-from silence import LATE, SENT, STREAM, after_pings, impatient, standing_gateway
+from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, standing_gateway
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,12 +37,6 @@ from bud_asgi.testing import (
     reset_before_head,
     sse,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def impatience() -> Generator[None]:
-    with impatient():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +213,7 @@ def test_another_target_is_asked_only_before_the_first_ping(
         hole = provider(url, name="hole", timeouts=Timeouts(connect, 1.0, 1.0))
         routes = [Route("*", to=["hole", "anthropic"])]
         upstream.always(sse(STREAM))
-        with gateway("", providers=[hole, provider(upstream.base_url)], routes=routes) as here:
+        with gateway("", timing=IMPATIENT, providers=[hole, provider(upstream.base_url)], routes=routes) as here:
             body = here.post(SENT).content
             assert [attempt.target.provider for attempt in here.account().attempts] == asked
             if len(asked) == 2:

@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 from gateway import HEADERS, KEY, UPSTREAM_KEY, Gateway, provider, wait_until
-from silence import PATIENT, SENT, STREAM, after_pings, impatient, standing_gateway
+from silence import PATIENT, SENT, STREAM, after_pings, standing_gateway
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 
-from bud_asgi import ApiKeys, Exchange, MessagesApp, hash_api_key, waiting
+from bud_asgi import ApiKeys, Exchange, MessagesApp, hash_api_key, response
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, late, sse
 from bud_asgi.testing.server.serving import serving
@@ -29,12 +29,6 @@ HEAD = (
 ) % (KEY.encode(), len(SENT))
 FLOOD = b": " + b"x" * (8 << 20) + b"\n\n"
 """A ping that no socket's buffers can hold."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def impatience() -> Generator[None]:
-    with impatient():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +91,7 @@ def test_a_client_that_leaves_ends_it(here: Gateway, upstream: ThreadedStandIn, 
 def test_a_client_that_does_not_read_holds_the_answer_back_and_gets_all_of_it(
     here: Gateway, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "PING", FLOOD)
+    monkeypatch.setattr(response, "PING", FLOOD)
     upstream.enqueue(late(0.2, sse(STREAM)))
     with asking(here.host_url) as client:
         time.sleep(0.4)
@@ -112,7 +106,7 @@ def test_a_client_that_does_not_read_holds_the_answer_back_and_gets_all_of_it(
 def test_a_client_that_does_not_read_ends_it_by_leaving(
     here: Gateway, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "PING", FLOOD)
+    monkeypatch.setattr(response, "PING", FLOOD)
     upstream.enqueue(hang())
     with asking(here.host_url):
         time.sleep(0.2)
@@ -194,7 +188,7 @@ def test_a_server_that_cancels_it_lets_the_event_out(upstream_alone: ThreadedSta
 def test_a_client_that_does_not_read_can_t_keep_a_drain(
     upstream_alone: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "PING", FLOOD)
+    monkeypatch.setattr(response, "PING", FLOOD)
     host = Host(upstream_alone.base_url)
     with serving(host.app) as url, asking(url):
         upstream_alone.wait_requests()

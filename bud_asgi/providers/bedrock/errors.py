@@ -16,7 +16,7 @@ import msgspec
 from bud_asgi.protocol.errors import type_of_status
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.bedrock.frames import EventStreamMessage
-from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.errors import TranslatedUpstreamError
 
 Kind = Literal[
     "invalid",
@@ -180,7 +180,7 @@ def refusal_of(fault: AwsFault, model: str, *, counting: bool = False) -> Transl
         message,
         status=status,
         type_=type_of_status(status),
-        told=f"{fault.status or 'in the stream'} {fault.name}: {fault.text}",
+        upstream_message=f"{fault.status or 'in the stream'} {fault.name}: {fault.text}",
         credential=kind == "credential",
         retryable=False if status in {400, 403, 404, 413, 502} else None,
     )

@@ -34,7 +34,7 @@ from bud_asgi.providers.bedrock.request import (
 from bud_asgi.providers.bedrock.stream import ConvertedReply, CountToJson, EventsToSse
 from bud_asgi.providers.compat.features import bridge, service_rules
 from bud_asgi.providers.compat.model_ids import generation, geography
-from bud_asgi.providers.failures import TranslatedUpstreamError, UpstreamUnavailable
+from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import Secret
 
@@ -187,7 +187,7 @@ class Bedrock:
 
         def explain(fault: AwsFault) -> TranslatedUpstreamError:
             refused = refusal_of(self._redacted(fault), model)
-            _log.warning("%s: %s ended its stream: %.500s", request_id, self.name, refused.told)
+            _log.warning("%s: %s ended its stream: %.500s", request_id, self.name, refused.upstream_message)
             return refused
 
         return ConvertedReply(reply, EventsToSse(request_id, explain), b"text/event-stream; charset=utf-8")

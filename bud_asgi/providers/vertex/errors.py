@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bud_asgi.protocol.errors import read_error, type_of_status
-from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.seam import ProviderRequest
 
 _STATUS: Mapping[str, int] = {
@@ -108,7 +108,7 @@ def refusal_of(error: GoogleError, call: ProviderRequest, projects: Sequence[str
         message,
         status=status,
         type_=type_of_status(status),
-        told=f"{error.status} {error.name}: {error.text}",
+        upstream_message=f"{error.status} {error.name}: {error.text}",
         credential=status == 502,
         retryable=False if status in {400, 403, 404, 413, 502} else None,
     )

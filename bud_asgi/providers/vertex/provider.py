@@ -24,7 +24,7 @@ from bud_asgi.protocol.request import edited
 from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.compat.features import bridge, service_rules
 from bud_asgi.providers.compat.model_ids import vertex_id
-from bud_asgi.providers.failures import TranslatedUpstreamError
+from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.providers.vertex.errors import google_error, refusal_of

@@ -13,8 +13,8 @@ from auth.driver import VERSION, http_scope
 from protocol.counts import count
 from starlette.types import Message
 
-from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp, hosting, relay, waiting, watch
-from bud_asgi.clock import Clock
+from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
+from bud_asgi.clock import Timing
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import Reply, StandIn, error, hang, hang_mid_event, html, late, sse
 
@@ -76,7 +76,7 @@ class Running:
         self.upstream = upstream
         self.settled: list[Exchange] = []
         providers = [Anthropic(api_key=upstream.api_key, base_url=upstream.base_url)]
-        self.app = MessagesApp(auth=Anonymous(), providers=providers, on_settled=self._keep)
+        self.app = MessagesApp(auth=Anonymous(), providers=providers, on_settled=self._keep, timing=QUICK)
 
     async def _keep(self, exchange: Exchange) -> None:
         self.settled.append(exchange)
@@ -86,17 +86,12 @@ class Running:
         return asyncio.create_task(self.app(http_scope([VERSION]), server.receive, server.send))  # pyright: ignore[reportArgumentType]
 
 
-def _ticking(loop: asyncio.AbstractEventLoop) -> Clock:
-    return Clock(loop, tick=0.005)
+QUICK = Timing(tick=0.005, ping_after=0.02, close_within=0.1, watch_after=0.02)
 
 
 @pytest_asyncio.fixture
-async def running(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
+async def running(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
     """An app whose patience is a fiftieth of a second; in the end nothing of it is left, nor was anything amiss."""
-    monkeypatch.setattr(waiting, "PING_AFTER", 0.02)
-    monkeypatch.setattr(relay, "END_WITHIN", 0.1)
-    monkeypatch.setattr(watch, "BEGINS_AFTER", 0.02)
-    monkeypatch.setattr(hosting, "Clock", _ticking)
     amiss: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: amiss.append(context))
     async with StandIn(strict=False) as upstream:
@@ -105,8 +100,8 @@ async def running(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
             before = asyncio.all_tasks()
             yield one
             await asyncio.sleep(0.02)
-            left = [repr(task) for task in asyncio.all_tasks() - before]
-            assert [task for task in left if "bud_asgi" in task and "testing" not in task] == []
+            left = [task.get_name() for task in asyncio.all_tasks() - before]
+            assert [name for name in left if name.startswith("bud_asgi")] == []
     assert amiss == []
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 

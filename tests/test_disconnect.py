@@ -1,20 +1,22 @@
-"""The watch for a client that leaves: it ends the block within, and takes nobody else's cancellation for its own."""
+"""A request in flight: a disconnect or an abort ends it, and no other cancellation is taken for one of these."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
-from auth.driver import DISCONNECT, chunks
+from auth.driver import DISCONNECT, Sent, chunks, http_scope
 from starlette.types import Message, Receive
 
-import bud_asgi.watch
-from bud_asgi.clock import Clock
-from bud_asgi.protocol.errors import ClientGone
-from bud_asgi.watch import BEGINS_AFTER, ClientWatch
+from bud_asgi.clock import Clock, Timing
+from bud_asgi.disconnect import ActiveRequest
+from bud_asgi.exchange import Exchange
+from bud_asgi.protocol.errors import ClientGone, ShuttingDown
+from bud_asgi.response import Response
 
 
 class Client:
@@ -33,17 +35,27 @@ class Client:
         return DISCONNECT
 
 
-def watch(receive: Receive) -> ClientWatch:
-    """A watch over a clock that ticks fast: nothing is late."""
-    return ClientWatch(
-        receive, Clock(asyncio.get_running_loop(), tick=0.0 if not bud_asgi.watch.BEGINS_AFTER else 0.01)
-    )
+SOON = Timing(tick=0.0, watch_after=0.0)
+"""A disconnect is watched for from the next step of the loop on."""
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch that begins in the next step of the loop."""
-    monkeypatch.setattr(bud_asgi.watch, "BEGINS_AFTER", 0.0)
+def active(timing: Timing = SOON) -> ActiveRequest:
+    exchange = Exchange(http_scope([]))
+    return ActiveRequest(exchange, Response(exchange, Sent(), timing), timing)
+
+
+@contextmanager
+def watch(receive: Receive, timing: Timing = SOON) -> Generator[ActiveRequest]:
+    """The block of a request whose body has been read, over a clock of its own."""
+    request = active(timing)
+    clock = Clock(asyncio.get_running_loop(), tick=timing.tick)
+    clock.watch(request)
+    try:
+        with request:
+            request.watch_disconnect(receive)
+            yield request
+    finally:
+        clock.unwatch(request)
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -76,7 +88,6 @@ async def fails_when_ended() -> None:
         raise ZeroDivisionError
 
 
-@pytest.mark.usefixtures("soon")
 async def test_a_client_that_leaves_ends_the_block() -> None:
     client, ended = Client(), list[str]()
 
@@ -92,13 +103,12 @@ async def test_a_client_that_leaves_ends_the_block() -> None:
     client.left.set()
     with pytest.raises(ClientGone) as gone:
         await task
-    assert str(gone.value) == "the client left before it was answered"
+    assert str(gone.value) == "the client disconnected before it was answered"
     assert isinstance(gone.value.__cause__, asyncio.CancelledError)
     assert ended == ["cancelled"]
     assert task.cancelling() == 0
 
 
-@pytest.mark.usefixtures("soon")
 async def test_the_task_goes_on_as_if_it_had_never_been_cancelled() -> None:
     client = Client()
 
@@ -116,7 +126,6 @@ async def test_the_task_goes_on_as_if_it_had_never_been_cancelled() -> None:
     assert await task == "cleaned up"
 
 
-@pytest.mark.usefixtures("soon")
 async def test_a_client_that_has_left_before_the_watch_began_ends_the_block() -> None:
     client = Client()
     client.left.set()
@@ -124,7 +133,6 @@ async def test_a_client_that_has_left_before_the_watch_began_ends_the_block() ->
         await for_ever()
 
 
-@pytest.mark.usefixtures("soon")
 async def test_a_cancellation_by_somebody_else_travels_on() -> None:
     client = Client()
 
@@ -141,7 +149,6 @@ async def test_a_cancellation_by_somebody_else_travels_on() -> None:
     assert task.cancelled()
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("first", ["client", "server"])
 async def test_when_both_come_at_once_it_is_a_cancellation(first: str) -> None:
     client = Client()
@@ -163,7 +170,6 @@ async def test_when_both_come_at_once_it_is_a_cancellation(first: str) -> None:
     assert task.cancelled()
 
 
-@pytest.mark.usefixtures("soon")
 async def test_a_task_that_was_being_cancelled_before_is_told_apart() -> None:
     client, seen = Client(), list[str]()
 
@@ -188,7 +194,6 @@ async def test_a_task_that_was_being_cancelled_before_is_told_apart() -> None:
     assert seen == ["client gone"]
 
 
-@pytest.mark.usefixtures("soon")
 async def test_an_error_of_the_block_s_own_is_kept_although_the_client_has_left() -> None:
     client = Client()
 
@@ -205,7 +210,6 @@ async def test_an_error_of_the_block_s_own_is_kept_although_the_client_has_left(
     assert await task == 0
 
 
-@pytest.mark.usefixtures("soon")
 async def test_what_is_said_of_the_body_is_passed_over() -> None:
     client = Client(*chunks(b"a", b"b", b""))
 
@@ -224,25 +228,51 @@ async def test_what_is_said_of_the_body_is_passed_over() -> None:
 
 async def test_a_quick_answer_is_not_watched() -> None:
     client, before = Client(), asyncio.all_tasks()
-    with watch(client.receive):
-        await asyncio.sleep(BEGINS_AFTER / 4)
+    with watch(client.receive, Timing(tick=0.005, watch_after=0.1)):
+        await asyncio.sleep(0.03)
         assert asyncio.all_tasks() == before
-    await asyncio.sleep(BEGINS_AFTER * 1.2)
+    await asyncio.sleep(0.15)
     assert (client.asked, asyncio.all_tasks()) == (0, before)
 
 
-async def test_a_slow_answer_is_watched_from_a_fifth_of_a_second_on() -> None:
-    assert BEGINS_AFTER == 0.2
+async def test_a_slow_answer_is_watched() -> None:
+    assert Timing().watch_after == 0.2
     client, before = Client(), asyncio.all_tasks()
-    with watch(client.receive):
-        await asyncio.sleep(BEGINS_AFTER + 0.05)
+    with watch(client.receive, Timing(tick=0.005, watch_after=0.05)):
+        await asyncio.sleep(0.1)
         assert client.asked == 1
-        assert len(asyncio.all_tasks() - before) == 1
+        assert [task.get_name() for task in asyncio.all_tasks() - before] == ["bud_asgi disconnect"]
     await steps()
     assert asyncio.all_tasks() == before
 
 
-@pytest.mark.usefixtures("soon")
+async def test_a_request_that_is_not_watched_yet_can_be_aborted() -> None:
+    request = active()
+
+    async def read() -> None:
+        with request:
+            await for_ever()
+
+    task = asyncio.create_task(read())
+    await steps()
+    request.abort(ShuttingDown())
+    request.abort(ClientGone("too late: only the first counts"))
+    with pytest.raises(ShuttingDown):
+        await task
+
+
+async def test_outside_its_block_a_request_cannot_be_aborted() -> None:
+    request = active()
+    request.abort(ShuttingDown())
+    with request:
+        pass
+    request.abort(ShuttingDown())
+    await steps()
+    task = asyncio.current_task()
+    assert task is not None
+    assert (request.aborted_by, task.cancelling()) == (None, 0)
+
+
 async def test_an_error_within_ends_the_watch() -> None:
     client = Client()
     with pytest.raises(ZeroDivisionError), watch(client.receive):
@@ -252,15 +282,12 @@ async def test_an_error_within_ends_the_watch() -> None:
     await asyncio.sleep(0.01)
 
 
-def test_outside_of_a_task_there_is_nothing_to_watch() -> None:
-    async def receive() -> Message:
-        return DISCONNECT
-
+def test_outside_of_a_task_there_is_nothing_to_cancel() -> None:
     failures: list[str] = []
 
     def enter() -> None:
         try:
-            with watch(receive):
+            with active():
                 failures.append("entered")
         except RuntimeError as error:
             failures.append(str(error))
@@ -273,7 +300,6 @@ def test_outside_of_a_task_there_is_nothing_to_watch() -> None:
     assert failures == ["an ASGI app must run in a task"]
 
 
-@pytest.mark.usefixtures("soon")
 async def test_a_server_that_fails_to_say_whether_the_client_is_there_has_lost_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -282,5 +308,7 @@ async def test_a_server_that_fails_to_say_whether_the_client_is_there_has_lost_i
 
     with caplog.at_level(logging.INFO, "bud_asgi"), pytest.raises(ClientGone), watch(receive):
         await for_ever()
-    assert [record.message for record in caplog.records] == ["the server failed to say whether the client is there"]
+    assert [record.message for record in caplog.records] == [
+        "the server failed to report whether the client is connected"
+    ]
     assert "OSError: broken" in caplog.text

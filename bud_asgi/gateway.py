@@ -1,0 +1,120 @@
+"""The path of one request: authenticate, read and decode, resolve, admit, attempts, settle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from starlette.authentication import AuthenticationBackend
+from starlette.types import Receive, Scope, Send
+
+from bud_asgi.attempts import run_attempts
+from bud_asgi.auth import AuthenticationFailed, authenticate
+from bud_asgi.disconnect import ActiveRequest
+from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.limits import Limiter
+from bud_asgi.loop import LoopResources
+from bud_asgi.models import answer_models
+from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
+from bud_asgi.protocol.operations import MODELS
+from bud_asgi.providers import Provider
+from bud_asgi.response import Response
+from bud_asgi.routing import Router, resolve
+
+_log = logging.getLogger("bud_asgi")
+
+
+class Gateway:
+    """Serves the Messages API and the Models API.
+
+    Each stage works on the `Exchange` and raises a `GatewayError`; the `Response` around them is the error boundary. A
+    stage that is not given (`None`) is left to the middleware in front: the gateway then uses what that left in the
+    exchange. It never serves a request without a principal.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        *,
+        backend: AuthenticationBackend | None = None,
+        router: Router | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
+        self._only = Target(providers[0].name) if len(providers) == 1 else None
+        self._backend = backend
+        self._router = router
+        self._limiter = limiter
+
+    async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
+        """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
+        exchange = request.exchange
+        if self._backend is not None:
+            await authenticate(self._backend, exchange, scope)  # 401
+        principal = _require_principal(exchange, scope)
+        if exchange.operation in MODELS:
+            await self._answer_models(exchange, principal, loop, request.response, scope)
+            return
+        await exchange.request(receive)  # 400, 413
+        if self._router is not None:
+            resolve(self._router, exchange)  # 404, 403
+        hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
+        try:
+            request.watch_disconnect(receive)
+            await run_attempts(request, self._targets(exchange, principal), self._providers, loop.client, loop.timing)
+        finally:
+            if self._limiter is not None and hold is not None:
+                self._limiter.settle(hold, loop.tasks)
+
+    async def _answer_models(
+        self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
+    ) -> None:
+        if self._router is not None:
+            exchange.offers = self._router.offers(exchange.principal)
+        offers: Sequence[Offer] = exchange.offers or ()
+        if exchange.offers is None and self._only is not None:
+            offers = (Offer("*", (self._only,)),)
+        await answer_models(exchange, principal, offers, self._providers, loop.model_lists, scope, response)
+
+    def _targets(self, exchange: Exchange, principal: Principal) -> Sequence[Target]:
+        """The targets of the route, or the only provider. Checks what a router of the host's may have got wrong."""
+        route = exchange.route
+        model = route.model if route is not None else exchange.decoded_request.model
+        if not principal.may_use(model):
+            raise ModelNotAllowed(model)
+        if route is None:
+            if self._only is None:
+                raise NotFound(f"model: {model}")
+            return (self._only,)
+        targets = route.choose(exchange)
+        unknown = [target.provider for target in targets if target.provider not in self._providers]
+        if unknown or not targets:
+            reason = f"the unknown provider {unknown[0]!r}" if unknown else "no target"
+            _log.error("%s: the router chose %s for model %r", exchange.request_id, reason, model)
+            raise GatewayError(f"The route of this model is misconfigured: {model}")
+        return targets
+
+
+class GatewayApp:
+    """The gateway as the ASGI app at the end of a stack of middleware; requests are registered by `MessagesApp`."""
+
+    def __init__(self, gateway: Gateway, loop: Callable[[], LoopResources]) -> None:
+        self._gateway = gateway
+        self._loop = loop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request through the `send` of the middleware in front."""
+        loop = self._loop()
+        request = loop.in_flight[Exchange.of(scope)]
+        request.response = Response(request.exchange, send, loop.timing)
+        async with request.response:
+            with request:
+                await self._gateway.serve(request, loop, scope, receive)
+
+
+def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
+    if exchange.principal is None and isinstance(user := scope.get("user"), Principal):
+        exchange.principal = user
+    if exchange.principal is None:
+        raise AuthenticationFailed("x-api-key header is required")
+    return exchange.principal

@@ -1,0 +1,126 @@
+"""What belongs to one event loop: the HTTP client, the clock, the requests in flight, background tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from bud_asgi.clock import Clock, Timing
+from bud_asgi.disconnect import ActiveRequest
+from bud_asgi.exchange import Exchange
+from bud_asgi.http import HttpClient
+from bud_asgi.models.upstream_lists import Listings
+from bud_asgi.protocol.errors import ShuttingDown
+from bud_asgi.providers import Provider
+from bud_asgi.response import Response
+from bud_asgi.tasks import BackgroundTasks
+
+_log = logging.getLogger("bud_asgi")
+
+
+class LoopResources:
+    """The resources of one event loop, and its registry of requests in flight.
+
+    The registry serves drains, disconnects and pings: one clock, and one registration for each request.
+    """
+
+    def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing) -> None:
+        self.client = client
+        self.timing = timing
+        self.model_lists = Listings(providers, client)
+        self.tasks = BackgroundTasks()
+        self.in_flight: dict[Exchange, ActiveRequest] = {}
+        self.draining = False
+        self._clock = Clock(asyncio.get_running_loop(), tick=timing.tick)
+        self._empty = asyncio.Event()
+
+    def add(self, exchange: Exchange, response: Response) -> ActiveRequest:
+        """Register a request that has arrived."""
+        if not self.in_flight:
+            self._clock.watch(self)
+        request = self.in_flight[exchange] = ActiveRequest(exchange, response, self.timing)
+        return request
+
+    def discard(self, exchange: Exchange) -> None:
+        """Unregister a request that has been answered, or has ended otherwise."""
+        self.in_flight.pop(exchange, None)
+        if not self.in_flight:
+            self._clock.unwatch(self)
+            self._empty.set()
+
+    def on_tick(self, now: float) -> None:
+        """Pass a tick of the clock on to the requests in flight."""
+        for request in tuple(self.in_flight.values()):
+            request.on_tick(now)
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new requests, wait `timeout` seconds for those in flight, abort the rest, await background tasks."""
+        self.draining = True
+        if not await self._wait_until_empty(timeout):
+            _log.warning("aborting %d requests that were still in flight after %g s", len(self.in_flight), timeout)
+            for request in tuple(self.in_flight.values()):
+                request.abort(ShuttingDown())
+            await self._wait_until_empty(self.timing.abort_within)
+        await self.tasks.drain(self.timing.settle_within)
+
+    async def aclose(self) -> None:
+        """Wait for background tasks, then close the connections to the upstreams."""
+        self.model_lists.close()
+        await self.tasks.drain(self.timing.settle_within)
+        await self.client.aclose()
+
+    async def _wait_until_empty(self, timeout: float) -> bool:
+        self._empty.clear()
+        if self.in_flight:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), timeout)
+        return not self.in_flight
+
+
+class PerLoop:
+    """Resources by event loop: made on first use, closed with the lifespan, or else when their loop ends.
+
+    A test client may run each request in an event loop of its own, and hardly any host runs the lifespan of an app that
+    it mounts. So each loop gets a keeper task; it is cancelled when the loop ends, and closes the loop's resources.
+    """
+
+    def __init__(self, client: Callable[[], HttpClient], providers: Sequence[Provider], timing: Timing) -> None:
+        self._client = client
+        self._providers = providers
+        self._timing = timing
+        self._by_loop: dict[asyncio.AbstractEventLoop, tuple[LoopResources, asyncio.Task[None]]] = {}
+
+    def get(self) -> LoopResources:
+        """The resources of the running loop."""
+        loop = asyncio.get_running_loop()
+        kept = self._by_loop.get(loop)
+        if kept is None:
+            for ended in [other for other in self._by_loop if other.is_closed()]:
+                del self._by_loop[ended]
+            resources = LoopResources(self._client(), self._providers, self._timing)
+            keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
+            kept = self._by_loop[loop] = (resources, keeper)
+        return kept[0]
+
+    async def drain(self, timeout: float) -> None:
+        """Drain the running loop, if it has served anything."""
+        kept = self._by_loop.get(asyncio.get_running_loop())
+        if kept is not None:
+            await kept[0].drain(timeout)
+
+    async def aclose(self) -> None:
+        """Close the resources of the running loop, if there are any."""
+        resources, keeper = self._by_loop.pop(asyncio.get_running_loop(), (None, None))
+        if resources is not None and keeper is not None:
+            keeper.cancel()
+            await asyncio.wait({keeper})
+            await resources.aclose()
+
+    async def _close_with_loop(self, loop: asyncio.AbstractEventLoop, resources: LoopResources) -> None:
+        try:
+            await loop.create_future()
+        finally:
+            self._by_loop.pop(loop, None)
+            await resources.aclose()

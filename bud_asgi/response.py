@@ -1,0 +1,326 @@
+"""The client's side of an exchange: the only caller of ASGI's `send`, the only one to name an outcome.
+
+A failure is a status while nothing has been sent, an `error` event while a stream is running, and nothing once the
+response has ended. Pings belong here, so they go on for as long as any attempt does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from math import inf
+from types import TracebackType
+from typing import Literal, Self
+
+from starlette.types import Message, Scope, Send
+
+from bud_asgi.clock import Timing
+from bud_asgi.exchange import Exchange
+from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
+from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
+
+SCOPE_KEY = "bud_asgi.response"
+"""The key under which the response of an exchange is found in an ASGI scope."""
+
+_log = logging.getLogger("bud_asgi")
+
+
+class State(Enum):
+    """How far a response has come."""
+
+    NEW = "new"
+    """Nothing has been sent: a failure is a status of its own."""
+    HELD = "held"
+    """An upstream has begun to reply; its first events are held back until it is clear that they are not an error."""
+    STARTING = "starting"
+    """The head is being sent. Whether the server has accepted it is unknown, so nothing may follow it yet."""
+    STARTED = "started"
+    """The head has been sent, and perhaps events: a failure is an `error` event."""
+    ENDED = "ended"
+    """The response is whole, or can't be continued: nothing is sent any more."""
+
+
+Action = Literal["send_whole", "hold", "release", "start", "started", "write", "finish", "fail", "break_off"]
+
+TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
+    State.NEW: {
+        "send_whole": State.ENDED,
+        "hold": State.HELD,
+        "start": State.STARTING,
+        "fail": State.ENDED,
+    },
+    State.HELD: {
+        "hold": State.HELD,
+        "release": State.NEW,
+        "start": State.STARTING,
+        "fail": State.ENDED,
+    },
+    State.STARTING: {"started": State.STARTED, "fail": State.ENDED},
+    State.STARTED: {
+        "hold": State.STARTED,
+        "release": State.STARTED,
+        "write": State.STARTED,
+        "finish": State.ENDED,
+        "fail": State.ENDED,
+        "break_off": State.ENDED,
+    },
+    State.ENDED: {"fail": State.ENDED},
+}
+"""What may be done in which state, and the state that follows. Anything else is a programming error."""
+
+
+class Response:
+    """Writes the response of one exchange. As a context manager it is the error boundary of the code within.
+
+    A `GatewayError` that leaves the block answers the client, any other exception is logged and answered as a 500;
+    neither leaves the block. A cancellation gets the final event of a running stream in the same step, because a
+    server lets no later one out, and travels on.
+
+    `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
+    exchange ended. `has_content` is true once a byte of an upstream's has been sent.
+    """
+
+    __slots__ = (
+        "_exchange",
+        "_held",
+        "_idle_since",
+        "_now",
+        "_ping",
+        "_send",
+        "_timing",
+        "has_content",
+        "state",
+        "stream",
+    )
+
+    def __init__(self, exchange: Exchange, send: Send, timing: Timing = Timing()) -> None:  # noqa: B008 - frozen
+        self.state = State.NEW
+        self.stream: EventStream | None = None
+        self.has_content = False
+        self._exchange = exchange
+        self._send = send
+        self._timing = timing
+        self._held = b""
+        self._now = asyncio.get_running_loop().time
+        self._idle_since = inf
+        self._ping: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def of(scope: Scope) -> Response | None:
+        """The response that a gateway below is writing for this scope."""
+        return scope.get(SCOPE_KEY)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:
+            return False
+        if isinstance(error, asyncio.CancelledError):
+            await self._cancelled()
+            return False
+        if not isinstance(error, Exception):
+            return False
+        if not isinstance(error, GatewayError):
+            _log.error("%s: the request failed", self._exchange.request_id, exc_info=error)
+            error = GatewayError("Internal server error")
+        await self.fail(error)
+        return True
+
+    # What a stage, an operation or a relay does with it.
+
+    async def send_whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole response of known length."""
+        self._move("send_whole")
+        self._exchange.outcome = "answered"
+        await self._send_whole(status, headers, body)
+
+    def hold(self, events: bytes) -> None:
+        """Keep an upstream's first events back."""
+        self._move("hold")
+        self._held += events
+
+    def take_held(self) -> bytes:
+        """The events that were held back, for the one who now sends them."""
+        held, self._held = self._held, b""
+        return held
+
+    def release(self) -> None:
+        """Drop what was held back: that attempt has failed."""
+        self._move("release")
+        self._held = b""
+
+    async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head of a 200, unless pings have started the response already."""
+        await self._finish_ping()
+        if self.state is not State.STARTED:
+            await self._send_head(headers)
+
+    async def write(self, chunk: bytes, *, partial: bool = False) -> None:
+        """Send bytes of an upstream's. With `partial` they end inside an event, and no ping may follow them."""
+        if self.state is not State.STARTED:
+            self._move("write")
+        if self._ping is not None:
+            await self._finish_ping()
+        self.has_content = True
+        self._idle_since = inf
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not partial:
+            self._idle_since = self._now()
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        """Send the last bytes. Without `message_stop` the exchange counts as failed by the upstream."""
+        await self._finish_ping()
+        self._move("finish")
+        complete = self.stream is None or self.stream.state is StreamState.COMPLETE
+        self._exchange.outcome = "answered" if complete else "upstream_failed"
+        await self._send({"type": "http.response.body", "body": chunk})
+
+    def break_off(self) -> None:
+        """Leave a response without its end: a JSON reply broke off that was too large to be held."""
+        self._move("break_off")
+        self._exchange.outcome = "upstream_failed"
+
+    async def fail(self, error: GatewayError) -> None:
+        """Answer with an error, in the form that the state allows."""
+        if self.state is State.STARTED:
+            await self._fail_stream(error)
+            return
+        sendable = self.state in {State.NEW, State.HELD}
+        self._move("fail")
+        self._stop_pings()
+        if not sendable:
+            self._exchange.outcome = self._exchange.outcome or _outcome_of_started(error)
+            return
+        self._exchange.outcome = error.outcome
+        body = b"" if isinstance(error, ClientGone) else error_body(error, self._exchange.request_id)
+        await self._send_whole(error.status, [(b"content-type", b"application/json"), *error_headers(error)], body)
+
+    def closing_event(self, error: GatewayError) -> bytes:
+        """The bytes that end a running stream by an error; none if it has reached its own end, or is not running."""
+        if self.state is not State.STARTED or (self.stream is not None and self.stream.ended):
+            return b""
+        event = error_event(error_body(error, self._exchange.request_id))
+        # Inside an event too large to be held, its line is ended: the last name of an event counts.
+        return b"\n" + event if self.stream is not None and self.stream.partial else event
+
+    # Pings.
+
+    def enable_pings(self) -> None:
+        """Keep a streaming response alive from now on, whatever its upstreams do."""
+        self._idle_since = self._now()
+
+    def on_tick(self, now: float) -> None:
+        """Send a ping where nothing has been sent for long enough, and nothing is being sent."""
+        if now - self._idle_since >= self._timing.ping_after:
+            self._idle_since = inf
+            self._ping = asyncio.get_running_loop().create_task(self._send_ping(), name="bud_asgi ping")
+
+    async def _send_ping(self) -> None:
+        if self.state in {State.NEW, State.HELD}:
+            await self._send_head(STREAM_HEADERS)
+        await self._send({"type": "http.response.body", "body": PING, "more_body": True})
+        self._idle_since = self._now()
+
+    async def _finish_ping(self) -> None:
+        """Stop pings, and wait for the one that is being sent. Raises what sending it raised."""
+        self._idle_since = inf
+        ping = self._ping
+        if ping is None:
+            return
+        try:
+            await asyncio.wait({ping})
+        finally:
+            ping.cancel()
+        self._ping = None
+        self._idle_since = inf
+        ping.result()
+
+    def _stop_pings(self) -> None:
+        """Stop pings without waiting: a client that does not read may block one for ever."""
+        self._idle_since = inf
+        ping, self._ping = self._ping, None
+        if ping is not None and not ping.cancel() and not ping.cancelled():
+            ping.exception()  # retrieved, or asyncio would log it as never retrieved
+
+    # A stack of middleware that is not ours, around the gateway.
+
+    async def forward(self, message: Message) -> None:
+        """An ASGI `send` for such a stack: passes everything on, and notes that the response is no longer ours."""
+        if self.state is State.NEW:
+            self.state = State.ENDED
+        await self._send(message)
+
+    # Sending.
+
+    def _move(self, action: Action) -> None:
+        following = TRANSITIONS[self.state].get(action)
+        if following is None:
+            raise RuntimeError(f"a response that is {self.state.value} cannot {action}")
+        self.state = following
+
+    async def _send_head(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._move("start")
+        await self._send(self._head(200, headers))
+        if self.state is State.STARTING:
+            self._move("started")
+
+    async def _send_whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        length = (b"content-length", str(len(body)).encode())
+        await self._send(self._head(status, [*headers, length]))
+        await self._send({"type": "http.response.body", "body": b"" if self._exchange.method == "HEAD" else body})
+
+    def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
+        """The head: the given headers, what the stages added, and our `request-id`."""
+        exchange = self._exchange
+        exchange.status = status
+        exchange.committed = time.monotonic()
+        lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
+        if exchange.attempts and exchange.attempts[-1].dropped:
+            lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
+        return {"type": "http.response.start", "status": status, "headers": lines}
+
+    async def _fail_stream(self, error: GatewayError) -> None:
+        """End a running stream by an error: what an upstream caused patiently, what ends the request quickly."""
+        hurried = isinstance(error, ClientGone | ShuttingDown)
+        if hurried:
+            self._stop_pings()
+        else:
+            await self._finish_ping()
+        closing = self.closing_event(error)
+        self._exchange.outcome = self._outcome(error)
+        self._move("fail")
+        if hurried:
+            await self._send_closing(closing)
+        else:
+            await self._send({"type": "http.response.body", "body": closing})
+
+    async def _cancelled(self) -> None:
+        """End a running stream in the step of a cancellation. If that fails, a layer further out may still do it."""
+        error = ShuttingDown()
+        self._stop_pings()
+        if self.state is State.STARTED:
+            self._exchange.outcome = self._outcome(error)
+            await self._send_closing(self.closing_event(error))
+        self._move("fail")
+
+    async def _send_closing(self, closing: bytes) -> None:
+        with suppress(OSError):  # a TimeoutError is one; a server may raise another for a client that has gone
+            async with asyncio.timeout(self._timing.close_within):
+                await self._send({"type": "http.response.body", "body": closing})
+
+    def _outcome(self, error: GatewayError) -> Outcome:
+        if self.stream is not None and self.stream.state is StreamState.COMPLETE:
+            return "answered"
+        return _outcome_of_started(error)
+
+
+def _outcome_of_started(error: GatewayError) -> Outcome:
+    """The outcome where the response has started: from then on, what would have been a refusal is a cancellation."""
+    return "cancelled" if error.outcome == "refused" else error.outcome
