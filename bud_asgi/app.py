@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import ApiKeys
-from bud_asgi.clock import Timing
+from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.gateway import Gateway, GatewayApp
@@ -61,7 +61,7 @@ class MessagesApp:
         on_settled: OnSettled | None = None,
         access_log: bool = False,
         drain_timeout: float = 30.0,
-        timing: Timing = Timing(),  # noqa: B008 - frozen
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         names = _checked_names(providers)
         self._loops = PerLoop(client, providers, timing)

@@ -36,6 +36,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     settle_within: float = 5.0
 
 
+DEFAULT_TIMING = Timing()
+"""The durations for production."""
+
+
 class Watched(Protocol):
     """What a clock can watch."""
 

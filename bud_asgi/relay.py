@@ -53,7 +53,7 @@ async def _relay_rest(reply: HttpReply, response: Response, chunk: bytes | None)
     """Relay a reply too large to be held. If it breaks off, so does the response: it is left without its end."""
     try:
         while chunk:
-            await response.write(chunk, partial=True)
+            await response.write(chunk, pings=False)
             chunk = await reply.more()
     except HttpError as error:
         response.break_off()
@@ -116,7 +116,7 @@ async def _relay_events(stream: EventStream, reply: HttpReply, response: Respons
     events = response.take_held()
     while not reply.done:
         if events:
-            await response.write(events, partial=stream.partial)
+            await response.write(events, pings=not (stream.partial or stream.ended))
             events = b""
         chunk = await reply.more(linger if stream.ended else inf)
         if chunk is None:
@@ -128,5 +128,5 @@ async def _relay_events(stream: EventStream, reply: HttpReply, response: Respons
         await response.finish(events)
         return
     if events:
-        await response.write(events, partial=stream.partial)
+        await response.write(events, pings=False)
     raise UpstreamUnavailable("The upstream ended its stream before the message was whole.")

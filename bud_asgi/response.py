@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 from starlette.types import Message, Scope, Send
 
-from bud_asgi.clock import Timing
+from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
@@ -97,7 +97,7 @@ class Response:
         "stream",
     )
 
-    def __init__(self, exchange: Exchange, send: Send, timing: Timing = Timing()) -> None:  # noqa: B008 - frozen
+    def __init__(self, exchange: Exchange, send: Send, timing: Timing = DEFAULT_TIMING) -> None:
         self.state = State.NEW
         self.stream: EventStream | None = None
         self.has_content = False
@@ -162,8 +162,8 @@ class Response:
         if self.state is not State.STARTED:
             await self._send_head(headers)
 
-    async def write(self, chunk: bytes, *, partial: bool = False) -> None:
-        """Send bytes of an upstream's. With `partial` they end inside an event, and no ping may follow them."""
+    async def write(self, chunk: bytes, *, pings: bool = True) -> None:
+        """Send bytes of an upstream's. Without `pings` none may follow: they end inside an event, or end the stream."""
         if self.state is not State.STARTED:
             self._move("write")
         if self._ping is not None:
@@ -171,7 +171,7 @@ class Response:
         self.has_content = True
         self._idle_since = inf
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if not partial:
+        if pings:
             self._idle_since = self._now()
 
     async def finish(self, chunk: bytes = b"") -> None:

@@ -104,3 +104,12 @@ def usage_by_json(stream: bytes) -> Usage | None:
 def cut(stream: bytes, size: int) -> Iterator[bytes]:
     """A stream in chunks of a size."""
     return (stream[at : at + size] for at in range(0, len(stream), size))
+
+
+def whole_events(wire: bytes) -> bytes:
+    """The bytes up to the end of the last event that is whole, and the line ends behind it: they belong to no event."""
+    end = 0
+    for match in re.finditer(rb"(?>\r\n|\r|\n){2}", wire):
+        end = match.end()
+    rest = wire[end:]
+    return wire[: end + len(rest) - len(rest.lstrip(b"\r\n"))]

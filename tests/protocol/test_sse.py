@@ -30,18 +30,8 @@ from protocol.streams import (
     start,
     text,
     usage_by_json,
+    whole_events,
 )
-
-_END = re.compile(rb"(?>\r\n|\r|\n){2}")
-
-
-def whole_events(wire: bytes) -> bytes:
-    """The bytes up to the end of the last event that is whole, and the line ends behind it: they belong to no event."""
-    end = 0
-    for match in _END.finditer(wire):
-        end = match.end()
-    rest = wire[end:]
-    return wire[: end + len(rest) - len(rest.lstrip(b"\r\n"))] if end or not rest.strip(b"\r\n") else wire[:end]
 
 
 def parse_all(wire: bytes) -> list[Event]:

@@ -208,6 +208,6 @@ def test_what_aws_says_of_our_credential_stays_here(options: dict[str, Any], cap
         assert error_of(reply) == (502, "api_error", "upstream authentication failed")
         assert reply.headers["x-should-retry"] == "false"
         assert len(stage.upstream.requests) == 1
-    assert "bedrock refused our credential" in caplog.text
+    assert "bedrock rejected our credential" in caplog.text
     for secret in filter(None, (given.get(name) for name in ("secret_key", "bearer_token"))):
         assert secret not in caplog.text

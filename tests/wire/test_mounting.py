@@ -258,19 +258,19 @@ async def test_a_trailing_slash_is_a_404_whatever_the_server_says_of_the_raw_pat
 
 
 BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "without auth": ({"providers": [provider("http://x")]}, "say who may call"),
+    "without auth": ({"providers": [provider("http://x")]}, "auth: missing"),
     "auth and middleware": (
         {"providers": [provider("http://x")], "middleware": [], "auth": ApiKeys({})},
-        "middleware= replaces the default stack whole",
+        "middleware= replaces auth=",
     ),
-    "no providers": ({"providers": [], "auth": ApiKeys({})}, "at least one provider"),
+    "no providers": ({"providers": [], "auth": ApiKeys({})}, "providers: at least one is needed"),
     "two of a name": (
         {"providers": [provider("http://x"), provider("http://y")], "auth": ApiKeys({})},
-        "two providers have the name 'anthropic'",
+        "providers: two have the name 'anthropic'",
     ),
     "several providers without routes": (
         {"providers": [provider("http://x"), provider("http://y", name="y")], "auth": ApiKeys({})},
-        "routes= must say which model goes where",
+        "routes: needed with more than one provider",
     ),
 }
 
@@ -284,7 +284,7 @@ def test_it_refuses_to_be_built(settings: dict[str, Any], words: str) -> None:
 def test_a_route_to_nowhere_is_refused() -> None:
     from bud_asgi import Route
 
-    with pytest.raises(ValueError, match="leads to 'nowhere', which is no provider"):
+    with pytest.raises(ValueError, match="routes: unknown provider 'nowhere' in the route '\\*'"):
         MessagesApp(auth=ApiKeys({}), providers=[provider("http://127.0.0.1:1")], routes=[Route("*", to=["nowhere"])])
 
 

@@ -321,7 +321,7 @@ def test_a_token_that_is_refused_for_ever_is_the_gateways_shame(stage: Stage, ca
         {"type": "api_error", "message": "upstream authentication failed"},
     )
     assert len(stage.upstream.requests) == 2
-    assert "refused our credential" in caplog.text
+    assert "rejected our credential" in caplog.text
     assert "ya29" not in caplog.text
 
 

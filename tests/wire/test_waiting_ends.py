@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 from gateway import HEADERS, KEY, UPSTREAM_KEY, Gateway, provider, wait_until
-from silence import PATIENT, SENT, STREAM, after_pings, standing_gateway
+from silence import IMPATIENT, PATIENT, SENT, STREAM, after_pings, standing_gateway
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -128,7 +128,9 @@ class Host:
             await messages.drain(0.05)
             return PlainTextResponse(str(len(self.settled)))
 
-        messages = MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[slow], on_settled=keep)
+        messages = MessagesApp(
+            auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[slow], on_settled=keep, timing=IMPATIENT
+        )
         self.app = Starlette(routes=[HostRoute("/drain", drain)])
         messages.install(self.app, "/llm")
 
