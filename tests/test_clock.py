@@ -53,7 +53,8 @@ async def test_all_share_one_timer_and_it_ends_with_the_last(clock: Callable[[],
         one.watch(seen)
     assert await timers() == before + 1
     await asyncio.sleep(0.035)
-    assert {len(seen.ticks) for seen in many} <= {2, 3}  # watched twice is asked once
+    (ticks,) = {len(seen.ticks) for seen in many}
+    assert 1 <= ticks <= 3  # watched twice, called once
     for seen in many:
         one.unwatch(seen)
         one.unwatch(seen)

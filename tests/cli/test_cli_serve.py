@@ -126,7 +126,7 @@ def test_a_running_stream_ends_within_the_drain_timeout_with_an_error_event(tmp_
             status, out, words = server.ended()
     assert status == 0
     assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["refused", "cancelled"]
-    assert "1 requests were still in flight after 1 s and are ended" in words
+    assert "aborting 1 requests that were still in flight after 1 s" in words
     assert "Traceback" not in words
 
 
