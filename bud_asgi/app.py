@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import ApiKeys
 from bud_asgi.clock import DEFAULT_TIMING, Timing
-from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
@@ -24,7 +23,7 @@ from bud_asgi.limits import Limit, Limiter
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
-from bud_asgi.protocol.operations import OPEN, find_operation, model_of_path
+from bud_asgi.protocol.operations import OPEN, Operation, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import SCOPE_KEY, Response
 from bud_asgi.routing import Route, RouteTable
@@ -133,7 +132,14 @@ class MessagesApp:
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body
                 scope[SCOPE_KEY] = response
-                await self._answer(request, loop, scope, receive)
+                if self._find_operation(exchange, loop, scope) in OPEN:
+                    ready = exchange.operation != "readyz" or not loop.draining
+                    await response.send_whole(200 if ready else 503, (), b"")
+                elif self._stack is not None:
+                    await self._stack(scope, receive, response.forward)
+                else:
+                    with request:
+                        await self._gateway.serve(request, loop, scope, receive)
         finally:
             if loop is not None:
                 try:
@@ -141,24 +147,15 @@ class MessagesApp:
                 finally:
                     loop.discard(exchange)
 
-    async def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
-        """The public operations here, all others by the gateway or through the middleware in front of it."""
-        exchange, response = request.exchange, request.response
+    def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
+        """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
-        if operation in OPEN:
-            ready = operation != "readyz" or not loop.draining
-            await response.send_whole(200 if ready else 503, (), b"")
-            return
-        if loop.draining:
+        if loop.draining and operation not in OPEN:
             raise ShuttingDown
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
-        if self._stack is not None:
-            await self._stack(scope, receive, response.forward)
-            return
-        with request:
-            await self._gateway.serve(request, loop, scope, receive)
+        return operation
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -235,3 +235,15 @@ async def test_a_reply_that_came_while_a_ping_was_stuck_is_closed_with_its_reque
     await asyncio.wait({task}, timeout=1.5)
     assert task.done()
     await running.upstream.wait_aborted(0.5)
+
+
+async def test_an_open_stream_is_seven_coroutines_deep(running: Running) -> None:
+    running.upstream.enqueue(hang_mid_event())
+    task = running.call(Server())
+    await asyncio.sleep(0.1)
+    depth, coroutine = 0, task.get_coro()
+    while coroutine is not None:
+        depth, coroutine = depth + 1, getattr(coroutine, "cr_await", None)
+    assert depth <= 8  # the last one is the future that is awaited
+    task.cancel()
+    await asyncio.wait({task})
