@@ -77,7 +77,7 @@ class Response:
     """Writes the response of one exchange. As a context manager it is the error boundary of the code within.
 
     A `GatewayError` that leaves the block answers the client, any other exception is logged and answered as a 500;
-    neither leaves the block. A cancellation gets the final event of a running stream in the same step, because a
+    neither leaves the block. An `OSError` after the start is the server's report of a disconnect (ASGI, "HTTP"). A cancellation gets the final event of a running stream in the same step, because a
     server lets no later one out, and travels on.
 
     `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
@@ -127,6 +127,8 @@ class Response:
             return False
         if not isinstance(error, Exception):
             return False
+        if isinstance(error, OSError) and self.state not in {State.NEW, State.HELD}:
+            error = ClientGone("the client disconnected while it was being answered")  # raised by the server's `send`
         if not isinstance(error, GatewayError):
             _log.error("%s: the request failed", self._exchange.request_id, exc_info=error)
             error = GatewayError("Internal server error")

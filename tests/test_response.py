@@ -276,6 +276,21 @@ async def test_a_cancellation_travels_on_and_ends_a_running_stream_in_its_own_st
         assert exchange.outcome == ("answered" if way in {complete, ended} else None)
 
 
+async def test_a_server_that_raises_in_send_reports_a_disconnect(caplog: pytest.LogCaptureFixture) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        if sent:
+            raise OSError("broken pipe")
+        sent.append(message)
+
+    exchange = Exchange(http_scope([]))
+    async with Response(exchange, send) as response:
+        await response.start(STREAM_HEADERS)
+        await response.write(b"x")
+    assert (exchange.outcome, caplog.records) == ("client_gone", [])
+
+
 def response_error(exchange: Exchange) -> bytes:
     error = {"type": "overloaded_error", "message": "The gateway is shutting down."}
     document = {"type": "error", "error": error, "request_id": exchange.request_id}
