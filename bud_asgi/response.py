@@ -77,8 +77,9 @@ class Response:
     """Writes the response of one exchange. As a context manager it is the error boundary of the code within.
 
     A `GatewayError` that leaves the block answers the client, any other exception is logged and answered as a 500;
-    neither leaves the block. An `OSError` after the start is the server's report of a disconnect (ASGI, "HTTP"). A cancellation gets the final event of a running stream in the same step, because a
-    server lets no later one out, and travels on.
+    neither leaves the block. An `OSError` after the start is the server's report of a disconnect (ASGI, "HTTP"). A
+    cancellation gets the final event of a running stream in the same step, because a server lets no later one out, and
+    travels on.
 
     `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
     exchange ended. `has_content` is true once a byte of an upstream's has been sent.
