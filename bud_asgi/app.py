@@ -21,7 +21,7 @@ from bud_asgi.http import Engine, HttpClient
 from bud_asgi.limits import Limit, RateLimitMiddleware
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import GatewayError, ShuttingDown
-from bud_asgi.protocol.operations import OPEN, find_operation, model_of_path
+from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.telemetry import log_access
@@ -141,7 +141,7 @@ class MessagesApp:
         """Close the account of a request, and tell whoever wants to know."""
         exchange.ended = time.monotonic()
         exchange.outcome = exchange.outcome or "cancelled"
-        if exchange.operation in OPEN:
+        if exchange.operation in PUBLIC:
             return
         if self._access_log:
             log_access(exchange)
@@ -161,7 +161,7 @@ class MessagesApp:
         try:
             path = local_path(scope)
             operation = exchange.operation = find_operation(path, exchange.method)
-            if operation in OPEN:
+            if operation in PUBLIC:
                 await _answer_open(exchange, watched, ready=not draining)
             elif draining:
                 error = ShuttingDown()

@@ -14,9 +14,9 @@ from bud_asgi.clock import Clock
 from bud_asgi.exchange import Attempt, Exchange, ModelNotAllowed, Offer, Outcome, Principal, Target
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.models.answer import answer_models
-from bud_asgi.models.upstream_lists import Listings
+from bud_asgi.models.upstream_lists import UpstreamModelLists
 from bud_asgi.protocol.errors import ClientGone, GatewayError, NotFound, ShuttingDown
-from bud_asgi.protocol.operations import MODELS
+from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers import (
     Provider,
@@ -56,7 +56,7 @@ class Resources(Protocol):
         ...
 
     @property
-    def listings(self) -> Listings:
+    def listings(self) -> UpstreamModelLists:
         """The upstreams' own lists of models."""
         ...
 
@@ -78,7 +78,7 @@ class Endpoint:
         exchange = Exchange.of(scope)
         try:
             principal = _require_principal(exchange, scope)
-            if exchange.operation in MODELS:
+            if exchange.operation in MODELS_API:
                 listings = self._resources().listings
                 await answer_models(exchange, principal, self._offers(exchange), self._providers, listings, scope, send)
                 return

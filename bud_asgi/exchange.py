@@ -17,13 +17,13 @@ from starlette.authentication import BaseUser
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from bud_asgi.protocol.account_state import BoundState, bound_state
+from bud_asgi.protocol.account_state import AccountState, account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
 from bud_asgi.protocol.headers import check_request_headers, merge_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, check_unknown_size, decode_request
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.tasks import BackgroundTasks
 
@@ -237,7 +237,7 @@ class Exchange:
             body = await _read_body(receive, BodyReader(self.max_body), self.headers.get(b"content-length"))
             if len(body) > LARGE_BODY:
                 await asyncio.sleep(0)  # joining, weighing and decoding each hold the loop for a while
-                weigh_request(body)
+                check_unknown_size(body)
                 await asyncio.sleep(0)
             self._request = decode_request(body, counting=self.counting)
         return self._request
@@ -262,9 +262,9 @@ class Exchange:
         return self.operation == "messages.count_tokens"
 
     @property
-    def bound(self) -> frozenset[BoundState]:
+    def bound(self) -> frozenset[AccountState]:
         """The kinds of state of one account that the request names, for as long as it is held. It searches."""
-        return frozenset() if self._request is None else bound_state(self._request)
+        return frozenset() if self._request is None else account_state(self._request)
 
     def replaying(self, receive: Receive) -> Receive:
         """A `receive` for the app behind: the body again if it has been read, then what the server says."""

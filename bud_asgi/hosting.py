@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bud_asgi.clock import Clock
 from bud_asgi.exchange import SCOPE_KEY, Exchange
 from bud_asgi.http import HttpClient
-from bud_asgi.models.upstream_lists import Listings
+from bud_asgi.models.upstream_lists import UpstreamModelLists
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.providers import Provider
 from bud_asgi.tasks import BackgroundTasks
@@ -57,7 +57,7 @@ class LoopResources:
     def __init__(self, client: HttpClient, providers: Sequence[Provider]) -> None:
         self.client = client
         self.clock = Clock(asyncio.get_running_loop())
-        self.listings = Listings(providers, client)
+        self.listings = UpstreamModelLists(providers, client)
         self.tasks = BackgroundTasks()
         self.in_flight: set[Exchange] = set()
         self.draining = False

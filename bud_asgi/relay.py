@@ -14,7 +14,7 @@ from starlette.types import Send
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, GatewayError, error_body, read_error
-from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
+from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, StreamObserver, error_event
 from bud_asgi.protocol.usage import usage_of_message
 from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, failure_of
@@ -43,7 +43,7 @@ async def relay(
     Returns the upstream's own error, if that came as the first event, which is for the caller to judge and deliver;
     nothing of it has been sent then. Raises `UpstreamUnavailable`, only before the response has begun.
     """
-    fields = fields_of(reply.headers)
+    fields = reply_fields(reply.headers)
     try:
         if stream:
             return await _relay_stream(exchange, attempt, reply, fields, send)

@@ -12,7 +12,7 @@ from bud_asgi.limits.limit import Limit, demands_of
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.store import LimitStore, limit_headers
 from bud_asgi.protocol.errors import GatewayError
-from bud_asgi.protocol.operations import MODELS
+from bud_asgi.protocol.operations import MODELS_API
 
 _REMAINING = attrgetter("remaining")
 
@@ -35,7 +35,7 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         exchange = Exchange.of(scope)
-        if exchange.operation in MODELS:
+        if exchange.operation in MODELS_API:
             await self.app(scope, receive, send)
             return
         demands = demands_of(self.limits, exchange)

@@ -1,1 +1,1 @@
-"""The Models API: which models a caller can use."""
+"""The Models API: the models that a caller can use."""

@@ -7,7 +7,7 @@ import time
 
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply
-from bud_asgi.protocol.headers import fields_of, request_id_of
+from bud_asgi.protocol.headers import reply_fields, request_id_of
 from bud_asgi.providers.failures import TranslatedUpstreamError, UpstreamUnavailable, failure_of
 from bud_asgi.providers.refusal import UpstreamErrorResponse, check_encoding, judge_refusal, read_refusal
 from bud_asgi.providers.seam import Provider, ProviderRequest
@@ -46,7 +46,7 @@ async def send(
 
 
 def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
-    fields = fields_of(reply.headers)
+    fields = reply_fields(reply.headers)
     _note(attempt, reply.status, request_id_of(fields))
     try:
         check_encoding(fields)
@@ -60,7 +60,7 @@ async def _refused(
     provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt
 ) -> UpstreamErrorResponse | TranslatedUpstreamError:
     try:
-        fields = fields_of(reply.headers)
+        fields = reply_fields(reply.headers)
         _note(attempt, reply.status, request_id_of(fields))
         return await read_refusal(provider, call, reply, fields)
     except TranslatedUpstreamError as refused:

@@ -6,7 +6,7 @@ import pytest
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.request import MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.request import MessagesRequest, check_unknown_size, decode_request
 
 
 def body(more: bytes = b"", *, model: bytes = b'"m"', messages: bytes = b"[{}]", max_tokens: bytes = b"1") -> bytes:
@@ -25,7 +25,7 @@ def take_in(*chunks: bytes, max_body: int = DEFAULT_MAX_BODY) -> bytes:
 def decode(*chunks: bytes) -> MessagesRequest:
     """Chunks all the way to a judged request."""
     whole = take_in(*chunks)
-    weigh_request(whole)
+    check_unknown_size(whole)
     return decode_request(whole)
 
 

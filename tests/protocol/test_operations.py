@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bud_asgi.protocol.errors import GatewayError, MethodNotAllowed, NotFound
-from bud_asgi.protocol.operations import MODELS, OPEN, find_operation, model_of_path
+from bud_asgi.protocol.operations import MODELS_API, PUBLIC, find_operation, model_of_path
 
 SERVED: dict[tuple[str, str], str] = {
     ("POST", "/v1/messages"): "messages.create",
@@ -89,8 +89,8 @@ def test_batches_and_files_are_named_as_not_served(path: str, method: str) -> No
 
 
 def test_what_is_open_asks_for_no_model() -> None:
-    assert not OPEN & MODELS
-    assert set(SERVED.values()) - OPEN - MODELS == {"messages.create", "messages.count_tokens"}
+    assert not PUBLIC & MODELS_API
+    assert set(SERVED.values()) - PUBLIC - MODELS_API == {"messages.create", "messages.count_tokens"}
 
 
 @pytest.mark.parametrize("name", ["claude-a", "meta/llama-4", "/", "é", "/v1/models/x"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.fields import FIELDS
-from bud_asgi.protocol.request import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, decode_request, weigh_request
+from bud_asgi.protocol.request import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, check_unknown_size, decode_request
 from protocol.bodies import body, decode, refusal
 from protocol.counts import examples
 
@@ -186,7 +186,7 @@ def test_a_body_with_1001_keys_is_refused() -> None:
     assert refusal(body(many_keys(MAX_KEYS - 2))) == NOT_VALID + "it has more than 1000 keys"
 
 
-OUTSIDE = NOT_VALID + "more than 1048576 bytes of it stand outside the known fields, or twice"
+OUTSIDE = NOT_VALID + "more than 1048576 bytes lie outside the known fields or in duplicate keys"
 HEAVY: dict[str, bytes] = {
     "hundreds of thousands of keys": body(many_keys(300_000)),
     "a million equal keys": body(b',"k":1' * 1_000_000),
@@ -207,14 +207,14 @@ def test_the_weight_is_judged_to_the_byte() -> None:
     known = b',"system":"%b"' % (b"x" * LARGE_BODY)
     outside = len(body(known)) - (len(b'"m"') + len(b"[{}]") + len(b"1") + LARGE_BODY + 2)
     exact = body(known + b" " * (MAX_UNKNOWN - outside))
-    weigh_request(exact)
+    check_unknown_size(exact)
     with pytest.raises(InvalidRequest) as refused:
-        weigh_request(exact + b" ")
+        check_unknown_size(exact + b" ")
     assert str(refused.value) == OUTSIDE
 
 
 def test_a_small_body_is_not_weighed() -> None:
-    weigh_request(b"\xff" * LARGE_BODY)
+    check_unknown_size(b"\xff" * LARGE_BODY)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_small_body_is_not_weighed() -> None:
 )
 def test_a_large_body_that_is_no_json_object_is_refused_when_weighed(sent: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        weigh_request(sent)
+        check_unknown_size(sent)
     assert str(refused.value) == NOT_VALID + reason
 
 
@@ -245,7 +245,7 @@ def test_a_value_that_is_not_there_is_none() -> None:
 
 def test_a_replaced_model_leaves_every_other_byte_alone_and_copies_nothing() -> None:
     sent = b' { "messages" : [ { } ] ,\n"model"\t:\r\n"m" , "max_tokens" : 1e2 } '
-    parts = decode(sent).replacing("model", b'"other"')
+    parts = decode(sent).with_value("model", b'"other"')
     assert b"".join(parts) == b' { "messages" : [ { } ] ,\n"model"\t:\r\n"other" , "max_tokens" : 1e2 } '
     assert [isinstance(part, memoryview) and part.obj is sent for part in parts] == [True, False, True]
 
@@ -358,7 +358,7 @@ def test_spans_point_at_exactly_the_bytes_of_each_value(sent: bytes) -> None:
 def test_a_splice_differs_in_the_model_alone(sent: bytes, model: str) -> None:
     request = decode(sent)
     text = json.dumps(model).encode()
-    spliced = b"".join(request.replacing("model", text))
+    spliced = b"".join(request.with_value("model", text))
     expected: dict[str, Any] = json.loads(sent)
     assert json.loads(spliced) == {**expected, "model": model}
     start, end = request.spans["model"]

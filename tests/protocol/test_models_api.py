@@ -123,7 +123,7 @@ def test_what_was_told_is_handed_on_as_it_came() -> None:
 def test_type_and_id_are_ours() -> None:
     model = read_listing(b'{"data":[{"type":"other","id":"claude-b"}]}')
     assert model is not None
-    assert rendered(Model("claude-a", model[0].facts)) == NEEDED
+    assert rendered(Model("claude-a", model[0].fields)) == NEEDED
 
 
 @pytest.mark.parametrize("name", ["display_name", "created_at", "lifecycle"])
@@ -182,7 +182,7 @@ def test_whatever_is_listed_is_handed_on_as_json(fact: bytes, quoted: bool) -> N
 
 
 LIVES = ("active", "deprecated", "retired")
-A_TO_F = [Model(name, told(lifecycle=LIVES[place % 3]).facts) for place, name in enumerate("abcdef")]
+A_TO_F = [Model(name, told(lifecycle=LIVES[place % 3]).fields) for place, name in enumerate("abcdef")]
 """a and d are active, b and e deprecated, c and f retired."""
 
 PAGES: dict[str, tuple[ListQuery, str, bool]] = {
@@ -250,7 +250,7 @@ def walked(models: list[Model], query: ListQuery, cursor: str, end: str) -> list
     kinds=st.sets(st.sampled_from(LIVES), min_size=1).map(tuple),
 )
 def test_pages_put_together_are_the_list_either_way(lives: list[str], limit: int, kinds: tuple[str, ...]) -> None:
-    models = [Model(str(place), told(lifecycle=life).facts) for place, life in enumerate(lives)]
+    models = [Model(str(place), told(lifecycle=life).fields) for place, life in enumerate(lives)]
     whole = [model.id for model in models if model.lifecycle in kinds]
     query = ListQuery(limit=limit, lifecycle=kinds)
     assert [*chain(*walked(models, query, "after_id", "last_id"))] == whole

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.exchange import Exchange
-from bud_asgi.protocol.account_state import HARD, bound_state
+from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT, account_state
 from protocol.bodies import body, decode
 from protocol.counts import examples
 
@@ -21,7 +21,7 @@ def kinds(**fields: Any) -> set[str]:
     whole = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, **fields}
     spellings = [json.dumps(whole), json.dumps(whole, separators=(",", ":")), json.dumps(whole, indent=1)]
     spellings.append(json.dumps(whole, separators=("\n,\r\t", " \n: ")))
-    found = [set(bound_state(decode(spelling.encode()))) for spelling in spellings]
+    found = [set(account_state(decode(spelling.encode()))) for spelling in spellings]
     assert all(one == found[0] for one in found)
     return {*found[0]}
 
@@ -88,7 +88,7 @@ def test_what_a_request_names(fields: dict[str, Any], found: set[str]) -> None:
 
 
 def test_what_another_account_answers_with_an_error_is_hard() -> None:
-    assert {"thread", "container", "file", "skill", "fallback_credit"} == HARD
+    assert {"thread", "container", "file", "skill", "fallback_credit"} == PINS_TO_ACCOUNT
 
 
 NAMED = [(fields, found) for fields, found in BOUND.values() if found]
@@ -114,13 +114,13 @@ def test_none_is_overlooked_however_it_is_spelled(named: tuple[dict[str, Any], s
     sent = json.dumps(whole).encode()
     other = escaped(sent, data.draw(st.sets(st.integers(0, len(sent)), max_size=20)))
     assert json.loads(other) == whole
-    assert found <= bound_state(decode(other))
+    assert found <= account_state(decode(other))
 
 
 @pytest.mark.parametrize("text", ["é\\u00e9 < > & ' \x7f\x01", "a😀", "C:\\users\\u0041"])
 def test_escapes_as_serializers_write_them_name_nothing(text: str) -> None:
     escape = json.dumps([{"text": text}]).replace("<", "\\u003c").replace("&", "\\u0026").replace("'", "\\u0027")
-    assert bound_state(decode(body(messages=escape.encode()))) == set()
+    assert account_state(decode(body(messages=escape.encode()))) == set()
 
 
 async def test_the_record_knows_it_from_the_request_on() -> None:
