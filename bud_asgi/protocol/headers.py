@@ -17,8 +17,6 @@ Headers = Mapping[bytes, bytes]
 _VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
-_OUTER_BLANKS = (b" \0", b"\t\0", b"\0 ", b"\0\t")  # in values joined by NUL
-
 _ANTHROPIC = b"anthropic-"
 _OF_THE_ACCOUNT = frozenset({b"anthropic-workspace-id", b"anthropic-user-profile-id"})  # they select who is billed
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
@@ -37,7 +35,7 @@ def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     merged: dict[bytes, bytes] = dict(lines)
     if len(merged) == len(lines) and b"".join(merged).islower():  # no name is repeated: the common case
         values = b"\0%b\0" % b"\0".join(merged.values())
-        if not any(blank in values for blank in _OUTER_BLANKS):
+        if not (b" \0" in values or b"\t\0" in values or b"\0 " in values or b"\0\t" in values):
             return merged
     values_of: dict[bytes, list[bytes]] = {}
     for name, value in lines:
