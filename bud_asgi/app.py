@@ -23,7 +23,7 @@ from bud_asgi.limits import Limit, Limiter
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
-from bud_asgi.protocol.operations import OPEN, Operation, find_operation, model_of_path
+from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import SCOPE_KEY, Response
 from bud_asgi.routing import Route, RouteTable
@@ -132,7 +132,7 @@ class MessagesApp:
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body
                 scope[SCOPE_KEY] = response
-                if self._find_operation(exchange, loop, scope) in OPEN:
+                if self._find_operation(exchange, loop, scope) in PUBLIC:
                     ready = exchange.operation != "readyz" or not loop.draining
                     await response.send_whole(200 if ready else 503, (), b"")
                 elif self._stack is not None:
@@ -151,7 +151,7 @@ class MessagesApp:
         """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
-        if loop.draining and operation not in OPEN:
+        if loop.draining and operation not in PUBLIC:
             raise ShuttingDown
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
@@ -168,7 +168,7 @@ class MessagesApp:
         exchange.ended = time.monotonic()
         exchange.outcome = exchange.outcome or "cancelled"
         exchange.release_body()
-        if exchange.operation in OPEN:
+        if exchange.operation in PUBLIC:
             return
         if self._access_log:
             log_access(exchange)

@@ -1,4 +1,4 @@
-"""The Claude models that are known, with their id at each provider: read from the dated `data/models.json`."""
+"""The catalogue of known Claude models, with their ids at each service: read from the dated `data/models.json`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import msgspec
 from bud_asgi.protocol.models_api import Lifecycle, Model
 
 Service = Literal["anthropic", "bedrock", "vertex"]
-"""Where a model may be served."""
+"""A service that serves models."""
 
 
 class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `alias` is its name without a date. An id at a provider is `None` where it is not served.
+    """A model of the catalogue.
 
-    The numbers are tokens. `bedrock` is the base id, to which the prefix of an inference profile is added.
+    `alias` is the id without its date. The id at a service is `None` if the model is not served there; `bedrock` is
+    the base id, to which the prefix of an inference profile is added. The limits are in tokens.
     """
 
     id: str
@@ -35,13 +36,13 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def model(self) -> Model:
-        """It in the terms of the Models API."""
-        told = ("display_name", "lifecycle", "line", "max_input_tokens", "max_tokens", "retires_at")
-        return Model(self.id, {name: msgspec.Raw(msgspec.json.encode(getattr(self, name))) for name in told})
+        """The model as an object of the Models API."""
+        names = ("display_name", "lifecycle", "line", "max_input_tokens", "max_tokens", "retires_at")
+        return Model(self.id, {name: msgspec.Raw(msgspec.json.encode(getattr(self, name))) for name in names})
 
 
 class Catalogue(msgspec.Struct, frozen=True):
-    """All of them, the newest first, as they were known on a day (`as_of`)."""
+    """All known models, newest first, as of the date `as_of`."""
 
     as_of: str
     models: tuple[KnownModel, ...]
@@ -49,7 +50,7 @@ class Catalogue(msgspec.Struct, frozen=True):
 
 @cache
 def catalogue() -> Catalogue:
-    """The catalogue, read on first use."""
+    """Load the catalogue; it is read once."""
     return msgspec.json.decode((files("bud_asgi") / "data" / "models.json").read_bytes(), type=Catalogue)
 
 
@@ -60,11 +61,11 @@ def _by_name() -> Mapping[str, KnownModel]:
 
 
 def known_model(name: str) -> KnownModel | None:
-    """The model of an id or an alias."""
+    """Find a model by its id or alias."""
     return _by_name().get(name)
 
 
 @cache
 def served_at(service: Service) -> tuple[str, ...]:
-    """The ids of the models that a service has, the newest first."""
+    """The ids of the models that a service serves, newest first."""
     return tuple(model.id for model in catalogue().models if getattr(model, service) is not None)

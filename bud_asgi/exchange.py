@@ -15,7 +15,8 @@ import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
-from bud_asgi.protocol.account_state import BoundState, bound_state
+from bud_asgi.protocol.account_state import AccountState
+from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
 from bud_asgi.protocol.headers import merge_headers
@@ -247,9 +248,9 @@ class Exchange:
         return self.operation == "messages.count_tokens"
 
     @property
-    def account_state(self) -> frozenset[BoundState]:
+    def account_state(self) -> frozenset[AccountState]:
         """The kinds of state of one account that the request names. Searches the body; empty once it is released."""
-        return frozenset() if self._request is None else bound_state(self._request)
+        return frozenset() if self._request is None else find_account_state(self._request)
 
     def replay_body(self, receive: Receive) -> Receive:
         """A `receive` for the app behind a middleware: the body if it has been read, then the server's messages."""

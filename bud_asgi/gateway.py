@@ -16,7 +16,7 @@ from bud_asgi.limits import Limiter
 from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
 from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
-from bud_asgi.protocol.operations import MODELS
+from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
 from bud_asgi.routing import Router, resolve
@@ -52,7 +52,7 @@ class Gateway:
         if self._backend is not None:
             await authenticate(self._backend, exchange, scope)  # 401
         principal = _require_principal(exchange, scope)
-        if exchange.operation in MODELS:
+        if exchange.operation in MODELS_API:
             await self._answer_models(exchange, principal, loop, request.response, scope)
             return
         await exchange.request(receive)  # 400, 413

@@ -11,7 +11,7 @@ from bud_asgi.clock import Clock, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.http import HttpClient
-from bud_asgi.models.upstream_lists import Listings
+from bud_asgi.models import UpstreamModelLists
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
@@ -29,7 +29,7 @@ class LoopResources:
     def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing) -> None:
         self.client = client
         self.timing = timing
-        self.model_lists = Listings(providers, client)
+        self.model_lists = UpstreamModelLists(providers, client)
         self.tasks = BackgroundTasks()
         self.in_flight: dict[Exchange, ActiveRequest] = {}
         self.draining = False

@@ -10,7 +10,7 @@ from starlette.types import Receive
 from bud_asgi.protocol.body import BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
 from bud_asgi.protocol.headers import Headers, check_request_headers
-from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, check_unknown_size, decode_request
 
 
 class HostRefused(GatewayError):
@@ -34,7 +34,7 @@ async def read_request(receive: Receive, headers: Headers, *, max_body: int, cou
     body = await _read_body(receive, BodyReader(max_body), headers.get(b"content-length"))
     if len(body) > LARGE_BODY:
         await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
-        weigh_request(body)
+        check_unknown_size(body)
         await asyncio.sleep(0)
     return decode_request(body, counting=counting)
 

@@ -13,7 +13,7 @@ from bud_asgi.clock import Timing
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, read_error
-from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
+from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
 from bud_asgi.protocol.sse import STREAM_HEADERS, EventStream, StreamState
 from bud_asgi.protocol.usage import usage_of_message
 from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, unavailable
@@ -27,7 +27,7 @@ _MAX_HELD_PINGS = 1 << 20
 
 async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response) -> None:
     """Deliver a JSON reply of status 200. Raises `UpstreamUnavailable` before the response has started."""
-    fields = fields_of(reply.headers)
+    fields = reply_fields(reply.headers)
     if media_type(fields) != b"application/json":
         raise UpstreamUnavailable("The upstream's answer was not JSON.")
     try:
@@ -69,7 +69,7 @@ async def relay_stream(
     Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for a stream that breaks
     off. Cancelled, the usage so far is in the exchange.
     """
-    fields = fields_of(reply.headers)
+    fields = reply_fields(reply.headers)
     if media_type(fields) != b"text/event-stream":
         raise UpstreamUnavailable("The upstream's answer was not an event stream.")
     stream = EventStream()

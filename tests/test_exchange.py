@@ -149,7 +149,7 @@ async def test_a_large_body_in_one_chunk_is_read_whole(size: int) -> None:
 async def test_a_large_body_is_weighed_before_it_is_decoded() -> None:
     sent = BODY[:-1] + b',"k":1' * 400_000 + b"}"
     with pytest.raises(
-        InvalidRequest, match=r"more than 1048576 bytes of it stand outside the known fields, or twice$"
+        InvalidRequest, match=r"more than 1048576 bytes lie outside the known fields or in duplicate keys$"
     ):
         await exchange_of().request(Receiving(*chunks(sent)))
 

@@ -1,4 +1,4 @@
-"""The last stage of the Models API: the list, or one of it, for whoever asks."""
+"""The last stage of the Models API: the list of models, or one of them, for the caller."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from starlette.types import Scope
 
 from bud_asgi.catalogue import known_model
 from bud_asgi.exchange import Exchange, Offer, Principal
-from bud_asgi.models.upstream_lists import Listings, find, offered
+from bud_asgi.models.offered import find, offered
+from bud_asgi.models.upstream_lists import UpstreamModelLists
 from bud_asgi.protocol.errors import NotFound
-from bud_asgi.protocol.models_api import page, read_query
+from bud_asgi.protocol.models_api import ListQuery, Model, page, read_query
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
 
@@ -21,23 +22,35 @@ async def answer_models(
     principal: Principal,
     offers: Sequence[Offer],
     providers: Mapping[str, Provider],
-    listings: Listings,
+    lists: UpstreamModelLists,
     scope: Scope,
     response: Response,
 ) -> None:
-    """Answer `GET /v1/models` or `GET /v1/models/{id}`, from what is known now. Raises `InvalidRequest`, `NotFound`."""
-    asked = scope.get("query_string", b"")
-    beta = b"beta=true" in asked.split(b"&") or b"anthropic-beta" in exchange.headers
-    query = read_query(asked if exchange.operation == "models.list" else b"")
-    models = offered(offers, await listings.told(), providers, principal)
-    if exchange.operation == "models.list":
-        if query.after_id and known_model(query.after_id) and find(models, query.after_id) is None:
-            # Of the catalogue, which the upstream's own list has replaced since the page before: begin again.
-            query = msgspec.structs.replace(query, after_id=None)
-        body = page(models, msgspec.structs.replace(query, beta=beta))
-    else:
-        model = find(models, exchange.model_id)
-        if model is None:
-            raise NotFound(f"model: {exchange.model_id}")
-        body = msgspec.json.encode(model.render(beta=beta))
+    """Answer `GET /v1/models` or `GET /v1/models/{id}`. Raises `InvalidRequest` and `NotFound`."""
+    query = _query(exchange, scope.get("query_string", b""))
+    models = offered(offers, await lists.current(), providers, principal)
+    body = models_body(models, query, exchange.model_id if exchange.operation == "models.retrieve" else None)
     await response.send_whole(200, [(b"content-type", b"application/json")], body)
+
+
+def models_body(models: Sequence[Model], query: ListQuery, model_id: str | None = None) -> bytes:
+    """Encode a page of the list, or the one model of an id or alias. Pure.
+
+    Raises `InvalidRequest` for a cursor that is not in the list, `NotFound` for an id that is not.
+    """
+    if model_id is not None:
+        model = find(models, model_id)
+        if model is None:
+            raise NotFound(f"model: {model_id}")
+        return msgspec.json.encode(model.render(beta=query.beta))
+    if query.after_id and known_model(query.after_id) and find(models, query.after_id) is None:
+        # The previous page came from the catalogue, and the upstream's own list has replaced that since: start again.
+        query = msgspec.structs.replace(query, after_id=None)
+    return page(models, query)
+
+
+def _query(exchange: Exchange, query_string: bytes) -> ListQuery:
+    """The query of a list; for one model only whether the beta form is requested. Raises `InvalidRequest`."""
+    beta = b"beta=true" in query_string.split(b"&") or b"anthropic-beta" in exchange.headers
+    query = read_query(query_string) if exchange.operation == "models.list" else ListQuery()
+    return msgspec.structs.replace(query, beta=beta)

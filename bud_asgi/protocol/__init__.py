@@ -1,1 +1,1 @@
-"""What the bytes mean: bodies, headers, errors, event streams, usage. No I/O; imports nothing above it."""
+"""The wire formats of the Messages API: bodies, headers, errors, event streams, usage. No I/O."""

@@ -1,4 +1,4 @@
-"""Taking in a request body: counted and checked for UTF-8 while it comes, before anything is made of it."""
+"""Receives a request body: checks its size and its UTF-8 chunk by chunk, before it is decoded."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 def invalid_body(reason: str) -> InvalidRequest:
-    """A fault of the body as a whole, in the words that clients know."""
+    """The error for a body that is invalid as a whole, with the prefix that clients know."""
     return InvalidRequest(f"The request body is not valid JSON: {reason}")
 
 
 class BodyReader:
     """Collects the chunks of one body. No I/O.
 
-    The check for UTF-8 goes along chunk by chunk: done at once it would hold the event loop for 46 ms over 32 MB, and
-    the JSON decoder does not look inside the values that it hands on as they are.
+    UTF-8 is checked chunk by chunk, because checking 32 MB at once would block the event loop for 46 ms. It has to be
+    checked here, because the JSON decoder does not look inside values that it returns as raw bytes.
     """
 
     def __init__(self, max_body: int) -> None:
@@ -32,14 +32,17 @@ class BodyReader:
         self.size = 0
 
     def declare(self, content_length: bytes | None) -> None:
-        """Judge the declared length, before the first byte. Raises `RequestTooLarge`."""
+        """Check `content-length` before the body is read.
+
+        Raises `RequestTooLarge` over the limit, `InvalidRequest` for a value that is not a number.
+        """
         if content_length is not None and content_length.isdigit() and len(content_length) <= 20:
             self._check(int(content_length))
         elif content_length is not None:
             raise InvalidRequest("content-length: Input should be a valid integer")
 
     def feed(self, chunk: bytes) -> None:
-        """Take in a chunk. Raises `RequestTooLarge` past the limit, `InvalidRequest` at the first bad byte."""
+        """Add a chunk. Raises `RequestTooLarge` past the limit, `InvalidRequest` at the first invalid byte."""
         self.size += len(chunk)
         self._check(self.size)
         self._chunks.append(chunk)
@@ -47,7 +50,7 @@ class BodyReader:
             self._inside_character = self._decode(chunk, final=False)
 
     def finish(self) -> bytes:
-        """The whole body, joined once. Raises `InvalidRequest` when it ends inside a character."""
+        """Join the chunks and return the body. Raises `InvalidRequest` if it ends inside a character."""
         if self._inside_character:
             self._decode(b"", final=True)
         chunks, self._chunks = self._chunks, []
@@ -58,7 +61,7 @@ class BodyReader:
             raise RequestTooLarge(f"Request exceeds the maximum size of {self._max_body} bytes")
 
     def _decode(self, chunk: bytes, *, final: bool) -> bool:
-        """Whether a character has begun that is not whole yet."""
+        """Decode a chunk; true if it ends inside a character."""
         decoder = self._decoder = self._decoder or _utf8()
         try:
             decoder.decode(chunk, final)

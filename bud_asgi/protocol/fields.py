@@ -1,6 +1,6 @@
 """The top-level fields of a Messages request: their types and bounds (vendor page "Create a Message").
 
-The gateway judges no deeper than this, and names a fault as the service does: `<field>: <reason>`.
+The gateway validates no deeper than this, and reports errors as the service does: `<field>: <reason>`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KIND_BY_FIRST_BYTE: Mapping[int, str] = {
     **dict.fromkeys(b"-0123456789", "number"),
 }
 
-_WORDS: Mapping[str, str] = {
+_TYPE_NAMES: Mapping[str, str] = {
     "string": "string",
     "object": "dictionary",
     "array": "list",
@@ -39,41 +39,42 @@ _FIRST_ITEM = re.compile(rb"\[[ \t\n\r]*+(.)", re.DOTALL)
 
 
 class Field(msgspec.Struct, frozen=True):
-    """What a top-level field may hold: JSON kinds, and for numbers whether whole, and the bounds.
+    """The values that a top-level field accepts: JSON kinds, and for numbers the bounds and whether integers only.
 
-    `null` stands for absence in every optional field but `stream`; the upstream has the last word on it.
+    `null` means absent in every optional field except `stream`; the upstream decides whether it accepts that.
+    `first_bytes`, the bytes with which an accepted value can begin, is derived from the kinds.
     """
 
     kinds: tuple[str, ...]
     null: bool = True
-    whole: bool = False
-    least: float = -math.inf
-    most: float = math.inf
-    begins: frozenset[int] = frozenset()
+    integer: bool = False
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    first_bytes: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """Look up once by which bytes a value that may stand here begins."""
+        """Derive `first_bytes`."""
         kinds = (*self.kinds, "null") if self.null else self.kinds
-        begins = frozenset(byte for byte, kind in _KIND_BY_FIRST_BYTE.items() if kind in kinds)
-        msgspec.structs.force_setattr(self, "begins", begins)
+        first_bytes = frozenset(byte for byte, kind in _KIND_BY_FIRST_BYTE.items() if kind in kinds)
+        msgspec.structs.force_setattr(self, "first_bytes", first_bytes)
 
     @property
-    def words(self) -> str:
-        """How the service says what is allowed."""
-        kinds = ("integer",) if self.whole else tuple(_WORDS[kind] for kind in self.kinds)
+    def type_error(self) -> str:
+        """The service's message for a value of another kind."""
+        kinds = ("integer",) if self.integer else tuple(_TYPE_NAMES[kind] for kind in self.kinds)
         return f"Input should be a valid {' or '.join(kinds)}"
 
 
 FIELDS: Mapping[str, Field] = {
     "model": Field(("string",), null=False),
     "messages": Field(("array",), null=False),
-    "max_tokens": Field(("number",), null=False, whole=True, least=0),
+    "max_tokens": Field(("number",), null=False, integer=True, minimum=0),
     "stream": Field(("boolean",), null=False),
     "system": Field(("string", "array")),
     "stop_sequences": Field(("array",)),
-    "temperature": Field(("number",), least=0, most=1),
-    "top_p": Field(("number",), least=0, most=1),
-    "top_k": Field(("number",), whole=True, least=0),
+    "temperature": Field(("number",), minimum=0, maximum=1),
+    "top_p": Field(("number",), minimum=0, maximum=1),
+    "top_k": Field(("number",), integer=True, minimum=0),
     "metadata": Field(("object",)),
     "tools": Field(("array",)),
     "tool_choice": Field(("object",)),
@@ -95,17 +96,17 @@ FIELDS: Mapping[str, Field] = {
     "fallback_credit_token": Field(("string", "object")),
     "billing_policy": Field(("object",)),
 }
-"""The fields that the gateway knows. Any other is handed on as it came."""
+"""The fields that the gateway knows. All others are forwarded unchanged."""
 
 REQUIRED = ("model", "messages", "max_tokens")
-"""What a Message can't be made without, in the order in which the service misses it."""
+"""The required fields of a request for a Message, in the order in which the service reports them as missing."""
 
 REQUIRED_TO_COUNT = ("model", "messages")
-"""What tokens can't be counted without (vendor page "Count tokens in a Message")."""
+"""The required fields of a request to count tokens (vendor page "Count tokens in a Message")."""
 
 
-def judge(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[str, ...] = REQUIRED) -> None:
-    """Judge the top level of a body whose values stand at `spans`. Raises `InvalidRequest` for the first fault."""
+def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[str, ...] = REQUIRED) -> None:
+    """Validate the top level of a body whose values are at `spans`. Raises `InvalidRequest` for the first error."""
     for name in required:
         if name not in spans:
             raise InvalidRequest(f"{name}: Field required")
@@ -114,32 +115,32 @@ def judge(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[str
         if field is None:
             continue
         first = body[start]
-        if first not in field.begins:
-            raise InvalidRequest(f"{name}: {field.words}")
+        if first not in field.first_bytes:
+            raise InvalidRequest(f"{name}: {field.type_error}")
         if first in _DIGITS:
-            _judge_number(name, field, body[start:end])
-    _judge_model(body, spans["model"])
-    _judge_messages(body, spans["messages"][0])
+            _validate_number(name, field, body[start:end])
+    _validate_model(body, spans["model"])
+    _validate_messages(body, spans["messages"][0])
 
 
 def integer_of(text: bytes) -> int:
-    """The value of a whole number that was judged: `1024`, `1024.0` and `1e3` are whole."""
+    """The value of a validated integer, which may be written `1024`, `1024.0` or `1e3`."""
     return int(text) if text.isdigit() else int(float(text))
 
 
-def _judge_number(name: str, field: Field, text: bytes) -> None:
-    if field.whole and len(text) < 300 and text.isdigit():  # the one bound of whole numbers is 0
+def _validate_number(name: str, field: Field, text: bytes) -> None:
+    if field.integer and len(text) < 300 and text.isdigit():  # the only bound of integer fields is 0
         return
     value = float(text)
-    if field.whole and not (math.isfinite(value) and value.is_integer()):
-        raise InvalidRequest(f"{name}: {field.words}")
-    if value < field.least:
-        raise InvalidRequest(f"{name}: Input should be greater than or equal to {field.least:g}")
-    if value > field.most:
-        raise InvalidRequest(f"{name}: Input should be less than or equal to {field.most:g}")
+    if field.integer and not (math.isfinite(value) and value.is_integer()):
+        raise InvalidRequest(f"{name}: {field.type_error}")
+    if value < field.minimum:
+        raise InvalidRequest(f"{name}: Input should be greater than or equal to {field.minimum:g}")
+    if value > field.maximum:
+        raise InvalidRequest(f"{name}: Input should be less than or equal to {field.maximum:g}")
 
 
-def _judge_model(body: bytes, span: tuple[int, int]) -> None:
+def _validate_model(body: bytes, span: tuple[int, int]) -> None:
     start, end = span[0] + 1, span[1] - 1
     if start == end:
         raise InvalidRequest("model: String should have at least 1 character")
@@ -147,15 +148,15 @@ def _judge_model(body: bytes, span: tuple[int, int]) -> None:
         raise InvalidRequest(f"model: String should have at most {MAX_MODEL_NAME} characters")
 
 
-def _longer_than(body: bytes, start: int, end: int, most: int) -> bool:
-    if end - start <= most:
+def _longer_than(body: bytes, start: int, end: int, limit: int) -> bool:
+    if end - start <= limit:
         return False
-    if end - start > 12 * most:  # no character takes more than an escaped pair
+    if end - start > 12 * limit:  # the longest form of a character is an escaped surrogate pair
         return True
-    return len(msgspec.json.decode(body[start - 1 : end + 1], type=str)) > most
+    return len(msgspec.json.decode(body[start - 1 : end + 1], type=str)) > limit
 
 
-def _judge_messages(body: bytes, start: int) -> None:
+def _validate_messages(body: bytes, start: int) -> None:
     if body.startswith(b"[{", start):
         return
     first = _FIRST_ITEM.match(body, start)

@@ -1,7 +1,7 @@
-"""Which headers travel which way (vendor pages "API overview" and "API versioning").
+"""Which headers are forwarded to the upstream and to the client (vendor pages "API overview", "API versioning").
 
-Both ways start from an empty set: what is not named here stays behind, credentials, cookies, host and hop-by-hop
-fields first of all.
+Both directions are allow-lists: headers that are not named here are not forwarded, above all credentials, cookies,
+`host` and hop-by-hop fields.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from bud_asgi.protocol.errors import InvalidRequest
 
 Headers = Mapping[bytes, bytes]
-"""Fields by lower-case name; the lines of a repeated one are joined (RFC 9110, 5.3)."""
+"""Header values by lower-case name; the lines of a repeated field are joined (RFC 9110, 5.3)."""
 
-_VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII but the comma, which two versions would be joined by
+_VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _ANTHROPIC = b"anthropic-"
-_OF_THE_ACCOUNT = frozenset({b"anthropic-workspace-id", b"anthropic-user-profile-id"})  # they choose whom it bills
+_OF_THE_ACCOUNT = frozenset({b"anthropic-workspace-id", b"anthropic-user-profile-id"})  # they select who is billed
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _FROM_REPLY = (b"content-type",)
@@ -26,30 +26,28 @@ _FROM_ERROR = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Fields by lower-case name; names that differ in case only are one field in several lines.
+    """Merge header lines into one value per lower-case name.
 
-    Blanks around a value are no part of it (RFC 9110, 5.5); servers leave those behind it.
+    Spaces and tabs around a value are removed (RFC 9110, 5.5): servers leave trailing ones in place. Lines of
+    `anthropic-beta` are joined by a bare comma, as the service's own SDKs write it.
     """
     lines = tuple(lines)
     merged: dict[bytes, bytes] = dict(lines)
-    if len(merged) == len(lines) and b"".join(merged).islower():  # each name once, as most servers hand them on
-        values = b"\0".join(merged.values()) + b"\0"
-        if b" \0" not in values and b"\t\0" not in values:
+    if len(merged) == len(lines) and b"".join(merged).islower():  # no name is repeated: the common case
+        values = b"\0%b\0" % b"\0".join(merged.values())
+        if not (b" \0" in values or b"\t\0" in values or b"\0 " in values or b"\0\t" in values):
             return merged
-    merged = {}
-    for line, value in lines:
-        name, field = line.lower(), value.strip(b" \t")
-        if name not in merged:
-            merged[name] = field
-        else:
-            merged[name] += (b"," if name == b"anthropic-beta" else b", ") + field
-    return merged
+    values_of: dict[bytes, list[bytes]] = {}
+    for name, value in lines:
+        values_of.setdefault(name.lower(), []).append(value.strip(b" \t"))
+    return {name: (b"," if name == b"anthropic-beta" else b", ").join(values) for name, values in values_of.items()}
 
 
 def check_request_headers(headers: Headers) -> None:
-    """Judge the headers that a Messages request must have, or must not. Raises `InvalidRequest`.
+    """Check the headers that a Messages request must have or must not have. Raises `InvalidRequest`.
 
-    One version is needed; which versions there are is the upstream's to say. What is handed on is printable ASCII.
+    Exactly one `anthropic-version` is required; the upstream decides whether it supports that version. Headers that
+    are forwarded must be printable ASCII.
     """
     version = headers.get(b"anthropic-version")
     if not version:
@@ -71,10 +69,10 @@ def check_request_headers(headers: Headers) -> None:
 def forwarded_headers(
     headers: Headers, *, account: bool = False, trace_context: bool = False
 ) -> list[tuple[bytes, bytes]]:
-    """The client's headers that an Anthropic-format upstream gets: the open `anthropic-*` family, as it came.
+    """The client's headers that are forwarded to an Anthropic-format upstream: `anthropic-*`, unchanged.
 
-    `account`: those too that choose whom an account bills, for a client that calls with its own. `trace_context`: the
-    W3C's too (W3C "Trace Context").
+    `account` includes those that select who is billed, for clients that call with their own credential.
+    `trace_context` includes `traceparent` and `tracestate` (W3C "Trace Context").
     """
     return [
         line
@@ -85,24 +83,24 @@ def forwarded_headers(
 
 
 def credential_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The client's own credential, in the headers that it came in."""
+    """The headers that carry the client's own credential."""
     return [line for line in headers.items() if line[0] in _CREDENTIALS and _PRINTABLE.fullmatch(line[1])]
 
 
-def fields_of(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """The fields of a reply by lower-case name; of a repeated one the first line counts."""
+def reply_fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """An upstream's response headers by lower-case name; the first line of a repeated field is used."""
     return dict(reversed(headers))
 
 
 def request_id_of(headers: Headers) -> bytes:
-    """An upstream's own id for a request, `b""` if it gives none; AWS has another name for it."""
+    """The upstream's id for a request, from `request-id` or AWS's `x-amzn-requestid`; `b""` if absent."""
     return headers.get(b"request-id") or headers.get(b"x-amzn-requestid", b"")
 
 
 def relayed_headers(headers: Headers, *, error: bool) -> list[tuple[bytes, bytes]]:
-    """The upstream's headers that the client gets: the type of the content, and with an error when to try again.
+    """The upstream's headers that are forwarded to the client: `content-type`, or for an error the retry headers.
 
-    The upstream's rate limits, organisation and workspace describe the operator's account and stay behind. Its
+    The upstream's rate limits, organization and workspace describe the operator's account and are not forwarded. Its
     `request-id` becomes `upstream-request-id`.
     """
     relayed = [(name, headers[name]) for name in (_FROM_ERROR if error else _FROM_REPLY) if name in headers]
@@ -112,5 +110,5 @@ def relayed_headers(headers: Headers, *, error: bool) -> list[tuple[bytes, bytes
 
 
 def media_type(headers: Headers) -> bytes:
-    """The type of the content without its parameters, in lower case; `b""` if it is not told."""
+    """The media type of `content-type`, in lower case and without parameters; `b""` if absent."""
     return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

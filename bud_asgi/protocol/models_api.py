@@ -1,4 +1,4 @@
-"""The Models API: what is said of a model, and pages of a list (vendor pages "List Models", "Get a Model")."""
+"""The Models API: model objects, queries and pages of a list (vendor pages "List Models", "Get a Model")."""
 
 from __future__ import annotations
 
@@ -10,63 +10,64 @@ import msgspec
 from msgspec import Meta
 
 from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 
 Lifecycle = Literal["active", "deprecated", "retired"]
-"""What may be expected of a model."""
+"""The stage of a model's life."""
 
 EPOCH = "1970-01-01T00:00:00Z"
-"""Stands for a date that is not known, as the service does it."""
+"""The value that the service uses for an unknown date."""
 
 MAX_QUERY = 8192
-"""Bytes of a query that are read."""
+"""The number of bytes of a query string that are read; the rest is ignored."""
 
 MAX_LISTING = 4 << 20
-"""The largest list of an upstream's that is read, in bytes."""
+"""The largest model list that is read from an upstream, in bytes."""
 
 _LIFECYCLES: tuple[str, ...] = get_args(Lifecycle)
-_BETA_FACTS = frozenset({"allowed_fallback_models"})
+_BETA_FIELDS = frozenset({"allowed_fallback_models"})
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 1000
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What is known of a model: its id, and the JSON of every field that somebody told of it."""
+    """A model: its id and the raw JSON of every known field of its object."""
 
     id: str
-    facts: Mapping[str, msgspec.Raw] = {}
+    fields: Mapping[str, msgspec.Raw] = {}
 
     @property
     def lifecycle(self) -> str:
-        """What may be expected of it; `active` where nobody told."""
-        return _text(self.facts.get("lifecycle"), "active")
+        """The stage of its life; `active` if unknown."""
+        return _text(self.fields.get("lifecycle"), "active")
 
     @property
     def created_at(self) -> str:
-        """When it was released (RFC 3339); the epoch where nobody told."""
-        return _text(self.facts.get("created_at"), EPOCH)
+        """The release date (RFC 3339); `EPOCH` if unknown."""
+        return _text(self.fields.get("created_at"), EPOCH)
 
     def render(self, *, beta: bool = False) -> dict[str, msgspec.Raw]:
-        """The object that a client gets: what was told, with what every client needs filled in.
+        """The object that the client receives: the known fields, with defaults for those that clients require.
 
-        Some fields are told in the beta form alone.
+        `beta` includes the fields that only the beta form of the API has.
         """
-        needed = {
+        defaults = {
             "type": _json("model"),
             "id": _json(self.id),
             "display_name": _json(self.id),
             "created_at": _json(EPOCH),
             "lifecycle": _json("active"),
         }
-        told = {
-            name: fact
-            for name, fact in self.facts.items()
-            if (beta or name not in _BETA_FACTS) and not (name in needed and bytes(fact) == b"null")
+        known = {
+            name: value
+            for name, value in self.fields.items()
+            if (beta or name not in _BETA_FIELDS) and not (name in defaults and bytes(value) == b"null")
         }
-        return needed | told | {"type": needed["type"], "id": needed["id"]}
+        return defaults | known | {"type": defaults["type"], "id": defaults["id"]}
 
 
 class ListQuery(msgspec.Struct, frozen=True):
-    """Which part of a list is asked for."""
+    """The part of a list that is requested."""
 
     limit: int = _DEFAULT_LIMIT
     after_id: str | None = None
@@ -83,16 +84,16 @@ _decode_listing = msgspec.json.Decoder(_Listing).decode
 
 
 def read_listing(body: bytes) -> list[Model] | None:
-    """The models in an upstream's list, in its order; `None` if it is none."""
+    """The models in an upstream's list, in its order; `None` if the body is not a model list."""
     try:
-        entries = _decode_listing(body.decode()).data  # of a fact, the decoder would not look at the characters
+        entries = _decode_listing(body.decode()).data  # as str: msgspec does not check raw bytes for UTF-8
         return [Model(msgspec.json.decode(entry["id"], type=str), entry) for entry in entries if "id" in entry]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except MALFORMED_JSON:
         return None
 
 
 def read_query(query: bytes) -> ListQuery:
-    """The query of a list. Raises `InvalidRequest`, naming the parameter."""
+    """Parse the query string of a list. Raises `InvalidRequest`, naming the parameter."""
     given: dict[str, str] = {}
     lifecycle: list[str] = []
     for name, value in parse_qsl(query[:MAX_QUERY].decode("latin-1"), keep_blank_values=True):
@@ -102,9 +103,9 @@ def read_query(query: bytes) -> ListQuery:
             given[name] = value
     if len(lifecycle) > len(_LIFECYCLES):
         raise InvalidRequest(f"lifecycle: List should have at most {len(_LIFECYCLES)} items")
-    for place, value in enumerate(lifecycle):
+    for index, value in enumerate(lifecycle):
         if value not in _LIFECYCLES:
-            raise InvalidRequest(f"lifecycle.{place}: Input should be 'active', 'deprecated' or 'retired'")
+            raise InvalidRequest(f"lifecycle.{index}: Input should be 'active', 'deprecated' or 'retired'")
     if "after_id" in given and "before_id" in given:
         raise InvalidRequest("after_id: only one of after_id and before_id may be given")
     return ListQuery(
@@ -117,11 +118,11 @@ def read_query(query: bytes) -> ListQuery:
 
 
 def page(models: Sequence[Model], query: ListQuery) -> bytes:
-    """The JSON of one page of a list. Raises `InvalidRequest` for a cursor that is not in it."""
+    """Encode one page of a list. Raises `InvalidRequest` for a cursor that is not in the list."""
     if query.before_id is not None:
-        models = models[: _place("before_id", query.before_id, models)]
+        models = models[: _index("before_id", query.before_id, models)]
     elif query.after_id is not None:
-        models = models[_place("after_id", query.after_id, models) + 1 :]
+        models = models[_index("after_id", query.after_id, models) + 1 :]
     listed = [model for model in models if model.lifecycle in query.lifecycle]
     chosen = listed[-query.limit :] if query.before_id is not None else listed[: query.limit]
     return msgspec.json.encode(
@@ -134,10 +135,10 @@ def page(models: Sequence[Model], query: ListQuery) -> bytes:
     )
 
 
-def _place(name: str, cursor: str, models: Sequence[Model]) -> int:
-    for place, model in enumerate(models):
+def _index(name: str, cursor: str, models: Sequence[Model]) -> int:
+    for index, model in enumerate(models):
         if model.id == cursor:
-            return place
+            return index
     raise InvalidRequest(f"{name}: there is no model with this id")
 
 
@@ -157,7 +158,7 @@ def _limit(text: str | None) -> int:
 def _text(raw: msgspec.Raw | None, default: str) -> str:
     try:
         return msgspec.json.decode(raw, type=str) if raw is not None else default
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except MALFORMED_JSON:
         return default
 
 

@@ -1,4 +1,4 @@
-"""What is served: the operation by path and method (vendor page "API overview")."""
+"""The operations that the gateway serves, by path and method (vendor page "API overview")."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bud_asgi.protocol.errors import MethodNotAllowed, NotFound
 Operation = Literal[
     "messages.create", "messages.count_tokens", "models.list", "models.retrieve", "hello", "healthz", "readyz"
 ]
-"""What a request asks for."""
+"""The operation that a request addresses."""
 
-OPEN: frozenset[Operation] = frozenset(("hello", "healthz", "readyz"))
+PUBLIC: frozenset[Operation] = frozenset(("hello", "healthz", "readyz"))
 """The operations that need no credential."""
 
-MODELS: frozenset[Operation] = frozenset(("models.list", "models.retrieve"))
-"""The operations that are answered from the route table, and have no body."""
+MODELS_API: frozenset[Operation] = frozenset(("models.list", "models.retrieve"))
+"""The operations of the Models API: they have no request body and are answered by the gateway itself."""
 
 _OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/v1/messages": {"POST": "messages.create"},
@@ -32,7 +32,7 @@ _NOT_SERVED = ("/v1/messages/batches", "/v1/files")
 
 
 def find_operation(path: str, method: str) -> Operation:
-    """The operation at a path below the prefix. Raises `NotFound`, `MethodNotAllowed`."""
+    """Find the operation for a path, relative to the mount prefix. Raises `NotFound`, `MethodNotAllowed`."""
     methods = _OPERATIONS.get(path) or (_ONE_MODEL if path.startswith(_MODEL_PATH) and path != _MODEL_PATH else None)
     if methods is None:
         if any(path == start or path.startswith(f"{start}/") for start in _NOT_SERVED):
@@ -45,5 +45,5 @@ def find_operation(path: str, method: str) -> Operation:
 
 
 def model_of_path(path: str) -> str:
-    """The model that `models.retrieve` asks for."""
+    """The model id in the path of `models.retrieve`."""
     return path.removeprefix(_MODEL_PATH)

@@ -1,7 +1,7 @@
-"""The request of the Messages API: decoded once, judged at its top level, its bytes kept.
+"""The request of the Messages API: decoded once, validated at its top level, its bytes kept.
 
-What the gateway judged is what the upstream gets: values stay slices of the body as it came, and a change is a splice
-at a known place. All that is nested is the upstream's to judge.
+The upstream receives the bytes that the gateway validated: values are slices of the original body, and edits are
+splices at known positions. Nested values are left to the upstream to validate.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ import msgspec
 
 from bud_asgi.protocol.body import invalid_body
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.fields import FIELDS, REQUIRED, REQUIRED_TO_COUNT, integer_of, judge
+from bud_asgi.protocol.fields import FIELDS, REQUIRED, REQUIRED_TO_COUNT, integer_of, validate
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 
 Span = tuple[int, int]
-"""Where a value stands in the body: its first byte, and the one behind its last."""
+"""The position of a value in the body: start and end, as in a slice."""
 
 LARGE_BODY = 1 << 20
-"""From this size on, in bytes, a body is weighed before its keys are read: millions of them would hold the loop."""
+"""Bodies over this size, in bytes, are checked before their keys are read: millions would block the event loop."""
 
 MAX_UNKNOWN = 1 << 20
-"""How many bytes of a large body may stand outside the fields that the gateway knows."""
+"""The largest number of bytes of a large body that may lie outside the known fields."""
 
 MAX_KEYS = 1000
-"""How many top-level keys a body may have; the service knows some thirty."""
+"""The largest number of top-level keys; the service knows about thirty."""
 
 _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
 
-_COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # in front of a key
+_COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # before a key
 
 _END = re.compile(rb"[ \t\n\r]*+\}")
-
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _KnownFields = msgspec.defstruct("_KnownFields", [(name, msgspec.Raw, msgspec.Raw()) for name in FIELDS])
@@ -41,9 +40,9 @@ _decode_known = msgspec.json.Decoder(_KnownFields).decode
 
 
 class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A judged request: `body` as it came, where each top-level value stands in it, and what the gateway must know.
+    """A validated request: the original `body`, the span of each top-level value, and the fields the gateway reads.
 
-    `counting`: it asks how many tokens it has, not for a Message; `max_tokens` may be absent then.
+    `counting`: a request to count tokens instead of creating a Message; `max_tokens` is optional then.
     """
 
     body: bytes
@@ -54,28 +53,27 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     counting: bool = False
 
     def __repr__(self) -> str:
-        """Without the body: it holds somebody's words."""
+        """Leave out the body, which contains user data."""
         return f"MessagesRequest(model={self.model!r}, {len(self.body)} bytes)"
 
     def value(self, name: str) -> bytes | None:
-        """The bytes of a top-level value, `None` where the field is absent."""
+        """The bytes of a top-level value; `None` if the field is absent."""
         span = self.spans.get(name)
         return None if span is None else self.body[span[0] : span[1]]
 
-    def replacing(self, name: str, value: bytes) -> list[bytes | memoryview]:
-        """The body with one top-level value replaced, in buffers: nothing else is touched, nothing large is copied."""
+    def with_value(self, name: str, value: bytes) -> list[bytes | memoryview]:
+        """The body with one top-level value replaced, as buffers. All other bytes are unchanged and not copied."""
         start, end = self.spans[name]
         view = memoryview(self.body)
         return [view[:start], value, view[end:]]
 
 
-def edited(
+def splice(
     request: MessagesRequest, *, without: Collection[str] = (), changed: Mapping[str, bytes] | None = None
 ) -> list[bytes | memoryview]:
-    """The body with top-level fields left out, and others set to new values, in buffers.
+    """The body with the top-level fields in `without` removed and those in `changed` set, as buffers.
 
-    A value that is set stands where the field stood, or behind all others if it was absent. The bytes of every other
-    value stay as they are.
+    A changed field keeps its position; a new one is appended. The bytes of all other values are unchanged.
     """
     view, new = memoryview(request.body), dict(changed or {})
     parts: list[bytes | memoryview] = []
@@ -94,40 +92,41 @@ def edited(
     return [*parts, b"}"] if parts else [b"{}"]
 
 
-def weigh_request(body: bytes) -> None:
-    """Refuse a large body with more than `MAX_UNKNOWN` bytes outside the known fields: the first step of two.
+def check_unknown_size(body: bytes) -> None:
+    """Check a large body before `decode_request`: at most `MAX_UNKNOWN` bytes may lie outside the known fields.
 
-    Split from `decode_request` so that an event loop can breathe between them: 45 ms at most for 32 MB.
+    Raises `InvalidRequest`. Separate from `decode_request` so that the caller can yield to the event loop in between:
+    this takes up to 45 ms for 32 MB.
     """
     if len(body) <= LARGE_BODY:
         return
     try:
         known = _decode_known(body)
-    except _MALFORMED as error:
-        raise _refusal(error) from None
+    except MALFORMED_JSON as error:
+        raise _invalid_json(error) from None
     inside = sum(memoryview(value).nbytes for value in msgspec.structs.astuple(known))
     if len(body) - inside > MAX_UNKNOWN:
-        raise invalid_body(f"more than {MAX_UNKNOWN} bytes of it stand outside the known fields, or twice")
+        raise invalid_body(f"more than {MAX_UNKNOWN} bytes lie outside the known fields or in duplicate keys")
 
 
 def decode_request(body: bytes, *, counting: bool = False) -> MessagesRequest:
-    """Decode and judge the body of `POST /v1/messages`, or of `count_tokens`, which `weigh_request` has weighed.
+    """Decode and validate the body of `POST /v1/messages` or `count_tokens`, after `check_unknown_size` accepted it.
 
-    Raises `InvalidRequest`, naming the field at fault or saying what is wrong with the whole body. Costs some
-    microseconds for a small body, 0.3 ms a megabyte of text, 66 ms for the worst 32 MB.
+    Raises `InvalidRequest` with the invalid field or the error in the body as a whole. Takes microseconds for a small
+    body, 0.3 ms per megabyte of text, 66 ms for the worst 32 MB.
     """
     try:
         fields = _decode_fields(body)
-    except _MALFORMED as error:
-        raise _refusal(error) from None
+    except MALFORMED_JSON as error:
+        raise _invalid_json(error) from None
     if len(fields) > MAX_KEYS:
         raise invalid_body(f"it has more than {MAX_KEYS} keys")
     spans = _locate(body, fields)
     try:
-        judge(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
+        validate(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
         model = msgspec.json.decode(fields["model"], type=str)
-    except _MALFORMED as error:
-        raise _refusal(error) from None
+    except MALFORMED_JSON as error:
+        raise _invalid_json(error) from None
     limit = spans.get("max_tokens")
     return MessagesRequest(
         body=body,
@@ -139,7 +138,7 @@ def decode_request(body: bytes, *, counting: bool = False) -> MessagesRequest:
     )
 
 
-def _refusal(error: Exception) -> InvalidRequest:
+def _invalid_json(error: Exception) -> InvalidRequest:
     if isinstance(error, msgspec.ValidationError):
         return invalid_body(str(error).replace("`", "").replace("Expected", "expected"))
     if isinstance(error, msgspec.DecodeError):
@@ -150,24 +149,23 @@ def _refusal(error: Exception) -> InvalidRequest:
 
 
 def _locate(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, Span]:
-    """Find where each value stands, and refuse a key that appears twice: the decoder keeps the last one, in silence."""
+    """Find the span of each value. Raises `InvalidRequest` for a duplicate key: the decoder silently keeps the last."""
     spans: dict[str, Span] = {}
     end = 0
     for name, value in fields.items():
         start = end + len(name.encode()) + 4  # `{` or `,`, two quotes, `:`
         end = start + len(value)
         spans[name] = (start, end)
-    # What was decoded stands in the body, each thing in a place of its own. Written without a space it takes so many
-    # bytes; a body of just that size has room for nothing else.
+    # The decoded pairs occupy distinct bytes of the body and take at least this many, written without whitespace. A
+    # body of exactly that size has no room for whitespace, escaped keys or duplicates.
     return spans if end + 1 == len(body) else _walk(body, fields)
 
 
 def _walk(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, Span]:
-    """The same for a body with spaces between its tokens, escapes in its keys, or a duplicate.
+    """Find the spans in a body with whitespace between tokens, escapes in keys, or a duplicate key.
 
-    It is walked beside what was decoded: the key here must be the next one of the dict and its value, byte for byte,
-    must follow. A walk that comes through has read the body as JSON reads it, with each key once; any other has met
-    the duplicate.
+    Walks the body in parallel with the decoded fields: each key must be the next one of the dict, followed by its
+    value, byte for byte. If the walk reaches the end, every key occurs once; where it fails, there is a duplicate.
     """
     spans: dict[str, Span] = {}
     end = 0

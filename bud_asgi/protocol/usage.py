@@ -1,27 +1,27 @@
-"""Token usage: read from a whole message, or merged over the events of a stream (vendor page "Streaming Messages")."""
+"""Token usage, from a complete message or merged over the events of a stream (vendor page "Streaming Messages")."""
 
 from __future__ import annotations
 
 import msgspec
 
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 
 
 class CacheCreation(msgspec.Struct, frozen=True):
-    """What was written to a cache, by how long it is kept."""
+    """Tokens written to the cache, by its time to live."""
 
     ephemeral_5m_input_tokens: int | None = None
     ephemeral_1h_input_tokens: int | None = None
 
 
 class OutputTokensDetails(msgspec.Struct, frozen=True):
-    """A part of the output tokens, contained in their number."""
+    """Details of the output tokens, which are included in `output_tokens`."""
 
     thinking_tokens: int | None = None
 
 
 class ServerToolUse(msgspec.Struct, frozen=True):
-    """Requests of tools that the service runs itself; they have a price of their own."""
+    """Requests made by server-side tools, which are billed separately."""
 
     web_search_requests: int | None = None
     web_fetch_requests: int | None = None
@@ -30,7 +30,7 @@ class ServerToolUse(msgspec.Struct, frozen=True):
 class Iteration(msgspec.Struct, frozen=True):
     """One sampling within a request: `message`, `compaction`, `advisor_message`, `fallback_message`, or a newer kind.
 
-    `model` is told where it may be another than the message's, and another price.
+    `model` is present where it may differ from the message's, and with it the price.
     """
 
     type: str | None = None
@@ -42,10 +42,10 @@ class Iteration(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one message. `None` is "not told", `0` is a number.
+    """The token usage of one message. `None` means not reported.
 
-    `input_tokens` are those neither read from a cache nor written to one; `output_tokens` include thinking.
-    `iterations` say how the message came about, where that took several samplings (beta).
+    `input_tokens` excludes tokens read from or written to a cache; `output_tokens` includes thinking. `iterations`
+    lists the samplings of a message that took several (beta).
     """
 
     input_tokens: int | None = None
@@ -61,13 +61,13 @@ class Usage(msgspec.Struct, frozen=True):
     speed: str | None = None
 
     def updated(self, later: Usage) -> Usage:
-        """What holds after a later report: it is cumulative, so each field that it tells replaces the earlier one."""
-        told = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
-        return msgspec.structs.replace(self, **told)
+        """Merge a later report. Reports are cumulative: each reported field replaces the earlier value."""
+        reported = {name: value for name in self.__struct_fields__ if (value := getattr(later, name)) is not None}
+        return msgspec.structs.replace(self, **reported)
 
 
 class _Counts(msgspec.Struct, frozen=True):
-    """The four counts alone, for a report whose details are of a form that nobody knows yet."""
+    """Only the four counts, for usage whose details have an unknown form."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -76,7 +76,7 @@ class _Counts(msgspec.Struct, frozen=True):
 
 
 class _Reported(msgspec.Struct, frozen=True):
-    """A message, or a `message_delta` event: both carry `usage` at their top."""
+    """A message or a `message_delta` event: both have `usage` at the top level."""
 
     usage: msgspec.Raw = msgspec.Raw()
 
@@ -94,18 +94,18 @@ _decode_counts = msgspec.json.Decoder(_Counts).decode
 
 
 def usage_of_message(body: bytes) -> Usage | None:
-    """The usage in the body of a Message or in the data of a `message_delta` event; `None` if it can't be read."""
+    """The usage in the body of a Message or the data of a `message_delta` event; `None` if absent or invalid."""
     try:
         return _read(_decode_reported(body).usage)
-    except _MALFORMED:
+    except MALFORMED_JSON:
         return None
 
 
 def usage_of_start(data: bytes) -> Usage | None:
-    """The usage in the data of a `message_start` event; `None` if it can't be read."""
+    """The usage in the data of a `message_start` event; `None` if absent or invalid."""
     try:
         return _read(_decode_started(data).message.usage)
-    except _MALFORMED:
+    except MALFORMED_JSON:
         return None
 
 

@@ -151,7 +151,7 @@ class Anthropic:
                 method=b"POST",
                 target=self._target + b"/count_tokens" if request.counting else self._target,
                 headers=(*_OWN_HEADERS, *more),
-                body=request.replacing("model", msgspec.json.encode(model)) if renamed else request.body,
+                body=request.with_value("model", msgspec.json.encode(model)) if renamed else request.body,
                 timeouts=self._timeouts,
             )
         )

@@ -8,7 +8,7 @@ import time
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply, read_body
 from bud_asgi.protocol.errors import GatewayError, NotFound, read_error
-from bud_asgi.protocol.headers import Headers, fields_of, relayed_headers, request_id_of
+from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of
 from bud_asgi.providers.errors import (
     TranslatedUpstreamError,
     UpstreamErrorResponse,
@@ -74,7 +74,7 @@ def _authentication_failed() -> UpstreamUnavailable:
 
 
 def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
-    fields = fields_of(reply.headers)
+    fields = reply_fields(reply.headers)
     _note(attempt, reply.status, request_id_of(fields))
     try:
         check_encoding(fields)
@@ -89,7 +89,7 @@ async def _read_error(
 ) -> TranslatedUpstreamError | UpstreamErrorResponse:
     """Read a reply that is not a 200. Raises `UpstreamUnavailable` for what is not an error object, `HttpError`."""
     try:
-        fields = fields_of(reply.headers)
+        fields = reply_fields(reply.headers)
         _note(attempt, reply.status, request_id_of(fields))
         error = await _parse_error(provider, call, reply, fields)
     finally:

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import GatewayError
-from bud_asgi.protocol.operations import MODELS
+from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.response import Response
 from bud_asgi.routing.stage import Router, resolve
 
@@ -27,7 +27,7 @@ class RoutingMiddleware:
             await self.app(scope, receive, send)
             return
         exchange = Exchange.of(scope)
-        if exchange.operation in MODELS:
+        if exchange.operation in MODELS_API:
             exchange.offers = self.router.offers(exchange.principal)
             await self.app(scope, receive, send)
             return

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import msgspec
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
-from bud_asgi.protocol.account_state import HARD
+from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
-from bud_asgi.protocol.patterns import compile_pattern
+from bud_asgi.protocol.patterns import Pattern, compile_pattern
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -44,7 +43,7 @@ class _Resolved(msgspec.Struct, frozen=True):
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in their order; only those at the first provider if the request names state of one account."""
-        if len(self.targets) > 1 and not HARD.isdisjoint(exchange.account_state):
+        if len(self.targets) > 1 and not PINS_TO_ACCOUNT.isdisjoint(exchange.account_state):
             return [target for target in self.targets if target.provider == self.targets[0].provider]
         return self.targets
 
@@ -58,7 +57,7 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[str, _Resolved] = {}
-        self._patterns: list[tuple[re.Pattern[str], tuple[Target, ...]]] = []
+        self._patterns: list[tuple[Pattern, tuple[Target, ...]]] = []
         seen: set[str] = set()
         for route in routes:
             if route.model in seen:
@@ -84,7 +83,7 @@ class RouteTable:
         return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
 
     def _match(self, model: str) -> _Resolved | None:
-        for expression, targets in self._patterns:
-            if expression.fullmatch(model):
+        for pattern, targets in self._patterns:
+            if pattern.matches(model):
                 return _Resolved(model, targets)
         return None

@@ -1,4 +1,4 @@
-"""Bodies to test with, and the way in that a body takes."""
+"""Request bodies for tests, and the steps that read and decode one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import pytest
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.request import MessagesRequest, decode_request, weigh_request
+from bud_asgi.protocol.request import MessagesRequest, check_unknown_size, decode_request
 
 
 def body(more: bytes = b"", *, model: bytes = b'"m"', messages: bytes = b"[{}]", max_tokens: bytes = b"1") -> bytes:
-    """A body with the required fields, and `more` behind them."""
+    """A body with the required fields, followed by `more`."""
     return b'{"model":%b,"messages":%b,"max_tokens":%b%b}' % (model, messages, max_tokens, more)
 
 
 def take_in(*chunks: bytes, max_body: int = DEFAULT_MAX_BODY) -> bytes:
-    """Chunks through a reader."""
+    """Read chunks with a `BodyReader`."""
     reader = BodyReader(max_body)
     for chunk in chunks:
         reader.feed(chunk)
@@ -23,14 +23,14 @@ def take_in(*chunks: bytes, max_body: int = DEFAULT_MAX_BODY) -> bytes:
 
 
 def decode(*chunks: bytes) -> MessagesRequest:
-    """Chunks all the way to a judged request."""
+    """Read and decode chunks."""
     whole = take_in(*chunks)
-    weigh_request(whole)
+    check_unknown_size(whole)
     return decode_request(whole)
 
 
 def refusal(*chunks: bytes) -> str:
-    """The words that chunks are refused with."""
+    """The message of the error with which chunks are refused."""
     with pytest.raises(InvalidRequest) as refused:
         decode(*chunks)
     assert (refused.value.status, refused.value.type) == (400, "invalid_request_error")

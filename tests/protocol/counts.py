@@ -1,4 +1,4 @@
-"""How many examples a property gets: a small fixed number, the same ones in every run, or the torture's."""
+"""The number of examples of a property: small and deterministic by default, large in torture runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ TORTURE = bool(os.environ.get("BUD_ASGI_TORTURE"))
 
 
 def count(usual: int, torture: int) -> int:
-    """The one number in a usual run, the other under torture."""
+    """Choose a count: the first in a usual run, the second in a torture run."""
     return torture if TORTURE else usual
 
 
 def examples(usual: int = 200, torture: int = 20_000) -> settings:
-    """Settings for a property."""
+    """Hypothesis settings for a property."""
     return settings(
         max_examples=count(usual, torture),
         deadline=None,

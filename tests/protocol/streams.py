@@ -1,4 +1,4 @@
-"""Streams to test with, and two readers of event streams that owe nothing to the one under test."""
+"""Event streams for tests, and two readers that are independent of the one under test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from anthropic._streaming import SSEDecoder  # the SDK's own reader, which no public name gives
+from anthropic._streaming import SSEDecoder  # the SDK's own reader, which has no public name
 
 from bud_asgi.protocol.usage import Usage
 
@@ -39,7 +39,7 @@ def delta(**usage: object) -> bytes:
 
 
 def text(words: str) -> bytes:
-    """A `content_block_delta` of text."""
+    """A `content_block_delta` with text."""
     return event("content_block_delta", index=0, delta={"type": "text_delta", "text": words})
 
 
@@ -59,11 +59,11 @@ WHOLE = b"".join(
         STOP,
     ]
 )
-"""A whole stream, with characters of every length, and words that are the names of events."""
+"""A complete stream, with UTF-8 sequences of every length and text that contains the names of events."""
 
 
 def parse(stream: bytes, *, errors: str = "strict") -> list[tuple[str, str]]:
-    """The events of a stream after WHATWG HTML 9.2.6, in the words of the standard. Raises for bad UTF-8."""
+    """Parse a stream as specified in WHATWG HTML 9.2.6. Raises for invalid UTF-8."""
     events: list[tuple[str, str]] = []
     event_type, data = "", ""
     lines = re.split("\r\n|\r|\n", stream.decode("utf-8", errors))
@@ -83,26 +83,26 @@ def parse(stream: bytes, *, errors: str = "strict") -> list[tuple[str, str]]:
 
 
 def parse_as_the_sdk_does(stream: bytes) -> list[tuple[str | None, str]]:
-    """The events of a stream as the official SDK reads them."""
+    """Parse a stream with the official SDK."""
     return [(sse.event, sse.data) for sse in SSEDecoder().iter_bytes(iter([stream]))]
 
 
 def usage_by_json(stream: bytes) -> Usage | None:
-    """The usage that a stream tells, merged without the code under test."""
-    told: dict[str, int] | None = None
+    """The usage reported in a stream, merged without the code under test."""
+    reported: dict[str, int] | None = None
     for name, data in parse(stream):
         if name not in {"message_start", "message_delta"}:
             continue
         read: dict[str, Any] = json.loads(data)
         usage: dict[str, Any] | None = (read["message"] if name == "message_start" else read).get("usage")
         if usage is not None:
-            told = told or {}
-            told.update({key: usage[key] for key in Usage.__struct_fields__ if usage.get(key) is not None})
-    return None if told is None else msgspec.convert(told, Usage)
+            reported = reported or {}
+            reported.update({key: usage[key] for key in Usage.__struct_fields__ if usage.get(key) is not None})
+    return None if reported is None else msgspec.convert(reported, Usage)
 
 
 def cut(stream: bytes, size: int) -> Iterator[bytes]:
-    """A stream in chunks of a size."""
+    """Cut a stream into chunks of a size."""
     return (stream[at : at + size] for at in range(0, len(stream), size))
 
 

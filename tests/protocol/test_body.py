@@ -1,4 +1,4 @@
-"""A body while it comes: its size, its declared length, its characters."""
+"""Reading a body: its size, its declared length, its UTF-8."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from protocol.bodies import take_in
 from protocol.counts import examples
 
 NOT_UTF_8: dict[str, tuple[tuple[bytes, ...], str]] = {
-    "a byte that begins no character": ((b'{"\xff":1}',), "invalid start byte"),
-    "a byte that continues nothing": ((b"a\x80b",), "invalid start byte"),
-    "a character that breaks off": ((b"\xc3(",), "invalid continuation byte"),
-    "a character that breaks off in the next chunk": ((b"\xe2\x82", b'"'), "invalid continuation byte"),
+    "an invalid start byte": ((b'{"\xff":1}',), "invalid start byte"),
+    "a stray continuation byte": ((b"a\x80b",), "invalid start byte"),
+    "a truncated character": ((b"\xc3(",), "invalid continuation byte"),
+    "a character truncated in the next chunk": ((b"\xe2\x82", b'"'), "invalid continuation byte"),
     "a surrogate written as bytes": ((b"\xed\xa0\xbd",), "invalid continuation byte"),
     "a surrogate over two chunks": ((b"\xed", b"\xa0\xbd"), "invalid continuation byte"),
     "an overlong slash": ((b"\xc0\xaf",), "invalid start byte"),
@@ -29,14 +29,14 @@ NOT_UTF_8: dict[str, tuple[tuple[bytes, ...], str]] = {
 
 
 @pytest.mark.parametrize(("chunks", "reason"), NOT_UTF_8.values(), ids=NOT_UTF_8.keys())
-def test_what_is_not_utf_8_is_refused(chunks: tuple[bytes, ...], reason: str) -> None:
+def test_invalid_utf_8_is_refused(chunks: tuple[bytes, ...], reason: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         take_in(*chunks)
     assert str(refused.value) == f"The request body is not valid JSON: it is not UTF-8 ({reason})"
     assert refused.value.__cause__ is None
 
 
-def test_a_bad_byte_is_refused_when_it_comes_and_not_at_the_end() -> None:
+def test_an_invalid_byte_is_refused_as_soon_as_it_arrives() -> None:
     reader = BodyReader(100)
     reader.feed(b"abc")
     with pytest.raises(InvalidRequest, match="invalid start byte"):
@@ -46,7 +46,7 @@ def test_a_bad_byte_is_refused_when_it_comes_and_not_at_the_end() -> None:
 @pytest.mark.torture
 @examples()
 @given(text=st.text(), cuts=st.lists(st.integers(0, 200)))
-def test_text_is_taken_in_wherever_its_bytes_are_cut(text: str, cuts: list[int]) -> None:
+def test_text_is_read_wherever_its_bytes_are_cut(text: str, cuts: list[int]) -> None:
     whole = text.encode()
     edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
     assert take_in(*(whole[a:b] for a, b in pairwise(edges))) == whole
@@ -55,7 +55,7 @@ def test_text_is_taken_in_wherever_its_bytes_are_cut(text: str, cuts: list[int])
 @pytest.mark.torture
 @examples()
 @given(chunks=st.lists(st.binary(max_size=6)))
-def test_bytes_are_taken_in_exactly_if_python_reads_them_as_utf_8(chunks: list[bytes]) -> None:
+def test_bytes_are_accepted_exactly_if_python_decodes_them_as_utf_8(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
     try:
         whole.decode()
@@ -71,7 +71,7 @@ def test_a_body_in_one_chunk_is_not_copied() -> None:
     assert take_in(chunk) is chunk
 
 
-def test_no_chunk_at_all_is_an_empty_body() -> None:
+def test_a_body_without_chunks_is_empty() -> None:
     assert take_in() == b""
     assert take_in(b"", b"") == b""
 
@@ -92,7 +92,7 @@ def test_a_body_over_the_limit_is_refused_at_the_first_byte_past_it(chunks: tupl
     assert (refused.value.status, refused.value.type) == (413, "request_too_large")
 
 
-def test_too_large_comes_before_not_utf_8() -> None:
+def test_the_size_is_checked_before_utf_8() -> None:
     with pytest.raises(RequestTooLarge):
         take_in(b"\xff\xff", max_body=1)
 
@@ -106,7 +106,7 @@ def test_the_size_counts_bytes() -> None:
 
 
 @pytest.mark.parametrize("declared", [None, b"0", b"8", b"00000000000000000008"])
-def test_a_declared_length_within_the_limit_or_none_is_no_matter(declared: bytes | None) -> None:
+def test_a_declared_length_within_the_limit_or_none_is_accepted(declared: bytes | None) -> None:
     BodyReader(8).declare(declared)
 
 
@@ -117,11 +117,11 @@ def test_a_declared_length_over_the_limit_is_refused_before_the_first_byte(decla
 
 
 @pytest.mark.parametrize("declared", [b"", b"-1", b"+1", b" 1", b"1 ", b"1.0", b"0x1", b"1, 1", b"a", b"\xb2", b"1_0"])
-def test_a_declared_length_that_is_no_number_is_refused(declared: bytes) -> None:
+def test_a_declared_length_that_is_not_a_number_is_refused(declared: bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^content-length: Input should be a valid integer$"):
         BodyReader(8).declare(declared)
 
 
-def test_a_declared_length_of_ten_thousand_digits_is_refused_without_being_read() -> None:
+def test_a_declared_length_of_ten_thousand_digits_is_refused_without_being_parsed() -> None:
     with pytest.raises(InvalidRequest, match=r"^content-length: Input should be a valid integer$"):
         BodyReader(8).declare(b"9" * 10_000)

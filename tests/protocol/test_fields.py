@@ -72,28 +72,28 @@ def test_a_field_takes_its_kinds_and_refuses_the_others(name: str, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_a_field_that_nobody_knows_may_hold_anything(kind: str) -> None:
+def test_an_unknown_field_may_hold_anything(kind: str) -> None:
     assert decode(with_field("brand_new", VALUES[kind])).value("brand_new") == VALUES[kind]
 
 
 @pytest.mark.parametrize("missing", REQUIRED)
-def test_a_required_field_that_is_missing_is_named(missing: str) -> None:
+def test_a_missing_required_field_is_reported(missing: str) -> None:
     fields = {name: value for name, value in REQUIRED.items() if name != missing}
     sent = b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in fields.items()) + b"}"
     assert refusal(sent) == f"{missing}: Field required"
 
 
-def test_of_several_missing_fields_the_model_is_named_first() -> None:
+def test_of_several_missing_fields_the_model_is_reported_first() -> None:
     assert refusal(b"{}") == "model: Field required"
     assert refusal(b'{"model":"m"}') == "messages: Field required"
     assert refusal(b'{"model":"m","messages":5}') == "max_tokens: Field required"
 
 
-def test_a_field_in_other_letters_is_another_field() -> None:
+def test_field_names_are_case_sensitive() -> None:
     assert refusal(b'{"Model":"m","messages":[{}],"max_tokens":1}') == "model: Field required"
 
 
-def test_of_several_faults_the_first_in_the_body_is_named() -> None:
+def test_of_several_errors_the_first_in_the_body_is_reported() -> None:
     assert refusal(body(b',"tools":1,"system":2')) == "tools: Input should be a valid list"
     assert refusal(body(b',"tools":1', max_tokens=b"-1")) == "max_tokens: Input should be greater than or equal to 0"
 
@@ -108,8 +108,8 @@ NUMBERS: dict[str, tuple[str, bytes, str | None]] = {
     "max_tokens far below 0": ("max_tokens", b"-1e300", "Input should be greater than or equal to 0"),
     "max_tokens with a fraction": ("max_tokens", b"1.5", "Input should be a valid integer"),
     "max_tokens with a negative exponent": ("max_tokens", b"1e-1", "Input should be a valid integer"),
-    "max_tokens beyond all numbers": ("max_tokens", b"1e400", "Input should be a valid integer"),
-    "max_tokens below all numbers": ("max_tokens", b"-1e400", "Input should be a valid integer"),
+    "max_tokens beyond the range of floats": ("max_tokens", b"1e400", "Input should be a valid integer"),
+    "max_tokens below the range of floats": ("max_tokens", b"-1e400", "Input should be a valid integer"),
     "max_tokens of five thousand digits": ("max_tokens", b"1" * 5000, "Input should be a valid integer"),
     "top_k may be 0": ("top_k", b"0", None),
     "top_k below 0": ("top_k", b"-1", "Input should be greater than or equal to 0"),
@@ -120,7 +120,7 @@ NUMBERS: dict[str, tuple[str, bytes, str | None]] = {
     "temperature may have a fraction": ("temperature", b"0.30000000000000000001", None),
     "temperature over 1": ("temperature", b"1.0000001", "Input should be less than or equal to 1"),
     "temperature below 0": ("temperature", b"-0.0000001", "Input should be greater than or equal to 0"),
-    "temperature beyond all numbers": ("temperature", b"1e400", "Input should be less than or equal to 1"),
+    "temperature beyond the range of floats": ("temperature", b"1e400", "Input should be less than or equal to 1"),
     "top_p may be 1": ("top_p", b"1", None),
     "top_p over 1": ("top_p", b"2", "Input should be less than or equal to 1"),
     "top_p below 0": ("top_p", b"-1", "Input should be greater than or equal to 0"),
@@ -128,7 +128,7 @@ NUMBERS: dict[str, tuple[str, bytes, str | None]] = {
 
 
 @pytest.mark.parametrize(("name", "text", "reason"), NUMBERS.values(), ids=NUMBERS.keys())
-def test_numbers_keep_to_their_bounds(name: str, text: bytes, reason: str | None) -> None:
+def test_numbers_are_checked_against_their_bounds(name: str, text: bytes, reason: str | None) -> None:
     sent = with_field(name, text)
     if reason is None:
         assert decode(sent).value(name) == text
@@ -140,12 +140,12 @@ def test_numbers_keep_to_their_bounds(name: str, text: bytes, reason: str | None
     ("text", "value"),
     [(b"0", 0), (b"-0", 0), (b"1024", 1024), (b"1024.0", 1024), (b"1e3", 1000), (b"1E+3", 1000), (b"10e-1", 1)],
 )
-def test_a_whole_number_is_read_whatever_its_form(text: bytes, value: int) -> None:
+def test_an_integer_is_read_whatever_its_form(text: bytes, value: int) -> None:
     assert integer_of(text) == value
     assert decode(body(max_tokens=text)).max_tokens == value
 
 
-def test_a_whole_number_beyond_floats_keeps_every_digit() -> None:
+def test_an_integer_beyond_the_precision_of_floats_keeps_every_digit() -> None:
     assert decode(body(max_tokens=b"123456789012345678901234567890")).max_tokens == 123456789012345678901234567890
 
 
@@ -155,7 +155,7 @@ def test_stream_is_read(text: bytes, stream: bool) -> None:
     assert decode(body(b',"stream" \n:\t' + text + b" ")).stream is stream
 
 
-def test_without_stream_there_is_no_stream() -> None:
+def test_stream_defaults_to_false() -> None:
     assert decode(body()).stream is False
 
 
@@ -201,10 +201,10 @@ def test_messages_without_a_message_are_refused(text: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", [b"[1]", b'["{}"]', b"[[{}]]", b"[null]", b"[ true]", b"[\n-1,{}]"])
-def test_a_first_message_that_is_no_object_is_refused(text: bytes) -> None:
+def test_a_first_message_that_is_not_an_object_is_refused(text: bytes) -> None:
     assert refusal(body(messages=text)) == "messages.0: Input should be a valid dictionary"
 
 
 @pytest.mark.parametrize("text", [b"[{}]", b"[ \t\n\r{ } ]", b'[{"role":"user"},5]', b"[" + b" " * 10_000 + b"{}]"])
-def test_only_the_first_message_is_looked_at(text: bytes) -> None:
+def test_only_the_first_message_is_validated(text: bytes) -> None:
     assert decode(body(messages=text)).value("messages") == text

@@ -1,4 +1,4 @@
-"""The proof by length: a compact body is judged exactly as by the walk over it, and so is one that only seems so."""
+"""Locating values by length: compact bodies, and bodies that only seem compact, give the same result as the walk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def verdicts(sent: bytes) -> tuple[Any, Any]:
-    """What is found by length, and what by the walk alone: the spans, or the words of the refusal."""
+    """The result by length and the result of the walk alone: the spans, or the error message."""
     found: list[Any] = []
     for locate in (_locate, _walk):
         try:
@@ -44,7 +44,7 @@ def test_a_compact_body_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EVEN: dict[str, bytes] = {
-    "a duplicate as long as what is gone": b'{"a":1,"a":1}',
+    "a duplicate with equal values": b'{"a":1,"a":1}',
     "a short value last": b'{"a":"xxxxxxx","a":1}',
     "a long value last": b'{"a":1,"a":"xxxxxxx"}',
     "a value as long as the pair before it": b'{"a":1,"a":12345,"b":2}',
@@ -52,22 +52,22 @@ EVEN: dict[str, bytes] = {
     "a key of another form": b'{"a":1,"\\u0061":1234567890}',
     "an empty key": b'{"":1,"":1}',
     "an empty object": b"{}",
-    "an empty object with a blank": b"{ }",
-    "blanks behind": b'{"a":1} \n',
+    "an empty object with a space": b"{ }",
+    "trailing whitespace": b'{"a":1} \n',
     "an escape as long as a character": b'{"\\n":1,"\\"":2,"\\\\":3}',
     "a character of two bytes, escaped and not": '{"é":1,"\\u00e9":1}'.encode(),
     "a pair of surrogates": b'{"\\ud83d\\ude00":1}',
     "a line separator": '{"\u2028":1}'.encode(),
     "a nul": b'{"\\u0000":1}',
-    "a blank behind a number": b'{"a":1 ,"b":2}',
-    "a blank before a value": b'{"a": 1}',
-    "blanks within a value": b'{"a":[ 1 , { } ]}',
+    "a space after a number": b'{"a":1 ,"b":2}',
+    "a space before a value": b'{"a": 1}',
+    "spaces within a value": b'{"a":[ 1 , { } ]}',
     "a nested duplicate": b'{"a":{"b":1,"b":1}}',
 }
 
 
 @pytest.mark.parametrize("sent", EVEN.values(), ids=EVEN.keys())
-def test_both_ways_judge_alike(sent: bytes) -> None:
+def test_both_ways_give_the_same_result(sent: bytes) -> None:
     by_length, by_walk = verdicts(sent)
     assert by_length == by_walk
 
@@ -81,7 +81,7 @@ _value = st.sampled_from(
 
 @st.composite
 def objects(draw: st.DrawFn) -> bytes:
-    """Objects of few keys and values, so that lengths meet; any key again, in any spelling, blanks anywhere."""
+    """Objects of few keys and values, so that lengths coincide; duplicate keys, escapes and whitespace anywhere."""
     written: list[str] = []
     for key, value in draw(st.lists(st.tuples(_key, _value), max_size=5)):
         name = json.dumps(key, ensure_ascii=draw(st.booleans()))
@@ -95,7 +95,7 @@ def objects(draw: st.DrawFn) -> bytes:
 @pytest.mark.torture
 @examples(300, 100_000)
 @given(objects())
-def test_every_object_is_judged_as_by_the_walk(sent: bytes) -> None:
+def test_every_object_is_located_as_by_the_walk(sent: bytes) -> None:
     by_length, by_walk = verdicts(sent)
     assert by_length == by_walk
     pairs: list[tuple[str, Any]] = json.loads(sent, object_pairs_hook=lambda read: read)
@@ -115,9 +115,7 @@ _edits = st.tuples(
 @pytest.mark.torture
 @examples(250, 100_000)
 @given(sent=objects(), edits=st.lists(_edits, min_size=1, max_size=3))
-def test_what_a_wild_edit_leaves_valid_is_judged_as_by_the_walk(
-    sent: bytes, edits: list[tuple[int, int, bytes]]
-) -> None:
+def test_every_valid_random_edit_is_located_as_by_the_walk(sent: bytes, edits: list[tuple[int, int, bytes]]) -> None:
     for place, gone, put in edits:
         sent = sent[:place] + put + sent[place + gone :]
     try:

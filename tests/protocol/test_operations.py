@@ -1,11 +1,11 @@
-"""What is served, by path and method, and what is not."""
+"""The operations, by path and method."""
 
 from __future__ import annotations
 
 import pytest
 
 from bud_asgi.protocol.errors import GatewayError, MethodNotAllowed, NotFound
-from bud_asgi.protocol.operations import MODELS, OPEN, find_operation, model_of_path
+from bud_asgi.protocol.operations import MODELS_API, PUBLIC, find_operation, model_of_path
 
 SERVED: dict[tuple[str, str], str] = {
     ("POST", "/v1/messages"): "messages.create",
@@ -24,9 +24,9 @@ SERVED: dict[tuple[str, str], str] = {
 }
 
 
-@pytest.mark.parametrize(("asked", "operation"), SERVED.items(), ids=map(" ".join, SERVED))
-def test_an_operation_is_found_by_path_and_method(asked: tuple[str, str], operation: str) -> None:
-    method, path = asked
+@pytest.mark.parametrize(("request_line", "operation"), SERVED.items(), ids=map(" ".join, SERVED))
+def test_an_operation_is_found_by_path_and_method(request_line: tuple[str, str], operation: str) -> None:
+    method, path = request_line
     assert find_operation(path, method) == operation
 
 
@@ -43,7 +43,7 @@ ALLOWED: dict[str, str] = {
 
 @pytest.mark.parametrize(("path", "allow"), ALLOWED.items(), ids=ALLOWED.keys())
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", ""])
-def test_another_method_is_refused_with_those_that_there_are(path: str, allow: str, method: str) -> None:
+def test_another_method_is_refused_with_the_allowed_ones(path: str, allow: str, method: str) -> None:
     if method in allow.split(", "):
         find_operation(path, method)
     else:
@@ -88,11 +88,11 @@ def test_batches_and_files_are_named_as_not_served(path: str, method: str) -> No
     assert isinstance(refused.value, GatewayError)
 
 
-def test_what_is_open_asks_for_no_model() -> None:
-    assert not OPEN & MODELS
-    assert set(SERVED.values()) - OPEN - MODELS == {"messages.create", "messages.count_tokens"}
+def test_public_operations_and_the_models_api_are_disjoint() -> None:
+    assert not PUBLIC & MODELS_API
+    assert set(SERVED.values()) - PUBLIC - MODELS_API == {"messages.create", "messages.count_tokens"}
 
 
 @pytest.mark.parametrize("name", ["claude-a", "meta/llama-4", "/", "é", "/v1/models/x"])
-def test_the_model_is_the_rest_of_the_path(name: str) -> None:
+def test_the_model_id_is_the_rest_of_the_path(name: str) -> None:
     assert model_of_path(f"/v1/models/{name}") == name

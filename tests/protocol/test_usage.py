@@ -1,4 +1,4 @@
-"""Token usage: read from what carries it, merged by the cumulative rule."""
+"""Token usage: read from messages and events, merged by the cumulative rule."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTS: dict[str, tuple[bytes, Usage | None]] = {
     ),
     "some": (b'{"output_tokens":2}', Usage(None, 2, None, None)),
     "nulls": (b'{"input_tokens":null,"output_tokens":0}', Usage(None, 0, None, None)),
-    "counts that nobody knows": (
+    "unknown counts": (
         b'{"input_tokens":1,"server_tool_use":{"a":1},"new":"x"}',
         Usage(1, server_tool_use=ServerToolUse()),
     ),
@@ -56,13 +56,13 @@ COUNTS: dict[str, tuple[bytes, Usage | None]] = {
             ),
         ),
     ),
-    "details of a form that nobody knows": (b'{"output_tokens":9,"iterations":{"a":1}}', Usage(output_tokens=9)),
+    "details of an unknown form": (b'{"output_tokens":9,"iterations":{"a":1}}', Usage(output_tokens=9)),
     "none": (b"{}", Usage()),
     "null": (b"null", None),
     "a count that is a string": (b'{"input_tokens":"1"}', None),
     "a count with a fraction": (b'{"input_tokens":1.5}', None),
     "a list": (b"[]", None),
-    "bad UTF-8 in a key that nobody knows": (b'{"\xff":1}', Usage()),
+    "invalid UTF-8 in an unknown key": (b'{"\xff":1}', Usage()),
     "nested too deeply": (b'{"a":' + b"[" * 100_000, None),
 }
 
@@ -78,13 +78,13 @@ def test_the_usage_of_a_start_is_read(text: bytes, usage: Usage | None) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"1", b"null", b"[]", b'{"id":"msg_1"}', b'{"usage":1}', b"<html>"])
-def test_what_tells_no_usage_tells_none(text: bytes) -> None:
+def test_without_usage_the_result_is_none(text: bytes) -> None:
     assert usage_of_message(text) is None
     assert usage_of_start(text) is None
     assert usage_of_start(b'{"message":' + text + b"}") is None
 
 
-def test_a_later_count_replaces_the_earlier_and_silence_does_not() -> None:
+def test_a_later_count_replaces_the_earlier_and_a_missing_one_does_not() -> None:
     assert Usage(1, 2, 3, 4).updated(Usage()) == Usage(1, 2, 3, 4)
     assert Usage().updated(Usage(1, 2, 3, 4)) == Usage(1, 2, 3, 4)
     assert Usage(1, 2, None, 4).updated(Usage(0, None, 5, 3)) == Usage(0, 2, 5, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from bud_asgi.protocol.request import MessagesRequest, decode_request, edited
+from bud_asgi.protocol.request import MessagesRequest, decode_request, splice
 from bud_asgi.providers.compat.features import Adaptation, bridge, service_rules
 from bud_asgi.providers.seam import ProviderRequest
 
@@ -45,4 +45,4 @@ def bridged(
 
 def fields_of(fields: dict[str, Any] | bytes, result: Adaptation) -> dict[str, Any]:
     """The fields of the request as it would be sent."""
-    return json.loads(b"".join(edited(request_of(fields), without=result.without, changed=result.changed)))
+    return json.loads(b"".join(splice(request_of(fields), without=result.without, changed=result.changed)))

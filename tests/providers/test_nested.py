@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bud_asgi.protocol.request import edited
+from bud_asgi.protocol.request import splice
 
 from .bridges import OLDER, bridged, fields_of, request_of
 
@@ -71,7 +71,7 @@ def lists_of(draw: st.DrawFn, items: st.SearchStrategy[Versions]) -> Versions:
 def test_a_scope_goes_from_every_mark_of_a_block_and_nothing_else_does(messages: Versions, tools: Versions) -> None:
     body = b'{"model":"m","max_tokens":1,"messages":[{},{"content":%b}],"tools":%b}'
     result = bridged(body % (messages[0], tools[0]))
-    sent = b"".join(edited(request_of(body % (messages[0], tools[0])), changed=result.changed))
+    sent = b"".join(splice(request_of(body % (messages[0], tools[0])), changed=result.changed))
     assert tokens(sent) == tokens(body % (messages[1], tools[1]))[:-1] + tokens(b',"anthropic_version":%b}' % VERSION)
     touched = {
         name for name, value in (("messages", messages), ("tools", tools)) if tokens(value[0]) != tokens(value[1])

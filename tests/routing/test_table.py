@@ -9,7 +9,7 @@ from auth.driver import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
 from protocol.counts import examples
-from protocol.test_names import by_hand
+from protocol.test_patterns import by_hand
 
 from bud_asgi.exchange import Exchange, Principal, Target
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound

@@ -17,7 +17,7 @@ import msgspec
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.protocol.errors import NotFound
-from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
+from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
 from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.providers.bedrock.errors import AwsFault, fault_of_reply, refusal_of
@@ -180,7 +180,7 @@ class Bedrock:
             return ConvertedReply(reply, CountToJson(), _JSON)
         if not call.request.stream:
             return reply
-        if media_type(fields_of(reply.headers)) != CONTENT_TYPE:
+        if media_type(reply_fields(reply.headers)) != CONTENT_TYPE:
             raise UpstreamUnavailable("The upstream's answer was not an event stream.")
 
         model, request_id = call.request.model, call.request_id  # not the call: a stream outlives its body

@@ -15,7 +15,7 @@ import msgspec
 from bud_asgi.http import Body
 from bud_asgi.http.wire import content_length
 from bud_asgi.protocol.errors import NotFound, RequestTooLarge
-from bud_asgi.protocol.request import MessagesRequest, edited
+from bud_asgi.protocol.request import MessagesRequest, splice
 from bud_asgi.providers.compat.features import Adaptation
 from bud_asgi.providers.compat.model_ids import base_id_in, bedrock_base_id, claude_name, generation, is_native
 
@@ -69,7 +69,7 @@ def invoke_body(
     changed = {**bridged.changed, **more}
     if bridged.betas:
         changed["anthropic_beta"] = msgspec.json.encode(bridged.betas)
-    return edited(request, without=bridged.without | {"model", "stream"}, changed=changed)
+    return splice(request, without=bridged.without | {"model", "stream"}, changed=changed)
 
 
 def count_body(request: MessagesRequest, bridged: Adaptation, more: Mapping[str, bytes]) -> bytes:

@@ -2,7 +2,7 @@
 
     rules = service_rules("bedrock")
     bridged = bridge(call, rules, "claude-opus-4-8")
-    body = edited(call.request, without=bridged.without, changed=bridged.changed)
+    body = splice(call.request, without=bridged.without, changed=bridged.changed)
 
 `bridge` decides which top-level fields go, which get another value, and which beta flags travel, in the list that the
 service takes them in. A flag and the field that it switches on travel together or not at all. What could be left out
@@ -100,7 +100,7 @@ class ServiceRules(msgspec.Struct, frozen=True):
 
 
 class Adaptation(msgspec.Struct, frozen=True):
-    """What to change of a request, for `edited`, and what to tell.
+    """What to change of a request, for `splice`, and what to tell.
 
     `without`: top-level fields to leave out, `anthropic_beta` always among them. `changed`: fields with a new value, as
     JSON; `anthropic_version` unless the body has its own. `betas`: the flags that travel, in order, each once.

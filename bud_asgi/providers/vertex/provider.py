@@ -20,7 +20,7 @@ from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.http.wire import content_length
 from bud_asgi.protocol.errors import RequestTooLarge
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.protocol.request import edited
+from bud_asgi.protocol.request import splice
 from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.compat.features import bridge, service_rules
 from bud_asgi.providers.compat.model_ids import vertex_id
@@ -122,7 +122,7 @@ class Vertex:
         else:
             origin, parent, without = self._origin, self._parent, without | {"model"}
             method = f"{quote(model, safe='@')}:{'streamRawPredict' if request.stream else 'rawPredict'}"
-        body = edited(request, without=without, changed=changed)
+        body = splice(request, without=without, changed=changed)
         if content_length(body) > self._rules.max_body:
             raise RequestTooLarge(f"Request exceeds the maximum size of {self._rules.max_body} bytes")
         betas = ((b"anthropic-beta", ",".join(bridged.betas).encode()),) if bridged.betas else ()

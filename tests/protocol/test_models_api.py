@@ -1,4 +1,4 @@
-"""The Models API as pure functions: the query, an upstream's list, what a client gets of a model, pages."""
+"""The Models API as pure functions: the query, an upstream's list, model objects, pages."""
 
 from __future__ import annotations
 
@@ -33,47 +33,47 @@ QUERIES: dict[str, tuple[bytes, ListQuery]] = {
     ),
     "the beta form": (b"beta=true", ListQuery(beta=True)),
     "another beta": (b"beta=1", ListQuery()),
-    "what nobody knows": (b"page=3&%FF=%FF&;&&=&\xff=\xff", ListQuery()),
-    "a query without end": (b"x=" + b"a" * MAX_QUERY + b"&limit=0", ListQuery()),
+    "unknown parameters": (b"page=3&%FF=%FF&;&&=&\xff=\xff", ListQuery()),
+    "an oversized query": (b"x=" + b"a" * MAX_QUERY + b"&limit=0", ListQuery()),
 }
 
 
-@pytest.mark.parametrize(("query", "meant"), QUERIES.values(), ids=QUERIES.keys())
-def test_a_query_is_read(query: bytes, meant: ListQuery) -> None:
-    assert read_query(query) == meant
+@pytest.mark.parametrize(("query", "expected"), QUERIES.values(), ids=QUERIES.keys())
+def test_a_query_is_read(query: bytes, expected: ListQuery) -> None:
+    assert read_query(query) == expected
 
 
-NO_INTEGER = "limit: Input should be a valid integer, unable to parse string as an integer"
-TOO_LITTLE = "limit: Input should be greater than or equal to 1"
-TOO_MUCH = "limit: Input should be less than or equal to 1000"
-NO_LIFECYCLE = "Input should be 'active', 'deprecated' or 'retired'"
+NOT_AN_INTEGER = "limit: Input should be a valid integer, unable to parse string as an integer"
+TOO_SMALL = "limit: Input should be greater than or equal to 1"
+TOO_LARGE = "limit: Input should be less than or equal to 1000"
+NOT_A_LIFECYCLE = "Input should be 'active', 'deprecated' or 'retired'"
 
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "limit 0": (b"limit=0", TOO_LITTLE),
-    "limit -0": (b"limit=-0", TOO_LITTLE),
-    "limit -1": (b"limit=-1", TOO_LITTLE),
-    "limit 1001": (b"limit=1001", TOO_MUCH),
-    "a limit of a thousand digits": (b"limit=" + b"9" * 1000, NO_INTEGER),
-    "a fraction": (b"limit=1.5", NO_INTEGER),
-    "a word": (b"limit=ten", NO_INTEGER),
-    "an empty limit": (b"limit=", NO_INTEGER),
-    "a minus": (b"limit=-", NO_INTEGER),
-    "two minuses": (b"limit=--1", NO_INTEGER),
-    "digits of another script": (b"limit=%D9%A3", NO_INTEGER),
-    "an underscore": (b"limit=1_0", NO_INTEGER),
+    "limit 0": (b"limit=0", TOO_SMALL),
+    "limit -0": (b"limit=-0", TOO_SMALL),
+    "limit -1": (b"limit=-1", TOO_SMALL),
+    "limit 1001": (b"limit=1001", TOO_LARGE),
+    "a limit of a thousand digits": (b"limit=" + b"9" * 1000, NOT_AN_INTEGER),
+    "a fraction": (b"limit=1.5", NOT_AN_INTEGER),
+    "a word": (b"limit=ten", NOT_AN_INTEGER),
+    "an empty limit": (b"limit=", NOT_AN_INTEGER),
+    "a minus": (b"limit=-", NOT_AN_INTEGER),
+    "two minuses": (b"limit=--1", NOT_AN_INTEGER),
+    "digits of another script": (b"limit=%D9%A3", NOT_AN_INTEGER),
+    "an underscore": (b"limit=1_0", NOT_AN_INTEGER),
     "both cursors": (b"after_id=a&before_id=b", "after_id: only one of after_id and before_id may be given"),
     "both cursors, empty": (b"before_id=&after_id=", "after_id: only one of after_id and before_id may be given"),
-    "a lifecycle of tomorrow": (b"lifecycle[]=new", f"lifecycle.0: {NO_LIFECYCLE}"),
-    "the second lifecycle": (b"lifecycle[]=active&lifecycle[]=", f"lifecycle.1: {NO_LIFECYCLE}"),
+    "an unknown lifecycle": (b"lifecycle[]=new", f"lifecycle.0: {NOT_A_LIFECYCLE}"),
+    "the second lifecycle": (b"lifecycle[]=active&lifecycle[]=", f"lifecycle.1: {NOT_A_LIFECYCLE}"),
     "four lifecycles": (b"lifecycle[]=active&" * 4, "lifecycle: List should have at most 3 items"),
 }
 
 
-@pytest.mark.parametrize(("query", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_bad_query_is_refused_with_the_name_of_the_parameter(query: bytes, words: str) -> None:
+@pytest.mark.parametrize(("query", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_query_is_refused_with_the_name_of_the_parameter(query: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read_query(query)
-    assert (refused.value.status, str(refused.value)) == (400, words)
+    assert (refused.value.status, str(refused.value)) == (400, message)
 
 
 @pytest.mark.torture
@@ -88,20 +88,20 @@ def test_any_query_is_read_or_refused(pairs: list[tuple[bytes, bytes]]) -> None:
     assert set(query.lifecycle) <= {"active", "deprecated", "retired"}
 
 
-def told(**facts: Any) -> Model:
-    """A model as an upstream tells of it."""
-    listed = read_listing(json.dumps({"data": [{"id": "claude-a", **facts}]}).encode())
-    assert listed is not None
-    return listed[0]
+def from_upstream(**fields: Any) -> Model:
+    """A model as it is read from an upstream's list."""
+    models = read_listing(json.dumps({"data": [{"id": "claude-a", **fields}]}).encode())
+    assert models is not None
+    return models[0]
 
 
 def rendered(model: Model, *, beta: bool = False) -> dict[str, Any]:
-    """What a client gets of it."""
+    """The object that a client receives."""
     body = page([model], ListQuery(lifecycle=("active", "deprecated", "retired"), beta=beta))
     return json.loads(body)["data"][0]
 
 
-NEEDED = {
+DEFAULTS = {
     "type": "model",
     "id": "claude-a",
     "display_name": "claude-a",
@@ -110,35 +110,35 @@ NEEDED = {
 }
 
 
-def test_of_a_model_that_nobody_told_of_a_client_gets_what_it_needs() -> None:
-    assert rendered(Model("claude-a")) == NEEDED
-    assert NEEDED["created_at"] == EPOCH
+def test_a_model_without_fields_is_rendered_with_defaults() -> None:
+    assert rendered(Model("claude-a")) == DEFAULTS
+    assert DEFAULTS["created_at"] == EPOCH
 
 
-def test_what_was_told_is_handed_on_as_it_came() -> None:
-    facts = {"display_name": "A é", "max_tokens": None, "capabilities": {"x": [1e2, {}]}, "of_tomorrow": 1}
-    assert rendered(told(**facts)) == NEEDED | facts
+def test_listed_fields_are_rendered_unchanged() -> None:
+    fields = {"display_name": "A é", "max_tokens": None, "capabilities": {"x": [1e2, {}]}, "new_field": 1}
+    assert rendered(from_upstream(**fields)) == DEFAULTS | fields
 
 
-def test_type_and_id_are_ours() -> None:
+def test_type_and_id_are_set_by_the_gateway() -> None:
     model = read_listing(b'{"data":[{"type":"other","id":"claude-b"}]}')
     assert model is not None
-    assert rendered(Model("claude-a", model[0].facts)) == NEEDED
+    assert rendered(Model("claude-a", model[0].fields)) == DEFAULTS
 
 
 @pytest.mark.parametrize("name", ["display_name", "created_at", "lifecycle"])
-def test_what_a_client_needs_is_filled_in_where_null_was_told(name: str) -> None:
-    assert rendered(told(**{name: None})) == NEEDED
+def test_defaults_replace_null(name: str) -> None:
+    assert rendered(from_upstream(**{name: None})) == DEFAULTS
 
 
-def test_fallbacks_are_told_in_the_beta_form_alone() -> None:
-    model = told(allowed_fallback_models=["claude-b"])
-    assert rendered(model) == NEEDED
-    assert rendered(model, beta=True) == NEEDED | {"allowed_fallback_models": ["claude-b"]}
+def test_fallbacks_are_rendered_in_the_beta_form_only() -> None:
+    model = from_upstream(allowed_fallback_models=["claude-b"])
+    assert rendered(model) == DEFAULTS
+    assert rendered(model, beta=True) == DEFAULTS | {"allowed_fallback_models": ["claude-b"]}
 
 
-def test_a_fact_of_another_type_is_no_fact() -> None:
-    model = told(lifecycle=1, created_at={"a": 1})
+def test_a_field_of_the_wrong_type_is_ignored() -> None:
+    model = from_upstream(lifecycle=1, created_at={"a": 1})
     assert (model.lifecycle, model.created_at) == ("active", EPOCH)
 
 
@@ -148,45 +148,45 @@ LISTINGS: dict[str, tuple[bytes, list[str] | None]] = {
     "of a server of another format": (b'{"object":"list","data":[{"id":"m/x","object":"model","created":1}]}', ["m/x"]),
     "spread out": (b' {\n "data" : [ {\t"id" : "a\\u00e9" } ] } ', ["aé"]),
     "without an id": (b'{"data":[{"id":"a"},{"name":"b"},{}]}', ["a"]),
-    "an id that is no text": (b'{"data":[{"id":"a"},{"id":5}]}', None),
-    "an entry that is none": (b'{"data":["a"]}', None),
-    "data that are none": (b'{"data":{"id":"a"}}', None),
+    "an id that is not a string": (b'{"data":[{"id":"a"},{"id":5}]}', None),
+    "an entry that is not an object": (b'{"data":["a"]}', None),
+    "data that is not an array": (b'{"data":{"id":"a"}}', None),
     "another object": (b'{"models":[]}', None),
     "an array": (b"[]", None),
     "null": (b"null", None),
     "nothing": (b"", None),
-    "a page": (b"<!doctype html>", None),
+    "a web page": (b"<!doctype html>", None),
     "cut off": (b'{"data":[{"id":"a"}', None),
     "nested too deeply": (b'{"data":[{"id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}", None),
-    "bad UTF-8 in an id": (b'{"data":[{"id":"\xff"}]}', None),
-    "bad UTF-8 in a key": (b'{"data":[{"\xff":1,"id":"a"}]}', None),
-    "bad UTF-8 in a fact": (b'{"data":[{"id":"a","display_name":"\xff"}]}', None),
-    "bad UTF-8 deep in a fact": (b'{"data":[{"id":"a","x":[{"y":"\xc3("}]}]}', None),
+    "invalid UTF-8 in an id": (b'{"data":[{"id":"\xff"}]}', None),
+    "invalid UTF-8 in a key": (b'{"data":[{"\xff":1,"id":"a"}]}', None),
+    "invalid UTF-8 in a value": (b'{"data":[{"id":"a","display_name":"\xff"}]}', None),
+    "invalid UTF-8 deep in a value": (b'{"data":[{"id":"a","x":[{"y":"\xc3("}]}]}', None),
     "a lone surrogate": (b'{"data":[{"id":"a","x":"\\ud83d"}]}', None),
     "far too many": (b'{"data":[' + b",".join([b'{"id":"a"}'] * 10_001) + b"]}", None),
 }
 
 
 @pytest.mark.parametrize(("body", "ids"), LISTINGS.values(), ids=LISTINGS.keys())
-def test_an_upstream_s_list_is_read_or_is_none(body: bytes, ids: list[str] | None) -> None:
+def test_an_upstream_s_list_is_read_or_rejected(body: bytes, ids: list[str] | None) -> None:
     listed = read_listing(body)
     assert (None if listed is None else [model.id for model in listed]) == ids
 
 
 @pytest.mark.torture
 @examples(300)
-@given(fact=st.binary(max_size=6), quoted=st.booleans())
-def test_whatever_is_listed_is_handed_on_as_json(fact: bytes, quoted: bool) -> None:
-    for model in read_listing(b'{"data":[{"id":"a","x":' + (b'"%b"' % fact if quoted else fact) + b"}]}") or []:
+@given(value=st.binary(max_size=6), quoted=st.booleans())
+def test_every_listed_value_is_rendered_as_valid_json(value: bytes, quoted: bool) -> None:
+    for model in read_listing(b'{"data":[{"id":"a","x":' + (b'"%b"' % value if quoted else value) + b"}]}") or []:
         json.loads(page([model], ListQuery()))
 
 
 LIVES = ("active", "deprecated", "retired")
-A_TO_F = [Model(name, told(lifecycle=LIVES[place % 3]).facts) for place, name in enumerate("abcdef")]
-"""a and d are active, b and e deprecated, c and f retired."""
+A_TO_F = [Model(name, from_upstream(lifecycle=LIVES[place % 3]).fields) for place, name in enumerate("abcdef")]
+"""`a` and `d` are active, b and e deprecated, c and f retired."""
 
 PAGES: dict[str, tuple[ListQuery, str, bool]] = {
-    "all but the retired": (ListQuery(), "abde", False),
+    "all except the retired": (ListQuery(), "abde", False),
     "all": (ListQuery(lifecycle=LIVES), "abcdef", False),
     "the retired": (ListQuery(lifecycle=("retired",)), "cf", False),
     "the first": (ListQuery(limit=1), "a", True),
@@ -216,13 +216,13 @@ def test_a_page_is_cut_from_the_list(query: ListQuery, ids: str, more: bool) -> 
 
 
 @pytest.mark.parametrize("query", [ListQuery(after_id="x"), ListQuery(before_id="x"), ListQuery(after_id="")])
-def test_a_cursor_that_is_not_there_is_refused(query: ListQuery) -> None:
+def test_an_unknown_cursor_is_refused(query: ListQuery) -> None:
     name = "before_id" if query.before_id else "after_id"
     with pytest.raises(InvalidRequest, match=rf"^{name}: there is no model with this id$"):
         page(A_TO_F, query)
 
 
-def test_nothing_is_a_page_too() -> None:
+def test_an_empty_list_has_an_empty_page() -> None:
     assert page([], ListQuery()) == b'{"data":[],"has_more":false,"first_id":null,"last_id":null}'
 
 
@@ -230,7 +230,7 @@ _kinds = st.sets(st.sampled_from(LIVES), min_size=1).map(tuple)
 
 
 def walked(models: list[Model], query: ListQuery, cursor: str, end: str) -> list[list[str]]:
-    """The ids of page after page, each beginning where the one before ended."""
+    """The ids of consecutive pages, each starting where the previous one ended."""
     pages: list[list[str]] = []
     more = True
     while more:
@@ -249,8 +249,8 @@ def walked(models: list[Model], query: ListQuery, cursor: str, end: str) -> list
     limit=st.integers(1, 13),
     kinds=st.sets(st.sampled_from(LIVES), min_size=1).map(tuple),
 )
-def test_pages_put_together_are_the_list_either_way(lives: list[str], limit: int, kinds: tuple[str, ...]) -> None:
-    models = [Model(str(place), told(lifecycle=life).facts) for place, life in enumerate(lives)]
+def test_the_pages_add_up_to_the_list_in_both_directions(lives: list[str], limit: int, kinds: tuple[str, ...]) -> None:
+    models = [Model(str(place), from_upstream(lifecycle=life).fields) for place, life in enumerate(lives)]
     whole = [model.id for model in models if model.lifecycle in kinds]
     query = ListQuery(limit=limit, lifecycle=kinds)
     assert [*chain(*walked(models, query, "after_id", "last_id"))] == whole

@@ -1,4 +1,4 @@
-"""The catalogue: well-formed and free of contradictions, found by id and alias, told in the terms of the Models API."""
+"""The catalogue: well-formed and consistent, found by id and alias, rendered as objects of the Models API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVICES: tuple[Service, ...] = ("anthropic", "bedrock", "vertex")
 ORDER = [model.id for model in MODELS]
 
 
-def test_it_says_of_which_day_it_is() -> None:
+def test_it_is_dated() -> None:
     assert date.fromisoformat(catalogue().as_of) >= date(2026, 11, 23)
 
 
@@ -25,13 +25,13 @@ def test_it_is_read_once() -> None:
     assert catalogue() is catalogue()
 
 
-def test_every_field_of_the_file_is_known() -> None:
+def test_the_file_has_no_unknown_fields() -> None:
     raw = json.loads((files("bud_asgi") / "data" / "models.json").read_text())
     assert set(raw) == {"as_of", "models"}
     assert {name for entry in raw["models"] for name in entry} <= set(KnownModel.__struct_fields__)
 
 
-def test_a_name_means_one_model() -> None:
+def test_names_are_unique() -> None:
     names = [name for model in MODELS for name in (model.id, model.alias) if name is not None]
     assert len(set(names)) == len(names)
     for service in SERVICES:
@@ -39,25 +39,25 @@ def test_a_name_means_one_model() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=ORDER)
-def test_a_model_is_in_order(model: KnownModel) -> None:
-    words = re.fullmatch(r"claude-(?P<line>[a-z]+)-(?P<version>[\d-]+?|preview)(?P<date>-\d{8})?", model.id)
-    assert words is not None
-    assert model.line == words["line"]
-    assert model.alias == (model.id.removesuffix(words["date"]) if words["date"] else None)
-    shown = words["version"].replace("-", ".").capitalize()
-    assert model.display_name == f"Claude {words['line'].capitalize()} {shown}"
+def test_the_names_of_a_model_are_consistent(model: KnownModel) -> None:
+    parts = re.fullmatch(r"claude-(?P<line>[a-z]+)-(?P<version>[\d-]+?|preview)(?P<date>-\d{8})?", model.id)
+    assert parts is not None
+    assert model.line == parts["line"]
+    assert model.alias == (model.id.removesuffix(parts["date"]) if parts["date"] else None)
+    shown = parts["version"].replace("-", ".").capitalize()
+    assert model.display_name == f"Claude {parts['line'].capitalize()} {shown}"
     assert model.anthropic in {None, model.id}
     assert model.bedrock is not None
     assert re.fullmatch(rf"anthropic\.{model.id}(-v1(:0)?)?", model.bedrock)
-    assert (model.bedrock.endswith("-v1:0")) == (words["date"] is not None)
-    day = (words["date"] or "")[1:]
+    assert (model.bedrock.endswith("-v1:0")) == (parts["date"] is not None)
+    day = (parts["date"] or "")[1:]
     assert model.vertex in {None, f"{model.alias}@{day}" if day else model.id}
 
 
 @pytest.mark.parametrize("model", MODELS, ids=ORDER)
-def test_what_is_told_of_a_model_is_what_clients_read(model: KnownModel) -> None:
-    (told,) = json.loads(page([model.model], ListQuery(lifecycle=("active", "deprecated", "retired"))))["data"]
-    assert told == {
+def test_a_model_is_rendered_with_its_fields(model: KnownModel) -> None:
+    (rendered,) = json.loads(page([model.model], ListQuery(lifecycle=("active", "deprecated", "retired"))))["data"]
+    assert rendered == {
         "type": "model",
         "id": model.id,
         "created_at": "1970-01-01T00:00:00Z",
@@ -72,14 +72,14 @@ def test_what_is_told_of_a_model_is_what_clients_read(model: KnownModel) -> None
     assert (model.retires_at is None) == (model.lifecycle == "active")
 
 
-def test_the_newest_of_a_line_stands_first() -> None:
+def test_the_newest_of_a_line_comes_first() -> None:
     for line in {model.line for model in MODELS}:
         versions = [re.findall(r"-(\d{1,2})(?=-|$)", model.id) for model in MODELS if model.line == line]
         numbered = [tuple(map(int, version)) for version in versions if version]
         assert numbered == sorted(numbered, reverse=True), line
 
 
-def test_a_model_is_found_by_its_id_and_its_alias_and_by_nothing_else() -> None:
+def test_a_model_is_found_by_its_id_and_its_alias_only() -> None:
     dated = known_model("claude-haiku-4-5")
     assert dated is not None
     assert (dated.id, dated.alias) == ("claude-haiku-4-5-20251001", "claude-haiku-4-5")
@@ -90,13 +90,13 @@ def test_a_model_is_found_by_its_id_and_its_alias_and_by_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_a_service_has_is_in_the_order_of_the_catalogue(service: Service) -> None:
+def test_the_models_of_a_service_are_in_the_order_of_the_catalogue(service: Service) -> None:
     served = list(served_at(service))
     assert served == [name for name in ORDER if name in served]
     assert {"claude-opus-5-5", "claude-haiku-4-5-20251001"} <= set(served)
 
 
-def test_what_is_not_served_somewhere_is_not_listed_there() -> None:
+def test_a_model_is_listed_only_at_the_services_that_serve_it() -> None:
     assert "claude-opus-4-1-20250805" not in served_at("anthropic")
     assert "claude-opus-4-1-20250805" in served_at("bedrock")
     assert "claude-mythos-preview" not in served_at("vertex")

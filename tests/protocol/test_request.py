@@ -1,4 +1,4 @@
-"""The request as a whole: what is no JSON, what is there twice, where each value stands, what a splice leaves alone."""
+"""Decoding a request: invalid JSON, duplicate keys, the spans of values, and splices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.fields import FIELDS
-from bud_asgi.protocol.request import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, decode_request, weigh_request
+from bud_asgi.protocol.request import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, check_unknown_size, decode_request
 from protocol.bodies import body, decode, refusal
 from protocol.counts import examples
 
@@ -20,7 +20,7 @@ NOT_VALID = "The request body is not valid JSON: "
 
 MALFORMED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "Input data was truncated"),
-    "blanks alone": (b" \n", "Input data was truncated"),
+    "only whitespace": (b" \n", "Input data was truncated"),
     "null": (b"null", "expected object, got null"),
     "a number": (b"1", "expected object, got int"),
     "a fraction": (b"1.5", "expected object, got float"),
@@ -28,14 +28,14 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a boolean": (b"true", "expected object, got bool"),
     "an array": (b"[]", "expected object, got array"),
     "an array without end": (b"[" * 100_000, "expected object, got array"),
-    "words": (b"model=m", "invalid character (byte 0)"),
+    "a form": (b"model=m", "invalid character (byte 0)"),
     "a byte order mark": (b"\xef\xbb\xbf" + body(), "invalid character (byte 0)"),
-    "a zero in front": (b"\x00" + body(), "invalid character (byte 0)"),
-    "sixteen bits a letter": (body().decode().encode("utf-16-le"), "object keys must be strings (byte 1)"),
+    "a leading NUL": (b"\x00" + body(), "invalid character (byte 0)"),
+    "UTF-16": (body().decode().encode("utf-16-le"), "object keys must be strings (byte 1)"),
     "a missing brace": (body()[:-1], "Input data was truncated"),
     "an end inside a key": (b'{"mod', "Input data was truncated"),
     "an end inside an escape": (b'{"mod\\', "Input data was truncated"),
-    "a letter behind the end": (body() + b"x", "trailing characters (byte 45)"),
+    "trailing text": (body() + b"x", "trailing characters (byte 45)"),
     "a second object": (body() + body(), "trailing characters (byte 45)"),
     "NaN": (body(b',"x":NaN'), "invalid character (byte 48)"),
     "Infinity": (body(b',"x":Infinity'), "invalid character (byte 48)"),
@@ -43,8 +43,8 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a Python boolean": (body(b',"stream":True'), "invalid character (byte 53)"),
     "a leading zero": (body(b',"x":01'), "invalid number (byte 49)"),
     "a leading plus": (body(b',"x":+1'), "invalid character (byte 48)"),
-    "a leading point": (body(b',"x":.5'), "invalid character (byte 48)"),
-    "a trailing point": (body(b',"x":1.'), "invalid number (byte 50)"),
+    "a leading decimal point": (body(b',"x":.5'), "invalid character (byte 48)"),
+    "a trailing decimal point": (body(b',"x":1.'), "invalid number (byte 50)"),
     "an empty exponent": (body(b',"x":1e'), "invalid number (byte 50)"),
     "a bare minus": (body(b',"x":-'), "invalid character (byte 49)"),
     "an underscore in a number": (body(max_tokens=b"1_0"), "expected ',' or '}' (byte 43)"),
@@ -83,26 +83,26 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("sent", "reason"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_no_json_object_is_refused_with_the_reason(sent: bytes, reason: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused_with_the_reason(sent: bytes, reason: str) -> None:
     assert refusal(sent) == NOT_VALID + reason
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
-def test_bad_utf_8_is_refused_wherever_it_is_cut(cut: int) -> None:
+def test_invalid_utf_8_is_refused_wherever_it_is_cut(cut: int) -> None:
     sent = body(messages=b'[{"a":"\xe2\x82\x28"}]')
     at = sent.index(b"\xe2") - 3 + cut
     assert refusal(sent[:at], sent[at:]) == NOT_VALID + "it is not UTF-8 (invalid continuation byte)"
 
 
 @pytest.mark.parametrize("sent", [b" " + body(), body() + b" \n\r\t", b"\n" + body() + b"\n"])
-def test_blanks_around_the_object_are_no_matter(sent: bytes) -> None:
+def test_whitespace_around_the_object_is_ignored(sent: bytes) -> None:
     request = decode(sent)
     assert request.body is sent
     assert (request.model, request.max_tokens, request.stream) == ("m", 1, False)
 
 
 ACCEPTED: dict[str, bytes] = {
-    "a number that no float holds": body(b',"x":1e400'),
+    "a number beyond the range of floats": body(b',"x":1e400'),
     "an escaped slash in a key": body(b',"a\\/b":1'),
     "an empty key": body(b',"":1'),
     "an escaped pair in a key": body(b',"\\ud83d\\ude00":1'),
@@ -116,36 +116,36 @@ ACCEPTED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("sent", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_unusual_json_is_json(sent: bytes) -> None:
+def test_unusual_but_valid_json_is_accepted(sent: bytes) -> None:
     request = decode(sent)
     assert request.model == "m"
     expected: dict[str, Any] = json.loads(sent)
     assert {name: json.loads(request.body[a:b]) for name, (a, b) in request.spans.items()} == expected
 
 
-def twice(name: str) -> str:
+def duplicate(name: str) -> str:
     return NOT_VALID + f"the key {name!r} appears more than once"
 
 
 DUPLICATES: dict[str, tuple[bytes, str]] = {
-    "with an equal value": (body(b',"model":"m"'), twice("model")),
-    "with another value": (body(b',"model":"other"'), twice("model")),
-    "escaped": (body(b',"mod\\u0065l":"m"'), twice("model")),
-    "escaped, with another value": (body(b',"mod\\u0065l":"other"'), twice("model")),
-    "the first one escaped": (b'{"mod\\u0065l":"m","messages":[{}],"max_tokens":1,"model":"m"}', twice("model")),
-    "side by side": (b'{"model":"m","model":"m","messages":[{}],"max_tokens":1}', twice("model")),
-    "three times": (body(b',"a":1,"a":1,"a":1'), twice("a")),
-    "an empty key": (body(b',"":1,"":2'), twice("")),
-    "a key that nobody knows": (body(b',"new":1,"new":1'), twice("new")),
-    "a key in letters beyond ASCII": (body(',"é":1,"\\u00e9":1'.encode()), twice("é")),
-    "a long key": (body(b',"%b":1,"%b":1' % (b"k" * 500, b"k" * 500)), twice("k" * 100)),
+    "with an equal value": (body(b',"model":"m"'), duplicate("model")),
+    "with another value": (body(b',"model":"other"'), duplicate("model")),
+    "escaped": (body(b',"mod\\u0065l":"m"'), duplicate("model")),
+    "escaped, with another value": (body(b',"mod\\u0065l":"other"'), duplicate("model")),
+    "the first one escaped": (b'{"mod\\u0065l":"m","messages":[{}],"max_tokens":1,"model":"m"}', duplicate("model")),
+    "side by side": (b'{"model":"m","model":"m","messages":[{}],"max_tokens":1}', duplicate("model")),
+    "three times": (body(b',"a":1,"a":1,"a":1'), duplicate("a")),
+    "an empty key": (body(b',"":1,"":2'), duplicate("")),
+    "an unknown key": (body(b',"new":1,"new":1'), duplicate("new")),
+    "a non-ASCII key": (body(',"é":1,"\\u00e9":1'.encode()), duplicate("é")),
+    "a long key": (body(b',"%b":1,"%b":1' % (b"k" * 500, b"k" * 500)), duplicate("k" * 100)),
     "the later value as long as the nested one between": (
         b'{"max_tokens":1,"messages":[{"z":1      ,"messages":5}],"model":"m","max_tokens":123456789012}',
-        twice("max_tokens"),
+        duplicate("max_tokens"),
     ),
     "the later value a key and value of the nested one": (
         b'{"a":1,"messages":[{"z":1      ,"b":5}],"model":"m","max_tokens":1,"a":123456789012}',
-        twice("a"),
+        duplicate("a"),
     ),
     "the later value the beginning of the first": (
         b'{"model":"m","max_tokens":12,"messages":[{}],"max_tokens":1}',
@@ -155,23 +155,23 @@ DUPLICATES: dict[str, tuple[bytes, str]] = {
         b'{"model":"m","messages":[{}],"max_tokens":99999,"max_tokens":9}',
         NOT_VALID + "a key appears more than once",
     ),
-    "the same in a field that nobody knows": (
+    "the same in an unknown field": (
         body(b',"x":-1.5e3, "x" : -1.5 '),
         NOT_VALID + "a key appears more than once",
     ),
-    "side by side before a key of that value": (body(b',"a":1,"a":1,"b":1'), twice("a")),
+    "side by side before a key of that value": (body(b',"a":1,"a":1,"b":1'), duplicate("a")),
     "the first value the beginning of the later": (
         b'{"model":"m","max_tokens":1,"messages":[{}],"max_tokens":12}',
-        twice("max_tokens"),
+        duplicate("max_tokens"),
     ),
-    "the duplicate is named before a missing field": (b'{"a":1,"a":1}', twice("a")),
-    "the duplicate is named before a wrong one": (b'{"model":1,"model":"m"}', twice("model")),
+    "the duplicate is named before a missing field": (b'{"a":1,"a":1}', duplicate("a")),
+    "the duplicate is named before a wrong one": (b'{"model":1,"model":"m"}', duplicate("model")),
 }
 
 
-@pytest.mark.parametrize(("sent", "words"), DUPLICATES.values(), ids=DUPLICATES.keys())
-def test_a_key_that_is_there_twice_is_refused(sent: bytes, words: str) -> None:
-    assert refusal(sent) == words
+@pytest.mark.parametrize(("sent", "message"), DUPLICATES.values(), ids=DUPLICATES.keys())
+def test_a_duplicate_key_is_refused(sent: bytes, message: str) -> None:
+    assert refusal(sent) == message
 
 
 def many_keys(number: int) -> bytes:
@@ -186,8 +186,8 @@ def test_a_body_with_1001_keys_is_refused() -> None:
     assert refusal(body(many_keys(MAX_KEYS - 2))) == NOT_VALID + "it has more than 1000 keys"
 
 
-OUTSIDE = NOT_VALID + "more than 1048576 bytes of it stand outside the known fields, or twice"
-HEAVY: dict[str, bytes] = {
+OUTSIDE = NOT_VALID + "more than 1048576 bytes lie outside the known fields or in duplicate keys"
+TOO_MUCH_UNKNOWN: dict[str, bytes] = {
     "hundreds of thousands of keys": body(many_keys(300_000)),
     "a million equal keys": body(b',"k":1' * 1_000_000),
     "one unknown field": body(b',"new":"%b"' % (b"x" * (MAX_UNKNOWN + 1))),
@@ -197,24 +197,24 @@ HEAVY: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("sent", HEAVY.values(), ids=HEAVY.keys())
+@pytest.mark.parametrize("sent", TOO_MUCH_UNKNOWN.values(), ids=TOO_MUCH_UNKNOWN.keys())
 def test_a_large_body_with_a_megabyte_outside_the_known_fields_is_refused(sent: bytes) -> None:
     assert len(sent) > LARGE_BODY
     assert refusal(sent) == OUTSIDE
 
 
-def test_the_weight_is_judged_to_the_byte() -> None:
+def test_the_unknown_size_is_counted_to_the_byte() -> None:
     known = b',"system":"%b"' % (b"x" * LARGE_BODY)
     outside = len(body(known)) - (len(b'"m"') + len(b"[{}]") + len(b"1") + LARGE_BODY + 2)
     exact = body(known + b" " * (MAX_UNKNOWN - outside))
-    weigh_request(exact)
+    check_unknown_size(exact)
     with pytest.raises(InvalidRequest) as refused:
-        weigh_request(exact + b" ")
+        check_unknown_size(exact + b" ")
     assert str(refused.value) == OUTSIDE
 
 
-def test_a_small_body_is_not_weighed() -> None:
-    weigh_request(b"\xff" * LARGE_BODY)
+def test_the_unknown_size_of_a_small_body_is_not_checked() -> None:
+    check_unknown_size(b"\xff" * LARGE_BODY)
 
 
 @pytest.mark.parametrize(
@@ -225,11 +225,11 @@ def test_a_small_body_is_not_weighed() -> None:
         (body() + b" " * LARGE_BODY + b"x", f"trailing characters (byte {45 + LARGE_BODY})"),
         (body(messages=b"[" * (LARGE_BODY + 1)), "it is nested too deeply"),
     ],
-    ids=["blanks", "an array", "a letter behind the end", "too deep"],
+    ids=["blanks", "an array", "trailing text", "too deep"],
 )
-def test_a_large_body_that_is_no_json_object_is_refused_when_weighed(sent: bytes, reason: str) -> None:
+def test_a_large_body_that_is_not_a_json_object_is_refused_by_the_size_check(sent: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        weigh_request(sent)
+        check_unknown_size(sent)
     assert str(refused.value) == NOT_VALID + reason
 
 
@@ -239,13 +239,13 @@ def test_a_large_body_of_known_fields_passes() -> None:
     assert request.value("messages") == text
 
 
-def test_a_value_that_is_not_there_is_none() -> None:
+def test_a_missing_value_is_none() -> None:
     assert decode(body()).value("system") is None
 
 
-def test_a_replaced_model_leaves_every_other_byte_alone_and_copies_nothing() -> None:
+def test_replacing_the_model_changes_and_copies_no_other_byte() -> None:
     sent = b' { "messages" : [ { } ] ,\n"model"\t:\r\n"m" , "max_tokens" : 1e2 } '
-    parts = decode(sent).replacing("model", b'"other"')
+    parts = decode(sent).with_value("model", b'"other"')
     assert b"".join(parts) == b' { "messages" : [ { } ] ,\n"model"\t:\r\n"other" , "max_tokens" : 1e2 } '
     assert [isinstance(part, memoryview) and part.obj is sent for part in parts] == [True, False, True]
 
@@ -299,7 +299,7 @@ _values = st.recursive(
 
 @st.composite
 def bodies(draw: st.DrawFn, *, repeat: bool = False) -> bytes:
-    """JSON objects that pass, in any order, form and spacing; with `repeat`, any key may be there again."""
+    """Valid bodies, in any order, form and spacing; with `repeat`, any key may be repeated."""
     fields: list[tuple[str, str]] = [
         ("model", draw(st.builds(_escaped, st.text('abcé-"\\', min_size=1, max_size=8), st.lists(st.booleans())))),
         ("messages", "[" + draw(_blanks) + "{}" + draw(st.sampled_from(["", ",1", " , {}"])) + "]"),
@@ -327,7 +327,7 @@ def _no_constants(text: str) -> Any:
 
 
 def _pairs(sent: bytes) -> list[tuple[str, Any]]:
-    """The top level as Python reads it, a key as often as it is there."""
+    """The top level as Python reads it, with duplicate keys."""
     levels: list[list[tuple[str, Any]]] = []
 
     def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -355,10 +355,10 @@ def test_spans_point_at_exactly_the_bytes_of_each_value(sent: bytes) -> None:
 @pytest.mark.torture
 @examples()
 @given(sent=bodies(), model=st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_splice_differs_in_the_model_alone(sent: bytes, model: str) -> None:
+def test_a_splice_differs_only_in_the_model(sent: bytes, model: str) -> None:
     request = decode(sent)
     text = json.dumps(model).encode()
-    spliced = b"".join(request.replacing("model", text))
+    spliced = b"".join(request.with_value("model", text))
     expected: dict[str, Any] = json.loads(sent)
     assert json.loads(spliced) == {**expected, "model": model}
     start, end = request.spans["model"]
@@ -369,7 +369,7 @@ def test_a_splice_differs_in_the_model_alone(sent: bytes, model: str) -> None:
 @pytest.mark.torture
 @examples()
 @given(sent=bodies(repeat=True))
-def test_a_body_is_refused_exactly_when_python_sees_a_key_twice(sent: bytes) -> None:
+def test_a_body_is_refused_exactly_if_python_sees_a_duplicate_key(sent: bytes) -> None:
     names = [name for name, _ in _pairs(sent)]
     if len(set(names)) < len(names):
         assert refusal(sent).endswith("appears more than once")
@@ -378,7 +378,7 @@ def test_a_body_is_refused_exactly_when_python_sees_a_key_twice(sent: bytes) -> 
 
 
 def _check_as_python_reads_it(sent: bytes) -> None:
-    """What is refused is refused by a `GatewayError`; what passes, Python reads in the same way."""
+    """A body is either refused with a `GatewayError` or read as Python reads it."""
     try:
         request = decode(sent)
     except GatewayError:
@@ -434,7 +434,7 @@ def test_a_mutated_body_is_refused_or_read_as_python_reads_it(base: bytes, edits
 @pytest.mark.torture
 @examples(300)
 @given(base=st.sampled_from(_BASES), at=st.integers(0, 120), byte=st.integers(0, 255))
-def test_one_byte_more_or_other_never_raises_anything_else(base: bytes, at: int, byte: int) -> None:
+def test_one_byte_added_removed_or_changed_never_raises_anything_else(base: bytes, at: int, byte: int) -> None:
     assume(at < len(base))
     for sent in (base[:at] + base[at + 1 :], base[:at] + bytes([byte]) + base[at:], base[:at] + base[at + 1 :]):
         _check_as_python_reads_it(sent)
@@ -444,7 +444,7 @@ def test_one_byte_more_or_other_never_raises_anything_else(base: bytes, at: int,
 @pytest.mark.torture
 @examples()
 @given(text=st.binary(max_size=4))
-def test_a_body_that_was_not_checked_for_utf_8_never_raises_anything_else(text: bytes) -> None:
+def test_a_body_with_unchecked_utf_8_never_raises_anything_else(text: bytes) -> None:
     for sent in (body(model=b'"a%b"' % text), body(b',"%b":1' % text), body(messages=b'[{"a":"%b"}]' % text)):
         with contextlib.suppress(InvalidRequest):
             decode_request(sent)
