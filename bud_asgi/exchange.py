@@ -17,6 +17,7 @@ from starlette.authentication import BaseUser
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from bud_asgi.options import check_name, check_text, check_texts
 from bud_asgi.protocol.account_state import BoundState, bound_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, error_body, error_headers, type_of_status
@@ -37,13 +38,16 @@ Outcome = Literal["answered", "refused", "upstream_failed", "client_gone", "canc
 `upstream_failed`: no whole answer came. `client_gone`: nobody was there any more. `cancelled`: by the host's server.
 """
 
+MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
+
 _unowned = BackgroundTasks()
 
 
 class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     """Who is asking. Also a Starlette user, so `scope["user"]` and `request.user` can be one.
 
-    `id` is what limits and accounts go by. `models` are the names or `*` patterns that it may use.
+    `id` is what limits and accounts go by. `models` are the names or `*` patterns that it may use. Raises
+    `OptionError`.
     """
 
     id: str
@@ -51,6 +55,11 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     team: str | None = None
     models: tuple[str, ...] = ("*",)
     metadata: Mapping[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Check the options; a list of `models` becomes a tuple."""
+        check_name("id", self.id)
+        msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use a model of that name."""
@@ -95,10 +104,19 @@ class HostRefused(GatewayError):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A provider, by name, and the model that it is asked for; `None` asks for the model as the client wrote it."""
+    """A provider, by name, and the model that it is asked for; `None` asks for the model as the client wrote it.
+
+    Raises `OptionError`.
+    """
 
     provider: str
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_text("provider", self.provider, "the name of a provider")
+        if self.model is not None:
+            check_text("model", self.model, "the provider's name of a model")
 
 
 class ResolvedRoute(Protocol):
