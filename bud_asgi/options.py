@@ -11,6 +11,8 @@ from typing import cast
 _SECRET = re.compile(
     r"(?i:sk-|sha256:|bearer )|ABSK|A[KS]IA[0-9A-Z]|AIza|ya29\.|eyJ|gh[oprsu]_|-----BEGIN|[A-Za-z0-9+/=_-]{32}"
 )
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_OPTION_PART = re.compile(r'\[(\d+)\]|("(?:[^"\\]|\\.)*")|([^.\[\]"]+)')
 _LONGEST_SHOWN = 60
 _TYPES: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict"}
 
@@ -119,6 +121,19 @@ def shown(value: object) -> str:
     if name := _TYPES.get(type(value)):
         return f"a {name}" if value else f"an empty {name}"
     return f"an object of type {type(value).__name__}"
+
+
+def key_text(key: str) -> str:
+    """Write a key as in a TOML key path, in quotes where that is needed."""
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+
+
+def option_path(option: str) -> tuple[str | int, ...]:
+    """Split the name of an option: `to[1].model` into `("to", 1, "model")`."""
+    return tuple(
+        int(index) if index else json.loads(quoted) if quoted else bare
+        for index, quoted, bare in _OPTION_PART.findall(option)
+    )
 
 
 def looks_secret(text: str) -> bool:

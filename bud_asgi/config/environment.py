@@ -81,15 +81,15 @@ def _keys(environ: Mapping[str, str], problems: Problems) -> Iterator[ApiKey]:
     """Read `NAME=sha256:HEX,...`."""
     entries = [entry.strip() for entry in environ.get("BUD_ASGI_KEYS", "").split(",")]
     pairs = [[part.strip() for part in entry.split("=", 1)] for entry in entries if entry]
-    for number, pair in enumerate(pairs, start=1):
+    for index, pair in enumerate(pairs):
         try:
             yield ApiKey(name=pair[0], hash=pair[-1])
         except OptionError:
             expected = "expected NAME=sha256:HEX, with 64 lower-case hex digits, as shown by `bud-asgi keys new NAME`"
-            problems.add(("BUD_ASGI_KEYS", number), f"{expected}; the entry is not shown")
+            problems.add(("BUD_ASGI_KEYS", index), f"{expected}; the entry is not shown")
     for place in (0, -1):
         for index, first in duplicates(pair[place] for pair in pairs):
-            problems.add(("BUD_ASGI_KEYS", index + 1), f"same name or hash as entry {first + 1}")
+            problems.add(("BUD_ASGI_KEYS", index), f"duplicate name or hash, already used by BUD_ASGI_KEYS[{first}]")
 
 
 def _check_callers(environ: Mapping[str, str], problems: Problems) -> None:

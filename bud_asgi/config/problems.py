@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 
 import msgspec
 
 from bud_asgi.config.lines import KeyPath, Lines
-from bud_asgi.options import OptionError, looks_secret
-
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_OPTION_PART = re.compile(r'\[(\d+)\]|("(?:[^"\\]|\\.)*")|([^.\[\]"]+)')
+from bud_asgi.options import OptionError, key_text, looks_secret, option_path
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -52,7 +47,11 @@ class Problems:
     def add_option(self, path: KeyPath, error: OptionError) -> None:
         """Note what a constructor refused, unless it only follows from a problem with another option."""
         if error.other is None or not self.within((*path, error.other)):
-            self.add((*path, *_parts(error.option)), error.problem)
+            self.add((*path, *option_path(error.option)), error.problem)
+
+    def at(self, path: KeyPath) -> bool:
+        """Whether there is a problem at a key path itself."""
+        return path in self._found
 
     def within(self, path: KeyPath) -> bool:
         """Whether there is a problem at a key path or below it."""
@@ -71,14 +70,6 @@ def render(path: KeyPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
             continue
-        shown = "(not shown)" if looks_secret(key) else key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+        shown = "(not shown)" if looks_secret(key) else key_text(key)
         text += f".{shown}" if text else shown
     return text
-
-
-def _parts(option: str) -> KeyPath:
-    """Split an option's name: `to[1].model`."""
-    return tuple(
-        int(index) if index else json.loads(quoted) if quoted else bare
-        for index, quoted, bare in _OPTION_PART.findall(option)
-    )

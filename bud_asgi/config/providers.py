@@ -51,15 +51,21 @@ def _convert(reader: TableReader, options: dict[str, Any], path: KeyPath) -> Non
     """Turn what TOML writes as a table or as a relative path into the constructor's form."""
     if "timeouts" in options:
         where = (*path, "timeouts")
-        timeouts: Any = reader.read(TimeoutsConfig, options["timeouts"], where)
+        timeouts = reader.read(TimeoutsConfig, options["timeouts"], where)
         options["timeouts"] = None if timeouts is None else reader.make(TimeoutsConfig, Timeouts, timeouts, where, {})
     if "guardrail" in options:
-        guardrail: Any = reader.read(GuardrailConfig, options["guardrail"], (*path, "guardrail"))
-        options["guardrail"] = guardrail and (guardrail.get("id"), _text(guardrail.get("version")))
-    if isinstance(file := options.get("service_account_file"), str) and not file.startswith(("env:", "file:")):
+        options["guardrail"] = _guardrail(reader, options["guardrail"], (*path, "guardrail"))
+    if isinstance(file := options.get("service_account_file"), str) and not file.startswith(("env:", "file:", "{")):
         options["service_account_file"] = reader.folder / file
 
 
-def _text(version: object) -> object:
-    """A version as the constructor takes it: TOML may write it as a number."""
-    return str(version) if isinstance(version, int) and not isinstance(version, bool) else version
+def _guardrail(reader: TableReader, table: object, path: KeyPath) -> tuple[object, object] | None:
+    guardrail = reader.read(GuardrailConfig, table, path) or {}
+    for key in GuardrailConfig.__annotations__:
+        if key not in guardrail and not reader.problems.at(path):
+            reader.problems.add((*path, key), "missing")
+    if reader.problems.within(path):
+        return None
+    version = guardrail.get("version")
+    is_number = isinstance(version, int) and not isinstance(version, bool)
+    return guardrail.get("id"), str(version) if is_number else version

@@ -13,7 +13,7 @@ import msgspec
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.tables import GatewayConfig
-from bud_asgi.options import OptionError, looks_secret, nearest, shown
+from bud_asgi.options import OptionError, looks_secret, nearest, option_path, shown
 from bud_asgi.secret import Secret
 
 T = TypeVar("T")
@@ -83,8 +83,8 @@ class TableReader:
         types = get_type_hints(kind)
 
         def note(error: OptionError) -> None:
-            if types.get(error.option) is Secret and error.option not in options and error.other is None:
-                error = OptionError(error.option, f"missing; {_EXPECTED_REFERENCE}")
+            if types.get(error.option) is Secret and error.option not in options:
+                error = OptionError(error.option, f"missing; {_EXPECTED_REFERENCE}", other=error.other)
             self.problems.add_option(path, error)
 
         made = make_all_checks(make, options, required, note)
@@ -125,12 +125,20 @@ def make_all_checks(
             return make(**given)
         except OptionError as error:
             note(error)
-            option = re.split(r"[.\[]", error.option, maxsplit=1)[0]
-            if option in refused:
+            if error.option in refused:
                 return None
-            refused.add(option)
-            given.pop(option, None)
-            given |= {option: required[option]} if option in required else {}
+            refused.add(error.option)
+            _leave_out(given, option_path(error.option), required)
+
+
+def _leave_out(given: dict[str, Any], path: KeyPath, required: Mapping[str, Any]) -> None:
+    """Remove an option, or only one entry of it if it is a table."""
+    option, key = str(path[0]), path[-1]
+    entries = as_table(given.pop(option, None))
+    if option in required:
+        given[option] = required[option]
+    elif entries is not None and len(path) > 1:
+        given[option] = {name: value for name, value in entries.items() if name != key}
 
 
 def as_table(value: object) -> dict[str, object] | None:

@@ -117,7 +117,7 @@ class Anthropic:
         if auth == "client" and secret is not None:
             raise OptionError("api_key", 'cannot be combined with auth = "client"', other="auth")
         if secret is None and base_url == BASE_URL and auth != "client":
-            raise OptionError("api_key", f"missing; {BASE_URL} requires one")
+            raise OptionError("api_key", f"missing; {BASE_URL} requires one", other="base_url")
         self.name = name
         self.base_url = base_url
         self.credential: Credential = ClientCredential() if auth == "client" else ApiKeyCredential(secret, auth)

@@ -33,7 +33,7 @@ class Route(msgspec.Struct, frozen=True):
             raise mismatch("to", TARGETS_EXPECTED, self.to)
         for index, target in enumerate(self.to):
             if not isinstance(target, Target):
-                check_text(f"to[{index}]", target, "a provider's name or a Target")
+                check_text(f"to[{index}]", target, "the name of a provider, or a provider with a model")
         msgspec.structs.force_setattr(self, "to", tuple(self.to))
 
     @property

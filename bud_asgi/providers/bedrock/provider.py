@@ -6,7 +6,6 @@ Wire facts: AWS, "InvokeModel", "InvokeModelWithResponseStream", "CountTokens", 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import ssl
@@ -17,7 +16,7 @@ import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
-from bud_asgi.options import OptionError, check_choice, check_flag, check_text, check_texts, check_type, mismatch
+from bud_asgi.options import check_choice, check_flag, check_text, check_texts, check_type, key_text, mismatch
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
 from bud_asgi.providers.bedrock.credential import AwsCredential
@@ -250,9 +249,9 @@ def _prefix(inference_profile: InferenceProfile, region: str) -> str:
 def _checked_ids(model_ids: Mapping[str, str]) -> Mapping[str, str]:
     check_type("model_ids", model_ids, Mapping, "a mapping of model names to ids or ARNs on Bedrock")
     for name, identifier in model_ids.items():
-        check_text("model_ids", name, "model names that are not empty")
-        option = f"model_ids.{name if name.isidentifier() else json.dumps(name)}"
-        check_text(option, identifier, expected := "the id or ARN of a model on Bedrock")
+        option, expected = f"model_ids.{key_text(str(name))}", "the id or ARN of a model on Bedrock"
+        check_text(option, name, "a model name as the key")
+        check_text(option, identifier, expected)
         if not is_identifier(identifier):
             raise mismatch(option, expected, identifier)
     return dict(model_ids)
@@ -272,11 +271,11 @@ def _settings(service_tier: ServiceTier | None, guardrail: tuple[str, str] | Non
         check_choice("service_tier", service_tier, get_args(ServiceTier))
         settings.append(("x-amzn-bedrock-service-tier", service_tier))
     if guardrail is not None:
-        parts = check_texts("guardrail", guardrail, 'an id and a version, such as ("gr-abc123", "1")', _VISIBLE)
-        if len(parts) != 2:
-            raise OptionError("guardrail", f"expected an id and a version, got {len(parts)} strings")
-        identifier, version = parts
-        check_text("guardrail", version, 'a number or "DRAFT" as its version', _GUARDRAIL_VERSION)
+        if not isinstance(guardrail, tuple | list) or len(guardrail) != 2:  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison]
+            raise mismatch("guardrail", 'an id and a version, such as ("gr-abc123", "1")', guardrail)
+        identifier, version = guardrail
+        check_text("guardrail.id", identifier, "the id or ARN of a guardrail", _VISIBLE)
+        check_text("guardrail.version", version, 'the version of a guardrail: a number or "DRAFT"', _GUARDRAIL_VERSION)
         settings.append(("x-amzn-bedrock-guardrailidentifier", identifier))
         settings.append(("x-amzn-bedrock-guardrailversion", version))
     return tuple((name.encode(), value.encode()) for name, value in settings)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PROJECT = re.compile(r"[!-~]{1,200}")
 PROJECT_EXPECTED = "the id of a Google Cloud project"
-_PATH = re.compile(r"(?!env:|file:|\s*\{)[^\0-\x1f]{1,4096}")
+_PATH = re.compile(r"(?!env:|file:|\{)[^\0-\x1f]{1,4096}")
 
 
 class AccessToken(msgspec.Struct, frozen=True):
