@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import inf
 from typing import cast
 
 _SECRET = re.compile(
@@ -72,12 +73,10 @@ def check_integer(option: str, value: object, expected: str, *, minimum: int = 1
         raise mismatch(option, expected, value)
 
 
-def check_seconds(
-    option: str, value: object, expected: str = "a number of seconds, more than 0", *, maximum: float = 1e9
-) -> None:
-    """Check for a finite number above 0 and up to `maximum`. A bool is not a number."""
+def check_seconds(option: str, value: object, *, maximum: float = inf) -> None:
+    """Check for a number above 0, and up to `maximum`. A bool is not a number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= maximum:  # false for NaN
-        raise mismatch(option, expected, value)
+        raise mismatch(option, "a number of seconds, more than 0", value)
 
 
 def check_type(option: str, value: object, kind: type, expected: str) -> None:

@@ -10,7 +10,6 @@ import msgspec
 from bud_asgi.http.connection import Common, Connection
 from bud_asgi.http.dial import dial
 from bud_asgi.http.seam import HttpError, Origin
-from bud_asgi.options import check_integer, check_seconds
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -18,22 +17,13 @@ class PoolLimits(msgspec.Struct, frozen=True):
 
     `keep_alive`: seconds that one may be idle; below the upstream's own, or it closes first, under a request.
     `max_age`: seconds after which one serves no more, so that a changed DNS record is noticed. `max_idle`: the longest
-    idle go first past it. `max_open`: past it a request fails at once with `connect`; `None` for no cap. Raises
-    `OptionError`.
+    idle go first past it. `max_open`: past it a request fails at once with `connect`; `None` for no cap.
     """
 
     keep_alive: float = 55.0
     max_age: float = 300.0
     max_idle: int = 100
     max_open: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_seconds("keep_alive", self.keep_alive)
-        check_seconds("max_age", self.max_age)
-        check_integer("max_idle", self.max_idle, "a whole number, at least 0", minimum=0)
-        if self.max_open is not None:
-            check_integer("max_open", self.max_open, "a whole number, at least 1")
 
 
 class PoolStats(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
         """Check the options."""
         check_choice("kind", self.kind, get_args(_Kind))
         check_integer("amount", self.amount, "a whole number, at least 1")
-        check_seconds("window", self.window)
+        check_seconds("window", self.window, maximum=1e9)
         check_choice("per", self.per, get_args(_Per))
 
 
