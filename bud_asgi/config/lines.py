@@ -18,7 +18,7 @@ class Lines:
     """
 
     def __init__(self, text: str) -> None:
-        self._lines = text.split("\n")
+        self._lines = text.replace("\r\n", "\n").split("\n")  # as tomllib does
         self._parsed: dict[int, dict[str, Any] | None] = {0: {}}
 
     def find(self, path: KeyPath) -> int | None:

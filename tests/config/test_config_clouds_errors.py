@@ -208,7 +208,7 @@ def test_each_problem_names_its_line_and_key(text: str, expected: list[str], tmp
     assert "CANARY" not in str(raised.value) + repr(raised.value)
 
 
-def test_a_token_of_the_environment_that_can_t_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_token_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "CAN ARY")
     with pytest.raises(ConfigError) as raised:
         read_file(written(tmp_path, bedrock("") + KEYS), environ={})

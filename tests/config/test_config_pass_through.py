@@ -1,4 +1,4 @@
-"""A provider that passes the client's credential through: what may stand beside it in a file."""
+"""A provider that passes the client's credential on, and what a file can combine with it."""
 
 from __future__ import annotations
 
