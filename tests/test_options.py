@@ -40,19 +40,23 @@ FIELDS = 'drop_fields: expected a list of top-level request fields, such as ["me
 
 
 def anthropic(**options: Any) -> Anthropic:
-    return Anthropic(**{"api_key": "k", **options})
+    given: dict[str, Any] = {"api_key": "k", **options}
+    return Anthropic(**given)
 
 
 def bedrock(**options: Any) -> Bedrock:
-    return Bedrock(**{"region": "us-east-1", **options})
+    given: dict[str, Any] = {"region": "us-east-1", **options}
+    return Bedrock(**given)
 
 
 def vertex(**options: Any) -> Vertex:
-    return Vertex(**{"project": "p", **options})
+    given: dict[str, Any] = {"project": "p", **options}
+    return Vertex(**given)
 
 
 def api_key(**options: Any) -> ApiKey:
-    return ApiKey(**{"name": "ci", "hash": HASH, **options})
+    given: dict[str, Any] = {"name": "ci", "hash": HASH, **options}
+    return ApiKey(**given)
 
 
 WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [

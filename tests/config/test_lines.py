@@ -72,10 +72,21 @@ _values = st.one_of(
     st.text("a#[]='\" \\", max_size=5).map(json.dumps),
     st.sampled_from(['"""\n[a]\nb = 1\n"""', "'''\n[[a]]\n'''", "[\n 1, # ]\n 2,\n]", "{ a = 1, b = [2] }"]),
 )
+
+
+def _table(keys: list[str]) -> str:
+    return f"[{'.'.join(map(json.dumps, keys))}]"
+
+
+def _entry(key: str, value: str) -> str:
+    return f"{json.dumps(key)} = {value}"
+
+
+_tables = st.lists(_keys, min_size=1, max_size=3).map(_table)
 _statements = st.one_of(
-    st.builds(lambda keys: f"[{'.'.join(map(json.dumps, keys))}]", st.lists(_keys, min_size=1, max_size=3)),
-    st.builds(lambda keys: f"[[{'.'.join(map(json.dumps, keys))}]]", st.lists(_keys, min_size=1, max_size=2)),
-    st.builds(lambda key, value: f"{json.dumps(key)} = {value}", _keys, _values),
+    _tables,
+    _tables.map(lambda table: f"[{table}]"),
+    st.builds(_entry, _keys, _values),
     st.sampled_from(["", "# [a]", "  # b = 1"]),
 )
 
