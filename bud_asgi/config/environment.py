@@ -13,7 +13,7 @@ from bud_asgi.config.problems import Problems
 from bud_asgi.config.providers import KINDS
 from bud_asgi.config.reading import make_all_checks
 from bud_asgi.config.settings import ConfiguredProvider, Settings
-from bud_asgi.options import OptionError, duplicates, nearest, one_of, shown
+from bud_asgi.options import OptionError, check_choice, duplicates, shown
 
 SOURCE = "environment"
 """Takes the place of a file name in errors."""
@@ -58,8 +58,10 @@ def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool
 
 def _provider(environ: Mapping[str, str], problems: Problems) -> ConfiguredProvider | None:
     kind = environ.get("BUD_ASGI_PROVIDER") or "anthropic"
-    if kind not in KINDS:
-        problems.add(("BUD_ASGI_PROVIDER",), f"expected {one_of(KINDS)}, got {shown(kind)}{nearest(kind, KINDS)}")
+    try:
+        check_choice("BUD_ASGI_PROVIDER", kind, tuple(KINDS))
+    except OptionError as error:
+        problems.add_option((), error)
         return None
     _, provider, required = KINDS[kind]
     used = {

@@ -10,7 +10,7 @@ from bud_asgi.config.reading import TableReader, as_table, toml_shown
 from bud_asgi.config.settings import ConfiguredProvider
 from bud_asgi.config.tables import AnthropicConfig, BedrockConfig, GuardrailConfig, TimeoutsConfig, VertexConfig
 from bud_asgi.http import Timeouts
-from bud_asgi.options import nearest, one_of
+from bud_asgi.options import OptionError, check_choice
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 
 KINDS: Mapping[str, tuple[type[Any], Callable[..., ConfiguredProvider], Mapping[str, Any]]] = {
@@ -27,17 +27,16 @@ def read_provider(reader: TableReader, name: str, table: object, *, has_keys: bo
     `has_keys`: whether callers have API keys of the gateway.
     """
     path, given = ("providers", name), as_table(table)
-    kind = None if given is None else given.get("kind")
-    if given is not None and not (isinstance(kind, str) and kind in KINDS):
-        hint = nearest(kind, KINDS) if isinstance(kind, str) else ""
-        found = "missing; expected" if kind is None else "expected"
-        got = "" if kind is None else f", got {toml_shown(kind)}"
-        reader.problems.add((*path, "kind"), f"{found} {one_of(KINDS)}{got}{hint}")
+    if given is None:
+        reader.problems.add(path, f"expected a table, got {toml_shown(table)}")
         return None
-    config, provider, required = KINDS[kind if isinstance(kind, str) else "anthropic"]
-    options: dict[str, Any] | None = reader.read(config, table, path)
-    if options is None:
+    try:
+        check_choice("kind", given.get("kind"), tuple(KINDS))
+    except OptionError as error:
+        reader.problems.add_option(path, error)
         return None
+    config, provider, required = KINDS[str(given["kind"])]
+    options: dict[str, Any] = reader.read(config, given, path) or {}
     options.pop("kind", None)
     if has_keys and options.get("auth") == "client":
         reader.problems.add(
