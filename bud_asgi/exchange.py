@@ -15,6 +15,7 @@ import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
+from bud_asgi.options import check_name, check_text, check_texts
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -51,11 +52,14 @@ an `error` event. `unknown`: the request was sent, and no usable reply arrived; 
 reply broke off after a part of it had been delivered. `client_gone`, `cancelled`: the exchange ended first.
 """
 
+MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
+
 
 class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     """An authenticated caller. It is also a Starlette user: `scope["user"]` and `request.user` can hold one.
 
     Limits and accounts use `id`. `models` are the names, or patterns with `*`, of the models that it may use.
+    Raises `OptionError`.
     """
 
     id: str
@@ -63,6 +67,11 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     team: str | None = None
     models: tuple[str, ...] = ("*",)
     metadata: Mapping[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Check the options; a list of `models` becomes a tuple."""
+        check_name("id", self.id)
+        msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use the model of that name."""
@@ -85,10 +94,19 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A provider, by name, and its name for the model; `None` sends the model as the client wrote it."""
+    """A provider, by name, and its name for the model; `None` sends the model as the client wrote it.
+
+    Raises `OptionError`.
+    """
 
     provider: str
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_text("provider", self.provider, "the name of a provider")
+        if self.model is not None:
+            check_text("model", self.model, "the provider's name of a model")
 
 
 class ResolvedRoute(Protocol):

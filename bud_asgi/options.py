@@ -1,17 +1,152 @@
-"""The error that a constructor raises for an option it cannot use."""
+"""Option checks for constructors: the error they raise, and the functions that raise it."""
 
 from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import inf
+from typing import cast
+
+_SECRET = re.compile(
+    r"(?i:sk-|sha256:|bearer )|ABSK|A[KS]IA[0-9A-Z]|AIza|ya29\.|eyJ|gh[oprsu]_|-----BEGIN|[A-Za-z0-9+/=_-]{32}"
+)
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_OPTION_PART = re.compile(r'\[(\d+)\]|("(?:[^"\\]|\\.)*")|([^.\[\]"]+)')
+_LONGEST_SHOWN = 60
+_TYPES: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict"}
 
 
 class OptionError(ValueError):
     """An option is missing, invalid, or contradicts another one.
 
     `option` is the argument's name, with a path into it where that helps (`to[1].model`). `problem` states what is
-    wrong and what is allowed; it never contains a value that could be a secret. The reader of the configuration file
-    turns `option` into a file name, key path and line.
+    wrong and what is allowed; it never contains a value that could be a secret. `other` names the option that this one
+    needs or cannot be combined with. The reader of the configuration file turns `option` into a file name, key path
+    and line.
     """
 
-    def __init__(self, option: str, problem: str) -> None:
+    def __init__(self, option: str, problem: str, *, other: str | None = None) -> None:
         super().__init__(f"{option}: {problem}")
         self.option = option
         self.problem = problem
+        self.other = other
+
+
+def mismatch(option: str, expected: str, value: object, *, hide: bool = False) -> OptionError:
+    """Make the error for a missing (`None`) or wrong value. With `hide` the value is never shown."""
+    if value is None:
+        return OptionError(option, f"missing; expected {expected}")
+    return OptionError(option, f"expected {expected}, got {'a value that is not shown' if hide else shown(value)}")
+
+
+def check_text(
+    option: str, value: object, expected: str, form: re.Pattern[str] | None = None, *, hide: bool = False
+) -> None:
+    """Check for a string that is not empty and, if there is a `form`, matches all of it."""
+    if not isinstance(value, str) or not value or (form is not None and not form.fullmatch(value)):
+        raise mismatch(option, expected, value, hide=hide)
+
+
+def check_name(option: str, value: object) -> None:
+    """Check for a string that is not empty."""
+    check_text(option, value, "a string that is not empty")
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """Check for one of the given strings."""
+    if not isinstance(value, str) or value not in choices:
+        error = mismatch(option, one_of(choices), value)
+        raise OptionError(option, error.problem + (nearest(value, choices) if isinstance(value, str) else ""))
+
+
+def check_flag(option: str, value: object) -> None:
+    """Check for a bool: nothing else counts as true or false."""
+    if not isinstance(value, bool):
+        raise mismatch(option, "true or false", value)
+
+
+def check_integer(option: str, value: object, expected: str, *, minimum: int = 1, maximum: int = 1 << 53) -> None:
+    """Check for an int in the given range. A bool is not a number."""
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise mismatch(option, expected, value)
+
+
+def check_seconds(option: str, value: object, *, maximum: float = inf) -> None:
+    """Check for a number above 0, and up to `maximum`. A bool is not a number."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= maximum:  # false for NaN
+        raise mismatch(option, "a number of seconds, more than 0", value)
+
+
+def check_type(option: str, value: object, kind: type, expected: str) -> None:
+    """Check for an instance of a class."""
+    if not isinstance(value, kind):
+        raise mismatch(option, expected, value)
+
+
+def check_texts(option: str, value: object, expected: str, form: re.Pattern[str] | None = None) -> tuple[str, ...]:
+    """Check for a collection of strings, each of which matches `form`, and return it as a tuple.
+
+    A single string is not one: read letter by letter, `"*"` or `"claude-*"` would allow everything.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        raise mismatch(option, expected, cast("object", value))
+    items: list[str] = []
+    for item in cast("Collection[object]", value):
+        if not isinstance(item, str) or (form is not None and not form.fullmatch(item)):
+            raise OptionError(option, f"expected {expected}, got {shown(item)} in it")
+        items.append(item)
+    return tuple(items)
+
+
+def duplicates(values: Iterable[object]) -> Iterator[tuple[int, int]]:
+    """Yield the index of each value that occurred before, and the index where it first did."""
+    first: dict[object, int] = {}
+    for index, value in enumerate(values):
+        if first.setdefault(value, index) != index:
+            yield index, first[value]
+
+
+def shown(value: object) -> str:
+    """Describe a value: short strings and numbers as they are, secrets and everything else by kind."""
+    if isinstance(value, str):
+        hide = len(value) > _LONGEST_SHOWN or looks_secret(value)
+        return f"a string of {len(value)} characters (not shown)" if hide else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"
+    if value is None or isinstance(value, int | float):
+        return repr(value)
+    if name := _TYPES.get(type(value)):
+        return f"a {name}" if value else f"an empty {name}"
+    return f"an object of type {type(value).__name__}"
+
+
+def key_text(key: str) -> str:
+    """Write a key as in a TOML key path, in quotes where that is needed."""
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+
+
+def option_path(option: str) -> tuple[str | int, ...]:
+    """Split the name of an option: `to[1].model` into `("to", 1, "model")`."""
+    return tuple(
+        int(index) if index else json.loads(quoted) if quoted else bare
+        for index, quoted, bare in _OPTION_PART.findall(option)
+    )
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text could be a key, a token or a hash."""
+    return _SECRET.search(text) is not None
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """List the choices: `"a", "b" or "c"`."""
+    *most, last = (f'"{choice}"' for choice in choices)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Ask `(did you mean "x"?)` for the known name that is closest; empty if none is close."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f' (did you mean "{close[0]}"?)' if close else ""

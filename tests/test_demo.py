@@ -49,7 +49,7 @@ def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts(
     assert (shown.returncode, shown.stderr) == (0, "")
     assert '"text":"Hello! How can I help you today?"' in shown.stdout
     assert "\nBonjour.\n" in shown.stdout
-    assert "one by one, as they were made." in shown.stdout
+    assert "one by one, as they were written." in shown.stdout
     assert float(re.findall(r"arrived over ([\d.]+) s", shown.stdout)[0]) > 0.5
     assert [match["route"] for match in ACCOUNT.finditer(shown.stdout)] == [
         "claude-3-5-sonnet-20241022 -> anthropic, as claude-haiku-4-5",
@@ -84,7 +84,7 @@ def test_it_shows_one_conversation_at_three_providers_byte_for_byte_with_their_a
     shown: subprocess.CompletedProcess[str],
 ) -> None:
     part = shown.stdout.partition("\n4. ")[2].partition("\n\nTry")[0]
-    said, went_up, came_down, known = re.split(r"\n\nWhat .*\n", part)
+    said, went_up, came_down, known = re.split(r"\n\n(?:Upstream|Events|What) .*\n", part)
     for answer in ("In Ulm.", "161 m"):
         assert re.findall(rf"^  (\w+) +{answer}$", said, re.MULTILINE) == list(AT)
     assert dict(re.findall(r"^  (\w+) +(POST .+)$", went_up, re.MULTILINE)) == AT
@@ -98,10 +98,10 @@ def test_it_shows_one_conversation_at_three_providers_byte_for_byte_with_their_a
         assert [re.sub(r".*?\"type\":\"(\w+)\".*", r"\1", event) for event in events] == EVENTS
     columns = {line[:26].strip(): re.split(r"  +", line[26:].strip()) for line in known.splitlines()}
     assert columns.pop("") == list(AT)
-    assert columns.pop("left out for it") == ["nothing", "service_tier", "service_tier"]
+    assert columns.pop("fields dropped") == ["nothing", "service_tier", "service_tier"]
     assert len(set(columns.pop("tokens"))) == 1
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(
-        ("time to first event", "added by the gateway", "the upstream sent", "the client got"), 3
+        ("time to first event", "added by the gateway", "sent by the upstream", "received by the client"), 3
     )
 
 
@@ -119,7 +119,7 @@ def test_it_stays_and_its_curl_line_works_until_interrupted() -> None:
         line = ""
         for shown in demo.stdout:
             line = shown if shown.startswith("curl ") else line
-            if shown.startswith("running until"):
+            if shown.startswith("Running until"):
                 break
         words = shlex.split(line)
         headers = dict(word.split(": ", 1) for flag, word in pairwise(words) if flag == "-H")
@@ -140,7 +140,7 @@ def test_it_stays_and_its_curl_line_works_until_interrupted() -> None:
 def test_real_money_needs_a_key() -> None:
     shown = run("--real", ANTHROPIC_API_KEY="")
     assert shown.returncode == 2
-    assert "--real needs ANTHROPIC_API_KEY" in shown.stderr
+    assert "--real requires ANTHROPIC_API_KEY" in shown.stderr
 
 
 def test_with_a_key_the_real_provider_is_asked() -> None:

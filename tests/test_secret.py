@@ -46,9 +46,9 @@ def test_json_does_not_take_it() -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_it_is_not_pickled(protocol: int) -> None:
-    with pytest.raises(TypeError, match=r"^a secret is not to be pickled$"):
+    with pytest.raises(TypeError, match=r"^a Secret cannot be pickled$"):
         pickle.dumps(Secret(VALUE), protocol)
-    with pytest.raises(TypeError, match=r"^a secret is not to be pickled$"):
+    with pytest.raises(TypeError, match=r"^a Secret cannot be pickled$"):
         copy.copy(Secret(VALUE))
 
 
@@ -90,7 +90,7 @@ REFUSED: dict[str, str] = {
 def test_what_can_t_be_sent_is_refused_and_not_shown(value: str) -> None:
     with pytest.raises(ValueError, match="secret") as refused:
         Secret(value)
-    assert str(refused.value) == "a secret must be visible ASCII without spaces or line ends, and not empty"
+    assert str(refused.value) == "a secret must be visible ASCII without spaces or line breaks, and not empty"
     assert VALUE not in "".join(traceback.format_exception_only(refused.value))
 
 

@@ -13,8 +13,10 @@ from starlette.authentication import AuthenticationBackend, AuthenticationError
 from starlette.requests import HTTPConnection
 
 from bud_asgi.auth.stage import Authenticated, authenticated
-from bud_asgi.exchange import Exchange, Principal
+from bud_asgi.exchange import MODELS_EXPECTED, Exchange, Principal
+from bud_asgi.options import OptionError, check_name, check_text, check_texts, check_type, duplicates
 
+HASH_EXPECTED = "sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _BEARER = re.compile(rb"bearer +", re.IGNORECASE)
 _LONGEST_KEY = 512  # bytes; nothing longer is hashed
@@ -23,13 +25,21 @@ _LONGEST_KEY = 512  # bytes; nothing longer is hashed
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One caller's key, as it is stored: `hash` is `sha256:` and 64 hex digits, made by `hash_api_key`.
 
-    `name` is the principal's id. `models` are the names, or patterns with `*`, of the models that it may use.
+    `name` is the principal's id. `models` are the names or `*` patterns that it may use. Raises `OptionError`.
     """
 
     name: str
     hash: str
     team: str | None = None
     models: tuple[str, ...] = ("*",)
+
+    def __post_init__(self) -> None:
+        """Check the options; a list of `models` becomes a tuple."""
+        check_name("name", self.name)
+        check_text("hash", self.hash, HASH_EXPECTED, _HASH, hide=True)
+        if self.team is not None:
+            check_name("team", self.team)
+        msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
 
 def new_api_key() -> str:
@@ -46,20 +56,18 @@ class ApiKeys(AuthenticationBackend):
     """Authenticates by API keys, of which only the hashes are known.
 
     Takes `{name: hash}` or a sequence of `ApiKey`. Where a request has both headers, the bearer token is tried first,
-    and one valid credential is enough. Raises `ValueError` for a value that is not a hash (it is not shown, because it
+    and one valid credential is enough. Raises `OptionError` for a value that is not a hash (it is not shown, because it
     may be a key) and for two keys of the same name or hash.
     """
 
     def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
         self._known: dict[bytes, tuple[bytes, Authenticated]] = {}
-        names: set[str] = set()
-        for number, key in enumerate(_keys(keys), 1):
-            if not _HASH.fullmatch(key.hash):  # by number: name and key may have changed places
-                raise ValueError(f"the hash of API key number {number} must be sha256: and 64 hex digits")
+        checked = list(_keys(keys))
+        for field in ("name", "hash"):
+            for index, first in duplicates(getattr(key, field) for key in checked):
+                raise OptionError(f"keys[{index}].{field}", f"duplicate API key {field}, already used by keys[{first}]")
+        for key in checked:
             digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
-            if key.name in names or digest[:8] in self._known:
-                raise ValueError(f"the API key {key.name!r} has a duplicate name or hash")
-            names.add(key.name)
             principal = Principal(id=key.name, team=key.team, models=key.models)
             self._known[digest[:8]] = (digest, authenticated(principal))
 
@@ -89,10 +97,18 @@ class ApiKeys(AuthenticationBackend):
 
 
 def _keys(keys: Mapping[str, str] | Sequence[ApiKey]) -> Iterator[ApiKey]:
+    """The keys. Those of a mapping are named by number in errors: name and key may have changed places."""
     if isinstance(keys, Mapping):
-        yield from (ApiKey(name=name, hash=hash_) for name, hash_ in keys.items())
-    else:
-        yield from keys
+        for index, (name, hash_) in enumerate(keys.items()):
+            try:
+                yield ApiKey(name=name, hash=hash_)
+            except OptionError as error:
+                raise OptionError(f"keys[{index}].{error.option}", error.problem) from None
+        return
+    check_type("keys", keys, Sequence, "a mapping of names to hashes, or a list of ApiKey")
+    for index, key in enumerate(keys):
+        check_type(f"keys[{index}]", key, ApiKey, "an ApiKey")
+        yield key
 
 
 def _bearer_token(authorization: bytes) -> bytes | None:

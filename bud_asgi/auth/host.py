@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from bud_asgi.auth.stage import authenticated
 from bud_asgi.exchange import Principal
+from bud_asgi.options import mismatch
 
 Found = Principal | str | None
 """What a host's function returns: a principal, its id, or `None` for an unauthenticated request."""
@@ -19,10 +20,12 @@ Found = Principal | str | None
 class HostUser(AuthenticationBackend):
     """Uses the host application's own authentication. `user` reads the ASGI scope, and may be async.
 
-    It returns a `Principal`, an id, or `None` for an unauthenticated request (401).
+    It returns a `Principal`, an id, or `None` for an unauthenticated request (401). Raises `OptionError`.
     """
 
     def __init__(self, user: Callable[[Scope], Found | Awaitable[Found]]) -> None:
+        if not callable(user):
+            raise mismatch("user", "a function of the ASGI scope", user)
         self._user = user
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:

@@ -1,4 +1,4 @@
-"""The command line: `bud-asgi serve`, `check`, `keys`, `demo`. uvicorn and click are imported here alone."""
+"""The command line: `bud-asgi serve`, `check`, `keys`, `demo`. Only this package imports uvicorn and click."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, and exit: 0 when all went well, 2 when the words or the configuration were wrong."""
+    """Run the command line and exit: with 0 on success, with 2 for wrong arguments or an invalid configuration."""
     try:
         from bud_asgi.cli.commands import group  # noqa: PLC0415 - click is an optional extra
     except ModuleNotFoundError as error:

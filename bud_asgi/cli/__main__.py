@@ -1,4 +1,4 @@
-"""`python -m bud_asgi.cli` is `bud-asgi`."""
+"""Makes `python -m bud_asgi.cli` the same as `bud-asgi`."""
 
 from bud_asgi.cli import main
 

@@ -1,4 +1,4 @@
-"""What a configuration would serve, as plain tables without secrets, and what may surprise in it."""
+"""What a configuration would serve, as plain tables without secrets, and warnings about it."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.routing import Route
 
 CLAUDE_CODE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-fable-5-2")
-"""The names that Claude Code asks for of its own accord, for its families and its small tasks (release 2.1.331)."""
+"""The models that Claude Code requests without being told to, also for background tasks (release 2.1.331)."""
 
-_AS_ASKED = "(as asked)"
+_AS_REQUESTED = "(as requested)"
 
 
 def show_settings(settings: Settings) -> str:
-    """Three tables: models with their targets, keys with their models, limits."""
+    """Return three tables: models with their targets, keys with their models, limits."""
     url = {provider.name: provider.base_url for provider in settings.providers}
     targets = [
-        ("" if place else route.model, target.provider, target.model or _AS_ASKED, url[target.provider])
+        ("" if place else route.model, target.provider, target.model or _AS_REQUESTED, url[target.provider])
         for route in _routes(settings)
         for place, target in enumerate(route.targets)
     ]
     keys = [(key.name, key.team or "-", ", ".join(key.models)) for key in settings.keys]
     limits = [
-        (f"{limit.amount} {limit.kind} in {limit.window:g} s", "each principal" if limit.per == "principal" else "all")
+        (f"{limit.amount} {limit.kind} per {limit.window:g} s", "each principal" if limit.per == "principal" else "all")
         for limit in settings.limits
     ]
     return "\n\n".join(
         [
             f"{settings.source} is valid. It serves:",
             _table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
-            _table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everybody is let in.",
+            _table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
             _table(("LIMIT", "FOR"), limits) if limits else "No limits.",
         ]
     )
 
 
 def warnings_of(settings: Settings) -> Iterator[str]:
-    """What is valid, and may surprise."""
+    """Yield a warning for what is valid but probably not intended."""
     models = tuple(route.model for route in _routes(settings))
     if missing := [name for name in CLAUDE_CODE_MODELS if not matches_any(models, name)]:
-        yield f"no route serves {', '.join(missing)}: Claude Code asks for them by itself, also in the background"
+        yield f"no route serves {', '.join(missing)}, which Claude Code also requests in the background"
 
 
 def _routes(settings: Settings) -> Sequence[Route]:

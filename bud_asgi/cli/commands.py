@@ -1,4 +1,4 @@
-"""The commands and their options; what they do is in the file of the same name."""
+"""The commands and their options. Each command is implemented in the file of the same name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.config import ConfigError, Settings, read_environment
 
 EXIT_WRONG = 2
-"""The exit status for a configuration or for words that can't be used."""
+"""The exit status for wrong arguments or an invalid configuration."""
 
 _config = click.argument("config", required=False, metavar="[GATEWAY.TOML]", type=click.Path(dir_okay=False))
 
@@ -24,7 +24,7 @@ _config = click.argument("config", required=False, metavar="[GATEWAY.TOML]", typ
 @click.version_option(package_name="bud-asgi", message="%(version)s")
 @click.pass_context
 def group(context: click.Context) -> None:
-    """The Anthropic Messages API, served from a file or from the environment."""
+    """Serve the Anthropic Messages API, configured by a file or by environment variables."""
     if os.environ.get("NO_COLOR"):
         context.color = False
 
@@ -33,16 +33,26 @@ def group(context: click.Context) -> None:
 @_config
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes that serve.")
-@click.option("--per-worker-limits", is_flag=True, help="With more workers: each counts the limits by itself.")
-@click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="For stderr.")
-@click.option("--forwarded-allow-ips", metavar="LIST", help="Proxies whose X-Forwarded-* are believed.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Number of worker processes.")
+@click.option(
+    "--per-worker-limits", is_flag=True, help="Allow limits with several workers: each worker counts on its own."
+)
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(LOG_LEVELS),
+    help="Level of the messages on stderr.",
+)
+@click.option(
+    "--forwarded-allow-ips", metavar="LIST", help="Addresses of proxies whose X-Forwarded-* headers are trusted."
+)
 @click.option(
     "--drain-timeout",
     default=30,
     show_default=True,
     type=click.IntRange(1),
-    help="Seconds that running requests get after SIGTERM.",
+    help="Seconds that running requests may take to finish after SIGTERM.",
 )
 def serve(
     config: str | None,
@@ -55,11 +65,11 @@ def serve(
     forwarded_allow_ips: str | None,
     drain_timeout: int,
 ) -> None:
-    """Serve a file, or the environment.
+    """Serve until SIGTERM or Ctrl-C.
 
-    GATEWAY.TOML says what is served; without it, the environment does.
+    GATEWAY.TOML is the configuration file. Without it, environment variables are used.
     """
-    with _wrong_is_told():
+    with _report_config_errors():
         settings = _settings(config)
         options = ServeOptions(
             config=config,
@@ -77,11 +87,11 @@ def serve(
 @group.command()
 @_config
 def check(config: str | None) -> None:
-    """Say what would be served, or all that is wrong.
+    """Show what would be served, or every problem of the configuration.
 
-    Nothing listens and nothing is called. Without GATEWAY.TOML the environment is checked.
+    Opens no port and calls no upstream. Without GATEWAY.TOML, environment variables are checked.
     """
-    with _wrong_is_told():
+    with _report_config_errors():
         settings = _settings(config)
     click.echo(show_settings(settings))
     for warning in warnings_of(settings):
@@ -90,30 +100,33 @@ def check(config: str | None) -> None:
 
 @group.group()
 def keys() -> None:
-    """API keys for the callers."""
+    """Manage the callers' API keys."""
 
 
 @keys.command()
 @click.argument("name")
 def new(name: str) -> None:
-    """Make a key: it is shown once, on stderr; the lines for the file go to stdout."""
+    """Create an API key.
+
+    The key is written to stderr, the lines for the configuration file to stdout.
+    """
     if not name.isprintable() or not name:
-        raise click.BadParameter("a name is printable, and not empty")
+        raise click.BadParameter("must be printable and not empty")
     show_new_key(name)
 
 
 @group.command()
-@click.option("--keep", is_flag=True, help="Leave the servers running until Ctrl-C.")
-@click.option("--real", is_flag=True, help="Ask api.anthropic.com, with ANTHROPIC_API_KEY: this costs money.")
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="The gateway's port (default: a free one).")
-@click.option("--key", help="The key that the gateway takes (default: a new one).")
+@click.option("--keep", is_flag=True, help="Keep the servers running until Ctrl-C.")
+@click.option("--real", is_flag=True, help="Use api.anthropic.com and ANTHROPIC_API_KEY. This costs money.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port of the gateway (default: a free one).")
+@click.option("--key", help="API key that the gateway accepts (default: a new one).")
 def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
-    """Show it at work, without key or cost.
+    """Run a demonstration that needs no key and costs nothing.
 
-    A host with the endpoint mounted, stand-ins for all three providers behind it, curl and the official SDK in front.
+    Mounts the gateway in a Starlette app with stand-ins for all three providers, and calls it with curl and the SDK.
     """
     try:
-        from bud_asgi.cli.demo import run  # noqa: PLC0415 - the SDK is another extra, and takes a second to load
+        from bud_asgi.cli.demo import run  # noqa: PLC0415 - the SDK is an optional extra, and slow to import
     except ModuleNotFoundError as error:
         if error.name != "anthropic":
             raise
@@ -128,8 +141,8 @@ def _settings(config: str | None) -> Settings:
 
 
 @contextmanager
-def _wrong_is_told() -> Generator[None]:
-    """Every error on a line of its own on stderr, and status 2."""
+def _report_config_errors() -> Generator[None]:
+    """Write each problem of the configuration to stderr, and exit with status 2."""
     try:
         yield
     except ConfigError as error:

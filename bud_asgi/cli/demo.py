@@ -1,8 +1,8 @@
-"""The main job, shown: a host with the endpoint mounted, upstreams behind it, and real clients in front.
+"""A demonstration: the gateway mounted in a Starlette app, with upstreams behind it and real clients in front.
 
-bud-asgi demo              against stand-ins for all three providers: no key, no network, no cost
-bud-asgi demo --keep       and leave it running, for requests of your own
-bud-asgi demo --real       against api.anthropic.com, with ANTHROPIC_API_KEY: this costs money
+bud-asgi demo              with stand-ins for all three providers: no key, no network, no cost
+bud-asgi demo --keep       the same, and keep it running for your own requests
+bud-asgi demo --real       with api.anthropic.com and ANTHROPIC_API_KEY: this costs money
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from bud_asgi.providers import Provider
 from bud_asgi.testing import text
 from bud_asgi.testing.server.serving import serving
 
-PAGE_MODEL = "claude-3-5-sonnet-20241022"
-"""The model of the page's own example; it is retired, so the demo's table leads it to a current one."""
+CURL_MODEL = "claude-3-5-sonnet-20241022"
+"""The model of Anthropic's curl example. It is retired, so a route maps it to a current one."""
 
-PAGE_BODY = (
-    f'{{"model": "{PAGE_MODEL}", "max_tokens": 1024, "messages": [{{"role": "user", "content": "Hello, Claude!"}}]}}'
+CURL_BODY = (
+    f'{{"model": "{CURL_MODEL}", "max_tokens": 1024, "messages": [{{"role": "user", "content": "Hello, Claude!"}}]}}'
 )
 KEEP_PORT = 8808
 GREETING = "Hello! How can I help you today?"
 STORY = (
-    "Once upon a time a request set out from a client. It showed its key, learned its route, was counted, "
-    "and went up to a model; and the words came down again, one by one, as they were made."
+    "Once upon a time a client sent a request. The gateway checked its key, found its route, counted it, "
+    "and sent it on to a model; and the words of the answer came back one by one, as they were written."
 )
 
 
 def run(*, keep: bool, real: bool, port: int, key: str | None) -> int:
     """Run the demo. Returns the exit status."""
     if real and not os.environ.get("ANTHROPIC_API_KEY"):
-        print("--real needs ANTHROPIC_API_KEY; without --real nothing is spent", file=sys.stderr)
+        print("--real requires ANTHROPIC_API_KEY; without --real the demo needs no key", file=sys.stderr)
         return 2
     printer, accounts = Printer(), Accounts()
     key = key or new_api_key()
@@ -73,11 +73,11 @@ def run(*, keep: bool, real: bool, port: int, key: str | None) -> int:
 
 
 def _host(providers: Sequence[Provider], routes: Sequence[Route], accounts: Accounts, key: str) -> Starlette:
-    """A host with a page of its own, and the endpoint at `/llm`."""
+    """Return a host app with a page of its own, and the gateway at `/llm`."""
     messages = MessagesApp(
         auth=ApiKeys({"demo": hash_api_key(key)}),
         providers=providers,
-        routes=[Route(PAGE_MODEL, to=[Target("anthropic", MODEL)]), *routes, Route("claude-*", to=["anthropic"])],
+        routes=[Route(CURL_MODEL, to=[Target("anthropic", MODEL)]), *routes, Route("claude-*", to=["anthropic"])],
         limits=[Limit("requests", 60)],
         on_settled=accounts.settled,
     )
@@ -90,17 +90,17 @@ def _offer(printer: Printer, base_url: str, key: str, upstreams: Sequence[Upstre
     printer.command(_curl_line(base_url, key))
     if upstreams:
         names = [route.model for route in routes_to(upstreams)]
-        print(f"The model's name chooses the provider: {', '.join(names)}.")
+        print(f"The model name selects the provider: {', '.join(names)}.")
 
 
 async def _home(_request: Request) -> PlainTextResponse:
-    return PlainTextResponse("the host's own page\n")
+    return PlainTextResponse("A page of the host app\n")
 
 
 def _show(printer: Printer, accounts: Accounts, base_url: str, key: str) -> None:
-    printer.title("1. The page's own request")
+    printer.title("1. A request with curl")
     printer.command(_curl_line(base_url, key))
-    print(_send_page_request(base_url, key))
+    print(_send_curl_request(base_url, key))
     show_account(printer, accounts.wait(1))
     with anthropic.Anthropic(base_url=base_url, api_key=key, max_retries=0) as client:
         printer.title("2. The official SDK, not streaming")
@@ -109,7 +109,7 @@ def _show(printer: Printer, accounts: Accounts, base_url: str, key: str) -> None
         )
         print("".join(block.text for block in reply.content if block.type == "text"))
         show_account(printer, accounts.wait(2))
-        printer.title("3. The official SDK, streaming: the text as it arrives")
+        printer.title("3. The official SDK, streaming")
         with client.messages.stream(
             model=MODEL, max_tokens=200, messages=[{"role": "user", "content": "Tell the story of a request."}]
         ) as stream:
@@ -130,25 +130,25 @@ def _headers(key: str) -> dict[str, str]:
 
 def _curl(base_url: str, key: str) -> list[str]:
     headers = [word for name, value in _headers(key).items() for word in ("-H", f"{name}: {value}")]
-    return ["curl", f"{base_url}/v1/messages", *headers, "-d", PAGE_BODY]
+    return ["curl", f"{base_url}/v1/messages", *headers, "-d", CURL_BODY]
 
 
 def _curl_line(base_url: str, key: str) -> str:
     return " ".join(shlex.quote(word) for word in _curl(base_url, key))
 
 
-def _send_page_request(base_url: str, key: str) -> str:
-    """By curl; on a machine without it, the same request by the standard library."""
+def _send_curl_request(base_url: str, key: str) -> str:
+    """Send it with curl or, where that is not installed, with the standard library."""
     if shutil.which("curl"):
         command = [*_curl(base_url, key), "--silent", "--show-error", "--fail-with-body"]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own words
-    request = urllib.request.Request(f"{base_url}/v1/messages", PAGE_BODY.encode(), _headers(key))  # noqa: S310 - loopback
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - a fixed command
+    request = urllib.request.Request(f"{base_url}/v1/messages", CURL_BODY.encode(), _headers(key))  # noqa: S310 - loopback
     with urllib.request.urlopen(request) as reply:  # noqa: S310 - the same
         return reply.read().decode()
 
 
 def _wait_for_interrupt() -> None:
-    print("\nrunning until Ctrl-C")
+    print("\nRunning until Ctrl-C")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -156,6 +156,6 @@ def _wait_for_interrupt() -> None:
 
 
 if __name__ == "__main__":
-    from bud_asgi.cli.commands import demo  # a command like the others, under this name as well
+    from bud_asgi.cli.commands import demo  # the same command, without click's group
 
     demo(prog_name="python -m bud_asgi.cli.demo")

@@ -1,4 +1,4 @@
-"""What the demo tells of a request when it is over: what the gateway knows of it, and measured, not estimated."""
+"""The demo's report about a finished request: what the gateway recorded and measured."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from bud_asgi import Exchange
 
 
 class Printer:
-    """Writes to a terminal with some colour, and to a pipe without."""
+    """Prints with colours to a terminal, without them to a pipe."""
 
     def __init__(self) -> None:
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
-    def title(self, words: str) -> None:
-        """A step of the demo."""
-        print(f"\n{self._in('1', words)}")
+    def title(self, text: str) -> None:
+        """Print the heading of a step."""
+        print(f"\n{self._in('1', text)}")
 
-    def command(self, words: str) -> None:
-        """What could be typed."""
-        print(self._in("36", words))
+    def command(self, text: str) -> None:
+        """Print a shell command."""
+        print(self._in("36", text))
 
     def fact(self, name: str, *values: str) -> None:
-        """A line of an account, or of several side by side."""
+        """Print a name and its values, side by side."""
         print(f"  {name:<24} {''.join(value.ljust(24) for value in values)}".rstrip())
 
-    def _in(self, code: str, words: str) -> str:
-        return f"\x1b[{code}m{words}\x1b[0m" if self._colour else words
+    def _in(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
 
 
 class Accounts:
-    """Collects the finished exchanges, which come after the replies, from the server's thread."""
+    """Collects finished exchanges from the server's thread; they arrive after the replies."""
 
     def __init__(self) -> None:
         self._settled = threading.Condition()
         self._exchanges: list[Exchange] = []
 
     async def settled(self, exchange: Exchange) -> None:
-        """The host's own callback, handed to the app as `on_settled`."""
+        """Record an exchange: the app's `on_settled` callback."""
         with self._settled:
             self._exchanges.append(exchange)
             self._settled.notify_all()
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of exchanges so far."""
         return len(self._exchanges)
 
     def wait(self, count: int) -> Exchange:
-        """The latest account, once there are that many."""
+        """Wait until there are `count` exchanges, and return the latest. Raises `RuntimeError` after 5 seconds."""
         with self._settled:
             if not self._settled.wait_for(lambda: len(self._exchanges) >= count, timeout=5):
-                raise RuntimeError("the account of the request did not come")
+                raise RuntimeError("the request was not settled in time")
             return self._exchanges[-1]
 
 
 def account_of(exchange: Exchange) -> dict[str, str]:
-    """What the gateway knows of a request, in words by name. Raises `RuntimeError` if it was not answered."""
+    """Return what the gateway recorded about a request. Raises `RuntimeError` if it was not answered."""
     attempt, usage = exchange.attempts[-1], exchange.usage
     committed, first_event = exchange.committed, attempt.first_event
     if committed is None or first_event is None or usage is None or exchange.route is None:
@@ -75,6 +75,6 @@ def account_of(exchange: Exchange) -> dict[str, str]:
 
 
 def show_account(printer: Printer, exchange: Exchange) -> None:
-    """The account of one request, a line for each fact."""
+    """Print what the gateway recorded about a request, one fact per line."""
     for name, value in account_of(exchange).items():
         printer.fact(name, value)

@@ -1,4 +1,4 @@
-"""The last part of the demo: one conversation at three providers, its last answer byte by byte, side by side."""
+"""The last part of the demo: the same conversation with three providers, side by side."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ANSWERS = ("In Ulm.", "161 m")
 _WIDTH = 100
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What one provider's part of the conversation came to: its first answer, and its second as it came."""
+class Conversation(msgspec.Struct, frozen=True):
+    """A conversation with one provider: its first answer as text, its second as the bytes of the stream."""
 
     upstream: Upstream
     first: str
@@ -29,54 +29,56 @@ class Told(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The provider's."""
+        """The name of the provider."""
         return self.upstream.provider.name
 
     @property
     def text(self) -> str:
-        """What the second answer says."""
+        """The text of the second answer."""
         deltas = (msgspec.json.decode(data) for name, data in events_of(self.second) if name == "content_block_delta")
         return "".join(delta["delta"].get("text", "") for delta in deltas)
 
 
 def routes_to(upstreams: Sequence[Upstream]) -> list[Route]:
-    """A model name for each provider, which leads to the same model there."""
+    """Return a route for each provider: its own model name, mapped to the same model."""
     return [Route(_model_at(one), to=[Target(one.provider.name, MODEL)]) for one in upstreams]
 
 
 def show_providers(
     printer: Printer, accounts: Accounts, upstreams: Sequence[Upstream], base_url: str, key: str
 ) -> None:
-    """Hold the conversation with each, and show what went up, what came down, and the accounts."""
-    printer.title("4. The same conversation at three providers: the client changes nothing but the model's name")
+    """Run the conversation with each provider; print the upstream requests, the events and what was recorded."""
+    printer.title("4. The same conversation with three providers: the client only changes the model name")
     with anthropic.Anthropic(base_url=base_url, api_key=key, max_retries=0) as client:
-        told = [_converse(client, accounts, upstream) for upstream in upstreams]
-    for question, answers in zip(QUESTIONS, zip(*((one.first, one.text) for one in told), strict=True), strict=True):
+        conversations = [_converse(client, accounts, upstream) for upstream in upstreams]
+    for question, answers in zip(
+        QUESTIONS, zip(*((one.first, one.text) for one in conversations), strict=True), strict=True
+    ):
         printer.fact("you", question)
-        for one, answer in zip(told, answers, strict=True):
+        for one, answer in zip(conversations, answers, strict=True):
             printer.fact(one.name, answer)
-    printer.title("What went up for the last question")
-    for one in told:
+    printer.title("Upstream requests for the last question")
+    for one in conversations:
         asked = one.upstream.stand_in.requests[-1]
         printer.fact(one.name, f"POST {asked.target.decode()}")
-    printer.title("What the client got for it, pings aside")
-    for event in zip(*(events_of(one.second) for one in told), strict=True):
+    printer.title("Events that the client received, without pings")
+    for event in zip(*(events_of(one.second) for one in conversations), strict=True):
         print(f"  {event[0][0]}")
-        for one, (_, data) in zip(told, event, strict=True):
+        for one, (_, data) in zip(conversations, event, strict=True):
             print(f"    {one.name:<10} {_cut(data.decode())}")
-    printer.title("What the gateway knows of it")
-    _show_accounts(printer, told)
+    printer.title("What the gateway recorded")
+    _show_accounts(printer, conversations)
 
 
 def events_of(stream: bytes) -> Iterator[tuple[str, bytes]]:
-    """The events of a stream of the Messages API, name and data, but for the pings: each service has its own."""
+    """Yield the name and data of each event of a stream, except pings, which differ between services."""
     for event in filter(None, stream.split(b"\n\n")):
         name, data = event.split(b"\n", 1)
         if name != b"event: ping":
             yield name.removeprefix(b"event: ").decode(), data.removeprefix(b"data: ")
 
 
-def _converse(client: anthropic.Anthropic, accounts: Accounts, upstream: Upstream) -> Told:
+def _converse(client: anthropic.Anthropic, accounts: Accounts, upstream: Upstream) -> Conversation:
     upstream.stand_in.enqueue(*(text(answer, delay=0.01) for answer in ANSWERS))
     model, done = _model_at(upstream), accounts.count
     messages: list[MessageParam] = [{"role": "user", "content": QUESTIONS[0]}]
@@ -88,21 +90,25 @@ def _converse(client: anthropic.Anthropic, accounts: Accounts, upstream: Upstrea
     ) as stream:
         second = b"".join(stream.iter_bytes())
     first = "".join(block.text for block in reply.content if block.type == "text")
-    return Told(upstream, first, second, accounts.wait(done + 2))
+    return Conversation(upstream, first, second, accounts.wait(done + 2))
 
 
 def _model_at(upstream: Upstream) -> str:
     return f"claude-at-{upstream.provider.name}"
 
 
-def _show_accounts(printer: Printer, told: Sequence[Told]) -> None:
-    printer.fact("", *(one.name for one in told))
-    accounts = [account_of(one.exchange) for one in told]
+def _show_accounts(printer: Printer, conversations: Sequence[Conversation]) -> None:
+    printer.fact("", *(one.name for one in conversations))
+    accounts = [account_of(one.exchange) for one in conversations]
     for name in ("tokens", "time to first event", "  added by the gateway"):
         printer.fact(name, *(account[name] for account in accounts))
-    printer.fact("left out for it", *(", ".join(one.exchange.attempts[-1].dropped) or "nothing" for one in told))
-    printer.fact("the upstream sent", *(f"{one.upstream.stand_in.requests[-1].replied} bytes" for one in told))
-    printer.fact("the client got", *(f"{len(one.second)} bytes of events" for one in told))
+    printer.fact(
+        "fields dropped", *(", ".join(one.exchange.attempts[-1].dropped) or "nothing" for one in conversations)
+    )
+    printer.fact(
+        "sent by the upstream", *(f"{one.upstream.stand_in.requests[-1].replied} bytes" for one in conversations)
+    )
+    printer.fact("received by the client", *(f"{len(one.second)} bytes" for one in conversations))
 
 
 def _cut(line: str) -> str:

@@ -1,4 +1,4 @@
-"""The upstreams of the demo: a stand-in for each service, and the provider that asks it."""
+"""The upstreams of the demo: a stand-in for each service, and the provider that calls it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from bud_asgi.testing.google import Google
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """A provider, and the stand-in that it asks."""
+    """A provider and the stand-in that it calls."""
 
     provider: Anthropic | Bedrock | Vertex
     stand_in: ThreadedStandIn
 
 
 def real_provider() -> Anthropic:
-    """Anthropic's own service, with the key of the environment."""
+    """Return a provider for Anthropic's own service, with `ANTHROPIC_API_KEY`."""
     base_url = os.environ.get("ANTHROPIC_BASE_URL", "https://api.anthropic.com")
     return Anthropic(api_key=Secret.from_env("ANTHROPIC_API_KEY"), base_url=base_url)
 
 
 @contextmanager
 def stand_ins() -> Generator[list[Upstream]]:
-    """Anthropic, Bedrock and Vertex AI, each in a thread, and Google's token service for the last."""
+    """Run stand-ins for Anthropic, Bedrock, Vertex AI and Google's token service, each in a thread."""
     aws, google = bedrock_stand_in.Bedrock(), Google()
     key = aws.keys.issue_temporary()
     with ExitStack() as stack:

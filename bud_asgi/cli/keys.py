@@ -1,4 +1,4 @@
-"""A new key: shown to its owner once, kept as its hash."""
+"""Creation of API keys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from bud_asgi.auth import hash_api_key, new_api_key
 
 
 def show_new_key(name: str) -> None:
-    """The lines for the file go to stdout, so that `>> gateway.toml` takes them; the key itself to stderr."""
+    """Write the lines for the file to stdout, so that `>> gateway.toml` appends them, and the key itself to stderr."""
     key = new_api_key()
     click.echo(
-        f"{click.style(key, bold=True)}\n(the key of {name}: shown this once; the file keeps its hash)", err=True
+        f"{click.style(key, bold=True)}\n(the API key of {name}; it is not shown again, the file stores only its hash)",
+        err=True,
     )
     click.echo(f'\n[[keys]]\nname = {json.dumps(name, ensure_ascii=False)}\nhash = "{hash_api_key(key)}"')

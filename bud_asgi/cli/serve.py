@@ -1,4 +1,4 @@
-"""Serving alone: one or more uvicorn processes, with the logs of a server."""
+"""Standalone serving: one or more uvicorn processes with server logs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import uvicorn
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.config import ConfigError, Problem, Settings
-from bud_asgi.config.problems import joined
+from bud_asgi.config.problems import render
 from bud_asgi.providers import Bedrock
 
 AFTER_DRAIN = 5
-"""Seconds that uvicorn gives connections once we have drained: for uploads that were under way."""
+"""Seconds that uvicorn leaves to connections after the drain, for unfinished uploads."""
 
 _log = logging.getLogger("bud_asgi")
 
@@ -29,7 +29,7 @@ LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of `bud-asgi serve`. `config` is the file, `None` for the environment; `drain_timeout` is seconds."""
+    """The options of `bud-asgi serve`. `config` is the file, `None` for the environment. `drain_timeout` is seconds."""
 
     config: str | None
     host: str
@@ -42,11 +42,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
-    """Serve until a signal comes, then drain; SIGTERM ends the process with status 0.
+    """Serve until SIGTERM or SIGINT, then drain. After SIGTERM the exit status is 0.
 
-    Raises `ConfigError`, before anything listens, for what can't be meant.
+    Raises `ConfigError`, before a port is opened, for options that contradict the settings.
     """
-    _refuse_what_cannot_be_meant(settings, options)
+    _check_options(settings, options)
     signal.signal(signal.SIGTERM, _exit)
     access_log = settings.access_log is not False
     if options.workers == 1:
@@ -55,7 +55,7 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve_here(config, messages, options.drain_timeout))
         return
-    if options.config:  # each worker reads for itself what this process has found valid
+    if options.config:  # each worker reads the file again
         os.environ["BUD_ASGI_CONFIG"] = str(Path(options.config).absolute())
     os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
     uvicorn.run(
@@ -68,9 +68,10 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
 
 
 async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeout: float) -> None:
-    """Serve in this process. The first signal drains while the port still answers; a second one does not wait.
+    """Serve in this process. The first signal starts the drain, a second one ends it at once.
 
-    uvicorn by itself would close the port first: nobody could be told that it drains, nor where else to go.
+    The port stays open during the drain, so that new requests get a 529 and readiness a 503. uvicorn on its own would
+    close it first.
     """
     server = uvicorn.Server(config)
     loop = asyncio.get_running_loop()
@@ -82,18 +83,18 @@ async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeo
 
     server.handle_exit = on_signal
     serving = loop.create_task(server.serve())
-    if await _unless_done(serving, first):
-        _log.info("draining: new requests are refused, running ones get %g s", drain_timeout)
+    if await _event_first(serving, first):
+        _log.info("draining: refusing new requests, waiting up to %g s for running ones", drain_timeout)
         draining = loop.create_task(messages.drain(drain_timeout))
-        if await _unless_done(draining, second):
+        if await _event_first(draining, second):
             draining.cancel()
             await messages.drain(0)
         server.should_exit = True
     await serving
 
 
-async def _unless_done(task: asyncio.Task[None], event: asyncio.Event) -> bool:
-    """Whether the event came before the task was done."""
+async def _event_first(task: asyncio.Task[None], event: asyncio.Event) -> bool:
+    """Wait for either, and return whether the event came before the task was done."""
     waiting = asyncio.get_running_loop().create_task(event.wait())
     await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -101,55 +102,55 @@ async def _unless_done(task: asyncio.Task[None], event: asyncio.Event) -> bool:
 
 
 def _shared(options: ServeOptions) -> dict[str, Any]:
-    """What one process and several are told alike."""
+    """Options of uvicorn that are the same for one process and for several."""
     return {
         "host": options.host,
         "port": options.port,
         "forwarded_allow_ips": options.forwarded_allow_ips,
         "lifespan": "on",
-        "ws": "none",  # nothing is loaded for what is refused anyway
-        "access_log": False,  # it is ours
+        "ws": "none",  # the app refuses WebSockets: no need to load a library for them
+        "access_log": False,  # the app writes its own
         "log_config": _log_config(options.log_level),
     }
 
 
-def _refuse_what_cannot_be_meant(settings: Settings, options: ServeOptions) -> None:
+def _check_options(settings: Settings, options: ServeOptions) -> None:
+    """Check the command's options against the settings. Raises `ConfigError`."""
     problems: list[Problem] = []
     if settings.limits and options.workers > 1 and not options.per_worker_limits:
-        counted = "each process counts the limits in its own memory"
-        allowed = "1, or --per-worker-limits if that is meant"
-        problems.append(Problem("", "--workers", f"found {options.workers}, but {counted}; allowed is {allowed}"))
+        message = "each worker counts the limits on its own: use 1 worker, or accept that with --per-worker-limits"
+        problems.append(Problem("", "--workers", message))
     for provider in settings.providers:
         url = urlsplit(provider.base_url)
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:
             key = "endpoint" if isinstance(provider, Bedrock) else "base_url"
-            path = joined(joined("providers", provider.name), key)
-            problems.append(Problem(settings.source, path, f"found {provider.base_url}, which is this server itself"))
+            path = render(("providers", provider.name, key))
+            problems.append(Problem(settings.source, path, f"{provider.base_url} is the address of this server itself"))
     if problems:
         raise ConfigError(problems)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
-    """To be told to stop is no failure, not even before it has started; uvicorn raises the signal again at its end."""
+    """Exit with status 0 on SIGTERM, also before startup: uvicorn re-raises the signal when it stops."""
     sys.exit(0)
 
 
 class NotCancelled(logging.Filter):
-    """Drops the traceback of each request that uvicorn cancels past the drain timeout; it tells their number."""
+    """Drops the tracebacks of requests that uvicorn cancels after the drain timeout; it logs their number anyway."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is no such traceback."""
+        """Keep all other records."""
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _log_config(level: str) -> dict[str, Any]:
-    """Words on stderr, a line of JSON for each request on stdout. A mounted app never touches logging."""
-    words = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+    """Messages go to stderr, one JSON line per request to stdout. A mounted app never configures logging."""
+    messages = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "words": {
+            "messages": {
                 "()": "uvicorn.logging.DefaultFormatter",
                 "fmt": "%(asctime)s %(levelprefix)s %(message)s",
                 "use_colors": sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
@@ -160,7 +161,7 @@ def _log_config(level: str) -> dict[str, Any]:
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
-                "formatter": "words",
+                "formatter": "messages",
                 "filters": ["not_cancelled"],
                 "stream": "ext://sys.stderr",
             },
@@ -168,8 +169,8 @@ def _log_config(level: str) -> dict[str, Any]:
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
-            "uvicorn": words,
-            "bud_asgi": words,
+            "uvicorn": messages,
+            "bud_asgi": messages,
             "bud_asgi.access": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
         },
     }

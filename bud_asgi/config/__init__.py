@@ -1,4 +1,4 @@
-"""A TOML file or the environment into the same objects that code would build."""
+"""Configuration by a TOML file or by environment variables, for the same objects that code would make."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from bud_asgi.config.settings import Settings
 __all__ = ["ConfigError", "Problem", "Settings", "from_env", "from_file", "read_environment", "read_file"]
 
 
-def from_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> MessagesApp:
-    """The app that a TOML file describes; `docs/configuration.md` has every key.
+def from_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> MessagesApp:
+    """Make the app that a TOML file describes; `docs/configuration.md` lists every key.
 
-    Its secrets are looked up in `environ` and in files beside it. Raises `ConfigError` with all that is wrong.
+    Secrets are looked up in `environ` (by default the process environment) and in files. Raises `ConfigError` with
+    every problem of the file.
     """
     return read_file(path, environ=environ).app()
 
 
-def from_env(environ: Mapping[str, str] = os.environ) -> MessagesApp:
-    """The app that the environment describes: `uvicorn --factory bud_asgi:from_env` serves it.
+def from_env(environ: Mapping[str, str] | None = None) -> MessagesApp:
+    """Make the app that the environment describes: `uvicorn --factory bud_asgi:from_env` serves it.
 
-    `BUD_ASGI_CONFIG` names a file, which then decides; without one `ANTHROPIC_API_KEY` and `BUD_ASGI_KEYS` are enough.
-    Raises `ConfigError` with all that is wrong.
+    `BUD_ASGI_CONFIG` is the path of a file, which then decides; without it, `ANTHROPIC_API_KEY` and `BUD_ASGI_KEYS` are
+    enough. Raises `ConfigError` with every problem.
     """
     return read_environment(environ).app()

@@ -1,145 +1,106 @@
-"""The environment alone into `Settings`: for one provider and a few keys, no file is needed."""
+"""Settings from environment variables, for one provider without a file."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from bud_asgi.auth import ApiKey
 from bud_asgi.config.file import read_file
-from bud_asgi.config.problems import Problems, shown
-from bud_asgi.config.provider_tables import (
-    AWS_REGION_WORDS,
-    BASE_URL_PATTERN,
-    BASE_URL_WORDS,
-    KIND_WORDS,
-    PROJECT_WORDS,
-)
-from bud_asgi.config.references import secret_of
+from bud_asgi.config.problems import Problems
+from bud_asgi.config.providers import KINDS
+from bud_asgi.config.reading import make_all_checks
 from bud_asgi.config.settings import ConfiguredProvider, Settings
-from bud_asgi.config.tables import HASH_PATTERN
-from bud_asgi.providers import Anthropic, Bedrock, Vertex
-from bud_asgi.providers.anthropic import BASE_URL
+from bud_asgi.options import OptionError, check_choice, duplicates, shown
 
 SOURCE = "environment"
-"""What stands in place of a file's name."""
+"""Takes the place of a file name in errors."""
+
+_VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "anthropic": {"api_key": ("ANTHROPIC_API_KEY",), "base_url": ("ANTHROPIC_BASE_URL",)},
+    "bedrock": {"region": ("AWS_REGION", "AWS_DEFAULT_REGION")},
+    "vertex": {"project": ("ANTHROPIC_VERTEX_PROJECT_ID",), "region": ("CLOUD_ML_REGION",)},
+}
+"""For each kind of provider its options, and the variables that set them: the first one that is set counts."""
 
 
-def read_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """What the environment says; a variable that is empty counts as not set. Raises `ConfigError`.
+def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from `environ`, by default the process environment. An empty variable counts as not set.
 
-    `BUD_ASGI_CONFIG` names a file, which then decides. Else there is one provider, of the kind that
-    `BUD_ASGI_PROVIDER` names: `anthropic`, if it names none, by `ANTHROPIC_API_KEY` (and `ANTHROPIC_BASE_URL`);
-    `bedrock` by `AWS_REGION`; `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` (and `CLOUD_ML_REGION`). `BUD_ASGI_KEYS` or
-    `BUD_ASGI_ALLOW_ANONYMOUS=1` say who may call. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, also where a file
-    does not speak of it.
+    `BUD_ASGI_CONFIG` is the path of a file, which then decides. Otherwise `BUD_ASGI_PROVIDER` is the kind of the one
+    provider: `anthropic` (the default) is configured by `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL`, `bedrock` by
+    `AWS_REGION`, `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` and `CLOUD_ML_REGION`. `BUD_ASGI_KEYS` are the callers'
+    keys; `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless
+    a file sets it. Raises `ConfigError`.
     """
+    environ = os.environ if environ is None else environ
     problems = Problems(SOURCE)
     access_log = _flag("BUD_ASGI_ACCESS_LOG", environ, problems)
     if file := environ.get("BUD_ASGI_CONFIG"):
         problems.raise_any()
         settings = read_file(file, environ=environ)
-        said = access_log if settings.access_log is None else settings.access_log
-        return msgspec.structs.replace(settings, access_log=said)
+        return settings if settings.access_log is not None else msgspec.structs.replace(settings, access_log=access_log)
     provider = _provider(environ, problems)
-    keys = _keys(environ, problems)
-    _require_authentication(environ, problems)
+    keys = tuple(_keys(environ, problems))
+    _check_callers(environ, problems)
     problems.raise_any()
-    return Settings(
-        source=SOURCE, providers=(provider,) if provider else (), keys=tuple(keys.values()), access_log=access_log
-    )
+    return Settings(source=SOURCE, providers=(provider,) if provider else (), keys=keys, access_log=access_log)
 
 
 def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool | None:
     value = environ.get(variable)
     if value not in {None, "", "0", "1"}:
-        problems.mismatch(variable, shown(value), "1 or 0")
+        problems.add((variable,), f"expected 1 or 0, got {shown(value)}")
     return value == "1" if value else None
 
 
 def _provider(environ: Mapping[str, str], problems: Problems) -> ConfiguredProvider | None:
-    match environ.get("BUD_ASGI_PROVIDER") or "anthropic":
-        case "anthropic":
-            return _anthropic(environ, problems)
-        case "bedrock":
-            return _bedrock(environ, problems)
-        case "vertex":
-            return _vertex(environ, problems)
-        case kind:
-            problems.mismatch("BUD_ASGI_PROVIDER", shown(kind), KIND_WORDS)
-            return None
-
-
-def _anthropic(environ: Mapping[str, str], problems: Problems) -> Anthropic | None:
-    key, base_url = environ.get("ANTHROPIC_API_KEY"), environ.get("ANTHROPIC_BASE_URL") or BASE_URL
-    before = len(problems)
-    api_key = secret_of(key, "ANTHROPIC_API_KEY", "its value", problems) if key else None
-    if not key and base_url == BASE_URL:
-        problems.add("ANTHROPIC_API_KEY", "not set, and neither is BUD_ASGI_CONFIG, which would name a file")
-    if not re.search(BASE_URL_PATTERN, base_url):
-        problems.mismatch("ANTHROPIC_BASE_URL", "a string that is not shown here", BASE_URL_WORDS)
-    if len(problems) > before:
-        return None
+    kind = environ.get("BUD_ASGI_PROVIDER") or "anthropic"
     try:
-        return Anthropic(api_key=api_key, base_url=base_url)
-    except ValueError as error:
-        problems.add("ANTHROPIC_BASE_URL", str(error))
+        check_choice("BUD_ASGI_PROVIDER", kind, tuple(KINDS))
+    except OptionError as error:
+        problems.add_option((), error)
         return None
+    _, provider, required = KINDS[kind]
+    used = {
+        option: next((variable for variable in variables if environ.get(variable)), variables[0])
+        for option, variables in _VARIABLES[kind].items()
+    }
+    options = {option: environ[variable] for option, variable in used.items() if environ.get(variable)}
+
+    def note(error: OptionError) -> None:
+        problem = error.problem
+        if error.option == "api_key" and "api_key" not in options:
+            problem = "not set; set it, or set BUD_ASGI_CONFIG to the path of a configuration file"
+        problems.add((used.get(error.option, error.option),), problem)
+
+    return make_all_checks(provider, options, required, note)
 
 
-def _bedrock(environ: Mapping[str, str], problems: Problems) -> Bedrock | None:
-    """In the region that AWS's own libraries would take; the credential is whatever AWS's chain finds."""
-    variable = "AWS_REGION" if environ.get("AWS_REGION") else "AWS_DEFAULT_REGION"
-    region = environ.get(variable)
-    if not region:
-        problems.mismatch("AWS_REGION", "nothing", AWS_REGION_WORDS)
-        return None
-    try:
-        return Bedrock(region=region)
-    except ValueError as error:
-        problems.add(variable, str(error))
-        return None
-
-
-def _vertex(environ: Mapping[str, str], problems: Problems) -> Vertex | None:
-    """In the project and location that the SDKs would take; Application Default Credentials."""
-    project = environ.get("ANTHROPIC_VERTEX_PROJECT_ID")
-    if not project:
-        problems.mismatch("ANTHROPIC_VERTEX_PROJECT_ID", "nothing", PROJECT_WORDS)
-        return None
-    try:
-        return Vertex(project=project, region=environ.get("CLOUD_ML_REGION") or "global")
-    except ValueError as error:
-        variable = "CLOUD_ML_REGION" if "location" in str(error) else "ANTHROPIC_VERTEX_PROJECT_ID"
-        problems.add(variable, str(error))
-        return None
-
-
-def _keys(environ: Mapping[str, str], problems: Problems) -> dict[str, ApiKey]:
-    """The keys by name, from `name=sha256:hex,...`."""
-    keys: dict[str, ApiKey] = {}
+def _keys(environ: Mapping[str, str], problems: Problems) -> Iterator[ApiKey]:
+    """Read `NAME=sha256:HEX,...`."""
     entries = [entry.strip() for entry in environ.get("BUD_ASGI_KEYS", "").split(",")]
-    for place, entry in enumerate(filter(None, entries), start=1):
-        name, _, hash_ = (part.strip() for part in entry.partition("="))
-        if not name or not re.search(HASH_PATTERN, hash_):
-            allowed = "NAME=sha256:HEX, with 64 lower-case hex digits, as `bud-asgi keys new NAME` shows it"
-            problems.mismatch("BUD_ASGI_KEYS", f"entry {place}, which is not shown here", allowed)
-        elif name in keys or hash_ in {key.hash for key in keys.values()}:
-            problems.add("BUD_ASGI_KEYS", f"entry {place} has the name or the hash of an earlier one")
-        else:
-            keys[name] = ApiKey(name=name, hash=hash_)
-    return keys
+    pairs = [[part.strip() for part in entry.split("=", 1)] for entry in entries if entry]
+    for index, pair in enumerate(pairs):
+        try:
+            yield ApiKey(name=pair[0], hash=pair[-1])
+        except OptionError:
+            expected = "expected NAME=sha256:HEX, with 64 lower-case hex digits, as shown by `bud-asgi keys new NAME`"
+            problems.add(("BUD_ASGI_KEYS", index), f"{expected}; the entry is not shown")
+    for place in (0, -1):
+        for index, first in duplicates(pair[place] for pair in pairs):
+            problems.add(("BUD_ASGI_KEYS", index), f"duplicate name or hash, already used by BUD_ASGI_KEYS[{first}]")
 
 
-def _require_authentication(environ: Mapping[str, str], problems: Problems) -> None:
+def _check_callers(environ: Mapping[str, str], problems: Problems) -> None:
     anonymous = _flag("BUD_ASGI_ALLOW_ANONYMOUS", environ, problems)
     keys = environ.get("BUD_ASGI_KEYS", "").strip(" ,")
     if keys and anonymous:
-        problems.add("BUD_ASGI_ALLOW_ANONYMOUS", "found 1 beside BUD_ASGI_KEYS; allowed is one of the two")
+        problems.add(("BUD_ASGI_ALLOW_ANONYMOUS",), "cannot be combined with BUD_ASGI_KEYS")
     elif not keys and not anonymous:
-        problems.mismatch(
-            "BUD_ASGI_KEYS", "nothing", "NAME=sha256:HEX,..., or BUD_ASGI_ALLOW_ANONYMOUS=1 to let everybody in"
+        problems.add(
+            ("BUD_ASGI_KEYS",),
+            "missing; expected NAME=sha256:HEX,..., or BUD_ASGI_ALLOW_ANONYMOUS=1 to admit everyone",
         )

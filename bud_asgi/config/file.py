@@ -1,144 +1,164 @@
-"""A TOML file into `Settings`, with every error in one go."""
+"""Reading of a whole TOML file."""
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bud_asgi.auth import ApiKey
-from bud_asgi.config.problems import Problems, listed, nearest, shown
-from bud_asgi.config.providers import ProviderReader
-from bud_asgi.config.reading import as_table, read_table, refuse_repeated
-from bud_asgi.config.references import References
+from bud_asgi.config.lines import KeyPath
+from bud_asgi.config.problems import ConfigError, Problem, Problems, render
+from bud_asgi.config.providers import read_provider
+from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.settings import Settings
-from bud_asgi.config.tables import Gateway, KeyTable, LimitTable, RouteTable, TargetTable
+from bud_asgi.config.tables import GatewayConfig, KeyConfig, LimitConfig, RouteConfig, TargetConfig
 from bud_asgi.exchange import Target
 from bud_asgi.limits import Limit
+from bud_asgi.options import OptionError, check_integer, duplicates, mismatch, nearest, one_of, shown
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.routing import Route
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"[1-9][0-9]{0,5}[smh]")
 
 
-def read_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Settings:
-    """What a file says, its secrets looked up in `environ` and in files beside it. Raises `ConfigError`."""
+def read_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a file, and its secrets from `environ` (by default the process environment) and from files.
+
+    Raises `ConfigError` with every problem of the file.
+    """
     file = Path(path)
-    problems = Problems(str(file))
-    tables = _parse(file, problems)
-    problems.raise_any()
-    gateway = read_table(Gateway, tables, "", problems) or Gateway()
-    settings = _Reader(gateway, problems, References(environ, file.parent)).read()
+    text = _read_text(file)
+    problems = Problems(str(file), text)
+    reader = TableReader(problems, os.environ if environ is None else environ, file.parent)
+    settings = _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {})
     problems.raise_any()
     return settings
 
 
-def _parse(file: Path, problems: Problems) -> dict[str, Any]:
+def _read_text(file: Path) -> str:
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        problems.add("", f"can't be read: {error.strerror}")
+        raise ConfigError([Problem(str(file), "", f"cannot read the file: {error.strerror}")]) from None
     except UnicodeDecodeError as error:
-        lines = error.object[: error.start].split(b"\n")
-        problems.add("", f"is not TOML: not UTF-8 (at line {len(lines)}, column {len(lines[-1]) + 1})")
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(str(file), "", "invalid TOML: not UTF-8", line)]) from None
+
+
+def _parse(source: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        problems.add("", f"is not TOML: {error}")
-    return {}
+        line = re.search(r"at line (\d+)", str(error))
+        raise ConfigError([Problem(source, "", f"invalid TOML: {error}", int(line[1]) if line else None)]) from None
 
 
-class _Reader:
-    """Reads the parts of a file, each by itself; what is wrong is noted, and left out."""
-
-    def __init__(self, gateway: Gateway, problems: Problems, references: References) -> None:
-        self._gateway = gateway
-        self._problems = problems
-        self._references = references
-
-    def read(self) -> Settings:
-        gateway = self._gateway
-        self._require_providers()
-        reader = ProviderReader(self._problems, self._references, keyed=bool(gateway.keys))
-        providers = [reader.read(name, table) for name, table in gateway.providers.items()]
-        self._require_authentication()
-        keys = [self._key(index, table) for index, table in enumerate(gateway.keys)]
-        refuse_repeated(gateway.keys, "name", "keys", self._problems)
-        refuse_repeated(gateway.keys, "hash", "keys", self._problems)
-        self._require_routes()
-        routes = [self._route(index, table) for index, table in enumerate(gateway.routes)]
-        refuse_repeated(gateway.routes, "model", "routes", self._problems)
-        limits = [self._limit(index, table) for index, table in enumerate(gateway.limits)]
-        self._refuse_equal_limits(limits)
-        return Settings(
-            source=self._problems.source,
-            providers=tuple(provider for provider in providers if provider),
-            keys=tuple(key for key in keys if key),
-            routes=tuple(route for route in routes if route) if routes else None,
-            limits=tuple(limit for limit in limits if limit),
-            max_body=gateway.max_body,
-            access_log=gateway.access_log,
-        )
-
-    def _require_providers(self) -> None:
-        if not self._gateway.providers and not self._problems.at("providers"):
-            self._problems.mismatch("providers", "nothing", "at least one table of a provider, [providers.NAME]")
-
-    def _require_authentication(self) -> None:
-        keys, anonymous = self._gateway.keys, self._gateway.allow_anonymous
-        if keys and anonymous:
-            self._problems.add("allow_anonymous", "found true beside [[keys]]; allowed is one of the two")
-        elif not keys and not anonymous and not self._problems.at("keys") and not self._problems.at("allow_anonymous"):
-            allowed = "at least one [[keys]] table, or allow_anonymous = true to let everybody in"
-            self._problems.mismatch("keys", "nothing", allowed)
-
-    def _require_routes(self) -> None:
-        if len(self._gateway.providers) > 1 and not self._gateway.routes and not self._problems.at("routes"):
-            self._problems.mismatch("routes", "nothing", "a [[routes]] table for what goes to which of the providers")
-
-    def _key(self, index: int, table: object) -> ApiKey | None:
-        read = read_table(KeyTable, table, f"keys[{index}]", self._problems)
-        return read and ApiKey(name=read.name, hash=read.hash, team=read.team or None, models=read.models)
-
-    def _limit(self, index: int, table: object) -> Limit | None:
-        read = read_table(LimitTable, table, f"limits[{index}]", self._problems)
-        return read and Limit("requests", read.requests, _seconds(read.window), read.per)
-
-    def _refuse_equal_limits(self, limits: list[Limit | None]) -> None:
-        for index, limit in enumerate(limits):
-            if limit and (first := limits.index(limit)) != index:
-                self._problems.add(f"limits[{index}]", f"says the same as limits[{first}]")
-
-    def _route(self, index: int, table: object) -> Route | None:
-        path = f"routes[{index}]"
-        read = read_table(RouteTable, table, path, self._problems)
-        if read is None:
-            return None
-        targets = [self._target(target, f"{path}.to[{place}]") for place, target in enumerate(read.to)]
-        found = [target for target in targets if target]
-        return Route(read.model, found) if found else None
-
-    def _target(self, target: object, path: str) -> str | Target | None:
-        if isinstance(target, str):
-            self._require_provider(target, path)
-            return target
-        if as_table(target) is None:
-            allowed = "a provider's name or a table of provider and model"
-            self._problems.mismatch(path, shown(target), allowed)
-            return None
-        read = read_table(TargetTable, target, path, self._problems)
-        if read is None:
-            return None
-        self._require_provider(read.provider, f"{path}.provider")
-        return Target(read.provider, read.model)
-
-    def _require_provider(self, name: str, path: str) -> None:
-        known = self._gateway.providers
-        if name not in known and known:
-            allowed = listed(map(shown, known))
-            self._problems.add(
-                path, f"found {shown(name)}, which is no provider{nearest(name, known)}; allowed are {allowed}"
-            )
+def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
+    """Read all parts of a file. Those with a problem are left out."""
+    problems, known = reader.problems, gateway.get("providers", {})
+    key_tables, route_tables = gateway.get("keys", []), gateway.get("routes", [])
+    max_body = gateway.get("max_body", DEFAULT_MAX_BODY)
+    try:
+        check_integer("max_body", max_body, "a number of bytes, more than 0", maximum=1 << 40)
+    except OptionError as error:
+        problems.add_option((), error)
+    _check_required(problems, gateway)
+    providers = [read_provider(reader, name, table, has_keys=bool(key_tables)) for name, table in known.items()]
+    keys = [_read_key(reader, table, ("keys", index)) for index, table in enumerate(key_tables)]
+    routes = [_read_route(reader, table, ("routes", index), known) for index, table in enumerate(route_tables)]
+    limits = [_read_limit(reader, table, ("limits", index)) for index, table in enumerate(gateway.get("limits", []))]
+    for name, field, tables in (
+        ("keys", "name", key_tables),
+        ("keys", "hash", key_tables),
+        ("routes", "model", route_tables),
+    ):
+        _check_unique(problems, name, tables, field)
+    for index, first in duplicates(limit or object() for limit in limits):
+        problems.add(("limits", index), f"duplicate of limits[{first}]")
+    return Settings(
+        source=problems.source,
+        providers=tuple(filter(None, providers)),
+        keys=tuple(filter(None, keys)),
+        routes=tuple(filter(None, routes)) or None,
+        limits=tuple(filter(None, limits)),
+        max_body=max_body,
+        access_log=gateway.get("access_log"),
+    )
 
 
-def _seconds(window: str | float) -> float:
-    return int(window[:-1]) * _SECONDS[window[-1]] if isinstance(window, str) else window
+def _check_required(problems: Problems, gateway: GatewayConfig) -> None:
+    """Check that there are providers, callers and, with more than one provider, routes."""
+    keys, providers, anonymous = gateway.get("keys"), gateway.get("providers"), gateway.get("allow_anonymous")
+    if not providers and not problems.within(("providers",)):
+        problems.add(("providers",), "missing; expected at least one [providers.NAME] table")
+    if keys and anonymous:
+        problems.add(("allow_anonymous",), "cannot be combined with [[keys]]")
+    if not (keys or anonymous or problems.within(("keys",)) or problems.within(("allow_anonymous",))):
+        problems.add(("keys",), "missing; expected [[keys]] tables, or allow_anonymous = true to admit everyone")
+    if len(providers or ()) > 1 and not gateway.get("routes") and not problems.within(("routes",)):
+        problems.add(("routes",), "missing; with several providers, expected [[routes]] tables that assign models")
+
+
+def _check_unique(problems: Problems, name: str, tables: Sequence[object], field: str) -> None:
+    values = [(as_table(table) or {}).get(field) for table in tables]
+    for index, first in duplicates(value if isinstance(value, str) else object() for value in values):
+        problems.add((name, index, field), f"duplicate {field}, already used by {render((name, first))}")
+
+
+def _read_key(reader: TableReader, table: object, path: KeyPath) -> ApiKey | None:
+    read = reader.read(KeyConfig, table, path)
+    required = {"name": "name", "hash": f"sha256:{'0' * 64}"}
+    return None if read is None else reader.make(KeyConfig, ApiKey, read, path, required)
+
+
+def _read_limit(reader: TableReader, table: object, path: KeyPath) -> Limit | None:
+    read = reader.read(LimitConfig, table, path)
+    return None if read is None else reader.make(LimitConfig, _limit, read, path, {"requests": 1})
+
+
+def _limit(requests: int, window: object = 60.0, **options: Any) -> Limit:
+    try:
+        return Limit("requests", requests, _seconds(window), **options)
+    except OptionError as error:
+        raise OptionError("requests" if error.option == "amount" else error.option, error.problem) from None
+
+
+def _seconds(window: object) -> Any:
+    """A duration as seconds. Raises `OptionError`; numbers are checked by `Limit`."""
+    if isinstance(window, int | float):
+        return window
+    if not isinstance(window, str) or not _DURATION.fullmatch(window):
+        raise mismatch("window", 'a duration such as "30s", "1m" or "1h", or a number of seconds', window)
+    return int(window[:-1]) * _SECONDS[window[-1]]
+
+
+def _read_route(reader: TableReader, table: object, path: KeyPath, known: Mapping[str, object]) -> Route | None:
+    read = reader.read(RouteConfig, table, path)
+    if read is None:
+        return None
+    if isinstance(to := read.get("to"), list):
+        targets = enumerate(cast("list[object]", to))
+        read["to"] = [_read_target(reader, target, (*path, "to", index), known) for index, target in targets]
+    return reader.make(RouteConfig, Route, read, path, {"model": "*", "to": ["provider"]})
+
+
+def _read_target(reader: TableReader, target: object, path: KeyPath, known: Mapping[str, object]) -> object:
+    """A target in the form that `Route` takes; what is not one is left for `Route` to refuse."""
+    if isinstance(target, str):
+        _check_provider(reader.problems, target, path, known)
+    if as_table(target) is None:
+        return target
+    read = reader.read(TargetConfig, target, path) or {}
+    if "provider" in read:
+        _check_provider(reader.problems, read["provider"], (*path, "provider"), known)
+    return reader.make(TargetConfig, Target, read, path, {"provider": "provider"}) or "provider"
+
+
+def _check_provider(problems: Problems, name: str, path: KeyPath, known: Mapping[str, object]) -> None:
+    if name and known and name not in known:
+        problems.add(path, f"unknown provider {shown(name)}{nearest(name, known)}; expected {one_of(known)}")

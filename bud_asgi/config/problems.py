@@ -1,32 +1,30 @@
-"""What is wrong with a configuration: collected whole, told in words that show no secret."""
+"""The problems of a configuration: all of them are collected, and none shows a secret."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from collections.abc import Iterable
 
 import msgspec
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_LONGEST_SHOWN = 60
-_LIKE_A_SECRET = re.compile(r"sk-|sha256:|[A-Za-z0-9+/=_-]{32}", re.IGNORECASE)
+from bud_asgi.config.lines import KeyPath, Lines
+from bud_asgi.options import OptionError, key_text, looks_secret, option_path
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong: the file (or `environment`), the key path in it, what was found and what is allowed."""
+    """One problem: the file (or `environment`), the line in it if that is known, the key path, and what is wrong."""
 
     source: str
     path: str
     message: str
+    line: int | None = None
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.source, self.path, self.message) if part)
+        source = self.source if self.line is None else f"{self.source}:{self.line}"
+        return ": ".join(part for part in (source, self.path, self.message) if part)
 
 
 class ConfigError(Exception):
-    """A configuration that can't be served. `problems` are all of them; its text has one on each line."""
+    """The configuration is invalid. `problems` has all that was found; the text has one problem per line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -34,59 +32,44 @@ class ConfigError(Exception):
 
 
 class Problems:
-    """Collects what is wrong with one source, so that one error does not hide the next."""
+    """Collects the problems of one source."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, text: str = "") -> None:
         self.source = source
-        self._found: list[Problem] = []
+        self._lines = Lines(text)
+        self._found: dict[KeyPath, Problem] = {}
 
-    def __len__(self) -> int:
-        return len(self._found)
+    def add(self, path: KeyPath, message: str) -> None:
+        """Note a problem at a key path. The first one at each path is kept."""
+        if path not in self._found:
+            self._found[path] = Problem(self.source, render(path), message, self._lines.find(path))
 
-    def add(self, path: str, message: str) -> None:
-        """Note a problem at a key path, in words of its own."""
-        self._found.append(Problem(self.source, path, message))
+    def add_option(self, path: KeyPath, error: OptionError) -> None:
+        """Note what a constructor refused, unless it only follows from a problem with another option."""
+        if error.other is None or not self.within((*path, error.other)):
+            self.add((*path, *option_path(error.option)), error.problem)
 
-    def mismatch(self, path: str, found: str, allowed: str) -> None:
-        """Note that something else was found than what is allowed."""
-        self.add(path, f"found {found}; allowed is {allowed}")
+    def at(self, path: KeyPath) -> bool:
+        """Whether there is a problem at a key path itself."""
+        return path in self._found
 
-    def at(self, path: str) -> bool:
-        """Whether something is wrong at this very path."""
-        return any(problem.path == path for problem in self._found)
+    def within(self, path: KeyPath) -> bool:
+        """Whether there is a problem at a key path or below it."""
+        return any(found[: len(path)] == path for found in self._found)
 
     def raise_any(self) -> None:
-        """Raise `ConfigError` with all of them, if there are any."""
+        """Raise `ConfigError` if there is a problem: in the order of the lines, those without a line first."""
         if self._found:
-            raise ConfigError(self._found)
+            raise ConfigError(sorted(self._found.values(), key=lambda problem: problem.line or 0))
 
 
-def joined(path: str, key: str) -> str:
-    """The path of a key in a table, quoted where TOML would quote it."""
-    key = key if _BARE_KEY.fullmatch(key) else json.dumps(key)
-    return f"{path}.{key}" if path else key
-
-
-def shown(value: object) -> str:
-    """A value from a file, in words: in full where it is short and no secret can be in it, else by its type."""
-    if isinstance(value, str):
-        hidden = len(value) > _LONGEST_SHOWN or _LIKE_A_SECRET.search(value)
-        return f"a string of {len(value)} characters that is not shown" if hidden else json.dumps(value)
-    if isinstance(value, int) and value.bit_length() > 64:
-        return "a number of more than 64 bits"
-    if isinstance(value, int | float):
-        return repr(value).lower()
-    if value == []:
-        return "an empty list"
-    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a date or time"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names as a list in a sentence."""
-    return ", ".join(names)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question that offers the nearest known name; empty if none is near."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def render(path: KeyPath) -> str:
+    """Write a key path as TOML would. A key that could be a secret is not shown."""
+    text = ""
+    for key in path:
+        if isinstance(key, int):
+            text += f"[{key}]"
+            continue
+        shown = "(not shown)" if looks_secret(key) else key_text(key)
+        text += f".{shown}" if text else shown
+    return text

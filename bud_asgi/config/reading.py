@@ -1,63 +1,190 @@
-"""A table of a file as a struct, field by field: every error in it is found, not the first alone."""
+"""Reading of single tables: keys and types, references to secrets, and the objects made of them."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast, get_args
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, time
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
 
 import msgspec
 
-from bud_asgi.config.problems import Problems, joined, listed, nearest, shown
+from bud_asgi.config.lines import KeyPath
+from bud_asgi.config.problems import Problems
+from bud_asgi.config.tables import GatewayConfig
+from bud_asgi.options import OptionError, looks_secret, nearest, option_path, shown
+from bud_asgi.secret import Secret
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T")
+
+_TYPES = {
+    bool: "true or false",
+    dict[str, Any]: "a table",
+    float: "a number",
+    int: "a whole number",
+    list[Any]: "a list of tables",
+    list[str]: "a list of strings",
+    str: "a string",
+}
+_SERVE_OPTIONS = {"drain_timeout", "host", "log_level", "port", "workers"}
+_REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\0]+)")
+_FOREIGN_REFERENCE = re.compile(r"\$\{?\w+\}?|\{env[.:]\w+\}|\{\{.*\}\}|%\w+%|os\.environ.*|env\.\w+", re.DOTALL)
+_VARIABLE = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
+_EXPECTED_REFERENCE = "expected a reference such as env:NAME or file:PATH"
+_UNRESOLVED = Secret("unresolved")
 
 
-def read_table(kind: type[T], table: object, path: str, problems: Problems) -> T | None:
-    """The table as a struct of its kind: what is wrong is noted, and has the field's default.
+class TableReader:
+    """Reads tables and notes their problems. Relative paths in the file start at `folder`."""
 
-    `None` where that is not enough: it is no table, or lacks a right value for a field that must be there.
-    """
-    given = as_table(table)
-    if given is None:
-        problems.mismatch(path, shown(table), "a table")
-        return None
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        if key not in fields:
-            problems.add(joined(path, key), f"unknown key{nearest(key, fields)}; allowed are {listed(fields)}")
-            continue
+    def __init__(self, problems: Problems, environ: Mapping[str, str], folder: Path) -> None:
+        self.problems = problems
+        self.folder = folder
+        self._environ = environ
+
+    def read(self, kind: type[T], table: object, path: KeyPath) -> T | None:
+        """Return the keys of a table that have the right type; `None` if it is not a table."""
+        given = as_table(table)
+        if given is None:
+            self.problems.add(path, f"expected a table, got {toml_shown(table)}")
+            return None
+        types = get_type_hints(kind)
+        right: dict[str, Any] = {}
+        for key, value in given.items():
+            where = (*path, key)
+            if key not in types:
+                self.problems.add(where, _unknown_key(key, types, path))
+            elif value in ("", [], {}):
+                self.problems.add(where, "must not be empty")
+            elif types[key] is Secret:
+                right[key] = self._secret(value, where)
+            elif types[key] is object:
+                right[key] = value
+            else:
+                try:
+                    right[key] = msgspec.convert(value, types[key])
+                except msgspec.ValidationError:
+                    self.problems.add(where, f"expected {_TYPES[types[key]]}, got {toml_shown(value)}")
+        return cast("T", right)
+
+    def make(
+        self,
+        kind: type[Any],
+        make: Callable[..., T],
+        options: Mapping[str, Any],
+        path: KeyPath,
+        required: Mapping[str, Any],
+    ) -> T | None:
+        """Make the object of a table from its options; `None` if anything at or below its path is wrong.
+
+        `required` are options that must be there, and a valid value for each.
+        """
+        types = get_type_hints(kind)
+
+        def note(error: OptionError) -> None:
+            if types.get(error.option) is Secret and error.option not in options:
+                error = OptionError(error.option, f"missing; {_EXPECTED_REFERENCE}", other=error.other)
+            self.problems.add_option(path, error)
+
+        made = make_all_checks(make, options, required, note)
+        return None if self.problems.within(path) else made
+
+    def _secret(self, reference: object, path: KeyPath) -> Secret:
+        """Look up a reference. Where that fails a stand-in is returned, so that the other options can be checked."""
+        parts = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+        if parts is None:
+            foreign = isinstance(reference, str) and _FOREIGN_REFERENCE.fullmatch(reference)
+            got = "; a reference to an environment variable is written env:NAME" if foreign else ""
+            self.problems.add(path, f"{_EXPECTED_REFERENCE}, got a value that is not shown{got}")
+            return _UNRESOLVED
         try:
-            values[key] = msgspec.convert(value, fields[key].type)
-        except msgspec.ValidationError:
-            rule = _rule(fields[key])
-            found = shown(value) if (rule.extra or {}).get("shown", True) else _kind_of(value)
-            problems.mismatch(joined(path, key), found, rule.description or "")
-    required = [field for field in fields.values() if field.required]
-    for field in required:
-        if field.name not in given:
-            problems.mismatch(joined(path, field.name), "nothing", _rule(field).description or "")
-    return kind(**values) if all(field.name in values for field in required) else None
+            if variable := parts["variable"]:
+                return Secret(_variable(variable, self._environ))
+            return Secret(_file_text(parts["file"], self.folder))
+        except ValueError as error:
+            self.problems.add(path, str(error))
+            return _UNRESOLVED
+
+
+def make_all_checks(
+    make: Callable[..., T],
+    options: Mapping[str, Any],
+    required: Mapping[str, Any],
+    note: Callable[[OptionError], None],
+) -> T | None:
+    """Call a constructor until it accepts the options, and note each one that it refused; `None` if it never does.
+
+    A refused option is left out, or has the valid value that `required` gives for it: so that one wrong option does not
+    hide the next.
+    """
+    given: dict[str, Any] = {**dict.fromkeys(required), **options}
+    refused: set[str] = set()
+    while True:
+        try:
+            return make(**given)
+        except OptionError as error:
+            note(error)
+            if error.option in refused:
+                return None
+            refused.add(error.option)
+            _leave_out(given, option_path(error.option), required)
+
+
+def _leave_out(given: dict[str, Any], path: KeyPath, required: Mapping[str, Any]) -> None:
+    """Remove an option, or only one entry of it if it is a table."""
+    option, key = str(path[0]), path[-1]
+    entries = as_table(given.pop(option, None))
+    if option in required:
+        given[option] = required[option]
+    elif entries is not None and len(path) > 1:
+        given[option] = {name: value for name, value in entries.items() if name != key}
 
 
 def as_table(value: object) -> dict[str, object] | None:
-    """A value of a TOML file as a table, `None` if it is something else."""
+    """Return a TOML value if it is a table."""
     return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
-def refuse_repeated(tables: list[Any], field: str, path: str, problems: Problems) -> None:
-    """Note each table of a list whose field has the value of an earlier one."""
-    first: dict[str, int] = {}
-    for index, table in enumerate(tables):
-        value = (as_table(table) or {}).get(field)
-        if isinstance(value, str) and first.setdefault(value, index) != index:
-            problems.add(f"{path}[{index}].{field}", f"found {shown(value)}, which {path}[{first[value]}] has already")
+def toml_shown(value: object) -> str:
+    """Describe a value in the terms of TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        "a table" if isinstance(value, dict) else "a date or time" if isinstance(value, date | time) else shown(value)
+    )
 
 
-def _rule(field: msgspec.structs.FieldInfo) -> msgspec.Meta:
-    """The outermost `Meta` of a field's type."""
-    return next((part for part in get_args(field.type) if isinstance(part, msgspec.Meta)), msgspec.Meta())
+def _unknown_key(key: str, known: Mapping[str, Any], path: KeyPath) -> str:
+    if path and key in get_type_hints(GatewayConfig):
+        return "a top-level key: it must stand before the first table"
+    if key in _SERVE_OPTIONS:
+        return f"an option of the command line: bud-asgi serve --{key.replace('_', '-')}"
+    *most, last = known
+    return f"unknown key{nearest(key, known)}; expected {', '.join(most)} or {last}"
 
 
-def _kind_of(value: object) -> str:
-    """What is said of a value that may be a secret."""
-    return "a string that is not shown here" if isinstance(value, str) else shown(value)
+def _variable(name: str, environ: Mapping[str, str]) -> str:
+    if value := environ.get(name):
+        try:
+            return Secret(value).reveal()
+        except ValueError as error:
+            raise ValueError(f"the environment variable {name} cannot be used: {error}") from None
+    if looks_secret(name) and not _VARIABLE.fullmatch(name):
+        raise ValueError("the environment variable is not set; its name looks like a secret and is not shown")
+    raise ValueError(f"the environment variable {name} is not set")
+
+
+def _file_text(name: str, folder: Path) -> str:
+    """Read a file, without the line break that editors leave at its end."""
+    file = folder / name
+    hide = any(looks_secret(part) for part in name.split("/"))
+    shown_file = "the file, whose name looks like a secret and is not shown" if hide else str(file)
+    try:
+        return Secret(file.read_bytes().decode().removesuffix("\n").removesuffix("\r")).reveal()
+    except OSError as error:
+        raise ValueError(f"cannot read {shown_file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{shown_file}: not text") from None
+    except ValueError as error:
+        raise ValueError(f"{shown_file}: {error}") from None

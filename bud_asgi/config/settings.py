@@ -1,4 +1,4 @@
-"""What a configuration comes to: the objects that code would build, and the app made of them."""
+"""The result of reading a configuration, and the app made from it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route
 
 ConfiguredProvider = Anthropic | Bedrock | Vertex
-"""The providers that a configuration can name."""
+"""The providers that a configuration can contain."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
-    `source` is the file, or `environment`. Without `keys` everybody is let in. Without `routes` every model goes to the
-    one provider. `max_body` is in bytes. `access_log` is `None` where nothing was said of it.
+    `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
+    the one provider. `max_body` is in bytes. `access_log` is `None` if it was not set.
     """
 
     source: str
@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: bool | None = None
 
     def app(self) -> MessagesApp:
-        """The app, as code would build it. Raises `ConfigError` for what only the app itself finds wrong."""
+        """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
             return MessagesApp(
                 auth=ApiKeys(self.keys) if self.keys else Anonymous(),

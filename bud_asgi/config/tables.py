@@ -1,91 +1,120 @@
-"""What the tables of a file may hold; those of providers are in `provider_tables`.
+"""The tables of a configuration file: their keys, and the TOML type of each value.
 
-The words of each `description` are what an error says is allowed. What is absent has the default of the object that it
-becomes; an empty string stands for an absent one only here, as a default: in a file it is refused.
+The constructors of the objects check the values, and their defaults apply to keys that are absent. `object` stands for
+a value that only the constructor can judge, `Secret` for a reference to a secret.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, TypedDict
 
-import msgspec
-from msgspec import Meta
-
-from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-
-NOT_SHOWN = {"shown": False}
-"""Marks a field that a secret may have been pasted into: an error never shows its value."""
-
-HASH_PATTERN = r"\Asha256:[0-9a-f]{64}\Z"
-"""The form in which a key is kept."""
-
-Name = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
-Models = Annotated[
-    tuple[Annotated[str, Meta(min_length=1)], ...],
-    Meta(min_length=1, description='a list of model names or patterns with *, such as ["claude-haiku-*"]'),
-]
+from bud_asgi.secret import Secret
 
 
-class Gateway(msgspec.Struct, frozen=True):
-    """The whole file. What its tables hold is read table by table, so that every error in it is found."""
+class GatewayConfig(TypedDict, total=False):
+    """The whole file."""
 
-    providers: Annotated[
-        dict[str, Any], Meta(min_length=1, description="at least one table of a provider, [providers.NAME]")
-    ] = {}
-    keys: Annotated[
-        list[Any], Meta(min_length=1, description="at least one [[keys]] table, or allow_anonymous = true in its place")
-    ] = []
-    allow_anonymous: Annotated[bool, Meta(description="true or false")] = False
-    routes: Annotated[
-        list[Any], Meta(min_length=1, description="at least one [[routes]] table, or with one provider none at all")
-    ] = []
-    limits: Annotated[list[Any], Meta(min_length=1, description="at least one [[limits]] table, or none at all")] = []
-    max_body: Annotated[int, Meta(gt=0, le=1 << 40, description="a number of bytes, more than 0")] = DEFAULT_MAX_BODY
-    access_log: Annotated[bool | None, Meta(description="true or false")] = None
+    providers: dict[str, Any]
+    keys: list[Any]
+    allow_anonymous: bool
+    routes: list[Any]
+    limits: list[Any]
+    max_body: int
+    access_log: bool
 
 
-class KeyTable(msgspec.Struct, frozen=True):
-    """One caller's key, as it is kept."""
+class KeyConfig(TypedDict, total=False):
+    """The API key of a caller, as its hash."""
 
-    name: Name
-    hash: Annotated[
-        str,
-        Meta(
-            pattern=HASH_PATTERN,
-            description="sha256: and 64 lower-case hex digits, as `bud-asgi keys new NAME` writes it",
-            extra=NOT_SHOWN,
-        ),
-    ]
-    team: Name = ""
-    models: Models = ("*",)
+    name: str
+    hash: str
+    team: str
+    models: list[str]
 
 
-class LimitTable(msgspec.Struct, frozen=True):
-    """At most so many requests in a window."""
+class LimitConfig(TypedDict, total=False):
+    """A number of requests per window."""
 
-    requests: Annotated[int, Meta(gt=0, le=1 << 53, description="a whole number of requests, at least 1")]
-    window: Annotated[
-        Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,5}[smh]\Z")] | Annotated[float, Meta(gt=0, le=1e9)],
-        Meta(description='a duration such as "30s", "1m" or "1h", or a number of seconds'),
-    ] = 60.0
-    per: Annotated[Literal["principal", "all"], Meta(description='"principal" or "all"')] = "principal"
+    requests: int
+    window: object
+    per: str
 
 
-class RouteTable(msgspec.Struct, frozen=True):
-    """A model name or pattern, and where it goes."""
+class RouteConfig(TypedDict, total=False):
+    """A model name or pattern, and its targets."""
 
-    model: Annotated[str, Meta(min_length=1, description='a model name or a pattern with *, such as "claude-*"')]
-    to: Annotated[
-        list[Any],
-        Meta(
-            min_length=1,
-            description='a list of targets, each a provider\'s name or { provider = "NAME", model = "UPSTREAM MODEL" }',
-        ),
-    ]
+    model: str
+    to: object
 
 
-class TargetTable(msgspec.Struct, frozen=True):
-    """A provider that is asked for another model than the client asked for."""
+class TargetConfig(TypedDict, total=False):
+    """A provider and its name for the model."""
 
-    provider: Name
-    model: Name
+    provider: str
+    model: str
+
+
+class TimeoutsConfig(TypedDict, total=False):
+    """The timeouts of an upstream request, in seconds."""
+
+    connect: float
+    first_byte: float
+    silence: float
+
+
+class AnthropicConfig(TypedDict, total=False):
+    """A provider of the kind `anthropic`."""
+
+    kind: str
+    api_key: Secret
+    base_url: str
+    auth: str
+    trace_context: bool
+    timeouts: object
+
+
+class GuardrailConfig(TypedDict, total=False):
+    """A Bedrock guardrail."""
+
+    id: str
+    version: object
+
+
+class BedrockConfig(TypedDict, total=False):
+    """A provider of the kind `bedrock`."""
+
+    kind: str
+    region: str
+    endpoint: str
+    inference_profile: str
+    model_ids: dict[str, Any]
+    service_tier: str
+    guardrail: object
+    client_headers: list[str]
+    user_profiles: bool
+    allow_betas: list[str]
+    drop_fields: list[str]
+    timeouts: object
+    profile: str
+    access_key: Secret
+    secret_key: Secret
+    session_token: Secret
+    bearer_token: Secret
+    role_arn: str
+    external_id: object
+    session_name: str
+
+
+class VertexConfig(TypedDict, total=False):
+    """A provider of the kind `vertex`."""
+
+    kind: str
+    project: str
+    region: str
+    count_region: str
+    base_url: str
+    service_account_file: object
+    quota_project: str
+    allow_betas: list[str]
+    drop_fields: list[str]
+    timeouts: object

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from bud_asgi.exchange import Exchange
+from bud_asgi.options import check_choice, check_integer, check_seconds
+
+_Kind = Literal["requests"]
+_Per = Literal["principal", "all"]
 
 
 class Limit(msgspec.Struct, frozen=True, gc=False):
     """At most `amount` of a kind in `window` seconds, for each principal or for all together.
 
     It is a token bucket: a caller that was idle may use the whole amount at once, then it fills again evenly. Raises
-    `ValueError` for an amount or a window that is not positive.
+    `OptionError`.
     """
 
-    kind: Literal["requests"]
+    kind: _Kind
     amount: int
     window: float = 60.0
-    per: Literal["principal", "all"] = "principal"
+    per: _Per = "principal"
 
     def __post_init__(self) -> None:
-        """Refuse a limit that nothing could ever pass."""
-        if self.amount < 1 or self.window <= 0:
-            raise ValueError("a limit needs an amount of at least 1 and a window of more than 0 seconds")
+        """Check the options."""
+        check_choice("kind", self.kind, get_args(_Kind))
+        check_integer("amount", self.amount, "a whole number, at least 1")
+        check_seconds("window", self.window, maximum=1e9)
+        check_choice("per", self.per, get_args(_Per))
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):

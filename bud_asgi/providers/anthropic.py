@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Timeouts
+from bud_asgi.options import OptionError, check_choice, check_flag
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
-from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.errors import TranslatedUpstreamError
+from bud_asgi.providers.options import check_common, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
-from bud_asgi.secret import Secret
+from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BASE_URL = "https://api.anthropic.com"
 """The service itself."""
@@ -36,6 +37,9 @@ _LISTING = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
 )
 _LISTING_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
+
+
+_Auth = Literal["x-api-key", "bearer", "client"]
 
 
 class ApiKeyCredential:
@@ -89,34 +93,34 @@ class Anthropic:
     `base_url` may do without. With `auth="client"` there is none: the client's own credential is passed through, and
     so is what the upstream says of it. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default
     context (system authorities, verified). `timeouts` are in seconds. `trace_context` sends the client's `traceparent`
-    and `tracestate` on. Raises `ValueError` for what could not be called.
+    and `tracestate` on. Raises `OptionError`.
     """
 
     def __init__(
         self,
         *,
-        api_key: Secret | str | None = None,
+        api_key: AnySecret | None = None,
         base_url: str = BASE_URL,
         name: str = "anthropic",
-        auth: Literal["x-api-key", "bearer", "client"] = "x-api-key",
+        auth: _Auth = "x-api-key",
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
         trace_context: bool = False,
     ) -> None:
-        if not name:
-            raise ValueError("a provider must have a name")
-        if auth == "client" and api_key is not None:
-            raise ValueError(f"the provider {name!r} passes the client's credential through: it can have no api_key")
-        if api_key is None and base_url == BASE_URL and auth != "client":
-            raise ValueError(f"the provider {name!r} needs an api_key")
+        check_common(name, timeouts)
+        check_choice("auth", auth, get_args(_Auth))
+        check_flag("trace_context", trace_context)
+        self._origin, path = parse_base_url(base_url, tls)
+        if path.endswith("/v1"):
+            raise OptionError("base_url", "must not end in /v1: /v1/messages is appended to it")
+        secret = secret_option("api_key", api_key)
+        if auth == "client" and secret is not None:
+            raise OptionError("api_key", 'cannot be combined with auth = "client"', other="auth")
+        if secret is None and base_url == BASE_URL and auth != "client":
+            raise OptionError("api_key", f"missing; {BASE_URL} requires one", other="base_url")
         self.name = name
         self.base_url = base_url
-        self.credential: Credential = (
-            ClientCredential()
-            if auth == "client"
-            else ApiKeyCredential(Secret(api_key) if isinstance(api_key, str) else api_key, auth)
-        )
-        self._origin, path = parse_base_url(base_url, tls)
+        self.credential: Credential = ClientCredential() if auth == "client" else ApiKeyCredential(secret, auth)
         self._path = path
         self._target = f"{path}/v1/messages".encode()
         self._trace_context = trace_context

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.options import OptionError, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import Pattern, compile_pattern
+
+TARGETS_EXPECTED = "a list of targets: names of providers, or pairs of a provider and its model"
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -23,11 +26,14 @@ class Route(msgspec.Struct, frozen=True):
     to: Sequence[str | Target]
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
-        if not self.model:
-            raise ValueError("a route must name a model")
-        if isinstance(self.to, str) or not self.to:
-            raise ValueError(f"the route {self.model!r} must have a list of targets in `to`")
+        """Check the options; `to` becomes a tuple."""
+        check_text("model", self.model, 'a model name or a pattern with *, such as "claude-*"')
+        if isinstance(self.to, str) or not isinstance(self.to, Sequence) or not self.to:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise mismatch("to", TARGETS_EXPECTED, self.to)
+        for index, target in enumerate(self.to):
+            if not isinstance(target, Target):
+                check_text(f"to[{index}]", target, "the name of a provider, or a provider with a model")
+        msgspec.structs.force_setattr(self, "to", tuple(self.to))
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -51,18 +57,18 @@ class _Resolved(msgspec.Struct, frozen=True):
 class RouteTable:
     """Resolves by table: an exact name first, then the patterns in their order.
 
-    Raises `ValueError` for two routes with the same model.
+    Raises `OptionError` for two routes of the same model.
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        for index, route in enumerate(routes):
+            check_type(f"routes[{index}]", route, Route, "a Route")
+        for index, first in duplicates(route.model for route in routes):
+            raise OptionError(f"routes[{index}].model", f"duplicate route, already defined by routes[{first}]")
         self.routes = tuple(routes)
         self._exact: dict[str, _Resolved] = {}
         self._patterns: list[tuple[Pattern, tuple[Target, ...]]] = []
-        seen: set[str] = set()
         for route in routes:
-            if route.model in seen:
-                raise ValueError(f"the route {route.model!r} is a duplicate")
-            seen.add(route.model)
             if "*" in route.model:
                 self._patterns.append((compile_pattern(route.model), route.targets))
             else:

@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 from auth.driver import Behind, Receiving, call, http_scope
 from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, hash_api_key, new_api_key
 from bud_asgi.exchange import Principal
+from bud_asgi.options import OptionError
 
 KEY, OTHER, WRONG = "sk-bud-the-key", "sk-bud-the-other", "sk-bud-wrong"
 KEYS = ApiKeys(
@@ -188,22 +189,28 @@ NO_HASH: dict[str, str] = {
 
 @pytest.mark.parametrize("hash_", NO_HASH.values(), ids=NO_HASH.keys())
 def test_what_is_no_hash_is_refused_and_not_shown(hash_: str) -> None:
-    for keys in ({"ci": hash_}, [ApiKey(name="ci", hash=hash_)]):
-        with pytest.raises(ValueError, match="API key number 1") as refused:
-            ApiKeys(keys)
-        assert str(refused.value) == "the hash of API key number 1 must be sha256: and 64 hex digits"
+    problem = (
+        "expected sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`, "
+        "got a value that is not shown"
+    )
+    with pytest.raises(OptionError) as refused:
+        ApiKeys({"ci": hash_})
+    assert str(refused.value) == f"keys[0].hash: {problem}"
+    with pytest.raises(OptionError) as refused:
+        ApiKey(name="ci", hash=hash_)
+    assert str(refused.value) == f"hash: {problem}"
 
 
 def test_a_key_that_changed_places_with_its_name_is_not_shown() -> None:
-    with pytest.raises(ValueError, match="number 1") as refused:
+    with pytest.raises(OptionError, match=r"^keys\[0\]\.hash: ") as refused:
         ApiKeys({KEY: "ci"})
     assert KEY not in str(refused.value)
 
 
 def test_names_and_hashes_are_there_once() -> None:
-    with pytest.raises(ValueError, match=r"^the API key 'b' has a duplicate name or hash$"):
+    with pytest.raises(ValueError, match=r"^keys\[1\]\.hash: duplicate API key hash, already used by keys\[0\]$"):
         ApiKeys({"a": hash_api_key(KEY), "b": hash_api_key(KEY)})
-    with pytest.raises(ValueError, match=r"^the API key 'a' has a duplicate name or hash$"):
+    with pytest.raises(ValueError, match=r"^keys\[1\]\.name: duplicate API key name, already used by keys\[0\]$"):
         ApiKeys([ApiKey(name="a", hash=hash_api_key(KEY)), ApiKey(name="a", hash=hash_api_key(OTHER))])
 
 

@@ -1,4 +1,4 @@
-"""`check`, `keys new`, `demo` and what they share: statuses, colours, missing extras."""
+"""`check`, `keys new`, `demo`, and what they share: exit statuses, colours, missing extras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from cli_process import BUD_ASGI, KEY, environment, gateway_file, run
 from click.testing import CliRunner
 
-from bud_asgi import hash_api_key
+from bud_asgi import __version__, hash_api_key
 from bud_asgi.cli.check import warnings_of
 from bud_asgi.cli.commands import group
 from bud_asgi.config import read_file
@@ -40,19 +40,19 @@ SHOWN = """FILE is valid. It serves:
 
 MODEL          PROVIDER   UPSTREAM MODEL    ADDRESS
 fast           anthropic  claude-haiku-4-5  https://api.anthropic.com
-               anthropic  (as asked)        https://api.anthropic.com
-claude-opus-*  anthropic  (as asked)        https://api.anthropic.com
+               anthropic  (as requested)    https://api.anthropic.com
+claude-opus-*  anthropic  (as requested)    https://api.anthropic.com
 
 KEY  TEAM  MODELS
 me   ours  fast
 
-LIMIT                    FOR
-60 requests in 60 s      each principal
-1000 requests in 3600 s  all
+LIMIT                     FOR
+60 requests per 60 s      each principal
+1000 requests per 3600 s  all
 """
 UNSERVED = (
-    "warning: no route serves claude-sonnet-5-5, claude-haiku-5-5, claude-fable-5-2: "
-    "Claude Code asks for them by itself, also in the background\n"
+    "warning: no route serves claude-sonnet-5-5, claude-haiku-5-5, claude-fable-5-2, "
+    "which Claude Code also requests in the background\n"
 )
 
 
@@ -62,14 +62,14 @@ def test_check_shows_what_would_be_served_and_warns(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, SHOWN.replace("FILE", str(file)), UNSERVED)
 
 
-def test_check_takes_the_environment_too() -> None:
+def test_check_reads_the_environment_without_a_file() -> None:
     shown = run("check", BUD_ASGI_ALLOW_ANONYMOUS="1")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout == (
         "environment is valid. It serves:\n\n"
         "MODEL  PROVIDER   UPSTREAM MODEL  ADDRESS\n"
-        "*      anthropic  (as asked)      https://api.anthropic.com\n\n"
-        "No keys: everybody is let in.\n\nNo limits.\n"
+        "*      anthropic  (as requested)  https://api.anthropic.com\n\n"
+        "No keys: everyone is admitted.\n\nNo limits.\n"
     )
 
 
@@ -96,8 +96,8 @@ to = ["amazon", "vpc", { provider = "google", model = "claude-opus-5" }]
 """
 CLOUDS_SHOWN = """
 MODEL     PROVIDER  UPSTREAM MODEL  ADDRESS
-claude-*  amazon    (as asked)      https://bedrock-runtime.eu-west-1.amazonaws.com
-          vpc       (as asked)      https://vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com:8443
+claude-*  amazon    (as requested)  https://bedrock-runtime.eu-west-1.amazonaws.com
+          vpc       (as requested)  https://vpce-1.bedrock-runtime.eu-west-1.vpce.amazonaws.com:8443
           google    claude-opus-5   https://aiplatform.eu.rep.googleapis.com
 
 """
@@ -112,7 +112,7 @@ finally:
 """
 
 
-def test_check_shows_where_the_clouds_are_without_asking_them(tmp_path: Path) -> None:
+def test_check_shows_the_addresses_of_clouds_without_calling_them(tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text(CLOUDS)
     command = [sys.executable, "-W", "error", "-c", WITHOUT_NETWORK, "check", str(tmp_path / "gateway.toml")]
     shown = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
@@ -121,11 +121,11 @@ def test_check_shows_where_the_clouds_are_without_asking_them(tmp_path: Path) ->
     assert "CANARY" not in shown.stdout
 
 
-def test_check_of_what_is_wrong(tmp_path: Path) -> None:
+def test_check_reports_problems_with_their_lines(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more='team = ""\n')
     shown = run("check", str(file))
     assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr == f'error: {file}: keys[0].team: found ""; allowed is a string that is not empty\n'
+    assert shown.stderr == f"error: {file}:9: keys[0].team: must not be empty\n"
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_check_of_what_is_wrong(tmp_path: Path) -> None:
         (["claude-opus-*", "claude-fable-*"], ["claude-sonnet-5-5", "claude-haiku-5-5"]),
     ],
 )
-def test_check_warns_of_what_claude_code_asks_for_by_itself(
+def test_check_warns_about_unserved_models_that_claude_code_requests(
     served: list[str], warned_of: list[str], tmp_path: Path
 ) -> None:
     routes = "".join(f'[[routes]]\nmodel = "{model}"\nto = ["anthropic"]\n' for model in served)
     settings = read_file(gateway_file(tmp_path, more=routes), environ={"ANTHROPIC_API_KEY": "k"})
-    words = f"no route serves {', '.join(warned_of)}: Claude Code asks for them by itself, also in the background"
+    words = f"no route serves {', '.join(warned_of)}, which Claude Code also requests in the background"
     assert list(warnings_of(settings)) == ([words] if warned_of else [])
 
 
@@ -162,7 +162,7 @@ def test_a_new_key_goes_to_its_owner_and_its_lines_into_the_file(tmp_path: Path)
 def test_a_key_needs_a_name(name: str) -> None:
     shown = CliRunner().invoke(group, ["keys", "new", name])
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert "a name is printable, and not empty" in shown.stderr
+    assert "must be printable and not empty" in shown.stderr
 
 
 def in_terminal(*words: str, **environ: str) -> str:
@@ -176,7 +176,7 @@ def in_terminal(*words: str, **environ: str) -> str:
         os.close(its)
 
 
-def test_a_terminal_gets_colours_unless_it_wants_none() -> None:
+def test_a_terminal_gets_colours_unless_no_color_is_set() -> None:
     assert "\x1b[31merror:\x1b[0m nope.toml: " in in_terminal("check", "nope.toml")
     assert "\x1b" not in in_terminal("check", "nope.toml", NO_COLOR="1")
     assert "\x1b" not in in_terminal("keys", "new", "x", NO_COLOR="1")
@@ -185,7 +185,7 @@ def test_a_terminal_gets_colours_unless_it_wants_none() -> None:
 def test_demo_is_a_command() -> None:
     shown = CliRunner().invoke(group, ["demo", "--real"], env={"ANTHROPIC_API_KEY": ""})
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert shown.stderr == "--real needs ANTHROPIC_API_KEY; without --real nothing is spent\n"
+    assert shown.stderr == "--real requires ANTHROPIC_API_KEY; without --real the demo needs no key\n"
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,14 @@ main()
     assert (shown.returncode, shown.stdout, shown.stderr) == (2, "", message)
 
 
+@pytest.mark.parametrize("module", ["bud_asgi", "bud_asgi.cli"])
+def test_the_package_can_be_run_as_a_module(module: str) -> None:
+    shown = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"{__version__}\n"
+
+
 @pytest.mark.parametrize("words", [["--help"], ["serve", "-h"], ["check", "-h"], ["keys", "new", "-h"], ["demo", "-h"]])
-def test_help_is_there(words: list[str]) -> None:
+def test_each_command_has_help(words: list[str]) -> None:
     shown = CliRunner().invoke(group, words, prog_name="bud-asgi")
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout.startswith("Usage: bud-asgi ")

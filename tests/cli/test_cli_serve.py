@@ -1,4 +1,4 @@
-"""`bud-asgi serve`: it starts, serves the official SDK, says what it did, and ends as it is told."""
+"""`bud-asgi serve`: startup, requests by the official SDK, logs, and shutdown."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_uvicorn_serves_the_factory(tmp_path: Path) -> None:
             server.stop()
 
 
-def test_the_files_own_word_on_the_access_log_holds(tmp_path: Path) -> None:
+def test_the_file_can_turn_the_access_log_off(tmp_path: Path) -> None:
     file = gateway_file(tmp_path)
     file.write_text("access_log = false\n" + file.read_text())
     with served([*BUD_ASGI, "serve", str(file), "--port", "0", "--log-level", "info"], environment()) as server:
@@ -130,7 +130,7 @@ def test_a_running_stream_ends_within_the_drain_timeout_with_an_error_event(tmp_
     assert "Traceback" not in words
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_drain(tmp_path: Path) -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         upstream.always(stall(20, after_bytes=900))
         file = gateway_file(tmp_path, upstream.base_url)
@@ -149,7 +149,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
             assert server.ended()[0] == 0
 
 
-def test_a_stream_that_ends_in_time_is_whole(tmp_path: Path) -> None:
+def test_a_stream_that_ends_within_the_drain_timeout_is_complete(tmp_path: Path) -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         upstream.always(text("one two three four five six", delay=0.1))
         file = gateway_file(tmp_path, upstream.base_url)
@@ -169,34 +169,35 @@ def test_limits_in_memory_and_more_workers_are_refused(tmp_path: Path) -> None:
     shown = run("serve", str(gateway_file(tmp_path, more=LIMITS)), "--workers", "3")
     assert (shown.returncode, shown.stdout) == (2, "")
     assert shown.stderr == (
-        "error: --workers: found 3, but each process counts the limits in its own memory;"
-        " allowed is 1, or --per-worker-limits if that is meant\n"
+        "error: --workers: each worker counts the limits on its own:"
+        " use 1 worker, or accept that with --per-worker-limits\n"
     )
 
 
-def test_every_error_of_the_file_is_told_and_nothing_listens(tmp_path: Path) -> None:
+def test_every_problem_of_the_file_is_reported_and_no_port_opened(tmp_path: Path) -> None:
     port = free_port()
     file = gateway_file(tmp_path, more="models = []\n[[routes]]\nmodel = 1\nto = [2]\n")
     shown = run("serve", str(file), "--port", str(port))
     assert (shown.returncode, shown.stdout) == (2, "")
     assert [line.split(": ")[:3] for line in shown.stderr.splitlines()] == [
-        ["error", str(file), "keys[0].models"],
-        ["error", str(file), "routes[0].model"],
+        ["error", f"{file}:9", "keys[0].models"],
+        ["error", f"{file}:11", "routes[0].model"],
+        ["error", f"{file}:12", "routes[0].to[0]"],
     ]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port)).close()
 
 
-def test_without_file_and_environment_it_says_what_is_missing() -> None:
+def test_without_file_and_environment_it_reports_what_is_missing() -> None:
     shown = run("serve", ANTHROPIC_API_KEY="")
     assert (shown.returncode, len(shown.stderr.splitlines())) == (2, 2)
-    assert shown.stderr.startswith("error: environment: ANTHROPIC_API_KEY: not set, and neither is BUD_ASGI_CONFIG")
+    assert shown.stderr.startswith("error: environment: ANTHROPIC_API_KEY: not set; set it, or set BUD_ASGI_CONFIG")
 
 
-def test_it_does_not_ask_itself() -> None:
+def test_it_refuses_to_be_its_own_upstream() -> None:
     shown = run("serve", ANTHROPIC_BASE_URL="http://localhost:8000", BUD_ASGI_ALLOW_ANONYMOUS="1")
     assert shown.returncode == 2
-    assert "found http://localhost:8000, which is this server itself" in shown.stderr
+    assert "http://localhost:8000 is the address of this server itself" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -206,15 +207,15 @@ def test_it_does_not_ask_itself() -> None:
         ('kind = "vertex"\nproject = "p"\nbase_url = "http://127.0.0.1:8000"', "base_url"),
     ],
 )
-def test_it_does_not_ask_itself_as_a_cloud(table: str, key: str, tmp_path: Path) -> None:
+def test_it_refuses_to_be_its_own_upstream_as_a_cloud(table: str, key: str, tmp_path: Path) -> None:
     (tmp_path / "gateway.toml").write_text(f"allow_anonymous = true\n[providers.up]\n{table}\n")
     shown = run("serve", "gateway.toml", cwd=tmp_path)
     assert shown.returncode == 2
-    words = f"providers.up.{key}: found http://127.0.0.1:8000, which is this server itself"
+    words = f"providers.up.{key}: http://127.0.0.1:8000 is the address of this server itself"
     assert shown.stderr == f"error: gateway.toml: {words}\n"
 
 
-def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         shown = run("serve", str(gateway_file(tmp_path)), "--port", str(listener.getsockname()[1]))
     assert shown.returncode == 3  # uvicorn's own

@@ -1,4 +1,4 @@
-"""A file that names Bedrock and Vertex AI becomes the providers that code would build."""
+"""A file with Bedrock and Vertex AI becomes the same providers that code would make."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ to = ["bedrock", "vertex"]
 
 
 def laid_open(value: object) -> object:
-    """A value so that equal ones compare equal: secrets by what they hold, origins by where they are."""
+    """A value that can be compared: secrets and origins are replaced by their content."""
     match value:
         case Secret():
             return value.reveal()
@@ -94,7 +94,7 @@ def read(folder: Path, text: str) -> Settings:
     return read_file(written(folder, text + KEYS), environ=ENVIRON)
 
 
-def test_it_says_the_same_as_code(tmp_path: Path) -> None:
+def test_it_is_equivalent_to_code(tmp_path: Path) -> None:
     bedrock, vertex = read(tmp_path, WHOLE).providers
     assert laid_open(bedrock) == laid_open(
         Bedrock(
@@ -147,7 +147,7 @@ to = ["amazon"]
 """
 
 
-def test_the_least_that_a_file_must_say_is_the_least_that_code_must(tmp_path: Path) -> None:
+def test_a_file_and_code_require_the_same_options(tmp_path: Path) -> None:
     found = read(tmp_path, LEAST).providers
     there = [Bedrock(region="us-east-1", name="amazon"), Vertex(project="p", name="google")]
     assert list(map(laid_open, found)) == list(map(laid_open, there))

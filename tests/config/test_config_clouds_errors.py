@@ -1,4 +1,4 @@
-"""What is wrong with the table of a cloud is said exactly, all of it at once, and without a secret."""
+"""Every problem of a cloud's table is reported at once, with its line, and without showing a secret."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from config_files import KEYS, written
 
 from bud_asgi.config import ConfigError, read_file
 
-NO_SECRET = "a string that is not shown here; allowed is a reference to the secret, env:NAME or file:PATH"
-NO_BETAS = 'allowed is a list of beta flags, such as ["context-1m-2025-08-07"]'
-NO_FIELDS = 'allowed is a list of top-level fields of a request, such as ["metadata"]'
-NO_LOCATION = 'allowed is a location, "global", "us", "eu" or a region'
-NO_FILE = "found a string that is not shown here; allowed is the path of the file with a service account's key"
-NO_MODEL = "allowed is an id or ARN of a model on Bedrock"
+REFERENCE = "expected a reference such as env:NAME or file:PATH"
+NOT_SHOWN = "got a value that is not shown"
+NO_USER = "must not contain a user, query or fragment; a credential has its own option"
+BEDROCK_MODEL = "expected the id or ARN of a model on Bedrock"
+REGION = 'expected an AWS region, such as "us-east-1"'
+LOCATION = 'expected a location: "global", "us", "eu" or a region'
+PROJECT = "expected the id of a Google Cloud project"
+KEY_FILE = "expected the path of a service account's key file, got a value that is not shown"
 
 
 def bedrock(lines: str, region: str = 'region = "us-east-1"') -> str:
@@ -27,201 +29,188 @@ def vertex(lines: str, project: str = 'project = "p"') -> str:
 
 
 ERRORS: dict[str, tuple[str, list[str]]] = {
-    "no region": (
-        bedrock("", region=""),
-        ['b.region: found nothing; allowed is a region of AWS, such as "us-east-1"'],
-    ),
-    "a region that is none, and all that is wrong beside it": (
+    "no region": (bedrock("", region=""), [f"1: providers.b.region: missing; {REGION}"]),
+    "a wrong region, and every other problem of the table": (
         bedrock('endpoint = "ftp://host"\nprofile = ""\n', region='region = "US East"'),
         [
-            'b.region: found "US East"; allowed is a region of AWS, such as "us-east-1"',
-            'b.profile: found ""; allowed is a string that is not empty',
-            "b.endpoint: endpoint must be an http or https URL with a host, not 'ftp://host'",
+            f'3: providers.b.region: {REGION}, got "US East"',
+            '4: providers.b.endpoint: expected an http or https URL with a host, got "ftp://host"',
+            "5: providers.b.profile: must not be empty",
         ],
     ),
     "an unknown key": (
         bedrock('regoin = "x"'),
         [
             (
-                "b.regoin: unknown key (did you mean region?); allowed are kind, region, endpoint, inference_profile,"
-                " model_ids, service_tier, guardrail, client_headers, user_profiles, allow_betas, drop_fields,"
-                " timeouts, profile, access_key, secret_key, session_token, bearer_token, role_arn, external_id,"
-                " session_name"
+                '4: providers.b.regoin: unknown key (did you mean "region"?); expected kind, region, endpoint,'
+                " inference_profile, model_ids, service_tier, guardrail, client_headers, user_profiles,"
+                " allow_betas, drop_fields, timeouts, profile, access_key, secret_key, session_token,"
+                " bearer_token, role_arn, external_id or session_name"
             )
         ],
     ),
     "an endpoint with a password": (
         bedrock('endpoint = "https://me:CANARY@host"'),
-        [
-            (
-                "b.endpoint: found a string that is not shown here;"
-                " allowed is a host, or an http or https URL without user, query and fragment"
-            )
-        ],
+        [f"4: providers.b.endpoint: {NO_USER}"],
     ),
     "an endpoint with an impossible port": (
         bedrock('endpoint = "host:99999"'),
-        ["b.endpoint: endpoint must be a URL with a valid host and port"],
+        [f"4: providers.b.endpoint: expected a URL with a valid host and port, {NOT_SHOWN}"],
     ),
-    "choices that are none": (
+    "unknown choices": (
         bedrock(
             'inference_profile = "de"\nservice_tier = "best"\nclient_headers = ["x-amzn-bedrock-accept"]\n'
             'user_profiles = "yes"\n'
         ),
         [
             (
-                'b.inference_profile: found "de";'
-                ' allowed is "auto", "none", "global", "us", "eu", "jp", "apac", "au" or "us-gov"'
+                '4: providers.b.inference_profile: expected "auto", "none", "global", "us", "eu", "jp", "apac",'
+                ' "au" or "us-gov", got "de"'
             ),
-            'b.service_tier: found "best"; allowed is "default", "flex", "priority" or "reserved"',
+            '5: providers.b.service_tier: expected "default", "flex", "priority" or "reserved", got "best"',
             (
-                "b.client_headers: found a list;"
-                ' allowed is a list of headers of InvokeModel, such as ["x-amzn-bedrock-service-tier"]'
+                '6: providers.b.client_headers: expected "x-amzn-bedrock-guardrailidentifier",'
+                ' "x-amzn-bedrock-guardrailversion", "x-amzn-bedrock-performanceconfig-latency",'
+                ' "x-amzn-bedrock-request-metadata", "x-amzn-bedrock-service-tier" or "x-amzn-bedrock-trace",'
+                ' got "x-amzn-bedrock-accept" (did you mean "x-amzn-bedrock-trace"?)'
             ),
-            'b.user_profiles: found "yes"; allowed is true or false',
+            '7: providers.b.user_profiles: expected true or false, got "yes"',
         ],
     ),
-    "models that are none": (
+    "invalid ids of models": (
         bedrock('model_ids = { a = "../secrets", "b c" = 3, "" = "anthropic.x", right = "anthropic.claude-opus-5" }'),
         [
-            f'b.model_ids.a: found "../secrets"; {NO_MODEL}',
-            f'b.model_ids."b c": found 3; {NO_MODEL}',
-            f'b.model_ids."": found "anthropic.x"; {NO_MODEL}',
+            f'4: providers.b.model_ids.a: {BEDROCK_MODEL}, got "../secrets"',
+            f'4: providers.b.model_ids."b c": {BEDROCK_MODEL}, got 3',
+            '4: providers.b.model_ids."": expected a model name as the key, got ""',
         ],
     ),
     "half a guardrail": (
         bedrock('guardrail = { id = "", vresion = "1" }'),
         [
-            'b.guardrail.id: found ""; allowed is the id or the ARN of a guardrail',
-            "b.guardrail.vresion: unknown key (did you mean version?); allowed are id, version",
-            'b.guardrail.version: found nothing; allowed is the version of the guardrail, a number or "DRAFT"',
+            "4: providers.b.guardrail.id: must not be empty",
+            '4: providers.b.guardrail.vresion: unknown key (did you mean "version"?); expected id or version',
+            "4: providers.b.guardrail.version: missing",
         ],
     ),
-    "lists that are none": (
+    "invalid lists": (
         bedrock('allow_betas = ["a b"]\ndrop_fields = "metadata"\n') + vertex('allow_betas = []\ndrop_fields = [""]'),
         [
-            f"b.allow_betas: found a list; {NO_BETAS}",
-            f'b.drop_fields: found "metadata"; {NO_FIELDS}',
-            f"v.allow_betas: found an empty list; {NO_BETAS}",
-            f"v.drop_fields: found a list; {NO_FIELDS}",
+            (
+                '4: providers.b.allow_betas: expected a list of beta flags, such as ["context-1m-2025-08-07"],'
+                ' got "a b" in it'
+            ),
+            '5: providers.b.drop_fields: expected a list of strings, got "metadata"',
+            "10: providers.v.allow_betas: must not be empty",
+            (
+                "11: providers.v.drop_fields: expected a list of top-level request fields, such as"
+                ' ["metadata"], got "" in it'
+            ),
         ],
     ),
-    "timeouts that are none": (
-        bedrock("timeouts = { connect = 0 }") + vertex("timeouts = 3"),
+    "invalid timeouts": (
+        bedrock("timeouts = { connect = true }") + vertex("timeouts = 3"),
         [
-            "b.timeouts.connect: found 0; allowed is a number of seconds, more than 0 and at most 86400",
-            "v.timeouts: found 3; allowed is a table of connect, first_byte and silence, in seconds",
+            "4: providers.b.timeouts.connect: expected a number, got true",
+            "8: providers.v.timeouts: expected a table, got 3",
         ],
     ),
     "literal secrets": (
         bedrock('access_key = "AKIACANARY"\nsecret_key = "CANARY"\nsession_token = "CANARY"\n')
         + '[providers.c]\nkind = "bedrock"\nregion = "us-east-1"\nbearer_token = "CANARY"\n',
         [
-            f"b.access_key: found {NO_SECRET}",
-            f"b.secret_key: found {NO_SECRET}",
-            f"b.session_token: found {NO_SECRET}",
-            f"c.bearer_token: found {NO_SECRET}",
+            f"4: providers.b.access_key: {REFERENCE}, {NOT_SHOWN}",
+            f"5: providers.b.secret_key: {REFERENCE}, {NOT_SHOWN}",
+            f"6: providers.b.session_token: {REFERENCE}, {NOT_SHOWN}",
+            f"11: providers.c.bearer_token: {REFERENCE}, {NOT_SHOWN}",
         ],
     ),
-    "secrets that are not there": (
+    "secrets that cannot be found": (
         bedrock('access_key = "env:NOPE"\nsecret_key = "file:nope"'),
         [
-            "b.access_key: the environment variable NOPE is not set",
-            "b.secret_key: the file FOLDER/nope can't be read: No such file or directory",
+            "4: providers.b.access_key: the environment variable NOPE is not set",
+            "5: providers.b.secret_key: cannot read FOLDER/nope: No such file or directory",
         ],
     ),
     "halves of a credential": (
         bedrock('secret_key = "env:X"\nsession_token = "env:X"\nexternal_id = "xy"\nsession_name = "xy"'),
         [
-            "b.secret_key: found one without access_key, which it needs",
-            "b.session_token: found one without access_key, which it needs",
-            "b.external_id: found one without role_arn, which it needs",
-            "b.session_name: found one without role_arn, which it needs",
+            "4: providers.b.secret_key: requires access_key",
+            "5: providers.b.session_token: requires access_key",
+            "6: providers.b.external_id: requires role_arn",
+            "7: providers.b.session_name: requires role_arn",
         ],
     ),
     "two credentials at once": (
         bedrock('profile = "p"\naccess_key = "env:X"\nsecret_key = "env:X"\nbearer_token = "env:X"'),
         [
-            "b.bearer_token: found one beside profile; allowed is one of the two",
-            "b.profile: found one beside access_key; allowed is one of the two",
+            "4: providers.b.profile: cannot be combined with access_key, secret_key",
+            "7: providers.b.bearer_token: cannot be combined with access_key, profile, secret_key",
         ],
     ),
-    "a role that is none": (
+    "an invalid role": (
         bedrock('role_arn = "gateway"\nexternal_id = "a b"\nsession_name = "x"'),
         [
             (
-                'b.role_arn: found "gateway";'
-                ' allowed is the ARN of a role, such as "arn:aws:iam::123456789012:role/gateway"'
+                "4: providers.b.role_arn: expected the ARN of a role, such as"
+                ' "arn:aws:iam::123456789012:role/gateway", got "gateway"'
             ),
-            'b.external_id: found "a b"; allowed is the external id that the role asks for',
-            'b.session_name: found "x"; allowed is a name of 2 to 64 letters, digits and =,.@+_-',
+            f"5: providers.b.external_id: expected the external id that the role requires, {NOT_SHOWN}",
+            '6: providers.b.session_name: expected 2 to 64 letters, digits and =,.@+_-, got "x"',
         ],
     ),
-    "no project": (
-        vertex("", project=""),
-        ["v.project: found nothing; allowed is the id of a project of Google Cloud"],
-    ),
-    "places that are none, and all that is wrong beside them": (
+    "no project": (vertex("", project=""), [f"1: providers.v.project: missing; {PROJECT}"]),
+    "wrong locations, and every other problem of the table": (
         vertex(
             'region = "Europe"\ncount_region = ""\nbase_url = "http://host:99999"\nservice_account_file = "nope.json"\n'
             'quota_project = "a b"\n',
             project='project = ""',
         ),
         [
-            'v.project: found ""; allowed is the id of a project of Google Cloud',
-            f'v.region: found "Europe"; {NO_LOCATION}',
-            f'v.count_region: found ""; {NO_LOCATION}',
-            'v.quota_project: found "a b"; allowed is the id of a project of Google Cloud',
-            "v.service_account_file: the file FOLDER/nope.json: No such file or directory",
-            "v.base_url: base_url must be a URL with a valid host and port",
+            "3: providers.v.project: must not be empty",
+            f'4: providers.v.region: {LOCATION}, got "Europe"',
+            "5: providers.v.count_region: must not be empty",
+            f"6: providers.v.base_url: expected a URL with a valid host and port, {NOT_SHOWN}",
+            "7: providers.v.service_account_file: cannot read FOLDER/nope.json: No such file or directory",
+            f'8: providers.v.quota_project: {PROJECT}, got "a b"',
         ],
     ),
-    "a URL with a password": (
-        vertex('base_url = "https://me:CANARY@host"'),
-        [
-            (
-                "v.base_url: found a string that is not shown here;"
-                " allowed is an http or https URL without user, query and fragment"
-            )
-        ],
-    ),
+    "a URL with a password": (vertex('base_url = "https://me:CANARY@host"'), [f"4: providers.v.base_url: {NO_USER}"]),
     "a key in place of its file": (
         vertex('service_account_file = \'{"private_key": "CANARY"}\''),
-        [f"v.service_account_file: {NO_FILE}"],
+        [f"4: providers.v.service_account_file: {KEY_FILE}"],
     ),
     "a reference in place of a file": (
         vertex('service_account_file = "file:key.json"'),
-        [f"v.service_account_file: {NO_FILE}"],
+        [f"4: providers.v.service_account_file: {KEY_FILE}"],
     ),
-    "a file that is no key": (
+    "a file that is not JSON": (
         vertex('service_account_file = "text"'),
-        ["v.service_account_file: the file FOLDER/text: no JSON"],
+        ["4: providers.v.service_account_file: FOLDER/text: not valid JSON"],
     ),
     "a file of another kind": (
         vertex('service_account_file = "user.json"'),
-        ["v.service_account_file: the file FOLDER/user.json: not the key of a service account"],
+        ["4: providers.v.service_account_file: FOLDER/user.json: not a service account's key"],
     ),
 }
 
 
 @pytest.mark.parametrize(("text", "expected"), ERRORS.values(), ids=ERRORS.keys())
-def test_the_words_of_an_error(text: str, expected: list[str], tmp_path: Path) -> None:
+def test_each_problem_names_its_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "text").write_text("CANARY")
     (tmp_path / "user.json").write_text(json.dumps({"type": "authorized_user", "refresh_token": "CANARY"}))
     file = written(tmp_path, text + KEYS + '[[routes]]\nmodel = "*"\nto = ["ELSEWHERE"]\n')
     with pytest.raises(ConfigError) as raised:
         read_file(file, environ={"X": "CANARY"})
-    start = f"{file}: providers."
-    found = [line for line in str(raised.value).splitlines() if line.startswith(start)]
-    assert [line.removeprefix(start) for line in found] == [line.replace("FOLDER", str(tmp_path)) for line in expected]
-    assert len(raised.value.problems) == len(expected) + 1  # and the route to nowhere
+    found = [line.removeprefix(f"{file}:") for line in str(raised.value).splitlines()]
+    assert found[:-1] == [line.replace("FOLDER", str(tmp_path)) for line in expected]
+    assert ': routes[0].to[0]: unknown provider "ELSEWHERE"; ' in found[-1]
     assert "CANARY" not in str(raised.value) + repr(raised.value)
 
 
-def test_a_token_of_the_environment_that_can_t_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_token_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "CAN ARY")
     with pytest.raises(ConfigError) as raised:
         read_file(written(tmp_path, bedrock("") + KEYS), environ={})
-    assert [problem.path for problem in raised.value.problems] == ["providers.b"]
-    assert "AWS_BEARER_TOKEN_BEDROCK" in str(raised.value)
+    assert [problem.path for problem in raised.value.problems] == ["providers.b.AWS_BEARER_TOKEN_BEDROCK"]
     assert "CAN ARY" not in str(raised.value)

@@ -1,23 +1,32 @@
-"""What is wrong with a file is said exactly, all of it at once, and without a secret."""
+"""Every problem of a file is reported at once, with its line, and without showing a secret."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from config_files import ENVIRON, HASH, KEYS, PROVIDER, ROUTES, written
 
 from bud_asgi.config import ConfigError, read_file
+from bud_asgi.http import Timeouts
 
 GOOD = PROVIDER + KEYS
-NO_SECRET = "a string that is not shown here; allowed is a reference to the secret, env:NAME or file:PATH"
-NO_HASH = "allowed is sha256: and 64 lower-case hex digits, as `bud-asgi keys new NAME` writes it"
-NO_URL = "an http or https URL without user, query and fragment; a credential belongs in the API key"
-NO_WINDOW = 'allowed is a duration such as "30s", "1m" or "1h", or a number of seconds'
-NO_TARGETS = 'allowed is a list of targets, each a provider\'s name or { provider = "NAME", model = "UPSTREAM MODEL" }'
-NO_MODELS = 'allowed is a list of model names or patterns with *, such as ["claude-haiku-*"]'
-NOBODY = "keys: found nothing; allowed is at least one [[keys]] table, or allow_anonymous = true to let everybody in"
+REFERENCE = "expected a reference such as env:NAME or file:PATH"
+NOT_SHOWN = "got a value that is not shown"
+HASHES = "expected sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
+TARGETS = "expected a list of targets: names of providers, or pairs of a provider and its model"
+DURATION = 'expected a duration such as "30s", "1m" or "1h", or a number of seconds'
+SECRET = "a secret must be visible ASCII without spaces or line breaks, and not empty"
+KINDS = 'expected "anthropic", "bedrock" or "vertex"'
+NOBODY = "keys: missing; expected [[keys]] tables, or allow_anonymous = true to admit everyone"
+NO_USER = "must not contain a user, query or fragment; a credential has its own option"
 OTHER = '[providers.other]\nkind = "anthropic"\nbase_url = "http://127.0.0.1:1"\n'
+
+
+def in_file(file: Path, problem: str) -> str:
+    separator = ":" if re.match(r"\d+: ", problem) else ": "
+    return f"{file}{separator}{problem.replace('FOLDER', str(file.parent))}"
 
 
 def key(line: str) -> str:
@@ -37,226 +46,263 @@ def route(line: str) -> str:
 
 
 ERRORS: dict[str, tuple[str, list[str]]] = {
-    "not TOML": ("a = \n", ["is not TOML: Invalid value (at line 1, column 5)"]),
-    "not UTF-8": ("a = 1\nb = '\udcff'", ["is not TOML: not UTF-8 (at line 2, column 6)"]),
-    "nested without end": ("a = " + "[" * 9000, ["is not TOML: maximum recursion depth exceeded"]),
+    "not TOML": ("a = \n", ["1: invalid TOML: Invalid value (at line 1, column 5)"]),
+    "not UTF-8": ("a = 1\nb = '\udcff'", ["2: invalid TOML: not UTF-8"]),
+    "nested without end": ("a = " + "[" * 9000, ["invalid TOML: maximum recursion depth exceeded"]),
     "two providers of one name": (
         PROVIDER + PROVIDER + KEYS,
-        ["is not TOML: Cannot declare ('providers', 'anthropic') twice (at line 6, column 21)"],
+        ["6: invalid TOML: Cannot declare ('providers', 'anthropic') twice (at line 6, column 21)"],
     ),
-    "nothing in it": (
-        "",
-        [
-            "providers: found nothing; allowed is at least one table of a provider, [providers.NAME]",
-            NOBODY,
-        ],
-    ),
+    "nothing in it": ("", ["providers: missing; expected at least one [providers.NAME] table", NOBODY]),
     "an unknown key": (
         "max_bdy = 1\n" + GOOD,
         [
             (
-                "max_bdy: unknown key (did you mean max_body?); allowed are providers, keys, allow_anonymous, routes,"
-                " limits, max_body, access_log"
+                '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, allow_anonymous,'
+                " routes, limits, max_body or access_log"
             )
         ],
     ),
-    "a key that is like none": (
+    "a key that resembles no other": (
         key("zzz = 1"),
-        ["keys[0].zzz: unknown key; allowed are name, hash, team, models"],
+        ["9: keys[0].zzz: unknown key; expected name, hash, team or models"],
     ),
     "wrong types": (
         'max_body = "32MB"\naccess_log = 1\nallow_anonymous = "no"\n' + GOOD,
         [
-            'max_body: found "32MB"; allowed is a number of bytes, more than 0',
-            "access_log: found 1; allowed is true or false",
-            'allow_anonymous: found "no"; allowed is true or false',
+            '1: max_body: expected a whole number, got "32MB"',
+            "2: access_log: expected true or false, got 1",
+            '3: allow_anonymous: expected true or false, got "no"',
         ],
     ),
-    "a size of nothing": (
-        "max_body = 0\n" + GOOD,
-        ["max_body: found 0; allowed is a number of bytes, more than 0"],
-    ),
+    "a size of zero": ("max_body = 0\n" + GOOD, ["1: max_body: expected a number of bytes, more than 0, got 0"]),
     "a huge number": (
         f"max_body = 0x{'f' * 5000}\n" + GOOD,
-        ["max_body: found a number of more than 64 bits; allowed is a number of bytes, more than 0"],
+        ["1: max_body: expected a number of bytes, more than 0, got a number of more than 64 bits"],
     ),
-    "providers that are none": (
+    "providers that are not a table": (
         "providers = 2020-01-01\n" + KEYS,
-        ["providers: found a date or time; allowed is at least one table of a provider, [providers.NAME]"],
+        ["1: providers: expected a table, got a date or time"],
     ),
-    "a provider that is no table": (
+    "a provider that is not a table": (
         KEYS + "[providers]\nx = [1]\n",
-        ["providers.x: found a list; allowed is a table"],
+        ["6: providers.x: expected a table, got a list"],
     ),
     "a provider without a kind": (
         KEYS + '[providers."my own"]\napi_key = "env:ANTHROPIC_API_KEY"\n',
-        ['providers."my own".kind: found nothing; allowed is "anthropic", "bedrock" or "vertex"'],
+        [f'5: providers."my own".kind: missing; {KINDS}'],
     ),
     "a provider without a name": (
         KEYS + '[providers.""]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\n',
-        ['providers."": a provider must have a name'],
+        ['5: providers."".name: expected a string that is not empty, got ""'],
     ),
-    "an unknown kind, of which no more can be said": (
+    "an unknown kind, whose other keys are not checked": (
         KEYS + '[providers.x]\nkind = "openai"\norganization = 3\n',
-        ['providers.x.kind: found "openai"; allowed is "anthropic", "bedrock" or "vertex"'],
+        [f'6: providers.x.kind: {KINDS}, got "openai"'],
     ),
-    "a kind that is no string": (
-        KEYS + "[providers.x]\nkind = 7\n",
-        ['providers.x.kind: found 7; allowed is "anthropic", "bedrock" or "vertex"'],
+    "a kind that is not a string": (KEYS + "[providers.x]\nkind = 7\n", [f"6: providers.x.kind: {KINDS}, got 7"]),
+    "no API key": (provider(""), [f"5: providers.p.api_key: missing; {REFERENCE}"]),
+    "a literal API key": (provider('api_key = "sk-ant-CANARY"'), [f"7: providers.p.api_key: {REFERENCE}, {NOT_SHOWN}"]),
+    "an empty API key": (provider('api_key = ""'), ["7: providers.p.api_key: must not be empty"]),
+    "a literal with a colon": (
+        provider('api_key = "env:sk-CANARY"'),
+        [f"7: providers.p.api_key: {REFERENCE}, {NOT_SHOWN}"],
     ),
-    "no API key": (
-        provider(""),
-        ["providers.p.api_key: found nothing; allowed is a reference to the secret, env:NAME or file:PATH"],
-    ),
-    "a literal API key": (provider('api_key = "sk-ant-CANARY"'), [f"providers.p.api_key: found {NO_SECRET}"]),
-    "an empty API key": (provider('api_key = ""'), [f"providers.p.api_key: found {NO_SECRET}"]),
-    "a literal with a colon": (provider('api_key = "env:sk-CANARY"'), [f"providers.p.api_key: found {NO_SECRET}"]),
     "an unset variable": (
         provider('api_key = "env:NOPE"'),
-        ["providers.p.api_key: the environment variable NOPE is not set"],
+        ["7: providers.p.api_key: the environment variable NOPE is not set"],
     ),
-    "a variable that no header can hold": (
+    "a variable that cannot be sent in a header": (
         provider('api_key = "env:SPACED"'),
-        [
-            (
-                "providers.p.api_key: what env:SPACED holds can't be used:"
-                " a secret must be visible ASCII without spaces or line ends, and not empty"
-            )
-        ],
+        [f"7: providers.p.api_key: the environment variable SPACED cannot be used: {SECRET}"],
     ),
     "an unreadable file": (
         provider('api_key = "file:nope/key"'),
-        ["providers.p.api_key: the file FOLDER/nope/key can't be read: No such file or directory"],
+        ["7: providers.p.api_key: cannot read FOLDER/nope/key: No such file or directory"],
     ),
-    "a file with two lines": (
-        provider('api_key = "file:two"'),
-        [
-            (
-                "providers.p.api_key: what file:two holds can't be used:"
-                " a secret must be visible ASCII without spaces or line ends, and not empty"
-            )
-        ],
-    ),
-    "a file of bytes": (provider('api_key = "file:bytes"'), ["providers.p.api_key: the file FOLDER/bytes is not text"]),
-    "a URL with a password": (
-        provider('base_url = "https://me:CANARY@host"'),
-        [
-            f"providers.p.base_url: found a string that is not shown here; allowed is {NO_URL}",
-            "providers.p.api_key: found nothing; allowed is a reference to the secret, env:NAME or file:PATH",
-        ],
-    ),
+    "a file with two lines": (provider('api_key = "file:two"'), [f"7: providers.p.api_key: FOLDER/two: {SECRET}"]),
+    "a file of bytes": (provider('api_key = "file:bytes"'), ["7: providers.p.api_key: FOLDER/bytes: not text"]),
+    "a URL with a password": (provider('base_url = "https://me:CANARY@host"'), [f"7: providers.p.base_url: {NO_USER}"]),
     "an unknown way to send the key": (
         provider('api_key = "env:ANTHROPIC_API_KEY"\nauth = "basic"'),
-        ['providers.p.auth: found "basic"; allowed is "x-api-key", "bearer" or "client"'],
+        ['8: providers.p.auth: expected "x-api-key", "bearer" or "client", got "basic"'],
     ),
-    "timeouts that are none": (
-        provider('api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = { connect = 0, silence = nan, frist_byte = 3 }'),
+    "timeouts with a wrong type and a wrong key": (
+        provider('api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = { connect = "1", frist_byte = 3 }'),
         [
-            "providers.p.timeouts.connect: found 0; allowed is a number of seconds, more than 0 and at most 86400",
-            "providers.p.timeouts.silence: found nan; allowed is a number of seconds, more than 0 and at most 86400",
+            '8: providers.p.timeouts.connect: expected a number, got "1"',
             (
-                "providers.p.timeouts.frist_byte: unknown key (did you mean first_byte?);"
-                " allowed are connect, first_byte, silence"
+                '8: providers.p.timeouts.frist_byte: unknown key (did you mean "first_byte"?); expected'
+                " connect, first_byte or silence"
             ),
         ],
     ),
-    "no authentication": (
-        PROVIDER,
-        [NOBODY],
-    ),
-    "keys and everybody": (
+    "no authentication": (PROVIDER, [NOBODY]),
+    "keys and anonymous access": (
         "allow_anonymous = true\n" + GOOD,
-        ["allow_anonymous: found true beside [[keys]]; allowed is one of the two"],
+        ["1: allow_anonymous: cannot be combined with [[keys]]"],
     ),
     "empty lists": (
         "keys = []\nlimits = []\nroutes = []\n" + PROVIDER,
-        [
-            "keys: found an empty list; allowed is at least one [[keys]] table, or allow_anonymous = true in its place",
-            "limits: found an empty list; allowed is at least one [[limits]] table, or none at all",
-            "routes: found an empty list; allowed is at least one [[routes]] table, or with one provider none at all",
-        ],
+        ["1: keys: must not be empty", "2: limits: must not be empty", "3: routes: must not be empty"],
     ),
     "a key of a single bracket": (
         PROVIDER + KEYS.replace("[[keys]]", "[keys]"),
-        ["keys: found a table; allowed is at least one [[keys]] table, or allow_anonymous = true in its place"],
+        ["6: keys: expected a list of tables, got a table"],
     ),
     "a key itself for its hash": (
         f'{PROVIDER}[[keys]]\nname = "ci"\nhash = "sk-bud-CANARY"\n',
-        [f"keys[0].hash: found a string that is not shown here; {NO_HASH}"],
+        [f"7: keys[0].hash: {HASHES}, {NOT_SHOWN}"],
     ),
     "a key without hash and name": (
         f"{PROVIDER}[[keys]]\nmodels = []\n",
         [
-            f"keys[0].models: found an empty list; {NO_MODELS}",
-            "keys[0].name: found nothing; allowed is a string that is not empty",
-            f"keys[0].hash: found nothing; {NO_HASH}",
+            "5: keys[0].name: missing; expected a string that is not empty",
+            f"5: keys[0].hash: missing; {HASHES}",
+            "6: keys[0].models: must not be empty",
         ],
     ),
     "two keys of one name and hash": (
         GOOD + KEYS,
         [
-            'keys[1].name: found "ci", which keys[0] has already',
-            "keys[1].hash: found a string of 71 characters that is not shown, which keys[0] has already",
+            "11: keys[1].name: duplicate name, already used by keys[0]",
+            "12: keys[1].hash: duplicate hash, already used by keys[0]",
         ],
     ),
-    "a limit on nothing": (
-        limit("requests = 0"),
-        ["limits[0].requests: found 0; allowed is a whole number of requests, at least 1"],
-    ),
+    "a limit of zero": (limit("requests = 0"), ["10: limits[0].requests: expected a whole number, at least 1, got 0"]),
     "a limit per something else": (
         limit('requests = 1\nper = "team"'),
-        ['limits[0].per: found "team"; allowed is "principal" or "all"'],
+        ['11: limits[0].per: expected "principal" or "all", got "team"'],
     ),
-    "a bad window": (limit('requests = 1\nwindow = "1 day"'), [f'limits[0].window: found "1 day"; {NO_WINDOW}']),
-    "a window without end": (limit("requests = 1\nwindow = inf"), [f"limits[0].window: found inf; {NO_WINDOW}"]),
+    "a bad window": (limit('requests = 1\nwindow = "1 day"'), [f'11: limits[0].window: {DURATION}, got "1 day"']),
+    "a window without end": (
+        limit("requests = 1\nwindow = inf"),
+        ["11: limits[0].window: expected a number of seconds, more than 0, got inf"],
+    ),
     "two equal limits": (
         limit("requests = 1") + '[[limits]]\nrequests = 1\nwindow = "1m"\n',
-        ["limits[1]: says the same as limits[0]"],
+        ["11: limits[1]: duplicate of limits[0]"],
     ),
     "a route to nowhere": (
         route('to = ["anthropc", { provider = "vertex", model = "x" }]'),
         [
-            (
-                'routes[0].to[0]: found "anthropc", which is no provider (did you mean anthropic?);'
-                ' allowed are "anthropic"'
-            ),
-            'routes[0].to[1].provider: found "vertex", which is no provider; allowed are "anthropic"',
+            ('11: routes[0].to[0]: unknown provider "anthropc" (did you mean "anthropic"?); expected "anthropic"'),
+            '11: routes[0].to[1].provider: unknown provider "vertex"; expected "anthropic"',
         ],
     ),
-    "a route to no target": (route("to = []"), [f"routes[0].to: found an empty list; {NO_TARGETS}"]),
-    "a route to a bare name": (route('to = "anthropic"'), [f'routes[0].to: found "anthropic"; {NO_TARGETS}']),
-    "targets that are none": (
+    "a route without targets": (route("to = []"), ["11: routes[0].to: must not be empty"]),
+    "a route to a bare name": (route('to = "anthropic"'), [f'11: routes[0].to: {TARGETS}, got "anthropic"']),
+    "targets of a wrong type": (
         route('to = [3, { provider = "anthropic" }]'),
-        [
-            "routes[0].to[0]: found 3; allowed is a provider's name or a table of provider and model",
-            "routes[0].to[1].model: found nothing; allowed is a string that is not empty",
-        ],
+        ["11: routes[0].to[0]: expected the name of a provider, or a provider with a model, got 3"],
     ),
     "two equal routes": (
         GOOD + ROUTES + ROUTES.split("\n\n")[1],
-        ['routes[2].model: found "claude-*", which routes[1] has already'],
+        ["18: routes[2].model: duplicate model, already used by routes[1]"],
     ),
     "two providers and no routes": (
         GOOD + OTHER,
-        ["routes: found nothing; allowed is a [[routes]] table for what goes to which of the providers"],
+        ["routes: missing; with several providers, expected [[routes]] tables that assign models"],
+    ),
+    "a misspelt kind": (
+        KEYS + '[providers.x]\nkind = "antropic"\n',
+        [f'6: providers.x.kind: {KINDS}, got "antropic" (did you mean "anthropic"?)'],
+    ),
+    "a top-level key below a table": (
+        GOOD + "access_log = true\n",
+        ["9: keys[0].access_log: a top-level key: it must stand before the first table"],
+    ),
+    "an option of the command": (
+        "port = 8000\n" + GOOD,
+        ["1: port: an option of the command line: bud-asgi serve --port"],
+    ),
+    "a variable as a shell writes it": (
+        provider('api_key = "${ANTHROPIC_API_KEY}"'),
+        [
+            (
+                f"7: providers.p.api_key: {REFERENCE}, {NOT_SHOWN}; a reference to an environment variable is"
+                " written env:NAME"
+            )
+        ],
+    ),
+    "a variable as LiteLLM writes it": (
+        provider('api_key = "os.environ/ANTHROPIC_API_KEY"'),
+        [
+            (
+                f"7: providers.p.api_key: {REFERENCE}, {NOT_SHOWN}; a reference to an environment variable is"
+                " written env:NAME"
+            )
+        ],
+    ),
+    "a key pasted behind env:": (
+        provider('api_key = "env:ABSKCANARY"'),
+        [
+            (
+                "7: providers.p.api_key: the environment variable is not set; its name looks like a secret and"
+                " is not shown"
+            )
+        ],
+    ),
+    "a key pasted behind file:": (
+        provider('api_key = "file:sk-ant-CANARY"'),
+        [
+            (
+                "7: providers.p.api_key: cannot read the file, whose name looks like a secret and is not shown:"
+                " No such file or directory"
+            )
+        ],
+    ),
+    "a long variable that is not set": (
+        provider('api_key = "env:THE_ANTHROPIC_API_KEY_OF_OUR_GATEWAY"'),
+        [("7: providers.p.api_key: the environment variable THE_ANTHROPIC_API_KEY_OF_OUR_GATEWAY is not set")],
+    ),
+    "a key pasted as the name of a provider": (
+        KEYS + '[providers.sk-ant-CANARY]\nkind = "openai"\n',
+        [f'6: providers.(not shown).kind: {KINDS}, got "openai"'],
+    ),
+    "a key pasted as a key": (
+        provider('sk-ant-CANARY = "x"'),
+        [
+            f"5: providers.p.api_key: missing; {REFERENCE}",
+            (
+                "7: providers.p.(not shown): unknown key; expected kind, api_key, base_url, auth, trace_context"
+                " or timeouts"
+            ),
+        ],
+    ),
+    "a base URL that ends in /v1": (
+        provider('base_url = "http://localhost:8000/v1"'),
+        ["7: providers.p.base_url: must not end in /v1: /v1/messages is appended to it"],
+    ),
+    "a list over several lines": (
+        route('to = [\n  "anthropic", # the first\n  "]",\n  5,\n]'),
+        [
+            '11: routes[0].to[1]: unknown provider "]"; expected "anthropic"',
+            "11: routes[0].to[2]: expected the name of a provider, or a provider with a model, got 5",
+        ],
+    ),
+    "a string over several lines that looks like tables": (
+        GOOD + 'team = """\n[[keys]]\nname = 1\n"""\nmodels = 1\n',
+        ["13: keys[0].models: expected a list of strings, got 1"],
     ),
 }
 
 
 @pytest.mark.parametrize(("text", "expected"), ERRORS.values(), ids=ERRORS.keys())
-def test_the_words_of_an_error(text: str, expected: list[str], tmp_path: Path) -> None:
+def test_each_problem_names_its_line_and_key(text: str, expected: list[str], tmp_path: Path) -> None:
+    """`expected` starts with the line number, if there is one."""
     (tmp_path / "two").write_text("sk-CANARY\nx\n")
     (tmp_path / "bytes").write_bytes(b"CANARY\xff")
     file = tmp_path / "gateway.toml"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError) as raised:
         read_file(file, environ={**ENVIRON, "SPACED": "CAN ARY"})
-    assert str(raised.value).splitlines() == [f"{file}: {line.replace('FOLDER', str(tmp_path))}" for line in expected]
+    assert str(raised.value).splitlines() == [in_file(file, problem) for problem in expected]
     assert "CANARY" not in str(raised.value) + repr(raised.value)
 
 
-def test_all_of_them_at_once(tmp_path: Path) -> None:
-    """What is wrong in one table hides nothing of another; all that can stand in one file does."""
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    """A problem in one table hides none in another."""
     text = f"""
 max_body = 0
 [providers.a]
@@ -282,27 +328,36 @@ to = "a"
 """
     with pytest.raises(ConfigError) as raised:
         read_file(written(tmp_path, text), environ={})
-    assert [problem.path for problem in raised.value.problems] == [
-        "max_body",
-        "providers.a.kind",
-        "providers.b.api_key",
-        "providers.b.base_url",
-        "keys[0].hash",
-        "keys[1].name",
-        "routes[0].to[0]",
-        "routes[0].to[1]",
-        "routes[1].to",
-        "routes[1].model",
-        "limits[0].request",
-        "limits[0].requests",
+    assert [(problem.line, problem.path) for problem in raised.value.problems] == [
+        (2, "max_body"),
+        (4, "providers.a.kind"),
+        (7, "providers.b.api_key"),
+        (8, "providers.b.base_url"),
+        (11, "keys[0].hash"),
+        (13, "keys[1].name"),
+        (15, "limits[0].requests"),
+        (16, "limits[0].request"),
+        (19, "routes[0].to[0]"),
+        (19, "routes[0].to[1]"),
+        (21, "routes[1].model"),
+        (22, "routes[1].to"),
     ]
     assert "CANARY" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(Timeouts, "__post_init__"), reason="Timeouts does not check its numbers")
+def test_timeouts_that_are_not_positive_numbers(tmp_path: Path) -> None:
+    lines = 'api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = { connect = 0, first_byte = 1.5, silence = nan }'
+    with pytest.raises(ConfigError) as raised:
+        read_file(written(tmp_path, provider(lines)), environ=ENVIRON)
+    found = [(problem.line, problem.path) for problem in raised.value.problems]
+    assert found == [(8, "providers.p.timeouts.connect"), (8, "providers.p.timeouts.silence")]
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         read_file(tmp_path / "nope.toml")
-    assert str(raised.value) == f"{tmp_path}/nope.toml: can't be read: No such file or directory"
+    assert str(raised.value) == f"{tmp_path}/nope.toml: cannot read the file: No such file or directory"
     with pytest.raises(ConfigError) as raised:
         read_file(tmp_path)
-    assert str(raised.value) == f"{tmp_path}: can't be read: Is a directory"
+    assert str(raised.value) == f"{tmp_path}: cannot read the file: Is a directory"

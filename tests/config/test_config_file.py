@@ -1,4 +1,4 @@
-"""A file becomes the objects that code would build, and they serve."""
+"""A file becomes the same objects that code would make, and they serve requests."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ to = ["local", "anthropic"]
 
 
 def of_provider(provider: ConfiguredProvider) -> dict[str, object]:
-    """All that a provider is; its secret and its origin compare by identity, so they are laid open."""
+    """The state of a provider. Secrets and origins compare by identity, so they are replaced by their content."""
     there = vars(provider) | {"credential": vars(provider.credential)["_line"]}
     origin = there.pop("_origin")
     return {**there, "origin": (origin.host, origin.port, origin.tls is None)}
 
 
-def test_it_says_the_same_as_code(tmp_path: Path) -> None:
+def test_it_is_equivalent_to_code(tmp_path: Path) -> None:
     (tmp_path / "local.key").write_text("sk-local\n")
     settings = read_file(written(tmp_path, WHOLE), environ=ENVIRON)
     providers = [
@@ -117,7 +117,7 @@ def test_a_window_is_a_duration_or_seconds(window: str, seconds: float, tmp_path
 
 
 @pytest.mark.parametrize(("content", "used"), [("k\n", "k"), ("k\r\n", "k"), ("k", "k")])
-def test_a_file_loses_one_line_end(content: str, used: str, tmp_path: Path) -> None:
+def test_one_line_break_at_the_end_of_a_file_is_removed(content: str, used: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "key").write_bytes(content.encode())
     provider = PROVIDER.replace("env:ANTHROPIC_API_KEY", "file:folder/key")
@@ -132,13 +132,13 @@ def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
     assert read_file(written(tmp_path / "elsewhere", provider + KEYS), environ={}).providers
 
 
-def test_a_server_elsewhere_needs_no_key(tmp_path: Path) -> None:
+def test_another_server_needs_no_key(tmp_path: Path) -> None:
     provider = '[providers.local]\nkind = "anthropic"\nbase_url = "http://127.0.0.1:1"\n'
     settings = read_file(written(tmp_path, provider + KEYS), environ={})
     assert vars(settings.providers[0].credential)["_line"] == ()
 
 
-def test_everybody_is_let_in_where_that_is_spelled_out(tmp_path: Path) -> None:
+def test_anonymous_access_is_set_explicitly(tmp_path: Path) -> None:
     assert read_file(written(tmp_path, "allow_anonymous = true\n" + PROVIDER), environ=ENVIRON).keys == ()
 
 
@@ -148,7 +148,9 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
         assert "CANARY" not in repr(shown) + str(shown)
 
 
-def test_what_only_the_app_itself_refuses_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_that_only_the_app_finds_are_config_errors_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("not like this")
 

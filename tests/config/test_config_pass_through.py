@@ -1,4 +1,4 @@
-"""A provider that passes the client's credential through: what may stand beside it in a file."""
+"""A provider that passes the client's credential on, and what a file can combine with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     try:
         read_file(file, environ={"K": "k"}).app()
     except ConfigError as error:
-        return [str(problem).removeprefix(f"{file}: ") for problem in error.problems]
+        return [str(problem).removeprefix(f"{file}:") for problem in error.problems]
     return []
 
 
@@ -32,17 +32,20 @@ def test_it_needs_no_key_even_at_the_service_itself(tmp_path: Path) -> None:
     [
         (
             f'allow_anonymous = true\n{PASSING}api_key = "env:K"\n',
-            'providers.up.api_key: found one beside auth = "client"; allowed is one of the two',
+            '5: providers.up.api_key: cannot be combined with auth = "client"',
         ),
         (
             f'{PASSING}[[keys]]\nname = "a"\nhash = "{HASH}"\n',
-            'providers.up.auth: found "client" beside [[keys]], which would be handed to that upstream',
+            (
+                '3: providers.up.auth: cannot be "client" together with [[keys]]:'
+                " those keys would be sent to that upstream"
+            ),
         ),
         (
             'allow_anonymous = true\n[providers.up]\nkind = "anthropic"\nauth = "none"\n',
-            'providers.up.auth: found "none"; allowed is "x-api-key", "bearer" or "client"',
+            '4: providers.up.auth: expected "x-api-key", "bearer" or "client", got "none"',
         ),
     ],
 )
-def test_what_can_t_stand_beside_it_is_told(tmp_path: Path, text: str, problem: str) -> None:
+def test_what_cannot_be_combined_with_it_is_reported(tmp_path: Path, text: str, problem: str) -> None:
     assert problem in problems(tmp_path, text)

@@ -7,13 +7,12 @@ from auth.driver import http_scope
 
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits.limit import Charge, Limit, charges_of
+from bud_asgi.options import OptionError
 
 
 @pytest.mark.parametrize(("amount", "window"), [(0, 60.0), (-1, 60.0), (1, 0.0), (1, -1.0)])
 def test_a_limit_that_nothing_could_pass_is_refused(amount: int, window: float) -> None:
-    with pytest.raises(
-        ValueError, match=r"^a limit needs an amount of at least 1 and a window of more than 0 seconds$"
-    ):
+    with pytest.raises(OptionError, match=r"^(amount: expected a whole number|window: expected a number of seconds)"):
         Limit("requests", amount, window)
 
 

@@ -111,16 +111,16 @@ def test_the_base_url_says_where_to(base_url: str, authority: bytes, target: byt
     assert (request.origin.tls is None) == base_url.startswith("http://")
 
 
-NOT_A_URL = "base_url must be an http or https URL with a host, not "
-TOO_MUCH = "base_url must have no user, query or fragment; a credential has an option of its own"
-NOT_PRINTABLE = "base_url must be printable ASCII, its path percent-encoded"
+NOT_A_URL = "base_url: expected an http or https URL with a host, got "
+TOO_MUCH = "base_url: must not contain a user, query or fragment; a credential has its own option"
+NOT_PRINTABLE = "base_url: must be printable ASCII with a percent-encoded path and a valid port"
 REFUSED: dict[str, tuple[str, str]] = {
-    "nothing": ("", NOT_A_URL + "''"),
-    "a host alone": ("h.example", NOT_A_URL + "'h.example'"),
-    "no scheme": ("//h.example", NOT_A_URL + "'//h.example'"),
-    "another scheme": ("ftp://h.example", NOT_A_URL + "'ftp://h.example'"),
-    "no host": ("https:///v1", NOT_A_URL + "'https:///v1'"),
-    "a scheme alone": ("https://", NOT_A_URL + "'https://'"),
+    "nothing": ("", NOT_A_URL + '""'),
+    "a host alone": ("h.example", NOT_A_URL + '"h.example"'),
+    "no scheme": ("//h.example", NOT_A_URL + '"//h.example"'),
+    "another scheme": ("ftp://h.example", NOT_A_URL + '"ftp://h.example"'),
+    "no host": ("https:///v1", NOT_A_URL + '"https:///v1"'),
+    "a scheme alone": ("https://", NOT_A_URL + '"https://"'),
     "a user": ("https://user@h.example", TOO_MUCH),
     "a user and a password": ("https://user:pw@h.example", TOO_MUCH),
     "an empty user": ("https://@h.example", TOO_MUCH),
@@ -129,6 +129,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a blank in the path": ("https://h.example/a b", NOT_PRINTABLE),
     "a path beyond ASCII": ("https://h.example/é", NOT_PRINTABLE),
     "a host beyond ASCII": ("https://hé.example", NOT_PRINTABLE),
+    "a path that would be sent twice": (
+        "http://localhost:8000/v1/",
+        "base_url: must not end in /v1: /v1/messages is appended to it",
+    ),
 }
 
 
@@ -182,14 +186,14 @@ def test_a_password_in_the_base_url_is_refused_and_never_shown(base_url: str) ->
 
 
 def test_tls_goes_with_https() -> None:
-    with pytest.raises(ValueError, match=r"^tls goes with an https base_url$"):
+    with pytest.raises(ValueError, match=r"^tls: can only be used with an https base_url$"):
         Anthropic(base_url="http://localhost", tls=ssl.create_default_context())
 
 
 def test_the_service_itself_needs_a_key_and_any_provider_a_name() -> None:
-    with pytest.raises(ValueError, match=r"^the provider 'anthropic' needs an api_key$"):
+    with pytest.raises(ValueError, match=r"^api_key: missing; https://api\.anthropic\.com requires one$"):
         Anthropic()
-    with pytest.raises(ValueError, match=r"^a provider must have a name$"):
+    with pytest.raises(ValueError, match=r"^name: expected a string that is not empty"):
         Anthropic(api_key=KEY, name="")
     assert Anthropic(base_url="http://localhost:8000").name == "anthropic"
 

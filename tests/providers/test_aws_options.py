@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bud_asgi.http import HttpRequest, Origin
+from bud_asgi.options import OptionError
 from bud_asgi.providers import Credential
 from bud_asgi.providers.bedrock import credential as aws
 from bud_asgi.providers.bedrock import sigv4
@@ -43,28 +44,34 @@ async def authorization(one: AwsCredential) -> bytes:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bearer_token": "t", **KEYS}, "bearer_token can't be combined with access_key, secret_key"),
-        ({"bearer_token": "t", "profile": "p"}, "bearer_token can't be combined with profile"),
-        ({"bearer_token": "t", "role_arn": ROLE}, "bearer_token can't be combined with role_arn"),
-        ({"profile": "p", **TEMPORARY}, "profile can't be combined with access_key, secret_key, session_token"),
-        ({"access_key": "a"}, "access_key needs secret_key"),
-        ({"secret_key": "s"}, "secret_key needs access_key"),
-        ({"session_token": "s"}, "session_token needs access_key"),
-        ({"external_id": "id"}, "external_id needs role_arn"),
-        ({"session_name": "me", "profile": "p"}, "session_name needs role_arn"),
-        ({"region": ""}, "region can't be ''"),
-        ({"region": "us-east-1/x"}, "region can't be 'us-east-1/x'"),
-        ({"service": "S3 "}, "service can't be 'S3 '"),
-        ({"profile": ""}, "profile can't be ''"),
-        ({"role_arn": "arn:aws:iam::123456789012:user/me"}, "role_arn can't be 'arn:aws:iam::123456789012:user/me'"),
-        ({"role_arn": ROLE, "session_name": "a b"}, "session_name can't be 'a b'"),
-        ({"role_arn": ROLE, "external_id": "é!"}, "external_id can't be 'é!'"),
+        ({"bearer_token": "t", **KEYS}, "bearer_token: cannot be combined with access_key, secret_key"),
+        ({"bearer_token": "t", "profile": "p"}, "bearer_token: cannot be combined with profile"),
+        ({"bearer_token": "t", "role_arn": ROLE}, "bearer_token: cannot be combined with role_arn"),
+        ({"profile": "p", **TEMPORARY}, "profile: cannot be combined with access_key, secret_key, session_token"),
+        ({"access_key": "a"}, "access_key: requires secret_key"),
+        ({"secret_key": "s"}, "secret_key: requires access_key"),
+        ({"session_token": "s"}, "session_token: requires access_key"),
+        ({"external_id": "id"}, "external_id: requires role_arn"),
+        ({"session_name": "me", "profile": "p"}, "session_name: requires role_arn"),
+        ({"region": ""}, 'region: expected an AWS region, such as "us-east-1", got ""'),
+        ({"region": None}, 'region: missing; expected an AWS region, such as "us-east-1"'),
+        ({"region": "us-east-1/x"}, 'region: expected an AWS region, such as "us-east-1", got "us-east-1/x"'),
+        ({"service": "S3 "}, 'service: expected the signing name of an AWS service, such as "bedrock", got "S3 "'),
+        ({"profile": ""}, 'profile: expected the name of an AWS profile, got ""'),
+        ({"profile": 5}, "profile: expected the name of an AWS profile, got 5"),
+        ({"role_arn": "arn:aws:iam::1:user/me"}, "role_arn: expected the ARN of a role, such as "),
+        (
+            {"role_arn": ROLE, "session_name": "a b"},
+            'session_name: expected 2 to 64 letters, digits and =,.@+_-, got "a b"',
+        ),
+        ({"role_arn": ROLE, "external_id": "hidden!"}, "external_id: expected the external id that the role requires"),
         ({"bearer_token": ""}, "bearer_token: a secret must be visible ASCII"),
+        ({"bearer_token": b"hidden"}, "bearer_token: expected a string or a Secret, got a value that is not shown"),
         ({**KEYS, "session_token": "hidden\n"}, "session_token: a secret must be visible ASCII"),
     ],
 )
 def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(words)) as refused:
+    with pytest.raises(OptionError, match=re.escape(words)) as refused:
         credential(**options)
     assert str(refused.value).startswith(words)
     assert "hidden" not in str(refused.value)

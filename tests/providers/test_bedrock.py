@@ -121,7 +121,7 @@ def test_a_name_that_no_path_may_hold_is_no_model(name: str) -> None:
 
 @pytest.mark.parametrize("identifier", ["", ".", "..", "-a", "/", "a/b", "a%2Fb", "arn:", "arn:a b", "a" * 2049])
 def test_what_is_no_identifier_is_no_model_s_id(identifier: str) -> None:
-    with pytest.raises(ValueError, match=r"^model_ids: .* is no id or ARN"):
+    with pytest.raises(ValueError, match=r"^model_ids\.a: expected the id or ARN of a model on Bedrock, got "):
         bedrock(model_ids={"a": identifier})
 
 
@@ -288,16 +288,22 @@ def test_the_timeouts_and_the_context_are_the_operator_s() -> None:
 
 
 IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
-    "no name": ({"name": ""}, "a provider must have a name"),
+    "no name": ({"name": ""}, "^name: expected a string"),
     "a region that is none": ({"region": "US East"}, "region"),
-    "no endpoint": ({"endpoint": ""}, "endpoint must be"),
-    "an endpoint with a password": ({"endpoint": "https://u:pw@h.example"}, "^endpoint must have no user"),
-    "tls without": ({"endpoint": "http://h", "tls": ssl.create_default_context()}, "^tls goes with an https endpoint$"),
-    "a profile that is none": ({"inference_profile": "mars"}, "^inference_profile must be one of auto, none, global"),
-    "an id that is none": ({"model_ids": {"a": "no such/id"}}, "^model_ids: 'no such/id' for 'a'"),
-    "a tier that is none": ({"service_tier": "gold"}, "^service_tier must be one of default"),
-    "half a guardrail": ({"guardrail": ("gr-1", "")}, "^guardrail must be an identifier and a version$"),
-    "a header that is none": ({"client_headers": ["x-api-key"]}, "^client_headers must be among"),
+    "no endpoint": ({"endpoint": ""}, "^endpoint: expected a host"),
+    "an endpoint with a password": ({"endpoint": "https://u:pw@h.example"}, "^endpoint: must not contain a user"),
+    "tls without": (
+        {"endpoint": "http://h", "tls": ssl.create_default_context()},
+        "^tls: can only be used with an https endpoint$",
+    ),
+    "a profile that is none": ({"inference_profile": "mars"}, '^inference_profile: expected "auto", "none", "global"'),
+    "an id that is none": ({"model_ids": {"a": "no such/id"}}, '^model_ids.a: expected .* got "no such/id"$'),
+    "a tier that is none": ({"service_tier": "gold"}, '^service_tier: expected "default"'),
+    "half a guardrail": (
+        {"guardrail": ("gr-1", "")},
+        '^guardrail.version: expected the version of a guardrail: a number or "DRAFT", got ""$',
+    ),
+    "a header that is none": ({"client_headers": ["x-api-key"]}, "^client_headers: expected"),
     "half a key": ({"secret_key": None}, "access_key"),
     "two credentials": ({"bearer_token": "b"}, "bearer_token"),
 }

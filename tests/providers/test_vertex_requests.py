@@ -339,18 +339,27 @@ def test_it_shows_where_it_calls_and_nothing_more() -> None:
 KEY = {"type": "service_account", "client_email": "a@b", "private_key": "SECRET", "token_uri": "http://127.0.0.1:1/"}
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no name": ({"name": ""}, "must have a name"),
-    "no project": ({"project": ""}, "needs a project"),
-    "a project with a line end": ({"project": "p\n"}, "needs a project"),
-    "a location with a path": ({"region": "us/../x"}, "can't be 'us/../x'"),
-    "no location": ({"region": ""}, "can't be ''"),
-    "no location to count in": ({"count_region": "Us"}, "can't be 'Us'"),
+    "no name": ({"name": ""}, "^name: expected a string"),
+    "no project": ({"project": ""}, "^project: expected the id"),
+    "a project with a line end": ({"project": "p\n"}, "^project: expected the id"),
+    "a location with a path": ({"region": "us/../x"}, '^region: expected a location.* got "us/../x"$'),
+    "no location": ({"region": ""}, '^region: expected a location.* got ""$'),
+    "no location to count in": ({"count_region": "Us"}, '^count_region: expected a location.* got "Us"$'),
     "no URL": ({"base_url": "ftp://x"}, "http or https URL"),
     "no port": ({"base_url": "https://x:0"}, "must be printable"),
-    "a password": ({"base_url": "https://a:SECRET@x"}, "no user"),
-    "TLS without": ({"base_url": "http://x", "tls": ssl.create_default_context()}, "tls goes with an https"),
-    "two credentials": ({"service_account_file": "x", "service_account_info": KEY}, "exclude each other"),
-    "no key": ({"service_account_info": {"private_key": "SECRET"}}, "not the key of a service account"),
+    "a password": ({"base_url": "https://a:SECRET@x"}, "must not contain a user"),
+    "TLS without": (
+        {"base_url": "http://x", "tls": ssl.create_default_context()},
+        "^tls: can only be used with an https base_url$",
+    ),
+    "two credentials": (
+        {"service_account_file": "x", "service_account_info": KEY},
+        "^service_account_file: cannot be combined with service_account_info$",
+    ),
+    "no key": (
+        {"service_account_info": {"private_key": "SECRET"}},
+        "^service_account_info: not a service account's key$",
+    ),
     "no quota project": ({"quota_project": "a b"}, "quota_project"),
 }
 

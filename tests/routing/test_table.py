@@ -12,6 +12,7 @@ from protocol.counts import examples
 from protocol.test_patterns import by_hand
 
 from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing import Route, RouteTable
 
@@ -114,19 +115,19 @@ def test_a_name_that_nothing_serves_is_not_found_even_if_it_may_not_be_used() ->
 
 def test_two_routes_of_one_name_are_refused() -> None:
     for model in ("a", "a*"):
-        with pytest.raises(ValueError, match="is a duplicate") as refused:
+        with pytest.raises(OptionError) as refused:
             table("b", model, model)
-        assert str(refused.value) == f"the route {model!r} is a duplicate"
+        assert str(refused.value) == "routes[2].model: duplicate route, already defined by routes[1]"
 
 
 @pytest.mark.parametrize("to", [[], (), "anthropic"])
 def test_a_route_without_a_list_of_targets_is_refused(to: Sequence[str]) -> None:
-    with pytest.raises(ValueError, match=r"^the route 'a' must have a list of targets in `to`$"):
+    with pytest.raises(OptionError, match=r"^to: expected a list of targets"):
         Route("a", to)
 
 
 def test_a_route_without_a_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^a route must name a model$"):
+    with pytest.raises(OptionError, match=r"^model: expected a model name or a pattern"):
         Route("", ["anthropic"])
 
 

@@ -14,11 +14,12 @@ from functools import lru_cache
 
 from bud_asgi.http import HttpRequest
 from bud_asgi.http.wire import content_length
+from bud_asgi.options import OptionError, check_text
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.bedrock.chain import Role, Source, fetch_keys
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
 from bud_asgi.providers.refresher import Expiring, Refresher
-from bud_asgi.secret import Secret
+from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
 """The environment variable with a Bedrock API key, as AWS's own libraries read it."""
@@ -27,12 +28,15 @@ THREAD_OVER = 1 << 20
 """Bytes of body past which the hash is made in a thread: 0.6 ms a megabyte, without the interpreter's lock."""
 
 _FORMS = {
-    "region": re.compile(r"[a-z0-9-]{1,63}"),
-    "service": re.compile(r"[a-z0-9-]{1,63}"),
-    "profile": re.compile(r".+"),
-    "role_arn": re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[!-~]{1,576}"),
-    "external_id": re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII),
-    "session_name": re.compile(r"[\w+=,.@-]{2,64}", re.ASCII),
+    "region": (re.compile(r"[a-z0-9-]{1,63}"), 'an AWS region, such as "us-east-1"'),
+    "service": (re.compile(r"[a-z0-9-]{1,63}"), 'the signing name of an AWS service, such as "bedrock"'),
+    "profile": (re.compile(r".+"), "the name of an AWS profile"),
+    "role_arn": (
+        re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/[!-~]{1,576}"),
+        'the ARN of a role, such as "arn:aws:iam::123456789012:role/gateway"',
+    ),
+    "external_id": (re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII), "the external id that the role requires"),
+    "session_name": (re.compile(r"[\w+=,.@-]{2,64}", re.ASCII), "2 to 64 letters, digits and =,.@+_-"),
 }
 _NEEDS = {
     "access_key": "secret_key",
@@ -59,7 +63,7 @@ class AwsCredential:
     `bearer_token`, a Bedrock API key, goes upstream as it is instead of a signature.
 
     Keys that expire are renewed before they do, while requests go on with the old ones; only who comes when none are
-    valid waits, ten seconds at most. Raises `ValueError` for options that contradict each other or can't be right.
+    valid waits, ten seconds at most. Raises `OptionError`.
     """
 
     is_operators = True
@@ -70,16 +74,16 @@ class AwsCredential:
         region: str,
         service: str = "bedrock",
         profile: str | None = None,
-        access_key: Secret | str | None = None,
-        secret_key: Secret | str | None = None,
-        session_token: Secret | str | None = None,
+        access_key: AnySecret | None = None,
+        secret_key: AnySecret | None = None,
+        session_token: AnySecret | None = None,
         role_arn: str | None = None,
         external_id: str | None = None,
         session_name: str | None = None,
-        bearer_token: Secret | str | None = None,
+        bearer_token: AnySecret | None = None,
     ) -> None:
         _check_forms({"region": region, "service": service})
-        given = {
+        given: dict[str, AnySecret | None] = {
             "profile": profile,
             "access_key": access_key,
             "secret_key": secret_key,
@@ -89,13 +93,13 @@ class AwsCredential:
             "session_name": session_name,
             "bearer_token": bearer_token,
         }
-        _check_forms(given)
+        _check_forms({name: value for name, value in given.items() if value is not None})
         _check_together({name for name, value in given.items() if value is not None})
         self.region = region
         self.service = service
-        self._bearer = _secret("bearer_token", bearer_token)
+        self._bearer = secret_option("bearer_token", bearer_token)
         if not any(given.values()) and service.startswith("bedrock"):
-            self._bearer = _secret(BEARER_VARIABLE, os.environ.get(BEARER_VARIABLE) or None)
+            self._bearer = secret_option(BEARER_VARIABLE, os.environ.get(BEARER_VARIABLE) or None)
         self._keys = _keys(access_key, secret_key, session_token)
         role = Role(role_arn, session_name or "bud_asgi", external_id) if role_arn else None
         self._source = Source(region=region, profile=profile, keys=self._keys, role=role)
@@ -149,38 +153,26 @@ def _timestamp(second: int) -> bytes:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second)).encode()
 
 
-def _check_forms(options: Mapping[str, Secret | str | None]) -> None:
-    for name, form in _FORMS.items():
-        value = options.get(name)
-        if isinstance(value, str) and not form.fullmatch(value):
-            raise ValueError(f"{name} can't be {value[:200]!r}")
+def _check_forms(options: Mapping[str, object]) -> None:
+    for name, (form, expected) in _FORMS.items():
+        if name in options:
+            check_text(name, options[name], expected, form, hide=name == "external_id")
 
 
 def _check_together(given: set[str]) -> None:
-    others = given - {"bearer_token"}
-    if others != given and others:
-        raise ValueError(f"bearer_token can't be combined with {', '.join(sorted(others))}")
-    keys = given & {"access_key", "secret_key", "session_token"}
+    others = sorted(given - {"bearer_token"})
+    if "bearer_token" in given and others:
+        raise OptionError("bearer_token", f"cannot be combined with {', '.join(others)}", other=others[0])
+    keys = sorted(given & {"access_key", "secret_key", "session_token"})
     if "profile" in given and keys:
-        raise ValueError(f"profile can't be combined with {', '.join(sorted(keys))}")
-    for name in _NEEDS.keys() & given:
-        if _NEEDS[name] not in given:
-            raise ValueError(f"{name} needs {_NEEDS[name]}")
+        raise OptionError("profile", f"cannot be combined with {', '.join(keys)}", other=keys[0])
+    for name, needed in _NEEDS.items():
+        if name in given and needed not in given:
+            raise OptionError(name, f"requires {needed}", other=needed)
 
 
-def _secret(name: str, value: Secret | str | None) -> Secret | None:
-    if not isinstance(value, str):
-        return value
-    try:
-        return Secret(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _keys(
-    access_key: Secret | str | None, secret_key: Secret | str | None, session_token: Secret | str | None
-) -> Keys | None:
-    access, secret = _secret("access_key", access_key), _secret("secret_key", secret_key)
+def _keys(access_key: AnySecret | None, secret_key: AnySecret | None, session_token: AnySecret | None) -> Keys | None:
+    access, secret = secret_option("access_key", access_key), secret_option("secret_key", secret_key)
     if access is None or secret is None:
         return None
-    return Keys(access, secret, _secret("session_token", session_token))
+    return Keys(access, secret, secret_option("session_token", session_token))

@@ -16,9 +16,9 @@ import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.options import check_choice, check_flag, check_text, check_texts, check_type, key_text, mismatch
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
-from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.providers.bedrock.errors import AwsFault, fault_of_reply, refusal_of
 from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
@@ -35,8 +35,9 @@ from bud_asgi.providers.bedrock.stream import ConvertedReply, CountToJson, Event
 from bud_asgi.providers.compat.features import bridge, service_rules
 from bud_asgi.providers.compat.model_ids import generation, geography
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
+from bud_asgi.providers.options import check_common, check_edits, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
-from bud_asgi.secret import Secret
+from bud_asgi.secret import AnySecret
 
 InferenceProfile = Literal["auto", "none", "global", "us", "eu", "jp", "apac", "au", "us-gov"]
 """Which inference profile of a model is called: one near the region, none (the base id), or the one with a prefix."""
@@ -62,6 +63,7 @@ _OWN_HEADERS: tuple[Header, ...] = (
 )
 _SUFFIXES = (("cn-", "amazonaws.com.cn"), ("eusc-", "amazonaws.eu"), ("", "amazonaws.com"))
 _VISIBLE = re.compile(r"[!-~]{1,2048}")
+_GUARDRAIL_VERSION = re.compile(r"[1-9][0-9]{0,7}|DRAFT")
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _log = logging.getLogger("bud_asgi")
@@ -71,13 +73,13 @@ class AwsOptions(TypedDict, total=False):
     """What proves the gateway to AWS; see `AwsCredential`. Nothing said: whatever AWS's own chain finds."""
 
     profile: str | None
-    access_key: Secret | str | None
-    secret_key: Secret | str | None
-    session_token: Secret | str | None
+    access_key: AnySecret | None
+    secret_key: AnySecret | None
+    session_token: AnySecret | None
     role_arn: str | None
     external_id: str | None
     session_name: str | None
-    bearer_token: Secret | str | None
+    bearer_token: AnySecret | None
 
 
 class Bedrock:
@@ -89,8 +91,7 @@ class Bedrock:
     what else clients may choose is named in `client_headers`, and with `user_profiles` they may say whom a request is
     for (`anthropic-user-profile-id`). `allow_betas` are beta flags that travel although nobody knows whether Bedrock
     takes them, `drop_fields` top-level fields that don't. `timeouts` are in seconds, `tls` replaces the default context
-    (system authorities, verified). Other options are for the credential. Raises `ValueError` for what could not be
-    called.
+    (system authorities, verified). Other options are for the credential. Raises `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between accounts
@@ -111,14 +112,15 @@ class Bedrock:
         tls: ssl.SSLContext | None = None,
         **credential: Unpack[AwsOptions],
     ) -> None:
-        if not name:
-            raise ValueError("a provider must have a name")
+        check_common(name, timeouts)
+        check_flag("user_profiles", user_profiles)
+        check_edits(allow_betas, drop_fields)
         self.name = name
         self.region = region
         self.credential: Credential = AwsCredential(region=region, service="bedrock", **credential)
         self._origin, self._path = _place(_host_of(region) if endpoint is None else endpoint, tls)
         self._prefix = _prefix(inference_profile, region)
-        self._model_ids = _checked_ids(model_ids or {})
+        self._model_ids = _checked_ids({} if model_ids is None else model_ids)
         self._settings = _settings(service_tier, guardrail)
         set_already = {name for name, _ in self._settings}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
@@ -238,39 +240,42 @@ def _host_of(region: str) -> str:
 
 
 def _prefix(inference_profile: InferenceProfile, region: str) -> str:
-    if inference_profile not in get_args(InferenceProfile):
-        known = ", ".join(get_args(InferenceProfile))
-        raise ValueError(f"inference_profile must be one of {known}, not {inference_profile!r}")
+    check_choice("inference_profile", inference_profile, get_args(InferenceProfile))
     if inference_profile == "auto":
         return geography(region)
     return "" if inference_profile == "none" else inference_profile
 
 
 def _checked_ids(model_ids: Mapping[str, str]) -> Mapping[str, str]:
+    check_type("model_ids", model_ids, Mapping, "a mapping of model names to ids or ARNs on Bedrock")
     for name, identifier in model_ids.items():
-        if not name or not is_identifier(identifier):
-            raise ValueError(f"model_ids: {identifier[:200]!r} for {name!r} is no id or ARN of a model on Bedrock")
+        option, expected = f"model_ids.{key_text(str(name))}", "the id or ARN of a model on Bedrock"
+        check_text(option, name, "a model name as the key")
+        check_text(option, identifier, expected)
+        if not is_identifier(identifier):
+            raise mismatch(option, expected, identifier)
     return dict(model_ids)
 
 
 def _checked_headers(names: Collection[ClientHeader]) -> list[bytes]:
-    for name in names:
-        if name not in get_args(ClientHeader):
-            raise ValueError(f"client_headers must be among {', '.join(get_args(ClientHeader))}, not {name!r}")
-    return [name.encode() for name in names]
+    headers = check_texts("client_headers", names, 'a list of header names, such as ["x-amzn-bedrock-trace"]')
+    for name in headers:
+        check_choice("client_headers", name, get_args(ClientHeader))
+    return [name.encode() for name in headers]
 
 
 def _settings(service_tier: ServiceTier | None, guardrail: tuple[str, str] | None) -> tuple[Header, ...]:
     """The headers that hold for all requests."""
     settings: list[tuple[str, str]] = []
     if service_tier is not None:
-        if service_tier not in get_args(ServiceTier):
-            raise ValueError(f"service_tier must be one of {', '.join(get_args(ServiceTier))}, not {service_tier!r}")
+        check_choice("service_tier", service_tier, get_args(ServiceTier))
         settings.append(("x-amzn-bedrock-service-tier", service_tier))
     if guardrail is not None:
+        if not isinstance(guardrail, tuple | list) or len(guardrail) != 2:  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison]
+            raise mismatch("guardrail", 'an id and a version, such as ("gr-abc123", "1")', guardrail)
         identifier, version = guardrail
-        if not _VISIBLE.fullmatch(identifier) or not _VISIBLE.fullmatch(version):
-            raise ValueError("guardrail must be an identifier and a version")
+        check_text("guardrail.id", identifier, "the id or ARN of a guardrail", _VISIBLE)
+        check_text("guardrail.version", version, 'the version of a guardrail: a number or "DRAFT"', _GUARDRAIL_VERSION)
         settings.append(("x-amzn-bedrock-guardrailidentifier", identifier))
         settings.append(("x-amzn-bedrock-guardrailversion", version))
     return tuple((name.encode(), value.encode()) for name, value in settings)
@@ -278,8 +283,6 @@ def _settings(service_tier: ServiceTier | None, guardrail: tuple[str, str] | Non
 
 def _place(endpoint: str, tls: ssl.SSLContext | None) -> tuple[Origin, bytes]:
     """The server of a host or URL, and the path that goes before all others there."""
-    try:
-        origin, path = parse_base_url(endpoint if "://" in endpoint else f"https://{endpoint}", tls)
-    except ValueError as error:
-        raise ValueError(str(error).replace("base_url", "endpoint")) from None
+    check_text("endpoint", endpoint, "a host, or an http or https URL")
+    origin, path = parse_base_url(endpoint if "://" in endpoint else f"https://{endpoint}", tls, "endpoint")
     return origin, path.encode()

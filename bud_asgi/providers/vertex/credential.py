@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from bud_asgi.http import Header, HttpRequest
+from bud_asgi.options import OptionError, check_text, mismatch
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.refresher import DEADLINE, Expiring, Refresher
 from bud_asgi.secret import Secret
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
     from bud_asgi.providers.vertex.google_auth import GoogleCredentials
 
-_PROJECT = re.compile(r"[!-~]+")
+PROJECT = re.compile(r"[!-~]{1,200}")
+PROJECT_EXPECTED = "the id of a Google Cloud project"
+_PATH = re.compile(r"(?!env:|file:|\{)[^\0-\x1f]{1,4096}")
 
 
 class AccessToken(msgspec.Struct, frozen=True):
@@ -50,7 +53,7 @@ class GoogleCredential:
     account whose key is in `service_account_file` or `service_account_info`, else those that the environment has
     (Application Default Credentials: `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file, the metadata server). Calls count
     against the quota of `quota_project`, by default the credentials' own. Files are read again after a fetch that
-    failed. One object serves any number of event loops. Raises `ValueError` for what can't be right.
+    failed. One object serves any number of event loops. Raises `OptionError`.
     """
 
     is_operators = True
@@ -63,12 +66,18 @@ class GoogleCredential:
         service_account_info: Mapping[str, object] | None = None,
         quota_project: str | None = None,
     ) -> None:
-        if sum(given is not None for given in (credentials, service_account_file, service_account_info)) > 1:
-            raise ValueError("credentials, service_account_file and service_account_info exclude each other")
-        if quota_project is not None and not _PROJECT.fullmatch(quota_project):
-            raise ValueError("quota_project must be visible ASCII, and not empty")
+        given = {
+            "credentials": credentials,
+            "service_account_file": service_account_file,
+            "service_account_info": service_account_info,
+        }
+        first, *others = [name for name, value in given.items() if value is not None] or [""]
+        if others:
+            raise OptionError(first, f"cannot be combined with {', '.join(others)}", other=others[0])
+        if quota_project is not None:
+            check_text("quota_project", quota_project, PROJECT_EXPECTED, PROJECT)
         self._given = credentials
-        self._file = None if service_account_file is None else Path(service_account_file)
+        self._file = _path(service_account_file)
         self._info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
         self._key()
         self._quota_project = quota_project
@@ -134,18 +143,27 @@ class GoogleCredential:
         return self._info if self._file is None else _read(self._file)
 
 
+def _path(file: str | os.PathLike[str] | None) -> Path | None:
+    """The path of a key file. A key that was pasted in its place is not shown."""
+    if file is None:
+        return None
+    if not isinstance(file, str | os.PathLike) or not _PATH.fullmatch(os.fspath(file)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise mismatch("service_account_file", "the path of a service account's key file", file, hide=True)
+    return Path(file)
+
+
 def _read(file: Path) -> Mapping[str, object]:
     try:
-        return _checked(json.loads(file.read_bytes()), str(file))
+        return _checked(json.loads(file.read_bytes()), "service_account_file", f"{file}: ")
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from None
+        raise OptionError("service_account_file", f"cannot read {file}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{file}: no JSON") from None
+        raise OptionError("service_account_file", f"{file}: not valid JSON") from None
 
 
-def _checked(key: object, what: str) -> Mapping[str, object]:
+def _checked(key: object, option: str, where: str = "") -> Mapping[str, object]:
     fields: Mapping[str, object] = cast("Mapping[str, object]", key) if isinstance(key, Mapping) else {}
     texts = all(isinstance(fields.get(name), str) for name in ("client_email", "private_key", "token_uri"))
     if fields.get("type") != "service_account" or not texts:
-        raise ValueError(f"{what}: not the key of a service account")
+        raise OptionError(option, f"{where}not a service account's key")
     return fields

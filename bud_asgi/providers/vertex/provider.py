@@ -18,15 +18,16 @@ import msgspec
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.http.wire import content_length
+from bud_asgi.options import check_text
 from bud_asgi.protocol.errors import RequestTooLarge
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import splice
-from bud_asgi.providers.base_url import parse_base_url
 from bud_asgi.providers.compat.features import bridge, service_rules
 from bud_asgi.providers.compat.model_ids import vertex_id
 from bud_asgi.providers.errors import TranslatedUpstreamError
+from bud_asgi.providers.options import check_common, check_edits, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
-from bud_asgi.providers.vertex.credential import GoogleCredential
+from bud_asgi.providers.vertex.credential import PROJECT, PROJECT_EXPECTED, GoogleCredential
 from bud_asgi.providers.vertex.errors import google_error, refusal_of
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ _OWN_HEADERS: tuple[Header, ...] = (
     (b"content-type", b"application/json"),
     (b"user-agent", b"bud_asgi"),
 )
-_LOCATION = re.compile(r"[a-z0-9-]+")
-_PROJECT = re.compile(r"[!-~]+")
+_LOCATION = re.compile(r"[a-z0-9-]{1,63}")
+_LOCATION_EXPECTED = 'a location: "global", "us", "eu" or a region'
 _ALIAS = re.compile(r"@(?:default|latest)$")
 
 
@@ -51,7 +52,7 @@ class Vertex:
     `service_account_file`, `service_account_info` and `quota_project`; the environment's Application Default
     Credentials, if nothing is said. `tls` and `timeouts` (seconds) are those of the calls. `allow_betas` are flags that
     travel although the table of what Vertex AI takes lacks them, `drop_fields` top-level fields that never do. Raises
-    `ValueError` for what could not be called.
+    `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that an operator may have to say
@@ -71,13 +72,12 @@ class Vertex:
         allow_betas: Collection[str] = (),
         drop_fields: Collection[str] = (),
     ) -> None:
-        if not name:
-            raise ValueError("a provider must have a name")
-        if not _PROJECT.fullmatch(project):
-            raise ValueError(f"the provider {name!r} needs a project, of visible ASCII")
-        for location in (region, count_region or region):
-            if not _LOCATION.fullmatch(location):
-                raise ValueError(f"a location of Vertex AI can't be {location[:200]!r}")
+        check_common(name, timeouts)
+        check_edits(allow_betas, drop_fields)
+        check_text("project", project, PROJECT_EXPECTED, PROJECT)
+        check_text("region", region, _LOCATION_EXPECTED, _LOCATION)
+        if count_region is not None:
+            check_text("count_region", count_region, _LOCATION_EXPECTED, _LOCATION)
         self.name, self.project, self.region = name, project, region
         self.credential: Credential = GoogleCredential(
             credentials=credentials,
@@ -85,11 +85,12 @@ class Vertex:
             service_account_info=service_account_info,
             quota_project=quota_project,
         )
-        self._origin, self._parent = _place(project, region, base_url, tls)
-        self.base_url = base_url or f"https://{host_of(region)}"
+        self.base_url = f"https://{host_of(region)}" if base_url is None else base_url
+        self._origin, self._parent = _place(project, region, self.base_url, tls)
         self._counting = self._origin, self._parent
-        if count_region not in {None, region}:
-            self._counting = _place(project, count_region or "", base_url, tls)
+        if count_region is not None and count_region != region:
+            counted_at = f"https://{host_of(count_region)}" if base_url is None else base_url
+            self._counting = _place(project, count_region, counted_at, tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
         self._rules = service_rules("vertex").adjusted(allow_betas=allow_betas, drop_fields=drop_fields)
         self._timeouts = timeouts or Timeouts()
@@ -150,9 +151,9 @@ class Vertex:
         return None if error is None else refusal_of(error, call, self._own_projects)
 
 
-def _place(project: str, location: str, base_url: str | None, tls: ssl.SSLContext | None) -> tuple[Origin, str]:
+def _place(project: str, location: str, base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:
     """The server of a location, and the path of its models."""
-    origin, path = parse_base_url(base_url or f"https://{host_of(location)}", tls)
+    origin, path = parse_base_url(base_url, tls)
     parent = f"projects/{quote(project, safe='')}/locations/{location}/publishers/anthropic/models"
     return origin, f"{path.removesuffix('/v1')}/v1/{parent}"
 

@@ -1,0 +1,55 @@
+"""Checks of the options that several providers share."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from urllib.parse import urlsplit
+
+from bud_asgi.http import Origin, Timeouts
+from bud_asgi.options import OptionError, check_name, check_texts, check_type, mismatch
+
+_HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
+_PATH = re.compile(r"[!-~]*")
+_BETA = re.compile(r"[0-9A-Za-z._-]{1,100}")
+_FIELD = re.compile(r".+")
+
+
+def check_common(name: str, timeouts: Timeouts | None) -> None:
+    """Check the options of every provider. Raises `OptionError`."""
+    check_name("name", name)
+    if timeouts is not None:
+        check_type("timeouts", timeouts, Timeouts, "a Timeouts")
+
+
+def check_edits(allow_betas: object, drop_fields: object) -> None:
+    """Check what the operator changes about the features of a cloud. Raises `OptionError`."""
+    check_texts("allow_betas", allow_betas, 'a list of beta flags, such as ["context-1m-2025-08-07"]', _BETA)
+    check_texts("drop_fields", drop_fields, 'a list of top-level request fields, such as ["metadata"]', _FIELD)
+
+
+def parse_base_url(base_url: str, tls: ssl.SSLContext | None, option: str = "base_url") -> tuple[Origin, str]:
+    """Return the server of a base URL, and its path without a trailing slash.
+
+    `tls` replaces the default context (system authorities, verified). Raises `OptionError`, which never shows what
+    could be a password.
+    """
+    expected = "an http or https URL with a host"
+    try:
+        url = urlsplit(base_url)
+        port = url.port
+    except (ValueError, AttributeError, TypeError):  # the text of a ValueError shows what could be a password
+        raise mismatch(option, "a URL with a valid host and port", base_url, hide=True) from None
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise mismatch(option, expected, base_url, hide="@" in base_url)
+    if url.username is not None or url.query or url.fragment:
+        raise OptionError(option, "must not contain a user, query or fragment; a credential has its own option")
+    if not _PATH.fullmatch(url.path) or not _HOST.fullmatch(url.hostname) or port == 0 or not base_url.isprintable():
+        raise OptionError(option, "must be printable ASCII with a percent-encoded path and a valid port")
+    if tls is not None:
+        check_type("tls", tls, ssl.SSLContext, "an ssl.SSLContext")
+    if url.scheme == "http":
+        if tls is not None:
+            raise OptionError("tls", f"can only be used with an https {option}", other=option)
+        return Origin(url.hostname, port or 80), url.path.rstrip("/")
+    return Origin(url.hostname, port or 443, tls or ssl.create_default_context()), url.path.rstrip("/")
