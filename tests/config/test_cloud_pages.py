@@ -21,7 +21,7 @@ from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers import Provider, ProviderRequest
-from bud_asgi.providers.compat.features import _known, service_rules
+from bud_asgi.providers.compat.features import known_rules, service_rules
 from bud_asgi.testing import ThreadedStandIn
 from bud_asgi.testing.bedrock.faults import aws_error, exception_first, exception_mid_stream, model_error
 from bud_asgi.testing.google.errors import google_error
@@ -147,8 +147,8 @@ def test_all_edits_are_told(service: Service) -> None:
 def test_the_fields_that_are_lacked_are_told(service: Service) -> None:
     rules = service_rules(service)
     (told,) = re.findall(r"\*\*Fields\.\*\* Left out, (.*?)\n\n", PAGES[service], re.DOTALL)
-    for lack, words in zip(("drop", "refuse"), told.split("Refused, because"), strict=True):
-        fields = {name: rule.flags for name, rule in rules.fields.items() if rule.lack == lack}
+    for action, words in zip(("drop", "reject"), told.split("Refused, because"), strict=True):
+        fields = {name: rule.flags for name, rule in rules.fields.items() if rule.if_unsupported == action}
         travelling = {name for name, flags in fields.items() if any(matches_any(flags, flag) for flag in rules.betas)}
         always, _, sometimes = words.partition("; also")
         assert set(in_ticks(always)) & set(rules.fields) == fields.keys() - travelling
@@ -179,7 +179,7 @@ def test_the_flags_that_travel_are_told(service: Service) -> None:
 def test_what_is_known_and_how_large_a_request_may_be(service: Service) -> None:
     page, size = PAGES[service], f"{service_rules(service).max_body:,}".replace(",", " ")
     assert f"({size} bytes) is a 413" in page
-    assert f"as of {_known().as_of}" in page
+    assert f"as of {known_rules().as_of}" in page
 
 
 class Served:
