@@ -281,7 +281,7 @@ def test_the_region_or_the_endpoint_determines_the_server(
     assert (request.origin.tls is None) == str(options.get("endpoint")).startswith("http:")
 
 
-def test_the_timeouts_and_the_context_are_the_operator_s() -> None:
+def test_the_operator_sets_the_timeouts_and_the_tls_context() -> None:
     context, timeouts = ssl.create_default_context(), Timeouts(1.0, 2.0, 3.0)
     request = encoded(tls=context, timeouts=timeouts)
     assert request.origin.tls is context

@@ -362,7 +362,7 @@ def test_what_could_not_be_called_is_refused_at_once(options: dict[str, Any], wo
     assert "SECRET" not in str(raised.value)
 
 
-def test_tls_and_timeouts_are_the_operators() -> None:
+def test_the_operator_sets_the_timeouts_and_the_tls_context() -> None:
     tls, timeouts = ssl.create_default_context(), Timeouts(1.0, 2.0, 3.0)
     request = encoded(vertex(tls=tls, timeouts=timeouts)).request
     assert (request.origin.tls, request.timeouts) == (tls, timeouts)
