@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from bud_asgi.protocol.malformed import MALFORMED_JSON
+
 Details = Mapping[str, str | int | list[str]]
 
 Outcome = Literal["answered", "refused", "upstream_failed", "client_gone", "cancelled"]
@@ -184,6 +186,6 @@ def read_error(body: bytes) -> UpstreamError | None:
     """Read an error object, or the edge's shorter form (no `type`, no `request_id`); `None` if it is neither."""
     try:
         detail = _decode_envelope(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except MALFORMED_JSON:
         return None
     return UpstreamError(detail.type, detail.message, "error_code" in (detail.details or {}))

@@ -12,6 +12,7 @@ from enum import IntEnum
 
 import msgspec
 
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.usage import Usage, usage_of_message, usage_of_start
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -194,7 +195,7 @@ def _type_of(data: bytes) -> bytes:
     """The `type` of an event without a name; `b""` if it has none."""
     try:
         return _decode_typed(data).type.encode()
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except (*MALFORMED_JSON, UnicodeEncodeError):
         return b""
 
 

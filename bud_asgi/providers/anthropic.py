@@ -1,4 +1,4 @@
-"""Anthropic's own service, and any server that speaks its format at another base URL.
+"""Anthropic's own API, and any server with the same API at another base URL.
 
 Wire facts: vendor pages "API overview", "Create a Message", "Errors".
 """
@@ -21,29 +21,29 @@ from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BASE_URL = "https://api.anthropic.com"
-"""The service itself."""
+"""Anthropic's own API."""
 
 _OWN_HEADERS: tuple[Header, ...] = (
     (b"accept", b"application/json"),
-    (b"accept-encoding", b"identity"),  # bytes are relayed as they come: nothing here decompresses
+    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte: nothing here decompresses
     (b"content-type", b"application/json"),
     (b"user-agent", b"bud_asgi"),
 )
-_LISTING_HEADERS: tuple[Header, ...] = (
+_MODELS_HEADERS: tuple[Header, ...] = (
     *(line for line in _OWN_HEADERS if line[0] != b"content-type"),
     (b"anthropic-version", b"2023-06-01"),
 )
-_LISTING = b"/v1/models?beta=true&limit=1000" + b"".join(
+_MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
 )
-_LISTING_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
+_MODELS_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 
 
 _Auth = Literal["x-api-key", "bearer", "client"]
 
 
 class ApiKeyCredential:
-    """A key that does not change, in the header that the upstream takes it in. `None` sends no credential."""
+    """A fixed API key, sent as `x-api-key` or as a bearer token. `None` sends no credential."""
 
     is_operators = True
 
@@ -56,44 +56,44 @@ class ApiKeyCredential:
             self._line = ((b"x-api-key", api_key.reveal().encode()),)
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with the key."""
+        """Add the key to the request."""
         return request.with_headers(self._line)
 
     async def refresh(self) -> bool:
-        """There is no other key."""
+        """Return `False`: there is no other key."""
         return False
 
     def redact(self, text: str) -> str:
-        """Blot the key out."""
+        """Replace the key in `text`."""
         return self._api_key.redact(text) if self._api_key else text
 
 
 class ClientCredential:
-    """The client's own credential, passed through in the headers that it came in."""
+    """The client's own credential, passed through in the same headers."""
 
     is_operators = False
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with what the client proved itself by."""
+        """Add the client's credential to the request."""
         return request.with_headers(credential_headers(client))
 
     async def refresh(self) -> bool:
-        """Only the client can get another."""
+        """Return `False`: only the client can get a new one."""
         return False
 
     def redact(self, text: str) -> str:
-        """Nothing of ours is in it."""
+        """Return `text`: it cannot contain a credential of the operator."""
         return text
 
 
 class Anthropic:
-    """Anthropic's Messages API, or a server that speaks it (vLLM, Ollama, llama.cpp, a cloud's front end).
+    """Anthropic's Messages API, or another server that implements it (vLLM, Ollama, llama.cpp, a cloud's front end).
 
-    `api_key` goes upstream as `x-api-key`, or as a bearer token with `auth="bearer"`; only a server at another
-    `base_url` may do without. With `auth="client"` there is none: the client's own credential is passed through, and
-    so is what the upstream says of it. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default
-    context (system authorities, verified). `timeouts` are in seconds. `trace_context` sends the client's `traceparent`
-    and `tracestate` on. Raises `OptionError`.
+    `api_key` is sent as `x-api-key`, or as a bearer token with `auth="bearer"`; only a server at another `base_url`
+    may have none. With `auth="client"` the client's own credential is passed through, and so are the upstream's errors
+    about it. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default context (system
+    certificate authorities, verified). `timeouts` are in seconds. `trace_context` forwards the client's `traceparent`
+    and `tracestate`. Raises `OptionError`.
     """
 
     def __init__(
@@ -131,22 +131,22 @@ class Anthropic:
 
     @property
     def models(self) -> Sequence[str]:
-        """Those of Anthropic's own service; another server says itself what it has."""
+        """The models of Anthropic's own API; empty for another server, which has a model list of its own."""
         return served_at("anthropic") if self.base_url == BASE_URL else ()
 
     def models_request(self) -> HttpRequest | None:
-        """The request for the list of models, unless only the client could make it."""
+        """Return the request for the model list; `None` if only the client has a credential for it."""
         if not self.credential.is_operators:
             return None
         return HttpRequest(
-            self._origin, b"GET", self._path.encode() + _LISTING, _LISTING_HEADERS, timeouts=_LISTING_TIMEOUTS
+            self._origin, b"GET", self._path.encode() + _MODELS_TARGET, _MODELS_HEADERS, timeouts=_MODELS_TIMEOUTS
         )
 
     def encode(self, call: ProviderRequest) -> EncodedRequest:
-        """The request as it came; only a mapped model is replaced."""
+        """Encode the request: its body is unchanged, except that an upstream model replaces the client's."""
         request, model = call.request, call.model
         renamed = model is not None and model != request.model
-        more = forwarded_headers(
+        forwarded = forwarded_headers(
             call.headers, account=not self.credential.is_operators, trace_context=self._trace_context
         )
         return EncodedRequest(
@@ -154,18 +154,18 @@ class Anthropic:
                 origin=self._origin,
                 method=b"POST",
                 target=self._target + b"/count_tokens" if request.counting else self._target,
-                headers=(*_OWN_HEADERS, *more),
+                headers=(*_OWN_HEADERS, *forwarded),
                 body=request.with_value("model", msgspec.json.encode(model)) if renamed else request.body,
                 timeouts=self._timeouts,
             )
         )
 
     def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
-        """The reply as it came."""
+        """Return the reply unchanged."""
         return reply
 
     def translate_error(
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
     ) -> TranslatedUpstreamError | None:
-        """Nothing: its errors speak for themselves."""
+        """Return `None`: its errors are Anthropic errors already."""
         return None

@@ -1,4 +1,4 @@
-"""The seam of the providers: a dialect of pure functions, and a credential hook."""
+"""The provider seam: a dialect of pure functions, and a credential that is applied just before sending."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.errors import TranslatedUpstreamError
 
+COUNTING_UNSUPPORTED = "The upstream of this model does not count tokens."
+"""The message of the 404 for a model whose tokens cannot be counted."""
+
+NO_MESSAGE = "The upstream refused the request without a message."
+"""The message of an upstream error that has none of its own."""
+
 
 class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
-    """What is asked of a provider: a judged request, for a Message or for the count of its tokens.
+    """A decoded Messages or token counting request, on its way to a provider.
 
-    `headers` are the client's, by lower-case name. `model` is the upstream's name for the model, `None` for the one in
-    the request. `request_id` is ours, for what the provider has to say in the envelope.
+    `headers` are the client's, by lower-case name. `model` is the upstream model; `None` for the one in the request.
+    `request_id` is the gateway's, for error bodies that the provider writes.
     """
 
     request: MessagesRequest
@@ -27,68 +33,68 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class EncodedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A call in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""
+    """A request in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""
 
     request: HttpRequest
     dropped: tuple[str, ...] = ()
 
 
 class Credential(Protocol):
-    """What proves to an upstream that the gateway, or its client, may call it."""
+    """Authenticates requests to an upstream."""
 
     @property
     def is_operators(self) -> bool:
-        """Whether it is the gateway's own. What the upstream says of a client's own is for the client."""
+        """Whether it is the operator's, not the client's. Only the client may see errors about its own credential."""
         ...
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with its credential, as the last edit before it is sent. `client` are the client's headers.
+        """Return the request with the credential, the last edit before it is sent. `client` has the client's headers.
 
-        Raises `UpstreamUnavailable` when there is no credential to be had.
+        Raises `UpstreamUnavailable` if no credential is available.
         """
         ...
 
     async def refresh(self) -> bool:
-        """Get a fresh credential after the upstream refused this one; `False` if there is none to be had."""
+        """Get a new credential after the upstream rejected this one; return `False` if there is no other."""
         ...
 
     def redact(self, text: str) -> str:
-        """A text of the upstream's with the credential blotted out, for the log."""
+        """Return a text from the upstream with the credential removed, for the log."""
         ...
 
 
 class Provider(Protocol):
-    """One service that is called, under a name that is its own among the providers of an app."""
+    """One upstream service, with a name that is unique among the providers of an app."""
 
     @property
     def name(self) -> str:
-        """The name that routes and accounts know it by."""
+        """The name that routes and logs refer to it by."""
         ...
 
     @property
     def credential(self) -> Credential:
-        """What proves the gateway to it."""
+        """The credential for its requests."""
         ...
 
     @property
     def models(self) -> Sequence[str]:
-        """The ids of the models that are known to be served there; none for a server that could serve any."""
+        """The ids of the models that it is known to serve; empty if it may serve any."""
         ...
 
     def models_request(self) -> HttpRequest | None:
-        """The request for the upstream's own list of models, without credential; `None` where there is none."""
+        """Return the request for the upstream's model list, without credential; `None` if it has no such list."""
         ...
 
     def encode(self, call: ProviderRequest) -> EncodedRequest:
-        """The call in the provider's own form. Pure. Raises `InvalidRequest` for what it can't be asked."""
+        """Encode a request in the provider's own form. Pure. Raises `InvalidRequest` for one that it cannot express."""
         ...
 
     def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
-        """A reply of status 200 as one in the Anthropic format: headers, JSON or SSE bytes. Pure; owns the reply."""
+        """Return a reply of status 200 in the Anthropic format: headers, JSON or SSE bytes. Pure; owns the reply."""
         ...
 
     def translate_error(
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
     ) -> TranslatedUpstreamError | None:
-        """What a reply of another status means; `None` for an error that speaks for itself, in the envelope. Pure."""
+        """Translate an error reply; `None` if its body is an Anthropic error already, or is not a known error. Pure."""
         ...

@@ -16,7 +16,7 @@ from bud_asgi.providers.errors import (
     check_encoding,
     unavailable,
 )
-from bud_asgi.providers.seam import Provider, ProviderRequest
+from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Provider, ProviderRequest
 
 _MAX_ERROR_BODY = 1 << 20
 _MAX_LOGGED = 1000
@@ -129,7 +129,7 @@ async def _parse_error(
             retryable=False,
         )
     if reply.status == 404 and call.request.counting:
-        raise NotFound("The upstream of this model does not count tokens.")
+        raise NotFound(COUNTING_UNSUPPORTED)
     raise UpstreamUnavailable(f"The upstream answered {reply.status} without an error object.")
 
 

@@ -21,7 +21,7 @@ from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers import Provider, ProviderRequest
-from bud_asgi.providers.compat.features import _known, service_rules
+from bud_asgi.providers.compat.features import known_rules, service_rules
 from bud_asgi.testing import ThreadedStandIn
 from bud_asgi.testing.bedrock.faults import aws_error, exception_first, exception_mid_stream, model_error
 from bud_asgi.testing.google.errors import google_error
@@ -93,11 +93,11 @@ def described(credential: Any) -> object:
     return repr(credential), file and file.name, fields.get("_quota_project")
 
 
-MODELS = [(service, *row) for service, page in PAGES.items() for row in rows(page, "asked for")]
+MODELS = [(service, *row) for service, page in PAGES.items() for row in rows(page, "requested model")]
 
 
 @pytest.mark.parametrize(("service", "asked", "called"), MODELS)
-def test_each_model_is_called_as_it_is_said(service: Service, asked: str, called: str) -> None:
+def test_each_model_is_called_as_documented(service: Service, asked: str, called: str) -> None:
     for name in in_ticks(asked):
         request = decode_request(json.dumps({**ASKED, "model": name}).encode())
         target = PROVIDERS[service].encode(ProviderRequest(request, HEADERS)).request.target.decode()
@@ -106,7 +106,7 @@ def test_each_model_is_called_as_it_is_said(service: Service, asked: str, called
 
 
 @pytest.mark.parametrize(("regions", "profile"), rows(PAGES["bedrock"], "region"))
-def test_each_region_has_the_profile_that_is_said(regions: str, profile: str) -> None:
+def test_each_region_has_the_documented_profile(regions: str, profile: str) -> None:
     request = decode_request(json.dumps({**ASKED, "model": "claude-opus-5-5"}).encode())
     for region in in_ticks(regions):
         target = Bedrock(region=region).encode(ProviderRequest(request, HEADERS)).request.target
@@ -114,7 +114,7 @@ def test_each_region_has_the_profile_that_is_said(regions: str, profile: str) ->
 
 
 @pytest.mark.parametrize(("regions", "hosts"), rows(PAGES["vertex"], "region"))
-def test_each_location_is_where_it_is_said(regions: str, hosts: str) -> None:
+def test_each_location_has_the_documented_host(regions: str, hosts: str) -> None:
     found = [Vertex(project="p", region=region).base_url for region in in_ticks(regions)]
     assert found == [f"https://{host}" for host in in_ticks(hosts)]
 
@@ -123,7 +123,7 @@ EDITS = [(service, *row) for service, page in PAGES.items() for row in rows(page
 
 
 @pytest.mark.parametrize(("service", "given", "sent", "dropped"), EDITS)
-def test_each_edit_is_made_as_it_is_said(service: Service, given: str, sent: str, dropped: str) -> None:
+def test_each_edit_is_made_as_documented(service: Service, given: str, sent: str, dropped: str) -> None:
     (fields,) = in_ticks(given)
     before = json.loads(f"{{{fields}}}")
     after = json.loads(f"{{{''.join(in_ticks(sent))}}}")
@@ -137,18 +137,18 @@ def test_each_edit_is_made_as_it_is_said(service: Service, given: str, sent: str
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_all_edits_are_told(service: Service) -> None:
+def test_all_edits_are_documented(service: Service) -> None:
     table = "\n".join("".join(row) for row in rows(PAGES[service], "a request with"))
     for name in service_rules(service).edits:
         assert all(part in table for part in name.split(".")), name
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_fields_that_are_lacked_are_told(service: Service) -> None:
+def test_all_unsupported_fields_are_documented(service: Service) -> None:
     rules = service_rules(service)
-    (told,) = re.findall(r"\*\*Fields\.\*\* Left out, (.*?)\n\n", PAGES[service], re.DOTALL)
-    for lack, words in zip(("drop", "refuse"), told.split("Refused, because"), strict=True):
-        fields = {name: rule.flags for name, rule in rules.fields.items() if rule.lack == lack}
+    (paragraph,) = re.findall(r"\*\*Fields\.\*\* Dropped, (.*?)\n\n", PAGES[service], re.DOTALL)
+    for action, words in zip(("drop", "reject"), paragraph.split("Rejected, because"), strict=True):
+        fields = {name: rule.flags for name, rule in rules.fields.items() if rule.if_unsupported == action}
         travelling = {name for name, flags in fields.items() if any(matches_any(flags, flag) for flag in rules.betas)}
         always, _, sometimes = words.partition("; also")
         assert set(in_ticks(always)) & set(rules.fields) == fields.keys() - travelling
@@ -156,7 +156,7 @@ def test_the_fields_that_are_lacked_are_told(service: Service) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_field_that_is_refused_is_refused_in_the_words_that_are_said(service: Service) -> None:
+def test_a_field_is_rejected_with_the_documented_message(service: Service) -> None:
     request = decode_request(json.dumps({**ASKED, "mcp_servers": []}).encode())
     with pytest.raises(InvalidRequest) as refused:
         PROVIDERS[service].encode(ProviderRequest(request, HEADERS))
@@ -164,10 +164,10 @@ def test_a_field_that_is_refused_is_refused_in_the_words_that_are_said(service: 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_flags_that_travel_are_told(service: Service) -> None:
+def test_all_supported_flags_are_documented(service: Service) -> None:
     rules = service_rules(service)
-    (told,) = re.findall(r"\*\*Beta flags\.\*\* (.*?)\n\n", PAGES[service], re.DOTALL)
-    travel, _, counting = told.partition("Where tokens are counted")
+    (paragraph,) = re.findall(r"\*\*Beta flags\.\*\* (.*?)\n\n", PAGES[service], re.DOTALL)
+    travel, _, counting = paragraph.partition("When counting tokens")
     assert set(in_ticks(travel)) - {"bud-dropped"} == set(rules.betas)
     assert set(in_ticks(counting)) == set(rules.counting_betas or ())
     renamed = {flag: rule.sent_as for flag, rule in rules.betas.items() if rule.sent_as}
@@ -179,7 +179,7 @@ def test_the_flags_that_travel_are_told(service: Service) -> None:
 def test_what_is_known_and_how_large_a_request_may_be(service: Service) -> None:
     page, size = PAGES[service], f"{service_rules(service).max_body:,}".replace(",", " ")
     assert f"({size} bytes) is a 413" in page
-    assert f"as of {_known().as_of}" in page
+    assert f"as of {known_rules().as_of}" in page
 
 
 class Served:
@@ -216,7 +216,7 @@ def served(there: Clouds) -> Generator[Served]:
 SAID = "Words of 123456789012."
 ERRORS = [
     (service, name, *row[1:])
-    for service, first in zip(SERVICES, ("AWS says", "Google says"), strict=True)
+    for service, first in zip(SERVICES, ("AWS error", "Google error"), strict=True)
     for row in rows(PAGES[service], first)
     for name in in_ticks(row[0])
 ]

@@ -1,4 +1,4 @@
-"""Anthropic's own dialect: the request as it goes up, the base URL, the credential."""
+"""The Anthropic provider: the requests that it encodes, its base URL, its credentials."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written(provider: Anthropic, sent: bytes, model: str | None = None) -> HttpR
     return provider.encode(ProviderRequest(decode(sent), HEADERS, model)).request
 
 
-def test_the_request_goes_up_as_it_came() -> None:
+def test_the_request_is_sent_unchanged() -> None:
     sent = body(b', "stream" : true')
     request = written(Anthropic(api_key=KEY), sent)
     assert request.body is sent
@@ -62,7 +62,7 @@ def test_every_request_has_the_same_origin_so_that_connections_are_shared() -> N
     assert written(provider, body()).origin is written(provider, body()).origin
 
 
-def test_a_model_of_the_same_name_changes_nothing() -> None:
+def test_an_upstream_model_of_the_same_name_changes_nothing() -> None:
     sent = body(model=b'"\\u006d"')
     assert written(Anthropic(api_key=KEY), sent, "m").body is sent
 
@@ -78,7 +78,7 @@ def test_a_mapped_model_is_the_only_change(model: str) -> None:
     assert json.loads(spliced) == {**json.loads(sent), "model": model}
 
 
-def test_the_timeouts_and_the_context_are_the_operator_s() -> None:
+def test_the_operator_sets_the_timeouts_and_the_tls_context() -> None:
     context, timeouts = ssl.create_default_context(), Timeouts(1.0, 2.0, 3.0)
     request = written(Anthropic(api_key=KEY, tls=context, timeouts=timeouts), body())
     assert request.origin.tls is context
@@ -105,7 +105,7 @@ PARSED: dict[str, tuple[str, bytes, bytes]] = {
 
 
 @pytest.mark.parametrize(("base_url", "authority", "target"), PARSED.values(), ids=PARSED.keys())
-def test_the_base_url_says_where_to(base_url: str, authority: bytes, target: bytes) -> None:
+def test_the_base_url_determines_the_server_and_path(base_url: str, authority: bytes, target: bytes) -> None:
     request = written(Anthropic(base_url=base_url, api_key=KEY), body())
     assert (request.origin.authority, request.target) == (authority, target)
     assert (request.origin.tls is None) == base_url.startswith("http://")
@@ -233,14 +233,14 @@ async def test_without_a_key_no_credential_is_sent(auth: str) -> None:
     assert provider.credential.redact("as it is") == "as it is"
 
 
-def test_a_provider_shows_its_name_and_place_and_no_key() -> None:
+def test_the_repr_shows_the_name_and_base_url_and_no_key() -> None:
     provider = Anthropic(api_key=KEY, base_url="https://h.example", name="mine")
     assert repr(provider) == "Anthropic(name='mine', base_url='https://h.example')"
     assert KEY not in repr(provider.credential)
 
 
 class Reply:
-    """A reply, of which nothing is asked."""
+    """A reply that is never read."""
 
     status = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -256,6 +256,6 @@ class Reply:
         return None
 
 
-def test_the_reply_is_handed_on_as_it_came() -> None:
+def test_the_reply_is_unchanged() -> None:
     reply: HttpReply = Reply()
     assert Anthropic(api_key=KEY).decode(ProviderRequest(decode(body()), HEADERS), reply) is reply

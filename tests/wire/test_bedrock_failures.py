@@ -134,7 +134,9 @@ def test_an_exception_in_mid_stream_is_in_the_log(stage: Stage, caplog: pytest.L
     with caplog.at_level(logging.WARNING, "bud_asgi"):
         reply = stage.stream(exception_mid_stream("modelStreamErrorException", "what it was"))
     words = "ModelStreamErrorException: what it was"
-    assert f"{reply.headers['request-id']}: bedrock ended its stream: in the stream {words}" in caplog.text
+    assert (
+        f"{reply.headers['request-id']}: bedrock ended its stream with an error: in the stream {words}" in caplog.text
+    )
 
 
 OTHER_ENDS: dict[str, tuple[Reply, tuple[str, str]]] = {

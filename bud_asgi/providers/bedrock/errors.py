@@ -1,8 +1,8 @@
-"""What AWS says when it fails, in the words of the Messages API. Pure.
+"""Translates the errors of AWS to those of the Messages API. Pure.
 
-An error has a name and a text, in a reply or in an event stream; the name decides. Sources: AWS, "InvokeModel"
-(Errors), "InvokeModelWithResponseStream" (`ResponseStream`), "Common error types", "Troubleshooting Amazon Bedrock API
-error codes"; vendor page "Errors" for the other side.
+An error has a name and a text, in a reply or in an event stream; the name determines its meaning. Sources: AWS,
+"InvokeModel" (Errors), "InvokeModelWithResponseStream" (`ResponseStream`), "Common error types", "Troubleshooting
+Amazon Bedrock API error codes"; vendor page "Errors".
 """
 
 from __future__ import annotations
@@ -15,44 +15,46 @@ import msgspec
 
 from bud_asgi.protocol.errors import type_of_status
 from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.providers.bedrock.frames import EventStreamMessage
 from bud_asgi.providers.errors import TranslatedUpstreamError
+from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, NO_MESSAGE
 
 Kind = Literal[
-    "invalid",
+    "invalid_request",
     "too_large",
     "rate_limit",
     "overloaded",
     "credential",
     "permission",
-    "model",
+    "not_found",
     "timeout",
-    "failed",
-    "own",
-    "refused",
+    "server_error",
+    "model_error",
+    "client_error",
 ]
-"""What an error means. `own`: the model's own, told through the service with the model's status. `refused`: who knows,
-but the request is at fault, and the status is kept."""
+"""The kinds of error. `credential`: the gateway's credential was rejected. `not_found`: no such model, or no tokens are
+counted for it. `model_error`: passed through with the model's status. `client_error`: any other 4xx, status kept."""
 
 _STATUS: Mapping[Kind, int] = {
-    "invalid": 400,
+    "invalid_request": 400,
     "too_large": 413,
     "rate_limit": 429,
     "overloaded": 529,
     "credential": 502,
     "permission": 403,
-    "model": 404,
+    "not_found": 404,
     "timeout": 504,
-    "failed": 500,
+    "server_error": 500,
 }
-_SENTENCES: Mapping[Kind, str] = {
+_MESSAGES: Mapping[Kind, str] = {
     "credential": "upstream authentication failed",
     "permission": "The upstream does not let the gateway use this model.",
     "timeout": "The model did not answer in time.",
-    "failed": "The upstream failed.",
-    "refused": "The upstream refused the request.",
+    "server_error": "The upstream failed.",
+    "client_error": "The upstream refused the request.",
 }
-"""What the client is told of a kind whose texts speak of accounts. The texts of the others are kept."""
+"""The client's message for kinds whose texts may name accounts. The texts of the other kinds are passed on."""
 
 _KINDS: Mapping[str, Kind] = {
     "AccessDenied": "permission",
@@ -60,35 +62,35 @@ _KINDS: Mapping[str, Kind] = {
     "ExpiredToken": "credential",
     "FTUFormNotFilled": "permission",
     "IncompleteSignature": "credential",
-    "InternalFailure": "failed",
-    "InternalServer": "failed",
+    "InternalFailure": "server_error",
+    "InternalServer": "server_error",
     "InvalidClientTokenId": "credential",
     "InvalidSignature": "credential",
     "MPAgreementBeingCreated": "permission",
     "MissingAuthenticationToken": "credential",
-    "ModelError": "own",
+    "ModelError": "model_error",
     "ModelNotReady": "overloaded",
-    "ModelStreamError": "failed",
+    "ModelStreamError": "server_error",
     "ModelTimeout": "timeout",
     "NotAuthorized": "permission",
     "OptInRequired": "permission",
     "RequestEntityTooLarge": "too_large",
     "RequestExpired": "credential",
-    "ResourceNotFound": "model",
+    "ResourceNotFound": "not_found",
     "ServiceQuotaExceeded": "rate_limit",
     "ServiceUnavailable": "overloaded",
     "SignatureDoesNotMatch": "credential",
     "Throttling": "rate_limit",
     "UnrecognizedClient": "credential",
-    "Validation": "invalid",
+    "Validation": "invalid_request",
 }
-"""By the name of an error without `Exception` at its end."""
+"""The kind of each error, by its name without the suffix `Exception`."""
 
 _KIND_OF_STATUS: Mapping[int, Kind] = {
-    400: "invalid",
+    400: "invalid_request",
     401: "credential",
     403: "permission",
-    404: "model",
+    404: "not_found",
     408: "timeout",
     413: "too_large",
     429: "rate_limit",
@@ -96,12 +98,15 @@ _KIND_OF_STATUS: Mapping[int, Kind] = {
     504: "timeout",
     529: "overloaded",
 }
+"""The kind of an error with an unknown name."""
 
 _TOO_LONG = "prompt is too long"
 _IS_TOO_LONG = re.compile(r"(?:Input|[Pp]rompt) is too long")
 _NO_SUCH_MODEL = re.compile(r"model identifier is invalid|on-demand throughput")
 _NOT_COUNTED = re.compile(r"support counting tokens")
-_OF_CREDENTIAL = re.compile(r"security token|\bexpired\b|API.key|bearer token|authentication failed", re.IGNORECASE)
+_CREDENTIAL_REJECTED = re.compile(
+    r"security token|\bexpired\b|API.key|bearer token|authentication failed", re.IGNORECASE
+)
 _WRAPPED = "The model returned the following errors: "
 
 _PRIVATE = (
@@ -111,10 +116,10 @@ _PRIVATE = (
 )
 
 
-class AwsFault(msgspec.Struct, frozen=True):
-    """An error of AWS: its name without namespace, its text, the status that it came with (0 in an event stream).
+class AwsError(msgspec.Struct, frozen=True):
+    """An error of AWS: its name without namespace, its text, its HTTP status (0 in an event stream).
 
-    `model_status` is the model's own, where the service passes on what that said.
+    `model_status` is the status of the model's own error, if the service passes that on.
     """
 
     name: str
@@ -144,76 +149,79 @@ class _Body(msgspec.Struct, frozen=True):
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
-def fault_of_reply(status: int, headers: Headers, body: bytes) -> AwsFault | None:
-    """The error in a reply of AWS (restJson1, "Operation error serialization"); `None` for a reply that has none."""
-    said = _read(body)
-    name = headers.get(b"x-amzn-errortype", b"").decode("latin-1") or said.name
-    if not name and not said.text:
+def error_in_reply(status: int, headers: Headers, body: bytes) -> AwsError | None:
+    """Return the error in a reply of AWS (restJson1, "Operation error serialization"); `None` if it has none."""
+    fields = _decode(body)
+    name = headers.get(b"x-amzn-errortype", b"").decode("latin-1") or fields.name
+    if not name and not fields.text:
         return None
-    return AwsFault(_bare(name), said.text, status, said.original_status or 0)
+    return AwsError(_bare(name), fields.text, status, fields.original_status or 0)
 
 
-def fault_of_message(message: EventStreamMessage) -> AwsFault | None:
-    """The error in a message of an event stream: an exception, also one that came as an event; `None` for no error."""
+def error_in_message(message: EventStreamMessage) -> AwsError | None:
+    """Return the error in a message of an event stream; `None` if it has none.
+
+    Errors, exceptions, and exceptions sent as events.
+    """
     headers = message.headers
     if headers.message_type == "error":
-        return AwsFault(_bare(headers.error_code or ""), headers.error_message or "")
+        return AwsError(_bare(headers.error_code or ""), headers.error_message or "")
     name = headers.exception_type if headers.message_type == "exception" else headers.event_type
     if headers.message_type != "exception" and not (name or "").endswith("Exception"):
         return None
-    said = _read(message.payload)
-    return AwsFault(_bare(name or ""), said.text, 0, said.original_status or 0)
+    fields = _decode(message.payload)
+    return AwsError(_bare(name or ""), fields.text, 0, fields.original_status or 0)
 
 
-def refusal_of(fault: AwsFault, model: str, *, counting: bool = False) -> TranslatedUpstreamError:
-    """What an error means to a client that asked for `model`. Its text is told to the log whole, as it came."""
-    kind, text = _kind_of(fault), scrubbed(fault.text.removeprefix(_WRAPPED))
-    status = _STATUS.get(kind) or (fault.model_status if kind == "own" else fault.status)
-    message = _SENTENCES.get(kind, text) or "The upstream refused the request without a word."
-    if kind == "model":
+def translate(error: AwsError, model: str, *, counting: bool = False) -> TranslatedUpstreamError:
+    """Translate an error for a client that requested `model`. Its full text is only kept for the log."""
+    kind, text = _kind_of(error), redacted(error.text.removeprefix(_WRAPPED))
+    status = _STATUS.get(kind) or (error.model_status if kind == "model_error" else error.status)
+    message = _MESSAGES.get(kind, text) or NO_MESSAGE
+    if kind == "not_found":
         message = f"model: {model}"
-        if counting and _NOT_COUNTED.search(fault.text):
-            message = "The upstream of this model does not count tokens."
+        if counting and _NOT_COUNTED.search(error.text):
+            message = COUNTING_UNSUPPORTED
     elif status == 400 and _IS_TOO_LONG.search(text) and not text.startswith(_TOO_LONG):
         message = f"{_TOO_LONG}: {text}"
     return TranslatedUpstreamError(
         message,
         status=status,
         type_=type_of_status(status),
-        upstream_message=f"{fault.status or 'in the stream'} {fault.name}: {fault.text}",
+        upstream_message=f"{error.status or 'in the stream'} {error.name}: {error.text}",
         credential=kind == "credential",
         retryable=False if status in {400, 403, 404, 413, 502} else None,
     )
 
 
-def scrubbed(text: str) -> str:
-    """A text without ARNs, account numbers and access keys."""
-    for pattern, word in _PRIVATE:
-        text = pattern.sub(word, text)
+def redacted(text: str) -> str:
+    """Replace ARNs, account numbers and access keys."""
+    for pattern, replacement in _PRIVATE:
+        text = pattern.sub(replacement, text)
     return text
 
 
-def _kind_of(fault: AwsFault) -> Kind:
-    kind = _KINDS.get(fault.name.removesuffix("Exception")) or _KIND_OF_STATUS.get(fault.status)
+def _kind_of(error: AwsError) -> Kind:
+    kind = _KINDS.get(error.name.removesuffix("Exception")) or _KIND_OF_STATUS.get(error.status)
     if kind is None:
-        return "refused" if 400 <= fault.status < 500 else "failed"
-    if kind == "own":
-        return "own" if fault.model_status in {400, 413, 429} else "failed"
-    if kind == "invalid" and (_NO_SUCH_MODEL.search(fault.text) or _NOT_COUNTED.search(fault.text)):
-        return "model"
-    if kind == "permission" and _OF_CREDENTIAL.search(fault.text):
+        return "client_error" if 400 <= error.status < 500 else "server_error"
+    if kind == "model_error":
+        return "model_error" if error.model_status in {400, 413, 429} else "server_error"
+    if kind == "invalid_request" and (_NO_SUCH_MODEL.search(error.text) or _NOT_COUNTED.search(error.text)):
+        return "not_found"
+    if kind == "permission" and _CREDENTIAL_REJECTED.search(error.text):
         return "credential"
     return kind
 
 
 def _bare(name: str) -> str:
-    """A name without its namespace; in an event stream it begins with a small letter."""
+    """Return a name without namespace or URL, capitalised: in an event stream it starts with a lower-case letter."""
     bare = name.partition(":")[0].rpartition("#")[2].strip()
     return bare[:1].upper() + bare[1:]
 
 
-def _read(body: bytes) -> _Body:
+def _decode(body: bytes) -> _Body:
     try:
         return _decode_body(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except MALFORMED_JSON:
         return _Body()

@@ -1,7 +1,7 @@
-"""Messages of `application/vnd.amazon.eventstream`, decoded (AWS, "Amazon Event Stream Specification").
+"""A decoder for `application/vnd.amazon.eventstream` (AWS, "Amazon Event Stream Specification").
 
-A message is a prelude (total length, headers length, their CRC-32), headers, a payload and the CRC-32 of all before it.
-All integers are big-endian, both checksums are those of zlib. No I/O, no JSON.
+A message is a prelude (total length, headers length, CRC-32 of both), headers, a payload, and the CRC-32 of everything
+before it. Integers are big-endian, the checksums are zlib's. No I/O, no JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zlib import crc32
 import msgspec
 
 CONTENT_TYPE = b"application/vnd.amazon.eventstream"
-"""The media type of a body made of such messages."""
+"""The media type of an AWS event stream."""
 
 MAX_HEADERS = 128 << 10
 """The largest block of headers that a service may send ("Message Format"), in bytes."""
@@ -23,14 +23,14 @@ MAX_PAYLOAD = 24 << 20
 """The largest payload that a service may send ("Message Format"), in bytes. Bedrock's own are below 1.4 MB."""
 
 Lengths = tuple[int, int, int]
-"""What a prelude says: the length of the message, that of its headers, and its own checksum."""
+"""A decoded prelude: the length of the message, the length of its headers, the checksum of the prelude."""
 
 _PRELUDE = struct.Struct(">III")
 _CHECKSUM = struct.Struct(">I")
-_MOST_PRELUDES = 1024
+_MAX_PRELUDES = 1024
 
 HeaderValue = bool | int | str | bytes
-"""What a header may hold: a boolean, an integer (a timestamp is one, in milliseconds), a string, bytes (a UUID too)."""
+"""The value of a header. A timestamp is an integer (milliseconds), a UUID is bytes."""
 
 
 def _name(field: str) -> str:
@@ -38,7 +38,7 @@ def _name(field: str) -> str:
 
 
 class EventStreamHeaders(msgspec.Struct, frozen=True, rename=_name):
-    """The headers that say what a message is; `None` where one is absent."""
+    """The headers that identify a message; `None` for one that is absent."""
 
     message_type: str | None = None
     """`event`, `exception` (modelled, named by `exception_type`) or `error` (unmodelled, `error_code`)."""
@@ -50,25 +50,26 @@ class EventStreamHeaders(msgspec.Struct, frozen=True, rename=_name):
 
 
 class EventStreamMessage(msgspec.Struct, frozen=True, gc=False):
-    """One message whose checksums are right."""
+    """One message with valid checksums."""
 
     headers: EventStreamHeaders
     payload: bytes
 
 
-Reason = Literal["checksum", "length", "headers", "cut"]
-"""What is wrong with a stream.
+Reason = Literal["checksum", "length", "headers", "truncated"]
+"""Why a stream cannot be decoded.
 
-`checksum`: of a prelude or of a message. `length`: over the bounds, or too small for the headers. `headers`: cut,
-doubled, of an unknown or the wrong type, no UTF-8. `cut`: the stream ended inside a message.
+`checksum`: wrong checksum of a prelude or a message. `length`: above the maximum, or too small for the headers.
+`headers`: truncated, duplicate, of an unknown or wrong type, or not UTF-8. `truncated`: the stream ended inside a
+message.
 """
 
 
 class EventStreamError(ValueError):
-    """The stream is no event stream, or is damaged: nothing after it can be read. What came before is in `messages`."""
+    """The stream is invalid, and nothing after this point can be decoded. `messages` has what was decoded before it."""
 
-    def __init__(self, reason: Reason, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
         self.reason: Reason = reason
         self.messages: list[EventStreamMessage] = []
 
@@ -76,8 +77,8 @@ class EventStreamError(ValueError):
 class EventStreamDecoder:
     """Decodes a byte stream: chunks of any size in, whole messages out.
 
-    It keeps the bytes of one message that has begun. What a service may send bounds them: more is refused when the
-    prelude is here, not when the message is.
+    It buffers at most one incomplete message. A message over the maximum size is rejected as soon as its prelude has
+    arrived.
     """
 
     def __init__(self) -> None:
@@ -89,10 +90,10 @@ class EventStreamDecoder:
         self._failure: EventStreamError | None = None
 
     def feed(self, chunk: bytes) -> list[EventStreamMessage]:
-        """Take in a chunk and return the messages that it completes.
+        """Decode a chunk; return the messages that it completes.
 
-        Raises `EventStreamError` at the first that is broken, with the whole ones before it in `messages`; then again
-        for each further chunk.
+        Raises `EventStreamError` for the first invalid message, with the valid ones before it in `messages`; every
+        later call raises it again.
         """
         if self._failure:
             raise EventStreamError(self._failure.reason, str(self._failure))
@@ -114,16 +115,13 @@ class EventStreamDecoder:
         return messages
 
     def finish(self) -> None:
-        """Say that the stream has ended. Raises `EventStreamError`: `cut` if that was inside a message.
-
-        After a broken message it raises what was wrong with that.
-        """
+        """End the stream. Raises `EventStreamError`: `truncated` inside a message, or the error that `feed` raised."""
         self.feed(b"")
         if self._pending:
-            raise EventStreamError("cut", f"the stream ended after {len(self._pending)} bytes of a message")
+            raise EventStreamError("truncated", f"the stream ended after {len(self._pending)} bytes of a message")
 
     def _decode(self, data: bytes, messages: list[EventStreamMessage]) -> int:
-        """Decode what is whole into `messages`; how many bytes that took."""
+        """Append the complete messages to `messages`; return how many bytes they took."""
         start, size = 0, len(data)
         preludes, block, headers, checksum = self._preludes, self._block, self._headers, _CHECKSUM.unpack_from
         while size - start >= 12:
@@ -135,9 +133,9 @@ class EventStreamDecoder:
                 return start
             payload_end = end - 4
             if (crc32(data[start + 8 : payload_end], prelude_crc),) != checksum(data, payload_end):
-                raise EventStreamError("checksum", "the checksum of a message is wrong")
+                raise EventStreamError("checksum", "wrong message checksum")
             headers_end = start + 12 + headers_length
-            # the headers of one stream's messages are mostly the same bytes
+            # most messages of a stream have the same headers
             if headers_length != len(block) or not data.startswith(block, start + 12):
                 block = data[start + 12 : headers_end]
                 headers = self._headers = _headers(block)
@@ -148,19 +146,19 @@ class EventStreamDecoder:
         return start
 
     def _read_prelude(self, prelude: bytes) -> Lengths:
-        """Judge the first bytes of a message. They are remembered: a stream has few that differ."""
+        """Decode and validate the first bytes of a message. Cached: a stream has few different preludes."""
         total, headers_length, prelude_crc = lengths = _PRELUDE.unpack(prelude)
         if crc32(prelude[:8]) != prelude_crc:
-            raise EventStreamError("checksum", "the checksum of a prelude is wrong")
+            raise EventStreamError("checksum", "wrong prelude checksum")
         if headers_length > MAX_HEADERS or not 0 <= total - 16 - headers_length <= MAX_PAYLOAD:
-            raise EventStreamError("length", f"a message of {total} bytes with {headers_length} bytes of headers")
-        if len(self._preludes) < _MOST_PRELUDES:
+            raise EventStreamError("length", f"invalid length: {total} bytes, {headers_length} of them headers")
+        if len(self._preludes) < _MAX_PRELUDES:
             self._preludes[prelude] = lengths
         return lengths
 
 
 def parse_headers(block: bytes) -> dict[str, HeaderValue]:
-    """The headers in a block of them, in order. Raises `EventStreamError` (`headers`)."""
+    """Decode a block of headers, in order. Raises `EventStreamError` (`headers`)."""
     headers: dict[str, HeaderValue] = {}
     at = 0
     try:
@@ -168,14 +166,14 @@ def parse_headers(block: bytes) -> dict[str, HeaderValue]:
             value_at = at + 1 + block[at]
             name = block[at + 1 : value_at].decode()
             if name in headers:
-                raise EventStreamError("headers", f"the header {name!r} occurs twice")
+                raise EventStreamError("headers", f"duplicate header {name!r}")
             headers[name], at = _VALUES[block[value_at]](block, value_at + 1)
     except (IndexError, struct.error):
-        raise EventStreamError("headers", "the headers are cut, or of an unknown type") from None
+        raise EventStreamError("headers", "truncated headers, or an unknown header type") from None
     except UnicodeDecodeError:
-        raise EventStreamError("headers", "a header is no UTF-8") from None
+        raise EventStreamError("headers", "a header is not UTF-8") from None
     if at > len(block):
-        raise EventStreamError("headers", "the headers are cut")
+        raise EventStreamError("headers", "truncated headers")
     return headers
 
 
@@ -183,7 +181,7 @@ def _headers(block: bytes) -> EventStreamHeaders:
     try:
         return msgspec.convert(parse_headers(block), EventStreamHeaders)
     except msgspec.ValidationError as error:
-        raise EventStreamError("headers", f"a header is of the wrong type: {error}") from None
+        raise EventStreamError("headers", f"a header has the wrong type: {error}") from None
 
 
 Read = Callable[[bytes, int], tuple[HeaderValue, int]]
@@ -224,4 +222,4 @@ _VALUES: tuple[Read, ...] = (
     _integer(">q"),
     _uuid,
 )
-"""How the value of each header type is read, by the type's number; gives the value and where it ends."""
+"""The decoder of each header type, by its number. It returns the value and the offset of its end."""

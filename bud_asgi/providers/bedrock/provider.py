@@ -6,7 +6,6 @@ Wire facts: AWS, "InvokeModel", "InvokeModelWithResponseStream", "CountTokens", 
 
 from __future__ import annotations
 
-import logging
 import re
 import ssl
 from collections.abc import Collection, Mapping, Sequence
@@ -20,8 +19,9 @@ from bud_asgi.options import check_choice, check_flag, check_text, check_texts, 
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
 from bud_asgi.providers.bedrock.credential import AwsCredential
-from bud_asgi.providers.bedrock.errors import AwsFault, fault_of_reply, refusal_of
+from bud_asgi.providers.bedrock.errors import AwsError, error_in_reply, translate
 from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
+from bud_asgi.providers.bedrock.reply import ConvertedReply
 from bud_asgi.providers.bedrock.request import (
     BedrockModel,
     check_size,
@@ -31,19 +31,19 @@ from bud_asgi.providers.bedrock.request import (
     is_identifier,
     path_of,
 )
-from bud_asgi.providers.bedrock.stream import ConvertedReply, CountToJson, EventsToSse
-from bud_asgi.providers.compat.features import bridge, service_rules
+from bud_asgi.providers.bedrock.stream import CountToJson, EventsToSse
+from bud_asgi.providers.compat.features import adapt, service_rules
 from bud_asgi.providers.compat.model_ids import generation, geography
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
 from bud_asgi.providers.options import check_common, check_edits, parse_base_url
-from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
+from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import AnySecret
 
 InferenceProfile = Literal["auto", "none", "global", "us", "eu", "jp", "apac", "au", "us-gov"]
-"""Which inference profile of a model is called: one near the region, none (the base id), or the one with a prefix."""
+"""The inference profile to call: that of the region's geography, none (the base id), or the one with this prefix."""
 
 ServiceTier = Literal["default", "flex", "priority", "reserved"]
-"""How requests are weighed against those of others."""
+"""Bedrock's service tiers."""
 
 ClientHeader = Literal[
     "x-amzn-bedrock-guardrailidentifier",
@@ -53,11 +53,11 @@ ClientHeader = Literal[
     "x-amzn-bedrock-service-tier",
     "x-amzn-bedrock-trace",
 ]
-"""Headers of InvokeModel that clients may be let choose."""
+"""Headers of InvokeModel that the operator may let clients set."""
 
 _JSON = b"application/json"
 _OWN_HEADERS: tuple[Header, ...] = (
-    (b"accept-encoding", b"identity"),  # bytes are relayed as they come: nothing here decompresses
+    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte: nothing here decompresses
     (b"content-type", _JSON),
     (b"user-agent", b"bud_asgi"),
 )
@@ -66,11 +66,9 @@ _VISIBLE = re.compile(r"[!-~]{1,2048}")
 _GUARDRAIL_VERSION = re.compile(r"[1-9][0-9]{0,7}|DRAFT")
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
-_log = logging.getLogger("bud_asgi")
-
 
 class AwsOptions(TypedDict, total=False):
-    """What proves the gateway to AWS; see `AwsCredential`. Nothing said: whatever AWS's own chain finds."""
+    """The options of `AwsCredential`. Without any, AWS's default credential chain is used."""
 
     profile: str | None
     access_key: AnySecret | None
@@ -85,13 +83,13 @@ class AwsOptions(TypedDict, total=False):
 class Bedrock:
     """Claude models on Amazon Bedrock in one region.
 
-    `endpoint` is a host or URL that stands in place of the region's own: a VPC endpoint, FIPS, a proxy; signatures stay
-    for `region`. A model is called by its `inference_profile`, or by what `model_ids` says for its name: an id or ARN
-    of Bedrock's. `guardrail` is an identifier and a version. `service_tier` and `guardrail` hold for all requests;
-    what else clients may choose is named in `client_headers`, and with `user_profiles` they may say whom a request is
-    for (`anthropic-user-profile-id`). `allow_betas` are beta flags that travel although nobody knows whether Bedrock
-    takes them, `drop_fields` top-level fields that don't. `timeouts` are in seconds, `tls` replaces the default context
-    (system authorities, verified). Other options are for the credential. Raises `OptionError`.
+    `endpoint` is a host or URL that replaces the region's own: a VPC endpoint, FIPS, a proxy; requests are still signed
+    for `region`. A model is called through its `inference_profile`, unless `model_ids` maps its name to another Bedrock
+    id or ARN. `service_tier` and `guardrail` (identifier and version) apply to all requests; `client_headers` names the
+    headers that clients may set themselves, and with `user_profiles` they may set the user profile of a request
+    (`anthropic-user-profile-id`). `allow_betas` are beta flags to send although they are not known to be supported,
+    `drop_fields` top-level fields to leave out. `timeouts` are in seconds; `tls` replaces the default context (system
+    certificate authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between accounts
@@ -118,11 +116,11 @@ class Bedrock:
         self.name = name
         self.region = region
         self.credential: Credential = AwsCredential(region=region, service="bedrock", **credential)
-        self._origin, self._path = _place(_host_of(region) if endpoint is None else endpoint, tls)
+        self._origin, self._path = _parse_endpoint(_host_of(region) if endpoint is None else endpoint, tls)
         self._prefix = _prefix(inference_profile, region)
         self._model_ids = _checked_ids({} if model_ids is None else model_ids)
-        self._settings = _settings(service_tier, guardrail)
-        set_already = {name for name, _ in self._settings}
+        self._fixed_headers = _fixed_headers(service_tier, guardrail)
+        set_already = {name for name, _ in self._fixed_headers}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
         self._user_profiles = user_profiles
         self._rules = service_rules("bedrock").adjusted(allow_betas=allow_betas, drop_fields=drop_fields)
@@ -139,95 +137,95 @@ class Bedrock:
 
     @property
     def models(self) -> Sequence[str]:
-        """Those that are known to be there, and those that were given an id."""
+        """The models known to be on Bedrock, and the keys of `model_ids`."""
         return tuple(dict.fromkeys((*self._model_ids, *served_at("bedrock"))))
 
     def models_request(self) -> HttpRequest | None:
-        """There is none of the kind that clients ask for."""
+        """Return `None`: Bedrock has no Anthropic-format model list."""
         return None
 
     def encode(self, call: ProviderRequest) -> EncodedRequest:
-        """The call as InvokeModel, with or without a response stream, or as CountTokens.
+        """Encode the request for InvokeModel, InvokeModelWithResponseStream or CountTokens.
 
-        Raises `InvalidRequest` for what Bedrock can't be asked, `NotFound` for a name that can't be one of a model and
-        for a model that is not counted for, `RequestTooLarge`.
+        Raises `InvalidRequest` for what Bedrock does not support and cannot be left out, `NotFound` for an invalid
+        model name and for a model whose tokens are not counted, and `RequestTooLarge`.
         """
         request = call.request
-        asked = request.model if call.model is None else call.model
-        model = find_model(asked, request.model, self._model_ids, self._prefix)
-        bridged = bridge(call, self._rules, model.name)
+        name = request.model if call.model is None else call.model
+        model = find_model(name, request.model, self._model_ids, self._prefix)
+        adapted = adapt(call, self._rules, model.name)
         more = self._user_profile(call)
         if request.counting:
-            path = path_of(self._counted(model), "count-tokens")
-            body = (count_body(request, bridged, more),)
+            path = path_of(self._counting_id(model), "count-tokens")
+            body = (count_body(request, adapted, more),)
             headers: Sequence[Header] = ((b"accept", _JSON), *_OWN_HEADERS)
         else:
             path = path_of(model.identifier, "invoke-with-response-stream" if request.stream else "invoke")
-            body = invoke_body(request, bridged, more)
+            body = invoke_body(request, adapted, more)
             check_size(body, self._rules.max_body)
             accept = CONTENT_TYPE if request.stream else _JSON
-            headers = ((b"accept", accept), *_OWN_HEADERS, *self._settings, *self._chosen(call.headers))
+            headers = ((b"accept", accept), *_OWN_HEADERS, *self._fixed_headers, *self._set_by_client(call.headers))
         target = self._path + path
         return EncodedRequest(
             HttpRequest(self._origin, b"POST", target, headers, body, self._timeouts),
-            bridged.dropped,
+            adapted.dropped,
         )
 
     def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
-        """A Message as it came, a stream of its events, or a count, in the Anthropic format.
+        """Return the reply in the Anthropic format. A Message is unchanged.
 
-        Raises `UpstreamUnavailable` where a stream was asked for and something else came.
+        Raises `UpstreamUnavailable` if a stream was requested and the reply is not an event stream.
         """
+        source = f"{call.request_id}: {self.name}"
         if call.request.counting:
-            return ConvertedReply(reply, CountToJson(), _JSON)
+            return ConvertedReply(reply, CountToJson(), _JSON, source=source)
         if not call.request.stream:
             return reply
         if media_type(reply_fields(reply.headers)) != CONTENT_TYPE:
             raise UpstreamUnavailable("The upstream's answer was not an event stream.")
 
-        model, request_id = call.request.model, call.request_id  # not the call: a stream outlives its body
+        model = call.request.model  # the closure must not keep `call`: the body is freed while the stream goes on
 
-        def explain(fault: AwsFault) -> TranslatedUpstreamError:
-            refused = refusal_of(self._redacted(fault), model)
-            _log.warning("%s: %s ended its stream: %.500s", request_id, self.name, refused.upstream_message)
-            return refused
+        def translate_redacted(error: AwsError) -> TranslatedUpstreamError:
+            return translate(self._redacted(error), model)
 
-        return ConvertedReply(reply, EventsToSse(request_id, explain), b"text/event-stream; charset=utf-8")
+        codec = EventsToSse(call.request_id, translate_redacted)
+        return ConvertedReply(reply, codec, b"text/event-stream; charset=utf-8", source=source)
 
     def translate_error(
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
     ) -> TranslatedUpstreamError | None:
-        """What AWS's error means; `None` for an answer that is none of AWS's."""
-        fault = fault_of_reply(status, headers, body)
-        if fault is None:
+        """Translate an error of AWS; `None` for any other reply."""
+        error = error_in_reply(status, headers, body)
+        if error is None:
             return None
-        refused = refusal_of(self._redacted(fault), call.request.model, counting=call.request.counting)
-        refused.headers = {
+        translated = translate(self._redacted(error), call.request.model, counting=call.request.counting)
+        translated.headers = {
             name.decode(): value.decode("latin-1") for name, value in relayed_headers(headers, error=True)
         }
-        if "x-should-retry" in refused.headers:
-            refused.retryable = None
-        return refused
+        if "x-should-retry" in translated.headers:
+            translated.retryable = None
+        return translated
 
-    def _redacted(self, fault: AwsFault) -> AwsFault:
-        return msgspec.structs.replace(fault, text=self.credential.redact(fault.text))
+    def _redacted(self, error: AwsError) -> AwsError:
+        return msgspec.structs.replace(error, text=self.credential.redact(error.text))
 
-    def _counted(self, model: BedrockModel) -> str:
-        """The id to count with. The newer models can't be counted for, nor what is no model of Anthropic's."""
-        named, until = generation(model.name), self._rules.counts_until
-        if named is None or (until is not None and named > until):
-            raise NotFound("The upstream of this model does not count tokens.")
+    def _counting_id(self, model: BedrockModel) -> str:
+        """Return the id for CountTokens. Raises `NotFound` for newer models and those that are not Anthropic's."""
+        model_generation, until = generation(model.name), self._rules.counts_until
+        if model_generation is None or (until is not None and model_generation > until):
+            raise NotFound(COUNTING_UNSUPPORTED)
         return model.base_id
 
     def _user_profile(self, call: ProviderRequest) -> Mapping[str, bytes]:
-        """Whom the request is for, from the header to where Bedrock looks for it; the body's own word wins."""
+        """Move the user profile from the header to the body field that Bedrock reads, unless the body has one."""
         header = call.headers.get(b"anthropic-user-profile-id")
         if not self._user_profiles or header is None or "user_profile_id" in call.request.spans:
             return {}
         return {"user_profile_id": msgspec.json.encode(header.decode("latin-1"))}
 
-    def _chosen(self, client: Headers) -> list[Header]:
-        """What the client may choose, and has chosen."""
+    def _set_by_client(self, client: Headers) -> list[Header]:
+        """Return the client's headers that it may set."""
         return [
             (name, client[name])
             for name in self._client_headers
@@ -264,8 +262,8 @@ def _checked_headers(names: Collection[ClientHeader]) -> list[bytes]:
     return [name.encode() for name in headers]
 
 
-def _settings(service_tier: ServiceTier | None, guardrail: tuple[str, str] | None) -> tuple[Header, ...]:
-    """The headers that hold for all requests."""
+def _fixed_headers(service_tier: ServiceTier | None, guardrail: tuple[str, str] | None) -> tuple[Header, ...]:
+    """Return the headers that are the same for all requests."""
     settings: list[tuple[str, str]] = []
     if service_tier is not None:
         check_choice("service_tier", service_tier, get_args(ServiceTier))
@@ -281,8 +279,8 @@ def _settings(service_tier: ServiceTier | None, guardrail: tuple[str, str] | Non
     return tuple((name.encode(), value.encode()) for name, value in settings)
 
 
-def _place(endpoint: str, tls: ssl.SSLContext | None) -> tuple[Origin, bytes]:
-    """The server of a host or URL, and the path that goes before all others there."""
+def _parse_endpoint(endpoint: str, tls: ssl.SSLContext | None) -> tuple[Origin, bytes]:
+    """Return the server of a host or URL, and the prefix of its paths."""
     check_text("endpoint", endpoint, "a host, or an http or https URL")
     origin, path = parse_base_url(endpoint if "://" in endpoint else f"https://{endpoint}", tls, "endpoint")
     return origin, path.encode()

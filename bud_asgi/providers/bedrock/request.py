@@ -1,4 +1,4 @@
-"""A Messages request as one to Bedrock's InvokeModel or CountTokens: its model, its path, its body. Pure.
+"""Encodes a Messages request for Bedrock's InvokeModel or CountTokens: model, path, body. Pure.
 
 Sources: AWS, "InvokeModel", "CountTokens", "Supported Regions and models for inference profiles"; vendor page "Claude
 on Amazon Bedrock".
@@ -15,6 +15,7 @@ import msgspec
 from bud_asgi.http import Body
 from bud_asgi.http.wire import content_length
 from bud_asgi.protocol.errors import NotFound, RequestTooLarge
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.request import MessagesRequest, splice
 from bud_asgi.providers.compat.features import Adaptation
 from bud_asgi.providers.compat.model_ids import base_id_in, bedrock_base_id, claude_name, generation, is_native
@@ -23,65 +24,68 @@ _IDENTIFIER = re.compile(r"(?!arn:)[0-9A-Za-z][0-9A-Za-z._:-]{0,2047}|arn:aws[0-
 
 
 class BedrockModel(msgspec.Struct, frozen=True):
-    """A model on Bedrock: the `identifier` that is called, and its `name` at Anthropic, which tells what it can."""
+    """A model on Bedrock: its `identifier` there, and Anthropic's `name` for it, which determines its features."""
 
     identifier: str
     name: str
 
     @property
     def base_id(self) -> str:
-        """The id of the foundation model, which alone is counted with."""
+        """The id of the foundation model: CountTokens accepts no other."""
         return base_id_in(self.identifier) or bedrock_base_id(self.name)
 
 
-def find_model(asked: str, client_asked: str, model_ids: Mapping[str, str], prefix: str) -> BedrockModel:
-    """The model that is meant by `asked`: an id of Anthropic's, an id or ARN of Bedrock's, or a key of `model_ids`.
+def find_model(model: str, client_model: str, model_ids: Mapping[str, str], prefix: str) -> BedrockModel:
+    """Find the model named `model`: Anthropic's id, a Bedrock id or ARN, or a key of `model_ids`.
 
-    `prefix` is that of the inference profiles, empty for base ids. Where neither it nor the identifier tells the model,
-    `client_asked` does. Raises `NotFound` for a name that none could have.
+    `prefix` is the prefix of inference profiles, empty to call base ids. If neither the identifier nor `model` reveals
+    which Claude model it is, `client_model` is assumed to. Raises `NotFound` for a name that cannot be a model's.
     """
-    identifier = model_ids.get(asked)
+    identifier = model_ids.get(model)
     if identifier is None:
-        named = bedrock_base_id(asked)
-        identifier = asked if is_native(asked) else f"{prefix}.{named}" if prefix else named
+        base_id = bedrock_base_id(model)
+        identifier = model if is_native(model) else f"{prefix}.{base_id}" if prefix else base_id
     if not is_identifier(identifier):
-        raise NotFound(f"model: {client_asked}")
-    base_id = base_id_in(identifier)
-    if base_id is not None:
-        return BedrockModel(identifier, claude_name(base_id))
-    return BedrockModel(identifier, asked if generation(asked) else client_asked)
+        raise NotFound(f"model: {client_model}")
+    known_base_id = base_id_in(identifier)
+    if known_base_id is not None:
+        return BedrockModel(identifier, claude_name(known_base_id))
+    return BedrockModel(identifier, model if generation(model) else client_model)
 
 
 def is_identifier(identifier: str) -> bool:
-    """Whether a path may hold it: what has no slash, or is an ARN."""
+    """Return whether a string is safe in a path: it has no slash, or it is an ARN."""
     return _IDENTIFIER.fullmatch(identifier) is not None
 
 
 def path_of(identifier: str, operation: str) -> bytes:
-    """The path of an operation: only the slash of an ARN is encoded."""
+    """Return the path of an operation. Only the slashes of an ARN are percent-encoded."""
     return f"/model/{identifier.replace('/', '%2F')}/{operation}".encode()
 
 
 def invoke_body(
-    request: MessagesRequest, bridged: Adaptation, more: Mapping[str, bytes]
+    request: MessagesRequest, adapted: Adaptation, more: Mapping[str, bytes]
 ) -> Sequence[bytes | memoryview]:
-    """The body of InvokeModel: no `model`, no `stream`, the beta flags in a list. `more` are fields to set."""
-    changed = {**bridged.changed, **more}
-    if bridged.betas:
-        changed["anthropic_beta"] = msgspec.json.encode(bridged.betas)
-    return splice(request, without=bridged.without | {"model", "stream"}, changed=changed)
+    """Return the body of InvokeModel: without `model` and `stream`, with the beta flags and the fields in `more`."""
+    changed = {**adapted.changed, **more}
+    if adapted.betas:
+        changed["anthropic_beta"] = msgspec.json.encode(adapted.betas)
+    return splice(request, without=adapted.without | {"model", "stream"}, changed=changed)
 
 
-def count_body(request: MessagesRequest, bridged: Adaptation, more: Mapping[str, bytes]) -> bytes:
-    """The body of CountTokens: that of InvokeModel in base64. It must have `max_tokens`, which counts for nothing."""
+def count_body(request: MessagesRequest, adapted: Adaptation, more: Mapping[str, bytes]) -> bytes:
+    """Return the body of CountTokens: that of InvokeModel in base64.
+
+    It must have `max_tokens`, whose value does not change the count.
+    """
     if request.max_tokens is None:
         more = {**more, "max_tokens": b"%d" % (_thinking_budget(request) + 1)}
-    inner = b"".join(invoke_body(request, bridged, more))
+    inner = b"".join(invoke_body(request, adapted, more))
     return b'{"input":{"invokeModel":{"body":"%b"}}}' % b64encode(inner)
 
 
 def check_size(body: Body, limit: int) -> None:
-    """Raise `RequestTooLarge` for a body of more than `limit` bytes."""
+    """Raise `RequestTooLarge` if a body has more than `limit` bytes."""
     if content_length(body) > limit:
         raise RequestTooLarge(f"Request exceeds the maximum size of {limit} bytes")
 
@@ -94,9 +98,9 @@ _decode_thinking = msgspec.json.Decoder(_Thinking | None).decode
 
 
 def _thinking_budget(request: MessagesRequest) -> int:
-    """How many tokens may be thought, which `max_tokens` must be above."""
+    """Return the thinking budget, which `max_tokens` must exceed."""
     try:
         thinking = _decode_thinking(request.value("thinking") or b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except MALFORMED_JSON:
         return 0
     return max(0, thinking.budget_tokens or 0) if thinking else 0

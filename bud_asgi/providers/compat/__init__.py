@@ -1,1 +1,4 @@
-"""What a cloud's Claude lacks, as edits of a request: features, nested fields, cache breakpoints, model ids."""
+"""Adapts Messages requests to clouds that support only part of the API.
+
+Beta flags and fields, edits inside fields, cache breakpoints, model ids.
+"""

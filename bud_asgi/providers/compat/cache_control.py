@@ -1,4 +1,4 @@
-"""Marks for the prompt cache (`cache_control`), as the clouds take them. Vendor page "Prompt caching"."""
+"""Prompt cache breakpoints (`cache_control`) in the form that the clouds accept. Vendor page "Prompt caching"."""
 
 from __future__ import annotations
 
@@ -7,95 +7,101 @@ import re
 import msgspec
 from msgspec.json import encode
 
-from bud_asgi.providers.compat.edit import MALFORMED, BodyEdit, fields_of, first_of, is_object, items_of
+from bud_asgi.protocol.malformed import MALFORMED_JSON
+from bud_asgi.providers.compat.edit import BodyEdit, first_byte, is_object, parse_list, parse_object
 
 _SPACE = rb"[ \t\n\r]*+"
-# A quote inside a JSON string is escaped: what is matched here is a whole key, never somebody's words.
+# Quotes inside JSON strings are escaped, so this can only match a real key, never the text of a string.
 _SCOPED = re.compile(rb'"cache_control"%b:%b\{[^{}]*"scope"' % (_SPACE, _SPACE))
-_UNMARKED = (b'"thinking"', b'"redacted_thinking"')
-_DEPTH = 3  # a message, its block, a block in the result of a tool
+_NEVER_CACHED = (b'"thinking"', b'"redacted_thinking"')
+_MAX_DEPTH = 3  # a message, its block, a block in a tool result
 
 
-def strip_scope(draft: BodyEdit) -> None:
-    """`cache_control.scope`, on the request, its system prompt, its messages and its tools."""
+def strip_scope(body: BodyEdit) -> None:
+    """Remove `cache_control.scope` from the request, its system prompt, messages and tools."""
     for name in ("cache_control", "system", "messages", "tools"):
-        if draft.says(name, b'"scope"'):
-            value = draft.value(name) or b""
-            new = _unscoped(value) if name == "cache_control" else _unscoped_items(value, _DEPTH)
+        if body.contains(name, b'"scope"'):
+            value = body.value(name) or b""
+            new = _without_scope(value) if name == "cache_control" else _items_without_scope(value, _MAX_DEPTH)
             if new is not None:
-                draft.changed[name] = new
-                draft.note("cache_control.scope")
+                body.changed[name] = new
+                body.mark_dropped("cache_control.scope")
 
 
-def _unscoped_items(value: bytes | msgspec.Raw, depth: int) -> bytes | None:
-    """Messages, blocks or tools without a scope; `None` if they have none."""
-    if not depth or first_of(value) != b"[" or _SCOPED.search(value) is None:
+def _items_without_scope(value: bytes | msgspec.Raw, depth: int) -> bytes | None:
+    """Return a list of messages, blocks or tools without scopes; `None` if it has none."""
+    if not depth or first_byte(value) != b"[" or _SCOPED.search(value) is None:
         return None
-    items = items_of(value)
+    items = parse_list(value)
     found = False
     for n, item in enumerate(items):
-        if _SCOPED.search(item) and (new := _unscoped_item(item, depth)) is not None:
+        if _SCOPED.search(item) and (new := _item_without_scope(item, depth)) is not None:
             items[n] = msgspec.Raw(new)
             found = True
     return encode(items) if found else None
 
 
-def _unscoped_item(item: msgspec.Raw, depth: int) -> bytes | None:
-    """A message, a block or a tool. The input of a tool is not looked into: it is somebody's own."""
+def _item_without_scope(item: msgspec.Raw, depth: int) -> bytes | None:
+    """Return a message, block or tool without scopes; `None` if it has none.
+
+    Tool input is user data and never edited.
+    """
     if not is_object(item):
         return None
-    fields = fields_of(item)
-    mark, content = fields.get("cache_control"), fields.get("content")
+    fields = parse_object(item)
+    breakpoint_, content = fields.get("cache_control"), fields.get("content")
     new = {
-        "cache_control": None if mark is None else _unscoped(mark),
-        "content": None if content is None else _unscoped_items(content, depth - 1),
+        "cache_control": None if breakpoint_ is None else _without_scope(breakpoint_),
+        "content": None if content is None else _items_without_scope(content, depth - 1),
     }
-    edited = {name: msgspec.Raw(value) for name, value in new.items() if value is not None}
-    return encode({**fields, **edited}) if edited else None
+    changed = {name: msgspec.Raw(value) for name, value in new.items() if value is not None}
+    return encode({**fields, **changed}) if changed else None
 
 
-def _unscoped(mark: bytes | msgspec.Raw) -> bytes | None:
-    if not is_object(mark):
+def _without_scope(breakpoint_: bytes | msgspec.Raw) -> bytes | None:
+    if not is_object(breakpoint_):
         return None
-    fields = fields_of(mark)
+    fields = parse_object(breakpoint_)
     return None if fields.pop("scope", None) is None else encode(fields)
 
 
-def move_automatic_mark(draft: BodyEdit) -> None:
-    """The automatic breakpoint becomes a plain one where it would stand: on the last block."""
-    mark = draft.value("cache_control")
-    if mark is None:
+def move_automatic_breakpoint(body: BodyEdit) -> None:
+    """Replace the automatic breakpoint with an explicit one in the same place: on the last block."""
+    breakpoint_ = body.value("cache_control")
+    if breakpoint_ is None:
         return
-    draft.without.add("cache_control")
-    draft.changed.pop("cache_control", None)
-    if mark == b"null":
+    body.without.add("cache_control")
+    body.changed.pop("cache_control", None)
+    if breakpoint_ == b"null":
         return
-    marked = None if draft.request.counting else _marked(draft.value("messages") or b"[]", mark)
-    if marked is None:
-        draft.note("cache_control")
+    messages = None
+    if not body.request.counting:
+        messages = _with_breakpoint(body.value("messages") or b"[]", breakpoint_)
+    if messages is None:
+        body.mark_dropped("cache_control")
     else:
-        draft.changed["messages"] = marked
+        body.changed["messages"] = messages
 
 
-def _marked(messages: bytes, mark: bytes) -> bytes | None:
-    """Messages with a mark on their last block; `None` where it can have none."""
+def _with_breakpoint(messages: bytes, breakpoint_: bytes) -> bytes | None:
+    """Return the messages with a breakpoint on their last block; `None` if that block cannot have one."""
     try:
-        *before, last = items_of(messages)
-        message = fields_of(last)
+        *before, last = parse_list(messages)
+        message = parse_object(last)
         blocks = _blocks(message["content"])
-        block = fields_of(blocks[-1])
-        unmarked = bytes(block["type"]) in _UNMARKED or bytes(block.get("text", b"")) == b'""'
-    except (*MALFORMED, LookupError):
+        block = parse_object(blocks[-1])
+        never_cached = bytes(block["type"]) in _NEVER_CACHED or bytes(block.get("text", b"")) == b'""'
+    except (*MALFORMED_JSON, LookupError):
         return None
-    if unmarked:
+    if never_cached:
         return None
     if "cache_control" not in block:
-        blocks[-1] = msgspec.Raw(encode({**block, "cache_control": msgspec.Raw(mark)}))
+        blocks[-1] = msgspec.Raw(encode({**block, "cache_control": msgspec.Raw(breakpoint_)}))
     return encode([*before, {**message, "content": blocks}])
 
 
 def _blocks(content: msgspec.Raw) -> list[msgspec.Raw]:
-    """The blocks of a message; a string stands for one."""
-    if first_of(content) != b'"':
-        return items_of(content)
+    """Return the blocks of a message; a string is short for one text block."""
+    if first_byte(content) != b'"':
+        return parse_list(content)
     return [msgspec.Raw(encode({"type": "text", "text": content}))]

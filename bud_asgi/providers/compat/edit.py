@@ -1,4 +1,4 @@
-"""A request on its way to another service, and its values read one level at a time."""
+"""The edits of a request body, and a decoder that reads its values one level at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import msgspec
 from bud_asgi.protocol.request import MessagesRequest
 
 MAX_COMMAS = 300_000
-"""A value with more of them is not read: millions of items would hold the loop."""
-
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What reading raises for a value that is not as it should be."""
+"""A value with more commas is not parsed: creating millions of items would block the event loop."""
 
 Object = dict[str, msgspec.Raw]
 
@@ -19,9 +16,9 @@ _object_decoder = msgspec.json.Decoder(Object)
 
 
 class BodyEdit:
-    """A request on its way to another service: what was changed so far, and what was left out of it.
+    """Collects the changes to a request body: `changed` values, fields to leave out (`without`), beta `flags` to send.
 
-    `flags` are the beta flags that travel.
+    `dropped` names what the client loses by them.
     """
 
     __slots__ = ("changed", "dropped", "flags", "request", "without")
@@ -34,52 +31,52 @@ class BodyEdit:
         self.dropped: list[str] = []
 
     def value(self, name: str) -> bytes | None:
-        """A top-level value as it is now; `None` where there is none, or none any more."""
+        """Return the current value of a top-level field; `None` if it is absent or was removed."""
         if name in self.without:
             return None
         return self.changed[name] if name in self.changed else self.request.value(name)
 
-    def says(self, name: str, word: bytes) -> bool:
-        """Whether a top-level value holds some bytes; nothing is copied to find out."""
+    def contains(self, name: str, word: bytes) -> bool:
+        """Return whether a top-level value contains `word`, without copying the value."""
         if name in self.without or name not in self.request.spans:
             return False
         changed = self.changed.get(name)
         return self.request.body.find(word, *self.request.spans[name]) >= 0 if changed is None else word in changed
 
     def drop(self, name: str) -> None:
-        """Leave a top-level field out."""
+        """Remove a top-level field and mark it as dropped."""
         self.without.add(name)
         self.changed.pop(name, None)
-        self.note(name)
+        self.mark_dropped(name)
 
-    def note(self, name: str) -> None:
-        """Name what was left out, once."""
+    def mark_dropped(self, name: str) -> None:
+        """Add a name to `dropped`, once."""
         if name not in self.dropped:
             self.dropped.append(name)
 
 
-def items_of(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
-    """The items of a list, each as it stands. Raises one of `MALFORMED`."""
-    _weigh(value)
+def parse_list(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """Split a list into its items, undecoded. Raises one of `MALFORMED_JSON`."""
+    _check_commas(value)
     return _list_decoder.decode(value)
 
 
-def fields_of(value: bytes | msgspec.Raw) -> Object:
-    """The fields of an object, each as it stands. Raises one of `MALFORMED`."""
-    _weigh(value)
+def parse_object(value: bytes | msgspec.Raw) -> Object:
+    """Split an object into its fields, undecoded. Raises one of `MALFORMED_JSON`."""
+    _check_commas(value)
     return _object_decoder.decode(value)
 
 
-def first_of(value: bytes | msgspec.Raw) -> bytes:
-    """The first byte of a value, which tells its kind."""
+def first_byte(value: bytes | msgspec.Raw) -> bytes:
+    """Return the first byte of a value, which determines its JSON type."""
     return bytes(memoryview(value)[:1])
 
 
 def is_object(value: bytes | msgspec.Raw) -> bool:
-    """Whether a value is an object."""
-    return first_of(value) == b"{"
+    """Return whether a value is a JSON object."""
+    return first_byte(value) == b"{"
 
 
-def _weigh(value: bytes | msgspec.Raw) -> None:
+def _check_commas(value: bytes | msgspec.Raw) -> None:
     if len(memoryview(value)) > MAX_COMMAS and bytes(value).count(b",") > MAX_COMMAS:
         raise msgspec.DecodeError(f"more than {MAX_COMMAS} commas")

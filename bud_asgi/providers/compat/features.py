@@ -1,12 +1,12 @@
-"""What a client asks of Anthropic's own API, fitted to a service that has only a part of it.
+"""Adapts a request for Anthropic's own API to a service that supports only part of it.
 
     rules = service_rules("bedrock")
-    bridged = bridge(call, rules, "claude-opus-4-8")
-    body = splice(call.request, without=bridged.without, changed=bridged.changed)
+    adapted = adapt(call, rules, "claude-opus-4-8")
+    body = splice(call.request, without=adapted.without, changed=adapted.changed)
 
-`bridge` decides which top-level fields go, which get another value, and which beta flags travel, in the list that the
-service takes them in. A flag and the field that it switches on travel together or not at all. What could be left out
-without harm is left out and named; what could not is refused. The rules are the dated `data/providers.json`.
+`adapt` decides which top-level fields to leave out, which to change, and which beta flags to send. A beta flag and the
+field that it enables are either both sent or both left out. What the client can do without is left out and reported;
+for anything else the request is rejected. The rules are in `data/providers.json`, with their date.
 
 Vendor pages: "Beta headers", "Features overview", "Claude on Amazon Bedrock", "Claude on Vertex AI".
 """
@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.compat.edit import BodyEdit
@@ -30,18 +31,18 @@ from bud_asgi.providers.compat.nested_edits import EditName, apply_edits
 from bud_asgi.providers.seam import ProviderRequest
 
 MAX_BETAS = 64
-"""How many beta flags a request may name; the service knows some fifty."""
+"""The most beta flags that a request may name; Anthropic documents about fifty."""
 
-_MAX_LIST = 8192  # bytes of a list of flags
+_MAX_LIST = 8192  # bytes of the list of flags in a body
 _decode_flags = msgspec.json.Decoder(list[str]).decode
 _FLAG = re.compile(r"[0-9A-Za-z._-]{1,100}")
 
 
 class BetaRule(msgspec.Struct, frozen=True):
-    """A beta flag that a service takes.
+    """A beta flag that a service accepts.
 
-    `sent_as`: the names it has there, itself if there are none. `since`: the first generation of models that takes it.
-    `needs`: the top-level field without which it is refused.
+    `sent_as`: its names at the service; empty if it has the same name there. `since`: the first model generation that
+    accepts it. `needs`: the top-level field without which the service rejects it.
     """
 
     sent_as: tuple[str, ...] = ()
@@ -50,30 +51,30 @@ class BetaRule(msgspec.Struct, frozen=True):
 
 
 class FieldRule(msgspec.Struct, frozen=True):
-    """A top-level field that a service lacks, or has only with one of the beta `flags` (names, or patterns with `*`).
+    """A top-level field that a service does not support, or only with one of the beta `flags` (names or `*` patterns).
 
-    `lack`: whether it can be left out without harm. `details` go into the envelope where it is refused.
+    `if_unsupported`: leave the field out, or reject the request with `details` in the error body.
     """
 
-    lack: Literal["drop", "refuse"]
+    if_unsupported: Literal["drop", "reject"]
     flags: tuple[str, ...] = ()
     details: Mapping[str, str | int | list[str]] | None = None
 
 
 class VersionRule(msgspec.Struct, frozen=True):
-    """How a service names a version of the API, and since which generation of models it has it."""
+    """A service's name for a version of the API, and the first model generation that supports it."""
 
     sent_as: str
     since: Generation | None = None
 
 
 class ServiceRules(msgspec.Struct, frozen=True):
-    """What is known of one service. `max_body` is the largest request in bytes.
+    """What is known about one service. `max_body` is the largest request, in bytes.
 
-    `versions` are its names for those of the API, `version` the one that all of its models have. `counting_betas`: the
-    flags that it takes where tokens are counted; all, if `None`. `counts_until`: the last generation whose tokens it
-    counts. `tool_betas`: flags that tools need there, by what stands in them, where Anthropic's own API needs none.
-    `drop_fields` are left out because the operator says so.
+    `versions` maps versions of the API to those of the service; `version` is the one that all of its models support.
+    `counting_betas`: the beta flags accepted when counting tokens; all of them if `None`. `counts_until`: the last
+    model generation whose tokens it counts. `tool_betas`: beta flags that tools need there but not at Anthropic, by
+    the bytes that a tool contains. `drop_fields`: fields left out because the operator configured it.
     """
 
     max_body: int
@@ -90,7 +91,7 @@ class ServiceRules(msgspec.Struct, frozen=True):
     def adjusted(
         self, *, allow_betas: Collection[str] = (), drop_betas: Collection[str] = (), drop_fields: Collection[str] = ()
     ) -> ServiceRules:
-        """The same with more flags that travel, with flags that don't, with fields that are left out."""
+        """Return these rules with more flags to send, flags not to send, and fields to leave out."""
         betas = {flag: rule for flag, rule in self.betas.items() if flag not in drop_betas}
         allowed = {flag: BetaRule() for flag in allow_betas}
         counting = None if self.counting_betas is None else (*self.counting_betas, *allow_betas)
@@ -100,11 +101,11 @@ class ServiceRules(msgspec.Struct, frozen=True):
 
 
 class Adaptation(msgspec.Struct, frozen=True):
-    """What to change of a request, for `splice`, and what to tell.
+    """The changes to a request, in the form that `splice` takes, and what they cost the client.
 
-    `without`: top-level fields to leave out, `anthropic_beta` always among them. `changed`: fields with a new value, as
-    JSON; `anthropic_version` unless the body has its own. `betas`: the flags that travel, in order, each once.
-    `dropped`: the flags and fields that don't, by name.
+    `without`: top-level fields to leave out, always including `anthropic_beta`. `changed`: new values of fields, as
+    JSON, including `anthropic_version` unless the body has its own. `betas`: the beta flags to send, in order and
+    without duplicates. `dropped`: the names of the beta flags and fields that are not sent.
     """
 
     without: frozenset[str]
@@ -113,48 +114,52 @@ class Adaptation(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...]
 
 
-class _Known(msgspec.Struct, frozen=True):
+class KnownRules(msgspec.Struct, frozen=True):
+    """The content of `data/providers.json`. `as_of` is the date when the rules were last checked."""
+
     as_of: str
     services: Mapping[Literal["bedrock", "vertex"], ServiceRules]
 
 
 @cache
-def _known() -> _Known:
-    return msgspec.json.decode((files("bud_asgi") / "data" / "providers.json").read_bytes(), type=_Known)
+def known_rules() -> KnownRules:
+    """Return the rules of all services, which are read from the package's data on first use."""
+    return msgspec.json.decode((files("bud_asgi") / "data" / "providers.json").read_bytes(), type=KnownRules)
 
 
 def service_rules(service: Literal["bedrock", "vertex"]) -> ServiceRules:
-    """The rules of a service, read on first use."""
-    return _known().services[service]
+    """Return the rules of one service."""
+    return known_rules().services[service]
 
 
-def bridge(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
-    """Fit a call to a service. `model` is Anthropic's name for the model, by which its abilities are judged. Pure.
+def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
+    """Adapt a request to a service. Pure.
 
-    Raises `InvalidRequest`, naming the field, for what the service lacks and what is not left out without harm, and for
-    a list of beta flags that is none.
+    `model` is Anthropic's name of the model; its generation decides what is supported. Raises `InvalidRequest`, naming
+    the field, for one that the service does not support and that cannot be left out, and for an invalid list of beta
+    flags.
     """
     request = call.request
-    asked = asked_betas(call)
-    taken = _Taken(request, rules, generation(model))
-    draft = BodyEdit(request, [name for flag in asked for name in taken.names(flag)])
-    left = [flag for flag in asked if not taken.names(flag)]
-    _judge_fields(draft, asked, taken)
+    requested = requested_betas(call)
+    support = BetaSupport(request, rules, generation(model))
+    body = BodyEdit(request, [name for flag in requested for name in support.sent_as(flag)])
+    unsupported = [flag for flag in requested if not support.sent_as(flag)]
+    _drop_or_reject_fields(body, requested, support)
     for word, flag in rules.tool_betas.items():
-        if draft.says("tools", word.encode()):
-            draft.flags.append(flag)
-    apply_edits(draft, rules.edits)
-    draft.without.add("anthropic_beta")
+        if body.contains("tools", word.encode()):
+            body.flags.append(flag)
+    apply_edits(body, rules.edits)
+    body.without.add("anthropic_beta")
     if request.value("anthropic_version") in {None, b"null"}:
-        draft.changed["anthropic_version"] = msgspec.json.encode(_version(call, taken))
-    betas = tuple(flag for flag in dict.fromkeys(draft.flags) if taken.names(flag))
-    return Adaptation(frozenset(draft.without), draft.changed, betas, (*left, *draft.dropped))
+        body.changed["anthropic_version"] = msgspec.json.encode(_version(call, support))
+    betas = tuple(flag for flag in dict.fromkeys(body.flags) if support.sent_as(flag))
+    return Adaptation(frozenset(body.without), body.changed, betas, (*unsupported, *body.dropped))
 
 
-def asked_betas(call: ProviderRequest) -> tuple[str, ...]:
-    """The beta flags that a client asks for, in the header and then in the body's list, each once.
+def requested_betas(call: ProviderRequest) -> tuple[str, ...]:
+    """Return the beta flags that the client requests in the header, then in the body, without duplicates.
 
-    Raises `InvalidRequest` for what is no list of names.
+    Raises `InvalidRequest` if one of them is not a valid list of flags.
     """
     header = call.headers.get(b"anthropic-beta", b"").decode("latin-1")
     flags = header.split(",") if header else []
@@ -162,46 +167,35 @@ def asked_betas(call: ProviderRequest) -> tuple[str, ...]:
     if value is not None and value != b"null":
         try:
             flags += _decode_flags(value[:_MAX_LIST])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except MALFORMED_JSON:
             raise InvalidRequest("anthropic_beta: Input should be a valid list of strings") from None
-    asked = tuple(dict.fromkeys(flag.strip() for flag in flags if flag and not flag.isspace()))
-    if len(asked) > MAX_BETAS:
+    requested = tuple(dict.fromkeys(flag.strip() for flag in flags if flag and not flag.isspace()))
+    if len(requested) > MAX_BETAS:
         raise InvalidRequest(f"anthropic-beta: at most {MAX_BETAS} values are supported")
-    for flag in asked:
+    for flag in requested:
         if not _FLAG.fullmatch(flag):
             raise InvalidRequest(f"anthropic-beta: {flag[:100]!a} is not a valid value")
-    return asked
+    return requested
 
 
-def _version(call: ProviderRequest, taken: _Taken) -> str:
-    """The service's name for the client's version; one that nobody knows is the service's to judge."""
-    asked = call.headers.get(b"anthropic-version", b"").decode("latin-1")
-    rule = taken.rules.versions.get(asked)
-    if rule is None:
-        return asked or taken.rules.version
-    if rule.since is not None and (taken.generation is None or taken.generation < rule.since):
-        return taken.rules.version
-    return rule.sent_as
+class BetaSupport:
+    """Which beta flags a service accepts with one request, for a model of a given generation."""
 
-
-class _Taken:
-    """Which beta flags a service takes with one request, for a model of some generation."""
-
-    def __init__(self, request: MessagesRequest, rules: ServiceRules, named: Generation | None) -> None:
+    def __init__(self, request: MessagesRequest, rules: ServiceRules, model_generation: Generation | None) -> None:
         self._request = request
         self._counting = rules.counting_betas if request.counting else None
-        self._names: dict[str, tuple[str, ...]] = {}
-        self.generation = named
+        self._sent_as: dict[str, tuple[str, ...]] = {}
+        self.generation = model_generation
         self.rules = rules
 
-    def names(self, flag: str) -> tuple[str, ...]:
-        """The names it is sent as; none if it isn't."""
-        names = self._names.get(flag)
+    def sent_as(self, flag: str) -> tuple[str, ...]:
+        """Return the names under which a flag is sent; none if it is not sent."""
+        names = self._sent_as.get(flag)
         if names is None:
-            names = self._names[flag] = self._judge(flag)
+            names = self._sent_as[flag] = self._names_of(flag)
         return names
 
-    def _judge(self, flag: str) -> tuple[str, ...]:
+    def _names_of(self, flag: str) -> tuple[str, ...]:
         rule = self.rules.betas.get(flag)
         if rule is None or (self._counting is not None and flag not in self._counting):
             return ()
@@ -218,27 +212,42 @@ class _Taken:
         return rule.flags if rule else ()
 
 
-def _judge_fields(draft: BodyEdit, asked: tuple[str, ...], taken: _Taken) -> None:
-    """Leave out the top-level fields that the service lacks, or refuse them; a flag and its field go together."""
-    rules = taken.rules
-    for name in draft.request.spans:
+def _version(call: ProviderRequest, support: BetaSupport) -> str:
+    """Return the service's name for the client's API version. An unknown version is sent on, for it to validate."""
+    requested = call.headers.get(b"anthropic-version", b"").decode("latin-1")
+    rule = support.rules.versions.get(requested)
+    if rule is None:
+        return requested or support.rules.version
+    if rule.since is not None and (support.generation is None or support.generation < rule.since):
+        return support.rules.version
+    return rule.sent_as
+
+
+def _drop_or_reject_fields(body: BodyEdit, requested: tuple[str, ...], support: BetaSupport) -> None:
+    """Drop the top-level fields that the service does not support. Raises `InvalidRequest` if one cannot be dropped."""
+    rules = support.rules
+    for name in body.request.spans:
         rule = rules.fields.get(name)
         if name in rules.drop_fields:
-            draft.drop(name)
+            body.drop(name)
             continue
-        if rule is None or _has(rule, asked, taken):
+        if rule is None or _supports(rule, requested, support):
             continue
-        if draft.request.value(name) == b"null":
-            draft.without.add(name)
-        elif rule.lack == "drop":
-            draft.drop(name)
+        if body.request.value(name) == b"null":
+            body.without.add(name)
+        elif rule.if_unsupported == "drop":
+            body.drop(name)
         else:
             raise InvalidRequest(f"{name}: Extra inputs are not permitted", details=rule.details)
 
 
-def _has(rule: FieldRule, asked: tuple[str, ...], taken: _Taken) -> bool:
-    """Whether the service has the field of this rule. Where the client left the flag out, the service says so."""
-    paired = [flag for flag in asked if matches_any(rule.flags, flag)]
+def _supports(rule: FieldRule, requested: tuple[str, ...], support: BetaSupport) -> bool:
+    """Return whether the service supports the field of a rule, with the beta flags that the client requests.
+
+    If the client requests none of the field's flags, the field is sent wherever one of them would be, and the service
+    reports the missing flag.
+    """
+    paired = [flag for flag in requested if matches_any(rule.flags, flag)]
     if not paired:
-        return any(matches_any(rule.flags, flag) and taken.names(flag) for flag in taken.rules.betas)
-    return any(taken.names(flag) for flag in paired)
+        return any(matches_any(rule.flags, flag) and support.sent_as(flag) for flag in support.rules.betas)
+    return any(support.sent_as(flag) for flag in paired)

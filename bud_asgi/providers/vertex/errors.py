@@ -1,7 +1,7 @@
-"""What Vertex AI's front end says when it fails, in the words of the Messages API. Pure.
+"""Translates the errors of Vertex AI's front end to those of the Messages API. Pure.
 
-Its errors are objects of `google.rpc.Status`, in an array where the method streams. The model layer's are in the
-envelope of the Messages API, and are none of this. Sources: Google, "Errors" (AIP-193), "Vertex AI API errors".
+They are `google.rpc.Status` objects, in an array if the method streams. Errors of the models themselves are Anthropic
+errors already and are not handled here. Sources: Google, "Errors" (AIP-193), "Vertex AI API errors".
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bud_asgi.protocol.errors import read_error, type_of_status
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.providers.errors import TranslatedUpstreamError
-from bud_asgi.providers.seam import ProviderRequest
+from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, NO_MESSAGE, ProviderRequest
 
 _STATUS: Mapping[str, int] = {
     "ABORTED": 500,
@@ -41,14 +42,14 @@ _STATUS_OF_HTTP: Mapping[int, int] = {
     503: 529,
     504: 504,
 }
-"""For a name that is not known."""
-_SENTENCES: Mapping[int, str] = {
+"""The status for an error with an unknown name, by its HTTP status."""
+_MESSAGES: Mapping[int, str] = {
     403: "The upstream does not let the gateway use this model.",
     500: "The upstream failed.",
     502: "upstream authentication failed",
     504: "The model did not answer in time.",
 }
-"""What the client is told where the text may speak of accounts. The other texts are kept."""
+"""The client's message for statuses whose texts may name accounts. The texts of the others are passed on."""
 
 _PRIVATE = (
     (re.compile(r"\b(projects/)[^/\s`'\",;)]+"), r"\1[project]"),
@@ -62,7 +63,7 @@ _PRIVATE = (
 
 
 class GoogleError(msgspec.Struct, frozen=True):
-    """An error of a Google API: the name of its code, its text, and the HTTP status that it came with."""
+    """An error of a Google API: the name of its code, its text, its HTTP status."""
 
     name: str
     text: str
@@ -83,27 +84,27 @@ _decode_list = msgspec.json.Decoder(list[_Object]).decode
 
 
 def google_error(status: int, body: bytes) -> GoogleError | None:
-    """The error of a Google API in a reply; `None` for one in the envelope, and for what is neither."""
+    """Return the Google API error in a reply; `None` for an Anthropic error and any other body."""
     if read_error(body) is not None:
         return None
     try:
-        said = _decode_list(body) if body.lstrip()[:1] == b"[" else [_decode_object(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        objects = _decode_list(body) if body.lstrip()[:1] == b"[" else [_decode_object(body)]
+    except MALFORMED_JSON:
         return None
-    if not said or not (said[0].error.status or said[0].error.message):
+    if not objects or not (objects[0].error.status or objects[0].error.message):
         return None
-    return GoogleError(said[0].error.status, said[0].error.message, status)
+    return GoogleError(objects[0].error.status, objects[0].error.message, status)
 
 
-def refusal_of(error: GoogleError, call: ProviderRequest, projects: Sequence[str]) -> TranslatedUpstreamError:
-    """What an error means to the client of a call. Its text is told to the log whole; `projects` are ours."""
+def translate(error: GoogleError, call: ProviderRequest, projects: Sequence[str]) -> TranslatedUpstreamError:
+    """Translate an error for the client. Its full text is only kept for the log. `projects` are the operator's own."""
     status = _STATUS.get(error.name) or _STATUS_OF_HTTP.get(error.status, 500)
     if status == 404:
         message = f"model: {call.request.model}"
         if call.request.counting and "/models/count-tokens" in error.text:
-            message = "The upstream of this model does not count tokens."
+            message = COUNTING_UNSUPPORTED
     else:
-        message = _SENTENCES.get(status) or scrubbed(error.text, projects) or "The upstream refused without a word."
+        message = _MESSAGES.get(status) or redacted(error.text, projects) or NO_MESSAGE
     return TranslatedUpstreamError(
         message,
         status=status,
@@ -114,10 +115,10 @@ def refusal_of(error: GoogleError, call: ProviderRequest, projects: Sequence[str
     )
 
 
-def scrubbed(text: str, projects: Sequence[str]) -> str:
-    """A text without the names and numbers of projects, those given and any other, and without service accounts."""
+def redacted(text: str, projects: Sequence[str]) -> str:
+    """Replace the names and numbers of projects, both `projects` and any other, and service accounts."""
     for project in projects:
         text = re.sub(rf"(?<![\w-]){re.escape(project)}(?![\w-])", "[project]", text)
-    for pattern, word in _PRIVATE:
-        text = pattern.sub(word, text)
+    for pattern, replacement in _PRIVATE:
+        text = pattern.sub(replacement, text)
     return text

@@ -22,20 +22,20 @@ from bud_asgi.options import check_text
 from bud_asgi.protocol.errors import RequestTooLarge
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import splice
-from bud_asgi.providers.compat.features import bridge, service_rules
+from bud_asgi.providers.compat.features import adapt, service_rules
 from bud_asgi.providers.compat.model_ids import vertex_id
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import check_common, check_edits, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.providers.vertex.credential import PROJECT, PROJECT_EXPECTED, GoogleCredential
-from bud_asgi.providers.vertex.errors import google_error, refusal_of
+from bud_asgi.providers.vertex.errors import google_error, translate
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 _OWN_HEADERS: tuple[Header, ...] = (
     (b"accept", b"application/json"),
-    (b"accept-encoding", b"identity"),  # it compresses errors too, where it may
+    (b"accept-encoding", b"identity"),  # otherwise it compresses even its errors
     (b"content-type", b"application/json"),
     (b"user-agent", b"bud_asgi"),
 )
@@ -47,15 +47,15 @@ _ALIAS = re.compile(r"@(?:default|latest)$")
 class Vertex:
     """Claude models on Vertex AI, in one project and one location: `region` is `global`, `us`, `eu`, or a region.
 
-    Tokens are counted in `count_region`, by default in the same. `base_url` replaces the location's own host (Private
-    Service Connect, a proxy); it may end in `/v1`. Who calls: see `GoogleCredential` for `credentials`,
-    `service_account_file`, `service_account_info` and `quota_project`; the environment's Application Default
-    Credentials, if nothing is said. `tls` and `timeouts` (seconds) are those of the calls. `allow_betas` are flags that
-    travel although the table of what Vertex AI takes lacks them, `drop_fields` top-level fields that never do. Raises
-    `OptionError`.
+    Tokens are counted in `count_region`, by default the same location. `base_url` replaces the location's own host
+    (Private Service Connect, a proxy); it may end in `/v1`. `credentials`, `service_account_file`,
+    `service_account_info` and `quota_project` are those of `GoogleCredential`; by default the environment's Application
+    Default Credentials are used. `timeouts` are in seconds; `tls` replaces the default context (system certificate
+    authorities, verified). `allow_betas` are beta flags to send although they are not known to be supported,
+    `drop_fields` top-level fields to leave out. Raises `OptionError`.
     """
 
-    def __init__(  # noqa: PLR0913 - one for each thing that an operator may have to say
+    def __init__(  # noqa: PLR0913 - one for each thing that differs between deployments
         self,
         *,
         project: str,
@@ -86,11 +86,11 @@ class Vertex:
             quota_project=quota_project,
         )
         self.base_url = f"https://{host_of(region)}" if base_url is None else base_url
-        self._origin, self._parent = _place(project, region, self.base_url, tls)
+        self._origin, self._parent = _parse_endpoint(project, region, self.base_url, tls)
         self._counting = self._origin, self._parent
         if count_region is not None and count_region != region:
             counted_at = f"https://{host_of(count_region)}" if base_url is None else base_url
-            self._counting = _place(project, count_region, counted_at, tls)
+            self._counting = _parse_endpoint(project, count_region, counted_at, tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
         self._rules = service_rules("vertex").adjusted(allow_betas=allow_betas, drop_fields=drop_fields)
         self._timeouts = timeouts or Timeouts()
@@ -100,22 +100,23 @@ class Vertex:
 
     @property
     def models(self) -> Sequence[str]:
-        """Those that Vertex AI has, somewhere: a project must enable each, and regions lack the latest."""
+        """The models on Vertex AI. Each must be enabled in the project, and regions lack the latest ones."""
         return served_at("vertex")
 
     def models_request(self) -> HttpRequest | None:
-        """There is none."""
+        """Return `None`: Vertex AI has no Anthropic-format model list."""
         return None
 
     def encode(self, call: ProviderRequest) -> EncodedRequest:
-        """The model goes into the path, the version into the body; what Vertex AI lacks is left out.
+        """Encode the request: the model goes into the path, the version into the body.
 
-        Raises `InvalidRequest` for what can't be left out without harm, `RequestTooLarge`.
+        What Vertex AI does not support is left out. Raises `InvalidRequest` for what cannot be left out, and
+        `RequestTooLarge`.
         """
         request = call.request
-        asked = request.model if call.model is None else call.model
-        bridged = bridge(call, self._rules, asked)
-        model, without, changed = vertex_id(asked), bridged.without, bridged.changed
+        name = request.model if call.model is None else call.model
+        adapted = adapt(call, self._rules, name)
+        model, without, changed = vertex_id(name), adapted.without, adapted.changed
         if request.counting:
             (origin, parent), method = self._counting, "count-tokens:rawPredict"
             if (model := _ALIAS.sub("", model)) != request.model:
@@ -126,7 +127,7 @@ class Vertex:
         body = splice(request, without=without, changed=changed)
         if content_length(body) > self._rules.max_body:
             raise RequestTooLarge(f"Request exceeds the maximum size of {self._rules.max_body} bytes")
-        betas = ((b"anthropic-beta", ",".join(bridged.betas).encode()),) if bridged.betas else ()
+        betas = ((b"anthropic-beta", ",".join(adapted.betas).encode()),) if adapted.betas else ()
         return EncodedRequest(
             HttpRequest(
                 origin=origin,
@@ -136,30 +137,30 @@ class Vertex:
                 body=body,
                 timeouts=self._timeouts,
             ),
-            bridged.dropped,
+            adapted.dropped,
         )
 
     def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
-        """The reply as it came: it is in the Anthropic format."""
+        """Return the reply unchanged: it is in the Anthropic format."""
         return reply
 
     def translate_error(
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
     ) -> TranslatedUpstreamError | None:
-        """What the front end says, in the words of the Messages API; the models' own errors are in the envelope."""
+        """Translate an error of the front end; `None` for one of a model, which is an Anthropic error already."""
         error = google_error(status, body)
-        return None if error is None else refusal_of(error, call, self._own_projects)
+        return None if error is None else translate(error, call, self._own_projects)
 
 
-def _place(project: str, location: str, base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:
-    """The server of a location, and the path of its models."""
+def _parse_endpoint(project: str, location: str, base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:
+    """Return the server of a location, and the path of its models."""
     origin, path = parse_base_url(base_url, tls)
     parent = f"projects/{quote(project, safe='')}/locations/{location}/publishers/anthropic/models"
     return origin, f"{path.removesuffix('/v1')}/v1/{parent}"
 
 
 def host_of(location: str) -> str:
-    """The host of a location ("Deployments and endpoints")."""
+    """Return the host of a location ("Deployments and endpoints")."""
     if location == "global":
         return "aiplatform.googleapis.com"
     if "-" not in location:

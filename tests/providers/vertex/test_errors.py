@@ -1,4 +1,4 @@
-"""What Vertex AI says when it fails, and what of that the client is told."""
+"""Vertex AI's errors as those of the Messages API, and what of them the client sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENT = b'{"model":"my-alias","max_tokens":1,"messages":[{}]}'
 RESOURCE = "projects/my-proj/locations/global/publishers/anthropic/models/claude-opus-5"
 
 
-def explained(status: int, body: bytes, *, counting: bool = False) -> TranslatedUpstreamError | None:
+def error_of(status: int, body: bytes, *, counting: bool = False) -> TranslatedUpstreamError | None:
     call = ProviderRequest(decode_request(SENT, counting=counting), {}, "claude-opus-5")
     return VERTEX.translate_error(call, status, {b"content-type": b"application/json"}, body)
 
@@ -29,10 +29,10 @@ def google(name: str, message: str, code: int = 0, *, listed: bool = False) -> b
     return json.dumps([error] if listed else error, indent=2).encode() + b"\n"
 
 
-def refused(
+def translated(
     name: str, message: str, status: int, *, listed: bool = False, counting: bool = False
 ) -> TranslatedUpstreamError:
-    made = explained(status, google(name, message, status, listed=listed), counting=counting)
+    made = error_of(status, google(name, message, status, listed=listed), counting=counting)
     assert made is not None
     return made
 
@@ -62,31 +62,33 @@ TABLE: list[tuple[str, int, int, str, str]] = [
 
 
 @pytest.mark.parametrize("listed", [False, True])
-@pytest.mark.parametrize(("name", "told", "status", "kind", "message"), TABLE)
+@pytest.mark.parametrize(("name", "google_status", "status", "kind", "message"), TABLE)
 def test_each_status_of_google_has_one_of_the_messages_api(
-    name: str, told: int, status: int, kind: str, message: str, listed: bool
+    name: str, google_status: int, status: int, kind: str, message: str, listed: bool
 ) -> None:
-    error = refused(name, "x", told, listed=listed)
+    error = translated(name, "x", google_status, listed=listed)
     assert (error.status, error.type, str(error)) == (status, kind, message)
     assert error.credential is (status == 502)
     assert error.retryable is (False if status in {400, 403, 404, 413, 502} else None)
-    assert error.upstream_message == f"{told} {name}: x"
+    assert error.upstream_message == f"{google_status} {name}: x"
 
 
-def test_without_a_word_there_is_one() -> None:
-    assert str(refused("RESOURCE_EXHAUSTED", "", 429)) == "The upstream refused without a word."
+def test_an_error_without_a_message_gets_one() -> None:
+    assert str(translated("RESOURCE_EXHAUSTED", "", 429)) == "The upstream refused the request without a message."
 
 
-def test_where_tokens_are_not_counted_it_says_so() -> None:
+def test_a_location_that_does_not_count_tokens() -> None:
     path = RESOURCE.replace("claude-opus-5", "count-tokens")
     message = f"Publisher Model `{path}` was not found or your project does not have access to it."
-    assert str(refused("NOT_FOUND", message, 404, counting=True)) == "The upstream of this model does not count tokens."
+    assert (
+        str(translated("NOT_FOUND", message, 404, counting=True)) == "The upstream of this model does not count tokens."
+    )
     other = f"Publisher Model `{RESOURCE}` was not found"
-    assert str(refused("NOT_FOUND", other, 404, counting=True)) == "model: my-alias"
-    assert str(refused("NOT_FOUND", message, 404)) == "model: my-alias"
+    assert str(translated("NOT_FOUND", other, 404, counting=True)) == "model: my-alias"
+    assert str(translated("NOT_FOUND", message, 404)) == "model: my-alias"
 
 
-SCRUBBED = {
+REDACTED = {
     f"Publisher Model `{RESOURCE}` is odd": "Publisher Model `projects/[project]/locations/global/publishers/anthropic"
     "/models/claude-opus-5` is odd",
     "Quota exceeded for aiplatform.googleapis.com/online_prediction_requests_per_base_model with base model: "
@@ -112,12 +114,12 @@ SCRUBBED = {
 }
 
 
-@pytest.mark.parametrize(("said", "told"), SCRUBBED.items())
-def test_a_text_names_no_project_and_no_account(said: str, told: str | None) -> None:
+@pytest.mark.parametrize(("text", "shown"), REDACTED.items())
+def test_projects_and_accounts_are_redacted(text: str, shown: str | None) -> None:
     for name, status in (("INVALID_ARGUMENT", 400), ("RESOURCE_EXHAUSTED", 429), ("UNAVAILABLE", 503)):
-        error = refused(name, said, status)
-        assert str(error) == (said if told is None else told)
-        assert said in error.upstream_message
+        error = translated(name, text, status)
+        assert str(error) == (text if shown is None else shown)
+        assert text in error.upstream_message
 
 
 ENVELOPE = {
@@ -126,8 +128,8 @@ ENVELOPE = {
     "request_id": "req_vrtx_1",
 }
 OTHERS: dict[str, bytes] = {
-    "the envelope": json.dumps(ENVELOPE).encode(),
-    "the envelope's inside": b'{"error":{"type":"overloaded_error","message":"Overloaded"}}',
+    "an Anthropic error": json.dumps(ENVELOPE).encode(),
+    "part of an Anthropic error": b'{"error":{"type":"overloaded_error","message":"Overloaded"}}',
     "a page": b"<!DOCTYPE html><title>Error 502</title>",
     "nothing": b"",
     "an empty array": b"[]",
@@ -143,8 +145,8 @@ OTHERS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("body", OTHERS.values(), ids=OTHERS.keys())
 @pytest.mark.parametrize("status", [400, 401, 404, 502])
-def test_what_is_not_googles_is_left_to_the_sender(status: int, body: bytes) -> None:
-    assert explained(status, body) is None
+def test_other_replies_are_not_translated(status: int, body: bytes) -> None:
+    assert error_of(status, body) is None
 
 
 def encoded(value: object) -> bytes:
@@ -160,8 +162,8 @@ JSON: Any = st.recursive(
 
 
 @given(status=st.integers(400, 599), body=st.binary() | JSON.map(encoded))
-def test_any_reply_is_understood_or_left(status: int, body: bytes) -> None:
-    error = explained(status, body)
+def test_any_reply_is_translated_or_left(status: int, body: bytes) -> None:
+    error = error_of(status, body)
     if error is not None:
         assert 400 <= error.status <= 529
         assert "my-proj" not in str(error)

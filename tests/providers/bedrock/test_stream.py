@@ -1,4 +1,4 @@
-"""Bedrock's event stream as server-sent events: every event, no other byte, and every way in which it breaks."""
+"""Bedrock's event stream as server-sent events: every event, no other byte, and every kind of invalid stream."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bud_asgi.testing.bedrock.stream import (
     text_delta,
 )
 
-from .frames import DELTA, END, FRAMES, SSE, START, STOP, codec, wrong
+from .example_stream import DELTA, END, FRAMES, SSE, START, STOP, codec, corrupt
 
 
 def converted(*pieces: bytes) -> bytes:
-    """What a stream of these pieces becomes, which must be whole."""
+    """Convert a whole, valid stream in these pieces."""
     one = codec()
     written = b"".join(one.feed(piece) for piece in pieces) + one.finish()
-    assert one.broken == ""
+    assert one.error == ""
     return written
 
 
@@ -41,7 +41,7 @@ def test_a_stream_of_events() -> None:
 
 
 @given(st.lists(st.integers(1, len(FRAMES) - 1), max_size=30))
-def test_it_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
+def test_the_output_does_not_depend_on_how_the_bytes_are_cut(cuts: list[int]) -> None:
     at = sorted({0, len(FRAMES), *cuts})
     assert converted(*(FRAMES[start:end] for start, end in pairwise(at))) == SSE
 
@@ -54,7 +54,7 @@ def test_byte_by_byte_each_event_is_written_with_its_last_byte() -> None:
 
 
 EVENTS: dict[str, tuple[bytes, bytes]] = {
-    "of tomorrow": (b'{"type":"a_new_event","x":1e2}', b'event: a_new_event\ndata: {"type":"a_new_event","x":1e2}\n\n'),
+    "unknown": (b'{"type":"a_new_event","x":1e2}', b'event: a_new_event\ndata: {"type":"a_new_event","x":1e2}\n\n'),
     "a ping": (b'{"type":"ping"}', b'event: ping\ndata: {"type":"ping"}\n\n'),
     "spaces": (b'{ "type" : "message_delta" }', b'event: message_delta\ndata: { "type" : "message_delta" }\n\n'),
     "another order": (
@@ -78,11 +78,11 @@ def test_an_event(payload: bytes, sse: bytes) -> None:
     assert event_of(payload) == sse
 
 
-def test_metrics_of_their_own_stay_behind_at_the_front_and_at_the_end() -> None:
+def test_chunks_of_metrics_are_left_out_at_the_start_and_at_the_end() -> None:
     assert converted(metrics_chunk() + FRAMES + metrics_chunk()) == SSE
 
 
-def test_events_that_nobody_knows_are_passed_over() -> None:
+def test_unknown_events_are_ignored() -> None:
     assert converted(event_message("somethingNew", b'{"new":true}') + FRAMES) == SSE
     assert converted(event_message("initial-response", b"") + FRAMES) == SSE
 
@@ -115,15 +115,15 @@ EXCEPTIONS: dict[str, tuple[bytes, str, str]] = {
         "overloaded_error",
         "Busy.",
     ),
-    "one of tomorrow": (
+    "an unknown one": (
         exception_message("somethingElseException", "account 123456789012"),
         "api_error",
         "The upstream failed.",
     ),
-    "no JSON": (
+    "invalid JSON": (
         event_message("throttlingException", b"{"),
         "rate_limit_error",
-        "The upstream refused the request without a word.",
+        "The upstream refused the request without a message.",
     ),
     "as an event": (event_message("throttlingException", b'{"message":"Too many."}'), "rate_limit_error", "Too many."),
     "an error": (error_message("InternalFailure", "in arn:aws:x:y"), "api_error", "The upstream failed."),
@@ -132,16 +132,25 @@ EXCEPTIONS: dict[str, tuple[bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("before", [b"", chunk(START)], ids=["first", "in the middle"])
-@pytest.mark.parametrize(("frame", "kind", "words"), EXCEPTIONS.values(), ids=EXCEPTIONS.keys())
-def test_an_exception_ends_the_stream_by_an_error_event(frame: bytes, kind: str, words: str, before: bytes) -> None:
+@pytest.mark.parametrize(("frame", "kind", "text"), EXCEPTIONS.values(), ids=EXCEPTIONS.keys())
+def test_an_exception_ends_the_stream_with_an_error_event(frame: bytes, kind: str, text: str, before: bytes) -> None:
     written = converted(before + frame + FRAMES, b"what comes after is not read")
     begun = converted(before)
     assert written.startswith(begun + b"event: error\ndata: ")
-    said = json.loads(written.removeprefix(begun + b"event: error\ndata: "))
-    assert said == {"type": "error", "error": {"type": kind, "message": words}, "request_id": "req_1"}
+    event = json.loads(written.removeprefix(begun + b"event: error\ndata: "))
+    assert event == {"type": "error", "error": {"type": kind, "message": text}, "request_id": "req_1"}
 
 
-def test_an_error_event_of_the_model_s_ends_the_stream_as_it_came() -> None:
+def test_the_error_of_an_exception_is_kept_for_the_log() -> None:
+    one = codec()
+    one.feed(chunk(START))
+    assert one.upstream_error is None
+    one.feed(exception_message("internalServerException", "account 123456789012"))
+    assert one.upstream_error is not None
+    assert one.upstream_error.upstream_message == "in the stream InternalServerException: account 123456789012"
+
+
+def test_an_error_event_of_the_model_ends_the_stream_unchanged() -> None:
     payload = b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'
     assert converted(chunk(payload) + FRAMES) == b"event: error\ndata: %b\n\n" % payload
 
@@ -150,32 +159,32 @@ def test_after_the_last_event_nothing_is_read() -> None:
     assert converted(FRAMES + b"not a frame", exception_message("throttlingException", "x")) == SSE
 
 
-BROKEN: dict[str, bytes] = {
-    "its checksum": wrong(-1),
-    "the checksum of its prelude": wrong(8),
-    "its payload": wrong(100),
-    "far too long": sealed(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
-    "no frame": b"HTTP/1.1 400 Bad Request\r\n",
-    "no JSON": event_message("chunk", b"no"),
-    "no bytes": event_message("chunk", b"{}"),
-    "no base64": event_message("chunk", b'{"bytes":"%%"}'),
-    "no event": chunk(b"no"),
-    "a type that is none": chunk(b'{"type":"a\\nevent: b"}'),
-    "a type that is no string": chunk(b'{"type":1}'),
-    "cut": chunk(DELTA)[:-1],
-    "cut in the prelude": chunk(DELTA)[:5],
+INVALID: dict[str, bytes] = {
+    "wrong message checksum": corrupt(-1),
+    "wrong prelude checksum": corrupt(8),
+    "damaged payload": corrupt(100),
+    "length above the maximum": sealed(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
+    "not a frame": b"HTTP/1.1 400 Bad Request\r\n",
+    "chunk is not JSON": event_message("chunk", b"no"),
+    "chunk without bytes": event_message("chunk", b"{}"),
+    "bytes are not base64": event_message("chunk", b'{"bytes":"%%"}'),
+    "event is not JSON": chunk(b"no"),
+    "invalid type": chunk(b'{"type":"a\\nevent: b"}'),
+    "type is not a string": chunk(b'{"type":1}'),
+    "truncated": chunk(DELTA)[:-1],
+    "truncated prelude": chunk(DELTA)[:5],
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-def test_what_came_before_a_broken_message_is_written(broken: bytes) -> None:
+@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID.keys())
+def test_events_before_an_invalid_message_are_written(invalid: bytes) -> None:
     one = codec()
-    assert one.feed(chunk(START) + broken) + one.finish() == b"event: message_start\ndata: %b\n\n%b" % (START, PING)
-    assert one.broken
+    assert one.feed(chunk(START) + invalid) + one.finish() == b"event: message_start\ndata: %b\n\n%b" % (START, PING)
+    assert one.error
     assert one.feed(FRAMES) == b""
 
 
-def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
+def test_a_large_event_in_small_pieces_takes_linear_time() -> None:
     frame, one = chunk(text_delta("a" * 1_000_000)), codec()
     began = time.perf_counter()
     written = b"".join(one.feed(frame[n : n + 100]) for n in range(0, len(frame), 100))
@@ -183,7 +192,7 @@ def test_a_large_event_in_small_pieces_costs_no_more_than_its_size() -> None:
     assert len(written) > 1_000_000
 
 
-def test_an_event_costs_a_few_microseconds() -> None:
+def test_an_event_takes_a_few_microseconds() -> None:
     frame, one = chunk(text_delta("All work and no play")), codec()
     began = time.perf_counter()
     for _ in range(10_000):

@@ -1,4 +1,4 @@
-"""Requests to bridge, and what they become."""
+"""Builds requests, and adapts them to a cloud."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any, Literal
 
 from bud_asgi.protocol.request import MessagesRequest, decode_request, splice
-from bud_asgi.providers.compat.features import Adaptation, bridge, service_rules
+from bud_asgi.providers.compat.features import Adaptation, adapt, service_rules
 from bud_asgi.providers.seam import ProviderRequest
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
@@ -17,7 +17,7 @@ VERSION = b"2023-06-01"
 
 
 def request_of(fields: dict[str, Any] | bytes, *, counting: bool = False) -> MessagesRequest:
-    """A judged request of these fields, and the required ones; or of a body as it stands."""
+    """Decode a request with these fields and the required ones, or a given body."""
     if isinstance(fields, bytes):
         return decode_request(fields, counting=counting)
     required = {"model": NEWER, "messages": MESSAGES, **({} if counting else {"max_tokens": 9})}
@@ -31,18 +31,18 @@ def call_of(
     return ProviderRequest(request_of(fields or {}, counting=counting), headers, **more)
 
 
-def bridged(
+def adapted(
     fields: dict[str, Any] | bytes | None = None,
     *,
     betas: str = "",
     model: str = NEWER,
     service: Literal["bedrock", "vertex"] = "bedrock",
     counting: bool = False,
-    **adjusted: Any,
+    **rules: Any,
 ) -> Adaptation:
-    return bridge(call_of(fields, betas=betas, counting=counting), service_rules(service).adjusted(**adjusted), model)
+    return adapt(call_of(fields, betas=betas, counting=counting), service_rules(service).adjusted(**rules), model)
 
 
-def fields_of(fields: dict[str, Any] | bytes, result: Adaptation) -> dict[str, Any]:
-    """The fields of the request as it would be sent."""
+def sent_fields(fields: dict[str, Any] | bytes, result: Adaptation) -> dict[str, Any]:
+    """Return the fields of the request as it would be sent."""
     return json.loads(b"".join(splice(request_of(fields), without=result.without, changed=result.changed)))

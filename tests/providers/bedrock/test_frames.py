@@ -1,4 +1,4 @@
-"""Event-stream messages: what botocore's own parser reads, wherever the bytes are cut and whatever is broken."""
+"""AWS event stream messages: decoded as in botocore, however the bytes are cut and whatever is damaged."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from botocore.eventstream import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from protocol.counts import examples
 
 from bud_asgi.providers.bedrock.frames import (
     MAX_HEADERS,
@@ -31,7 +32,6 @@ from bud_asgi.providers.bedrock.frames import (
     parse_headers,
 )
 from bud_asgi.testing.bedrock.frames import framed, header, message, sealed
-from protocol.counts import examples
 
 CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
 EXCEPTION = {
@@ -49,11 +49,11 @@ REASONS: dict[type[ParserError], str] = {
     DuplicateHeader: "headers",
 }
 Outcome = tuple[list[tuple[HeaderValue | None, bytes]], str | None]
-"""The messages that came (their event type and payload), and what was wrong then."""
+"""The decoded messages (event type and payload), and the reason of the error after them."""
 
 
 def headers_of(found: Any) -> dict[str, HeaderValue]:
-    return found.headers  # the stubs say that it is an integer
+    return found.headers  # the stubs have the wrong type
 
 
 def by_botocore(chunks: Iterable[bytes]) -> Outcome:
@@ -85,13 +85,13 @@ def prelude(total: int, headers_length: int) -> bytes:
     return sealed(struct.pack(">II", total, headers_length))
 
 
-def test_the_empty_message_is_the_one_that_aws_publishes() -> None:
+def test_the_empty_message_is_that_of_the_specification() -> None:
     wire = bytes.fromhex("00000010 00000000 05c248eb 7d98c8ff")
     assert framed(b"", b"") == wire
     assert EventStreamDecoder().feed(wire) == [EventStreamMessage(EventStreamHeaders(), b"")]
 
 
-def test_a_message_says_what_it_is() -> None:
+def test_the_headers_identify_a_message() -> None:
     chunk, error, exception = EventStreamDecoder().feed(STREAM)
     assert chunk == EventStreamMessage(
         EventStreamHeaders(message_type="event", event_type="chunk", content_type="application/json"),
@@ -118,7 +118,7 @@ def test_messages_do_not_depend_on_how_the_bytes_were_cut() -> None:
     assert [found for n in range(len(STREAM)) for found in decoder.feed(STREAM[n : n + 1])] == whole
 
 
-def test_a_message_comes_with_its_last_byte() -> None:
+def test_a_message_is_returned_with_its_last_byte() -> None:
     decoder = EventStreamDecoder()
     one = message(CHUNK, b"{}")
     assert decoder.feed(one[:-1]) == []
@@ -157,7 +157,7 @@ def block_of(headers: dict[str, tuple[bytes, bytes, HeaderValue]]) -> bytes:
 @pytest.mark.torture
 @examples(200)
 @given(headers=_headers)
-def test_every_type_of_header_value_is_read_as_botocore_reads_it(
+def test_every_type_of_header_value_is_decoded_as_in_botocore(
     headers: dict[str, tuple[bytes, bytes, HeaderValue]],
 ) -> None:
     block = block_of(headers)
@@ -175,7 +175,7 @@ def test_every_type_of_header_value_is_read_as_botocore_reads_it(
     messages=st.lists(st.tuples(_headers, st.booleans(), st.binary(max_size=300)), max_size=6),
     cuts=st.lists(st.integers(0, 1500), max_size=8),
 )
-def test_messages_are_those_of_botocore_wherever_the_bytes_are_cut(
+def test_messages_are_decoded_as_in_botocore_however_the_bytes_are_cut(
     messages: list[tuple[dict[str, tuple[bytes, bytes, HeaderValue]], bool, bytes]], cuts: list[int]
 ) -> None:
     known = header(":event-type", b"\x07", counted(b"chunk"))
@@ -188,7 +188,7 @@ def test_messages_are_those_of_botocore_wherever_the_bytes_are_cut(
     assert by_us(chunks) == ([("chunk" if is_known else None, payload) for _, is_known, payload in messages], None)
 
 
-def test_every_broken_bit_is_found_where_botocore_finds_it() -> None:
+def test_every_flipped_bit_is_detected_where_botocore_detects_it() -> None:
     stream = message(CHUNK, b"{}") + message(ERROR)
     for n in range(len(stream)):
         for bit in range(8):
@@ -207,7 +207,7 @@ def test_every_broken_bit_is_found_where_botocore_finds_it() -> None:
     instead=st.binary(max_size=40),
     size=st.integers(1, len(STREAM)),
 )
-def test_bytes_lost_changed_or_put_in_are_found_as_botocore_finds_them(
+def test_missing_changed_and_added_bytes_are_detected_as_in_botocore(
     at: int, gone: int, instead: bytes, size: int
 ) -> None:
     broken = STREAM[:at] + instead + STREAM[at + gone :] + message(CHUNK, b"{}" * 50)
@@ -215,19 +215,19 @@ def test_bytes_lost_changed_or_put_in_are_found_as_botocore_finds_them(
     assert by_us(chunks) == by_botocore(chunks)
 
 
-def test_what_came_before_a_broken_message_is_not_lost_and_nothing_comes_after_it() -> None:
+def test_messages_before_an_invalid_one_are_kept_and_none_are_decoded_after_it() -> None:
     whole = EventStreamDecoder().feed(STREAM)
     decoder = EventStreamDecoder()
-    with pytest.raises(EventStreamError, match="checksum of a message") as first:
+    with pytest.raises(EventStreamError, match="wrong message checksum") as first:
         decoder.feed(STREAM + STREAM[:-1] + b"\x00" + STREAM)
     assert first.value.messages == [*whole, *whole[:2]]
     for again in (lambda: decoder.feed(STREAM), decoder.finish):
-        with pytest.raises(EventStreamError, match="checksum of a message") as later:
+        with pytest.raises(EventStreamError, match="wrong message checksum") as later:
             again()
         assert (later.value.reason, later.value.messages) == ("checksum", [])
 
 
-def test_a_stream_that_ends_inside_a_message_is_cut() -> None:
+def test_a_stream_that_ends_inside_a_message_is_truncated() -> None:
     edges = [0]
     for found in (message(CHUNK, b'{"bytes":"e30=","p":"ab"}'), message(ERROR)):
         edges.append(edges[-1] + len(found))
@@ -239,7 +239,7 @@ def test_a_stream_that_ends_inside_a_message_is_cut() -> None:
             continue
         with pytest.raises(EventStreamError, match="the stream ended after") as raised:
             decoder.finish()
-        assert raised.value.reason == "cut"
+        assert raised.value.reason == "truncated"
 
 
 @pytest.mark.parametrize(
@@ -252,18 +252,18 @@ def test_a_stream_that_ends_inside_a_message_is_cut() -> None:
         (0xFFFFFFFF, 0xFFFFFFFF),
     ],
 )
-def test_a_length_over_the_bounds_is_refused_with_the_prelude(total: int, headers_length: int) -> None:
+def test_a_length_above_the_maximum_is_rejected_with_the_prelude(total: int, headers_length: int) -> None:
     wire = prelude(total, headers_length)
     assert by_us([wire]) == by_botocore([wire]) == ([], "length")
     assert by_us([wire[:11], wire[11:]]) == ([], "length")
 
 
 @pytest.mark.parametrize(("total", "headers_length"), [(0, 0), (15, 0), (16, 1), (99, 84), (4, 0xFFFF)])
-def test_a_length_too_small_for_what_it_must_hold_is_refused(total: int, headers_length: int) -> None:
+def test_a_length_too_small_for_its_headers_is_rejected(total: int, headers_length: int) -> None:
     assert by_us([prelude(total, headers_length) + bytes(200)]) == ([], "length")
 
 
-def test_the_largest_message_that_a_service_may_send_is_taken() -> None:
+def test_the_largest_allowed_message_is_decoded() -> None:
     sizes = (65_000, 65_000, MAX_HEADERS - 130_000 - 3 * len(header("a", b"\x06", counted(b""))))
     block = b"".join(header(name, b"\x06", counted(bytes(size))) for name, size in zip("abc", sizes, strict=True))
     assert len(block) == MAX_HEADERS
@@ -272,33 +272,33 @@ def test_the_largest_message_that_a_service_may_send_is_taken() -> None:
 
 
 HEADERS: dict[str, tuple[bytes, str]] = {
-    "cut in a name": (b"\x05ab", "cut, or of an unknown type"),
-    "cut before its type": (b"\x02ab", "cut, or of an unknown type"),
-    "cut before its value": (b"\x02ab\x04", "cut, or of an unknown type"),
-    "cut in an integer": (b"\x02ab\x05\x00\x00", "cut, or of an unknown type"),
-    "cut in the length of a string": (b"\x02ab\x07\x00", "are cut$"),
-    "cut in a string": (b"\x02ab\x07\x00\x05ab", "are cut$"),
-    "cut in bytes": (b"\x02ab\x06\x00\x05ab", "are cut$"),
-    "cut in a UUID": (b"\x02ab\x09" + bytes(15), "are cut$"),
-    "of an unknown type": (b"\x02ab\x0a", "cut, or of an unknown type"),
-    "of the last type": (b"\x02ab\xff", "cut, or of an unknown type"),
-    "twice": (b"\x01a\x00\x01a\x01", "'a' occurs twice"),
-    "a name that is no UTF-8": (b"\x01\xff\x00", "no UTF-8"),
-    "a string that is no UTF-8": (b"\x01a\x07\x00\x01\xff", "no UTF-8"),
-    "a known one of the wrong type": (header(":event-type", b"\x04", bytes(4)), "wrong type"),
+    "truncated name": (b"\x05ab", "or an unknown header type"),
+    "no type": (b"\x02ab", "or an unknown header type"),
+    "no value": (b"\x02ab\x04", "or an unknown header type"),
+    "truncated integer": (b"\x02ab\x05\x00\x00", "or an unknown header type"),
+    "truncated length of a string": (b"\x02ab\x07\x00", "truncated headers$"),
+    "truncated string": (b"\x02ab\x07\x00\x05ab", "truncated headers$"),
+    "truncated bytes": (b"\x02ab\x06\x00\x05ab", "truncated headers$"),
+    "truncated UUID": (b"\x02ab\x09" + bytes(15), "truncated headers$"),
+    "unknown type": (b"\x02ab\x0a", "or an unknown header type"),
+    "highest type number": (b"\x02ab\xff", "or an unknown header type"),
+    "duplicate": (b"\x01a\x00\x01a\x01", "duplicate header 'a'"),
+    "name is not UTF-8": (b"\x01\xff\x00", "not UTF-8"),
+    "string is not UTF-8": (b"\x01a\x07\x00\x01\xff", "not UTF-8"),
+    "known header of the wrong type": (header(":event-type", b"\x04", bytes(4)), "wrong type"),
 }
 
 
-@pytest.mark.parametrize(("block", "words"), HEADERS.values(), ids=HEADERS.keys())
-def test_headers_that_cannot_be_read_break_the_stream(block: bytes, words: str) -> None:
+@pytest.mark.parametrize(("block", "problem"), HEADERS.values(), ids=HEADERS.keys())
+def test_invalid_headers_end_the_stream(block: bytes, problem: str) -> None:
     decoder = EventStreamDecoder()
-    with pytest.raises(EventStreamError, match=words) as raised:
+    with pytest.raises(EventStreamError, match=problem) as raised:
         decoder.feed(message(CHUNK, b"{}") + framed(block, b"{}"))
     assert raised.value.reason == "headers"
     assert [found.payload for found in raised.value.messages] == [b"{}"]
 
 
-def test_the_same_headers_are_not_read_again_and_others_are() -> None:
+def test_repeated_headers_are_decoded_once() -> None:
     decoder = EventStreamDecoder()
     first, second, third, fourth = decoder.feed(
         message(CHUNK, b"1") + message(CHUNK, b"2") + message(EXCEPTION) + message(CHUNK, b"3")
@@ -309,7 +309,7 @@ def test_the_same_headers_are_not_read_again_and_others_are() -> None:
 
 
 def spent(work: Callable[[], object]) -> float:
-    """Seconds of CPU, the least of three."""
+    """Return the CPU seconds of the fastest of three runs."""
     times: list[float] = []
     for _ in range(3):
         started = time.process_time()
@@ -318,8 +318,8 @@ def spent(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def test_a_large_message_byte_by_byte_costs_no_copy_a_byte() -> None:
-    """Were every byte to copy what is there, it would be 80 GB."""
+def test_a_large_message_byte_by_byte_is_not_copied_for_each_byte() -> None:
+    """Copying the buffer for each byte would copy 80 GB."""
     wire = message(CHUNK, bytes(400_000))
 
     def feed() -> None:
@@ -329,14 +329,14 @@ def test_a_large_message_byte_by_byte_costs_no_copy_a_byte() -> None:
     assert spent(feed) < 3
 
 
-def test_many_messages_at_once_cost_no_copy_a_message() -> None:
-    """Were every message to copy the rest, it would be 50 GB."""
+def test_many_messages_in_one_chunk_are_not_copied_for_each_message() -> None:
+    """Copying the rest for each message would copy 50 GB."""
     batch = message(CHUNK, bytes(2000)) * 7000
     assert len(EventStreamDecoder().feed(batch)) == 7000
     assert spent(lambda: EventStreamDecoder().feed(batch)) < 1
 
 
-def test_it_costs_a_third_of_botocore_at_most() -> None:
+def test_it_takes_at_most_a_third_of_the_time_of_botocore() -> None:
     batch = message(CHUNK, b'{"bytes":"%b","p":"abcdef"}' % (b"eyJ0" * 30)) * 20
 
     def theirs() -> None:

@@ -1,4 +1,4 @@
-"""A Messages request as it goes to Vertex AI: host, path, headers, body, and what is left out of it."""
+"""The Vertex AI provider: its options, and the requests that it encodes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def call(
     version: str = "2023-06-01",
     counting: bool = False,
 ) -> ProviderRequest:
-    """A call with this body, by default a small one for `MODEL`."""
+    """Return a request with this body, by default a small one for `MODEL`."""
     headers = {**HEADERS, b"anthropic-version": version.encode()}
     if betas:
         headers[b"anthropic-beta"] = betas.encode()
@@ -56,7 +56,7 @@ def call(
     return ProviderRequest(decode_request(whole, counting=counting), headers, model)
 
 
-def written(provider: Vertex | None = None, sent: bytes | None = None, **more: Any) -> EncodedRequest:
+def encoded(provider: Vertex | None = None, sent: bytes | None = None, **more: Any) -> EncodedRequest:
     return (provider or vertex()).encode(call(sent, **more))
 
 
@@ -69,7 +69,7 @@ def named(model: str) -> bytes:
 
 
 def test_the_model_goes_into_the_path_and_the_version_into_the_body() -> None:
-    request = written().request
+    request = encoded().request
     assert (request.method, request.target) == (b"POST", f"{PARENT}/{MODEL}:rawPredict".encode())
     assert wire(request) == b'{"messages":[{}],"max_tokens":1,"anthropic_version":"vertex-2023-10-16"}'
     assert request.headers == (
@@ -82,12 +82,12 @@ def test_the_model_goes_into_the_path_and_the_version_into_the_body() -> None:
     assert request.origin.tls is not None
     assert request.origin.tls.verify_mode == ssl.CERT_REQUIRED
     assert request.timeouts == Timeouts(5.0, 600.0, 300.0)
-    assert written().dropped == ()
+    assert encoded().dropped == ()
 
 
-def test_a_stream_has_a_method_of_its_own() -> None:
+def test_a_stream_has_its_own_method() -> None:
     sent = body(b', "stream" : true', model=b'"claude-opus-5"')
-    request = written(sent=sent).request
+    request = encoded(sent=sent).request
     assert request.target == f"{PARENT}/claude-opus-5:streamRawPredict".encode()
     assert wire(request) == b'{"messages":[{}],"max_tokens":1, "stream" : true,"anthropic_version":"vertex-2023-10-16"}'
 
@@ -96,13 +96,13 @@ def test_a_stream_has_a_method_of_its_own() -> None:
     ("version", "sent_as"),
     [("2023-06-01", "vertex-2023-10-16"), ("2026-10-21", "2026-10-21"), ("2099-1-1", "2099-1-1")],
 )
-def test_the_clients_version_has_a_name_there(version: str, sent_as: str) -> None:
-    assert json.loads(wire(written(version=version).request))["anthropic_version"] == sent_as
+def test_the_version_is_sent_under_its_name_there(version: str, sent_as: str) -> None:
+    assert json.loads(wire(encoded(version=version).request))["anthropic_version"] == sent_as
 
 
 def test_a_version_in_the_body_stays() -> None:
     sent = body(b',"anthropic_version":"2026-10-21"', model=b'"claude-opus-5"')
-    assert wire(written(sent=sent).request) == b'{"messages":[{}],"max_tokens":1,"anthropic_version":"2026-10-21"}'
+    assert wire(encoded(sent=sent).request) == b'{"messages":[{}],"max_tokens":1,"anthropic_version":"2026-10-21"}'
 
 
 LOCATIONS = {
@@ -115,8 +115,8 @@ LOCATIONS = {
 
 
 @pytest.mark.parametrize(("region", "host"), LOCATIONS.items())
-def test_a_location_has_a_host_and_stands_in_the_path(region: str, host: str) -> None:
-    request = written(vertex(region=region)).request
+def test_a_location_determines_the_host_and_the_path(region: str, host: str) -> None:
+    request = encoded(vertex(region=region)).request
     assert request.origin.host == host == host_of(region)
     assert request.target.startswith(f"/v1/projects/p/locations/{region}/publishers/".encode())
 
@@ -130,15 +130,15 @@ def test_a_location_has_a_host_and_stands_in_the_path(region: str, host: str) ->
         ("http://127.0.0.1:1/v1beta", "/v1beta"),
     ],
 )
-def test_a_base_url_takes_the_hosts_place(base_url: str, prefix: str) -> None:
-    request = written(vertex(base_url=base_url, region="us-east5", count_region="us-east4")).request
+def test_a_base_url_replaces_the_host(base_url: str, prefix: str) -> None:
+    request = encoded(vertex(base_url=base_url, region="us-east5", count_region="us-east4")).request
     assert base_url.partition("//")[2].startswith(request.origin.authority.decode())
     assert request.target.startswith(f"{prefix}/v1/projects/p/locations/us-east5/".encode())
 
 
 def test_every_request_has_the_same_origin_so_that_connections_are_shared() -> None:
     provider = vertex()
-    origins = {id(written(provider, counting=counting).request.origin) for counting in (False, False, True, True)}
+    origins = {id(encoded(provider, counting=counting).request.origin) for counting in (False, False, True, True)}
     assert len(origins) == 1
 
 
@@ -159,36 +159,36 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("model", "there"), NAMES.items())
-def test_a_model_has_a_name_there(model: str, there: str) -> None:
-    assert written(sent=named(model)).request.target == f"{PARENT}/{there}:rawPredict".encode()
-    assert written(model=model).request.target == f"{PARENT}/{there}:rawPredict".encode()
+def test_a_model_is_sent_under_its_id_there(model: str, there: str) -> None:
+    assert encoded(sent=named(model)).request.target == f"{PARENT}/{there}:rawPredict".encode()
+    assert encoded(model=model).request.target == f"{PARENT}/{there}:rawPredict".encode()
 
 
 def test_a_project_of_a_domain_is_encoded() -> None:
-    request = written(vertex(project="example.com:proj/x")).request
+    request = encoded(vertex(project="example.com:proj/x")).request
     assert request.target.startswith(b"/v1/projects/example.com%3Aproj%2Fx/locations/")
 
 
-def test_tokens_are_counted_by_a_method_that_reads_the_model_from_the_body() -> None:
+def test_the_model_is_in_the_body_when_counting_tokens() -> None:
     sent = b'{ "model" : "claude-haiku-4-5" , "messages":[{}]}'
-    request = written(sent=sent, counting=True).request
+    request = encoded(sent=sent, counting=True).request
     assert request.target == f"{PARENT}/count-tokens:rawPredict".encode()
     assert wire(request) == (
         b'{ "model" : "claude-haiku-4-5@20251001", "messages":[{}],"anthropic_version":"vertex-2023-10-16"}'
     )
-    same = written(sent=b'{"model":"claude-opus-4-8","messages":[{}]}', counting=True).request
+    same = encoded(sent=b'{"model":"claude-opus-4-8","messages":[{}]}', counting=True).request
     assert wire(same).startswith(b'{"model":"claude-opus-4-8","messages":[{}]')
 
 
 @pytest.mark.parametrize("alias", ["default", "latest"])
-def test_tokens_are_not_counted_for_an_alias(alias: str) -> None:
-    request = written(sent=named(f"claude-sonnet-4-6@{alias}"), counting=True).request
+def test_an_alias_is_resolved_when_counting_tokens(alias: str) -> None:
+    request = encoded(sent=named(f"claude-sonnet-4-6@{alias}"), counting=True).request
     assert json.loads(wire(request))["model"] == "claude-sonnet-4-6"
 
 
-def test_tokens_may_be_counted_elsewhere() -> None:
+def test_tokens_may_be_counted_in_another_region() -> None:
     provider = vertex(region="global", count_region="us-east5")
-    counted, made = written(provider, counting=True).request, written(provider).request
+    counted, made = encoded(provider, counting=True).request, encoded(provider).request
     assert counted.origin.host == "us-east5-aiplatform.googleapis.com"
     assert counted.target == b"/v1/projects/p/locations/us-east5/publishers/anthropic/models/count-tokens:rawPredict"
     assert (made.origin.host, b"/locations/global/" in made.target) == ("aiplatform.googleapis.com", True)
@@ -198,69 +198,69 @@ def betas_of(made: EncodedRequest) -> list[str]:
     return [value.decode() for name, value in made.request.headers if name == b"anthropic-beta"]
 
 
-def test_betas_that_it_knows_travel_as_a_header() -> None:
-    made = written(betas="interleaved-thinking-2025-05-14, oauth-2025-04-20,context-1m-2025-08-07")
+def test_supported_betas_are_sent_as_a_header() -> None:
+    made = encoded(betas="interleaved-thinking-2025-05-14, oauth-2025-04-20,context-1m-2025-08-07")
     assert betas_of(made) == ["interleaved-thinking-2025-05-14,context-1m-2025-08-07"]
     assert made.dropped == ("oauth-2025-04-20",)
-    assert betas_of(written(betas="oauth-2025-04-20,new-thing-2031-01-01")) == []
+    assert betas_of(encoded(betas="oauth-2025-04-20,new-thing-2031-01-01")) == []
 
 
-def test_a_beta_has_another_name_there() -> None:
-    made = written(betas="advanced-tool-use-2025-11-20")
+def test_a_beta_may_have_another_name_there() -> None:
+    made = encoded(betas="advanced-tool-use-2025-11-20")
     assert (betas_of(made), made.dropped) == (["tool-search-tool-2025-10-19"], ())
 
 
-def test_betas_of_the_body_travel_as_a_header() -> None:
+def test_betas_in_the_body_are_sent_as_a_header() -> None:
     sent = body(b',"anthropic_beta":["compact-2026-01-12"]', model=b'"claude-opus-5"')
-    made = written(sent=sent, betas="context-1m-2025-08-07")
+    made = encoded(sent=sent, betas="context-1m-2025-08-07")
     assert betas_of(made) == ["context-1m-2025-08-07,compact-2026-01-12"]
     assert b"anthropic_beta" not in wire(made.request)
 
 
-def test_few_betas_travel_where_tokens_are_counted() -> None:
-    made = written(counting=True, betas="compact-2026-09-04,context-1m-2025-08-07,token-counting-2024-11-01")
+def test_few_betas_are_sent_when_counting_tokens() -> None:
+    made = encoded(counting=True, betas="compact-2026-09-04,context-1m-2025-08-07,token-counting-2024-11-01")
     assert betas_of(made) == ["compact-2026-09-04"]
     assert made.dropped == ("context-1m-2025-08-07", "token-counting-2024-11-01")
 
 
-def test_an_operator_knows_better() -> None:
+def test_the_operator_can_allow_betas_and_drop_fields() -> None:
     provider = vertex(allow_betas=["files-api-2025-04-14"], drop_fields=["metadata"])
     sent = body(b',"metadata":{"user_id":"u"}', model=b'"claude-opus-5"')
-    made = written(provider, sent, betas="files-api-2025-04-14")
+    made = encoded(provider, sent, betas="files-api-2025-04-14")
     assert betas_of(made) == ["files-api-2025-04-14"]
     assert made.dropped == ("metadata",)
     assert b"metadata" not in wire(made.request)
 
 
-def test_a_pair_is_never_halved() -> None:
+def test_a_beta_and_its_field_are_both_sent_or_both_left_out() -> None:
     sent = body(b',"context_management":{"edits":[]}', model=b'"claude-opus-5"')
-    both = written(sent=sent, betas="context-management-2025-06-27")
+    both = encoded(sent=sent, betas="context-management-2025-06-27")
     assert betas_of(both) == ["context-management-2025-06-27"]
     assert b'"context_management":{"edits":[]}' in wire(both.request)
     sent = body(b',"speed":"fast"', model=b'"claude-opus-5"')
-    neither = written(sent=sent, betas="fast-mode-2026-02-01")
+    neither = encoded(sent=sent, betas="fast-mode-2026-02-01")
     assert (betas_of(neither), neither.dropped) == ([], ("fast-mode-2026-02-01", "speed"))
     assert b"speed" not in wire(neither.request)
     sent = body(b',"mcp_servers":[{}]', model=b'"claude-opus-5"')
     with pytest.raises(InvalidRequest, match="mcp_servers: Extra inputs are not permitted"):
-        written(sent=sent, betas="mcp-client-2025-11-20")
+        encoded(sent=sent, betas="mcp-client-2025-11-20")
 
 
-def test_a_thread_is_refused_so_that_clients_go_on_without() -> None:
+def test_a_thread_is_rejected_so_that_clients_continue_without() -> None:
     with pytest.raises(GatewayError) as refused:
-        written(sent=body(b',"thread":{"type":"new"}', model=b'"claude-opus-5"'), betas="message-threads-2026-08-12")
+        encoded(sent=body(b',"thread":{"type":"new"}', model=b'"claude-opus-5"'), betas="message-threads-2026-08-12")
     assert refused.value.details == {"error_code": "thread_unsupported_request", "unsupported": ["platform"]}
 
 
-def test_a_scope_of_a_cache_is_taken_out_and_nothing_else() -> None:
+def test_only_the_scope_of_a_breakpoint_is_removed() -> None:
     messages = (
         b'[{"role":"user","content":[{"type":"text", "text":"\\u0061 \xc3\xa9","cache_control":'
         b'{"type":"ephemeral","scope":"global","ttl":"1h"}}]}]'
     )
     sent = body(model=b'"claude-opus-5"', messages=messages)
-    block = json.loads(wire(written(sent=sent).request))["messages"][0]["content"][0]
+    block = json.loads(wire(encoded(sent=sent).request))["messages"][0]["content"][0]
     assert block["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
-    assert b'"text":"\\u0061 \xc3\xa9"' in wire(written(sent=sent).request)
+    assert b'"text":"\\u0061 \xc3\xa9"' in wire(encoded(sent=sent).request)
 
 
 SPACES = st.sampled_from([b"", b" ", b"\n\t "])
@@ -272,7 +272,7 @@ VALUES = st.recursive(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Bodies with fields that nobody knows, in any order, with spaces and escapes."""
+    """Generate bodies with unknown fields, in any order, with whitespace and escapes."""
     unknown = draw(st.dictionaries(st.text().map(lambda name: f"x_{name}"), VALUES, max_size=5))
     known = {"model": MODEL, "messages": [{"content": draw(VALUES)}], "max_tokens": 1}
     fields = draw(st.permutations([*known.items(), *unknown.items()]))
@@ -293,7 +293,7 @@ HERE = vertex()
 
 
 @given(sent=bodies())
-def test_every_other_field_stays_as_it_came(sent: bytes) -> None:
+def test_every_other_field_is_unchanged(sent: bytes) -> None:
     try:
         asked = call(sent)
     except InvalidRequest:
@@ -309,25 +309,25 @@ def test_every_other_field_stays_as_it_came(sent: bytes) -> None:
 
 def test_nothing_large_is_copied() -> None:
     messages = b'[{"content":"' + b"a" * 1_000_000 + b'"}]'
-    parts = written(sent=body(model=b'"claude-opus-5"', messages=messages)).request.body
+    parts = encoded(sent=body(model=b'"claude-opus-5"', messages=messages)).request.body
     assert not isinstance(parts, bytes)
     assert max(len(part) for part in parts if isinstance(part, bytes)) < 100
 
 
-def test_a_request_that_is_too_large_is_refused_here() -> None:
+def test_a_request_that_is_too_large_is_rejected() -> None:
     def sized(size: int) -> bytes:
         start = b'{"model":"claude-opus-5","max_tokens":1,"messages":[{"content":"'
         return start + b"a" * size + b'"}]}'
 
-    added = len(wire(written(sent=sized(0)).request))
-    assert written(sent=sized(30_000_000 - added)).request.body
+    added = len(wire(encoded(sent=sized(0)).request))
+    assert encoded(sent=sized(30_000_000 - added)).request.body
     with pytest.raises(RequestTooLarge) as refused:
-        written(sent=sized(30_000_001 - added))
+        encoded(sent=sized(30_000_001 - added))
     assert str(refused.value) == "Request exceeds the maximum size of 30000000 bytes"
     assert (refused.value.status, refused.value.type) == (413, "request_too_large")
 
 
-def test_it_shows_where_it_calls_and_nothing_more() -> None:
+def test_its_repr_shows_no_key() -> None:
     provider = vertex(name="v", service_account_info=KEY)
     assert repr(provider) == "Vertex(name='v', project='p', region='global')"
     assert provider.models_request() is None
@@ -371,7 +371,7 @@ def test_what_could_not_be_called_is_refused_at_once(options: dict[str, Any], wo
     assert "SECRET" not in str(raised.value)
 
 
-def test_tls_and_timeouts_are_the_operators() -> None:
+def test_the_operator_sets_the_timeouts_and_the_tls_context() -> None:
     tls, timeouts = ssl.create_default_context(), Timeouts(1.0, 2.0, 3.0)
-    request = written(vertex(tls=tls, timeouts=timeouts)).request
+    request = encoded(vertex(tls=tls, timeouts=timeouts)).request
     assert (request.origin.tls, request.timeouts) == (tls, timeouts)

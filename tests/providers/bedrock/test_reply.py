@@ -1,25 +1,23 @@
-"""A reply of Bedrock's, read through a codec: nothing is lost, nothing is late, and a failure comes last."""
+"""A Bedrock reply read through a codec: nothing is lost or delayed, and an error comes after the bytes before it."""
 
 from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import Any
 
 import pytest
 
 from bud_asgi.http import HttpError, HttpReply
 from bud_asgi.protocol.sse import PING
-from bud_asgi.providers.bedrock.stream import ConvertedReply, CountToJson
-from bud_asgi.testing.bedrock.stream import (
-    chunk,
-)
+from bud_asgi.providers.bedrock.reply import ConvertedReply
+from bud_asgi.providers.bedrock.stream import Codec, CountToJson
+from bud_asgi.testing.bedrock.stream import chunk, exception_message
 
-from .frames import DELTA, FRAMES, SSE, START, codec, wrong
+from .example_stream import DELTA, FRAMES, SSE, START, codec, corrupt
 
 
 class Reply:
-    """A reply that brings its pieces one by one, then ends, or fails, or is silent (`None`)."""
+    """An upstream reply that arrives in `pieces`; `None` is a timeout, an `HttpError` is raised."""
 
     status = 200
 
@@ -27,7 +25,7 @@ class Reply:
         self.headers = headers
         self.pieces = list(pieces)
         self.waiting = bytearray()
-        self.asked_within: list[float] = []
+        self.waits: list[float] = []
         self.closed = 0
 
     @property
@@ -40,7 +38,7 @@ class Reply:
         return data
 
     async def more(self, within: float = inf) -> bytes | None:
-        self.asked_within.append(within)
+        self.waits.append(within)
         if data := self.take():
             return data
         if not self.pieces:
@@ -56,12 +54,18 @@ class Reply:
         self.closed += 1
 
 
+def converted(
+    reply: HttpReply, through: Codec | None = None, content_type: bytes = b"text/event-stream"
+) -> ConvertedReply:
+    return ConvertedReply(reply, through or codec(), content_type, source="req_1: bedrock")
+
+
 def stream(*pieces: bytes | HttpError | None) -> tuple[Reply, HttpReply]:
     reply = Reply(*pieces)
-    return reply, ConvertedReply(reply, codec(), b"text/event-stream; charset=utf-8")
+    return reply, converted(reply)
 
 
-async def test_a_reply_hands_out_what_its_bytes_become() -> None:
+async def test_a_reply_returns_its_converted_bytes() -> None:
     _, one = stream(FRAMES[:700], FRAMES[700:])
     read = b""
     while not one.done:
@@ -78,28 +82,28 @@ async def test_the_end_is_known_with_the_last_bytes() -> None:
     assert one.done
 
 
-async def test_what_waits_below_is_taken_without_waiting() -> None:
+async def test_buffered_bytes_are_taken_without_waiting() -> None:
     reply, one = stream(b"")
     reply.waiting += FRAMES
     reply.pieces.clear()
     assert one.take() == SSE
     assert one.done
-    assert reply.asked_within == []
+    assert reply.waits == []
 
 
-async def test_what_waits_below_behind_the_last_bytes_is_handed_out_with_them() -> None:
+async def test_bytes_buffered_after_the_last_chunk_are_returned_with_it() -> None:
     class Both(Reply):
         async def more(self, within: float = inf) -> bytes | None:
             data = await super().more(within)
             self.waiting += FRAMES[700:]
             return data
 
-    one = ConvertedReply(Both(FRAMES[:700]), codec(), b"text/event-stream")
+    one = converted(Both(FRAMES[:700]))
     assert await one.more() == SSE
     assert one.done
 
 
-async def test_an_end_that_comes_alone() -> None:
+async def test_the_end_may_arrive_separately() -> None:
     _, one = stream(FRAMES, b"")
     assert await one.more() == SSE
     assert not one.done
@@ -107,22 +111,22 @@ async def test_an_end_that_comes_alone() -> None:
     assert one.done
 
 
-async def test_silence_is_silence_and_nothing_is_lost() -> None:
+async def test_a_timeout_returns_none_and_nothing_is_lost() -> None:
     _, one = stream(FRAMES[:30], None, FRAMES[30:])
     assert await one.more(within=5) is None
     assert await one.more(within=5) == SSE
 
 
-async def test_bytes_that_become_nothing_do_not_put_silence_off() -> None:
+async def test_bytes_that_convert_to_nothing_do_not_extend_the_timeout() -> None:
     reply, one = stream(FRAMES[:10], FRAMES[10:20], FRAMES[20:30], None)
     assert await one.more(within=5) is None
-    assert all(0 < asked <= 5 for asked in reply.asked_within)
-    assert reply.asked_within == sorted(reply.asked_within, reverse=True)
-    assert len(set(reply.asked_within)) == 4
+    assert all(0 < wait <= 5 for wait in reply.waits)
+    assert reply.waits == sorted(reply.waits, reverse=True)
+    assert len(set(reply.waits)) == 4
 
 
-async def test_what_came_before_a_failure_is_handed_out_before_it_is_raised() -> None:
-    _, one = stream(chunk(START) + wrong(-1) + FRAMES)
+async def test_bytes_before_an_error_are_returned_before_it_is_raised() -> None:
+    _, one = stream(chunk(START) + corrupt(-1) + FRAMES)
     assert await one.more() == b"event: message_start\ndata: %b\n\n%b" % (START, PING)
     for _ in range(2):
         with pytest.raises(HttpError, match="checksum") as raised:
@@ -132,7 +136,7 @@ async def test_what_came_before_a_failure_is_handed_out_before_it_is_raised() ->
         assert one.take() == b""
 
 
-async def test_a_stream_that_ends_inside_a_message_is_no_end() -> None:
+async def test_a_stream_that_ends_inside_a_message_is_an_error() -> None:
     _, one = stream(chunk(START) + chunk(DELTA)[:-1])
     assert (await one.more() or b"").startswith(b"event: message_start")
     assert not one.done
@@ -140,28 +144,37 @@ async def test_a_stream_that_ends_inside_a_message_is_no_end() -> None:
         await one.more()
 
 
-async def test_a_failure_below_comes_through() -> None:
+async def test_the_error_that_ends_a_stream_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    frame = exception_message("internalServerException", "account 123456789012")
+    _, one = stream(chunk(START), frame, b"more", b"")
+    while not one.done:
+        await one.more()
+    text = "in the stream InternalServerException: account 123456789012"
+    assert caplog.messages == [f"req_1: bedrock ended its stream with an error: {text}"]
+
+
+async def test_an_error_of_the_connection_is_passed_on() -> None:
     _, one = stream(chunk(START)[:-1], HttpError("reset", "gone", sent=True, answered=True))
     with pytest.raises(HttpError, match="gone"):
         await one.more()
     assert not one.done
 
 
-async def test_cancelled_it_loses_nothing() -> None:
+async def test_nothing_is_lost_when_cancelled() -> None:
     class Slow(Reply):
         async def more(self, within: float = inf) -> bytes | None:
             await asyncio.sleep(0.05)
             return await super().more(within)
 
-    one = ConvertedReply(Slow(FRAMES), codec(), b"text/event-stream")
+    one = converted(Slow(FRAMES))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(one.more(), 0.01)
     assert await one.more() == SSE
 
 
-def test_the_head_tells_of_the_other_type_and_of_no_length() -> None:
+def test_the_head_has_the_new_content_type_and_no_length() -> None:
     reply = Reply(headers=((b"content-type", b"x"), (b"x-amzn-requestid", b"r"), (b"content-length", b"5")))
-    one = ConvertedReply(reply, codec(), b"text/event-stream")
+    one = converted(reply)
     assert (one.status, list(one.headers)) == (
         200,
         [(b"x-amzn-requestid", b"r"), (b"content-type", b"text/event-stream")],
@@ -178,7 +191,7 @@ COUNTS: dict[str, tuple[list[bytes], bytes]] = {
 
 @pytest.mark.parametrize(("pieces", "wanted"), COUNTS.values(), ids=COUNTS.keys())
 async def test_a_count(pieces: list[bytes], wanted: bytes) -> None:
-    one = ConvertedReply(Reply(*pieces), CountToJson(), b"application/json")
+    one = converted(Reply(*pieces), CountToJson(), b"application/json")
     assert await one.more() == wanted
     assert one.done
 
@@ -186,13 +199,13 @@ async def test_a_count(pieces: list[bytes], wanted: bytes) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"<html>", b'{"inputTokens":"x"}', b"[" * 100_000, b" " * 200_000 + b"{}"]
 )
-async def test_a_count_that_is_none(body: bytes) -> None:
-    one: Any = ConvertedReply(Reply(body), CountToJson(), b"application/json")
-    with pytest.raises(HttpError, match="count of tokens"):
+async def test_an_invalid_count(body: bytes) -> None:
+    one = converted(Reply(body), CountToJson(), b"application/json")
+    with pytest.raises(HttpError, match="token count"):
         await one.more()
 
 
-async def test_a_count_without_end_is_not_held() -> None:
+async def test_a_count_over_the_maximum_is_not_buffered() -> None:
     one = CountToJson()
     one.feed(b" " * 70_000)
-    assert one.broken == "more than 65536 bytes for a count of tokens"
+    assert one.error == "a token count of more than 65536 bytes"

@@ -1,4 +1,4 @@
-"""The names of models at the clouds."""
+"""The ids of models on the clouds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("name", "named", "bedrock", "vertex"), NAMES)
-def test_a_name_at_each_cloud(name: str, named: tuple[int, int] | None, bedrock: str, vertex: str) -> None:
+def test_the_ids_of_a_model_on_each_cloud(name: str, named: tuple[int, int] | None, bedrock: str, vertex: str) -> None:
     assert (generation(name), bedrock_base_id(name), vertex_id(name)) == (named, bedrock, vertex)
 
 
@@ -63,7 +63,7 @@ NATIVE = [
 
 
 @pytest.mark.parametrize(("identifier", "name"), NATIVE)
-def test_an_identifier_of_bedrock_s_tells_the_model_or_hides_it(identifier: str, name: str | None) -> None:
+def test_a_bedrock_identifier_may_name_its_model(identifier: str, name: str | None) -> None:
     assert is_native(identifier)
     base = base_id_in(identifier)
     assert (claude_name(base) if base else None) == name
@@ -72,7 +72,7 @@ def test_an_identifier_of_bedrock_s_tells_the_model_or_hides_it(identifier: str,
 @pytest.mark.parametrize(
     "name", ["claude-opus-4-8", "amazon.nova-pro-v1:0", "", "anthropic.", "us.claude", "ANTHROPIC.a"]
 )
-def test_other_names_are_not_bedrock_s(name: str) -> None:
+def test_other_names_are_not_bedrock_identifiers(name: str) -> None:
     assert not is_native(name)
     assert base_id_in(name) is None
 
@@ -95,5 +95,5 @@ def test_other_names_are_not_bedrock_s(name: str) -> None:
         ("me-central-1", "global"),
     ],
 )
-def test_a_region_has_the_profiles_of_its_geography(region: str, prefix: str) -> None:
+def test_a_region_uses_the_profiles_of_its_geography(region: str, prefix: str) -> None:
     assert geography(region) == prefix

@@ -1,4 +1,4 @@
-"""Fitting a request to a service that has a part of the API: flags, fields, and never half of a pair."""
+"""Requests adapted to a service with part of the API: a flag and its field are both sent or both left out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.providers.compat.features import Adaptation, bridge, service_rules
+from bud_asgi.providers.compat.features import Adaptation, adapt, service_rules
 from bud_asgi.providers.seam import ProviderRequest
-
-from .bridges import NEWER, OLDER, OLDEST, VERSION, bridged, call_of, fields_of, request_of
+from providers.cloud_requests import NEWER, OLDER, OLDEST, VERSION, adapted, call_of, request_of, sent_fields
 
 SENT = [
     "compact-2026-01-12",
@@ -54,25 +53,25 @@ LEFT = [
     "structured-outputs-2025-11-13",
     "thinking-token-count-2026-05-13",
     "web-fetch-2025-09-10",
-    "a-flag-of-tomorrow-2027-01-01",
+    "an-unknown-flag-2027-01-01",
 ]
 
 
 @pytest.mark.parametrize("flag", SENT)
-def test_bedrock_gets_the_flags_that_it_takes(flag: str) -> None:
-    assert bridged(betas=flag) == Adaptation(
+def test_supported_flags_are_sent(flag: str) -> None:
+    assert adapted(betas=flag) == Adaptation(
         frozenset({"anthropic_beta"}), {"anthropic_version": b'"bedrock-2023-05-31"'}, (flag,), ()
     )
 
 
 @pytest.mark.parametrize("flag", LEFT)
-def test_one_flag_that_it_would_refuse_stays_behind_and_is_named(flag: str) -> None:
-    result = bridged(betas=f"effort-2025-11-24,{flag}")
+def test_an_unsupported_flag_is_dropped_and_reported(flag: str) -> None:
+    result = adapted(betas=f"effort-2025-11-24,{flag}")
     assert (result.betas, result.dropped) == (("effort-2025-11-24",), (flag,))
 
 
-def test_flags_of_header_and_body_are_one_list_in_order_each_once() -> None:
-    result = bridged(
+def test_flags_of_header_and_body_are_merged_in_order_without_duplicates() -> None:
+    result = adapted(
         {"anthropic_beta": ["context-1m-2025-08-07", "unknown", " effort-2025-11-24"]},
         betas=" effort-2025-11-24 ,unknown,, compact-2026-01-12",
     )
@@ -81,28 +80,28 @@ def test_flags_of_header_and_body_are_one_list_in_order_each_once() -> None:
     assert "anthropic_beta" in result.without
 
 
-def test_the_flag_for_advanced_tool_use_has_other_names_there() -> None:
+def test_the_flag_for_advanced_tool_use_is_sent_under_other_names() -> None:
     betas = "advanced-tool-use-2025-11-20,tool-search-tool-2025-10-19"
-    assert bridged(betas=betas).betas == ("tool-search-tool-2025-10-19", "tool-examples-2025-10-29")
-    assert bridged(betas=betas, service="vertex").betas == ("tool-search-tool-2025-10-19",)
-    assert bridged(betas=betas).dropped == ()
+    assert adapted(betas=betas).betas == ("tool-search-tool-2025-10-19", "tool-examples-2025-10-29")
+    assert adapted(betas=betas, service="vertex").betas == ("tool-search-tool-2025-10-19",)
+    assert adapted(betas=betas).dropped == ()
 
 
-def test_models_before_tool_search_do_not_get_its_flag() -> None:
+def test_models_without_tool_search_do_not_get_its_flag() -> None:
     betas = "tool-search-tool-2025-10-19,advanced-tool-use-2025-11-20"
-    assert bridged(betas=betas, model=OLDER).betas
-    assert (bridged(betas=betas, model=OLDEST).betas, bridged(betas=betas, model=OLDEST).dropped) == (
+    assert adapted(betas=betas, model=OLDER).betas
+    assert (adapted(betas=betas, model=OLDEST).betas, adapted(betas=betas, model=OLDEST).dropped) == (
         (),
         tuple(betas.split(",")),
     )
-    assert bridged(betas=betas, model="a-model-of-tomorrow").betas
+    assert adapted(betas=betas, model="an-unknown-model").betas
 
 
-def test_a_flag_that_needs_a_field_stays_behind_without_it() -> None:
+def test_a_flag_that_needs_a_field_is_dropped_without_it() -> None:
     flag = "dangerous-tool-use-2026-09-03"
-    assert bridged(betas=flag).dropped == (flag,)
-    assert bridged({"safeguards": {}}, betas=flag).betas == (flag,)
-    assert bridged({"safeguards": {}}, betas=flag, drop_fields=["safeguards"]).betas == ()
+    assert adapted(betas=flag).dropped == (flag,)
+    assert adapted({"safeguards": {}}, betas=flag).betas == (flag,)
+    assert adapted({"safeguards": {}}, betas=flag, drop_fields=["safeguards"]).betas == ()
 
 
 @pytest.mark.parametrize(
@@ -113,21 +112,19 @@ def test_a_flag_that_needs_a_field_stays_behind_without_it() -> None:
         ({"input_examples": [{}]}, ("tool-examples-2025-10-29",)),
         ({"description": 'says "defer_loading" and "input_examples"'}, ()),
     ],
-    ids=["deferred", "a search", "examples", "in words only"],
+    ids=["deferred", "a search", "examples", "in a text only"],
 )
-def test_what_needs_no_flag_at_anthropic_gets_the_one_that_bedrock_wants(
-    tool: dict[str, Any], flags: tuple[str, ...]
-) -> None:
+def test_tools_that_need_a_flag_only_at_bedrock_get_it(tool: dict[str, Any], flags: tuple[str, ...]) -> None:
     fields = {"tools": [{"name": "a", "input_schema": {}, **tool}]}
-    assert (bridged(fields).betas, bridged(fields).dropped) == (flags, ())
-    assert bridged(fields, model=OLDEST).betas == ()
-    assert bridged(fields, service="vertex").betas == ()
+    assert (adapted(fields).betas, adapted(fields).dropped) == (flags, ())
+    assert adapted(fields, model=OLDEST).betas == ()
+    assert adapted(fields, service="vertex").betas == ()
 
 
 BAD_FLAGS: dict[str, dict[str, Any]] = {
     "a line end": {"anthropic_beta": ["a\r\nset-cookie: b"]},
     "a comma": {"anthropic_beta": ["a,b"]},
-    "no ASCII": {"anthropic_beta": ["é"]},
+    "not ASCII": {"anthropic_beta": ["é"]},
     "too long": {"anthropic_beta": ["a" * 101]},
     "a string": {"anthropic_beta": "a"},
     "an object": {"anthropic_beta": [{}]},
@@ -137,14 +134,14 @@ BAD_FLAGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
-def test_what_can_be_no_list_of_flags_is_refused(fields: dict[str, Any]) -> None:
+def test_an_invalid_list_of_flags_is_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=r"^anthropic.beta: "):
-        bridged(fields)
+        adapted(fields)
 
 
-def test_a_flag_in_the_header_that_can_be_none_is_refused() -> None:
+def test_an_invalid_flag_in_the_header_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match=r"^anthropic-beta: 'a b' is not a valid value$"):
-        bridged(betas="a b")
+        adapted(betas="a b")
 
 
 DROPPED: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
@@ -166,10 +163,10 @@ DROPPED: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("service", ["bedrock", "vertex"])
 @pytest.mark.parametrize(("fields", "betas", "dropped"), DROPPED.values(), ids=DROPPED.keys())
-def test_what_is_left_out_without_harm_goes_with_its_flag(
+def test_a_field_that_clients_can_do_without_is_dropped_with_its_flag(
     fields: dict[str, Any], betas: str, dropped: tuple[str, ...], service: Literal["bedrock", "vertex"]
 ) -> None:
-    result = bridged(fields, betas=betas, service=service)
+    result = adapted(fields, betas=betas, service=service)
     assert (result.betas, result.dropped) == ((), dropped)
     assert set(fields) < result.without
 
@@ -186,80 +183,80 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("service", ["bedrock", "vertex"])
 @pytest.mark.parametrize(("fields", "betas"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_missed_by_the_client_is_refused_as_the_service_would(
+def test_a_field_that_clients_depend_on_is_rejected_as_the_service_would(
     fields: dict[str, Any], betas: str, service: Literal["bedrock", "vertex"]
 ) -> None:
     (name,) = fields
     with pytest.raises(InvalidRequest) as refused:
-        bridged(fields, betas=betas, service=service)
+        adapted(fields, betas=betas, service=service)
     assert str(refused.value) == f"{name}: Extra inputs are not permitted"
     assert (refused.value.status, refused.value.type) == (400, "invalid_request_error")
 
 
-def test_a_thread_is_refused_so_that_the_sdk_goes_on_without() -> None:
+def test_a_thread_is_rejected_so_that_the_sdk_continues_without() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        bridged({"thread": {"type": "create"}}, betas="message-threads-2026-08-12")
+        adapted({"thread": {"type": "create"}}, betas="message-threads-2026-08-12")
     assert refused.value.details == {"error_code": "thread_unsupported_request", "unsupported": ["platform"]}
 
 
 @pytest.mark.parametrize("name", ["thread", "fallbacks", "container", "service_tier", "cache_control", "output_format"])
-def test_null_is_absence_and_nothing_is_lost(name: str) -> None:
-    result = bridged({name: None})
+def test_null_counts_as_absent_and_is_not_reported(name: str) -> None:
+    result = adapted({name: None})
     assert name in result.without
     assert result.dropped == ()
-    assert fields_of({name: None}, result) == fields_of({}, bridged())
+    assert sent_fields({name: None}, result) == sent_fields({}, adapted())
 
 
-def test_a_field_with_a_flag_that_travels_travels_too() -> None:
+def test_a_field_is_sent_with_its_flag() -> None:
     fields = {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}
-    result = bridged(fields, betas="context-management-2025-06-27")
+    result = adapted(fields, betas="context-management-2025-06-27")
     assert (result.betas, result.dropped) == (("context-management-2025-06-27",), ())
     assert "context_management" not in result.without
 
 
-def test_a_field_whose_flag_was_not_sent_is_the_service_s_to_judge() -> None:
-    assert bridged({"context_management": {"edits": []}}).without == {"anthropic_beta"}
+def test_a_field_without_its_flag_is_sent_for_the_service_to_validate() -> None:
+    assert adapted({"context_management": {"edits": []}}).without == {"anthropic_beta"}
 
 
-def test_fields_that_nobody_knows_travel() -> None:
-    assert bridged({"a_field_of_tomorrow": 1}).without == {"anthropic_beta"}
+def test_unknown_fields_are_sent() -> None:
+    assert adapted({"an_unknown_field": 1}).without == {"anthropic_beta"}
 
 
-def test_a_flag_that_the_operator_allows_travels_with_its_field() -> None:
+def test_a_flag_that_the_operator_allows_is_sent_with_its_field() -> None:
     flag = "server-side-fallback-2026-07-01"
-    result = bridged({"fallbacks": "default"}, betas=flag, allow_betas=[flag])
+    result = adapted({"fallbacks": "default"}, betas=flag, allow_betas=[flag])
     assert (result.betas, result.dropped) == ((flag,), ())
     assert "fallbacks" not in result.without
     with pytest.raises(InvalidRequest, match="fallbacks"):
-        bridged({"fallbacks": "default"}, allow_betas=["another"])
+        adapted({"fallbacks": "default"}, allow_betas=["another"])
 
 
-def test_a_field_that_the_operator_drops_goes_with_its_flag() -> None:
+def test_a_field_that_the_operator_drops_is_dropped_with_its_flag() -> None:
     flag = "context-management-2025-06-27"
-    result = bridged({"context_management": {}, "top_k": 1}, betas=flag, drop_fields=["context_management", "top_k"])
+    result = adapted({"context_management": {}, "top_k": 1}, betas=flag, drop_fields=["context_management", "top_k"])
     assert (result.betas, result.dropped) == ((), (flag, "context_management", "top_k"))
     assert {"context_management", "top_k"} < result.without
-    assert bridged({"thread": {}}, drop_fields=["thread"]).dropped == ("thread",)
+    assert adapted({"thread": {}}, drop_fields=["thread"]).dropped == ("thread",)
 
 
-def test_a_flag_that_was_learned_to_be_refused_stays_behind() -> None:
-    result = bridged(betas="effort-2025-11-24,compact-2026-01-12", drop_betas=["effort-2025-11-24"])
+def test_a_flag_can_be_removed_from_the_rules() -> None:
+    result = adapted(betas="effort-2025-11-24,compact-2026-01-12", drop_betas=["effort-2025-11-24"])
     assert (result.betas, result.dropped) == (("compact-2026-01-12",), ("effort-2025-11-24",))
 
 
-def test_what_is_allowed_for_one_provider_is_not_for_another() -> None:
+def test_the_rules_of_one_provider_do_not_affect_another() -> None:
     service_rules("bedrock").adjusted(allow_betas=["mine"], drop_fields=["top_k"])
-    assert bridged({"top_k": 1}, betas="mine").dropped == ("mine",)
+    assert adapted({"top_k": 1}, betas="mine").dropped == ("mine",)
 
 
-def test_vertex_takes_fewer_flags_where_tokens_are_counted() -> None:
+def test_vertex_accepts_fewer_flags_when_counting_tokens() -> None:
     betas = "context-management-2025-06-27,mid-conversation-tool-changes-2026-07-01,web-search-2025-03-05"
     fields: dict[str, Any] = {"context_management": {}}
-    assert bridged(fields, betas=betas, service="vertex").dropped == ()
-    result = bridged(fields, betas=betas, service="vertex", counting=True)
+    assert adapted(fields, betas=betas, service="vertex").dropped == ()
+    result = adapted(fields, betas=betas, service="vertex", counting=True)
     assert result.betas == ("mid-conversation-tool-changes-2026-07-01",)
     assert result.dropped == ("context-management-2025-06-27", "web-search-2025-03-05", "context_management")
-    assert bridged(betas="mine", service="vertex", counting=True, allow_betas=["mine"]).betas == ("mine",)
+    assert adapted(betas="mine", service="vertex", counting=True, allow_betas=["mine"]).betas == ("mine",)
 
 
 VERSIONS = [
@@ -277,34 +274,34 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(("version", "model", "service", "sent"), VERSIONS)
-def test_the_version_goes_into_the_body_under_the_service_s_name(
+def test_the_version_is_in_the_body_under_the_service_s_name(
     version: str, model: str, service: Literal["bedrock", "vertex"], sent: str
 ) -> None:
     call = ProviderRequest(request_of({}), {b"anthropic-version": version.encode()})
-    assert json.loads(bridge(call, service_rules(service), model).changed["anthropic_version"]) == sent
+    assert json.loads(adapt(call, service_rules(service), model).changed["anthropic_version"]) == sent
 
 
-def test_a_version_in_the_body_stays() -> None:
-    assert "anthropic_version" not in bridged({"anthropic_version": "2026-10-21"}).changed
-    assert bridged({"anthropic_version": None}).changed["anthropic_version"] == b'"bedrock-2023-05-31"'
+def test_a_version_in_the_body_is_kept() -> None:
+    assert "anthropic_version" not in adapted({"anthropic_version": "2026-10-21"}).changed
+    assert adapted({"anthropic_version": None}).changed["anthropic_version"] == b'"bedrock-2023-05-31"'
 
 
 @given(
     st.lists(st.sampled_from([*SENT, *LEFT])), st.lists(st.sampled_from(sorted({**DROPPED, "thinking": 1, "top_k": 1})))
 )
-def test_no_flag_gets_lost_and_none_appears(flags: list[str], names: list[str]) -> None:
+def test_every_flag_is_either_sent_or_reported(flags: list[str], names: list[str]) -> None:
     fields = {key: value for name in names for key, value in DROPPED.get(name, ({name: None}, "", ()))[0].items()}
-    result = bridged(fields, betas=",".join(flags))
+    result = adapted(fields, betas=",".join(flags))
     sent, left = set(result.betas), set(result.dropped)
     assert sent | (left - set(fields)) == set(flags)
     assert not sent & left
     assert len(result.betas) == len(sent)
 
 
-def test_a_plain_request_costs_little() -> None:
+def test_a_plain_request_is_adapted_quickly() -> None:
     call, rules = call_of(), service_rules("bedrock")
     began = time.perf_counter()
     for _ in range(1000):
-        bridge(call, rules, NEWER)
+        adapt(call, rules, NEWER)
     assert time.perf_counter() - began < 0.1
     assert call.headers[b"anthropic-version"] == VERSION

@@ -1,4 +1,4 @@
-"""AWS's errors in the words of the Messages API: status, type and text, and nothing of the account."""
+"""AWS's errors as those of the Messages API: status, type and message, and nothing about the account."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers import TranslatedUpstreamError
 from bud_asgi.providers.bedrock import Bedrock
-from bud_asgi.providers.bedrock.errors import fault_of_reply, scrubbed
-
-from .bridges import OLDER, call_of
+from bud_asgi.providers.bedrock.errors import error_in_reply, redacted
+from providers.cloud_requests import OLDER, call_of
 
 ACCOUNT = "123456789012"
 TOKEN = "IQoJb3JpZ2luX2VjEXAMPLETOKEN"
@@ -28,14 +27,14 @@ NO_USER = f"User: arn:aws:sts::{ACCOUNT}:assumed-role/r/s is not authorized to p
 NO_SIGNATURE = "The request signature we calculated does not match the signature you provided.\n\nThe Canonical String"
 
 
-def explained(
+def translated(
     status: int, name: str, text: str, *, counting: bool = False, headers: Headers | None = None, **more: Any
 ) -> TranslatedUpstreamError:
     call = call_of({"model": OLDER} if counting else {}, counting=counting)
     lines = {b"x-amzn-errortype": f"{name}:http://internal.amazon.com/coral/".encode()} if headers is None else headers
-    refused = BEDROCK.translate_error(call, status, lines, json.dumps({"message": text, **more}).encode())
-    assert refused is not None
-    return refused
+    error = BEDROCK.translate_error(call, status, lines, json.dumps({"message": text, **more}).encode())
+    assert error is not None
+    return error
 
 
 TABLE: list[tuple[int, str, str, tuple[int, str, str]]] = [
@@ -87,7 +86,7 @@ TABLE: list[tuple[int, str, str, tuple[int, str, str]]] = [
     (500, "InternalServerException", "x", (500, "api_error", FAILED)),
     (500, "InternalFailure", "x", (500, "api_error", FAILED)),
     (503, "ServiceUnavailableException", "Too many connections.", (529, "overloaded_error", "Too many connections.")),
-    # by the status, where nobody knows the name
+    # unknown names: by the status
     (400, "NewException", "no", (400, "invalid_request_error", "no")),
     (403, "NewException", "no", (403, "permission_error", DENIED)),
     (404, "NewException", "no", (404, "not_found_error", MODEL)),
@@ -101,11 +100,11 @@ TABLE: list[tuple[int, str, str, tuple[int, str, str]]] = [
 
 @pytest.mark.parametrize(("status", "name", "text", "meaning"), TABLE)
 def test_what_an_error_means(status: int, name: str, text: str, meaning: tuple[int, str, str]) -> None:
-    refused = explained(status, name, text)
-    assert (refused.status, refused.type, str(refused)) == meaning
-    assert not refused.credential
-    assert refused.upstream_message == f"{status} {name}: {text}"
-    assert refused.retryable is (False if meaning[0] in {400, 403, 404, 413} else None)
+    error = translated(status, name, text)
+    assert (error.status, error.type, str(error)) == meaning
+    assert not error.credential
+    assert error.upstream_message == f"{status} {name}: {text}"
+    assert error.retryable is (False if meaning[0] in {400, 403, 404, 413} else None)
 
 
 CREDENTIAL = [
@@ -125,11 +124,11 @@ CREDENTIAL = [
 
 
 @pytest.mark.parametrize(("status", "name", "text"), CREDENTIAL)
-def test_what_aws_says_of_our_credential_is_not_the_client_s_to_know(status: int, name: str, text: str) -> None:
-    refused = explained(status, name, text)
-    assert (refused.status, refused.type, str(refused)) == (502, "api_error", BAD_CREDENTIAL)
-    assert refused.credential
-    assert refused.retryable is False
+def test_errors_about_the_gateway_s_credential_are_hidden_from_the_client(status: int, name: str, text: str) -> None:
+    error = translated(status, name, text)
+    assert (error.status, error.type, str(error)) == (502, "api_error", BAD_CREDENTIAL)
+    assert error.credential
+    assert error.retryable is False
 
 
 @pytest.mark.parametrize(
@@ -142,20 +141,18 @@ def test_what_aws_says_of_our_credential_is_not_the_client_s_to_know(status: int
     + [(status, (500, "api_error", FAILED)) for status in (401, 403, 404, 500, 503, 0)],
 )
 def test_the_model_s_own_error_has_the_model_s_status(model_status: int, wanted: tuple[int, str, str]) -> None:
-    refused = explained(424, "ModelErrorException", "no", originalStatusCode=model_status)
-    assert (refused.status, refused.type, str(refused)) == wanted
+    error = translated(424, "ModelErrorException", "no", originalStatusCode=model_status)
+    assert (error.status, error.type, str(error)) == wanted
 
 
-def test_the_model_s_own_word_that_a_prompt_is_too_long() -> None:
-    refused = explained(424, "ModelErrorException", "Input is too long for requested model.", originalStatusCode=400)
-    assert str(refused).startswith("prompt is too long: ")
+def test_the_model_s_own_error_for_a_prompt_that_is_too_long() -> None:
+    error = translated(424, "ModelErrorException", "Input is too long for requested model.", originalStatusCode=400)
+    assert str(error).startswith("prompt is too long: ")
 
 
-def test_a_model_that_is_not_counted_for() -> None:
-    refused = explained(
-        400, "ValidationException", "The provided model doesn't support counting tokens.", counting=True
-    )
-    assert (refused.status, refused.type, str(refused)) == (404, "not_found_error", NOT_COUNTED)
+def test_a_model_whose_tokens_are_not_counted() -> None:
+    error = translated(400, "ValidationException", "The provided model doesn't support counting tokens.", counting=True)
+    assert (error.status, error.type, str(error)) == (404, "not_found_error", NOT_COUNTED)
 
 
 NAMES: dict[str, tuple[dict[bytes, bytes], dict[str, Any]]] = {
@@ -171,36 +168,36 @@ NAMES: dict[str, tuple[dict[bytes, bytes], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("headers", "fields"), NAMES.values(), ids=NAMES.keys())
-def test_where_the_name_stands(headers: dict[bytes, bytes], fields: dict[str, Any]) -> None:
-    refused = explained(400, "", "Slow down.", headers=headers, **fields)
-    assert (refused.status, str(refused)) == (429, "Slow down.")
+def test_where_the_name_of_an_error_is(headers: dict[bytes, bytes], fields: dict[str, Any]) -> None:
+    error = translated(400, "", "Slow down.", headers=headers, **fields)
+    assert (error.status, str(error)) == (429, "Slow down.")
 
 
-def test_the_text_may_begin_with_a_capital() -> None:
-    refused = BEDROCK.translate_error(
+def test_the_field_of_the_text_may_be_capitalised() -> None:
+    error = BEDROCK.translate_error(
         call_of(), 429, {b"x-amzn-errortype": b"ThrottlingException"}, b'{"Message":"Slow down."}'
     )
-    assert str(refused) == "Slow down."
+    assert str(error) == "Slow down."
 
 
-@pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b'{"message":null}', b'{"message":{}}'])
+@pytest.mark.parametrize("body", [b"", b"not JSON", b"[]", b'{"message":null}', b'{"message":{}}'])
 def test_an_error_without_a_text(body: bytes) -> None:
-    refused = BEDROCK.translate_error(call_of(), 429, {b"x-amzn-errortype": b"ThrottlingException"}, body)
-    assert str(refused) == "The upstream refused the request without a word."
+    error = BEDROCK.translate_error(call_of(), 429, {b"x-amzn-errortype": b"ThrottlingException"}, body)
+    assert str(error) == "The upstream refused the request without a message."
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>503</html>", b"{}", b'{"error":{"type":"x","message":"y"}}'])
-def test_what_is_no_error_of_aws_is_not_explained(body: bytes) -> None:
+def test_other_replies_are_not_translated(body: bytes) -> None:
     assert BEDROCK.translate_error(call_of(), 503, {b"content-type": b"text/html"}, body) is None
-    assert fault_of_reply(503, {}, body) is None
+    assert error_in_reply(503, {}, body) is None
 
 
-def test_when_to_try_again_is_told_if_aws_tells_it() -> None:
+def test_the_retry_headers_of_aws_are_passed_on() -> None:
     slow = {b"x-amzn-errortype": b"ValidationException", b"x-amzn-requestid": b"up-1", b"content-type": b"x"}
-    refused = explained(400, "", "Slow down.", headers={**slow, b"retry-after": b"7"})
-    assert refused.headers == {"retry-after": "7", "upstream-request-id": "up-1"}
-    assert refused.retryable is False
-    assert explained(400, "", "Slow down.", headers={**slow, b"x-should-retry": b"true"}).retryable is None
+    error = translated(400, "", "Slow down.", headers={**slow, b"retry-after": b"7"})
+    assert error.headers == {"retry-after": "7", "upstream-request-id": "up-1"}
+    assert error.retryable is False
+    assert translated(400, "", "Slow down.", headers={**slow, b"x-should-retry": b"true"}).retryable is None
 
 
 PRIVATE = [
@@ -218,14 +215,14 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize(("text", "shown"), PRIVATE)
-def test_what_is_the_account_s_own_is_taken_out(text: str, shown: str) -> None:
-    assert scrubbed(text) == shown
-    refused = explained(400, "ValidationException", text)
-    assert str(refused) == shown
-    assert refused.upstream_message.endswith(text)
+def test_texts_that_identify_the_account_are_redacted(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+    error = translated(400, "ValidationException", text)
+    assert str(error) == shown
+    assert error.upstream_message.endswith(text)
 
 
-def test_a_secret_of_ours_is_in_no_text_at_all() -> None:
-    refused = explained(403, "InvalidSignatureException", f"{NO_SIGNATURE}\nx-amz-security-token:{TOKEN}\n")
-    assert TOKEN not in refused.upstream_message
-    assert TOKEN not in str(explained(400, "ValidationException", f"not {TOKEN}"))
+def test_the_gateway_s_secrets_are_in_no_text() -> None:
+    error = translated(403, "InvalidSignatureException", f"{NO_SIGNATURE}\nx-amz-security-token:{TOKEN}\n")
+    assert TOKEN not in error.upstream_message
+    assert TOKEN not in str(translated(400, "ValidationException", f"not {TOKEN}"))

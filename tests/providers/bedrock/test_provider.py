@@ -1,4 +1,4 @@
-"""The Bedrock provider: what it can be made of, and the requests that it writes."""
+"""The Bedrock provider: its options, and the requests that it encodes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
 from bud_asgi.providers import Provider
 from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.providers.seam import EncodedRequest, ProviderRequest
-
-from .bridges import MESSAGES, NEWER, OLDER, call_of, request_of
+from providers.cloud_requests import MESSAGES, NEWER, OLDER, call_of, request_of
 
 SECRET = "a-secret-key-that-nobody-sees"
 ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
@@ -32,7 +31,7 @@ def body_of(request: HttpRequest) -> bytes:
     return request.body if isinstance(request.body, bytes) else b"".join(request.body)
 
 
-def written(call: ProviderRequest | None = None, **options: Any) -> HttpRequest:
+def encoded(call: ProviderRequest | None = None, **options: Any) -> HttpRequest:
     return bedrock(**options).encode(call or call_of()).request
 
 
@@ -41,7 +40,7 @@ def test_a_request_as_invoke_model() -> None:
         b' {"max_tokens" : 1e2,"model":"claude-haiku-4-5","stream":false, "metadata":{"user_id":"\\u00e9"},'
         b'"messages":[{"content":[{"text":"\xe2\x80\xa8","type":"text"}],"role":"user"}],"x":123456789012345678901}\r\n'
     )
-    request = written(call_of(sent))
+    request = encoded(call_of(sent))
     assert (request.method, request.target) == (
         b"POST",
         b"/model/us.anthropic.claude-haiku-4-5-20251001-v1:0/invoke",
@@ -63,8 +62,8 @@ def test_a_request_as_invoke_model() -> None:
     assert request.timeouts == Timeouts(5.0, 600.0, 300.0)
 
 
-def test_a_stream_has_a_path_and_a_type_of_its_own() -> None:
-    request = written(call_of({"stream": True}, betas="effort-2025-11-24,claude-code-20250219"))
+def test_a_stream_has_its_own_path_and_content_type() -> None:
+    request = encoded(call_of({"stream": True}, betas="effort-2025-11-24,claude-code-20250219"))
     assert request.target == b"/model/us.anthropic.claude-opus-4-8/invoke-with-response-stream"
     assert (b"accept", b"application/vnd.amazon.eventstream") in request.headers
     assert json.loads(body_of(request)) == {
@@ -75,12 +74,12 @@ def test_a_stream_has_a_path_and_a_type_of_its_own() -> None:
     }
 
 
-def test_what_was_left_out_is_named() -> None:
+def test_what_is_left_out_is_reported() -> None:
     one: EncodedRequest = bedrock().encode(call_of({"service_tier": "auto"}, betas="claude-code-20250219"))
     assert one.dropped == ("claude-code-20250219", "service_tier")
 
 
-def test_what_bedrock_lacks_is_refused() -> None:
+def test_what_bedrock_does_not_support_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match=r"^mcp_servers: "):
         bedrock().encode(call_of({"mcp_servers": []}))
 
@@ -93,7 +92,7 @@ def test_every_request_has_the_same_origin_so_that_connections_are_shared() -> N
 MODELS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "an id": ({}, "claude-opus-4-8", None, "us.anthropic.claude-opus-4-8"),
     "an alias": ({}, "claude-sonnet-4-5", None, "us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
-    "one of tomorrow": ({}, "claude-opus-8", None, "us.anthropic.claude-opus-8"),
+    "an unknown model": ({}, "claude-opus-8", None, "us.anthropic.claude-opus-8"),
     "a base id": ({}, "anthropic.claude-opus-4-8", None, "anthropic.claude-opus-4-8"),
     "a profile": ({}, "global.anthropic.claude-opus-4-8", None, "global.anthropic.claude-opus-4-8"),
     "a mapped id": ({}, "fast", "claude-haiku-4-5", "us.anthropic.claude-haiku-4-5-20251001-v1:0"),
@@ -107,13 +106,13 @@ MODELS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
 
 
 @pytest.mark.parametrize(("options", "asked", "mapped", "identifier"), MODELS.values(), ids=MODELS.keys())
-def test_the_model_stands_in_the_path(options: dict[str, Any], asked: str, mapped: str | None, identifier: str) -> None:
-    request = written(call_of({"model": asked}, model=mapped), **options)
+def test_the_model_is_in_the_path(options: dict[str, Any], asked: str, mapped: str | None, identifier: str) -> None:
+    request = encoded(call_of({"model": asked}, model=mapped), **options)
     assert request.target == f"/model/{identifier}/invoke".encode()
 
 
 @pytest.mark.parametrize("name", ["/", "a/b", "a b", "a?b", "a#b", "a%2Fb", "é", "a\r\nb", "a@b", "a;b", "arn:aws:a b"])
-def test_a_name_that_no_path_may_hold_is_no_model(name: str) -> None:
+def test_a_name_that_is_unsafe_in_a_path_is_not_found(name: str) -> None:
     with pytest.raises(NotFound) as refused:
         bedrock().encode(call_of({"model": name}))
     assert str(refused.value) == f"model: {name}"
@@ -129,32 +128,32 @@ HIDDEN: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "by a target": ({}, "claude-sonnet-4-20250514", ARN),
     "by its id": ({"model_ids": {"claude-sonnet-4": ARN}}, "claude-sonnet-4", None),
     "by the id of a target": ({"model_ids": {"claude-sonnet-4": ARN}}, "claude-opus-5", "claude-sonnet-4"),
-    "by a name that tells nothing": ({"model_ids": {"big": ARN}}, "claude-sonnet-4", "big"),
+    "by a name without a generation": ({"model_ids": {"big": ARN}}, "claude-sonnet-4", "big"),
 }
 
 
 @pytest.mark.parametrize(("options", "asked", "mapped"), HIDDEN.values(), ids=HIDDEN.keys())
-def test_where_an_arn_hides_the_model_a_name_tells_what_it_can(
+def test_the_features_behind_an_arn_follow_the_name_of_the_model(
     options: dict[str, Any], asked: str, mapped: str | None
 ) -> None:
     call = call_of({"model": asked}, betas="tool-search-tool-2025-10-19", model=mapped)
     assert bedrock(**options).encode(call).dropped == ("tool-search-tool-2025-10-19",)
 
 
-def test_a_mapped_model_tells_itself_what_it_can() -> None:
+def test_the_features_of_a_mapped_model_follow_its_own_name() -> None:
     call = call_of({"model": "claude-opus-4-8"}, betas="tool-search-tool-2025-10-19", model="claude-sonnet-4")
     assert bedrock().encode(call).dropped == ("tool-search-tool-2025-10-19",)
 
 
 def count_of(fields: dict[str, Any] | None = None, *, model: str | None = None, **options: Any) -> tuple[str, Any]:
-    """The path, and the body inside, of a count."""
-    request = written(call_of({"model": OLDER, **(fields or {})}, counting=True, model=model), **options)
+    """Return the path and the inner body of a token count."""
+    request = encoded(call_of({"model": OLDER, **(fields or {})}, counting=True, model=model), **options)
     outer = json.loads(body_of(request))
     assert list(outer) == ["input"]
     return request.target.decode(), json.loads(base64.b64decode(outer["input"]["invokeModel"]["body"]))
 
 
-def test_a_count_asks_with_the_body_in_base64_and_the_base_id() -> None:
+def test_a_count_has_the_body_in_base64_and_the_base_id() -> None:
     path, inner = count_of({"stream": True, "system": "é"})
     assert path == "/model/anthropic.claude-haiku-4-5-20251001-v1:0/count-tokens"
     assert inner == {
@@ -181,12 +180,12 @@ def test_max_tokens_of_a_count_is_above_the_budget_for_thinking() -> None:
         ("fast", "claude-haiku-4-5"),
     ],
 )
-def test_a_count_is_asked_with_the_base_id_whatever_the_model_goes_by(asked: str, mapped: str | None) -> None:
+def test_a_count_uses_the_base_id_whatever_the_model_is_called(asked: str, mapped: str | None) -> None:
     path, _ = count_of({"model": asked}, model=mapped)
     assert path == "/model/anthropic.claude-haiku-4-5-20251001-v1:0/count-tokens"
 
 
-def test_a_base_id_is_counted_with_as_it_is() -> None:
+def test_a_base_id_is_counted_unchanged() -> None:
     path, _ = count_of({"model": "us.anthropic.claude-3-5-sonnet-20241022-v2:0"})
     assert path == "/model/anthropic.claude-3-5-sonnet-20241022-v2:0/count-tokens"
 
@@ -195,12 +194,12 @@ def test_a_base_id_is_counted_with_as_it_is() -> None:
     ("asked", "mapped"),
     [("claude-opus-4-7", None), ("claude-opus-5", None), ("claude-opus-4-8", ARN), ("fast", ARN), ("fast", None)],
 )
-def test_models_that_are_not_counted_for_are_told_of(asked: str, mapped: str | None) -> None:
+def test_models_whose_tokens_are_not_counted_are_not_found(asked: str, mapped: str | None) -> None:
     with pytest.raises(NotFound, match="does not count tokens"):
         count_of({"model": asked}, model=mapped)
 
 
-def test_the_operator_s_headers_go_with_every_message_and_with_no_count() -> None:
+def test_the_operator_s_headers_are_sent_with_messages_and_not_with_counts() -> None:
     options: dict[str, Any] = {"service_tier": "flex", "guardrail": ("gr-1", "DRAFT")}
     headers = [
         (b"x-amzn-bedrock-service-tier", b"flex"),
@@ -208,8 +207,8 @@ def test_the_operator_s_headers_go_with_every_message_and_with_no_count() -> Non
         (b"x-amzn-bedrock-guardrailversion", b"DRAFT"),
     ]
     for fields in ({}, {"stream": True}):
-        assert list(written(call_of(fields), **options).headers[-3:]) == headers
-    count = written(call_of({"model": OLDER}, counting=True), **options)
+        assert list(encoded(call_of(fields), **options).headers[-3:]) == headers
+    count = encoded(call_of({"model": OLDER}, counting=True), **options)
     assert not any(name.startswith(b"x-amzn") for name, _ in count.headers)
 
 
@@ -218,7 +217,7 @@ def asking(**headers: str) -> ProviderRequest:
     return ProviderRequest(request_of({}), {b"anthropic-version": b"2023-06-01", **lines})
 
 
-def test_a_client_chooses_only_what_it_is_let_choose() -> None:
+def test_a_client_sets_only_the_headers_that_it_may_set() -> None:
     call = asking(
         x_amzn_bedrock_service_tier="priority",
         x_amzn_bedrock_guardrailidentifier="mine",
@@ -227,38 +226,38 @@ def test_a_client_chooses_only_what_it_is_let_choose() -> None:
         x_amz_security_token="t",
         authorization="Bearer x",
     )
-    plain = written(call_of()).headers
-    assert written(call).headers == plain
-    some = written(call, client_headers=["x-amzn-bedrock-trace", "x-amzn-bedrock-request-metadata"])
+    plain = encoded(call_of()).headers
+    assert encoded(call).headers == plain
+    some = encoded(call, client_headers=["x-amzn-bedrock-trace", "x-amzn-bedrock-request-metadata"])
     assert some.headers == (*plain, (b"x-amzn-bedrock-trace", b"ENABLED"))
     everything: dict[str, Any] = {
         "client_headers": ["x-amzn-bedrock-service-tier", "x-amzn-bedrock-guardrailidentifier"],
         "guardrail": ("gr-1", "1"),
         "service_tier": "default",
     }
-    assert written(call, **everything).headers == written(call_of(), **everything).headers
+    assert encoded(call, **everything).headers == encoded(call_of(), **everything).headers
 
 
-def test_whom_a_request_is_for_travels_only_if_clients_may_say_so() -> None:
+def test_a_user_profile_is_sent_only_if_clients_may_set_it() -> None:
     call = asking(anthropic_user_profile_id="up_1")
-    assert "user_profile_id" not in json.loads(body_of(written(call)))
-    assert json.loads(body_of(written(call, user_profiles=True)))["user_profile_id"] == "up_1"
+    assert "user_profile_id" not in json.loads(body_of(encoded(call)))
+    assert json.loads(body_of(encoded(call, user_profiles=True)))["user_profile_id"] == "up_1"
     both = ProviderRequest(request_of({"user_profile_id": "up_2"}), call.headers)
-    assert json.loads(body_of(written(both, user_profiles=True)))["user_profile_id"] == "up_2"
+    assert json.loads(body_of(encoded(both, user_profiles=True)))["user_profile_id"] == "up_2"
 
 
-def test_a_request_over_twenty_megabytes_is_refused() -> None:
-    room = 20_000_000 - len(body_of(written(call_of({"system": ""}))))
-    assert written(call_of({"system": "x" * room}))
+def test_a_request_over_twenty_megabytes_is_rejected() -> None:
+    room = 20_000_000 - len(body_of(encoded(call_of({"system": ""}))))
+    assert encoded(call_of({"system": "x" * room}))
     with pytest.raises(RequestTooLarge, match="20000000 bytes"):
-        written(call_of({"system": "x" * (room + 1)}))
+        encoded(call_of({"system": "x" * (room + 1)}))
 
 
-def test_flags_and_fields_are_the_operator_s() -> None:
-    call = call_of({"top_k": 5}, betas="a-flag-of-tomorrow")
-    one = bedrock(allow_betas=["a-flag-of-tomorrow"], drop_fields=["top_k"]).encode(call)
+def test_the_operator_can_allow_flags_and_drop_fields() -> None:
+    call = call_of({"top_k": 5}, betas="an-unknown-flag")
+    one = bedrock(allow_betas=["an-unknown-flag"], drop_fields=["top_k"]).encode(call)
     sent = json.loads(body_of(one.request))
-    assert (sent["anthropic_beta"], "top_k" in sent, one.dropped) == (["a-flag-of-tomorrow"], False, ("top_k",))
+    assert (sent["anthropic_beta"], "top_k" in sent, one.dropped) == (["an-unknown-flag"], False, ("top_k",))
 
 
 PLACES: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
@@ -273,16 +272,18 @@ PLACES: dict[str, tuple[dict[str, Any], bytes, bytes]] = {
 
 
 @pytest.mark.parametrize(("options", "authority", "before"), PLACES.values(), ids=PLACES.keys())
-def test_the_region_or_the_endpoint_says_where_to(options: dict[str, Any], authority: bytes, before: bytes) -> None:
-    request = written(**options)
+def test_the_region_or_the_endpoint_determines_the_server(
+    options: dict[str, Any], authority: bytes, before: bytes
+) -> None:
+    request = encoded(**options)
     assert request.origin.authority == authority
     assert request.target.startswith(before + b"/model/")
     assert (request.origin.tls is None) == str(options.get("endpoint")).startswith("http:")
 
 
-def test_the_timeouts_and_the_context_are_the_operator_s() -> None:
+def test_the_operator_sets_the_timeouts_and_the_tls_context() -> None:
     context, timeouts = ssl.create_default_context(), Timeouts(1.0, 2.0, 3.0)
-    request = written(tls=context, timeouts=timeouts)
+    request = encoded(tls=context, timeouts=timeouts)
     assert request.origin.tls is context
     assert request.timeouts is timeouts
 
@@ -317,7 +318,7 @@ def test_what_could_not_be_called_is_refused(options: dict[str, Any], words: str
     assert "pw" not in str(refused.value)
 
 
-def test_it_is_a_provider_that_shows_no_key() -> None:
+def test_its_repr_shows_no_key() -> None:
     one: Provider = bedrock(name="mine", model_ids={"big": ARN})
     assert repr(one) == ("Bedrock(name='mine', region='us-east-1', endpoint='bedrock-runtime.us-east-1.amazonaws.com')")
     assert SECRET not in repr(one.credential)

@@ -1,11 +1,11 @@
-"""An event stream of Bedrock's, and what it becomes."""
+"""An AWS event stream from Bedrock, and the server-sent events it converts to."""
 
 from __future__ import annotations
 
-from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.sse import PING
-from bud_asgi.providers.bedrock.errors import AwsFault, refusal_of
+from bud_asgi.providers.bedrock.errors import AwsError, translate
 from bud_asgi.providers.bedrock.stream import EventsToSse
+from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.testing.bedrock.stream import chunk
 
 START = b'{"type":"message_start","message":{"id":"msg_bdrk_1","usage":{"input_tokens":3,"output_tokens":1}}}'
@@ -24,16 +24,15 @@ SSE = (
 ) % (START, PING, DELTA, DELTA, END)
 
 
-def explain(fault: AwsFault) -> GatewayError:
-    return refusal_of(fault, "claude-opus-4-8")
-
-
 def codec() -> EventsToSse:
-    return EventsToSse("req_1", explain)
+    def translated(error: AwsError) -> TranslatedUpstreamError:
+        return translate(error, "claude-opus-4-8")
+
+    return EventsToSse("req_1", translated)
 
 
-def wrong(at: int) -> bytes:
-    """A message with one bit of one byte turned."""
+def corrupt(at: int) -> bytes:
+    """Return a message with one bit of the byte at `at` flipped."""
     frame = bytearray(chunk(DELTA))
     frame[at] ^= 1
     return bytes(frame)
