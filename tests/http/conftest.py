@@ -60,7 +60,7 @@ async def engine() -> AsyncIterator[Engine]:
     await engine.aclose()
     assert engine.open == 0
     assert engine.idle == 0
-    assert not engine._common.clock.ticking  # nothing may stay scheduled
+    assert not engine._loop_state.clock.ticking  # nothing may stay scheduled
 
 
 @pytest_asyncio.fixture(params=ENGINES)

@@ -37,9 +37,6 @@ DIFFERS: Mapping[str, str] = {
     "test_a_stale_connection_over_tls_costs_one_retry": _NOT_TWICE,
     "test_a_connection_that_ends_exactly_on_reuse_costs_one_retry": _NOT_TWICE,
     "test_a_reset_after_a_byte_came_back_is_not_retried": _NO_BYTE,
-    "test_cancelled_within_the_tls_handshake": (
-        "httpcore closes a socket when the handshake fails, not when it is cancelled: it is left to the collector"
-    ),
     "test_cancelled_at_any_turn_of_dialling_nothing_leaks[httpx]": (
         "httpcore 1.0.9 keeps a place in its pool for a request that was cancelled before it began; httpcore2 does not"
     ),
@@ -80,7 +77,7 @@ class Ours(Engine):
 
     @property
     def ticking(self) -> bool:
-        return self._common.clock.ticking
+        return self._loop_state.clock.ticking
 
 
 class Httpx(HttpxEngine):

@@ -143,7 +143,7 @@ async def test_a_client_serves_one_loop(library: Any) -> None:
     await HttpxEngine(client).aclose()
 
     async def elsewhere() -> None:
-        with pytest.raises(RuntimeError, match="hand in a function"):
+        with pytest.raises(RuntimeError, match="pass a function"):
             HttpxEngine(client)
         with pytest.raises(RuntimeError, match="belongs to the event loop"):
             await engine.send(get())
@@ -156,7 +156,7 @@ async def test_a_client_serves_one_loop(library: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [object, httpx.Client, httpx2.HTTPTransport])
 async def test_what_is_no_client_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"hand in an httpx\.AsyncClient"):
+    with pytest.raises(TypeError, match=r"expected an httpx\.AsyncClient"):
         HttpxEngine(wrong)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from bud_asgi.http.message import MAX_OVERHEAD, Message, MessageError
+from bud_asgi.http.parser import MAX_OVERHEAD, InvalidResponseError, ResponseParser
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
 
-def feed(wire: bytes, *, cuts: int = 0, bodiless: bool = False) -> Message:
-    message = Message(bodiless=bodiless)
+def feed(wire: bytes, *, cuts: int = 0, is_head: bool = False) -> ResponseParser:
+    parser = ResponseParser(is_head=is_head)
     step = cuts or max(len(wire), 1)
     for start in range(0, len(wire), step):
-        message.feed(memoryview(wire)[start : start + step])
-    return message
+        parser.feed(memoryview(wire)[start : start + step])
+    return parser
 
 
 WHOLE = {
@@ -60,9 +60,9 @@ def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_cut(
     wire: bytes, status: int, body: bytes, persistent: bool
 ) -> None:
     for size in range(1, len(wire) + 1):
-        message = feed(wire, cuts=size)
-        assert (message.status, message.take(), message.complete) == (status, body, True)
-        assert (message.persistent, message.surplus) == (persistent, False)
+        parser = feed(wire, cuts=size)
+        assert (parser.status, parser.take(), parser.complete) == (status, body, True)
+        assert (parser.persistent, parser.trailing_data) == (persistent, False)
     for cut in range(len(wire)):
         assert not feed(wire[:cut]).complete
 
@@ -70,23 +70,23 @@ def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_cut(
 def test_every_split_of_a_chunked_reply_gives_the_same_bytes() -> None:
     wire = CHUNKED + b"".join(b"%x;e\r\n%s\r\n" % (n, b"d" * n) for n in (1, 15, 16, 40)) + b"0\r\nt: v\r\n\r\n"
     for first in range(len(wire) + 1):
-        message = Message()
+        parser = ResponseParser()
         for part in (wire[:first], wire[first:]):
             if part:
-                message.feed(memoryview(part))
-        assert message.take() == b"d" * 72
-        assert message.complete
+                parser.feed(memoryview(part))
+        assert parser.take() == b"d" * 72
+        assert parser.complete
 
 
 def test_header_names_are_lower_case_in_order_with_values_as_they_came() -> None:
-    message = feed(HEAD + b"X-B:  Two\t words \r\nx-a:\r\nX-b: \xff\r\ncontent-length: 0\r\n\r\n")
-    assert message.headers == [(b"x-b", b"Two\t words"), (b"x-a", b""), (b"x-b", b"\xff"), (b"content-length", b"0")]
+    parser = feed(HEAD + b"X-B:  Two\t words \r\nx-a:\r\nX-b: \xff\r\ncontent-length: 0\r\n\r\n")
+    assert parser.headers == [(b"x-b", b"Two\t words"), (b"x-a", b""), (b"x-b", b"\xff"), (b"content-length", b"0")]
 
 
 def test_the_reply_to_head_is_complete_with_its_head_and_costs_the_connection() -> None:
-    message = feed(HEAD + b"content-length: 5\r\n\r\n", bodiless=True)
-    assert message.complete
-    assert message.surplus
+    parser = feed(HEAD + b"content-length: 5\r\n\r\n", is_head=True)
+    assert parser.complete
+    assert parser.trailing_data
 
 
 def test_only_a_body_that_nothing_framed_ends_with_the_input() -> None:
@@ -107,10 +107,10 @@ SURPLUS = {
 
 @pytest.mark.parametrize("behind", SURPLUS.values(), ids=SURPLUS.keys())
 def test_what_stands_behind_a_complete_reply_is_surplus_and_the_reply_stays(behind: bytes) -> None:
-    message = feed(HEAD + b"content-length: 2\r\n\r\nok" + behind)
-    assert message.complete
-    assert message.surplus
-    assert (message.status, message.take()) == (200, b"ok")
+    parser = feed(HEAD + b"content-length: 2\r\n\r\nok" + behind)
+    assert parser.complete
+    assert parser.trailing_data
+    assert (parser.status, parser.take()) == (200, b"ok")
 
 
 REFUSED = {
@@ -153,7 +153,7 @@ REFUSED = {
 @pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("cuts", [0, 1])
 def test_what_cannot_be_trusted_is_refused(wire: bytes, cuts: int) -> None:
-    with pytest.raises(MessageError):
+    with pytest.raises(InvalidResponseError):
         feed(wire, cuts=cuts)
 
 
@@ -174,11 +174,11 @@ ENDLESS = {
 @pytest.mark.parametrize("cuts", [1000, 64 << 10])
 def test_what_does_not_end_is_refused_before_it_has_cost_much(begin: bytes, more: bytes, times: int, cuts: int) -> None:
     wire = begin + more * times
-    with pytest.raises(MessageError):
+    with pytest.raises(InvalidResponseError):
         feed(wire, cuts=cuts)
     # Below the limit it is read; the limit and one read are the most that is ever looked at.
     assert not feed(wire[: MAX_OVERHEAD // 2], cuts=cuts).complete
-    with pytest.raises(MessageError):
+    with pytest.raises(InvalidResponseError):
         feed(wire[: 2 * MAX_OVERHEAD + cuts], cuts=cuts)
 
 
@@ -186,15 +186,15 @@ def test_a_head_just_below_the_limit_is_read_with_the_body_behind_it_in_one_read
     head = HEAD + b"content-length: 100000\r\nx: "
     head += b"a" * (MAX_OVERHEAD - len(head) - 4) + b"\r\n\r\n"
     assert len(head) == MAX_OVERHEAD
-    message = feed(head + b"b" * 100_000)
-    assert message.complete
-    assert len(message.take()) == 100_000
-    with pytest.raises(MessageError):
+    parser = feed(head + b"b" * 100_000)
+    assert parser.complete
+    assert len(parser.take()) == 100_000
+    with pytest.raises(InvalidResponseError):
         feed(head.replace(b"x: ", b"xy: ") + b"b" * 100_000)
 
 
 def test_tiny_chunks_weigh_what_they_cost() -> None:
-    message = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
-    assert message.held > 60_000
-    assert len(message.take()) == 2000
-    assert message.held == 0
+    parser = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
+    assert parser.buffered > 60_000
+    assert len(parser.take()) == 2000
+    assert parser.buffered == 0

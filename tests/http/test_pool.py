@@ -180,11 +180,11 @@ async def test_an_idle_connection_that_the_peer_ended_is_gone_at_once(engine: En
 
 async def test_figures_are_told_by_origin(engine: Engine) -> None:
     async with Peer(closes_on_reuse) as first, Peer(says(CHUNKED)) as second:
-        assert engine.figures() == {}
+        assert engine.pool_stats() == {}
         for _ in range(2):
             await read(await engine.send(ask(first)))
         reply = await engine.send(ask(second))
-        assert engine.figures() == {
+        assert engine.pool_stats() == {
             first.origin: PoolStats(open=1, idle=1, reused=1, stale_retries=1),
             second.origin: PoolStats(open=1, idle=0, reused=0, stale_retries=0),
         }
@@ -198,7 +198,7 @@ async def test_idle_connections_are_closed_after_keep_alive_and_the_clock_stops(
         assert engine.idle == 1
         await asyncio.sleep(0.1 + TICK + 0.1)
         assert (engine.open, engine.idle) == (0, 0)
-        assert not engine._common.clock.ticking  # pyright: ignore[reportPrivateUsage] - nothing is watched
+        assert not engine._loop_state.clock.ticking  # pyright: ignore[reportPrivateUsage] - nothing is watched
     await engine.aclose()
 
 
@@ -226,7 +226,7 @@ async def test_a_cap_on_open_connections_fails_at_once() -> None:
     engine = Engine(PoolLimits(max_open=1))
     async with Peer(says(CHUNKED)) as peer:
         reply = await engine.send(ask(peer))
-        with pytest.raises(HttpError, match="1 connections are in use") as failed:
+        with pytest.raises(HttpError, match="limit of 1 open connections") as failed:
             await engine.send(ask(peer))
         assert (failed.value.kind, failed.value.sent) == ("connect", False)
         reply.close()

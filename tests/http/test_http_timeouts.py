@@ -44,7 +44,7 @@ async def test_silence_within_the_reply_is_a_timeout_that_pauses_do_not_put_off(
         assert await reply.more() == b"a"
         began = time.monotonic()
         assert await reply.more(within=0.1) is None
-        with pytest.raises(HttpError, match=r"silent for 0\.6 s") as failed:
+        with pytest.raises(HttpError, match=r"no data for 0\.6 s") as failed:
             await reply.more()
         assert 0.55 <= time.monotonic() - began <= 0.6 + SLACK
         assert (failed.value.kind, failed.value.answered) == ("timeout", True)

@@ -6,7 +6,7 @@ import pytest
 from peer import OK, Line, Peer, ask, read, says
 
 from bud_asgi.http import Engine, Header, HttpRequest, Origin
-from bud_asgi.http.wire import ONE_WRITE, PIECE, pieces, request_head
+from bud_asgi.http.wire import MAX_JOINED_BODY, MAX_WRITE, request_head, write_batches
 
 ORIGIN = Origin("api.example", 80)
 
@@ -71,15 +71,15 @@ def test_the_refusal_of_a_value_names_the_header_and_not_the_value() -> None:
 
 
 def test_a_small_body_goes_out_with_its_head_and_a_large_one_without_a_copy() -> None:
-    assert list(pieces(b"head", b"x" * ONE_WRITE)) == [[b"head" + b"x" * ONE_WRITE]]
-    large = bytes(range(256)) * (3 * PIECE // 256)
-    written = list(pieces(b"head", [b"ab", memoryview(large)]))
+    assert list(write_batches(b"head", b"x" * MAX_JOINED_BODY)) == [[b"head" + b"x" * MAX_JOINED_BODY]]
+    large = bytes(range(256)) * (3 * MAX_WRITE // 256)
+    written = list(write_batches(b"head", [b"ab", memoryview(large)]))
     assert b"".join(b"".join(piece) for piece in written) == b"head" + b"ab" + large
-    assert max(sum(map(len, piece)) for piece in written) <= PIECE + 4
+    assert max(sum(map(len, piece)) for piece in written) <= MAX_WRITE + 4
     assert all(isinstance(part, memoryview) and part.obj is large for piece in written[1:-1] for part in piece)
 
 
-@pytest.mark.parametrize("size", [0, 1, ONE_WRITE, ONE_WRITE + 1, PIECE, PIECE + 1, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, MAX_JOINED_BODY, MAX_JOINED_BODY + 1, MAX_WRITE, MAX_WRITE + 1, 5_000_000])
 async def test_a_body_of_any_size_arrives_whole(engine: Engine, size: int) -> None:
     body = bytes(i % 251 for i in range(1000)) * (size // 1000 + 1)
     body = body[:size]
