@@ -1,7 +1,7 @@
-"""Cancelled or closed at any suspension point: no connection killed that belongs to another, none leaked.
+"""Cancelling or closing an exchange at any suspension point neither leaks a connection nor closes one used by another.
 
-A seed is one round: some exchanges run side by side over shared connections, some of them are ended after a number of
-the loop's turns. 300 seeds in `make test` (30 for engines that are not ours), 10,000 in `make torture`.
+Each seed is one round: exchanges run concurrently over shared connections, and some are cancelled after a number of
+loop iterations. `make test` runs 300 seeds (30 for the httpx engines), `make torture` 10,000.
 """
 
 from __future__ import annotations
@@ -12,31 +12,33 @@ import random
 
 import pytest
 from differences import Client, Httpx
-from peer import CHUNKED, Certificates, Line, Peer, read
+from peer import CHUNKED, Certificates, Peer, PeerConnection, read
 
 from bud_asgi.http import HttpRequest, Origin, Timeouts
 
 TORTURE = "BUD_ASGI_TORTURE" in os.environ
 SEEDS = 10_000 if TORTURE else 300
-SEEDS_OF_OTHERS = 10_000 if TORTURE else 30
+HTTPX_SEEDS = 10_000 if TORTURE else 30
 TIMEOUTS = Timeouts(connect=20, first_byte=20, silence=20)
 
 
-async def echoes(line: Line) -> None:
-    """Answer with the target: at once or in pieces, framed one way or the other, after some interim replies."""
+async def echo_target(connection: PeerConnection) -> None:
+    """Answer with the target, at once or in parts, with either framing, after some interim replies."""
     while True:
-        request = await line.request()
+        request = await connection.request()
         target = request.split(b" ", 2)[1]
         rng = random.Random(target)
-        await line.say(b"HTTP/1.1 102 x\r\n\r\n" * rng.randrange(3))
+        await connection.send(b"HTTP/1.1 102 x\r\n\r\n" * rng.randrange(3))
         await asyncio.sleep(rng.choice([0, 0, 0.002]))
         if rng.random() < 0.5:
-            await line.say(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(target) + target[:3], target[3:])
+            await connection.send(
+                b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(target) + target[:3], target[3:]
+            )
         else:
-            await line.say(CHUNKED, b"1\r\n/\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(target) - 1, target[1:]))
+            await connection.send(CHUNKED, b"1\r\n/\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(target) - 1, target[1:]))
 
 
-async def whole(client: Client, origin: Origin, target: bytes, size: int) -> bytes:
+async def read_whole(client: Client, origin: Origin, target: bytes, size: int) -> bytes:
     request = HttpRequest(origin, b"POST", target, [], b"x" * size, TIMEOUTS)
     reply = await client.send(request)
     try:
@@ -45,7 +47,7 @@ async def whole(client: Client, origin: Origin, target: bytes, size: int) -> byt
         reply.close()
 
 
-async def abandoned(client: Client, origin: Origin, target: bytes, size: int) -> bytes:
+async def abandon(client: Client, origin: Origin, target: bytes, size: int) -> bytes:
     reply = await client.send(HttpRequest(origin, b"POST", target, [], b"x" * size, TIMEOUTS))
     await reply.more(within=0)
     reply.close()
@@ -53,21 +55,23 @@ async def abandoned(client: Client, origin: Origin, target: bytes, size: int) ->
     return b""
 
 
-async def play(seed: int, client: Client, origin: Origin) -> None:
+async def run_round(seed: int, client: Client, origin: Origin) -> None:
     rng = random.Random(seed)
     exchanges = {
         target: asyncio.create_task(
-            rng.choice([whole, whole, whole, abandoned])(client, origin, target, rng.choice([0, 2, 100_000, 600_000]))
+            rng.choice([read_whole, read_whole, read_whole, abandon])(
+                client, origin, target, rng.choice([0, 2, 100_000, 600_000])
+            )
         )
         for target in (b"/%d/%d" % (seed, number) for number in range(rng.randrange(2, 5)))
     }
-    doomed = rng.sample(sorted(exchanges), rng.randrange(1, len(exchanges)))
-    for target in doomed:
+    cancelled = rng.sample(sorted(exchanges), rng.randrange(1, len(exchanges)))
+    for target in cancelled:
         for _ in range(rng.randrange(25)):
             await asyncio.sleep(rng.choice([0, 0, 0, 0.0005]))
         exchanges[target].cancel()
     for target, exchange in exchanges.items():
-        if target in doomed:
+        if target in cancelled:
             await asyncio.gather(exchange, return_exceptions=True)
         else:
             assert await exchange in {target, b""}, f"seed {seed}"
@@ -75,20 +79,24 @@ async def play(seed: int, client: Client, origin: Origin) -> None:
 
 @pytest.mark.torture
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_no_connection_is_leaked_or_killed_under_another(
+async def test_no_connection_is_leaked_or_closed_while_another_exchange_uses_it(
     client: Client, certificates: Certificates, tls: bool
 ) -> None:
-    tls = tls and not isinstance(client, Httpx)  # as differences.LEAKS says: over TLS it would warn of its own
-    async with Peer(echoes, certificates.server if tls else None) as peer:
+    tls = tls and not isinstance(client, Httpx)  # see differences.LEAKS: over TLS it would warn
+    async with Peer(echo_target, certificates.server if tls else None) as peer:
         origin = Origin("localhost", peer.port, certificates.client) if tls else peer.origin
-        for seed in range(SEEDS_OF_OTHERS if isinstance(client, Httpx) else SEEDS):
-            await play(seed, client, origin)
+        for seed in range(HTTPX_SEEDS if isinstance(client, Httpx) else SEEDS):
+            await run_round(seed, client, origin)
             if isinstance(client, Httpx):
-                continue  # differences.LEAKS, sometimes
+                continue  # see differences.LEAKS
             for _ in range(100):
-                if client.open == client.idle == sum(not line.over.is_set() for line in peer.lines):
+                if (
+                    client.open
+                    == client.idle
+                    == sum(not connection.finished.is_set() for connection in peer.connections)
+                ):
                     break
                 await asyncio.sleep(0.005)
-            up = sum(not line.over.is_set() for line in peer.lines)
+            up = sum(not connection.finished.is_set() for connection in peer.connections)
             assert client.open == client.idle == up, f"seed {seed}"
-            peer.forget()
+            peer.discard_finished()

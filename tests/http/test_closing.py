@@ -1,4 +1,4 @@
-"""Ending an exchange: cancelled or closed at every point, the peer sees the end and nothing stays open."""
+"""An exchange that is cancelled or closed at any point: the peer sees the connection close, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from differences import Client
-from peer import CHUNKED, OK, Certificates, Line, Peer, ask, is_silent, read, says
+from peer import CHUNKED, OK, Certificates, Peer, PeerConnection, never_reply, read, reply_with, request_to
 
 from bud_asgi.http import HttpError, HttpRequest, Origin
 
-SOON = 0.2
+SOON = 2.0
 
 
 async def cancel(task: asyncio.Task[Any]) -> None:
@@ -21,66 +21,66 @@ async def cancel(task: asyncio.Task[Any]) -> None:
         await task
 
 
-async def peer_sees_the_end(peer: Peer, client: Client) -> None:
-    await asyncio.wait_for(peer.lines[-1].gone.wait(), SOON)
+async def wait_for_close_at_peer(peer: Peer, client: Client) -> None:
+    await asyncio.wait_for(peer.connections[-1].gone.wait(), SOON)
     assert (client.open, client.idle) == (0, 0)
 
 
 async def test_cancelled_while_waiting_for_the_head(client: Client) -> None:
-    async with Peer(is_silent) as peer:
-        task = asyncio.create_task(client.send(ask(peer)))
-        await asyncio.wait_for(peer.arrived.wait(), 5)
+    async with Peer(never_reply) as peer:
+        task = asyncio.create_task(client.send(request_to(peer)))
+        await asyncio.wait_for(peer.accepted.wait(), 5)
         await asyncio.sleep(0.05)
         await cancel(task)
-        await peer_sees_the_end(peer, client)
+        await wait_for_close_at_peer(peer, client)
 
 
-async def test_cancelled_while_30_mb_are_going_up(client: Client) -> None:
+async def test_cancelled_during_an_upload_of_30_mb(client: Client) -> None:
     cancelled = asyncio.Event()
 
-    async def script(line: Line) -> None:
-        await line.head()
+    async def script(connection: PeerConnection) -> None:
+        await connection.head()
         await cancelled.wait()
-        await line.watch()
+        await connection.wait_closed()
 
     async with Peer(script) as peer:
-        task = asyncio.create_task(client.send(ask(peer, body=b"x" * 30_000_000)))
-        await asyncio.wait_for(peer.arrived.wait(), 5)
+        task = asyncio.create_task(client.send(request_to(peer, body=b"x" * 30_000_000)))
+        await asyncio.wait_for(peer.accepted.wait(), 5)
         await asyncio.sleep(0.1)
         await cancel(task)
         await asyncio.sleep(0.02)
         assert client.open == 0
         cancelled.set()
-        await peer_sees_the_end(peer, client)
+        await wait_for_close_at_peer(peer, client)
 
 
-async def test_cancelled_while_reading_and_closed(client: Client) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(CHUNKED + b"1\r\na\r\n")
-        await line.watch()
+async def test_cancelled_while_reading_then_closed(client: Client) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED + b"1\r\na\r\n")
+        await connection.wait_closed()
 
     async with Peer(script) as peer:
-        reply = await client.send(ask(peer))
+        reply = await client.send(request_to(peer))
         assert await reply.more() == b"a"
         task = asyncio.create_task(reply.more())
         await asyncio.sleep(0.02)
         await cancel(task)
         assert client.open == 1
         reply.close()
-        await peer_sees_the_end(peer, client)
+        await wait_for_close_at_peer(peer, client)
 
 
 async def test_a_cancelled_read_loses_nothing(client: Client) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(CHUNKED)
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED)
         await asyncio.sleep(0.05)
-        await line.say(b"1\r\na\r\n0\r\n\r\n")
-        await line.watch()
+        await connection.send(b"1\r\na\r\n0\r\n\r\n")
+        await connection.wait_closed()
 
     async with Peer(script) as peer:
-        reply = await client.send(ask(peer))
+        reply = await client.send(request_to(peer))
         task = asyncio.create_task(reply.more())
         await asyncio.sleep(0.02)
         await cancel(task)
@@ -88,49 +88,49 @@ async def test_a_cancelled_read_loses_nothing(client: Client) -> None:
 
 
 async def test_an_abandoned_reply_is_closed_at_once(client: Client) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(CHUNKED + b"1\r\na\r\n")
-        await line.watch()
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED + b"1\r\na\r\n")
+        await connection.wait_closed()
 
     async with Peer(script) as peer:
-        (await client.send(ask(peer))).close()
-        await peer_sees_the_end(peer, client)
+        (await client.send(request_to(peer))).close()
+        await wait_for_close_at_peer(peer, client)
 
 
 async def test_cancelled_within_the_tls_handshake(client: Client, certificates: Certificates) -> None:
-    async with Peer(Line.watch) as peer:
+    async with Peer(PeerConnection.wait_closed) as peer:
         origin = Origin("localhost", peer.port, certificates.client)
         task = asyncio.create_task(client.send(HttpRequest(origin, b"GET", b"/", [])))
-        await asyncio.wait_for(peer.arrived.wait(), 1)
+        await asyncio.wait_for(peer.accepted.wait(), 1)
         await asyncio.sleep(0.02)
         await cancel(task)
-        await peer_sees_the_end(peer, client)
+        await wait_for_close_at_peer(peer, client)
 
 
-async def test_closing_a_finished_reply_does_not_touch_the_connection_that_serves_another(client: Client) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(OK)
-        await line.request()
-        await line.say(CHUNKED + b"1\r\na\r\n")
+async def test_closing_a_finished_reply_leaves_its_connection_to_the_next_exchange(client: Client) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+        await connection.send(CHUNKED + b"1\r\na\r\n")
         await asyncio.sleep(0.05)
-        await line.say(b"1\r\nb\r\n0\r\n\r\n")
-        await line.watch()
+        await connection.send(b"1\r\nb\r\n0\r\n\r\n")
+        await connection.wait_closed()
 
     async with Peer(script) as peer:
-        first = await client.send(ask(peer))
-        second = await client.send(ask(peer))
+        first = await client.send(request_to(peer))
+        second = await client.send(request_to(peer))
         first.close()
         assert await read(second) == b"ab"
-        assert len(peer.lines) == 1
+        assert len(peer.connections) == 1
 
 
 async def test_cancelled_at_any_moment_nothing_leaks_and_no_other_exchange_suffers(client: Client) -> None:
-    async with Peer(says(CHUNKED, b"3\r\nabc\r\n", b"0\r\n\r\n")) as peer:
+    async with Peer(reply_with(CHUNKED, b"3\r\nabc\r\n", b"0\r\n\r\n")) as peer:
 
-        async def whole() -> bytes:
-            reply = await client.send(ask(peer, body=b"x" * 100_000))
+        async def read_whole() -> bytes:
+            reply = await client.send(request_to(peer, body=b"x" * 100_000))
             try:
                 return await read(reply)
             finally:
@@ -138,34 +138,34 @@ async def test_cancelled_at_any_moment_nothing_leaks_and_no_other_exchange_suffe
 
         rng = random.Random(7)
         for _ in range(100):
-            doomed = asyncio.create_task(whole())
-            spared = asyncio.create_task(whole())
+            cancelled = asyncio.create_task(read_whole())
+            other = asyncio.create_task(read_whole())
             for _ in range(rng.randrange(12)):
                 await asyncio.sleep(0)
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.random() * 0.004)
-            doomed.cancel()
-            assert await spared == b"abc"
-            await asyncio.gather(doomed, return_exceptions=True)
+            cancelled.cancel()
+            assert await other == b"abc"
+            await asyncio.gather(cancelled, return_exceptions=True)
         await asyncio.sleep(0.02)
         assert client.open == client.idle <= 2
 
 
 async def test_a_loop_may_end_right_after_aclose_with_replies_open(client: Client) -> None:
-    async with Peer(says(CHUNKED)) as peer:
-        reply = await client.send(ask(peer))
+    async with Peer(reply_with(CHUNKED)) as peer:
+        reply = await client.send(request_to(peer))
         await client.aclose()
         with pytest.raises(HttpError):
             await reply.more()
 
 
-async def test_cancelled_at_any_turn_of_dialling_nothing_leaks(client: Client) -> None:
-    async with Peer(says(CHUNKED)) as peer:
-        for turns in range(60):
-            task = asyncio.create_task(client.send(ask(peer)))
-            for _ in range(turns % 12):
+async def test_cancelled_at_any_loop_iteration_of_dialling_nothing_leaks(client: Client) -> None:
+    async with Peer(reply_with(CHUNKED)) as peer:
+        for iterations in range(60):
+            task = asyncio.create_task(client.send(request_to(peer)))
+            for _ in range(iterations % 12):
                 await asyncio.sleep(0)
-            await asyncio.sleep(0.0001 * (turns % 7))
+            await asyncio.sleep(0.0001 * (iterations % 7))
             task.cancel()
             for reply in await asyncio.gather(task, return_exceptions=True):
                 if not isinstance(reply, BaseException):
@@ -175,11 +175,11 @@ async def test_cancelled_at_any_turn_of_dialling_nothing_leaks(client: Client) -
 
 
 async def test_a_peer_that_accepts_and_closes_is_a_reset_at_once(client: Client) -> None:
-    async def script(line: Line) -> None:
-        line.reset()
+    async def script(connection: PeerConnection) -> None:
+        connection.reset()
 
     async with Peer(script) as peer:
         for _ in range(20):
             with pytest.raises(HttpError) as failed:
-                await asyncio.wait_for(client.send(ask(peer)), 2)
+                await asyncio.wait_for(client.send(request_to(peer)), 2)
             assert (failed.value.kind, failed.value.reused, failed.value.answered) == ("reset", False, False)

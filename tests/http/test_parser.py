@@ -1,4 +1,4 @@
-"""What bytes mean: framings, limits and refusals, without a loop."""
+"""Parsing replies: framing, limits, and what is refused; without a loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHOLE = {
     "content-length": (HEAD + b"Content-Length: 5\r\n\r\nhello", 200, b"hello", True),
     "no body by length": (HEAD + b"content-length: 0\r\n\r\n", 200, b"", True),
     "chunked": (CHUNKED + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", 200, b"hello", True),
-    "chunked, in any case of letters": (
+    "chunked, in any letter case": (
         HEAD + b"Transfer-Encoding: Chunked \r\n\r\n1\r\na\r\n0\r\n\r\n",
         200,
         b"a",
@@ -35,14 +35,14 @@ WHOLE = {
         b"a",
         True,
     ),
-    "an interim reply may name a length": (
+    "an interim reply may have a content-length": (
         b"HTTP/1.1 103 Early\r\ncontent-length: 9\r\n\r\n" + CHUNKED + b"0\r\n\r\n",
         200,
         b"",
         True,
     ),
     "204 has no body": (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", True),
-    "304 has no body, whatever length it names": (b"HTTP/1.1 304 x\r\ncontent-length: 9\r\n\r\n", 304, b"", True),
+    "304 has no body, whatever its content-length": (b"HTTP/1.1 304 x\r\ncontent-length: 9\r\n\r\n", 304, b"", True),
     "connection: close": (HEAD + b"connection: close\r\ncontent-length: 1\r\n\r\na", 200, b"a", False),
     "HTTP/1.0 closes": (b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", 200, b"a", False),
     "HTTP/1.0 may persist": (
@@ -56,7 +56,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("wire", "status", "body", "persistent"), WHOLE.values(), ids=WHOLE.keys())
-def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_cut(
+def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_split(
     wire: bytes, status: int, body: bytes, persistent: bool
 ) -> None:
     for size in range(1, len(wire) + 1):
@@ -83,13 +83,13 @@ def test_header_names_are_lower_case_in_order_with_values_as_they_came() -> None
     assert parser.headers == [(b"x-b", b"Two\t words"), (b"x-a", b""), (b"x-b", b"\xff"), (b"content-length", b"0")]
 
 
-def test_the_reply_to_head_is_complete_with_its_head_and_costs_the_connection() -> None:
+def test_the_reply_to_head_is_complete_after_its_head_and_its_connection_is_not_reused() -> None:
     parser = feed(HEAD + b"content-length: 5\r\n\r\n", is_head=True)
     assert parser.complete
     assert parser.trailing_data
 
 
-def test_only_a_body_that_nothing_framed_ends_with_the_input() -> None:
+def test_only_a_body_without_framing_ends_with_the_input() -> None:
     assert feed(HEAD + b"\r\nabc").end()
     assert not feed(HEAD + b"content-length: 4\r\n\r\nabc").end()
     assert not feed(CHUNKED + b"3\r\nabc\r\n").end()
@@ -98,16 +98,16 @@ def test_only_a_body_that_nothing_framed_ends_with_the_input() -> None:
     assert not feed(b"").end()
 
 
-SURPLUS = {
+TRAILING = {
     "a second reply": HEAD + b"content-length: 0\r\n\r\n",
     "rubbish": b"rubbish",
     "one byte": b"H",
 }
 
 
-@pytest.mark.parametrize("behind", SURPLUS.values(), ids=SURPLUS.keys())
-def test_what_stands_behind_a_complete_reply_is_surplus_and_the_reply_stays(behind: bytes) -> None:
-    parser = feed(HEAD + b"content-length: 2\r\n\r\nok" + behind)
+@pytest.mark.parametrize("extra", TRAILING.values(), ids=TRAILING.keys())
+def test_bytes_after_a_complete_reply_are_trailing_data_and_the_reply_stays_readable(extra: bytes) -> None:
+    parser = feed(HEAD + b"content-length: 2\r\n\r\nok" + extra)
     assert parser.complete
     assert parser.trailing_data
     assert (parser.status, parser.take()) == (200, b"ok")
@@ -139,12 +139,12 @@ REFUSED = {
     "a zero in a value": HEAD + b"x: a\x00b\r\n\r\n",
     "a delete in a value": HEAD + b"x: a\x7fb\r\n\r\n",
     "a carriage return in a value": HEAD + b"x: a\rb\r\n\r\n",
-    "an upgrade nobody asked for": b"HTTP/1.1 101 x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+    "an unrequested upgrade": b"HTTP/1.1 101 x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
     "101 without upgrade": b"HTTP/1.1 101 x\r\n\r\n",
-    "a chunk size that is no number": CHUNKED + b"zz\r\n",
+    "a chunk size that is not a number": CHUNKED + b"zz\r\n",
     "a chunk size past 64 bits": CHUNKED + b"1ffffffffffffffff\r\n",
-    "a chunk longer than it says": CHUNKED + b"1\r\nabc\r\n0\r\n\r\n",
-    "a space behind the chunk size": CHUNKED + b"1 \r\na\r\n",
+    "a chunk longer than its size": CHUNKED + b"1\r\nabc\r\n0\r\n\r\n",
+    "a space after the chunk size": CHUNKED + b"1 \r\na\r\n",
     "a chunk size ended by a bare line feed": CHUNKED + b"1\na\n0\n\n",
     "rubbish after an interim reply": b"HTTP/1.1 100 x\r\n\r\nrubbish",
 }
@@ -152,7 +152,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("cuts", [0, 1])
-def test_what_cannot_be_trusted_is_refused(wire: bytes, cuts: int) -> None:
+def test_invalid_or_ambiguous_replies_are_refused(wire: bytes, cuts: int) -> None:
     with pytest.raises(InvalidResponseError):
         feed(wire, cuts=cuts)
 
@@ -172,17 +172,19 @@ ENDLESS = {
 
 @pytest.mark.parametrize(("begin", "more", "times"), ENDLESS.values(), ids=ENDLESS.keys())
 @pytest.mark.parametrize("cuts", [1000, 64 << 10])
-def test_what_does_not_end_is_refused_before_it_has_cost_much(begin: bytes, more: bytes, times: int, cuts: int) -> None:
+def test_endless_input_is_refused_after_a_bounded_number_of_bytes(
+    begin: bytes, more: bytes, times: int, cuts: int
+) -> None:
     wire = begin + more * times
     with pytest.raises(InvalidResponseError):
         feed(wire, cuts=cuts)
-    # Below the limit it is read; the limit and one read are the most that is ever looked at.
+    # Below the limit it is accepted; at most the limit and one more read are ever parsed.
     assert not feed(wire[: MAX_OVERHEAD // 2], cuts=cuts).complete
     with pytest.raises(InvalidResponseError):
         feed(wire[: 2 * MAX_OVERHEAD + cuts], cuts=cuts)
 
 
-def test_a_head_just_below_the_limit_is_read_with_the_body_behind_it_in_one_read() -> None:
+def test_a_head_just_within_the_limit_is_parsed_from_one_read_with_its_body() -> None:
     head = HEAD + b"content-length: 100000\r\nx: "
     head += b"a" * (MAX_OVERHEAD - len(head) - 4) + b"\r\n\r\n"
     assert len(head) == MAX_OVERHEAD
@@ -193,7 +195,7 @@ def test_a_head_just_below_the_limit_is_read_with_the_body_behind_it_in_one_read
         feed(head.replace(b"x: ", b"xy: ") + b"b" * 100_000)
 
 
-def test_tiny_chunks_weigh_what_they_cost() -> None:
+def test_tiny_chunks_count_with_their_memory_overhead() -> None:
     parser = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
     assert parser.buffered > 60_000
     assert len(parser.take()) == 2000
