@@ -42,7 +42,7 @@ DIFFERS: Mapping[str, str] = {
     ),
 }
 
-LEAKS = "cancelled before its first step, httpcore leaks a pool slot"
+LEAKS = "cancelled at an unlucky moment, httpcore leaks a pool slot"
 """A difference that depends on timing: httpx is tested for the effect of cancellation on others, not for leaks."""
 
 

@@ -82,7 +82,6 @@ async def run_round(seed: int, client: Client, origin: Origin) -> None:
 async def test_no_connection_is_leaked_or_closed_while_another_exchange_uses_it(
     client: Client, certificates: Certificates, tls: bool
 ) -> None:
-    tls = tls and not isinstance(client, Httpx)  # see differences.LEAKS: over TLS it would warn
     async with Peer(echo_target, certificates.server if tls else None) as peer:
         origin = Origin("localhost", peer.port, certificates.client) if tls else peer.origin
         for seed in range(HTTPX_SEEDS if isinstance(client, Httpx) else SEEDS):
