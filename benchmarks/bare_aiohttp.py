@@ -1,4 +1,4 @@
-"""A bare ASGI pass-through on aiohttp, the measure of the rest: `uvicorn bare_aiohttp:app`, leads to `UPSTREAM`."""
+"""A bare ASGI pass-through on aiohttp, the baseline: `UPSTREAM=https://... uvicorn bare_aiohttp:app`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _sessions: list[aiohttp.ClientSession] = []
 
 
 def session() -> aiohttp.ClientSession:
-    """The one session, made in the running loop."""
+    """Return the session, created on first use in the running loop."""
     if not _sessions:
         made = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=300),  # as the engine has them
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=300),  # the same as the engine's
             auto_decompress=False,
             skip_auto_headers=("accept", "accept-encoding", "user-agent", "content-type"),
         )
@@ -30,7 +30,7 @@ def session() -> aiohttp.ClientSession:
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hand one request on, and its reply back as it comes."""
+    """Forward one request and relay its reply."""
     if scope["type"] != "http":
         return
     body = b""

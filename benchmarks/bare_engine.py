@@ -1,4 +1,4 @@
-"""The same bare pass-through on the engine of the project: `uvicorn bare_engine:app`, `UPSTREAM` is where it leads."""
+"""The same bare pass-through on the project's own engine: `UPSTREAM=https://... uvicorn bare_engine:app`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _engines: list[Engine] = []
 
 
 def engine() -> Engine:
-    """The one engine, made in the running loop."""
+    """Return the engine, created on first use in the running loop."""
     if not _engines:
         _engines.append(Engine())
     return _engines[0]
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hand one request on, and its reply back as it comes."""
+    """Forward one request and relay its reply."""
     if scope["type"] != "http":
         return
     parts: list[bytes] = []

@@ -3,9 +3,9 @@
 CPU (user and system) of the gateway's process and its children, for one request or one event, under plain uvicorn:
 
 - uvicorn answering alone, without an upstream;
-- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), on plain sockets the measure of all, with timeouts as
-  the engine has them;
-- (b) the same on the engine of the project (`bare_engine.py`);
+- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), the baseline on plain sockets, with the same timeouts as
+  the engine;
+- (b) the same on the project's own engine (`bare_engine.py`);
 - (c) the whole app with authentication, rate limits and routing, mounted in a Starlette app (`whole.py`).
 
 And of (c) the memory of an idle open stream, and how soon upstream calls end when 500 clients vanish from silent

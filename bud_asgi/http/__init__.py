@@ -1,4 +1,4 @@
-"""The way up: the seam that providers send over, and the engine that fills it."""
+"""Requests to upstreams: the `HttpClient` seam that providers send through, and the engine that implements it."""
 
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.pool import PoolLimits, PoolStats

@@ -1,7 +1,8 @@
-"""One connection (RFC 9112, section 9): a request out, its reply in, one after the other and never two at once.
+"""One HTTP/1.1 connection (RFC 9112, section 9): one request and its reply at a time, without pipelining.
 
-States: *idle* (no reply awaited: whatever arrives ends it), *busy* (`_reply` is being received, `_outgoing` is what is
-left to write), *gone*. It leaves *busy* when the message is complete, by failing, or when its reader gives up.
+States: *idle* (no reply is pending; any received byte closes the connection), *busy* (`_reply` is being received and
+`_outgoing` holds the rest of the request), *gone*. A connection stops being busy when the reply is complete, when the
+exchange fails, or when the reader closes the reply.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from math import inf
 from typing import Literal, Protocol, cast
 
 from bud_asgi.clock import Clock
-from bud_asgi.http.message import Message, MessageError
-from bud_asgi.http.reply import HOLD, Reply
+from bud_asgi.http.parser import InvalidResponseError, ResponseParser
+from bud_asgi.http.reply import READ_AHEAD, Reply
 from bud_asgi.http.seam import HttpError, HttpRequest
-from bud_asgi.http.wire import pieces
+from bud_asgi.http.wire import write_batches
 
 READ_BUFFER = 64 << 10
-"""Bytes of the one buffer that all connections of a loop read into."""
+"""Size in bytes of the read buffer that all connections of a loop share."""
 
 STALE_WITHIN = 1.0
-"""Seconds after the last write in which a break of a reused connection means that the peer had left already."""
+"""A reused connection that ends within so many seconds of the last write was most likely closed before the request."""
 
 
-class Common:
-    """What the connections of one loop share."""
+class LoopState:
+    """What the connections of one event loop share."""
 
     __slots__ = ("buffer", "clock", "loop")
 
@@ -39,39 +40,41 @@ class Common:
         self.buffer = memoryview(bytearray(READ_BUFFER))
 
 
-class Home(Protocol):
-    """Where a connection is kept."""
+class ConnectionOwner(Protocol):
+    """The pool that a connection belongs to, as the connection sees it."""
 
     def opened(self, connection: Connection) -> None:
-        """Its transport is up."""
+        """Add a connection whose transport is open."""
         ...
 
     def give_back(self, connection: Connection) -> None:
-        """It is idle and fit to serve again."""
+        """Take back a connection that is idle and reusable."""
         ...
 
     def drop(self, connection: Connection) -> None:
-        """It must not serve again."""
+        """Stop offering a connection for reuse."""
         ...
 
     def lost(self, connection: Connection) -> None:
-        """Its transport is gone."""
+        """Remove a connection whose transport is closed."""
         ...
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection to one origin, from the moment that it is up.
+    """An open connection to one origin.
 
-    `stale` tells, after a failed exchange, that the peer had very likely left before the request: it may be sent once
-    more (RFC 9112, 9.3.1).
+    After a failed exchange, `stale` is true if the peer had most likely closed the connection before it received the
+    request, so that the request may be sent once more (RFC 9112, 9.3.1).
     """
 
     __slots__ = (
-        "_common",
+        "_close_after",
         "_gone",
-        "_home",
         "_idle_until",
+        "_last_write_at",
+        "_loop_state",
         "_outgoing",
+        "_owner",
         "_plain",
         "_poll",
         "_pumping",
@@ -79,44 +82,42 @@ class Connection(asyncio.BufferedProtocol):
         "_reply",
         "_served",
         "_socket",
-        "_spent",
         "_transport",
         "_unsent",
         "_writable",
-        "_wrote_at",
         "opened_at",
         "stale",
     )
     _transport: asyncio.Transport
 
-    def __init__(self, common: Common, home: Home, connected: socket.socket) -> None:
-        self.opened_at = common.loop.time()
+    def __init__(self, loop_state: LoopState, owner: ConnectionOwner, connected: socket.socket) -> None:
+        self.opened_at = loop_state.loop.time()
         self.stale = False
-        self._common = common
-        self._home = home
+        self._loop_state = loop_state
+        self._owner = owner
         self._socket = connected
         self._plain = True
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
-        self._reply: Reply[Message] | None = None
+        self._reply: Reply[ResponseParser] | None = None
         self._outgoing: Iterator[list[bytes | memoryview]] | None = None
-        self._pumping = self._gone = self._served = self._spent = False
+        self._pumping = self._gone = self._served = self._close_after = False
         self._reading = self._writable = True
         self._unsent: int = 0
-        self._wrote_at = 0.0
+        self._last_write_at = 0.0
         self._idle_until = inf
 
-    async def exchange(self, request: HttpRequest, head: bytes) -> Reply[Message]:
-        """Send a request whose head is written already, and wait for the head of its reply.
+    async def exchange(self, request: HttpRequest, head: bytes) -> Reply[ResponseParser]:
+        """Send the request, whose head is already encoded, and wait for the head of its reply.
 
-        Raises `HttpError`; cancelled, the connection is aborted.
+        Raises `HttpError`. If cancelled, the connection is aborted.
         """
         if self._gone:
             raise HttpError("reset", "the connection ended before the request was sent", reused=self._served)
-        message = Message(bodiless=request.method == b"HEAD")
-        reply = Reply(self, message, request.timeouts, self._common.loop)
+        parser = ResponseParser(is_head=request.method == b"HEAD")
+        reply = Reply(self, parser, request.timeouts, self._loop_state.loop)
         self._reply = reply
-        self._outgoing = pieces(head, request.body)
+        self._outgoing = write_batches(head, request.body)
         self._pump()
         try:
             await reply.head()
@@ -125,190 +126,192 @@ class Connection(asyncio.BufferedProtocol):
             raise
         return reply
 
-    def fit(self, now: float) -> bool:
-        """Whether it can serve again: nothing has arrived, not even unread in the kernel, and it is not too old."""
+    def is_reusable(self, now: float) -> bool:
+        """Whether it can serve another request: open, not expired, and with no unread bytes in the kernel."""
         return not (self._gone or now >= self._idle_until or self._transport.is_closing() or self._poll.poll(0))
 
-    def rest(self, until: float) -> None:
-        """Be idle up to this moment of the loop's time."""
+    def mark_idle(self, until: float) -> None:
+        """Keep the idle connection open until this time of the loop's clock."""
         self._idle_until = until
 
     def disown(self) -> None:
-        """Its dialling was cut short: uvloop closes such a transport without a word to us."""
+        """Clean up after a cancelled dial: uvloop closes the transport without calling `connection_lost`."""
         self._gone = True
-        self._common.clock.unwatch(self)
-        self._home.lost(self)
+        self._loop_state.clock.unwatch(self)
+        self._owner.lost(self)
 
     def fail(self, kind: Literal["tls", "timeout", "reset", "protocol"], reason: str) -> None:
-        """End the connection at once, and the exchange on it with an `HttpError`."""
+        """Close the connection at once and fail the pending exchange, if any, with an `HttpError`."""
         reply, self._reply = self._reply, None
         if reply is not None:
             # A busy connection has always written something.
-            answered = reply.message.answered
+            answered = reply.received.any_received
             reply.error = HttpError(kind, reason, reused=self._served, sent=True, answered=answered)
-            reply.message.release()
+            reply.received.release()
             reply.wake()
-        self._abort()
+        self._abort_transport()
 
-    # Asked by the reply and the clock.
+    # Called by the reply and the clock.
 
-    def read_on(self) -> None:
-        """Read from the peer again."""
+    def resume_reading(self) -> None:
+        """Resume reading from the peer."""
         if not self._reading and not self._gone:
             self._reading = True
             if self._reply is not None:
-                self._reply.heard_at = self._common.loop.time()
+                self._reply.last_read_at = self._loop_state.loop.time()
             self._transport.resume_reading()
 
-    def give_up(self, reply: object) -> None:
-        """End the connection, unless it has left this reply behind."""
+    def abort(self, reply: object) -> None:
+        """Close the connection, unless it has already finished with this reply."""
         if self._reply is reply:
             self.fail("reset", "the reply was closed by its reader")
 
     def on_tick(self, now: float) -> None:
-        """Look at the deadline of the state that it is in."""
+        """Check the deadline of the current state."""
         reply = self._reply
         if reply is None:
             if now >= self._idle_until:
-                self._abort()
-        elif reply.message.headed:
-            if reply.overdue(now):
-                self.fail("timeout", f"silent for {reply.timeouts.silence:g} s within the reply")
-        elif self._unwritten(now):
-            if now - self._wrote_at >= reply.timeouts.silence:
+                self._abort_transport()
+        elif reply.received.has_head:
+            if reply.check_deadlines(now):
+                self.fail("timeout", f"no data for {reply.timeouts.silence:g} s within the reply")
+        elif self._upload_pending(now):
+            if now - self._last_write_at >= reply.timeouts.silence:
                 self.fail("timeout", f"no byte of the request accepted for {reply.timeouts.silence:g} s")
-        elif now - self._wrote_at >= reply.timeouts.first_byte:
+        elif now - self._last_write_at >= reply.timeouts.first_byte:
             self.fail("timeout", f"no reply within {reply.timeouts.first_byte:g} s")
 
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is up, after the handshake if there is one."""
+        """Start serving; with TLS, the handshake is complete."""
         self._transport = cast("asyncio.Transport", transport)
         self._plain = transport.get_extra_info("ssl_object") is None
-        self._common.clock.watch(self)
-        self._home.opened(self)
+        self._loop_state.clock.watch(self)
+        self._owner.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The buffer that all connections of the loop share: it is parsed before anybody else can read."""
-        return self._common.buffer
+        """Return the loop's shared buffer: it is parsed before any other connection can read into it."""
+        return self._loop_state.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Some bytes have come."""
+        """Parse the received bytes and wake the reader."""
         reply = self._reply
         if reply is None:
-            self._abort()
+            self._abort_transport()
             return
-        message = reply.message
-        reply.heard_at = self._common.loop.time()
+        parser = reply.received
+        reply.last_read_at = self._loop_state.loop.time()
         try:
-            message.feed(self._common.buffer[:nbytes])
-        except MessageError as error:
+            parser.feed(self._loop_state.buffer[:nbytes])
+        except InvalidResponseError as error:
             self.fail("protocol", f"not a valid HTTP/1.1 reply: {error}")
             return
-        if self._outgoing is not None and message.status >= 400:
-            # Refused before it was read: the rest is not sent, so nothing can follow on this connection (9.3).
+        if self._outgoing is not None and parser.status >= 400:
+            # The upstream rejected the request before it had read it. The rest of the body is not sent, so the
+            # connection cannot carry another request (RFC 9112, 9.3).
             self._outgoing = None
-            self._spent = True
-        if message.complete:
+            self._close_after = True
+        if parser.complete:
             self._finish(reply)
             return
-        if message.held >= HOLD and self._reading:
+        if parser.buffered >= READ_AHEAD and self._reading:
             self._reading = False
             self._transport.pause_reading()
-        if message.headed:
+        if parser.has_head:
             reply.wake()
 
     def eof_received(self) -> bool:
-        """The peer sends no more; the transport closes by itself."""
-        self._ended(None)
+        """Finish or fail the reply; returning `False` lets the transport close itself."""
+        self._handle_end(None)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is gone."""
+        """Finish or fail the reply, and leave the pool."""
         if exc is not None:
-            self._read_rest()
+            self._read_remaining()
         if not self._gone:
-            self._ended(exc)
-        self._home.lost(self)
+            self._handle_end(exc)
+        self._owner.lost(self)
 
     def pause_writing(self) -> None:
-        """The transport holds enough."""
+        """Stop writing: the transport's buffer is full."""
         self._writable = False
 
     def resume_writing(self) -> None:
-        """The transport has room again."""
+        """Continue writing: the transport's buffer has room again."""
         self._writable = True
         self._pump()
 
     def _pump(self) -> None:
-        """Write as much as the transport takes; `resume_writing` goes on."""
+        """Write as much of the request as the transport accepts; `resume_writing` continues."""
         if self._pumping:
-            # A TLS transport may say that it has room while it is written to.
+            # A TLS transport may call `resume_writing` from within a write.
             return
         self._pumping = True
-        # A write may fail at once: the transport then takes the rest in silence, and reports the end a turn later.
+        # After a failed write the transport discards further data silently and reports the failure one loop
+        # iteration later.
         while self._writable and self._outgoing is not None and not self._transport.is_closing():
-            piece = next(self._outgoing, None)
-            if piece is None:
+            batch = next(self._outgoing, None)
+            if batch is None:
                 self._outgoing = None
                 break
-            self._wrote_at = self._common.loop.time()
-            self._transport.writelines(piece)
+            self._last_write_at = self._loop_state.loop.time()
+            self._transport.writelines(batch)
         self._pumping = False
 
-    def _read_rest(self) -> None:
-        """Read what a write that failed has left in the kernel: a refusal, if the peer closed hard after it.
+    def _read_remaining(self) -> None:
+        """Read what the kernel still holds after a failed write: an error reply that the peer sent before its reset.
 
-        Only on plain sockets, which are still open at this moment.
+        Only on plain sockets, which are still open at this point.
         """
         with contextlib.suppress(OSError):
-            while self._plain and self._reply is not None and self._reply.message.held < HOLD:
-                nbytes = self._socket.recv_into(self._common.buffer)
+            while self._plain and self._reply is not None and self._reply.received.buffered < READ_AHEAD:
+                nbytes = self._socket.recv_into(self._loop_state.buffer)
                 if not nbytes:
                     return
                 self.buffer_updated(nbytes)
 
-    def _unwritten(self, now: float) -> bool:
-        """Whether something of the request is left to write; takes note when the peer has accepted some."""
+    def _upload_pending(self, now: float) -> bool:
+        """Whether part of the request is still unsent; if the peer has accepted some, restarts the write timeout."""
         unsent: int = self._transport.get_write_buffer_size()
         if unsent != self._unsent:
-            self._unsent, self._wrote_at = unsent, now
+            self._unsent, self._last_write_at = unsent, now
         return unsent > 0 or self._outgoing is not None
 
-    def _finish(self, reply: Reply[Message]) -> None:
-        """The message is complete: the connection is free at once, whatever the reader still has to take."""
+    def _finish(self, reply: Reply[ResponseParser]) -> None:
+        """Free the connection of a complete reply at once, even if its reader has not taken all of it yet."""
         self._reply = None
         reply.wake()
-        message, transport = reply.message, self._transport
-        written = self._outgoing is None and not self._spent and not transport.get_write_buffer_size()
-        if not (message.persistent and written and not message.surplus) or transport.is_closing():
-            self._abort()
+        parser, transport = reply.received, self._transport
+        written = self._outgoing is None and not self._close_after and not transport.get_write_buffer_size()
+        if not (parser.persistent and written and not parser.trailing_data) or transport.is_closing():
+            self._abort_transport()
             return
         self._served = True
-        self.read_on()
-        self._home.give_back(self)
+        self.resume_reading()
+        self._owner.give_back(self)
 
-    def _ended(self, exc: Exception | None) -> None:
-        """No more will come: the end of the reply, or a break."""
+    def _handle_end(self, exc: Exception | None) -> None:
+        """Handle the end of the input: it completes the reply, or it is an error."""
         reply = self._reply
         if reply is None:
-            self._abort()
-        elif exc is None and reply.message.end():
+            self._abort_transport()
+        elif exc is None and reply.received.end():
             self._finish(reply)
         else:
-            answered = reply.message.answered
+            answered = reply.received.any_received
             kind = "tls" if isinstance(exc, ssl.SSLError) and not answered else "reset"
-            lately = self._common.loop.time() - self._wrote_at <= STALE_WITHIN
-            self.stale = kind == "reset" and self._served and not answered and lately
+            recent = self._loop_state.loop.time() - self._last_write_at <= STALE_WITHIN
+            self.stale = kind == "reset" and self._served and not answered and recent
             where = "within the reply" if answered else "before the reply"
             self.fail(kind, f"the connection ended {where}{f': {exc}' if exc else ''}")
 
-    def _abort(self) -> None:
+    def _abort_transport(self) -> None:
         if self._gone:
             return
         self._gone = True
         self._outgoing = None
-        self._common.clock.unwatch(self)
-        self._home.drop(self)
+        self._loop_state.clock.unwatch(self)
+        self._owner.drop(self)
         self._transport.abort()

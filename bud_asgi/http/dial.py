@@ -1,4 +1,4 @@
-"""Bringing a connection up: names, addresses, TCP and TLS, within one timeout, with the reason where it fails."""
+"""Opening a connection: name resolution, TCP and TLS under one timeout, with a precise error on failure."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ import aiohappyeyeballs
 
 from bud_asgi.http.seam import HttpError, Origin
 
-NEXT_ADDRESS = 0.25
-"""Seconds before the next address is tried beside the one that has not answered (RFC 8305, 5)."""
+HAPPY_EYEBALLS_DELAY = 0.25
+"""Seconds before the next address is tried in parallel with one that has not responded (RFC 8305, section 5)."""
 
-_TURNS = 3
-"""Of the loop, until a transport that was just asked for has told its protocol."""
+_ATTACH_TURNS = 3
+"""Loop iterations to let a new transport attach to its protocol before it is cancelled."""
 
 P = TypeVar("P", bound=asyncio.BufferedProtocol)
 
 
-async def dial(origin: Origin, make: Callable[[socket.socket], P], within: float) -> P:
-    """Connect within so many seconds and return the protocol, made when the socket is connected.
+async def dial(origin: Origin, make_protocol: Callable[[socket.socket], P], timeout: float) -> P:
+    """Connect within `timeout` seconds and return the protocol, which is made once the socket is connected.
 
-    Raises `HttpError` of kind `connect` or `tls`. Cancelled, nothing stays open.
+    Raises `HttpError` of kind `connect` or `tls`. If cancelled, nothing stays open.
     """
-    place = f"{origin.host}:{origin.port}"
+    address = f"{origin.host}:{origin.port}"
     try:
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(timeout):
             connected = await _connect(origin)
-            return await _adopt(origin, make, connected)
+            return await _open_transport(origin, make_protocol, connected)
     except TimeoutError:
-        raise HttpError("connect", f"{place}: no connection within {within:g} s") from None
+        raise HttpError("connect", f"{address}: no connection within {timeout:g} s") from None
     except ssl.SSLError as error:
-        raise HttpError("tls", f"{place}: {reason(error)}") from error
+        raise HttpError("tls", f"{address}: {tls_error_text(error)}") from error
     except _HandshakeBrokenError as error:
-        raise HttpError("tls", f"{place}: the connection ended within the TLS handshake") from error
+        raise HttpError("tls", f"{address}: the connection ended within the TLS handshake") from error
     except (OSError, RuntimeError) as error:
         # uvloop raises some failures of connect() as RuntimeError.
-        raise HttpError("connect", f"{place}: {words(error)}") from error
+        raise HttpError("connect", f"{address}: {os_error_text(error)}") from error
 
 
 class _HandshakeBrokenError(Exception):
-    """The peer is there, and ended the connection within the handshake."""
+    """The peer accepted the connection and ended it within the TLS handshake."""
 
 
 async def _connect(origin: Origin) -> socket.socket:
     loop = asyncio.get_running_loop()
     addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     connected = await aiohappyeyeballs.start_connection(  # pyright: ignore[reportUnknownMemberType] - a bare tuple in its own types
-        addresses, happy_eyeballs_delay=NEXT_ADDRESS, loop=loop
+        addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY, loop=loop
     )
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connected
 
 
-async def _adopt(origin: Origin, make: Callable[[socket.socket], P], connected: socket.socket) -> P:
+async def _open_transport(origin: Origin, make_protocol: Callable[[socket.socket], P], connected: socket.socket) -> P:
     loop = asyncio.get_running_loop()
     name = origin.host if origin.tls else None
     creating = loop.create_task(
-        loop.create_connection(lambda: make(connected), sock=connected, ssl=origin.tls, server_hostname=name)
+        loop.create_connection(lambda: make_protocol(connected), sock=connected, ssl=origin.tls, server_hostname=name)
     )
     try:
-        _, protocol = await _or_ended(creating)
+        _, protocol = await _cancel_safely(creating)
     except ssl.SSLError:
         connected.close()
         raise
@@ -77,18 +77,19 @@ async def _adopt(origin: Origin, make: Callable[[socket.socket], P], connected: 
     return protocol
 
 
-async def _or_ended(creating: asyncio.Task[tuple[asyncio.Transport, P]]) -> tuple[asyncio.Transport, P]:
-    """What is being created; cancelled, the peer sees the end at once, and what was being created has ended.
+async def _cancel_safely(creating: asyncio.Task[tuple[asyncio.Transport, P]]) -> tuple[asyncio.Transport, P]:
+    """Wait for the transport. If cancelled, close it at once and return only when `creating` has ended.
 
-    Cancelled before its transport has told the TLS layer of itself, asyncio's leaves it in the loop, polling the number
-    of a socket that is closed, in the way of whichever connection gets the number next. So it first gets its turns.
+    If `create_connection` is cancelled before the transport is attached to the TLS layer, asyncio keeps polling the
+    closed file descriptor and breaks the next connection that reuses it. So the transport first gets a few loop
+    iterations to attach.
     """
     try:
         return await asyncio.shield(creating)
     except asyncio.CancelledError:
-        creating.add_done_callback(_abandon)
+        creating.add_done_callback(_abort_if_open)
         try:
-            for _ in range(_TURNS):
+            for _ in range(_ATTACH_TURNS):
                 await asyncio.sleep(0)
         finally:
             creating.cancel()
@@ -96,20 +97,20 @@ async def _or_ended(creating: asyncio.Task[tuple[asyncio.Transport, P]]) -> tupl
         raise
 
 
-def _abandon(created: asyncio.Task[tuple[asyncio.Transport, P]]) -> None:
+def _abort_if_open(created: asyncio.Task[tuple[asyncio.Transport, P]]) -> None:
     if not created.cancelled() and created.exception() is None:
         created.result()[0].abort()
 
 
-def words(error: OSError | RuntimeError) -> str:
-    """The system's own words: asyncio and uvloop each put theirs in their place, with the address."""
+def os_error_text(error: OSError | RuntimeError) -> str:
+    """Return the operating system's message, without the texts and addresses that asyncio and uvloop put around it."""
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
         return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error)
 
 
-def reason(error: ssl.SSLError) -> str:
-    """Why a handshake failed, in OpenSSL's words."""
+def tls_error_text(error: ssl.SSLError) -> str:
+    """Return OpenSSL's reason for a failed handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     return (error.reason or "handshake failed").lower().replace("_", " ")

@@ -1,12 +1,12 @@
-"""The engine: an `HttpClient` of our own, HTTP/1.1 over llhttp, made for relaying."""
+"""The engine: the project's own `HttpClient`, HTTP/1.1 over llhttp, made for relaying."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 
-from bud_asgi.http.connection import Common
-from bud_asgi.http.message import Message
+from bud_asgi.http.connection import LoopState
+from bud_asgi.http.parser import ResponseParser
 from bud_asgi.http.pool import Pool, PoolLimits, PoolStats
 from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import HttpError, HttpRequest, Origin
@@ -14,46 +14,46 @@ from bud_asgi.http.wire import request_head
 
 
 class Engine:
-    """An `HttpClient` for one event loop: made in it, used in it, closed in it.
+    """An `HttpClient` for one event loop: create, use and close it in the same loop.
 
-    Follows no redirects, keeps no cookies, decompresses nothing, reads no proxies from the environment. A request goes
-    out once; the one exception is a connection that had served before and turns out to have been left by its peer
-    (`stale_retries` counts them).
+    It does not follow redirects, keep cookies, decompress bodies or read proxies from the environment. A request is
+    sent once, with one exception: if a reused connection turns out to have been closed by the peer, the request is
+    sent once more on a new connection (counted by `stale_retries`).
     """
 
-    __slots__ = ("_closed", "_common", "_limits", "_pools")
+    __slots__ = ("_closed", "_limits", "_loop_state", "_pools")
 
     def __init__(self, limits: PoolLimits | None = None) -> None:
-        """Belong to the running loop; raises `RuntimeError` where there is none."""
-        self._common = Common(asyncio.get_running_loop())
+        """Bind to the running loop; raises `RuntimeError` if there is none."""
+        self._loop_state = LoopState(asyncio.get_running_loop())
         self._limits = limits or PoolLimits()
         self._pools: dict[Origin, Pool] = {}
         self._closed = False
 
     @property
     def open(self) -> int:
-        """How many connections are up, the idle ones included."""
+        """Number of open connections, including idle ones."""
         return sum(pool.open for pool in self._pools.values())
 
     @property
     def idle(self) -> int:
-        """How many connections wait for a request."""
+        """Number of idle connections."""
         return sum(pool.idle for pool in self._pools.values())
 
     @property
     def stale_retries(self) -> int:
-        """How many requests were sent once more because their connection had been left by its peer."""
+        """Number of requests that were sent once more because the peer had closed their connection."""
         return sum(pool.stale_retries for pool in self._pools.values())
 
-    def figures(self) -> Mapping[Origin, PoolStats]:
-        """How the connections are doing, by origin; an origin is in it from its first request on."""
-        return {origin: pool.figures for origin, pool in self._pools.items()}
+    def pool_stats(self) -> Mapping[Origin, PoolStats]:
+        """Return the connection counts of every origin that a request has been sent to."""
+        return {origin: pool.stats for origin, pool in self._pools.items()}
 
-    async def send(self, request: HttpRequest) -> Reply[Message]:
+    async def send(self, request: HttpRequest) -> Reply[ResponseParser]:
         """Send the request and wait for the head of its final reply.
 
-        Raises `HttpError`; `ValueError` for a target or header that can't be written (no connection has been taken
-        then); `RuntimeError` in another loop, or after `aclose`. Cancelled, the exchange is aborted at once.
+        Raises `HttpError`; `ValueError` for an invalid method, target or header (before a connection is used);
+        `RuntimeError` in another loop, or after `aclose`. If cancelled, the exchange is aborted at once.
         """
         head = request_head(request)
         pool = self._pool(request.origin)
@@ -69,17 +69,17 @@ class Engine:
         return await connection.exchange(request, head)
 
     async def aclose(self) -> None:
-        """End every connection and wait until they are gone. May be called twice."""
+        """Abort every connection and wait until all are closed. May be called twice."""
         self._closed = True
         for pool in tuple(self._pools.values()):
             await pool.aclose()
 
     def _pool(self, origin: Origin) -> Pool:
-        if asyncio.get_running_loop() is not self._common.loop:
+        if asyncio.get_running_loop() is not self._loop_state.loop:
             raise RuntimeError("an engine belongs to the event loop that it was made in")
         if self._closed:
             raise RuntimeError("the engine is closed")
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = Pool(origin, self._limits, self._common)
+            pool = self._pools[origin] = Pool(origin, self._limits, self._loop_state)
         return pool

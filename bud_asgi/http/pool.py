@@ -1,4 +1,4 @@
-"""The connections to one origin: which one serves next, and which may serve no more."""
+"""The connection pool of one origin: which connection serves the next request, and which are closed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import socket
 
 import msgspec
 
-from bud_asgi.http.connection import Common, Connection
+from bud_asgi.http.connection import Connection, LoopState
 from bud_asgi.http.dial import dial
-from bud_asgi.http.seam import HttpError, Origin
+from bud_asgi.http.seam import HttpError, Origin, check_seconds
+from bud_asgi.options import OptionError
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
-    """How many connections to one origin are kept, and how long.
+    """How many connections to one origin are kept, and for how long.
 
-    `keep_alive`: seconds that one may be idle; below the upstream's own, or it closes first, under a request.
-    `max_age`: seconds after which one serves no more, so that a changed DNS record is noticed. `max_idle`: the longest
-    idle go first past it. `max_open`: past it a request fails at once with `connect`; `None` for no cap.
+    `keep_alive`: seconds that a connection may be idle; keep it below the upstream's idle timeout, or the upstream may
+    close while a request is being sent. `max_age`: seconds after which a connection takes no new requests, so that DNS
+    changes are picked up. `max_idle`: the number of idle connections; past it, those idle longest are closed.
+    `max_open`: the number of open connections; past it, a request fails at once with an `HttpError` of kind `connect`;
+    `None` for no limit. Raises `OptionError` for values out of range.
     """
 
     keep_alive: float = 55.0
@@ -25,13 +28,25 @@ class PoolLimits(msgspec.Struct, frozen=True):
     max_idle: int = 100
     max_open: int | None = None
 
+    def __post_init__(self) -> None:
+        check_seconds("keep_alive", self.keep_alive)
+        check_seconds("max_age", self.max_age)
+        _check_count("max_idle", self.max_idle, least=0)
+        if self.max_open is not None:
+            _check_count("max_open", self.max_open, least=1)
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(name, f"must be an integer of at least {least}")
+
 
 class PoolStats(msgspec.Struct, frozen=True):
-    """How the connections to one origin are doing.
+    """The connections to one origin, in numbers.
 
-    `open`: up now, the idle ones included. `idle`: waiting for a request. Since the engine was made, `reused`: requests
-    that went out on a connection that had served before; `stale_retries`: those of them that met one which its peer
-    had left, and were sent once more.
+    `open`: open now, including idle ones. `idle`: idle now. Since the engine was made: `reused`, the requests sent on
+    a connection that had served before; `stale_retries`, those of them that found it closed by the peer and were sent
+    once more.
     """
 
     open: int
@@ -41,25 +56,25 @@ class PoolStats(msgspec.Struct, frozen=True):
 
 
 class Pool:
-    """The connections to one origin. Last used first: the rest grow old and are closed."""
+    """The connections to one origin. The last used is reused first, so that surplus ones expire."""
 
     __slots__ = (
         "_closed",
-        "_common",
         "_dialling",
         "_empty",
         "_idle",
         "_limits",
+        "_loop_state",
         "_open",
         "_origin",
         "_reused",
         "stale_retries",
     )
 
-    def __init__(self, origin: Origin, limits: PoolLimits, common: Common) -> None:
+    def __init__(self, origin: Origin, limits: PoolLimits, loop_state: LoopState) -> None:
         self._origin = origin
         self._limits = limits
-        self._common = common
+        self._loop_state = loop_state
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._dialling = 0
@@ -70,47 +85,49 @@ class Pool:
 
     @property
     def open(self) -> int:
-        """How many connections are up, the idle ones included."""
+        """Number of open connections, including idle ones."""
         return len(self._open)
 
     @property
     def idle(self) -> int:
-        """How many wait for a request."""
+        """Number of idle connections."""
         return len(self._idle)
 
     @property
-    def figures(self) -> PoolStats:
-        """How they are doing at this moment."""
+    def stats(self) -> PoolStats:
+        """The current counts."""
         return PoolStats(len(self._open), len(self._idle), self._reused, self.stale_retries)
 
     def reuse(self) -> Connection | None:
-        """A connection that has served and may serve again, if there is one."""
-        now = self._common.loop.time()
+        """Take an idle connection that is still usable, if there is one."""
+        now = self._loop_state.loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.fit(now):
+            if connection.is_reusable(now):
                 self._reused += 1
                 return connection
-            connection.fail("reset", "no longer fit for use")
+            connection.fail("reset", "the idle connection can no longer be used")
         return None
 
-    async def dial(self, within: float) -> Connection:
-        """A new connection, up within so many seconds.
+    async def dial(self, timeout: float) -> Connection:
+        """Open a new connection within `timeout` seconds.
 
-        Raises `HttpError` of kind `connect` or `tls`. Cancelled, nothing stays open.
+        Raises `HttpError` of kind `connect` or `tls`. If cancelled, nothing stays open.
         """
         cap = self._limits.max_open
         if cap is not None and len(self._open) + self._dialling >= cap:
-            raise HttpError("connect", f"{self._origin.host}: {cap} connections are in use, no more are allowed")
+            raise HttpError(
+                "connect", f"{self._origin.host}: the limit of {cap} open connections (max_open) is reached"
+            )
         made: list[Connection] = []
 
         def make(connected: socket.socket) -> Connection:
-            made.append(Connection(self._common, self, connected))
+            made.append(Connection(self._loop_state, self, connected))
             return made[-1]
 
         self._dialling += 1
         try:
-            connection = await dial(self._origin, make, within)
+            connection = await dial(self._origin, make, timeout)
         except BaseException:
             for unfinished in made:
                 unfinished.disown()
@@ -123,7 +140,7 @@ class Pool:
         return connection
 
     async def aclose(self) -> None:
-        """End every connection and wait until the transports are gone. May be called twice."""
+        """Abort every connection and wait until all are closed. May be called twice."""
         self._closed = True
         for connection in tuple(self._open):
             connection.fail("reset", "the engine was closed")
@@ -131,28 +148,28 @@ class Pool:
             self._empty.clear()
             await self._empty.wait()
 
-    # Told by the connections.
+    # Called by the connections.
 
     def opened(self, connection: Connection) -> None:
-        """Its transport is up."""
+        """Add a connection whose transport is open."""
         self._open.add(connection)
 
     def give_back(self, connection: Connection) -> None:
-        """It is idle and fit to serve again."""
+        """Take back a connection that is idle and reusable."""
         limits = self._limits
-        until = min(self._common.loop.time() + limits.keep_alive, connection.opened_at + limits.max_age)
-        connection.rest(until)
+        until = min(self._loop_state.loop.time() + limits.keep_alive, connection.opened_at + limits.max_age)
+        connection.mark_idle(until)
         self._idle.append(connection)
         if len(self._idle) > limits.max_idle:
-            self._idle[0].fail("reset", "too many are idle")
+            self._idle[0].fail("reset", "too many idle connections")
 
     def drop(self, connection: Connection) -> None:
-        """It must not serve again."""
+        """Stop offering a connection for reuse."""
         if connection in self._idle:
             self._idle.remove(connection)
 
     def lost(self, connection: Connection) -> None:
-        """Its transport is gone."""
+        """Remove a connection whose transport is closed."""
         self._open.discard(connection)
         if not self._open:
             self._empty.set()

@@ -1,4 +1,4 @@
-"""The reply as its reader holds it: the `HttpReply` of the seam, over what has come and whoever brings it."""
+"""The engines' `HttpReply`: a reader's view of a reply that is still being received."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ from typing import Generic, Protocol, TypeVar
 
 from bud_asgi.http.seam import Header, Timeouts
 
-HOLD = 256 << 10
-"""Bytes of memory that may wait for the reader before the connection stops reading."""
+READ_AHEAD = 256 << 10
+"""Bytes of memory that are buffered for the reader before the connection stops reading."""
 
 
 class Received(Protocol):
-    """What has come of a reply so far: `headed` when its head is here, `complete` when all is; `held` bytes wait."""
+    """What has been received of a reply.
+
+    `has_head`: the final head is available. `complete`: the whole reply is. `buffered`: bytes of memory held for the
+    reader.
+    """
 
     status: int
     headers: list[Header]
-    headed: bool
+    has_head: bool
     complete: bool
-    held: int
+    buffered: int
 
     def take(self) -> bytes:
-        """What is here of the body, and forget it; `b""` if nothing."""
+        """Remove and return the buffered body; `b""` if there is none."""
         ...
 
 
-class Bringer(Protocol):
+class ReplySource(Protocol):
     """What a reply needs of its connection."""
 
-    def read_on(self) -> None:
-        """The reader has taken what was here: read from the peer again."""
+    def resume_reading(self) -> None:
+        """Resume reading from the peer: the reader has taken what was buffered."""
         ...
 
-    def give_up(self, reply: object) -> None:
-        """The reader of this reply wants no more: end the connection at once, unless it is no longer this reply's."""
+    def abort(self, reply: object) -> None:
+        """Close the connection at once, unless it has already finished with this reply."""
         ...
 
 
@@ -43,102 +47,113 @@ R = TypeVar("R", bound=Received)
 
 
 class Reply(Generic[R]):
-    """An `HttpReply`; made when its request goes out, handed to the caller when its head is here.
+    """An `HttpReply`; made when its request is sent, returned to the caller when its head has arrived.
 
-    `message` is what has come, `error` why no more will. The connection feeds the one, sets the other, and wakes the
-    reader; one reader at a time.
+    `received` is what has arrived, `error` why nothing more will. The source fills the first or sets the second, then
+    calls `wake`. Only one reader may wait at a time.
     """
 
-    __slots__ = ("_bringer", "_loop", "_silent", "_waiter", "_wakes_at", "error", "heard_at", "message", "timeouts")
+    __slots__ = (
+        "_loop",
+        "_source",
+        "_wait_expired",
+        "_wait_until",
+        "_waiter",
+        "error",
+        "last_read_at",
+        "received",
+        "timeouts",
+    )
 
-    def __init__(self, bringer: Bringer, message: R, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
-        self.message = message
+    def __init__(self, source: ReplySource, received: R, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+        self.received = received
         self.timeouts = timeouts
         self.error: Exception | None = None
-        self.heard_at = 0.0
-        self._bringer = bringer
+        self.last_read_at = 0.0
+        self._source = source
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
-        self._wakes_at = inf
-        self._silent = False
+        self._wait_until = inf
+        self._wait_expired = False
 
     @property
     def status(self) -> int:
-        """The final status."""
-        return self.message.status
+        """The final status code."""
+        return self.received.status
 
     @property
     def headers(self) -> Sequence[Header]:
-        """Names in lower case, order kept, values as they came."""
-        return self.message.headers
+        """The header fields in their order, with lower-case names and unchanged values."""
+        return self.received.headers
 
     @property
     def done(self) -> bool:
         """Whether the whole reply has been received."""
-        return self.message.complete
+        return self.received.complete
 
     def take(self) -> bytes:
-        """What is here already, `b""` if nothing."""
-        message = self.message
-        if not message.held:
+        """Remove and return the buffered body; `b""` if there is none."""
+        received = self.received
+        if not received.buffered:
             return b""
-        full = message.held >= HOLD
-        data = message.take()
+        full = received.buffered >= READ_AHEAD
+        data = received.take()
         if full:
-            self._bringer.read_on()
+            self._source.resume_reading()
         return data
 
     async def more(self, within: float = inf) -> bytes | None:
-        """The next bytes; `b""` only at the true end; `None` after `within` seconds, late by at most one tick.
+        """Return the next bytes of the body, `b""` at its end, or `None` if none came within `within` seconds.
 
-        Raises `HttpError` once all that came before it has been handed out. Cancelled, it loses nothing.
+        `None` is late by at most one tick of the clock. Raises `HttpError` once everything received before the failure
+        has been returned. If cancelled, nothing is lost.
         """
         data = self.take()
-        if data or self.message.complete:
+        if data or self.received.complete:
             return data
-        self._wakes_at = self._loop.time() + within
-        self._silent = False
-        while self.error is None and not self._silent:
+        self._wait_until = self._loop.time() + within
+        self._wait_expired = False
+        while self.error is None and not self._wait_expired:
             await self._wait()
             data = self.take()
-            if data or self.message.complete:
+            if data or self.received.complete:
                 return data
         if self.error is not None:
             raise self.error
         return None
 
     def close(self) -> None:
-        """End the exchange: unless done, the connection is gone at once. May be called twice."""
-        self._bringer.give_up(self)
+        """End the exchange: unless the reply is done, its connection is closed at once. May be called twice."""
+        self._source.abort(self)
 
     async def head(self) -> None:
-        """Wait for the final head. Raises `HttpError`; cancelled, the caller must `close()`."""
-        while not self.message.headed:
+        """Wait for the final head. Raises `HttpError`; if cancelled, the caller must call `close()`."""
+        while not self.received.has_head:
             if self.error is not None:
                 raise self.error
             await self._wait()
 
     def wake(self) -> None:
-        """Something has come that the reader waits for: its head, some body, the end, an error."""
+        """Wake the waiting reader, if any: the head, body bytes, the end or an error has arrived."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def overdue(self, now: float) -> bool:
-        """Whether its reader has waited for `silence` seconds; wakes one whose `within` is over.
+    def check_deadlines(self, now: float) -> bool:
+        """Wake a reader whose `within` has elapsed; return whether it has waited longer than `silence`.
 
-        A reader that does not wait is not waiting for the peer: nothing runs out then.
+        Only a waiting reader can time out: without one, it is not the peer that is waited for.
         """
         if self._waiter is None:
             return False
-        if now >= self._wakes_at:
-            self._silent = True
+        if now >= self._wait_until:
+            self._wait_expired = True
             self.wake()
-        return now - self.heard_at >= self.timeouts.silence
+        return now - self.last_read_at >= self.timeouts.silence
 
     async def _wait(self) -> None:
         if self._waiter is not None:
-            raise RuntimeError("a reply has one reader: another call is already waiting")
+            raise RuntimeError("a reply can have only one reader: another call is already waiting")
         self._waiter = self._loop.create_future()
         try:
             await self._waiter

@@ -1,6 +1,6 @@
-"""The seam of the way up: what a provider sends and gets, whatever engine carries it.
+"""The HTTP client interface that providers use, whichever engine implements it.
 
-`HttpClient` is filled by the engine of this package. The records say nothing of Anthropic or of ASGI.
+`Engine` and `HttpxEngine` implement `HttpClient`. Nothing here is specific to Anthropic or to ASGI.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from bud_asgi.options import OptionError
+
 Header = tuple[bytes, bytes]
-"""A header field: a lower-case name and its value as it is on the wire."""
+"""A header field: its lower-case name, and its value as sent on the wire."""
 
 Body = bytes | Sequence[bytes | memoryview]
-"""A request body in buffers, so that it can be sent again and needs no copy to be spliced."""
+"""A request body as buffers, so that it can be sent again and assembled without copying."""
 
 
 class Origin(msgspec.Struct, frozen=True, eq=False):
-    """A server to talk to (RFC 9110, 4.3.1): made once, from configuration, never from a request.
+    """An upstream server (RFC 9110, 4.3.1): created once, from configuration, never from a request.
 
-    Compared by identity: connections are pooled by origin object.
+    Compared by identity: connections are pooled per `Origin` object.
     """
 
     host: str
@@ -32,7 +34,7 @@ class Origin(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def authority(self) -> bytes:
-        """The value of the `host` header: the port is left out where it is the scheme's own."""
+        """The value of the `host` header, without the scheme's default port."""
         return _authority(self.host, self.port, 443 if self.tls else 80)
 
 
@@ -43,23 +45,34 @@ def _authority(host: str, port: int, default: int) -> bytes:
 
 
 class Timeouts(msgspec.Struct, frozen=True):
-    """How long the parts of an exchange may take, in seconds.
+    """The timeouts of a request, in seconds.
 
     `connect` covers name resolution, TCP and TLS. `first_byte` runs from the last byte of the request to the head of
     the reply. `silence` is the longest pause between two reads of the reply's body, and between two writes of the
-    request's.
+    request's. Raises `OptionError` for a value that is not a positive number.
     """
 
     connect: float = 5.0
     first_byte: float = 600.0
     silence: float = 300.0
 
+    def __post_init__(self) -> None:
+        check_seconds("connect", self.connect)
+        check_seconds("first_byte", self.first_byte)
+        check_seconds("silence", self.silence)
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise `OptionError` unless the option's value is a positive number; infinity is one, NaN is not."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise OptionError(name, "must be a positive number of seconds")
+
 
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
-    """One request, made anew for each attempt.
+    """One request; every attempt creates its own.
 
-    `target` is the path with its query as raw bytes: nothing re-encodes it, so signatures over it hold. `headers` come
-    without `host`, `content-length` and `connection`: the engine adds those.
+    `target` is the path and query as raw bytes: nothing re-encodes it, so a signature over it stays valid. `headers`
+    must not contain `host`, `content-length`, `connection` or `transfer-encoding`: the engine adds what is needed.
     """
 
     origin: Origin
@@ -70,59 +83,60 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     timeouts: Timeouts = Timeouts()
 
     def with_headers(self, more: Sequence[Header]) -> HttpRequest:
-        """The same with more fields."""
+        """Return a copy with more header fields."""
         headers = (*self.headers, *more)
         return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
 
     def __repr__(self) -> str:
-        """Without headers and body: a credential and somebody's words are in them."""
+        """Leaves out headers and body: they contain credentials and user data."""
         return f"HttpRequest({self.method.decode()} {self.origin.authority.decode()}{self.target.decode()})"
 
 
 class HttpReply(Protocol):
-    """A reply whose head is here. Its reader owns it and must `close()` it on every path."""
+    """A reply whose head has arrived. Its reader owns it and must `close()` it on every path."""
 
     @property
     def status(self) -> int:
-        """The final status: 1xx are consumed by the engine."""
+        """The final status code: the engine consumes 1xx replies."""
         ...
 
     @property
     def headers(self) -> Sequence[Header]:
-        """Names in lower case, order kept, values as they came."""
+        """The header fields in their order, with lower-case names and unchanged values."""
         ...
 
     @property
     def done(self) -> bool:
-        """Whether the whole reply has been received: nothing is left but what `take` hands out."""
+        """Whether the whole reply has been received: only what `take` returns is left."""
         ...
 
     def take(self) -> bytes:
-        """What is here already, `b""` if nothing. Never waits, never raises."""
+        """Remove and return the bytes received so far, `b""` if there are none. Never waits, never raises."""
         ...
 
     async def more(self, within: float = inf) -> bytes | None:
-        """The next bytes, all that are here; `b""` only at the true end; `None` when silent for `within` seconds.
+        """Wait for bytes of the body and return all that have arrived.
 
-        Nothing is lost by a `None`: the next call goes on. Bytes that came before a failure are handed out before it
-        is raised. Raises `HttpError` (`timeout` after the request's own `silence`, `reset`, `protocol`). Cancelled, it
-        loses nothing; whoever owns the reply closes it.
+        Returns `b""` only at the end of the body, and `None` if nothing arrived within `within` seconds; nothing is
+        lost then, and the next call continues. Bytes received before a failure are returned before it is raised.
+        Raises `HttpError` (`timeout` after the request's `silence`, `reset`, `protocol`). If cancelled, nothing is
+        lost; the reply's owner still has to close it.
         """
         ...
 
     def close(self) -> None:
-        """End the exchange. Not async, may be called twice: unless `done`, the connection is gone at once."""
+        """End the exchange. Not async; may be called twice. Unless `done`, the connection is closed at once."""
         ...
 
 
 class HttpClient(Protocol):
-    """Sends requests. Belongs to one event loop."""
+    """Sends HTTP requests. Bound to one event loop."""
 
     async def send(self, request: HttpRequest) -> HttpReply:
         """Send the request and wait for the head of its final reply.
 
-        Raises `HttpError`; `ValueError` for a target or header that can't be written (nothing has been sent then, no
-        connection taken). Cancelled, the exchange is aborted at once.
+        Raises `HttpError`; `ValueError` for an invalid method, target or header (before anything is sent or a
+        connection is used). If cancelled, the exchange is aborted at once.
         """
         ...
 
@@ -132,12 +146,12 @@ class HttpClient(Protocol):
 
 
 class HttpError(Exception):
-    """An exchange failed. What failover must know is in it.
+    """A failed exchange, with the facts that failover decides on.
 
-    `kind`: `connect` (no connection: refused, no route, name unknown, too slow), `tls` (handshake or certificate),
-    `timeout` (first byte or silence), `reset` (the connection ended where it must not), `protocol` (not HTTP, or HTTP
-    that can't be trusted). `reused`: the connection had served before. `sent`: a byte of the request may have left.
-    `answered`: a byte of the reply came back.
+    `kind`: `connect` (no connection: refused, no route, unknown name, timeout), `tls` (handshake or certificate),
+    `timeout` (first byte or silence), `reset` (the connection ended before the reply was complete), `protocol` (not
+    HTTP/1.1, or ambiguous framing). `reused`: the connection had served a request before. `sent`: bytes of the request
+    may have been sent. `answered`: at least one byte of the reply was received.
     """
 
     def __init__(
@@ -157,7 +171,10 @@ class HttpError(Exception):
 
 
 async def read_body(reply: HttpReply, limit: int) -> tuple[bytes, bool]:
-    """All of a body, or what has come of it past `limit` bytes; and whether it is whole. Raises `HttpError`."""
+    """Read a body until its end, or until more than `limit` bytes have arrived.
+
+    Returns the bytes, and whether the body is complete. Raises `HttpError`.
+    """
     if reply.done:
         return reply.take(), True
     chunks: list[bytes] = []

@@ -1,7 +1,7 @@
-"""Every test of the engine runs on asyncio's loop and on uvloop, and leaves nothing open.
+"""Every engine test runs on asyncio's loop and on uvloop, and checks that nothing stays open.
 
-`engine` is ours; `client` is each engine of the seam in turn. httpx runs on asyncio's loop and httpx2 on uvloop, with
-`BUD_ASGI_TORTURE=1` both on both.
+`engine` is the project's own; `client` is each implementation of `HttpClient` in turn. httpx runs on asyncio's loop and
+httpx2 on uvloop; with `BUD_ASGI_TORTURE=1` both run on both.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 
-ELSEWHERE = {("httpx", "uvloop"), ("httpx2", "asyncio")}
+TORTURE_ONLY = {("httpx", "uvloop"), ("httpx2", "asyncio")}
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Both loops, for every async test of this room."""
+    """Run every async test of this directory on both loops."""
     return LOOPS
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only torture runs, and mark what httpx can't keep."""
+    """Deselect what only torture runs, and mark the expected failures of the httpx engines."""
     kept: list[pytest.Item] = []
     for item in items:
         name, _, case = item.name.removesuffix("]").partition("[")
         parts = case.split("-")
         engine = next((part for part in parts if part in ENGINES), None)
         loop = next((part for part in parts if part in LOOPS), None)
-        if (engine, loop) in ELSEWHERE and "BUD_ASGI_TORTURE" not in os.environ:
+        if (engine, loop) in TORTURE_ONLY and "BUD_ASGI_TORTURE" not in os.environ:
             continue
         rest = "-".join(part for part in parts if part not in (engine, loop))
         for key in (name, f"{name}[{rest}]", f"{name}[{engine}]", f"{name}[{engine}-{rest}]"):
-            if engine not in {None, "ours"} and key in DIFFERS:
+            if engine not in {None, "engine"} and key in DIFFERS:
                 item.add_marker(pytest.mark.xfail(reason=DIFFERS[key], strict=True))
         kept.append(item)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
@@ -54,18 +54,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest_asyncio.fixture
 async def engine() -> AsyncIterator[Engine]:
-    """Our engine; it must be able to close everything it has opened."""
+    """The project's engine; after the test it must have closed everything."""
     engine = Engine()
     yield engine
     await engine.aclose()
     assert engine.open == 0
     assert engine.idle == 0
-    assert not engine._common.clock.ticking  # nothing may stay scheduled
+    assert not engine._loop_state.clock.ticking  # nothing stays scheduled
 
 
 @pytest_asyncio.fixture(params=ENGINES)
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    """Makes a client of the seam that trusts what the context does; it must close everything it has opened."""
+    """Return a function that makes a client trusting what the context trusts; each must close everything."""
     made: list[Client] = []
 
     def make(trust: ssl.SSLContext) -> Client:
@@ -81,13 +81,13 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
 
 @pytest_asyncio.fixture
 async def client(make: Make, certificates: Certificates) -> Client:
-    """A client of the seam that trusts `certificates`."""
+    """A client that trusts `certificates`."""
     return make(certificates.client)
 
 
 @pytest.fixture(scope="session")
 def certificates() -> Certificates:
-    """A certificate for `localhost`, and contexts for both ends."""
+    """A certificate for `localhost`, with TLS contexts for both ends."""
     authority = trustme.CA()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(server)  # pyright: ignore[reportUnknownMemberType] - pyOpenSSL's type

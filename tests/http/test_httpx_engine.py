@@ -1,4 +1,4 @@
-"""What is the httpx engine's own: what it takes, sends and closes. The seam's promises are proved beside."""
+"""What is specific to the httpx engine: what it accepts, sends and closes. The other modules test all engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from peer import CHUNKED, OK, Line, Peer, ask, read, says
+from peer import CHUNKED, OK, Peer, PeerConnection, read, reply_with, request_to
 
 from bud_asgi.clock import TICK
 from bud_asgi.http import HttpError, HttpRequest, Origin, Timeouts
@@ -30,8 +30,8 @@ def get(target: bytes = b"/", **more: Any) -> HttpRequest:
 
 
 def test_neither_the_package_nor_the_engine_loads_httpx() -> None:
-    look = "import sys; import bud_asgi, bud_asgi.http.httpx.engine; sys.exit('httpx' in sys.modules)"
-    subprocess.run([sys.executable, "-c", look], check=True, timeout=30)
+    check = "import sys; import bud_asgi, bud_asgi.http.httpx.engine; sys.exit('httpx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=30)
 
 
 TARGETS = [
@@ -45,12 +45,12 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("target", TARGETS)
-async def test_the_target_and_the_headers_are_the_request_s_own_and_no_others(library: Any, target: bytes) -> None:
+async def test_the_target_and_the_headers_are_exactly_those_of_the_request(library: Any, target: bytes) -> None:
     heads: list[bytes] = []
 
-    async def script(line: Line) -> None:
-        heads.append(await line.request())
-        await line.say(OK)
+    async def script(connection: PeerConnection) -> None:
+        heads.append(await connection.request())
+        await connection.send(OK)
 
     async with (
         Peer(script) as peer,
@@ -59,7 +59,9 @@ async def test_the_target_and_the_headers_are_the_request_s_own_and_no_others(li
         ) as client,
     ):
         engine = HttpxEngine(client)
-        reply = await engine.send(ask(peer, target=target, headers=((b"x-a", b"1"), (b"x-b", b"\xe9"), (b"x-a", b"2"))))
+        reply = await engine.send(
+            request_to(peer, target=target, headers=((b"x-a", b"1"), (b"x-b", b"\xe9"), (b"x-a", b"2")))
+        )
         assert await read(reply) == b"ok"
         await engine.aclose()
     assert heads == [
@@ -73,21 +75,21 @@ async def test_a_body_in_buffers_arrives_whole_and_can_be_sent_again(library: An
     body = [b"ab", b"", memoryview(large)]
     got: list[bytes] = []
 
-    async def script(line: Line) -> None:
+    async def script(connection: PeerConnection) -> None:
         while True:
-            got.append((await line.request()).partition(b"\r\n\r\n")[2])
-            await line.say(OK)
+            got.append((await connection.request()).partition(b"\r\n\r\n")[2])
+            await connection.send(OK)
 
     engine = HttpxEngine(library.AsyncHTTPTransport)
     async with Peer(script) as peer:
-        request = ask(peer, body=body)
+        request = request_to(peer, body=body)
         for _ in range(2):
             assert await read(await engine.send(request)) == b"ok"
     assert got == [b"ab" + large] * 2
     await engine.aclose()
 
 
-async def test_redirects_are_not_followed_nothing_decompressed_and_no_cookie_kept(library: Any) -> None:
+async def test_redirects_are_not_followed_bodies_not_decompressed_and_cookies_not_kept(library: Any) -> None:
     packed = gzip.compress(b"hello")
     moved = (
         b"HTTP/1.1 302 x\r\nLocation: /else\r\nSet-Cookie: a=b\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
@@ -100,8 +102,8 @@ async def test_redirects_are_not_followed_nothing_decompressed_and_no_cookie_kep
         return made[-1]
 
     engine = HttpxEngine(make)
-    async with Peer(says(moved + packed)) as peer:
-        reply = await engine.send(ask(peer))
+    async with Peer(reply_with(moved + packed)) as peer:
+        reply = await engine.send(request_to(peer))
         assert reply.status == 302
         assert reply.headers == [
             (b"location", b"/else"),
@@ -115,7 +117,7 @@ async def test_redirects_are_not_followed_nothing_decompressed_and_no_cookie_kep
     assert made[0].is_closed
 
 
-async def test_what_is_handed_in_stays_open_and_what_a_function_makes_is_closed(library: Any) -> None:
+async def test_a_client_passed_in_stays_open_and_one_from_a_function_is_closed(library: Any) -> None:
     class Counting(library.AsyncHTTPTransport):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass] - either
         closed = 0
 
@@ -123,44 +125,44 @@ async def test_what_is_handed_in_stays_open_and_what_a_function_makes_is_closed(
             self.closed += 1
             await super().aclose()
 
-    handed_in = Counting()
+    passed_in = Counting()
     made = Counting()
-    for source in (handed_in, lambda: made):
+    for source in (passed_in, lambda: made):
         engine = HttpxEngine(source)
-        async with Peer(says(OK)) as peer:
-            assert await read(await engine.send(ask(peer))) == b"ok"
+        async with Peer(reply_with(OK)) as peer:
+            assert await read(await engine.send(request_to(peer))) == b"ok"
         await engine.aclose()
         await engine.aclose()
         with pytest.raises(RuntimeError, match="closed"):
             await engine.send(get())
-    assert (handed_in.closed, made.closed) == (0, 1)
-    await handed_in.aclose()
+    assert (passed_in.closed, made.closed) == (0, 1)
+    await passed_in.aclose()
 
 
-async def test_a_client_serves_one_loop(library: Any) -> None:
+async def test_a_client_works_in_one_loop_only(library: Any) -> None:
     client = library.AsyncClient()
     engine = HttpxEngine(client)
     await HttpxEngine(client).aclose()
 
-    async def elsewhere() -> None:
-        with pytest.raises(RuntimeError, match="hand in a function"):
+    async def in_another_loop() -> None:
+        with pytest.raises(RuntimeError, match="pass a function"):
             HttpxEngine(client)
         with pytest.raises(RuntimeError, match="belongs to the event loop"):
             await engine.send(get())
         await HttpxEngine(library.AsyncClient).aclose()
 
-    await asyncio.to_thread(asyncio.run, elsewhere())
+    await asyncio.to_thread(asyncio.run, in_another_loop())
     await engine.aclose()
     await client.aclose()
 
 
 @pytest.mark.parametrize("wrong", [object, httpx.Client, httpx2.HTTPTransport])
-async def test_what_is_no_client_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"hand in an httpx\.AsyncClient"):
+async def test_anything_but_a_client_or_transport_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected an httpx\.AsyncClient"):
         HttpxEngine(wrong)
 
 
-async def test_a_mock_transport_is_enough(library: Any) -> None:
+async def test_a_mock_transport_works(library: Any) -> None:
     async def answer(request: Any) -> Any:
         assert (request.url.path, await request.aread()) == ("/v1/messages", b"{}")
         return library.Response(200, headers={"X-A": "1"}, content=b"hello")
@@ -173,16 +175,16 @@ async def test_a_mock_transport_is_enough(library: Any) -> None:
         await engine.aclose()
 
 
-async def test_a_body_that_a_hook_has_read_is_what_the_hook_has_read(library: Any) -> None:
-    async def look(response: Any) -> None:
+async def test_a_body_that_a_hook_has_read_is_the_decoded_one(library: Any) -> None:
+    async def read_response(response: Any) -> None:
         await response.aread()
 
     packed = gzip.compress(b"hello")
     head = b"HTTP/1.1 200 x\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\nx-a: 1\r\n\r\n" % len(packed)
-    engine = HttpxEngine(lambda: library.AsyncClient(event_hooks={"response": [look]}, trust_env=False))
-    async with Peer(says(head + packed)) as peer:
+    engine = HttpxEngine(lambda: library.AsyncClient(event_hooks={"response": [read_response]}, trust_env=False))
+    async with Peer(reply_with(head + packed)) as peer:
         for _ in range(2):
-            reply = await engine.send(ask(peer))
+            reply = await engine.send(request_to(peer))
             assert await read(reply) == b"hello"
             assert reply.headers == [(b"x-a", b"1")]
     await engine.aclose()
@@ -203,11 +205,11 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("name", "expected"), KINDS.items(), ids=KINDS.keys())
-async def test_errors_of_a_transport_that_tells_nothing_are_told_on_the_safe_side(
+async def test_without_trace_events_errors_err_on_the_safe_side(
     library: Any, name: str, expected: tuple[str, bool]
 ) -> None:
     def fail(request: Any) -> Any:
-        raise getattr(library, name)("words", request=request)
+        raise getattr(library, name)("a message", request=request)
 
     engine = HttpxEngine(library.MockTransport(fail))
     with pytest.raises(HttpError) as failed:
@@ -218,9 +220,9 @@ async def test_errors_of_a_transport_that_tells_nothing_are_told_on_the_safe_sid
     await engine.aclose()
 
 
-async def test_an_error_that_is_not_about_the_exchange_stays_itself(library: Any) -> None:
+async def test_an_exception_that_is_not_from_httpx_is_raised_unchanged(library: Any) -> None:
     def fail(_: Any) -> Any:
-        raise KeyError("a fault of the host")
+        raise KeyError("an error of the host")
 
     engine = HttpxEngine(library.MockTransport(fail))
     with pytest.raises(KeyError):
@@ -228,42 +230,42 @@ async def test_an_error_that_is_not_about_the_exchange_stays_itself(library: Any
     await engine.aclose()
 
 
-async def test_a_reused_connection_is_told(library: Any) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(OK)
-        await line.request()
+async def test_a_reused_connection_is_reported(library: Any) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
 
     engine = HttpxEngine(lambda: library.AsyncClient(trust_env=False))
     async with Peer(script) as peer:
-        await read(await engine.send(ask(peer)))
+        await read(await engine.send(request_to(peer)))
         with pytest.raises(HttpError) as failed:
-            await engine.send(ask(peer))
+            await engine.send(request_to(peer))
         assert (failed.value.kind, failed.value.reused, failed.value.sent) == ("reset", True, True)
     await engine.aclose()
 
 
-async def test_a_pool_that_is_full_is_waited_for_and_nothing_has_been_sent(library: Any) -> None:
+async def test_a_request_waits_for_a_full_pool_and_sends_nothing_meanwhile(library: Any) -> None:
     limits = library.Limits(max_connections=1)
     engine = HttpxEngine(lambda: library.AsyncClient(limits=limits, trust_env=False))
-    async with Peer(says(CHUNKED)) as peer:
-        reply = await engine.send(ask(peer))
+    async with Peer(reply_with(CHUNKED)) as peer:
+        reply = await engine.send(request_to(peer))
         with pytest.raises(HttpError) as failed:
-            await engine.send(ask(peer, timeouts=Timeouts(connect=0.1, first_byte=TICK, silence=5)))
+            await engine.send(request_to(peer, timeouts=Timeouts(connect=0.1, first_byte=TICK, silence=5)))
         assert (failed.value.kind, failed.value.reused) == ("timeout", False)
-        waiting = asyncio.ensure_future(engine.send(ask(peer)))
+        waiting = asyncio.ensure_future(engine.send(request_to(peer)))
         await asyncio.sleep(0.02)
         reply.close()
         (await waiting).close()
     await engine.aclose()
 
 
-def must_not_be_asked(_: Any) -> Any:
+def must_not_be_called(_: Any) -> Any:
     pytest.fail("sent")
 
 
-async def test_what_cannot_be_written_is_refused_before_a_connection_is_taken(library: Any) -> None:
-    engine = HttpxEngine(library.MockTransport(must_not_be_asked))
+async def test_an_invalid_request_is_refused_before_a_connection_is_used(library: Any) -> None:
+    engine = HttpxEngine(library.MockTransport(must_not_be_called))
     for request in (
         get(b"/a b"),
         get(b"*"),
@@ -279,17 +281,17 @@ async def test_what_cannot_be_written_is_refused_before_a_connection_is_taken(li
 async def test_a_reader_that_does_not_read_stops_the_peer(library: Any) -> None:
     count = 0
 
-    async def script(line: Line) -> None:
+    async def script(connection: PeerConnection) -> None:
         nonlocal count
-        await line.request()
-        await line.say(CHUNKED)
+        await connection.request()
+        await connection.send(CHUNKED)
         while True:
-            await line.say(b"10000\r\n" + b"a" * 65536 + b"\r\n")
+            await connection.send(b"10000\r\n" + b"a" * 65536 + b"\r\n")
             count += 1
 
     engine = HttpxEngine(lambda: library.AsyncClient(trust_env=False))
     async with Peer(script) as peer:
-        reply = await engine.send(ask(peer))
+        reply = await engine.send(request_to(peer))
         await asyncio.sleep(0.2)
         stopped = count
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The httpx engine: `HttpClient` over an `httpx` or `httpx2` client or transport."""
+"""The httpx engine: an `HttpClient` over a client or transport of httpx or httpx2."""
 
 from bud_asgi.http.httpx.engine import HttpxEngine
 

@@ -1,4 +1,4 @@
-"""Back-pressure: a reader that does not read holds little memory, whatever the peer sends."""
+"""Back-pressure: an unread reply uses little memory, whatever the peer sends."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import tracemalloc
 
 import pytest
 from differences import Client, Httpx
-from peer import CHUNKED, Certificates, Line, Peer, read
+from peer import CHUNKED, Certificates, Peer, PeerConnection, read
 
 from bud_asgi.http import Engine, HttpError, HttpRequest, Origin
 
 OFFERED = 50 << 20
 
 PEER_TLS = 256 << 10
-"""The peer lives in this process: a TLS connection of asyncio has a read buffer of this size, and this one is its."""
+"""Size of the read buffer of an asyncio TLS connection: the peer runs in this process and has one."""
 
 STREAMS = {
     "large chunks": (CHUNKED, b"10000\r\n" + b"a" * 65536 + b"\r\n", 65536),
@@ -26,17 +26,17 @@ STREAMS = {
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize(("head", "piece", "yields"), STREAMS.values(), ids=STREAMS.keys())
-async def test_50_mb_to_a_reader_that_does_not_read_hold_less_than_1_mb(
+async def test_50_mb_sent_to_a_reader_that_does_not_read_use_less_than_1_mb(
     engine: Engine, certificates: Certificates, head: bytes, piece: bytes, yields: int, tls: bool
 ) -> None:
     count = 0
 
-    async def script(line: Line) -> None:
+    async def script(connection: PeerConnection) -> None:
         nonlocal count
-        await line.request()
-        await line.say(head)
+        await connection.request()
+        await connection.send(head)
         while count < OFFERED // len(piece):
-            await line.say(piece)
+            await connection.send(piece)
             count += 1
 
     async with Peer(script, certificates.server if tls else None) as peer:
@@ -46,10 +46,10 @@ async def test_50_mb_to_a_reader_that_does_not_read_hold_less_than_1_mb(
         try:
             reply = await engine.send(HttpRequest(origin, b"GET", b"/", []))
             await asyncio.sleep(0.25)
-            held = tracemalloc.get_traced_memory()[0]
+            used = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
-        assert held - (PEER_TLS if tls else 0) < 1 << 20
+        assert used - (PEER_TLS if tls else 0) < 1 << 20
         offered = count
         await asyncio.sleep(0.05)
         assert count == offered < OFFERED // len(piece)
@@ -61,7 +61,7 @@ async def test_50_mb_to_a_reader_that_does_not_read_hold_less_than_1_mb(
         reply.close()
 
 
-NO_BODY = {
+NOT_BODY = {
     "a trailer of 12 MB": (CHUNKED + b"1\r\na\r\n0\r\nx: ", b"a" * 65536),
     "many trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"x: " + b"a" * 1000 + b"\r\n"),
     "an endless chunk extension": (CHUNKED + b"1;x=", b"a" * 65536),
@@ -69,23 +69,25 @@ NO_BODY = {
 }
 
 
-@pytest.mark.parametrize(("begin", "more"), NO_BODY.values(), ids=NO_BODY.keys())
-async def test_bytes_that_are_no_body_are_refused_with_memory_flat(client: Client, begin: bytes, more: bytes) -> None:
-    said = 0
+@pytest.mark.parametrize(("begin", "more"), NOT_BODY.values(), ids=NOT_BODY.keys())
+async def test_bytes_outside_the_body_are_refused_without_using_memory(
+    client: Client, begin: bytes, more: bytes
+) -> None:
+    sent = 0
 
-    async def script(line: Line) -> None:
-        nonlocal said
-        await line.request()
-        await line.say(begin)
-        while said < 12 << 20:
-            await line.say(more)
-            said += len(more)
+    async def script(connection: PeerConnection) -> None:
+        nonlocal sent
+        await connection.request()
+        await connection.send(begin)
+        while sent < 12 << 20:
+            await connection.send(more)
+            sent += len(more)
 
     async with Peer(script) as peer:
-        with pytest.raises(HttpError):  # loads what httpx loads late
+        with pytest.raises(HttpError):  # httpx imports modules on first use
             await read(await client.send(HttpRequest(peer.origin, b"GET", b"/", [])))
         gc.collect()
-        said = 0
+        sent = 0
         tracemalloc.start()
         try:
             with pytest.raises(HttpError) as failed:
@@ -96,4 +98,4 @@ async def test_bytes_that_are_no_body_are_refused_with_memory_flat(client: Clien
         assert failed.value.kind == "protocol"
         # Under httpx2, anyio queues what uvloop reads, 256 KB at a time.
         assert peak < (8 << 20 if isinstance(client, Httpx) else 1 << 20)
-        assert said < 12 << 20
+        assert sent < 12 << 20

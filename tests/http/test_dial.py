@@ -1,4 +1,4 @@
-"""TLS and dialling: what is verified, and what is said when there is no connection."""
+"""Dialling and TLS: what is verified, and the errors when no connection is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 from differences import Client, Make
-from peer import CHUNKED, OK, Certificates, Line, Peer, Script, read, says
+from peer import CHUNKED, OK, Certificates, Peer, PeerConnection, Script, read, reply_with
 
 from bud_asgi.http import HttpError, HttpRequest, Origin, Timeouts
 
@@ -24,15 +24,15 @@ def get(origin: Origin, connect: float = 5) -> HttpRequest:
 async def test_requests_over_tls_are_served_and_the_connection_reused(
     client: Client, certificates: Certificates
 ) -> None:
-    async with Peer(says(CHUNKED, b"2\r\nok\r\n", b"0\r\n\r\n"), certificates.server) as peer:
+    async with Peer(reply_with(CHUNKED, b"2\r\nok\r\n", b"0\r\n\r\n"), certificates.server) as peer:
         origin = Origin("localhost", peer.port, certificates.client)
         for _ in range(3):
             assert await read(await client.send(get(origin))) == b"ok"
-        assert (client.open, client.idle, len(peer.lines)) == (1, 1, 1)
+        assert (client.open, client.idle, len(peer.connections)) == (1, 1, 1)
 
 
-async def test_a_wrong_name_is_refused_and_named(client: Client, certificates: Certificates) -> None:
-    async with Peer(says(OK), certificates.server) as peer:
+async def test_a_wrong_name_is_refused_and_reported(client: Client, certificates: Certificates) -> None:
+    async with Peer(reply_with(OK), certificates.server) as peer:
         with pytest.raises(HttpError, match=r"certificate verify failed: IP address mismatch") as failed:
             await client.send(get(Origin("127.0.0.1", peer.port, certificates.client)))
         error = failed.value
@@ -40,12 +40,12 @@ async def test_a_wrong_name_is_refused_and_named(client: Client, certificates: C
         assert client.open == 0
 
 
-async def test_an_unknown_authority_is_refused_and_named(make: Make, certificates: Certificates) -> None:
-    nobody = ssl.create_default_context()
-    client = make(nobody)
-    async with Peer(says(OK), certificates.server) as peer:
+async def test_an_unknown_authority_is_refused_and_reported(make: Make, certificates: Certificates) -> None:
+    distrusting = ssl.create_default_context()
+    client = make(distrusting)
+    async with Peer(reply_with(OK), certificates.server) as peer:
         with pytest.raises(HttpError, match=r"certificate verify failed: unable to get local issuer") as failed:
-            await client.send(get(Origin("localhost", peer.port, nobody)))
+            await client.send(get(Origin("localhost", peer.port, distrusting)))
         assert (failed.value.kind, failed.value.sent) == ("tls", False)
 
 
@@ -55,14 +55,14 @@ def served_by(certificate: trustme.LeafCert) -> ssl.SSLContext:
     return context
 
 
-async def test_an_expired_certificate_is_refused_and_named(make: Make) -> None:
+async def test_an_expired_certificate_is_refused_and_reported(make: Make) -> None:
     authority = trustme.CA()
     began = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     expired = authority.issue_cert("localhost", not_before=began, not_after=began + dt.timedelta(days=1))
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)  # pyright: ignore[reportUnknownMemberType] - pyOpenSSL's type
     client = make(trusting)
-    async with Peer(says(OK), served_by(expired)) as peer:
+    async with Peer(reply_with(OK), served_by(expired)) as peer:
         with pytest.raises(HttpError, match=r"certificate verify failed: certificate has expired") as failed:
             await client.send(get(Origin("localhost", peer.port, trusting)))
         assert (failed.value.kind, failed.value.sent) == ("tls", False)
@@ -76,12 +76,12 @@ async def test_ssl_cert_file_is_honoured_by_default_contexts(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     trusting = ssl.create_default_context()
     client = make(trusting)
-    async with Peer(says(OK), served_by(authority.issue_cert("localhost"))) as peer:
+    async with Peer(reply_with(OK), served_by(authority.issue_cert("localhost"))) as peer:
         assert await read(await client.send(get(Origin("localhost", peer.port, trusting)))) == b"ok"
 
 
 def refuse_one(listening: socket.socket, context: ssl.SSLContext) -> None:
-    """Let one handshake fail, as a server does that sends its alert: asyncio's own closes without."""
+    """Fail one handshake with a TLS alert, as servers do; asyncio's own closes without an alert."""
     accepted, _ = listening.accept()
     accepted.settimeout(5)
     with accepted.dup() as below:
@@ -95,35 +95,35 @@ def refuse_one(listening: socket.socket, context: ssl.SSLContext) -> None:
         refused.close()
 
 
-async def test_a_client_certificate_is_shown_and_its_lack_is_a_tls_error(make: Make) -> None:
+async def test_a_client_certificate_is_sent_and_a_missing_one_is_a_tls_error(make: Make) -> None:
     authority = trustme.CA()
     server = served_by(authority.issue_cert("localhost"))
     authority.configure_trust(server)  # pyright: ignore[reportUnknownMemberType] - pyOpenSSL's type
     server.verify_mode = ssl.CERT_REQUIRED
-    nobody, somebody = ssl.create_default_context(), ssl.create_default_context()
-    for context in (nobody, somebody):
+    anonymous, certified = ssl.create_default_context(), ssl.create_default_context()
+    for context in (anonymous, certified):
         authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType] - pyOpenSSL's type
-    authority.issue_cert("gateway@example.org").configure_cert(somebody)  # pyright: ignore[reportUnknownMemberType] - pyOpenSSL's type
-    async with Peer(says(OK), server) as peer:
-        assert await read(await make(somebody).send(get(Origin("localhost", peer.port, somebody)))) == b"ok"
+    authority.issue_cert("gateway@example.org").configure_cert(certified)  # pyright: ignore[reportUnknownMemberType] - pyOpenSSL's type
+    async with Peer(reply_with(OK), server) as peer:
+        assert await read(await make(certified).send(get(Origin("localhost", peer.port, certified)))) == b"ok"
     with socket.create_server(("127.0.0.1", 0)) as listening:
         refusing = asyncio.create_task(asyncio.to_thread(refuse_one, listening, server))
         with pytest.raises(HttpError, match="certificate required") as failed:
-            await make(nobody).send(get(Origin("localhost", listening.getsockname()[1], nobody)))
+            await make(anonymous).send(get(Origin("localhost", listening.getsockname()[1], anonymous)))
         await refusing
     assert (failed.value.kind, failed.value.answered) == ("tls", False)
 
 
-async def says_plain_http(line: Line) -> None:
-    await line.say(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
-    await line.watch()
+async def send_plain_http(connection: PeerConnection) -> None:
+    await connection.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+    await connection.wait_closed()
 
 
-async def hangs_up(line: Line) -> None:
-    await line.reader.read(1)
+async def hang_up(connection: PeerConnection) -> None:
+    await connection.reader.read(1)
 
 
-@pytest.mark.parametrize("script", [says_plain_http, hangs_up])
+@pytest.mark.parametrize("script", [send_plain_http, hang_up])
 async def test_a_handshake_that_fails_is_a_tls_error(
     client: Client, certificates: Certificates, script: Script
 ) -> None:
@@ -133,20 +133,20 @@ async def test_a_handshake_that_fails_is_a_tls_error(
         assert (failed.value.kind, failed.value.sent) == ("tls", False)
 
 
-async def test_a_handshake_without_an_answer_is_over_in_time(client: Client, certificates: Certificates) -> None:
-    async with Peer(Line.watch) as peer:
+async def test_a_handshake_without_an_answer_times_out(client: Client, certificates: Certificates) -> None:
+    async with Peer(PeerConnection.wait_closed) as peer:
         with pytest.raises(HttpError, match=r"no connection within 0\.1 s") as failed:
             await client.send(get(Origin("localhost", peer.port, certificates.client), connect=0.1))
         assert (failed.value.kind, failed.value.sent) == ("connect", False)
-        await asyncio.wait_for(peer.lines[0].gone.wait(), 0.2)
+        await asyncio.wait_for(peer.connections[0].gone.wait(), 2)
         assert client.open == 0
 
 
 async def test_a_refused_connection_is_a_connect_error(client: Client) -> None:
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
         with pytest.raises(HttpError, match=r"127\.0\.0\.1:\d+: .*refused") as failed:
-            await client.send(get(Origin("127.0.0.1", unheard.getsockname()[1])))
+            await client.send(get(Origin("127.0.0.1", unused.getsockname()[1])))
     error = failed.value
     assert (error.kind, error.reused, error.sent, error.answered) == ("connect", False, False, False)
 
@@ -158,11 +158,11 @@ async def test_an_unknown_name_is_a_connect_error(client: Client) -> None:
 
 
 async def test_a_reset_connection_over_tls_is_a_reset(client: Client, certificates: Certificates) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(CHUNKED + b"1\r\na\r\n")
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED + b"1\r\na\r\n")
         await asyncio.sleep(0.02)
-        line.writer.transport.abort()
+        connection.writer.transport.abort()
 
     async with Peer(script, certificates.server) as peer:
         reply = await client.send(get(Origin("localhost", peer.port, certificates.client)))
@@ -172,16 +172,16 @@ async def test_a_reset_connection_over_tls_is_a_reset(client: Client, certificat
         assert (failed.value.kind, failed.value.answered) == ("reset", True)
 
 
-async def test_a_stale_connection_over_tls_costs_one_retry(client: Client, certificates: Certificates) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(OK)
-        if line.number:
-            await line.watch()
-        await line.request()
+async def test_a_stale_connection_over_tls_causes_one_retry(client: Client, certificates: Certificates) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        if connection.number:
+            await connection.wait_closed()
+        await connection.request()
 
     async with Peer(script, certificates.server) as peer:
         origin = Origin("localhost", peer.port, certificates.client)
         await read(await client.send(get(origin)))
         assert await read(await client.send(get(origin))) == b"ok"
-        assert (client.stale_retries, len(peer.lines)) == (1, 2)
+        assert (client.stale_retries, len(peer.connections)) == (1, 2)

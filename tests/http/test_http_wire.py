@@ -1,17 +1,17 @@
-"""How a request looks on the wire, and what is refused before there is a connection."""
+"""How a request is encoded, and what is refused before a connection is used."""
 
 from __future__ import annotations
 
 import pytest
-from peer import OK, Line, Peer, ask, read, says
+from peer import OK, Peer, PeerConnection, read, reply_with, request_to
 
 from bud_asgi.http import Engine, Header, HttpRequest, Origin
-from bud_asgi.http.wire import ONE_WRITE, PIECE, pieces, request_head
+from bud_asgi.http.wire import MAX_JOINED_BODY, MAX_WRITE, request_head, write_batches
 
 ORIGIN = Origin("api.example", 80)
 
 
-def test_a_head_is_written_as_it_was_given_with_the_fields_of_the_engine() -> None:
+def test_a_head_is_encoded_unchanged_with_the_engine_s_own_fields() -> None:
     request = HttpRequest(ORIGIN, b"POST", b"/v1?a=%2F&b", [(b"x-a", b"1"), (b"x-b", b"")], [b"ab", memoryview(b"cde")])
     assert request_head(request) == (
         b"POST /v1?a=%2F&b HTTP/1.1\r\nhost: api.example\r\nx-a: 1\r\nx-b: \r\ncontent-length: 5\r\n\r\n"
@@ -22,12 +22,14 @@ def test_a_head_is_written_as_it_was_given_with_the_fields_of_the_engine() -> No
     ("host", "port", "expected"),
     [("a.example", 8080, b"a.example:8080"), ("::1", 80, b"[::1]"), ("::1", 81, b"[::1]:81")],
 )
-def test_the_host_field_names_the_port_unless_it_is_the_scheme_s_own(host: str, port: int, expected: bytes) -> None:
+def test_the_host_field_contains_the_port_unless_it_is_the_scheme_s_default(
+    host: str, port: int, expected: bytes
+) -> None:
     head = request_head(HttpRequest(Origin(host, port), b"GET", b"/", []))
     assert head == b"GET / HTTP/1.1\r\nhost: " + expected + b"\r\n\r\n"
 
 
-def test_a_post_without_a_body_says_so() -> None:
+def test_a_post_without_a_body_has_a_content_length() -> None:
     assert b"content-length: 0\r\n" in request_head(HttpRequest(ORIGIN, b"POST", b"/", []))
 
 
@@ -48,51 +50,51 @@ INJECTED: dict[str, tuple[bytes, bytes, list[Header]]] = {
     "a colon in a name": (b"GET", b"/", [(b"x:", b"a")]),
     "a space in a name": (b"GET", b"/", [(b"x ", b"a")]),
     "no name": (b"GET", b"/", [(b"", b"a")]),
-    "a length of one's own": (b"GET", b"/", [(b"Content-Length", b"1")]),
-    "a transfer-encoding of one's own": (b"GET", b"/", [(b"transfer-encoding", b"chunked")]),
-    "a host of one's own": (b"GET", b"/", [(b"host", b"a")]),
+    "a content-length": (b"GET", b"/", [(b"Content-Length", b"1")]),
+    "a transfer-encoding": (b"GET", b"/", [(b"transfer-encoding", b"chunked")]),
+    "a host": (b"GET", b"/", [(b"host", b"a")]),
 }
 
 
 @pytest.mark.parametrize(("method", "target", "headers"), INJECTED.values(), ids=INJECTED.keys())
-async def test_injection_is_refused_before_a_connection_is_taken(
+async def test_injection_is_refused_before_a_connection_is_used(
     engine: Engine, method: bytes, target: bytes, headers: list[Header]
 ) -> None:
-    async with Peer(says(OK)) as peer:
+    async with Peer(reply_with(OK)) as peer:
         with pytest.raises(ValueError, match=r"."):
             await engine.send(HttpRequest(peer.origin, method, target, headers))
-        assert (engine.open, peer.lines) == (0, [])
+        assert (engine.open, peer.connections) == (0, [])
 
 
-def test_the_refusal_of_a_value_names_the_header_and_not_the_value() -> None:
+def test_the_error_for_an_invalid_value_contains_the_header_s_name_only() -> None:
     with pytest.raises(ValueError, match="x-api-key") as refused:
         request_head(HttpRequest(ORIGIN, b"GET", b"/", [(b"x-a", b"b"), (b"x-api-key", b"sk-secret\n")]))
     assert "sk-secret" not in str(refused.value)
 
 
-def test_a_small_body_goes_out_with_its_head_and_a_large_one_without_a_copy() -> None:
-    assert list(pieces(b"head", b"x" * ONE_WRITE)) == [[b"head" + b"x" * ONE_WRITE]]
-    large = bytes(range(256)) * (3 * PIECE // 256)
-    written = list(pieces(b"head", [b"ab", memoryview(large)]))
-    assert b"".join(b"".join(piece) for piece in written) == b"head" + b"ab" + large
-    assert max(sum(map(len, piece)) for piece in written) <= PIECE + 4
-    assert all(isinstance(part, memoryview) and part.obj is large for piece in written[1:-1] for part in piece)
+def test_a_small_body_is_joined_to_its_head_and_a_large_one_is_not_copied() -> None:
+    assert list(write_batches(b"head", b"x" * MAX_JOINED_BODY)) == [[b"head" + b"x" * MAX_JOINED_BODY]]
+    large = bytes(range(256)) * (3 * MAX_WRITE // 256)
+    written = list(write_batches(b"head", [b"ab", memoryview(large)]))
+    assert b"".join(b"".join(batch) for batch in written) == b"head" + b"ab" + large
+    assert max(sum(map(len, batch)) for batch in written) <= MAX_WRITE + 4
+    assert all(isinstance(part, memoryview) and part.obj is large for batch in written[1:-1] for part in batch)
 
 
-@pytest.mark.parametrize("size", [0, 1, ONE_WRITE, ONE_WRITE + 1, PIECE, PIECE + 1, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, MAX_JOINED_BODY, MAX_JOINED_BODY + 1, MAX_WRITE, MAX_WRITE + 1, 5_000_000])
 async def test_a_body_of_any_size_arrives_whole(engine: Engine, size: int) -> None:
     body = bytes(i % 251 for i in range(1000)) * (size // 1000 + 1)
     body = body[:size]
     got: list[bytes] = []
 
-    async def script(line: Line) -> None:
+    async def script(connection: PeerConnection) -> None:
         while True:
-            got.append(await line.request())
-            await line.say(OK)
+            got.append(await connection.request())
+            await connection.send(OK)
 
     async with Peer(script) as peer:
         for buffers in (body, [body[:3], memoryview(body)[3:]]):
-            reply = await engine.send(ask(peer, body=buffers))
+            reply = await engine.send(request_to(peer, body=buffers))
             assert await read(reply) == b"ok"
             assert got.pop().partition(b"\r\n\r\n")[2] == body
         assert (engine.open, engine.idle) == (1, 1)

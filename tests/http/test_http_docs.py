@@ -1,4 +1,4 @@
-"""The snippets of the manual's page on the way up run."""
+"""The snippets of docs/engine.md run."""
 
 from __future__ import annotations
 

@@ -1,28 +1,28 @@
-"""What bytes mean: framings, limits and refusals, without a loop."""
+"""Parsing replies: framing, limits, and what is refused; without a loop."""
 
 from __future__ import annotations
 
 import pytest
 
-from bud_asgi.http.message import MAX_OVERHEAD, Message, MessageError
+from bud_asgi.http.parser import MAX_OVERHEAD, InvalidResponseError, ResponseParser
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
 
-def feed(wire: bytes, *, cuts: int = 0, bodiless: bool = False) -> Message:
-    message = Message(bodiless=bodiless)
+def feed(wire: bytes, *, cuts: int = 0, is_head: bool = False) -> ResponseParser:
+    parser = ResponseParser(is_head=is_head)
     step = cuts or max(len(wire), 1)
     for start in range(0, len(wire), step):
-        message.feed(memoryview(wire)[start : start + step])
-    return message
+        parser.feed(memoryview(wire)[start : start + step])
+    return parser
 
 
 WHOLE = {
     "content-length": (HEAD + b"Content-Length: 5\r\n\r\nhello", 200, b"hello", True),
     "no body by length": (HEAD + b"content-length: 0\r\n\r\n", 200, b"", True),
     "chunked": (CHUNKED + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", 200, b"hello", True),
-    "chunked, in any case of letters": (
+    "chunked, in any letter case": (
         HEAD + b"Transfer-Encoding: Chunked \r\n\r\n1\r\na\r\n0\r\n\r\n",
         200,
         b"a",
@@ -35,14 +35,14 @@ WHOLE = {
         b"a",
         True,
     ),
-    "an interim reply may name a length": (
+    "an interim reply may have a content-length": (
         b"HTTP/1.1 103 Early\r\ncontent-length: 9\r\n\r\n" + CHUNKED + b"0\r\n\r\n",
         200,
         b"",
         True,
     ),
     "204 has no body": (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b"", True),
-    "304 has no body, whatever length it names": (b"HTTP/1.1 304 x\r\ncontent-length: 9\r\n\r\n", 304, b"", True),
+    "304 has no body, whatever its content-length": (b"HTTP/1.1 304 x\r\ncontent-length: 9\r\n\r\n", 304, b"", True),
     "connection: close": (HEAD + b"connection: close\r\ncontent-length: 1\r\n\r\na", 200, b"a", False),
     "HTTP/1.0 closes": (b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", 200, b"a", False),
     "HTTP/1.0 may persist": (
@@ -56,13 +56,13 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("wire", "status", "body", "persistent"), WHOLE.values(), ids=WHOLE.keys())
-def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_cut(
+def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_split(
     wire: bytes, status: int, body: bytes, persistent: bool
 ) -> None:
     for size in range(1, len(wire) + 1):
-        message = feed(wire, cuts=size)
-        assert (message.status, message.take(), message.complete) == (status, body, True)
-        assert (message.persistent, message.surplus) == (persistent, False)
+        parser = feed(wire, cuts=size)
+        assert (parser.status, parser.take(), parser.complete) == (status, body, True)
+        assert (parser.persistent, parser.trailing_data) == (persistent, False)
     for cut in range(len(wire)):
         assert not feed(wire[:cut]).complete
 
@@ -70,26 +70,26 @@ def test_a_whole_reply_is_complete_at_its_last_byte_however_it_was_cut(
 def test_every_split_of_a_chunked_reply_gives_the_same_bytes() -> None:
     wire = CHUNKED + b"".join(b"%x;e\r\n%s\r\n" % (n, b"d" * n) for n in (1, 15, 16, 40)) + b"0\r\nt: v\r\n\r\n"
     for first in range(len(wire) + 1):
-        message = Message()
+        parser = ResponseParser()
         for part in (wire[:first], wire[first:]):
             if part:
-                message.feed(memoryview(part))
-        assert message.take() == b"d" * 72
-        assert message.complete
+                parser.feed(memoryview(part))
+        assert parser.take() == b"d" * 72
+        assert parser.complete
 
 
 def test_header_names_are_lower_case_in_order_with_values_as_they_came() -> None:
-    message = feed(HEAD + b"X-B:  Two\t words \r\nx-a:\r\nX-b: \xff\r\ncontent-length: 0\r\n\r\n")
-    assert message.headers == [(b"x-b", b"Two\t words"), (b"x-a", b""), (b"x-b", b"\xff"), (b"content-length", b"0")]
+    parser = feed(HEAD + b"X-B:  Two\t words \r\nx-a:\r\nX-b: \xff\r\ncontent-length: 0\r\n\r\n")
+    assert parser.headers == [(b"x-b", b"Two\t words"), (b"x-a", b""), (b"x-b", b"\xff"), (b"content-length", b"0")]
 
 
-def test_the_reply_to_head_is_complete_with_its_head_and_costs_the_connection() -> None:
-    message = feed(HEAD + b"content-length: 5\r\n\r\n", bodiless=True)
-    assert message.complete
-    assert message.surplus
+def test_the_reply_to_head_is_complete_after_its_head_and_its_connection_is_not_reused() -> None:
+    parser = feed(HEAD + b"content-length: 5\r\n\r\n", is_head=True)
+    assert parser.complete
+    assert parser.trailing_data
 
 
-def test_only_a_body_that_nothing_framed_ends_with_the_input() -> None:
+def test_only_a_body_without_framing_ends_with_the_input() -> None:
     assert feed(HEAD + b"\r\nabc").end()
     assert not feed(HEAD + b"content-length: 4\r\n\r\nabc").end()
     assert not feed(CHUNKED + b"3\r\nabc\r\n").end()
@@ -98,19 +98,19 @@ def test_only_a_body_that_nothing_framed_ends_with_the_input() -> None:
     assert not feed(b"").end()
 
 
-SURPLUS = {
+TRAILING = {
     "a second reply": HEAD + b"content-length: 0\r\n\r\n",
     "rubbish": b"rubbish",
     "one byte": b"H",
 }
 
 
-@pytest.mark.parametrize("behind", SURPLUS.values(), ids=SURPLUS.keys())
-def test_what_stands_behind_a_complete_reply_is_surplus_and_the_reply_stays(behind: bytes) -> None:
-    message = feed(HEAD + b"content-length: 2\r\n\r\nok" + behind)
-    assert message.complete
-    assert message.surplus
-    assert (message.status, message.take()) == (200, b"ok")
+@pytest.mark.parametrize("extra", TRAILING.values(), ids=TRAILING.keys())
+def test_bytes_after_a_complete_reply_are_trailing_data_and_the_reply_stays_readable(extra: bytes) -> None:
+    parser = feed(HEAD + b"content-length: 2\r\n\r\nok" + extra)
+    assert parser.complete
+    assert parser.trailing_data
+    assert (parser.status, parser.take()) == (200, b"ok")
 
 
 REFUSED = {
@@ -139,12 +139,12 @@ REFUSED = {
     "a zero in a value": HEAD + b"x: a\x00b\r\n\r\n",
     "a delete in a value": HEAD + b"x: a\x7fb\r\n\r\n",
     "a carriage return in a value": HEAD + b"x: a\rb\r\n\r\n",
-    "an upgrade nobody asked for": b"HTTP/1.1 101 x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+    "an unrequested upgrade": b"HTTP/1.1 101 x\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
     "101 without upgrade": b"HTTP/1.1 101 x\r\n\r\n",
-    "a chunk size that is no number": CHUNKED + b"zz\r\n",
+    "a chunk size that is not a number": CHUNKED + b"zz\r\n",
     "a chunk size past 64 bits": CHUNKED + b"1ffffffffffffffff\r\n",
-    "a chunk longer than it says": CHUNKED + b"1\r\nabc\r\n0\r\n\r\n",
-    "a space behind the chunk size": CHUNKED + b"1 \r\na\r\n",
+    "a chunk longer than its size": CHUNKED + b"1\r\nabc\r\n0\r\n\r\n",
+    "a space after the chunk size": CHUNKED + b"1 \r\na\r\n",
     "a chunk size ended by a bare line feed": CHUNKED + b"1\na\n0\n\n",
     "rubbish after an interim reply": b"HTTP/1.1 100 x\r\n\r\nrubbish",
 }
@@ -152,8 +152,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("cuts", [0, 1])
-def test_what_cannot_be_trusted_is_refused(wire: bytes, cuts: int) -> None:
-    with pytest.raises(MessageError):
+def test_invalid_or_ambiguous_replies_are_refused(wire: bytes, cuts: int) -> None:
+    with pytest.raises(InvalidResponseError):
         feed(wire, cuts=cuts)
 
 
@@ -172,29 +172,31 @@ ENDLESS = {
 
 @pytest.mark.parametrize(("begin", "more", "times"), ENDLESS.values(), ids=ENDLESS.keys())
 @pytest.mark.parametrize("cuts", [1000, 64 << 10])
-def test_what_does_not_end_is_refused_before_it_has_cost_much(begin: bytes, more: bytes, times: int, cuts: int) -> None:
+def test_endless_input_is_refused_after_a_bounded_number_of_bytes(
+    begin: bytes, more: bytes, times: int, cuts: int
+) -> None:
     wire = begin + more * times
-    with pytest.raises(MessageError):
+    with pytest.raises(InvalidResponseError):
         feed(wire, cuts=cuts)
-    # Below the limit it is read; the limit and one read are the most that is ever looked at.
+    # Below the limit it is accepted; at most the limit and one more read are ever parsed.
     assert not feed(wire[: MAX_OVERHEAD // 2], cuts=cuts).complete
-    with pytest.raises(MessageError):
+    with pytest.raises(InvalidResponseError):
         feed(wire[: 2 * MAX_OVERHEAD + cuts], cuts=cuts)
 
 
-def test_a_head_just_below_the_limit_is_read_with_the_body_behind_it_in_one_read() -> None:
+def test_a_head_just_within_the_limit_is_parsed_from_one_read_with_its_body() -> None:
     head = HEAD + b"content-length: 100000\r\nx: "
     head += b"a" * (MAX_OVERHEAD - len(head) - 4) + b"\r\n\r\n"
     assert len(head) == MAX_OVERHEAD
-    message = feed(head + b"b" * 100_000)
-    assert message.complete
-    assert len(message.take()) == 100_000
-    with pytest.raises(MessageError):
+    parser = feed(head + b"b" * 100_000)
+    assert parser.complete
+    assert len(parser.take()) == 100_000
+    with pytest.raises(InvalidResponseError):
         feed(head.replace(b"x: ", b"xy: ") + b"b" * 100_000)
 
 
-def test_tiny_chunks_weigh_what_they_cost() -> None:
-    message = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
-    assert message.held > 60_000
-    assert len(message.take()) == 2000
-    assert message.held == 0
+def test_tiny_chunks_count_with_their_memory_overhead() -> None:
+    parser = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
+    assert parser.buffered > 60_000
+    assert len(parser.take()) == 2000
+    assert parser.buffered == 0

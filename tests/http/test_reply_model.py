@@ -1,4 +1,4 @@
-"""Any reply, cut anywhere and broken off anywhere, read in any order, against a model of the seam."""
+"""Any reply, split anywhere, cut off anywhere and read in any order, against a model of `HttpReply`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import uvloop
 from differences import ENGINES, Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peer import CHUNKED, Line, Peer, ask
+from peer import CHUNKED, Peer, PeerConnection, request_to
 
 from bud_asgi.http import HttpError, HttpReply
 
@@ -23,7 +23,7 @@ EXAMPLES = 1000 if "BUD_ASGI_TORTURE" in os.environ else 40
 
 @dataclass(frozen=True)
 class Script:
-    """A reply as the peer says it: `wire` up to `broken_at` in segments; `starts[n]`: where byte n of the body is."""
+    """What the peer sends: `wire` up to `broken_at`, in segments; `places[n]` is the offset of body byte n."""
 
     head: int
     wire: bytes
@@ -40,7 +40,7 @@ class Script:
 
     @property
     def delivered(self) -> bytes:
-        """What the seam promises: every byte of the body that came."""
+        """The body bytes that a reader must get: all that were sent."""
         if self.broken_at is None:
             return self.body
         return bytes(byte for byte, place in zip(self.body, self.places, strict=True) if place < self.broken_at)
@@ -70,14 +70,14 @@ def scripts(draw: st.DrawFn) -> Script:
 
 
 async def play(engine: str, script: Script, steps: list[str]) -> None:
-    async def says(line: Line) -> None:
-        await line.request()
-        await line.say(*script.segments)
+    async def play_script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(*script.segments)
         if script.broken_at is None:
-            await line.watch()
+            await connection.wait_closed()
 
     client = ENGINES[engine](ssl.create_default_context())
-    async with Peer(says) as peer:
+    async with Peer(play_script) as peer:
         try:
             await follow(client, peer, script, steps)
         finally:
@@ -88,10 +88,10 @@ async def play(engine: str, script: Script, steps: list[str]) -> None:
 async def follow(client: Client, peer: Peer, script: Script, steps: list[str]) -> None:
     if script.broken_at is not None and script.broken_at < script.head:
         with pytest.raises(HttpError) as failed:
-            await client.send(ask(peer))
+            await client.send(request_to(peer))
         assert (failed.value.kind, failed.value.sent) == ("reset", True)
         return
-    reply = await client.send(ask(peer))
+    reply = await client.send(request_to(peer))
     got, failure = b"", ("reset", True, True)
     try:
         for step in steps:
@@ -122,7 +122,7 @@ async def more(reply: HttpReply) -> bytes:
 
 
 async def cancelled_more(reply: HttpReply) -> bytes:
-    """What it had already, if it was not to be cancelled any more."""
+    """Return the bytes if the call had finished before it was cancelled."""
     waiting = asyncio.ensure_future(reply.more())
     await asyncio.sleep(0)
     waiting.cancel()
@@ -150,14 +150,14 @@ STEPS = {"take": take, "more": more, "cancelled more": cancelled_more, "pause": 
 @pytest.mark.torture
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_any_reply_read_in_any_order_gives_what_came_and_then_its_true_end(
+def test_any_reply_read_in_any_order_yields_what_was_sent_and_then_its_end(
     engine: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     with asyncio.Runner(loop_factory=loop) as runner:
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(scripts(), st.lists(st.sampled_from(sorted(STEPS)), max_size=5))
-        def plays(script: Script, steps: list[str]) -> None:
+        def check(script: Script, steps: list[str]) -> None:
             runner.run(play(engine, script, steps))
 
-        plays()
+        check()

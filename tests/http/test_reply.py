@@ -1,4 +1,4 @@
-"""Replies over real sockets: every framing, every way to break one, what came before is delivered first."""
+"""Replies over real sockets: every framing, and every way to break one; earlier bytes are delivered first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from differences import Client
-from peer import CHUNKED, OK, Line, Peer, ask, read, says, says_and_closes
+from peer import CHUNKED, OK, Peer, PeerConnection, read, reply_and_close, reply_with, request_to
 
 from bud_asgi.http import HttpError
 
@@ -15,11 +15,11 @@ LENGTH_5 = HEAD + b"content-length: 5\r\n\r\n"
 
 FRAMINGS = {
     "content-length": ((LENGTH_5 + b"hello",), b"hello", 1),
-    "content-length, in pieces": ((LENGTH_5, b"he", b"llo"), b"hello", 1),
+    "content-length, in parts": ((LENGTH_5, b"he", b"llo"), b"hello", 1),
     "chunked": ((CHUNKED, b"2\r\nhe\r\n", b"3\r\nllo\r\n0\r\n\r\n"), b"hello", 1),
     "chunked, a byte a segment": (tuple(bytes([byte]) for byte in CHUNKED + b"1\r\na\r\n0\r\n\r\n"), b"a", 1),
     "chunked, with trailers": ((CHUNKED + b"1\r\na\r\n0\r\n", b"x-t: 1\r\n\r\n"), b"a", 1),
-    "gzip that nobody asked for": (
+    "unrequested gzip": (
         (HEAD + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b",),
         b"\x1f\x8b",
         1,
@@ -27,44 +27,44 @@ FRAMINGS = {
     "after interim replies": ((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 x\r\n\r\n", OK), b"ok", 1),
     "no content": ((b"HTTP/1.1 204 x\r\n\r\n",), b"", 1),
     "connection: close": ((HEAD + b"connection: close\r\ncontent-length: 2\r\n\r\nok",), b"ok", 0),
-    "rubbish behind it": ((OK + b"rubbish",), b"ok", 0),
-    "a second reply behind it": ((OK + OK,), b"ok", 0),
+    "rubbish after it": ((OK + b"rubbish",), b"ok", 0),
+    "a second reply after it": ((OK + OK,), b"ok", 0),
 }
 
 
 @pytest.mark.parametrize(("parts", "body", "idle"), FRAMINGS.values(), ids=FRAMINGS.keys())
-async def test_a_reply_is_read_whole_and_its_connection_kept_if_it_may_be(
+async def test_a_reply_is_read_whole_and_its_connection_kept_if_reusable(
     client: Client, parts: tuple[bytes, ...], body: bytes, idle: int
 ) -> None:
-    async with Peer(says(*parts)) as peer:
+    async with Peer(reply_with(*parts)) as peer:
         for _ in range(2):
-            reply = await client.send(ask(peer))
+            reply = await client.send(request_to(peer))
             assert await read(reply) == body
             assert client.idle == idle
             reply.close()
             reply.close()
             assert await reply.more() == b""
-        assert len(peer.lines) == (1 if idle else 2)
+        assert len(peer.connections) == (1 if idle else 2)
 
 
-async def test_a_reply_that_nothing_frames_ends_with_the_connection(client: Client) -> None:
-    async with Peer(says_and_closes(HEAD + b"\r\n", b"hel", b"lo")) as peer:
-        reply = await client.send(ask(peer))
+async def test_a_reply_without_framing_ends_with_the_connection(client: Client) -> None:
+    async with Peer(reply_and_close(HEAD + b"\r\n", b"hel", b"lo")) as peer:
+        reply = await client.send(request_to(peer))
         assert not reply.done
         assert await read(reply) == b"hello"
         assert client.idle == 0
 
 
-async def test_the_reply_to_head_has_no_body_whatever_it_says(client: Client) -> None:
-    async with Peer(says(LENGTH_5)) as peer:
-        reply = await client.send(ask(peer, method=b"HEAD", body=b""))
+async def test_the_reply_to_head_has_no_body_whatever_its_headers(client: Client) -> None:
+    async with Peer(reply_with(LENGTH_5)) as peer:
+        reply = await client.send(request_to(peer, method=b"HEAD", body=b""))
         assert reply.done
         assert await read(reply) == b""
 
 
-async def test_take_hands_out_what_is_here_and_never_waits(client: Client) -> None:
-    async with Peer(says(CHUNKED + b"1\r\na\r\n1\r\nb\r\n")) as peer:
-        reply = await client.send(ask(peer))
+async def test_take_returns_what_has_arrived_and_never_waits(client: Client) -> None:
+    async with Peer(reply_with(CHUNKED + b"1\r\na\r\n1\r\nb\r\n")) as peer:
+        reply = await client.send(request_to(peer))
         assert (reply.take(), reply.take()) == (b"ab", b"")
         assert reply.headers == [(b"transfer-encoding", b"chunked")]
         reply.close()
@@ -73,12 +73,12 @@ async def test_take_hands_out_what_is_here_and_never_waits(client: Client) -> No
             await reply.more()
 
 
-async def test_a_reply_has_one_reader(client: Client) -> None:
-    async with Peer(says(CHUNKED)) as peer:
-        reply = await client.send(ask(peer))
+async def test_a_second_concurrent_reader_is_refused(client: Client) -> None:
+    async with Peer(reply_with(CHUNKED)) as peer:
+        reply = await client.send(request_to(peer))
         first = asyncio.ensure_future(reply.more())
         await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="one reader"):
+        with pytest.raises(RuntimeError, match="only one reader"):
             await reply.more()
         reply.close()
         with pytest.raises(HttpError):
@@ -86,7 +86,7 @@ async def test_a_reply_has_one_reader(client: Client) -> None:
 
 
 NO_HEAD = {
-    "closed without a word": ((), "reset", False),
+    "closed without a reply": ((), "reset", False),
     "closed within the head": ((HEAD + b"content-le",), "reset", True),
     "closed after an interim reply": ((b"HTTP/1.1 100 x\r\n\r\n",), "reset", True),
     "not HTTP": ((b"hello, who is there?\r\n",), "protocol", True),
@@ -100,28 +100,28 @@ NO_HEAD = {
 
 
 @pytest.mark.parametrize(("parts", "kind", "answered"), NO_HEAD.values(), ids=NO_HEAD.keys())
-async def test_a_reply_without_a_head_to_trust_is_an_error_with_true_facts(
+async def test_a_reply_without_a_valid_head_is_an_error_with_correct_facts(
     client: Client, parts: tuple[bytes, ...], kind: str, answered: bool
 ) -> None:
-    async with Peer(says_and_closes(*parts)) as peer:
+    async with Peer(reply_and_close(*parts)) as peer:
         with pytest.raises(HttpError) as failed:
-            await client.send(ask(peer))
+            await client.send(request_to(peer))
         error = failed.value
         assert (error.kind, error.reused, error.sent, error.answered) == (kind, False, True, answered)
-        assert len(peer.lines) == 1
+        assert len(peer.connections) == 1
 
 
 @pytest.mark.parametrize("answer", [b"", HEAD + b"content-length: 9\r\n\r\nabc"], ids=["before", "within"])
 async def test_a_hard_reset_is_a_reset(client: Client, answer: bytes) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(answer)
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(answer)
         await asyncio.sleep(0.02)
-        line.reset()
+        connection.reset()
 
     async with Peer(script) as peer:
         with pytest.raises(HttpError) as failed:
-            await read(await client.send(ask(peer)))
+            await read(await client.send(request_to(peer)))
         assert (failed.value.kind, failed.value.answered) == ("reset", bool(answer))
 
 
@@ -131,16 +131,16 @@ BROKEN = {
     "no last chunk": (CHUNKED + b"3\r\nhel\r\n", b"hel", "reset"),
     "cut within the trailers": (CHUNKED + b"3\r\nhel\r\n0\r\nx: ", b"hel", "reset"),
     "a broken chunk": (CHUNKED + b"3\r\nhel\r\nzz\r\n", b"hel", "protocol"),
-    "a chunk longer than it says": (CHUNKED + b"3\r\nhello\r\n", b"hel", "protocol"),
+    "a chunk longer than its size": (CHUNKED + b"3\r\nhello\r\n", b"hel", "protocol"),
 }
 
 
 @pytest.mark.parametrize(("wire", "before", "kind"), BROKEN.values(), ids=BROKEN.keys())
-async def test_what_came_before_a_break_is_delivered_before_the_error(
+async def test_bytes_before_a_break_are_delivered_before_the_error(
     client: Client, wire: bytes, before: bytes, kind: str
 ) -> None:
-    async with Peer(says_and_closes(wire)) as peer:
-        reply = await client.send(ask(peer))
+    async with Peer(reply_and_close(wire)) as peer:
+        reply = await client.send(request_to(peer))
         await asyncio.sleep(0.02)
         assert await reply.more() == before
         assert not reply.done
@@ -159,16 +159,16 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(("begin", "more"), ENDLESS.values(), ids=ENDLESS.keys())
-async def test_what_never_ends_is_refused_at_once(client: Client, begin: bytes, more: bytes) -> None:
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.say(begin)
+async def test_endless_framing_is_refused_at_once(client: Client, begin: bytes, more: bytes) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.request()
+        await connection.send(begin)
         for _ in range(3000):
-            await line.say(more)
+            await connection.send(more)
 
     async with Peer(script) as peer:
         with pytest.raises(HttpError) as failed:
-            await read(await client.send(ask(peer)))
+            await read(await client.send(request_to(peer)))
         assert failed.value.kind == "protocol"
 
 
@@ -177,35 +177,35 @@ TOO_LARGE = b"HTTP/1.1 413 x\r\ncontent-length: 9\r\n\r\ntoo large"
 
 @pytest.mark.parametrize("ends", ["waits", "closes", "resets"])
 @pytest.mark.parametrize("delay", [0.0, 0.03])
-async def test_an_early_413_is_read_while_30_mb_are_going_up(client: Client, ends: str, delay: float) -> None:
-    async def script(line: Line) -> None:
-        await line.head()
+async def test_an_early_413_is_read_during_an_upload_of_30_mb(client: Client, ends: str, delay: float) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.head()
         await asyncio.sleep(delay)
-        await line.say(TOO_LARGE)
+        await connection.send(TOO_LARGE)
         if ends == "resets":
-            line.reset()
+            connection.reset()
         elif ends == "waits":
-            await line.watch()
+            await connection.wait_closed()
 
     async with Peer(script) as peer:
-        reply = await client.send(ask(peer, body=b"x" * 30_000_000))
+        reply = await client.send(request_to(peer, body=b"x" * 30_000_000))
         assert reply.status == 413
         assert await read(reply) == b"too large"
         await asyncio.sleep(0.02)
         assert client.open == 0
         if ends == "waits":
-            await asyncio.wait_for(peer.lines[0].gone.wait(), 1)
+            await asyncio.wait_for(peer.connections[0].gone.wait(), 2)
 
 
-async def test_an_upload_goes_on_beside_an_early_200(client: Client) -> None:
-    async def script(line: Line) -> None:
-        await line.head()
-        await line.say(CHUNKED)
-        await line.reader.readexactly(5_000_000)
-        await line.say(b"2\r\nok\r\n0\r\n\r\n")
-        await line.watch()
+async def test_an_upload_continues_after_an_early_200(client: Client) -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.head()
+        await connection.send(CHUNKED)
+        await connection.reader.readexactly(5_000_000)
+        await connection.send(b"2\r\nok\r\n0\r\n\r\n")
+        await connection.wait_closed()
 
     async with Peer(script) as peer:
-        reply = await client.send(ask(peer, body=b"x" * 5_000_000))
+        reply = await client.send(request_to(peer, body=b"x" * 5_000_000))
         assert await read(reply) == b"ok"
         assert client.idle == 1
