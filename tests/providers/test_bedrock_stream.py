@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.sse import PING
-from bud_asgi.testing.bedrock.frames import sealed
+from bud_asgi.testing.bedrock.frames import with_checksum
 from bud_asgi.testing.bedrock.stream import (
     chunk,
     error_message,
@@ -154,7 +154,7 @@ BROKEN: dict[str, bytes] = {
     "its checksum": wrong(-1),
     "the checksum of its prelude": wrong(8),
     "its payload": wrong(100),
-    "far too long": sealed(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
+    "far too long": with_checksum(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
     "no frame": b"HTTP/1.1 400 Bad Request\r\n",
     "no JSON": event_message("chunk", b"no"),
     "no bytes": event_message("chunk", b"{}"),

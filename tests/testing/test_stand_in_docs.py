@@ -14,7 +14,7 @@ import bud_asgi.testing
 from bud_asgi.testing.bedrock import Bedrock
 from bud_asgi.testing.bedrock import faults as bedrock_faults
 from bud_asgi.testing.vertex import Vertex
-from bud_asgi.testing.vertex import errors as vertex_errors
+from bud_asgi.testing.vertex import faults as vertex_faults
 
 _MANUAL = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 _SNIPPETS = re.findall(r"```python\n(.*?)```", _MANUAL, re.DOTALL)
@@ -44,7 +44,7 @@ def test_what_is_shown_is_sorted_and_documented() -> None:
     assert [name for name in functions if not getattr(bud_asgi.testing, name).__doc__] == []
 
 
-@pytest.mark.parametrize("module", [bedrock_faults, vertex_errors])
+@pytest.mark.parametrize("module", [bedrock_faults, vertex_faults])
 def test_the_faults_of_the_clouds_are_named(module: ModuleType) -> None:
     faults = [
         name
