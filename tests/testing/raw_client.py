@@ -1,4 +1,4 @@
-"""A client that shows the bytes as they are: sockets, and nothing that understands HTTP."""
+"""A client that sends and returns raw bytes, without an HTTP library."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def wire(
     start: str = "POST /v1/messages HTTP/1.1",
     **fields: Any,
 ) -> bytes:
-    """A request; a header of `None` is left out, `fields` change the default body."""
+    """Encode a request. A header of `None` is left out; `fields` change the default body."""
     sent = body if isinstance(body, bytes) else json.dumps({**(BODY if body is None else body), **fields}).encode()
     given: dict[str, str | None] = {**HEADERS, "content-length": str(len(sent)), **(headers or {})}
     lines = [start, *(f"{name}: {value}" for name, value in given.items() if value is not None)]
@@ -46,7 +46,7 @@ class Client:
         await self.writer.drain()
 
     async def until_silent(self, silence: float = 0.1) -> tuple[bytes, Ended]:
-        """All that comes until the connection ends, or is silent so long."""
+        """Return all data until the connection ends or is silent for so many seconds, and which of them."""
         received = b""
         while True:
             try:
@@ -66,7 +66,7 @@ class Client:
 
 
 def _is_whole(received: bytes) -> bool:
-    """Whether one whole reply is here, so that there is no need to wait long for more."""
+    """Whether one complete reply is here, so that there is no need to wait long for more."""
     head, blank, body = received.partition(b"\r\n\r\n")
     if b"\r\ntransfer-encoding: chunked" in head:
         return body.endswith(b"0\r\n\r\n")
@@ -79,7 +79,7 @@ async def connect(upstream: StandIn, *, limit: int = 1 << 16) -> Client:
 
 
 async def ask(upstream: StandIn, request: bytes, silence: float = 0.1) -> tuple[bytes, bytes, Ended]:
-    """Head, raw body and end of the reply to one request, on a connection of its own."""
+    """Send one request on a new connection; return head, raw body and end of the reply."""
     client = await connect(upstream)
     try:
         await client.send(request)
@@ -91,7 +91,7 @@ async def ask(upstream: StandIn, request: bytes, silence: float = 0.1) -> tuple[
 
 
 def unchunked(body: bytes) -> tuple[bytes, list[int], bool]:
-    """The content of a chunked body, the sizes of its whole chunks, and whether its end came."""
+    """Return the content of a chunked body, the sizes of its chunks, and whether it is complete."""
     content, sizes = b"", list[int]()
     while body:
         line, _, rest = body.partition(b"\r\n")

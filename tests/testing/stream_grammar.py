@@ -1,4 +1,4 @@
-"""A second reading of the stream's grammar, made for the tests: strict, and without the stand-in's code."""
+"""A strict parser of the stream's grammar that shares no code with the stand-in."""
 
 import json
 import re
@@ -8,7 +8,7 @@ _EVENT = re.compile(rb"event: ([a-z_]+)\ndata: ([^\n]+)\n\n")
 
 
 def events_of(stream: bytes) -> list[dict[str, Any]]:
-    """The data of each event. Fails on anything that is not exactly an event as the service writes it."""
+    """Return the data of each event. Fails on anything that the service would not send."""
     found: list[dict[str, Any]] = []
     position = 0
     for match in _EVENT.finditer(stream):
@@ -24,12 +24,12 @@ def events_of(stream: bytes) -> list[dict[str, Any]]:
 
 
 def padding_of(stream: bytes) -> list[int]:
-    """The padding of each data line."""
+    """Return the number of padding spaces in each data line."""
     return [len(m[2]) - 1 - len(m[2][:-1].rstrip(b" ")) for m in _EVENT.finditer(stream)]
 
 
 def message_of(stream: bytes) -> dict[str, Any]:
-    """The Message that a whole stream says. Fails if the stream breaks the grammar."""
+    """Assemble the Message of a complete stream. Fails if the stream violates the grammar."""
     events = [event for event in events_of(stream) if event["type"] != "ping"]
     first, *middle, last = events
     assert first["type"] == "message_start"

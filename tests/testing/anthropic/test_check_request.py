@@ -1,4 +1,4 @@
-"""What the service refuses is refused, in its words."""
+"""Requests that the stand-in rejects, with the service's own errors."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ async def upstream() -> AsyncIterator[StandIn]:
         yield upstream
 
 
-def said(*messages: Any, **fields: Any) -> bytes:
+def conversation(*messages: Any, **fields: Any) -> bytes:
     roles = ("user", "assistant")
     return wire(messages=[{"role": roles[n % 2], "content": content} for n, content in enumerate(messages)], **fields)
 
@@ -127,33 +127,33 @@ BODIES: dict[str, tuple[bytes, str]] = {
         wire(messages=[{"role": "user", "content": "Hi.", "name": "me"}]), f"messages.0.name: {EXTRA}"
     ),
     "empty content": (
-        said(""),
+        conversation(""),
         "messages.0: all messages must have non-empty content except for the optional final assistant message",
     ),
-    "empty text": (said([{"type": "text", "text": ""}]), "messages: text content blocks must be non-empty"),
-    "a block without type": (said([{"text": "Hi."}]), "messages.0.content.0.type: Field required"),
-    "a block's unknown field": (said([{**TEXT, "x": 1}]), f"messages.0.content.0.text.x: {EXTRA}"),
-    "a block's missing field": (said([{"type": "image"}]), "messages.0.content.0.image.source: Field required"),
+    "empty text": (conversation([{"type": "text", "text": ""}]), "messages: text content blocks must be non-empty"),
+    "a block without type": (conversation([{"text": "Hi."}]), "messages.0.content.0.type: Field required"),
+    "a block's unknown field": (conversation([{**TEXT, "x": 1}]), f"messages.0.content.0.text.x: {EXTRA}"),
+    "a block's missing field": (conversation([{"type": "image"}]), "messages.0.content.0.image.source: Field required"),
     "a mark on thinking": (
-        said("Hi.", [{"type": "thinking", "thinking": "", "signature": "x", **MARK}]),
+        conversation("Hi.", [{"type": "thinking", "thinking": "", "signature": "x", **MARK}]),
         f"messages.1.content.0.thinking.cache_control: {EXTRA}",
     ),
     "a call without a result": (
-        said("Hi.", [CALL], "And?"),
+        conversation("Hi.", [CALL], "And?"),
         ("messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: toolu_1. Each "
         "`tool_use` block must have a corresponding `tool_result` block in the next message."),
     ),
     "a result without a call": (
-        said("Hi.", [TEXT], [RESULT]),
+        conversation("Hi.", [TEXT], [RESULT]),
         ("messages.2: unexpected `tool_use_id` found in `tool_result` blocks: toolu_1. Each `tool_result` block must "
         "have a corresponding `tool_use` block in the previous message."),
     ),
     "five marks": (
-        said([{**TEXT, **MARK}] * 3, system=[{**TEXT, **MARK}], tools=[{**TOOL, **MARK}]),
+        conversation([{**TEXT, **MARK}] * 3, system=[{**TEXT, **MARK}], tools=[{**TOOL, **MARK}]),
         "A maximum of 4 blocks with cache_control may be provided. Found 5.",
     ),
     "prefill": (
-        said("Hi.", "I"),
+        conversation("Hi.", "I"),
         "This model does not support assistant message prefill. The conversation must end with a user message.",
     ),
     "a system that is no text": (wire(system=1), "system: Input should be a valid string"),
@@ -212,8 +212,8 @@ async def test_bodies(upstream: StandIn, request_: bytes, message: str) -> None:
 
 
 TAGS = {
-    "a block": said([{"type": "hologram"}]),
-    "a beta block without its flag": said([{"type": "compaction"}]),
+    "a block": conversation([{"type": "hologram"}]),
+    "a beta block without its flag": conversation([{"type": "compaction"}]),
     "a tool": wire(tools=[{"type": "hologram_20260101", "name": "a"}]),
     "a document of the assistant in the new version": wire(
         headers=NEW,
@@ -262,15 +262,15 @@ VALID: dict[str, bytes] = {
     "a gzipped body": wire(gzip.compress(json.dumps(BODY).encode()), headers={"content-encoding": "gzip"}),
     "a surrogate pair": wire(json.dumps(BODY | {"system": "\U0001f600 \\ud800"}).encode()),
     "sampling of an old model": wire(model="claude-haiku-4-5", temperature=0.5, top_p=None, top_k=40),
-    "prefill of an old model": said("Hi.", "", model="claude-haiku-4-5"),
+    "prefill of an old model": conversation("Hi.", "", model="claude-haiku-4-5"),
     "a system message": wire(messages=[{"role": "user", "content": "Hi."}, {"role": "system", "content": "Be."}]),
     "two of one role": wire(messages=[*BODY["messages"], *BODY["messages"]]),
     "nulls": wire(system=None, tools=None, metadata=None, thinking=None, output_config=None, tool_choice=None),
-    "four marks": said([{**TEXT, **MARK}] * 3, **MARK),
+    "four marks": conversation([{**TEXT, **MARK}] * 3, **MARK),
     "a name twice deep inside": wire(
         json.dumps(BODY)[:-1].encode() + b', "system": "x", "metadata": {"user_id": "a"}}'
     ),
-    "a whole conversation": said(
+    "a whole conversation": conversation(
         "Hi.",
         [{"type": "thinking", "thinking": "", "signature": "x"}, TEXT, CALL],
         [{**RESULT, "content": [TEXT], "is_error": False}, TEXT],
@@ -281,7 +281,7 @@ VALID: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("request_", VALID.values(), ids=VALID.keys())
-async def test_what_is_valid_passes(upstream: StandIn, request_: bytes) -> None:
+async def test_valid_requests_pass(upstream: StandIn, request_: bytes) -> None:
     status, body = await answer(upstream, request_)
     assert (status, body["type"]) == (200, "message"), body
 
@@ -307,7 +307,7 @@ async def test_models_and_flags_can_be_named() -> None:
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-async def test_a_body_past_the_limit_is_refused_before_its_end(chunked: bool) -> None:
+async def test_a_body_over_the_limit_is_rejected_before_its_end(chunked: bool) -> None:
     async with StandIn(max_body=1000) as upstream:
         client = await connect(upstream)
         framing = {"transfer-encoding": "chunked", "content-length": None} if chunked else {"content-length": "1001"}
@@ -336,6 +336,6 @@ async def test_a_thread_goes_on_from_messages_that_are_held(upstream: StandIn) -
         ({"thread": {"type": "continue"}}, "thread.continue.previous_message_id: Field required"),
         ({"thread": {"type": "resume"}}, "thread: Input tag 'resume' found"),
     ]
-    for fields, words in bad:
+    for fields, expected_message in bad:
         status, body = await answer(upstream, wire(BODY | fields, headers=flags))
-        assert (status, body["error"]["message"].startswith(words)) == (400, True), body
+        assert (status, body["error"]["message"].startswith(expected_message)) == (400, True), body

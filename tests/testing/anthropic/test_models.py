@@ -1,4 +1,4 @@
-"""Models and token counts of the stand-in, and what the newer API version forbids."""
+"""Models and token counts of the stand-in, and fields that the newer API version forbids."""
 
 import json
 from collections.abc import AsyncIterator
@@ -110,7 +110,7 @@ async def test_the_beta_form_tells_fallbacks(upstream: StandIn) -> None:
         assert body["allowed_fallback_models"] == ["claude-opus-4-8"]
 
 
-async def test_models_are_asked_for_with_key_and_version(upstream: StandIn) -> None:
+async def test_the_models_api_requires_key_and_version(upstream: StandIn) -> None:
     for path in ("/v1/models", "/v1/models/claude-opus-5"):
         assert (await get(upstream, path, x_api_key="other"))[0] == 401
         assert (await get(upstream, path, anthropic_version=None))[0] == 400
@@ -130,7 +130,7 @@ async def test_only_models_that_are_there_answer(upstream: StandIn) -> None:
             assert (status, body["error"]["message"]) == (404, f"model: {name}")
 
 
-async def test_unless_told_it_lists_an_example_and_answers_for_any_name() -> None:
+async def test_by_default_it_lists_an_example_and_accepts_any_name() -> None:
     async with StandIn() as upstream:
         ids, _ = await listed(upstream, "limit=1000")
         assert "claude-haiku-4-5-20251001" in ids
@@ -139,7 +139,7 @@ async def test_unless_told_it_lists_an_example_and_answers_for_any_name() -> Non
         assert (await answer(upstream, wire(model="claude-3-5-sonnet-20241022")))[0] == 404
 
 
-async def test_without_a_judge_models_still_answer() -> None:
+async def test_the_models_api_works_with_strict_false() -> None:
     async with StandIn(strict=False, models=["claude-a"]) as upstream:
         assert await listed(upstream, "") == (["claude-a"], False)
         assert (await get(upstream, "/v1/models?limit=0"))[0] == 400
@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("body", "message"), REFUSED.values(), ids=REFUSED.keys())
-async def test_counts_that_are_refused(upstream: StandIn, body: dict[str, Any], message: str) -> None:
+async def test_rejected_count_requests(upstream: StandIn, body: dict[str, Any], message: str) -> None:
     flags = {"anthropic-beta": "message-threads-2026-08-12"}
     status, replied = await answer(upstream, wire(body, start=COUNT, headers=flags))
     assert (status, replied["error"]) == (400, {"type": "invalid_request_error", "message": message})
@@ -224,7 +224,7 @@ GONE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("fields", "message"), GONE.values(), ids=GONE.keys())
 @pytest.mark.parametrize("start", ["POST /v1/messages HTTP/1.1", COUNT])
-async def test_what_the_new_version_forbids(
+async def test_fields_that_the_new_version_forbids(
     upstream: StandIn, fields: dict[str, Any], message: str, start: str
 ) -> None:
     body = (COUNTED if start == COUNT else BODY) | fields | {"model": "claude-sonnet-4-5"}
@@ -235,7 +235,7 @@ async def test_what_the_new_version_forbids(
         assert (await answer(upstream, wire(body, start=start)))[0] == 200
 
 
-async def test_what_the_new_version_leaves_alone(upstream: StandIn) -> None:
+async def test_fields_that_the_new_version_allows(upstream: StandIn) -> None:
     cited_by_tool = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [CITED, DOCUMENT]}
     messages = [
         {"role": "user", "content": [{**CITED, "citations": []}, DOCUMENT]},

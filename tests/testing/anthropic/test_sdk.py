@@ -1,6 +1,7 @@
-"""The stand-in is proven before it proves anything: by the vendor's own SDK."""
+"""The stand-in, used by Anthropic's own SDK."""
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -23,6 +24,8 @@ from bud_asgi.testing import (
     thinking,
     tool_use,
 )
+from testing import sdk_messages
+from testing.sdk_messages import create_and_stream
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "What is new?"}]
 WEATHER: ToolParam = {
@@ -37,11 +40,11 @@ WEATHER: ToolParam = {
         "required": ["city", "days", "unit"],
     },
 }
-Asked = tuple[StandIn, AsyncAnthropic]
+Served = tuple[StandIn, AsyncAnthropic]
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def served() -> AsyncIterator[Served]:
     async with (
         StandIn() as upstream,
         AsyncAnthropic(base_url=upstream.base_url, api_key=upstream.api_key, max_retries=0) as client,
@@ -50,23 +53,10 @@ async def asked() -> AsyncIterator[Asked]:
 
 
 async def both(client: AsyncAnthropic, **options: Any) -> tuple[Message, Message]:
-    """What `create` gives, and what the stream helper gathers."""
-    options = {"model": "claude-opus-5", "max_tokens": 1000, "messages": HELLO} | options
-    create: Any = client.messages.create
-    created: Message = await create(**options)
-    async with client.messages.stream(**options) as stream:
-        return created, await stream.get_final_message()
+    return await create_and_stream(client, {"model": "claude-opus-5", "max_tokens": 1000, "messages": HELLO} | options)
 
 
-def said(message: Message) -> dict[str, Any]:
-    """A Message without what differs between two of them, and without what only the helper adds."""
-    dumped = message.model_dump(exclude={"id"}, exclude_none=True)
-    for block in dumped["content"]:
-        block.pop("parsed_output", None)
-        block.pop("signature", None)
-        if block["type"] == "tool_use":
-            assert block.pop("id").startswith("toolu_01")
-    return dumped
+comparable = partial(sdk_messages.comparable, tool_id_prefix="toolu_01")
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -85,9 +75,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-async def test_a_gathered_stream_is_what_create_gives(asked: Asked, options: dict[str, Any]) -> None:
-    created, streamed = await both(asked[1], **options)
-    assert said(created) == said(streamed)
+async def test_a_streamed_message_equals_a_created_one(served: Served, options: dict[str, Any]) -> None:
+    created, streamed = await both(served[1], **options)
+    assert comparable(created) == comparable(streamed)
     assert created.id != streamed.id
 
 
@@ -105,15 +95,15 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES.keys())
-async def test_a_told_reply_is_the_same_both_ways(asked: Asked, reply: Any) -> None:
-    upstream, client = asked
+async def test_a_set_reply_is_the_same_streamed_or_not(served: Served, reply: Any) -> None:
+    upstream, client = served
     upstream.always(reply)
     created, streamed = await both(client)
-    assert said(created) == said(streamed)
+    assert comparable(created) == comparable(streamed)
 
 
-async def test_the_default_reply_echoes_the_last_user_message(asked: Asked) -> None:
-    created, _ = await both(asked[1], messages=[*HELLO, {"role": "assistant", "content": "No."}, *HELLO])
+async def test_the_default_reply_echoes_the_last_user_message(served: Served) -> None:
+    created, _ = await both(served[1], messages=[*HELLO, {"role": "assistant", "content": "No."}, *HELLO])
     assert [block.text for block in created.content if block.type == "text"] == [
         'Hello from the stand-in! You said: "What is new?".'
     ]
@@ -121,25 +111,25 @@ async def test_the_default_reply_echoes_the_last_user_message(asked: Asked) -> N
     assert created.usage.service_tier == "standard"
 
 
-async def test_stop_reasons_are_right(asked: Asked) -> None:
-    assert (await both(asked[1], **OPTIONS["few tokens"]))[0].stop_reason == "max_tokens"
-    stopped, _ = await both(asked[1], **OPTIONS["a stop sequence"])
+async def test_stop_reasons_are_right(served: Served) -> None:
+    assert (await both(served[1], **OPTIONS["few tokens"]))[0].stop_reason == "max_tokens"
+    stopped, _ = await both(served[1], **OPTIONS["a stop sequence"])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "You")
-    assert (await both(asked[1], **OPTIONS["any tool"]))[0].stop_reason == "tool_use"
-    nothing = await asked[1].messages.create(model="claude-opus-5", max_tokens=0, messages=HELLO)
+    assert (await both(served[1], **OPTIONS["any tool"]))[0].stop_reason == "tool_use"
+    nothing = await served[1].messages.create(model="claude-opus-5", max_tokens=0, messages=HELLO)
     assert (nothing.content, nothing.stop_reason, nothing.usage.output_tokens) == ([], "max_tokens", 0)
 
 
-async def test_a_forced_tool_gets_an_input_that_fits_its_schema(asked: Asked) -> None:
-    created, streamed = await both(asked[1], **OPTIONS["a forced tool"])
+async def test_a_forced_tool_gets_an_input_that_fits_its_schema(served: Served) -> None:
+    created, streamed = await both(served[1], **OPTIONS["a forced tool"])
     for message in (created, streamed):
         (block,) = message.content
         assert block.type == "tool_use"
         assert block.input == {"city": "example", "days": 1, "unit": "celsius"}
 
 
-async def test_a_tool_runs_through_a_whole_conversation(asked: Asked) -> None:
-    upstream, client = asked
+async def test_a_tool_runs_through_a_whole_conversation(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(tool_use("weather", {"city": "Bern"}), text("It is sunny."))
     called = await client.messages.create(model="claude-opus-5", max_tokens=99, messages=HELLO, tools=[WEATHER])
     (block,) = called.content
@@ -149,13 +139,13 @@ async def test_a_tool_runs_through_a_whole_conversation(asked: Asked) -> None:
         {"role": "assistant", "content": [block.model_dump(exclude_none=True)]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": block.id, "content": "sunny"}]},
     ]
-    told = await client.messages.create(model="claude-opus-5", max_tokens=99, messages=history, tools=[WEATHER])
-    assert [part.text for part in told.content if part.type == "text"] == ["It is sunny."]
+    error_of = await client.messages.create(model="claude-opus-5", max_tokens=99, messages=history, tools=[WEATHER])
+    assert [part.text for part in error_of.content if part.type == "text"] == ["It is sunny."]
     assert upstream.refused == []
 
 
-async def test_usage_is_what_was_told(asked: Asked) -> None:
-    upstream, client = asked
+async def test_usage_is_as_set(served: Served) -> None:
+    upstream, client = served
     upstream.always(REPLIES["usage"])
     for message in await both(client):
         usage = message.usage
@@ -163,9 +153,9 @@ async def test_usage_is_what_was_told(asked: Asked) -> None:
         assert (usage.cache_creation_input_tokens, usage.cache_read_input_tokens) == (3, 5)
 
 
-async def test_tokens_are_counted_as_usage_counts_them(asked: Asked) -> None:
-    counted = await asked[1].messages.count_tokens(model="claude-opus-5", messages=HELLO)
-    created, streamed = await both(asked[1])
+async def test_tokens_are_counted_as_usage_counts_them(served: Served) -> None:
+    counted = await served[1].messages.count_tokens(model="claude-opus-5", messages=HELLO)
+    created, streamed = await both(served[1])
     assert counted.input_tokens == created.usage.input_tokens == streamed.usage.input_tokens > 0
 
 
@@ -185,9 +175,9 @@ ERRORS = [
 
 @pytest.mark.parametrize(("status", "kind", "expected"), ERRORS)
 async def test_each_error_is_the_sdks_class(
-    asked: Asked, status: int, kind: str, expected: type[anthropic.APIStatusError]
+    served: Served, status: int, kind: str, expected: type[anthropic.APIStatusError]
 ) -> None:
-    upstream, client = asked
+    upstream, client = served
     upstream.always(error(status, kind, "No.", details={"error_code": "x"}, headers={"retry-after": "7"}))
     for stream in (False, True):
         with pytest.raises(expected) as raised:
@@ -202,8 +192,8 @@ async def test_each_error_is_the_sdks_class(
         }
 
 
-async def test_an_error_event_raises(asked: Asked) -> None:
-    upstream, client = asked
+async def test_an_error_event_raises(served: Served) -> None:
+    upstream, client = served
     for reply in (error_first_event("overloaded_error", "Overloaded"), error_mid_stream(after_events=4)):
         upstream.enqueue(reply)
         with pytest.raises(anthropic.APIStatusError, match="Overloaded") as raised:
@@ -212,16 +202,16 @@ async def test_an_error_event_raises(asked: Asked) -> None:
         assert raised.value.request_id == upstream.requests[-1].request_id
 
 
-async def test_a_stream_cut_before_its_stop_is_no_whole_message(asked: Asked) -> None:
-    upstream, client = asked
+async def test_a_stream_cut_before_message_stop_is_incomplete(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(cut_before_message_stop())
     with pytest.raises(Exception, match=r"incomplete chunked read|peer closed"):
         async with client.messages.stream(model="claude-opus-5", max_tokens=9, messages=HELLO) as stream:
             await stream.get_final_message()
 
 
-async def test_the_judge_speaks_through_the_sdk(asked: Asked) -> None:
-    upstream, client = asked
+async def test_rejections_reach_the_sdk(served: Served) -> None:
+    upstream, client = served
     with pytest.raises(anthropic.AuthenticationError, match="Invalid bearer token"):
         await client.with_options(api_key="sk-ant-other").messages.create(
             model="claude-opus-5", max_tokens=9, messages=HELLO
@@ -248,10 +238,10 @@ def client_of_thread() -> Iterator[Anthropic]:
         yield client
 
 
-def test_the_synchronous_client_gets_the_same(client_of_thread: Anthropic) -> None:
+def test_the_synchronous_client_gets_the_same_replies(client_of_thread: Anthropic) -> None:
     client = client_of_thread
     created = client.messages.create(model="claude-opus-5", max_tokens=1000, messages=HELLO)
     with client.messages.stream(model="claude-opus-5", max_tokens=1000, messages=HELLO) as stream:
         streamed = stream.get_final_message()
-    assert said(created) == said(streamed)
+    assert comparable(created) == comparable(streamed)
     assert client.messages.count_tokens(model="claude-opus-5", messages=HELLO).input_tokens > 0

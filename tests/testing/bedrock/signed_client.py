@@ -1,4 +1,4 @@
-"""Requests to Bedrock that are signed by botocore and sent as raw bytes, so that anything about them can be wrong."""
+"""Requests to Bedrock signed by botocore and sent as raw bytes, so that every part of them can be wrong."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BODY: dict[str, Any] = {
     "messages": [{"role": "user", "content": "What is new?"}],
 }
 OURS = {"x-api-key": None, "anthropic-version": None}
-"""Headers of Anthropic's own API, which the raw client sends unless told."""
+"""Leaves out the headers of Anthropic's own API, which the raw client sends by default."""
 
 
 def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no setting of the machine reach the clients."""
+    """Hide the machine's AWS settings from the clients."""
     for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_BEARER_TOKEN_BEDROCK"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -52,7 +52,7 @@ def signed(
     token: str | None = None,
     more: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The headers that a signed request has; `access_key`, `secret` and `token` stand in place of the key's own."""
+    """Return the headers of a signed request; `access_key`, `secret` and `token` replace those of the key."""
     session_token = key.session_token if token is None else token
     credentials = Credentials(access_key or key.access_key, secret or key.secret_key, session_token)
     headers = {"content-type": "application/json", **(more or {})}
@@ -74,7 +74,7 @@ async def send(
     method: str = "POST",
     silence: float = 5.0,
 ) -> tuple[bytes, bytes, Ended]:
-    """Head, content and end of the reply; one that isn't whole is waited for `silence` seconds."""
+    """Return head, content and end of the reply. `silence` is the longest pause in it, in seconds."""
     start = f"{method} {target} HTTP/1.1"
     head, content, ended = await ask(upstream, wire(body, headers={**OURS, **headers}, start=start), silence)
     if b"\r\ntransfer-encoding: chunked" in head:
@@ -97,8 +97,8 @@ async def invoke(
     return await send(upstream, body, headers, target=target, silence=silence)
 
 
-def told(head: bytes, content: bytes) -> tuple[int, str, str]:
-    """Status, name and text of an error."""
+def error_of(head: bytes, content: bytes) -> tuple[int, str, str]:
+    """Return status, name and message of an error."""
     fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     error = json.loads(content)
     return (

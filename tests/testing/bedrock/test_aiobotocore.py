@@ -1,4 +1,4 @@
-"""The Bedrock stand-in is proven by AWS's own client."""
+"""The Bedrock stand-in, used by AWS's own client."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ else:
     Client = Any
 
 SESSION = get_session()
-"""One for all: the first client of a session reads the model of the service, which takes most of a second."""
+"""Shared: the first client of a session loads the service model, which takes most of a second."""
 SENT = json.dumps(BODY)
 PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123def456"
-Asked = tuple[StandIn, Client]
+Served = tuple[StandIn, Client]
 
 
 @pytest.fixture(autouse=True)
@@ -60,20 +60,20 @@ def client_for(upstream: StandIn, key: AwsKey | None, **options: Any) -> Abstrac
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def served() -> AsyncIterator[Served]:
     bedrock = Bedrock(profiles={PROFILE: "anthropic.claude-opus-4-8"})
     async with StandIn.of(bedrock) as upstream, client_for(upstream, bedrock.keys.issue_temporary()) as client:
         yield upstream, client
 
 
 async def invoked(client: Client, model: str = OPUS, body: str = SENT) -> tuple[dict[str, Any], dict[str, str]]:
-    """The answer and its headers."""
+    """Return the reply and its headers."""
     reply = await client.invoke_model(modelId=model, body=body)
     return json.loads(await reply["body"].read()), reply["ResponseMetadata"]["HTTPHeaders"]
 
 
 async def streamed(client: Client, model: str = OPUS) -> list[dict[str, Any]]:
-    """The events of a stream."""
+    """Return the events of a stream."""
     reply = await client.invoke_model_with_response_stream(modelId=model, body=SENT)
     assert reply["contentType"] == "application/json"
     found: list[dict[str, Any]] = []
@@ -86,8 +86,8 @@ async def streamed(client: Client, model: str = OPUS) -> list[dict[str, Any]]:
     return found
 
 
-async def test_an_answer_and_its_headers(asked: Asked) -> None:
-    upstream, client = asked
+async def test_a_reply_and_its_headers(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(text("Hi.", usage=Usage(7, 9, cache_creation_input_tokens=3, cache_read_input_tokens=5)))
     message, headers = await invoked(client)
     assert message["content"] == [{"type": "text", "text": "Hi."}]
@@ -102,8 +102,8 @@ async def test_an_answer_and_its_headers(asked: Asked) -> None:
     }
 
 
-async def test_a_stream_is_the_events_of_a_message_and_its_metrics(asked: Asked) -> None:
-    upstream, client = asked
+async def test_a_stream_is_the_events_of_a_message_and_its_metrics(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(text("Hi you.", usage=Usage(7, 9, cache_read_input_tokens=5)))
     events = await streamed(client)
     assert [event["type"] for event in events] == [
@@ -138,16 +138,16 @@ async def test_a_stream_is_the_events_of_a_message_and_its_metrics(asked: Asked)
         "arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-3-7-sonnet-20250219-v1:0",
     ],
 )
-async def test_every_kind_of_identifier_is_taken(asked: Asked, model: str) -> None:
-    message, _ = await invoked(asked[1], model)
-    events = await streamed(asked[1], model)
+async def test_every_kind_of_identifier_is_accepted(served: Served, model: str) -> None:
+    message, _ = await invoked(served[1], model)
+    events = await streamed(served[1], model)
     assert message["model"] == events[0]["message"]["model"]
-    assert b":" not in asked[0].requests[0].path, "this client encodes what it can"
-    assert asked[0].refused == []
+    assert b":" not in served[0].requests[0].path, "this client encodes what it can"
+    assert served[0].refused == []
 
 
-async def test_tokens_are_counted_as_usage_counts_them(asked: Asked) -> None:
-    upstream, client = asked
+async def test_tokens_are_counted_as_usage_counts_them(served: Served) -> None:
+    upstream, client = served
     counted = await client.count_tokens(
         modelId="anthropic.claude-haiku-4-5-20251001-v1:0", input={"invokeModel": {"body": SENT.encode()}}
     )
@@ -156,12 +156,12 @@ async def test_tokens_are_counted_as_usage_counts_them(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("model", [HAIKU, "anthropic.claude-opus-4-8"])
-async def test_tokens_are_counted_for_older_models_by_their_base_ids_only(asked: Asked, model: str) -> None:
+async def test_tokens_are_counted_for_older_models_by_their_base_ids_only(served: Served, model: str) -> None:
     with pytest.raises(ClientError, match=r"The provided model doesn't support counting tokens\."):
-        await asked[1].count_tokens(modelId=model, input={"invokeModel": {"body": SENT.encode()}})
+        await served[1].count_tokens(modelId=model, input={"invokeModel": {"body": SENT.encode()}})
 
 
-async def test_an_api_key_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_api_key_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     async with StandIn.of(Bedrock(api_keys=("bedrock-api-key-1",))) as upstream:
         for key in ("bedrock-api-key-1", "another"):
             monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", key)
@@ -183,7 +183,7 @@ async def test_an_api_key_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"region_name": "eu-west-1"}, "InvalidSignatureException"),
     ],
 )
-async def test_a_wrong_credential_is_refused(wrong: dict[str, Any], code: str) -> None:
+async def test_a_wrong_credential_is_rejected(wrong: dict[str, Any], code: str) -> None:
     bedrock = Bedrock()
     async with StandIn.of(bedrock) as upstream, client_for(upstream, bedrock.keys.issue_temporary(), **wrong) as client:
         for call in (invoked, streamed):
@@ -193,8 +193,8 @@ async def test_a_wrong_credential_is_refused(wrong: dict[str, Any], code: str) -
             assert raised.value.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 403
 
 
-async def test_errors_have_their_modelled_class(asked: Asked) -> None:
-    upstream, client = asked
+async def test_errors_have_their_modelled_class(served: Served) -> None:
+    upstream, client = served
     names = {
         "AccessDeniedException": client.exceptions.AccessDeniedException,
         "ModelErrorException": client.exceptions.ModelErrorException,
@@ -214,8 +214,8 @@ async def test_errors_have_their_modelled_class(asked: Asked) -> None:
         await invoked(client)
 
 
-async def test_exceptions_in_a_stream_have_their_names(asked: Asked) -> None:
-    upstream, client = asked
+async def test_exceptions_in_a_stream_have_their_names(served: Served) -> None:
+    upstream, client = served
     replies = {
         "throttlingException": exception_first(),
         "modelStreamErrorException": exception_mid_stream(originalStatusCode=529, originalMessage="Overloaded"),
@@ -228,8 +228,8 @@ async def test_exceptions_in_a_stream_have_their_names(asked: Asked) -> None:
         assert raised.value.response.get("Error", {}).get("Code") == code
 
 
-async def test_a_broken_checksum_is_found_and_an_unknown_event_is_not(asked: Asked) -> None:
-    upstream, client = asked
+async def test_a_wrong_checksum_is_detected_and_an_unknown_event_ignored(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(bad_checksum(), unknown_event())
     with pytest.raises(ChecksumMismatch):
         await streamed(client)

@@ -1,4 +1,4 @@
-"""The Bedrock stand-in refuses what Bedrock refuses: signatures, paths, models, headers and bodies."""
+"""Requests that the Bedrock stand-in rejects: signatures, paths, models, headers and bodies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from bud_asgi.testing import Received, StandIn
 from bud_asgi.testing.bedrock import AwsKey, Bedrock
 from bud_asgi.testing.bedrock.model_ids import ModelResolver, parse_route
-from testing.bedrock.signed_client import BODY, HAIKU, OPUS, encoded, invoke, path, send, signed, told
+from testing.bedrock.signed_client import BODY, HAIKU, OPUS, encoded, error_of, invoke, path, send, signed
 
-Asked = tuple[StandIn, AwsKey]
+Served = tuple[StandIn, AwsKey]
 PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc123def456"
 HELLO = BODY["messages"][0]
 TOOL: dict[str, Any] = {"name": "t", "input_schema": {"type": "object"}}
@@ -26,7 +26,7 @@ NOT_COUNTED = "The provided model doesn't support counting tokens."
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def served() -> AsyncIterator[Served]:
     bedrock = Bedrock(profiles={PROFILE: "anthropic.claude-opus-4-8"})
     async with StandIn.of(bedrock) as upstream:
         yield upstream, bedrock.keys.issue_temporary()
@@ -36,10 +36,10 @@ def status_of(head: bytes) -> int:
     return int(head.split(b" ")[1])
 
 
-async def test_a_signed_request_is_taken_and_recorded(asked: Asked) -> None:
-    head, content, _ = await invoke(*asked)
+async def test_a_signed_request_is_accepted_and_recorded(served: Served) -> None:
+    head, content, _ = await invoke(*served)
     assert (status_of(head), json.loads(content)["type"]) == (200, "message")
-    (request,) = asked[0].requests
+    (request,) = served[0].requests
     assert (request.complete, request.refusal, request.json()) == (True, None, BODY)
 
 
@@ -80,23 +80,23 @@ SIGNATURES: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "name", "words"), SIGNATURES.values(), ids=SIGNATURES.keys())
-async def test_what_was_changed_after_signing_is_refused(
-    asked: Asked, change: Callable[[dict[str, Any]], object], name: str, words: str
+@pytest.mark.parametrize(("change", "name", "expected_message"), SIGNATURES.values(), ids=SIGNATURES.keys())
+async def test_a_request_changed_after_signing_is_rejected(
+    served: Served, change: Callable[[dict[str, Any]], object], name: str, expected_message: str
 ) -> None:
     body = encoded({})
-    given: dict[str, Any] = {"target": path(), "body": body, "headers": dict(signed(*asked, body))}
+    given: dict[str, Any] = {"target": path(), "body": body, "headers": dict(signed(*served, body))}
     change(given)
-    head, content, _ = await send(asked[0], given["body"], given["headers"], target=given["target"])
-    status, kind, message = told(head, content)
+    head, content, _ = await send(served[0], given["body"], given["headers"], target=given["target"])
+    status, kind, message = error_of(head, content)
     assert status in (400, 403)
     assert kind.startswith(name)
-    assert words in message
-    assert [request.refusal for request in asked[0].refused] == [message]
+    assert expected_message in message
+    assert [request.refusal for request in served[0].refused] == [message]
 
 
 @pytest.mark.parametrize(
-    ("made_for", "words"),
+    ("made_for", "expected_message"),
     [
         ({"secret": "another"}, "does not match"),
         ({"access_key": "AKIAUNKNOWN"}, "security token included in the request is invalid"),
@@ -105,39 +105,39 @@ async def test_what_was_changed_after_signing_is_refused(
         ({"token": ""}, "security token included in the request is invalid"),
     ],
 )
-async def test_a_signature_made_for_something_else_is_refused(
-    asked: Asked, made_for: dict[str, Any], words: str
+async def test_a_signature_for_another_request_is_rejected(
+    served: Served, made_for: dict[str, Any], expected_message: str
 ) -> None:
     body = encoded({})
-    status, _, message = told(*(await send(asked[0], body, signed(*asked, body, **made_for)))[:2])
+    status, _, message = error_of(*(await send(served[0], body, signed(*served, body, **made_for)))[:2])
     assert status == 403
-    assert words in message
+    assert expected_message in message
 
 
-async def test_a_payload_hash_that_is_signed_must_be_the_bodys(asked: Asked) -> None:
+async def test_a_signed_payload_hash_must_match_the_body(served: Served) -> None:
     body = encoded({})
     for hashed in ("0" * 64, "UNSIGNED-PAYLOAD"):
-        headers = signed(*asked, body, more={"x-amz-content-sha256": hashed})
-        _, _, message = told(*(await send(asked[0], body, headers))[:2])
+        headers = signed(*served, body, more={"x-amz-content-sha256": hashed})
+        _, _, message = error_of(*(await send(served[0], body, headers))[:2])
         assert "does not match the computed payload hash" in message
 
 
-async def test_the_text_of_a_wrong_signature_shows_what_was_signed(asked: Asked) -> None:
+async def test_the_error_for_a_wrong_signature_shows_what_was_signed(served: Served) -> None:
     body = encoded({})
-    _, _, message = told(*(await send(asked[0], body, signed(*asked, body, secret="another")))[:2])
+    _, _, message = error_of(*(await send(served[0], body, signed(*served, body, secret="another")))[:2])
     assert "The Canonical String for this request should have been\n'POST\n/model/us.anthropic" in message
-    assert f"x-amz-security-token:{asked[1].session_token}" in message
+    assert f"x-amz-security-token:{served[1].session_token}" in message
 
 
-async def test_another_services_credential_is_refused_and_api_keys_are_compared(asked: Asked) -> None:
+async def test_credentials_of_another_service_are_rejected_and_api_keys_compared(served: Served) -> None:
     body = encoded({})
     bearer = {"authorization": "Bearer bedrock-api-key-stand-in"}
-    assert status_of((await send(asked[0], body, bearer))[0]) == 200
-    for headers, words in (
+    assert status_of((await send(served[0], body, bearer))[0]) == 200
+    for headers, expected_message in (
         ({"authorization": "Bearer another"}, "make sure your API Key is valid"),
         ({**bearer, "x-api-key": "sk-ant-client"}, "not for this service"),
     ):
-        assert words in told(*(await send(asked[0], body, headers))[:2])[2]
+        assert expected_message in error_of(*(await send(served[0], body, headers))[:2])[2]
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ async def test_another_services_credential_is_refused_and_api_keys_are_compared(
         ("POST", path(operation="converse")),
     ],
 )
-async def test_other_operations_are_not_known(asked: Asked, method: str, target: str) -> None:
+async def test_other_operations_are_unknown(served: Served, method: str, target: str) -> None:
     headers = {"authorization": "Bearer bedrock-api-key-stand-in"}
-    head, content, _ = await send(asked[0], encoded({}), headers, target=target, method=method)
-    assert told(head, content)[:2] == (404, "UnknownOperationException")
+    head, content, _ = await send(served[0], encoded({}), headers, target=target, method=method)
+    assert error_of(head, content)[:2] == (404, "UnknownOperationException")
 
 
 ACCOUNT = "arn:aws:bedrock:us-east-1:123456789012"
@@ -188,8 +188,8 @@ IDENTIFIERS: dict[str, str] = {
 
 
 @pytest.mark.parametrize(("identifier", "expected"), IDENTIFIERS.items())
-async def test_models_are_named_as_bedrock_names_them(asked: Asked, identifier: str, expected: str) -> None:
-    head, content, _ = await invoke(*asked, target=path(identifier))
+async def test_models_are_named_as_bedrock_names_them(served: Served, identifier: str, expected: str) -> None:
+    head, content, _ = await invoke(*served, target=path(identifier))
     answer = json.loads(content)
     if status_of(head) == 200:
         assert answer["model"] == expected
@@ -219,10 +219,10 @@ async def test_inference_profiles_belong_to_regions(region: str, prefixes: set[s
             taken |= {prefix} if status_of(head) == 200 else set()
         other = await send(upstream, encoded({}), bearer, target=path(f"{min(prefixes)}.anthropic.claude-opus-4-7"))
     assert taken == prefixes
-    assert told(*other[:2])[2] == NO_MODEL
+    assert error_of(*other[:2])[2] == NO_MODEL
 
 
-def test_the_arn_of_what_was_named() -> None:
+def test_the_arn_of_an_identifier() -> None:
     models = ModelResolver("123456789012", "eu-west-1", None, {})
     assert models.arn("anthropic.x") == "arn:aws:bedrock:eu-west-1::foundation-model/anthropic.x"
     assert models.arn("eu.anthropic.x") == "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.anthropic.x"
@@ -356,29 +356,31 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("model", "fields"), TAKEN.values(), ids=TAKEN.keys())
-async def test_a_body_that_the_model_takes(asked: Asked, model: str, fields: dict[str, Any]) -> None:
+async def test_a_body_that_the_model_accepts(served: Served, model: str, fields: dict[str, Any]) -> None:
     for operation in ("invoke", "invoke-with-response-stream"):
-        head, content, _ = await invoke(*asked, target=path(model, operation), **fields)
+        head, content, _ = await invoke(*served, target=path(model, operation), **fields)
         assert status_of(head) == 200, content
 
 
-@pytest.mark.parametrize(("model", "fields", "words"), REFUSED.values(), ids=REFUSED.keys())
-async def test_a_body_that_the_model_refuses(asked: Asked, model: str, fields: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(("model", "fields", "expected_message"), REFUSED.values(), ids=REFUSED.keys())
+async def test_a_body_that_the_model_rejects(
+    served: Served, model: str, fields: dict[str, Any], expected_message: str
+) -> None:
     given = {name: value for name, value in {**BODY, **fields}.items() if value is not ...}
     body = json.dumps(given).encode()
     for operation in ("invoke", "invoke-with-response-stream"):
         target = path(model, operation)
-        head, content, _ = await send(asked[0], body, signed(*asked, body, target=target), target=target)
-        status, name, message = told(head, content)
+        head, content, _ = await send(served[0], body, signed(*served, body, target=target), target=target)
+        status, name, message = error_of(head, content)
         assert (status, name) == (400, "ValidationException")
-        assert words in message
+        assert expected_message in message
         assert b"\r\ncontent-type: application/json\r\n" in head
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"a":"\\ud800"}', b"\xff"])
-async def test_what_is_no_json_is_malformed(asked: Asked, body: bytes) -> None:
-    head, content, _ = await send(asked[0], body, signed(*asked, body))
-    assert told(head, content) == (
+async def test_a_body_that_is_not_json_is_malformed(served: Served, body: bytes) -> None:
+    head, content, _ = await send(served[0], body, signed(*served, body))
+    assert error_of(head, content) == (
         400,
         "ValidationException",
         "Malformed input request, please reformat your input and try again.",
@@ -386,7 +388,7 @@ async def test_what_is_no_json_is_malformed(asked: Asked, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "expected_message"),
     [
         ({"content-type": "text/plain"}, "Content Type is invalid"),
         ({"x-amzn-bedrock-trace": "yes"}, "Value 'yes' at 'trace' failed to satisfy constraint"),
@@ -395,34 +397,34 @@ async def test_what_is_no_json_is_malformed(asked: Asked, body: bytes) -> None:
         ({"x-amzn-bedrock-guardrailidentifier": "abc"}, "must be provided together"),
     ],
 )
-async def test_headers_are_judged(asked: Asked, more: dict[str, str], words: str) -> None:
-    status, _, message = told(*(await invoke(*asked, more=more))[:2])
+async def test_headers_are_checked(served: Served, more: dict[str, str], expected_message: str) -> None:
+    status, _, message = error_of(*(await invoke(*served, more=more))[:2])
     assert status == 400
-    assert words in message
+    assert expected_message in message
 
 
-async def test_a_compressed_body_is_refused(asked: Asked) -> None:
+async def test_a_compressed_body_is_rejected(served: Served) -> None:
     body = gzip.compress(encoded({}))
-    headers = signed(*asked, body, more={"content-encoding": "gzip"})
-    assert "Malformed input request" in told(*(await send(asked[0], body, headers))[:2])[2]
+    headers = signed(*served, body, more={"content-encoding": "gzip"})
+    assert "Malformed input request" in error_of(*(await send(served[0], body, headers))[:2])[2]
 
 
-async def test_headers_that_bedrock_knows_are_taken(asked: Asked) -> None:
+async def test_headers_that_bedrock_knows_are_accepted(served: Served) -> None:
     more = {
         "x-amzn-bedrock-trace": "ENABLED_FULL",
         "x-amzn-bedrock-service-tier": "flex",
         "x-amzn-bedrock-guardrailidentifier": "abc",
         "x-amzn-bedrock-guardrailversion": "DRAFT",
     }
-    assert status_of((await invoke(*asked, more=more))[0]) == 200
+    assert status_of((await invoke(*served, more=more))[0]) == 200
 
 
-async def test_a_body_over_the_limit_is_refused() -> None:
+async def test_a_body_over_the_limit_is_rejected() -> None:
     async with StandIn.of(Bedrock(max_body=1000)) as upstream:
         headers = {"authorization": "Bearer bedrock-api-key-stand-in"}
         assert status_of((await send(upstream, encoded({"system": "a" * 800}), headers))[0]) == 200
         head, content, ended = await send(upstream, encoded({"system": "a" * 1000}), headers)
-        assert told(head, content)[:2] == (413, "RequestEntityTooLargeException")
+        assert error_of(head, content)[:2] == (413, "RequestEntityTooLargeException")
         assert ended == "eof"
     assert Bedrock().max_body == 20_000_000
 
@@ -451,16 +453,16 @@ COUNTED: list[tuple[str, bytes, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "body", "status", "words"), COUNTED)
-async def test_tokens_are_counted_of_a_wrapped_body(
-    asked: Asked, model: str, body: bytes, status: int, words: str
+@pytest.mark.parametrize(("model", "body", "status", "expected_message"), COUNTED)
+async def test_tokens_of_a_wrapped_body_are_counted(
+    served: Served, model: str, body: bytes, status: int, expected_message: str
 ) -> None:
     target = path(model, "count-tokens")
-    head, content, _ = await send(asked[0], body, signed(*asked, body, target=target), target=target)
+    head, content, _ = await send(served[0], body, signed(*served, body, target=target), target=target)
     assert status_of(head) == status
     answer = json.loads(content)
-    assert words in answer["message"] if status != 200 else answer == {"inputTokens": answer["inputTokens"]}
+    assert expected_message in answer["message"] if status != 200 else answer == {"inputTokens": answer["inputTokens"]}
 
 
-async def test_a_clients_header_of_flags_is_not_read(asked: Asked) -> None:
-    assert status_of((await invoke(*asked, more={"anthropic-beta": "claude-code-20250219"}))[0]) == 200
+async def test_the_anthropic_beta_header_is_ignored(served: Served) -> None:
+    assert status_of((await invoke(*served, more={"anthropic-beta": "claude-code-20250219"}))[0]) == 200

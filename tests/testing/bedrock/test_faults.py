@@ -1,4 +1,4 @@
-"""Bedrock's event streams on the wire, whole and broken: what botocore's own parser finds in their bytes."""
+"""Event streams of the Bedrock stand-in, complete and damaged, as botocore's own parser reads them."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ from bud_asgi.testing.bedrock.stream import METRICS, chunk, event_message
 from testing.bedrock.signed_client import OPUS, encoded, invoke, path, send, signed
 from testing.raw_client import Client, connect, wire
 
-Asked = tuple[StandIn, AwsKey]
+Served = tuple[StandIn, AwsKey]
 STREAM = path(OPUS, "invoke-with-response-stream")
 CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def served() -> AsyncIterator[Served]:
     bedrock = Bedrock()
     async with StandIn.of(bedrock) as upstream:
         yield upstream, bedrock.keys.issue()
 
 
 def read(stream: bytes) -> tuple[list[tuple[dict[str, Any], Any]], bytes]:
-    """The headers and payloads of the messages in a stream, and what is left. Raises what botocore raises."""
+    """Return the headers and payloads of a stream's messages, and the remaining bytes. Raises what botocore raises."""
     buffer: Any = EventStreamBuffer()
     buffer.add_data(stream)
     found = [(each.headers, json.loads(each.payload or b"null")) for each in buffer]
@@ -68,38 +68,38 @@ def read(stream: bytes) -> tuple[list[tuple[dict[str, Any], Any]], bytes]:
 
 
 def events_of(found: list[tuple[dict[str, Any], Any]]) -> list[dict[str, Any]]:
-    """The events that the chunks hold."""
+    """Return the events in the chunks."""
     return [json.loads(base64.b64decode(payload["bytes"])) for headers, payload in found if headers == CHUNK]
 
 
-async def asking(asked: Asked) -> tuple[Client, bytes]:
-    """A client that has asked for a stream, and the first bytes of the reply."""
+async def start_stream(served: Served) -> tuple[Client, bytes]:
+    """Request a stream; return the client and the first bytes of the reply."""
     body = encoded({})
-    headers = {**signed(*asked, body, target=STREAM), "x-api-key": None, "anthropic-version": None}
-    client = await connect(asked[0])
+    headers = {**signed(*served, body, target=STREAM), "x-api-key": None, "anthropic-version": None}
+    client = await connect(served[0])
     await client.send(wire(body, headers=headers, start=f"POST {STREAM} HTTP/1.1"))
     return client, await client.reader.read(1000)
 
 
-async def streamed(asked: Asked, reply: Reply | None, silence: float = 5.0) -> tuple[bytes, str]:
-    """The content of the stream that a reply makes, and how it ended."""
-    asked[0].always(reply)
-    head, content, ended = await invoke(*asked, target=STREAM, silence=silence)
+async def streamed(served: Served, reply: Reply | None, silence: float = 5.0) -> tuple[bytes, str]:
+    """Return the content of the stream of this reply, and how the connection ended."""
+    served[0].always(reply)
+    head, content, ended = await invoke(*served, target=STREAM, silence=silence)
     assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: application/vnd.amazon.eventstream\r\n")
     assert b"\r\nx-amzn-bedrock-content-type: application/json\r\n" in head
     return content, ended
 
 
 def message_of(events: list[dict[str, Any]]) -> tuple[str, str | None]:
-    """The text that the events say, and why it ended."""
-    said = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
+    """Return the text of the events, and the stop reason."""
+    comparable = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
     reasons = [event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"]
-    return said, reasons[0] if reasons else None
+    return comparable, reasons[0] if reasons else None
 
 
 @pytest.mark.parametrize("reply", [None, text("tick tock " * 20), text(""), tool_use("a", {"k": "v" * 50})])
-async def test_a_stream_is_chunks_with_events_of_a_message(asked: Asked, reply: Reply | None) -> None:
-    content, ended = await streamed(asked, reply)
+async def test_a_stream_is_chunks_with_events_of_a_message(served: Served, reply: Reply | None) -> None:
+    content, ended = await streamed(served, reply)
     found, left = read(content)
     assert (left, ended) == (b"", "open")
     assert [headers for headers, _ in found] == [CHUNK] * len(found)
@@ -113,16 +113,16 @@ async def test_a_stream_is_chunks_with_events_of_a_message(asked: Asked, reply: 
     assert [base64.b64decode(payload["bytes"]) for _, payload in found] == plain, "nothing is padded inside"
 
 
-async def test_the_filler_varies_and_is_a_beginning_of_the_same_letters(asked: Asked) -> None:
-    found, _ = read((await streamed(asked, text("tick tock " * 20)))[0])
+async def test_the_filler_varies_in_length_only(served: Served) -> None:
+    found, _ = read((await streamed(served, text("tick tock " * 20)))[0])
     fillers = sorted({payload["p"] for _, payload in found}, key=len)
     assert len(fillers) > 10
     assert all(longer.startswith(shorter) for shorter, longer in pairwise(fillers))
     assert fillers[0].startswith("a")
 
 
-async def test_each_message_is_a_chunk_of_the_transfer(asked: Asked) -> None:
-    client, raw = await asking(asked)
+async def test_each_message_is_one_http_chunk(served: Served) -> None:
+    client, raw = await start_stream(served)
     raw = (raw + (await client.until_silent())[0]).partition(b"\r\n\r\n")[2]
     await client.close()
     while (size := int(raw.partition(b"\r\n")[0], 16)) > 0:
@@ -132,24 +132,27 @@ async def test_each_message_is_a_chunk_of_the_transfer(asked: Asked) -> None:
         raw = rest[size + 2 :]
 
 
-async def test_the_metrics_are_the_usage(asked: Asked) -> None:
-    events = events_of(read((await streamed(asked, None))[0])[0])
+async def test_the_metrics_match_the_usage(served: Served) -> None:
+    events = events_of(read((await streamed(served, None))[0])[0])
     usage = events[-2]["usage"]
-    told = events[-1][METRICS]
-    assert (told["inputTokenCount"], told["outputTokenCount"]) == (usage["input_tokens"], usage["output_tokens"])
+    error_of = events[-1][METRICS]
+    assert (error_of["inputTokenCount"], error_of["outputTokenCount"]) == (
+        usage["input_tokens"],
+        usage["output_tokens"],
+    )
     assert usage["input_tokens"] > 0
 
 
 async def test_the_same_seed_gives_the_same_bytes() -> None:
-    said: list[bytes] = []
+    comparable: list[bytes] = []
     headers = {"authorization": "Bearer bedrock-api-key-stand-in"}
     for seed in (1, 1, 2):
         async with StandIn.of(Bedrock(), seed=seed) as upstream:
-            said.append((await send(upstream, encoded({}), headers, target=STREAM))[1])
-            said.append(upstream.requests[0].request_id.encode())
-    assert said[0:2] == said[2:4]
-    assert said[0] != said[4]
-    assert said[1] != said[5]
+            comparable.append((await send(upstream, encoded({}), headers, target=STREAM))[1])
+            comparable.append(upstream.requests[0].request_id.encode())
+    assert comparable[0:2] == comparable[2:4]
+    assert comparable[0] != comparable[4]
+    assert comparable[1] != comparable[5]
 
 
 ENDS: dict[str, tuple[Reply, int, dict[str, Any], Any]] = {
@@ -192,34 +195,34 @@ ENDS: dict[str, tuple[Reply, int, dict[str, Any], Any]] = {
 
 @pytest.mark.parametrize(("reply", "before", "headers", "payload"), ENDS.values(), ids=ENDS.keys())
 async def test_a_stream_that_ends_with_a_failure(
-    asked: Asked, reply: Reply, before: int, headers: dict[str, Any], payload: Any
+    served: Served, reply: Reply, before: int, headers: dict[str, Any], payload: Any
 ) -> None:
-    content, ended = await streamed(asked, reply)
+    content, ended = await streamed(served, reply)
     found, left = read(content)
     assert found[before:] == [(headers, payload)]
     assert [kind for kind, _ in found[:before]] == [CHUNK] * before
     assert (left, ended) == (b"", "open")
 
 
-async def test_what_a_message_put_in_between_changes_is_nothing_else(asked: Asked) -> None:
-    plain = events_of(read((await streamed(asked, metrics_apart()))[0])[0])
+async def test_an_inserted_message_changes_nothing_else(served: Served) -> None:
+    plain = events_of(read((await streamed(served, metrics_apart()))[0])[0])
     assert plain[-1] == {METRICS: {**plain[-1][METRICS]}}
     assert plain[-2] == {"type": "message_stop"}
-    first = events_of(read((await streamed(asked, metrics_apart(first=True)))[0])[0])
+    first = events_of(read((await streamed(served, metrics_apart(first=True)))[0])[0])
     assert list(first[0]) == [METRICS]
     assert first[-1] == {"type": "message_stop"}
     assert message_of(plain[:-1]) == message_of(first[1:])
-    found, _ = read((await streamed(asked, unknown_event(at=2)))[0])
+    found, _ = read((await streamed(served, unknown_event(at=2)))[0])
     assert found[2][0][":event-type"] == "somethingNew"
     assert message_of(events_of(found)) == message_of(plain[:-1])
-    found, _ = read((await streamed(asked, with_message(message({"a": "b"}), at=0, reply=text("Hi."))))[0])
+    found, _ = read((await streamed(served, with_message(message({"a": "b"}), at=0, reply=text("Hi."))))[0])
     assert found[0] == ({"a": "b"}, None)
     assert message_of(events_of(found)) == ("Hi.", "end_turn")
 
 
-async def test_all_messages_may_come_at_once(asked: Asked) -> None:
-    asked[0].enqueue(all_at_once(text("Hi.")))
-    client, raw = await asking(asked)
+async def test_all_messages_may_come_at_once(served: Served) -> None:
+    served[0].enqueue(all_at_once(text("Hi.")))
+    client, raw = await start_stream(served)
     raw = (raw + (await client.until_silent())[0]).partition(b"\r\n\r\n")[2]
     await client.close()
     size, _, rest = raw.partition(b"\r\n")
@@ -227,9 +230,9 @@ async def test_all_messages_may_come_at_once(asked: Asked) -> None:
     assert message_of(events_of(read(rest[: int(size, 16)])[0])) == ("Hi.", "end_turn")
 
 
-async def test_a_wrong_checksum_is_found(asked: Asked) -> None:
+async def test_a_wrong_checksum_is_detected(served: Served) -> None:
     for prelude in (False, True):
-        content, _ = await streamed(asked, bad_checksum(at=2, prelude=prelude))
+        content, _ = await streamed(served, bad_checksum(at=2, prelude=prelude))
         buffer: Any = EventStreamBuffer()
         buffer.add_data(content)
         assert [buffer.next().headers for _ in range(2)] == [CHUNK] * 2
@@ -238,13 +241,13 @@ async def test_a_wrong_checksum_is_found(asked: Asked) -> None:
         assert (buffer._prelude is None) == prelude
 
 
-async def test_an_absurd_length_is_told_with_the_right_checksum_and_goes_on_and_on(asked: Asked) -> None:
-    asked[0].enqueue(absurd_length(at=1, reply=text("Hi.")))
-    client, raw = await asking(asked)
+async def test_an_absurd_length_has_a_valid_checksum_and_endless_data(served: Served) -> None:
+    served[0].enqueue(absurd_length(at=1, reply=text("Hi.")))
+    client, raw = await start_stream(served)
     while len(raw) < 1_000_000:
         raw += await client.reader.read(1 << 20)
     await client.close()
-    assert (await asked[0].wait_aborted()).replied > 500_000
+    assert (await served[0].wait_aborted()).replied > 500_000
     size, _, rest = raw.partition(b"\r\n\r\n")[2].partition(b"\r\n")
     wire = rest[int(size, 16) + 2 :].partition(b"\r\n")[2]
     assert wire.startswith(b"\xff\xff\xff\xff\x00\x00\x00\x00")
@@ -252,8 +255,8 @@ async def test_an_absurd_length_is_told_with_the_right_checksum_and_goes_on_and_
         read(wire[:12])
 
 
-async def test_a_cut_stream_keeps_its_whole_messages(asked: Asked) -> None:
-    whole, _ = read((await streamed(asked, text("Hi you there.")))[0])
+async def test_a_cut_stream_keeps_its_whole_messages(served: Served) -> None:
+    whole, _ = read((await streamed(served, text("Hi you there.")))[0])
     cases: list[tuple[Reply, str, int, bool]] = [
         (cut_before_message_stop(text("Hi you there."), clean=True), "open", len(whole) - 1, False),
         (cut_before_message_stop(text("Hi you there.")), "eof", len(whole) - 1, False),
@@ -263,36 +266,36 @@ async def test_a_cut_stream_keeps_its_whole_messages(asked: Asked) -> None:
         (hang_mid_event(reply=text("Hi you there.")), "open", len(whole) // 2, True),
     ]
     for reply, expected, count, cut in cases:
-        content, ended = await streamed(asked, reply, 0.2)
+        content, ended = await streamed(served, reply, 0.2)
         found, left = read(content)
         assert (ended, len(found), bool(left)) == (expected, count, cut)
 
 
-async def test_bytes_may_come_one_by_one(asked: Asked) -> None:
-    content, _ = await streamed(asked, one_byte_per_segment(text("Hi.")))
+async def test_bytes_may_arrive_one_by_one(served: Served) -> None:
+    content, _ = await streamed(served, one_byte_per_segment(text("Hi.")))
     assert message_of(events_of(read(content)[0])) == ("Hi.", "end_turn")
 
 
-async def test_other_faults_work_here_too(asked: Asked) -> None:
-    asked[0].enqueue(hang(), html(502))
-    assert await invoke(*asked, target=STREAM, silence=0.1) == (b"", b"", "open")
-    head, content, _ = await invoke(*asked, target=STREAM)
+async def test_other_faults_work_here_too(served: Served) -> None:
+    served[0].enqueue(hang(), html(502))
+    assert await invoke(*served, target=STREAM, silence=0.1) == (b"", b"", "open")
+    head, content, _ = await invoke(*served, target=STREAM)
     assert head.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert b"\r\ncontent-type: text/html; charset=utf-8" in head
     assert b"x-amzn-requestid: " in head
     assert content.startswith(b"<!doctype html>")
     raw = chunk(b'{"type":"ping"}') + event_message("x", b"{}")
-    content, _ = await streamed(asked, sse(raw, one_byte=True))
+    content, _ = await streamed(served, sse(raw, one_byte=True))
     assert content == raw
 
 
-async def test_large_events_and_streams(asked: Asked) -> None:
-    found, _ = read((await streamed(asked, large_event(3_000_000)))[0])
+async def test_large_events_and_streams(served: Served) -> None:
+    found, _ = read((await streamed(served, large_event(3_000_000)))[0])
     assert len(message_of(events_of(found))[0]) > 3_000_000
-    content, _ = await streamed(asked, large_event_stream(500_000, "tick "))
+    content, _ = await streamed(served, large_event_stream(500_000, "tick "))
     assert len(content) > 500_000
-    said, reason = message_of(events_of(read(content)[0]))
-    assert said.startswith("tick tick ")
+    comparable, reason = message_of(events_of(read(content)[0]))
+    assert comparable.startswith("tick tick ")
     assert reason == "end_turn"
 
 

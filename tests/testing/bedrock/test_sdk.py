@@ -1,9 +1,10 @@
-"""The Bedrock stand-in is proven by Anthropic's own client for Bedrock."""
+"""The Bedrock stand-in, used by Anthropic's own client for Bedrock."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -25,14 +26,16 @@ from bud_asgi.testing.bedrock import (
     unknown_event,
     unmodelled_error,
 )
+from testing import sdk_messages
 from testing.bedrock.signed_client import HAIKU, OPUS, without_settings
+from testing.sdk_messages import create_and_stream
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "What is new?"}]
 WEATHER: ToolParam = {
     "name": "weather",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-Asked = tuple[StandIn, AsyncAnthropicBedrock]
+Served = tuple[StandIn, AsyncAnthropicBedrock]
 
 
 @pytest.fixture(autouse=True)
@@ -53,19 +56,14 @@ def client_for(upstream: StandIn, key: AwsKey, **options: Any) -> AsyncAnthropic
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def served() -> AsyncIterator[Served]:
     bedrock = Bedrock()
     async with StandIn.of(bedrock) as upstream, client_for(upstream, bedrock.keys.issue()) as client:
         yield upstream, client
 
 
 async def both(client: AsyncAnthropicBedrock, **options: Any) -> tuple[Message, Message]:
-    """What `create` gives, and what the stream helper gathers."""
-    options = {"model": OPUS, "max_tokens": 1000, "messages": HELLO} | options
-    create: Any = client.messages.create
-    created: Message = await create(**options)
-    async with client.messages.stream(**options) as stream:
-        return created, await stream.get_final_message()
+    return await create_and_stream(client, {"model": OPUS, "max_tokens": 1000, "messages": HELLO} | options)
 
 
 async def gathered(client: AsyncAnthropicBedrock) -> Message:
@@ -73,15 +71,7 @@ async def gathered(client: AsyncAnthropicBedrock) -> Message:
         return await stream.get_final_message()
 
 
-def said(message: Message) -> dict[str, Any]:
-    """A Message without what differs between two of them, and without what only the helper adds."""
-    dumped = message.model_dump(exclude={"id"}, exclude_none=True)
-    for block in dumped["content"]:
-        block.pop("parsed_output", None)
-        block.pop("signature", None)
-        if block["type"] == "tool_use":
-            assert block.pop("id").startswith("toolu_bdrk_01")
-    return dumped
+comparable = partial(sdk_messages.comparable, tool_id_prefix="toolu_bdrk_01")
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -104,34 +94,34 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-async def test_a_gathered_stream_is_what_create_gives(asked: Asked, options: dict[str, Any]) -> None:
-    created, streamed = await both(asked[1], **options)
-    assert said(created) == said(streamed)
+async def test_a_streamed_message_equals_a_created_one(served: Served, options: dict[str, Any]) -> None:
+    created, streamed = await both(served[1], **options)
+    assert comparable(created) == comparable(streamed)
     assert created.id.startswith("msg_bdrk_01")
     assert created.id != streamed.id
-    assert asked[0].refused == []
+    assert served[0].refused == []
 
 
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES.keys())
-async def test_a_told_reply_is_the_same_both_ways(asked: Asked, reply: Reply) -> None:
-    upstream, client = asked
+async def test_a_set_reply_is_the_same_streamed_or_not(served: Served, reply: Reply) -> None:
+    upstream, client = served
     upstream.always(reply)
     created, streamed = await both(client)
-    assert said(created) == said(streamed)
+    assert comparable(created) == comparable(streamed)
 
 
-async def test_the_answer_names_the_model_as_anthropic_does(asked: Asked) -> None:
+async def test_the_reply_has_anthropics_name_of_the_model(served: Served) -> None:
     old = {"model": HAIKU, "extra_body": {"anthropic_version": "bedrock-2023-05-31"}}
-    assert [message.model for message in await both(asked[1])] == ["claude-opus-4-8"] * 2
-    assert [message.model for message in await both(asked[1], **old)] == ["claude-haiku-4-5-20251001"] * 2
-    assert [request.path for request in asked[0].requests[1:3]] == [
+    assert [message.model for message in await both(served[1])] == ["claude-opus-4-8"] * 2
+    assert [message.model for message in await both(served[1], **old)] == ["claude-haiku-4-5-20251001"] * 2
+    assert [request.path for request in served[0].requests[1:3]] == [
         b"/model/us.anthropic.claude-opus-4-8/invoke-with-response-stream",
         b"/model/us.anthropic.claude-haiku-4-5-20251001-v1:0/invoke",
     ]
 
 
-async def test_usage_and_stop_reasons_are_what_was_told(asked: Asked) -> None:
-    upstream, client = asked
+async def test_usage_and_stop_reasons_are_as_set(served: Served) -> None:
+    upstream, client = served
     upstream.always(REPLIES["usage"])
     for message in await both(client):
         assert (message.usage.input_tokens, message.usage.output_tokens) == (7, 9)
@@ -139,8 +129,8 @@ async def test_usage_and_stop_reasons_are_what_was_told(asked: Asked) -> None:
         assert message.stop_reason == "end_turn"
 
 
-async def test_a_tool_runs_through_a_whole_conversation(asked: Asked) -> None:
-    upstream, client = asked
+async def test_a_tool_runs_through_a_whole_conversation(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(tool_use("weather", {"city": "Bern"}), text("It is sunny."))
     called = await client.messages.create(model=OPUS, max_tokens=99, messages=HELLO, tools=[WEATHER])
     (block,) = called.content
@@ -155,11 +145,11 @@ async def test_a_tool_runs_through_a_whole_conversation(asked: Asked) -> None:
     assert upstream.refused == []
 
 
-async def test_temporary_keys_and_api_keys_are_taken() -> None:
+async def test_temporary_keys_and_api_keys_are_accepted() -> None:
     bedrock = Bedrock(api_keys=("bedrock-api-key-1",))
     async with StandIn.of(bedrock) as upstream:
         async with client_for(upstream, bedrock.keys.issue_temporary()) as client:
-            assert said((await both(client))[0]) == said((await both(client))[1])
+            assert comparable((await both(client))[0]) == comparable((await both(client))[1])
         async with AsyncAnthropicBedrock(
             base_url=upstream.base_url, api_key="bedrock-api-key-1", aws_region="us-east-1", max_retries=0
         ) as client:
@@ -170,7 +160,7 @@ async def test_temporary_keys_and_api_keys_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "expected_message"),
     [
         ({"aws_secret_key": "another"}, "signature we calculated does not match"),
         ({"aws_access_key": "AKIAUNKNOWN"}, "security token included in the request is invalid"),
@@ -179,31 +169,33 @@ async def test_temporary_keys_and_api_keys_are_taken() -> None:
         ({"aws_region": "eu-west-1"}, "scoped to a valid region, not 'eu-west-1'"),
     ],
 )
-async def test_a_wrong_credential_is_refused(wrong: dict[str, Any], words: str) -> None:
+async def test_a_wrong_credential_is_rejected(wrong: dict[str, Any], expected_message: str) -> None:
     bedrock = Bedrock()
     async with (
         StandIn.of(bedrock) as upstream,
         client_for(upstream, bedrock.keys.issue_temporary(), **wrong) as client,
     ):
         for stream in (False, True):
-            with pytest.raises(anthropic.PermissionDeniedError, match=words):
+            with pytest.raises(anthropic.PermissionDeniedError, match=expected_message):
                 await client.messages.create(model=OPUS, max_tokens=9, messages=HELLO, stream=stream)
         assert len(upstream.refused) == 2
 
 
-@pytest.mark.parametrize(("minutes", "words"), [(5.2, "Signature expired: "), (-5.2, "Signature not yet current: ")])
-async def test_a_clock_more_than_five_minutes_off_is_refused(minutes: float, words: str) -> None:
+@pytest.mark.parametrize(
+    ("minutes", "expected_message"), [(5.2, "Signature expired: "), (-5.2, "Signature not yet current: ")]
+)
+async def test_a_clock_more_than_five_minutes_off_is_rejected(minutes: float, expected_message: str) -> None:
     for off, refused in ((minutes, True), (minutes * 0.9, False)):
         bedrock = Bedrock(clock=lambda off=off: datetime.now(UTC) + timedelta(minutes=off))
         async with StandIn.of(bedrock) as upstream, client_for(upstream, bedrock.keys.issue()) as client:
             if not refused:
                 await client.messages.create(model=OPUS, max_tokens=9, messages=HELLO)
                 continue
-            with pytest.raises(anthropic.PermissionDeniedError, match=words):
+            with pytest.raises(anthropic.PermissionDeniedError, match=expected_message):
                 await client.messages.create(model=OPUS, max_tokens=9, messages=HELLO)
 
 
-async def test_expired_credentials_and_a_wrong_api_key_are_refused() -> None:
+async def test_expired_credentials_and_a_wrong_api_key_are_rejected() -> None:
     bedrock = Bedrock()
     async with StandIn.of(bedrock) as upstream:
         async with client_for(upstream, bedrock.keys.issue_temporary()) as client:
@@ -234,9 +226,9 @@ ERRORS = [
 
 @pytest.mark.parametrize(("name", "status", "expected"), ERRORS)
 async def test_each_error_is_the_sdks_class(
-    asked: Asked, name: str, status: int, expected: type[anthropic.APIStatusError]
+    served: Served, name: str, status: int, expected: type[anthropic.APIStatusError]
 ) -> None:
-    upstream, client = asked
+    upstream, client = served
     upstream.always(aws_error(name, "No."))
     for stream in (False, True):
         with pytest.raises(expected, match=r"No\.") as raised:
@@ -246,8 +238,8 @@ async def test_each_error_is_the_sdks_class(
         assert raised.value.response.headers["x-amzn-requestid"] == upstream.requests[-1].request_id
 
 
-async def test_errors_show_accounts_and_arns_as_the_real_ones_do(asked: Asked) -> None:
-    upstream, client = asked
+async def test_errors_contain_accounts_and_arns(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(access_denied(), model_error(400, "prompt is too long"))
     with pytest.raises(anthropic.PermissionDeniedError) as denied:
         await client.messages.create(model=OPUS, max_tokens=9, messages=HELLO)
@@ -271,8 +263,8 @@ EXCEPTIONS = {
 
 
 @pytest.mark.parametrize(("reply", "name"), EXCEPTIONS.values(), ids=EXCEPTIONS.keys())
-async def test_an_exception_in_the_stream_raises(asked: Asked, reply: Reply, name: str) -> None:
-    upstream, client = asked
+async def test_an_exception_in_the_stream_raises(served: Served, reply: Reply, name: str) -> None:
+    upstream, client = served
     upstream.enqueue(reply)
     with pytest.raises(anthropic.APIStatusError) as raised:
         await gathered(client)
@@ -280,8 +272,8 @@ async def test_an_exception_in_the_stream_raises(asked: Asked, reply: Reply, nam
     assert body["error"]["type"] == name
 
 
-async def test_an_unmodelled_error_and_a_broken_checksum_raise(asked: Asked) -> None:
-    upstream, client = asked
+async def test_an_unmodelled_error_and_a_broken_checksum_raise(served: Served) -> None:
+    upstream, client = served
     upstream.enqueue(unmodelled_error(), bad_checksum(), bad_checksum(prelude=True))
     with pytest.raises(anthropic.APIStatusError, match="An internal error"):
         await gathered(client)
@@ -291,14 +283,14 @@ async def test_an_unmodelled_error_and_a_broken_checksum_raise(asked: Asked) -> 
 
 
 @pytest.mark.parametrize("reply", [unknown_event(), metrics_apart(), metrics_apart(first=True)])
-async def test_what_is_no_event_of_the_message_is_passed_over(asked: Asked, reply: Reply) -> None:
-    asked[0].enqueue(reply)
-    message = await gathered(asked[1])
+async def test_unknown_events_are_ignored(served: Served, reply: Reply) -> None:
+    served[0].enqueue(reply)
+    message = await gathered(served[1])
     assert message.stop_reason == "end_turn"
     assert next(block.text for block in message.content if block.type == "text").endswith("it does not mind.")
 
 
-def test_the_synchronous_client_gets_the_same() -> None:
+def test_the_synchronous_client_gets_the_same_replies() -> None:
     bedrock = Bedrock()
     key = bedrock.keys.issue_temporary()
     with (
@@ -314,7 +306,7 @@ def test_the_synchronous_client_gets_the_same() -> None:
     ):
         created = client.messages.create(model=OPUS, max_tokens=1000, messages=HELLO, tools=[WEATHER])
         with client.messages.stream(model=OPUS, max_tokens=1000, messages=HELLO, tools=[WEATHER]) as stream:
-            assert said(stream.get_final_message()) == said(created)
+            assert comparable(stream.get_final_message()) == comparable(created)
         upstream.enqueue(aws_error("ThrottlingException"))
         with pytest.raises(anthropic.RateLimitError, match="Too many tokens"):
             client.messages.create(model=OPUS, max_tokens=1000, messages=HELLO)

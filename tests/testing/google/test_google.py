@@ -1,4 +1,4 @@
-"""The stand-in for Google's token services, proven by Google's own library."""
+"""The stand-in for Google's token services, used by Google's own library."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def served() -> Iterator[Served]:
 
 
 def of_account(served: Served, **changes: str) -> Any:
-    """Credentials from the key file, with other values for some of its fields."""
+    """Load credentials from the key file, with some of its fields changed."""
     info: Mapping[str, str] = {**served[0].account.info(served[1].base_url), **changes}
     return service_account.Credentials.from_service_account_info(info, scopes=SCOPES)
 
@@ -46,18 +46,18 @@ def refreshed(credentials: Credentials) -> str:
 
 
 def left(credentials: Any) -> float:
-    """Seconds until it expires; google-auth tells UTC without saying so."""
+    """Return the seconds until it expires; google-auth has naive datetimes in UTC."""
     return (credentials.expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
 
 
 def impatient(url: str, method: str = "GET", body: Any = None, headers: Any = None, **_options: Any) -> Any:
-    """A transport that waits only a moment."""
+    """A transport with a short timeout."""
     moment: Any = 0.2
     return Request()(url, method, body, headers, moment)
 
 
-def told(raised: pytest.ExceptionInfo[GoogleAuthError]) -> dict[str, Any]:
-    """What the endpoint answered."""
+def error_of(raised: pytest.ExceptionInfo[GoogleAuthError]) -> dict[str, Any]:
+    """Return the error that the endpoint sent."""
     detail = raised.value.args[1]
     return json.loads(detail) if isinstance(detail, str) else detail
 
@@ -79,14 +79,14 @@ def test_a_service_account_gets_a_token(served: Served, tmp_path: Path) -> None:
     assert (len(stand_in.requests), len(google.tokens.issued)) == (2, 2)
 
 
-def test_a_token_of_a_short_life_is_stale_at_once(served: Served) -> None:
+def test_a_token_with_a_short_lifetime_is_stale_at_once(served: Served) -> None:
     served[0].lifetime = 60
     credentials = of_account(served)
     refreshed(credentials)
     assert credentials.token_state is TokenState.STALE
 
 
-def test_a_tokens_time_ends(served: Served) -> None:
+def test_a_token_expires(served: Served) -> None:
     google, _ = served
     google.lifetime = 0
     token = google.tokens.find(refreshed(of_account(served)))
@@ -101,13 +101,13 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "words"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_key_is_refused(served: Served, changes: dict[str, str], words: str) -> None:
+@pytest.mark.parametrize(("changes", "expected_message"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_key_is_rejected(served: Served, changes: dict[str, str], expected_message: str) -> None:
     with pytest.raises(RefreshError) as raised:
         refreshed(of_account(served, **changes))
-    assert told(raised) == {"error": "invalid_grant", "error_description": words}
+    assert error_of(raised) == {"error": "invalid_grant", "error_description": expected_message}
     assert raised.value.retryable is False
-    assert [request.refusal for request in served[1].requests] == [words]
+    assert [request.refusal for request in served[1].requests] == [expected_message]
     assert served[0].tokens.issued == []
 
 
@@ -134,11 +134,13 @@ CLAIMS: dict[str, tuple[dict[str, object], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("claims", "error", "words"), CLAIMS.values(), ids=CLAIMS.keys())
-def test_a_wrong_claim_is_refused(served: Served, claims: dict[str, object], error: str, words: str) -> None:
+@pytest.mark.parametrize(("claims", "error", "expected_message"), CLAIMS.values(), ids=CLAIMS.keys())
+def test_a_wrong_claim_is_rejected(
+    served: Served, claims: dict[str, object], error: str, expected_message: str
+) -> None:
     with pytest.raises(RefreshError) as raised:
         refreshed(of_account(served).with_claims(claims))
-    assert told(raised) == {"error": error, "error_description": words}
+    assert error_of(raised) == {"error": error, "error_description": expected_message}
     assert served[0].tokens.issued == []
 
 
@@ -151,14 +153,14 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("body", "error"), BODIES.items())
-def test_what_is_no_assertion_is_refused(served: Served, body: bytes, error: str) -> None:
+def test_an_invalid_assertion_is_rejected(served: Served, body: bytes, error: str) -> None:
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     response = Request()(f"{served[1].base_url}/token", "POST", body, kind)
     assert (response.status, json.loads(response.data)["error"]) == (400, error)
 
 
-def test_the_endpoint_fails_as_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server's error is asked again twice, a refusal is not; a silent one is given up by the caller's time."""
+def test_the_endpoint_fails_as_set(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """google-auth retries a server's error twice, but no rejection; without a reply its own timeout applies."""
     google, stand_in = served
     waited: list[float] = []
     monkeypatch.setattr("google.auth._exponential_backoff.time", SimpleNamespace(sleep=waited.append))
@@ -202,16 +204,16 @@ EXCHANGES: dict[str, tuple[str | None, dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("subject_token", "changes", "error"), EXCHANGES.values(), ids=EXCHANGES.keys())
-def test_a_wrong_exchange_is_refused(
+def test_a_wrong_exchange_is_rejected(
     served: Served, tmp_path: Path, subject_token: str | None, changes: dict[str, object], error: str
 ) -> None:
     with pytest.raises(OAuthError) as raised:
         refreshed(federated(served, tmp_path, subject_token, **changes))
-    assert told(raised)["error"] == error
+    assert error_of(raised)["error"] == error
     assert served[0].tokens.issued == []
 
 
-def test_a_workload_becomes_a_service_account(served: Served, tmp_path: Path) -> None:
+def test_a_workload_impersonates_a_service_account(served: Served, tmp_path: Path) -> None:
     google, stand_in = served
     url = impersonation_url(stand_in.base_url, google.target.email)
     token = google.tokens.find(refreshed(federated(served, tmp_path, service_account_impersonation_url=url)))
@@ -226,7 +228,7 @@ def impersonated(served: Served, email: str, lifetime: int = 600) -> Any:
     return impersonated_credentials.Credentials(source, email, SCOPES, lifetime=lifetime, iam_endpoint_override=url)
 
 
-def test_a_service_account_becomes_another(served: Served) -> None:
+def test_a_service_account_impersonates_another(served: Served) -> None:
     google, _ = served
     credentials = impersonated(served, google.target.email)
     token = google.tokens.find(refreshed(credentials))
@@ -235,24 +237,24 @@ def test_a_service_account_becomes_another(served: Served) -> None:
     assert 595 < left(credentials) <= 600
 
 
-def test_becoming_anyone_else_is_refused(served: Served) -> None:
+def test_impersonation_without_permission_is_rejected(served: Served) -> None:
     google, stand_in = served
     with pytest.raises(RefreshError) as raised:
         refreshed(impersonated(served, OTHER.email))
-    assert told(raised)["error"]["status"] == "PERMISSION_DENIED"
-    assert "'iam.serviceAccounts.getAccessToken' denied" in told(raised)["error"]["message"]
+    assert error_of(raised)["error"]["status"] == "PERMISSION_DENIED"
+    assert "'iam.serviceAccounts.getAccessToken' denied" in error_of(raised)["error"]["message"]
     with pytest.raises(RefreshError) as raised:
         refreshed(impersonated(served, google.target.email, lifetime=3601))
-    assert told(raised)["error"]["status"] == "INVALID_ARGUMENT"
+    assert error_of(raised)["error"]["status"] == "INVALID_ARGUMENT"
     credentials = impersonated(served, google.target.email)
     stand_in.enqueue(json_body({"access_token": "ya29.not-issued", "expires_in": 3600}))
     with pytest.raises(RefreshError) as raised:
         refreshed(credentials)
-    assert told(raised)["error"]["status"] == "UNAUTHENTICATED"
+    assert error_of(raised)["error"]["status"] == "UNAUTHENTICATED"
     stand_in.enqueue(google.answer, google_error("INTERNAL", "Internal error encountered."))
     with pytest.raises(RefreshError) as raised:
         refreshed(impersonated(served, google.target.email))
-    assert told(raised)["error"]["code"] == 500
+    assert error_of(raised)["error"]["code"] == 500
 
 
 PROGRAM = """
@@ -266,12 +268,14 @@ print(json.dumps([project, credentials.service_account_email, credentials.token]
 """
 
 
-def test_a_machine_asks_its_metadata_server(served: Served, tmp_path: Path) -> None:
+def test_credentials_of_a_machine_come_from_its_metadata_server(served: Served, tmp_path: Path) -> None:
     google, stand_in = served
     host = stand_in.base_url.removeprefix("http://")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE_", "GCLOUD_", "GCE_"))}
-    told = {"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "CLOUDSDK_CONFIG": str(tmp_path), "NO_PROXY": "*"}
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], env=kept | told, capture_output=True, check=False, timeout=50)
+    error_of = {"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "CLOUDSDK_CONFIG": str(tmp_path), "NO_PROXY": "*"}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=kept | error_of, capture_output=True, check=False, timeout=50
+    )
     assert ran.returncode == 0, ran.stderr.decode()
     project, email, token = json.loads(ran.stdout)
     assert (project, email) == (google.project, google.account.email)
@@ -298,7 +302,7 @@ ASKED: list[tuple[str, dict[str, str], int]] = [
 
 
 @pytest.mark.parametrize(("path", "headers", "status"), ASKED)
-def test_the_metadata_server_answers_its_own_only(
+def test_the_metadata_server_rejects_other_requests(
     served: Served, path: str, headers: dict[str, str], status: int
 ) -> None:
     response = Request()(f"{served[1].base_url}{path}", "GET", headers=headers)
@@ -314,7 +318,7 @@ def test_an_import_costs_no_more_than_it_must(module: str, heavy: str) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=50).returncode == 0
 
 
-def test_what_there_is_not_gets_a_page(served: Served) -> None:
+def test_an_unknown_path_gets_an_html_page(served: Served) -> None:
     served[1].always(text("never"))
     for method, path in (("GET", "/token"), ("POST", "/oauth"), ("POST", "/v1/projects/-/serviceAccounts/a:signJwt")):
         response = Request()(f"{served[1].base_url}{path}", method)

@@ -1,4 +1,4 @@
-"""Each fault shows on the wire the bytes that it promises."""
+"""Each fault sends the bytes that its docstring promises."""
 
 import asyncio
 import gzip
@@ -74,11 +74,11 @@ async def test_a_stream_keeps_the_grammar(upstream: StandIn, reply: Reply | None
 
 
 async def test_the_same_seed_gives_the_same_bytes() -> None:
-    said: list[bytes] = []
+    sent: list[bytes] = []
     for seed in (1, 1, 2):
         async with StandIn(seed=seed) as upstream:
-            said.append((await ask(upstream, STREAM))[1])
-    assert said[0] == said[1] != said[2]
+            sent.append((await ask(upstream, STREAM))[1])
+    assert sent[0] == sent[1] != sent[2]
 
 
 async def test_a_tools_first_fragment_is_empty(upstream: StandIn) -> None:
@@ -127,7 +127,7 @@ async def test_a_cut_comes_after_exactly_so_many_bytes(upstream: StandIn, reply:
 
 
 @pytest.mark.parametrize("make", [reset_mid_event, eof_mid_event, hang_mid_event])
-async def test_a_cut_is_inside_an_event_unless_told(upstream: StandIn, make: type[Reply]) -> None:
+async def test_a_cut_is_inside_an_event_by_default(upstream: StandIn, make: type[Reply]) -> None:
     upstream.always(make())
     content, _, _ = unchunked((await ask(upstream, STREAM))[1])
     whole, _, rest = content.rpartition(b"\n\n")
@@ -261,11 +261,11 @@ async def test_error_mid_stream(upstream: StandIn) -> None:
     assert whole
 
 
-async def test_sse_is_cut_as_told(upstream: StandIn) -> None:
-    said = b'event: ping\r\ndata: {"type": "ping"}\r\n\r\n'
-    upstream.enqueue(sse(said, chunk_sizes=[1, 5]), sse(said, one_byte=True))
-    assert unchunked((await ask(upstream, STREAM))[1]) == (said, [1, 5, len(said) - 6], True)
-    assert unchunked((await ask(upstream, STREAM))[1]) == (said, [1] * len(said), True)
+async def test_sse_is_sent_in_the_given_chunks(upstream: StandIn) -> None:
+    sent = b'event: ping\r\ndata: {"type": "ping"}\r\n\r\n'
+    upstream.enqueue(sse(sent, chunk_sizes=[1, 5]), sse(sent, one_byte=True))
+    assert unchunked((await ask(upstream, STREAM))[1]) == (sent, [1, 5, len(sent) - 6], True)
+    assert unchunked((await ask(upstream, STREAM))[1]) == (sent, [1] * len(sent), True)
 
 
 async def test_one_byte_per_segment(upstream: StandIn) -> None:
@@ -299,7 +299,7 @@ async def test_late_and_stall_are_silent_for_a_while(upstream: StandIn) -> None:
     assert message_of(unchunked((await ask(upstream, STREAM, silence=0.4))[1])[0])
 
 
-async def test_raw_is_all_there_is(upstream: StandIn) -> None:
+async def test_raw_sends_exactly_its_bytes(upstream: StandIn) -> None:
     upstream.enqueue(raw(b"not HTTP at all"), raw(b"HTTP/1.1 204\n\n", end="hang"))
     assert await ask(upstream, STREAM) == (b"not HTTP at all", b"", "eof")
     assert await ask(upstream, STREAM) == (b"HTTP/1.1 204\n\n", b"", "open")
@@ -329,7 +329,7 @@ async def test_close_on_reuse(upstream: StandIn, reset: bool) -> None:
 
 
 @pytest.mark.parametrize("reply", [huge_line(3_000_000), big_stream(3_000_000)], ids=["huge_line", "big_stream"])
-async def test_what_is_large_is_whole(upstream: StandIn, reply: Reply) -> None:
+async def test_large_replies_are_complete(upstream: StandIn, reply: Reply) -> None:
     upstream.always(reply)
     content, _, whole = unchunked((await ask(upstream, STREAM, silence=1))[1])
     assert whole
@@ -337,7 +337,7 @@ async def test_what_is_large_is_whole(upstream: StandIn, reply: Reply) -> None:
     assert len(message_of(content)["content"]) == 1
 
 
-async def test_what_is_large_waits_for_its_reader(upstream: StandIn) -> None:
+async def test_large_replies_wait_for_a_slow_reader(upstream: StandIn) -> None:
     upstream.always(big_stream())
     client = await connect(upstream)
     await client.send(STREAM)

@@ -1,4 +1,4 @@
-"""The stand-in as a server: connections, who went away, TLS, threads, and that it leaves nothing behind."""
+"""The stand-in as a server: connections, disconnects, TLS, threads, cleanup."""
 
 import asyncio
 import socket
@@ -81,7 +81,7 @@ async def test_a_chunked_request_is_read(upstream: StandIn) -> None:
     assert upstream.refused == []
 
 
-async def test_continue_is_said_when_asked(upstream: StandIn) -> None:
+async def test_continue_is_sent_when_expected(upstream: StandIn) -> None:
     client = await connect(upstream)
     head, _, body = wire(headers={"expect": "100-continue"}).partition(b"\r\n\r\n")
     await client.send(head + b"\r\n\r\n")
@@ -91,7 +91,7 @@ async def test_continue_is_said_when_asked(upstream: StandIn) -> None:
     await client.close()
 
 
-async def test_what_is_no_http_is_refused_and_kept(upstream: StandIn) -> None:
+async def test_data_that_is_not_http_is_rejected_and_recorded(upstream: StandIn) -> None:
     head, _, ended = await ask(upstream, b"what?\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert ended == "eof"
@@ -145,7 +145,7 @@ async def test_replies_are_given_in_order_and_then_the_default(upstream: StandIn
     assert b"Hello from the stand-in" in (await ask(upstream, wire()))[1]
 
 
-async def test_a_refused_request_takes_no_reply_from_the_queue(upstream: StandIn) -> None:
+async def test_a_rejected_request_takes_no_reply_from_the_queue(upstream: StandIn) -> None:
     upstream.enqueue(json_body("one"))
     assert (await ask(upstream, wire(max_tokens=-1)))[0].startswith(b"HTTP/1.1 400 ")
     assert (await ask(upstream, wire()))[1] == b'"one"'
@@ -159,7 +159,7 @@ async def ask_once(reply: Reply | Callable[[Received], Reply]) -> bytes:
         return head
 
 
-async def test_a_reply_function_that_fails_is_told_on_the_way_out() -> None:
+async def test_a_failing_reply_function_is_raised_on_exit() -> None:
     def broken(_: Received) -> Reply:
         raise LookupError("mine")
 
@@ -167,12 +167,12 @@ async def test_a_reply_function_that_fails_is_told_on_the_way_out() -> None:
         await ask_once(broken)
 
 
-async def test_a_reply_that_cant_be_sent_breaks_its_connection_and_is_told() -> None:
+async def test_a_reply_that_cannot_be_sent_closes_its_connection_and_raises_on_exit() -> None:
     with pytest.raises(UnicodeEncodeError):
         await ask_once(json_body({}, headers={"x": "\u20ac"}))
 
 
-async def test_not_strict_takes_anything() -> None:
+async def test_strict_false_accepts_any_request() -> None:
     async with StandIn(strict=False) as upstream:
         upstream.enqueue(json_body({"ok": 1}))
         assert (await ask(upstream, b"GET /any HTTP/1.1\r\nhost: x\r\n\r\n"))[1] == b'{"ok":1}'
@@ -214,7 +214,7 @@ async def test_a_small_send_buffer_shows_back_pressure_early() -> None:
             assert 0 < upstream.requests[0].replied < 200_000
 
 
-async def test_everything_is_closed_on_the_way_out() -> None:
+async def test_everything_is_closed_on_exit() -> None:
     tasks = asyncio.all_tasks()
     async with StandIn() as upstream:
         upstream.always(hang())
@@ -240,7 +240,7 @@ TLS: dict[TlsKind, str | None] = {
 
 
 @pytest.mark.parametrize(("kind", "refused"), TLS.items(), ids=TLS.keys())
-async def test_certificates_are_good_or_bad_as_told(kind: TlsKind, refused: str | None) -> None:
+async def test_certificates_are_valid_or_invalid_as_requested(kind: TlsKind, refused: str | None) -> None:
     async with StandIn(tls=kind) as upstream:
         assert upstream.base_url == f"https://127.0.0.1:{upstream.port}"
         if refused:
@@ -269,12 +269,12 @@ async def test_faults_work_under_tls(reply: Reply, expected: str) -> None:
             await upstream.wait_aborted(1)
 
 
-async def test_without_tls_there_is_no_authority(upstream: StandIn) -> None:
+async def test_without_tls_ca_raises(upstream: StandIn) -> None:
     with pytest.raises(ValueError, match="no TLS"):
         _ = upstream.ca
 
 
-def test_synchronous_code_has_it_in_a_thread() -> None:
+def test_synchronous_code_uses_it_in_a_thread() -> None:
     threads = threading.active_count()
     with StandIn().in_thread() as upstream:
         upstream.enqueue(hang())

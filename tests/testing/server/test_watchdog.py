@@ -30,7 +30,7 @@ async def block_and_recover() -> None:
             assert received.startswith(b"HTTP/1.1 500 ")
             assert b"in_thread()" in received
         assert upstream.requests == []
-        assert (await ask(upstream, wire()))[0].startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await ask(upstream, wire(), silence=5.0))[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_a_blocked_loop_is_reported_to_the_client_and_on_exit() -> None:
@@ -42,7 +42,7 @@ async def test_a_loop_that_runs_is_never_reported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(watchdog, "_INTERVAL", 0.001)
     async with StandIn() as upstream:
         for _ in range(200):
-            assert (await ask(upstream, wire()))[0].startswith(b"HTTP/1.1 200 OK\r\n")
+            assert (await ask(upstream, wire(), silence=5.0))[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_refused_connections_are_refused_although_the_watchdog_has_the_listening_socket() -> None:

@@ -1,4 +1,4 @@
-"""A client of the Vertex AI stand-in that shows its replies as they are."""
+"""A client of the Vertex AI stand-in that returns its replies as they are."""
 
 import json
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ FIELDS: dict[str, Any] = {"anthropic_version": "vertex-2023-10-16", "max_tokens"
 
 
 def without(*names: str, **fields: Any) -> dict[str, Any]:
-    """The usual fields without some, and with others."""
+    """Return the usual fields without `names`, changed by `fields`."""
     return {name: value for name, value in {**FIELDS, **fields}.items() if name not in names}
 
 
-class Asked:
-    """A stand-in, and a token that it takes."""
+class VertexClient:
+    """Sends requests to a stand-in, with a token that it accepts."""
 
     def __init__(self, upstream: StandIn, tokens: Tokens) -> None:
         self.upstream, self.tokens = upstream, tokens
@@ -37,13 +37,13 @@ class Asked:
         headers: Mapping[str, str | None] | None = None,
         method: str = "POST",
     ) -> tuple[int, str, Any]:
-        """Status, head, and the decoded body (text, where it is no JSON)."""
+        """Return status, head, and the decoded body (text if it is not JSON)."""
         head, body, _ = await ask(self.upstream, self._request(target, fields, headers or {}, method))
-        said = head.decode()
-        return int(said.split()[1]), said, json.loads(body) if "application/json" in said else body.decode()
+        text = head.decode()
+        return int(text.split()[1]), text, json.loads(body) if "application/json" in text else body.decode()
 
     async def stream(self, reply: Reply | None) -> tuple[bytes, bytes, bool, str]:
-        """Head and content of this reply as a stream, whether it ended properly, and what became of the connection."""
+        """Return head and content of this reply as a stream, whether it is complete, and how the connection ended."""
         self.upstream.always(reply)
         head, body, ended = await ask(self.upstream, self._request(STREAM, without(stream=True), {}, "POST"))
         content, _, whole = unchunked(body)

@@ -1,4 +1,4 @@
-"""What the Vertex AI stand-in refuses, and in which of its three shapes."""
+"""Requests that the Vertex AI stand-in rejects, in each of its three error formats."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,14 +9,14 @@ import pytest
 from bud_asgi.testing import StandIn
 from bud_asgi.testing.google import CLOUD_PLATFORM, Tokens
 from bud_asgi.testing.vertex import Vertex
-from testing.vertex.raw_client import COUNT, CREATE, MODEL, PARENT, RESOURCE, STREAM, Asked, without
+from testing.vertex.raw_client import COUNT, CREATE, MODEL, PARENT, RESOURCE, STREAM, VertexClient, without
 
 
 @pytest.fixture
-async def asked() -> AsyncIterator[Asked]:
+async def vertex() -> AsyncIterator[VertexClient]:
     tokens = Tokens()
     async with StandIn.of(Vertex(tokens=tokens, locations=("global", "us-east5"))) as upstream:
-        yield Asked(upstream, tokens)
+        yield VertexClient(upstream, tokens)
 
 
 COUNTED = without("max_tokens", model=MODEL)
@@ -25,7 +25,7 @@ MARKED = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "
 RESULT = {"type": "tool_result", "tool_use_id": "a", "content": [IMAGE]}
 
 
-def saying(*blocks: object) -> dict[str, Any]:
+def with_blocks(*blocks: object) -> dict[str, Any]:
     return without(messages=[{"role": "user", "content": list(blocks)}])
 
 
@@ -53,7 +53,7 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a scoped mark": (
         CREATE,
-        saying(MARKED),
+        with_blocks(MARKED),
         "messages.0.content.0.cache_control.ephemeral.scope: Extra inputs are not permitted",
     ),
     "a scoped mark in system": (
@@ -68,7 +68,7 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "an image elsewhere": (
         CREATE,
-        saying(IMAGE),
+        with_blocks(IMAGE),
         (
             "messages.0.content.0.image.source: Input tag 'url' found using 'type' does not match any of the expected "
             "tags: 'base64'"
@@ -76,7 +76,7 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "an image elsewhere in a result": (
         CREATE,
-        saying(RESULT),
+        with_blocks(RESULT),
         (
             "messages.0.content.0.tool_result.content.0.image.source: Input tag 'url' found using 'type' does not "
             "match any of the expected tags: 'base64'"
@@ -113,28 +113,28 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("target", "fields", "words"), INVALID.values(), ids=INVALID.keys())
+@pytest.mark.parametrize(("target", "fields", "expected_message"), INVALID.values(), ids=INVALID.keys())
 async def test_a_wrong_body_gets_anthropics_envelope(
-    asked: Asked, target: str, fields: dict[str, Any], words: str
+    vertex: VertexClient, target: str, fields: dict[str, Any], expected_message: str
 ) -> None:
-    status, head, told = await asked(target, fields)
-    assert (status, told["type"]) == (400, "error")
-    assert told["error"] == {"type": "invalid_request_error", "message": words}
-    assert told["request_id"].startswith("req_vrtx_01")
-    assert f"request-id: {told['request_id']}\r\n" in head
-    assert asked.upstream.requests[0].refusal == words
+    status, head, answer = await vertex(target, fields)
+    assert (status, answer["type"]) == (400, "error")
+    assert answer["error"] == {"type": "invalid_request_error", "message": expected_message}
+    assert answer["request_id"].startswith("req_vrtx_01")
+    assert f"request-id: {answer['request_id']}\r\n" in head
+    assert vertex.upstream.requests[0].refusal == expected_message
 
 
-async def test_unknown_beta_flags_are_named(asked: Asked) -> None:
+async def test_unknown_beta_flags_are_named_in_the_error(vertex: VertexClient) -> None:
     flags = "context-1m-2025-08-07, b-1,a-1"
-    _, _, told = await asked(headers={"anthropic-beta": flags})
-    assert told["error"]["message"].startswith("Unexpected value(s) `a-1`, `b-1` for the `anthropic-beta` header.")
+    _, _, answer = await vertex(headers={"anthropic-beta": flags})
+    assert answer["error"]["message"].startswith("Unexpected value(s) `a-1`, `b-1` for the `anthropic-beta` header.")
     known = without(anthropic_beta=["tool-search-tool-2025-10-19"])
-    assert (await asked(fields=known, headers={"anthropic-beta": "context-1m-2025-08-07"}))[0] == 200
+    assert (await vertex(fields=known, headers={"anthropic-beta": "context-1m-2025-08-07"}))[0] == 200
     older = f"{PARENT}/claude-opus-4-1@20250805:rawPredict"
-    assert "`tool-search-tool-2025-10-19`" in (await asked(older, known))[2]["error"]["message"]
-    assert (await asked(COUNT, COUNTED, headers={"anthropic-beta": "context-1m-2025-08-07"}))[0] == 400
-    assert (await asked(COUNT, COUNTED, headers={"anthropic-beta": "effort-2025-11-24"}))[0] == 200
+    assert "`tool-search-tool-2025-10-19`" in (await vertex(older, known))[2]["error"]["message"]
+    assert (await vertex(COUNT, COUNTED, headers={"anthropic-beta": "context-1m-2025-08-07"}))[0] == 400
+    assert (await vertex(COUNT, COUNTED, headers={"anthropic-beta": "effort-2025-11-24"}))[0] == 200
 
 
 UNKNOWN_MODELS = ["claude-does-not-exist", "claude-haiku-4-5-20251001", "anthropic.claude-opus-5", "gemini-3"]
@@ -143,10 +143,10 @@ UNKNOWN_MODELS = ["claude-does-not-exist", "claude-haiku-4-5-20251001", "anthrop
 @pytest.mark.parametrize("method", ["rawPredict", "streamRawPredict"])
 @pytest.mark.parametrize("model", UNKNOWN_MODELS)
 async def test_an_unknown_model_is_googles_error_and_an_array_where_it_streams(
-    asked: Asked, model: str, method: str
+    vertex: VertexClient, model: str, method: str
 ) -> None:
-    status, head, told = await asked(f"{PARENT}/{model}:{method}", without(stream=method == "streamRawPredict"))
-    (error,) = told if method == "streamRawPredict" else [told]
+    status, head, answer = await vertex(f"{PARENT}/{model}:{method}", without(stream=method == "streamRawPredict"))
+    (error,) = answer if method == "streamRawPredict" else [answer]
     assert (status, error["error"]["code"], error["error"]["status"]) == (404, 404, "NOT_FOUND")
     resource = f"projects/bud-stand-in/locations/global/publishers/anthropic/models/{model}"
     assert error["error"]["message"].startswith(f"Publisher Model `{resource}` was not found or your project does not")
@@ -154,47 +154,47 @@ async def test_an_unknown_model_is_googles_error_and_an_array_where_it_streams(
 
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5@20251001", "claude-sonnet-4-6@default", "claude-opus-4-1"])
-async def test_names_of_older_models_have_their_date_behind_an_at(asked: Asked, model: str) -> None:
-    for written in (model, model.replace("@", "%40")):
-        status, _, told = await asked(f"{PARENT}/{written}:rawPredict")
-        assert (status, told["model"]) == (200, model.replace("@default", "").replace("@", "-"))
+async def test_names_of_older_models_have_their_date_after_an_at_sign(vertex: VertexClient, model: str) -> None:
+    for name in (model, model.replace("@", "%40")):
+        status, _, answer = await vertex(f"{PARENT}/{name}:rawPredict")
+        assert (status, answer["model"]) == (200, model.replace("@default", "").replace("@", "-"))
 
 
-async def test_only_what_is_named_is_known() -> None:
+async def test_only_configured_models_are_known() -> None:
     tokens = Tokens()
     async with StandIn.of(Vertex(tokens=tokens, models=("claude-opus-4-8",), betas=("a-1",))) as upstream:
-        asked = Asked(upstream, tokens)
-        assert (await asked())[0] == 404
-        assert (await asked(f"{PARENT}/claude-opus-4-8:rawPredict", headers={"anthropic-beta": "a-1"}))[0] == 200
-        status, _, told = await asked(COUNT, COUNTED)
+        vertex = VertexClient(upstream, tokens)
+        assert (await vertex())[0] == 404
+        assert (await vertex(f"{PARENT}/claude-opus-4-8:rawPredict", headers={"anthropic-beta": "a-1"}))[0] == 200
+        status, _, answer = await vertex(COUNT, COUNTED)
         assert status == 404
-        assert f"/models/{MODEL}` was not found" in told["error"]["message"]
+        assert f"/models/{MODEL}` was not found" in answer["error"]["message"]
 
 
-async def test_regions_have_no_newer_models(asked: Asked) -> None:
+async def test_regions_have_no_newer_models(vertex: VertexClient) -> None:
     regional = PARENT.replace("global", "us-east5")
-    assert (await asked(f"{regional}/claude-sonnet-4-6:rawPredict"))[0] == 200
-    assert (await asked(f"{regional}/claude-opus-4-7:rawPredict"))[0] == 404
-    assert (await asked(f"{regional}/count-tokens:rawPredict", COUNTED))[0] == 200
-    status, _, told = await asked(CREATE.replace("global", "europe-west1"))
-    assert (status, told["error"]["status"]) == (404, "NOT_FOUND")
+    assert (await vertex(f"{regional}/claude-sonnet-4-6:rawPredict"))[0] == 200
+    assert (await vertex(f"{regional}/claude-opus-4-7:rawPredict"))[0] == 404
+    assert (await vertex(f"{regional}/count-tokens:rawPredict", COUNTED))[0] == 200
+    status, _, answer = await vertex(CREATE.replace("global", "europe-west1"))
+    assert (status, answer["error"]["status"]) == (404, "NOT_FOUND")
 
 
-async def test_tokens_are_counted_where_that_is_done() -> None:
+async def test_tokens_are_counted_in_counting_locations() -> None:
     tokens = Tokens()
     async with StandIn.of(Vertex(tokens=tokens, counting_locations=("us-east5",))) as upstream:
-        asked = Asked(upstream, tokens)
-        assert (await asked(COUNT, COUNTED))[0] == 404
-        status, _, told = await asked(COUNT.replace("global", "us-east5"), COUNTED)
-        assert (status, told) == (200, {"input_tokens": 8})
+        vertex = VertexClient(upstream, tokens)
+        assert (await vertex(COUNT, COUNTED))[0] == 404
+        status, _, answer = await vertex(COUNT.replace("global", "us-east5"), COUNTED)
+        assert (status, answer) == (200, {"input_tokens": 8})
 
 
-async def test_the_project_is_the_tokens_or_nobodys(asked: Asked) -> None:
-    assert (await asked(CREATE.replace("bud-stand-in", "123456789012")))[0] == 200
-    status, _, told = await asked(CREATE.replace("bud-stand-in", "another-one"))
+async def test_another_project_is_denied(vertex: VertexClient) -> None:
+    assert (await vertex(CREATE.replace("bud-stand-in", "123456789012")))[0] == 200
+    status, _, answer = await vertex(CREATE.replace("bud-stand-in", "another-one"))
     assert status == 403
     resource = RESOURCE.replace("bud-stand-in", "another-one")
-    assert told["error"] == {
+    assert answer["error"] == {
         "code": 403,
         "message": f"Permission 'aiplatform.endpoints.predict' denied on resource '//aiplatform.googleapis.com/"
         f"{resource}' (or it may not exist).",
@@ -210,20 +210,20 @@ async def test_the_project_is_the_tokens_or_nobodys(asked: Asked) -> None:
     }
 
 
-async def test_a_quota_project_must_be_one_that_the_caller_may_use(asked: Asked) -> None:
-    assert (await asked(headers={"x-goog-user-project": "bud-stand-in"}))[0] == 200
-    status, _, told = await asked(headers={"x-goog-user-project": "another-one"})
-    assert (status, told["error"]["details"][0]["reason"]) == (403, "USER_PROJECT_DENIED")
-    assert "use project another-one." in told["error"]["message"]
+async def test_a_quota_project_must_be_one_that_the_caller_may_use(vertex: VertexClient) -> None:
+    assert (await vertex(headers={"x-goog-user-project": "bud-stand-in"}))[0] == 200
+    status, _, answer = await vertex(headers={"x-goog-user-project": "another-one"})
+    assert (status, answer["error"]["details"][0]["reason"]) == (403, "USER_PROJECT_DENIED")
+    assert "use project another-one." in answer["error"]["message"]
 
 
 async def test_only_callers_with_the_role_are_served() -> None:
     tokens = Tokens()
     async with StandIn.of(Vertex(tokens=tokens, callers=("someone else",))) as upstream:
-        asked = Asked(upstream, tokens)
-        assert (await asked())[2]["error"]["details"][0]["reason"] == "IAM_PERMISSION_DENIED"
-        asked.token = tokens.issue("someone else").value
-        assert (await asked())[0] == 200
+        vertex = VertexClient(upstream, tokens)
+        assert (await vertex())[2]["error"]["details"][0]["reason"] == "IAM_PERMISSION_DENIED"
+        vertex.token = tokens.issue("someone else").value
+        assert (await vertex())[0] == 200
 
 
 CREDENTIALS: dict[str, tuple[dict[str, str | None], str]] = {
@@ -234,23 +234,23 @@ CREDENTIALS: dict[str, tuple[dict[str, str | None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("headers", "why"), CREDENTIALS.values(), ids=CREDENTIALS.keys())
-async def test_a_wrong_credential_is_401(asked: Asked, headers: dict[str, str | None], why: str) -> None:
-    status, head, told = await asked(headers=headers)
-    assert (status, told["error"]["status"]) == (401, "UNAUTHENTICATED")
-    assert told["error"]["details"][0]["reason"] == why
+@pytest.mark.parametrize(("headers", "reason"), CREDENTIALS.values(), ids=CREDENTIALS.keys())
+async def test_a_wrong_credential_is_401(vertex: VertexClient, headers: dict[str, str | None], reason: str) -> None:
+    status, head, answer = await vertex(headers=headers)
+    assert (status, answer["error"]["status"]) == (401, "UNAUTHENTICATED")
+    assert answer["error"]["details"][0]["reason"] == reason
     assert "\r\nwww-authenticate: Bearer" in head
-    assert asked.token not in json.dumps(told)
+    assert vertex.token not in json.dumps(answer)
 
 
-async def test_a_tokens_time_and_scopes_are_judged(asked: Asked) -> None:
-    assert (await asked())[0] == 200
-    asked.tokens.expire()
-    status, _, told = await asked()
-    assert (status, told["error"]["details"][0]["reason"]) == (401, "ACCESS_TOKEN_EXPIRED")
-    asked.token = asked.tokens.issue("someone", (f"{CLOUD_PLATFORM}.read-only",)).value
-    status, _, told = await asked()
-    assert (status, told["error"]["details"][0]["reason"]) == (403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
+async def test_expiry_and_scopes_of_a_token_are_checked(vertex: VertexClient) -> None:
+    assert (await vertex())[0] == 200
+    vertex.tokens.expire()
+    status, _, answer = await vertex()
+    assert (status, answer["error"]["details"][0]["reason"]) == (401, "ACCESS_TOKEN_EXPIRED")
+    vertex.token = vertex.tokens.issue("someone", (f"{CLOUD_PLATFORM}.read-only",)).value
+    status, _, answer = await vertex()
+    assert (status, answer["error"]["details"][0]["reason"]) == (403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT")
 
 
 @pytest.mark.parametrize(
@@ -264,26 +264,26 @@ async def test_a_tokens_time_and_scopes_are_judged(asked: Asked) -> None:
         ("GET", PARENT),
     ],
 )
-async def test_a_path_that_there_is_not_gets_a_page(asked: Asked, method: str, target: str) -> None:
-    status, head, page = await asked(target, method=method)
+async def test_an_unknown_path_gets_an_html_page(vertex: VertexClient, method: str, target: str) -> None:
+    status, head, page = await vertex(target, method=method)
     assert status == 404
     assert "\r\ncontent-type: text/html; charset=UTF-8" in head
     assert page.startswith("<!DOCTYPE html>")
 
 
-async def test_a_query_of_the_clients_is_refused(asked: Asked) -> None:
-    status, _, told = await asked(f"{CREATE}?beta=true")
-    assert (status, told["error"]["status"]) == (400, "INVALID_ARGUMENT")
-    assert 'Unknown name "beta"' in told["error"]["message"]
-    assert (await asked(f"{CREATE}?alt=json"))[0] == 200
+async def test_a_query_of_the_anthropic_api_is_rejected(vertex: VertexClient) -> None:
+    status, _, answer = await vertex(f"{CREATE}?beta=true")
+    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert 'Unknown name "beta"' in answer["error"]["message"]
+    assert (await vertex(f"{CREATE}?alt=json"))[0] == 200
 
 
 async def test_a_body_over_the_limit_is_413() -> None:
     tokens = Tokens()
     assert Vertex(tokens=tokens).max_body == 30 << 20
     async with StandIn.of(Vertex(tokens=tokens, max_body=200)) as upstream:
-        asked = Asked(upstream, tokens)
-        status, _, told = await asked(fields=without(system="a" * 200))
-        assert (status, told["error"]["type"]) == (413, "request_too_large")
-        assert told["error"]["message"] == "Request exceeds the maximum allowed number of bytes."
-        assert (await asked())[0] == 200
+        vertex = VertexClient(upstream, tokens)
+        status, _, answer = await vertex(fields=without(system="a" * 200))
+        assert (status, answer["error"]["type"]) == (413, "request_too_large")
+        assert answer["error"]["message"] == "Request exceeds the maximum allowed number of bytes."
+        assert (await vertex())[0] == 200

@@ -1,4 +1,4 @@
-"""The Vertex AI stand-in, proven by the vendor's own client with tokens of the Google stand-in."""
+"""The Vertex AI stand-in, used by Anthropic's own client with tokens of the Google stand-in."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -37,19 +37,19 @@ WEATHER: ToolParam = {
 }
 
 
-def asking(**changes: Any) -> dict[str, Any]:
-    """The usual question with changes."""
+def request(**changes: Any) -> dict[str, Any]:
+    """Return the usual request with changes."""
     return {**ASK, **changes}
 
 
 def credentials_of(google: Google, base_url: str, folder: Path, scope: str = CLOUD_PLATFORM) -> Any:
-    """Credentials from a key file."""
+    """Load credentials from a key file."""
     file = folder / "key.json"
     file.write_text(json.dumps(google.account.info(base_url)))
     return service_account.Credentials.from_service_account_file(str(file), scopes=[scope])
 
 
-class Asynchronous:
+class Served:
     """Both stand-ins, and the client between them."""
 
     def __init__(self, google: Google, tokens: StandIn, vertex: StandIn, client: AsyncAnthropicVertex) -> None:
@@ -57,7 +57,7 @@ class Asynchronous:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Asynchronous]:
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
     google = Google()
     async with StandIn.of(google) as tokens, StandIn.of(Vertex(tokens=google.tokens)) as vertex:
         credentials = credentials_of(google, tokens.base_url, tmp_path)
@@ -68,10 +68,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Asynchronous]:
             credentials=credentials,
             max_retries=0,
         ) as client:
-            yield Asynchronous(google, tokens, vertex, client)
+            yield Served(google, tokens, vertex, client)
 
 
-async def test_the_asynchronous_client_is_answered(served: Asynchronous) -> None:
+async def test_the_asynchronous_client_works(served: Served) -> None:
     client = served.client
     created = await client.messages.create(**ASK)
     async with client.messages.stream(**ASK) as stream:
@@ -96,12 +96,12 @@ async def test_the_asynchronous_client_is_answered(served: Asynchronous) -> None
 
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5@20251001", "claude-sonnet-4-6", "claude-opus-5-5"])
-async def test_names_of_models_pass_in_the_path(served: Asynchronous, model: str) -> None:
-    created = await served.client.messages.create(**asking(model=model))
+async def test_model_names_are_in_the_path(served: Served, model: str) -> None:
+    created = await served.client.messages.create(**request(model=model))
     assert created.model == model.replace("@", "-")
 
 
-async def test_betas_pass_as_a_header(served: Asynchronous) -> None:
+async def test_betas_are_sent_as_a_header(served: Served) -> None:
     await served.client.beta.messages.create(**ASK, betas=["context-1m-2025-08-07"])
     with pytest.raises(anthropic.BadRequestError, match="`files-api-2025-04-14`"):
         await served.client.beta.messages.create(**ASK, betas=["context-1m-2025-08-07", "files-api-2025-04-14"])
@@ -119,21 +119,21 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES.keys())
-async def test_a_told_reply_is_the_same_both_ways(served: Asynchronous, reply: Reply) -> None:
+async def test_a_set_reply_is_the_same_streamed_or_not(served: Served, reply: Reply) -> None:
     served.vertex.always(reply)
     created = await served.client.messages.create(**ASK)
     async with served.client.messages.stream(**ASK) as stream:
         streamed = await stream.get_final_message()
-    assert _said(created) == _said(streamed)
+    assert _comparable(created) == _comparable(streamed)
     assert created.stop_reason == streamed.stop_reason
     assert len(created.content) == len(streamed.content)
 
 
-def _said(message: Any) -> list[object]:
+def _comparable(message: Any) -> list[object]:
     return [getattr(block, "text", None) or getattr(block, "input", None) for block in message.content]
 
 
-async def test_a_tool_runs_through_a_whole_conversation(served: Asynchronous) -> None:
+async def test_a_tool_runs_through_a_whole_conversation(served: Served) -> None:
     served.vertex.enqueue(tool_use("weather", {"city": "Bern"}, text="I look."), text("It is sunny."))
     async with served.client.messages.stream(**ASK, tools=[WEATHER]) as stream:
         called = await stream.get_final_message()
@@ -146,8 +146,8 @@ async def test_a_tool_runs_through_a_whole_conversation(served: Asynchronous) ->
         {"role": "assistant", "content": [{"type": "tool_use", "id": block.id, "name": "weather", "input": {}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": block.id, "content": "sunny"}]},
     ]
-    answered = await served.client.messages.create(**asking(messages=history, tools=[WEATHER]))
-    assert _said(answered) == ["It is sunny."]
+    final = await served.client.messages.create(**request(messages=history, tools=[WEATHER]))
+    assert _comparable(final) == ["It is sunny."]
     assert served.vertex.refused == []
 
 
@@ -161,20 +161,20 @@ FAULTS: dict[str, tuple[Reply | Fault, type[anthropic.APIStatusError], str]] = {
 }
 
 
-@pytest.mark.parametrize(("fault", "expected", "words"), FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(("fault", "expected", "expected_message"), FAULTS.values(), ids=FAULTS.keys())
 async def test_each_fault_is_the_sdks_class(
-    served: Asynchronous, fault: Reply | Fault, expected: type[anthropic.APIStatusError], words: str
+    served: Served, fault: Reply | Fault, expected: type[anthropic.APIStatusError], expected_message: str
 ) -> None:
     served.vertex.always(fault)
     for stream in (False, True):
-        with pytest.raises(expected, match=words) as raised:
+        with pytest.raises(expected, match=expected_message) as raised:
             await served.client.messages.create(**ASK, stream=stream)
-        google = words not in ("overloaded_error", "Error 502")
+        google = expected_message not in ("overloaded_error", "Error 502")
         assert isinstance(raised.value.body, list) is (google and stream)
-        assert (raised.value.request_id is None) is (words != "overloaded_error")
+        assert (raised.value.request_id is None) is (expected_message != "overloaded_error")
 
 
-async def test_a_stream_that_breaks_is_no_message(served: Asynchronous) -> None:
+async def test_a_failing_stream_raises(served: Served) -> None:
     served.vertex.enqueue(cut_before_message_stop())
     with pytest.raises(Exception, match=r"incomplete chunked read|peer closed"):
         await _streamed(served)
@@ -187,19 +187,19 @@ async def test_a_stream_that_breaks_is_no_message(served: Asynchronous) -> None:
     assert (await served.vertex.wait_aborted()).replied == 0
 
 
-async def _streamed(served: Asynchronous) -> None:
+async def _streamed(served: Served) -> None:
     async with served.client.messages.stream(**ASK) as stream:
         await stream.get_final_message()
 
 
-async def test_a_token_whose_time_is_over_is_refused(served: Asynchronous) -> None:
+async def test_an_expired_token_is_rejected(served: Served) -> None:
     await served.client.messages.create(**ASK)
     served.google.tokens.expire()
     with pytest.raises(anthropic.AuthenticationError, match="ACCESS_TOKEN_EXPIRED"):
         await served.client.messages.create(**ASK)
 
 
-async def test_a_token_of_a_short_life_is_renewed(served: Asynchronous) -> None:
+async def test_a_token_with_a_short_lifetime_is_refreshed(served: Served) -> None:
     served.google.lifetime = 200
     await served.client.messages.create(**ASK)
     await served.client.messages.create(**ASK)
@@ -208,7 +208,7 @@ async def test_a_token_of_a_short_life_is_renewed(served: Asynchronous) -> None:
     assert bearers == [f"Bearer {token.value}".encode() for token in served.google.tokens.issued]
 
 
-async def test_the_wrong_place_is_refused(served: Asynchronous) -> None:
+async def test_a_wrong_project_or_location_is_rejected(served: Served) -> None:
     with pytest.raises(anthropic.PermissionDeniedError, match="projects/elsewhere/locations/global"):
         await served.client.with_options(project_id="elsewhere").messages.create(**ASK)
     with pytest.raises(anthropic.NotFoundError, match="locations/us-east5/"):
@@ -221,7 +221,7 @@ async def test_the_wrong_place_is_refused(served: Asynchronous) -> None:
     assert len(served.vertex.refused) == 4
 
 
-async def test_a_token_for_something_else_is_refused(served: Asynchronous, tmp_path: Path) -> None:
+async def test_a_token_with_another_scope_is_rejected(served: Served, tmp_path: Path) -> None:
     narrow = "https://www.googleapis.com/auth/devstorage.read_only"
     credentials = credentials_of(served.google, served.tokens.base_url, tmp_path, narrow)
     with pytest.raises(anthropic.PermissionDeniedError, match="ACCESS_TOKEN_SCOPE_INSUFFICIENT"):
@@ -243,12 +243,12 @@ def test_the_synchronous_client_finds_its_key_by_the_environment(
     credentials_of(google, tokens.base_url, tmp_path)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
-    ask = asking(model="claude-sonnet-4-6")
+    request_fields = request(model="claude-sonnet-4-6")
     base_url = f"{vertex.base_url}/v1"
     with AnthropicVertex(region="us-east5", project_id=google.project, base_url=base_url, max_retries=0) as client:
-        created = client.messages.create(**ask)
-        with client.messages.stream(**ask) as stream:
-            assert _said(stream.get_final_message()) == _said(created)
+        created = client.messages.create(**request_fields)
+        with client.messages.stream(**request_fields) as stream:
+            assert _comparable(stream.get_final_message()) == _comparable(created)
         assert client.messages.count_tokens(model="claude-opus-5", messages=HELLO).input_tokens > 0
         with pytest.raises(anthropic.NotFoundError, match="models/claude-opus-5` was not found"):
             client.messages.create(**ASK)
