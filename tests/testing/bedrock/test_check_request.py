@@ -278,7 +278,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no messages": (OPUS, {"messages": ...}, "messages: Field required"),
     "a model": (OPUS, {"model": "claude-opus-4-8"}, "model: Extra inputs are not permitted"),
     "a stream": (OPUS, {"stream": True}, "stream: Extra inputs are not permitted"),
-    "a field that nobody knows": (OPUS, {"new": 1}, "new: Extra inputs are not permitted"),
+    "an unknown field": (OPUS, {"new": 1}, "new: Extra inputs are not permitted"),
     "automatic caching": (OPUS, {"cache_control": {"type": "ephemeral"}}, "cache_control: Extra inputs"),
     "a tier": (OPUS, {"service_tier": "auto"}, "service_tier: Extra inputs are not permitted"),
     "a thread": (OPUS, {"thread": {}}, "thread: Extra inputs are not permitted"),
@@ -351,7 +351,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "both ways of sampling": (SONNET_45, {"temperature": 0.5, "top_p": 0.5}, "cannot both be specified"),
     "sampling, newer model": (OPUS, {"temperature": 0.5}, "`temperature` is deprecated for this model."),
     "sampling, newer version": (OPUS, {**NEW, "temperature": 1}, "temperature: Extra inputs are not permitted"),
-    "what the messages' judge refuses": (OPUS, {"messages": [{"role": "user", "content": []}]}, "non-empty content"),
+    "invalid messages": (OPUS, {"messages": [{"role": "user", "content": []}]}, "non-empty content"),
 }
 
 

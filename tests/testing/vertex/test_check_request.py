@@ -40,7 +40,7 @@ INVALID: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown field": (CREATE, without(colour="red"), "colour: Extra inputs are not permitted"),
     "a first-party field": (CREATE, without(inference_geo="eu"), "inference_geo: Extra inputs are not permitted"),
     "no limit": (CREATE, without("max_tokens"), "max_tokens: Field required"),
-    "a stream asked of the other method": (
+    "stream in the body of the other method": (
         CREATE,
         without(stream=True),
         "stream: Input should be false for rawPredict",
