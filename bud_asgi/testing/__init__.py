@@ -1,4 +1,7 @@
-"""A stand-in for Anthropic's Messages API, to test applications against: a real server, its answers and its faults."""
+"""A stand-in for Anthropic's Messages API, for tests: a real server, its replies and its faults.
+
+Stand-ins for other services: `bud_asgi.testing.bedrock`, `bud_asgi.testing.vertex`, `bud_asgi.testing.google`.
+"""
 
 from bud_asgi.testing.anthropic.messages import Content, TextBlock, ThinkingBlock, ToolUseBlock, Usage
 from bud_asgi.testing.anthropic.models import Model, model

@@ -13,7 +13,7 @@ from clients_gateways import KEY
 from clients_node import PACKAGES, run_node
 
 from bud_asgi.testing import Received, Reply, text
-from bud_asgi.testing.anthropic.answers import default_reply
+from bud_asgi.testing.anthropic.default_replies import default_reply
 
 PROGRAM = PACKAGES / "@anthropic-ai/claude-code/cli-wrapper.cjs"
 """Finds the binary for this machine's kind, which is a package of its own."""

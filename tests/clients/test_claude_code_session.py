@@ -29,7 +29,7 @@ def test_a_session_with_tool_calls(claude: ClaudeCode, tap: Tap, upstream: Threa
     note = claude.work / "note.txt"
     upstream.always(
         Script(
-            tool_use("Write", {"file_path": str(note), "content": "Grüezi \U0001f600\n"}, said="I write it down."),
+            tool_use("Write", {"file_path": str(note), "content": "Grüezi \U0001f600\n"}, text="I write it down."),
             tool_use("Read", {"file_path": str(note)}),
             tool_use("Bash", {"command": "tr a-z A-Z < note.txt", "description": "Shout"}),
             text("All done."),

@@ -23,8 +23,8 @@ from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers import Provider, ProviderRequest
 from bud_asgi.providers.compat.features import known_rules, service_rules
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.bedrock.faults import aws_error, exception_first, exception_mid_stream, model_error
-from bud_asgi.testing.google.errors import google_error
+from bud_asgi.testing.bedrock import aws_error, exception_first, exception_mid_stream, model_error
+from bud_asgi.testing.google import google_error
 from bud_asgi.testing.server.serving import serving
 
 Service = Literal["bedrock", "vertex"]

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bud_asgi.testing import hang, late
-from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
+from bud_asgi.testing.google import CLOUD_PLATFORM
 from providers.google_stage import REQUEST, Served, applied, bearer, google_served
 
 

@@ -20,8 +20,7 @@ from bud_asgi.providers.vertex import credential as google
 from bud_asgi.providers.vertex import google_auth
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import Reply, StandIn, hang, hang_mid_event, html, json_body, raw, reset_before_head
-from bud_asgi.testing.google import Google
-from bud_asgi.testing.google.errors import oauth_error
+from bud_asgi.testing.google import Google, oauth_error
 from providers.google_stage import Served, applied, bearer, google_served
 
 

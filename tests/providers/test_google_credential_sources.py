@@ -22,8 +22,7 @@ from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials as UserCredentials
 
 from bud_asgi.providers.vertex.credential import GoogleCredential
-from bud_asgi.testing.google.accounts import impersonation_url
-from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
+from bud_asgi.testing.google import CLOUD_PLATFORM, impersonation_url
 from providers.google_stage import Served, applied, bearer, google_served
 
 QUOTA = "billing-project"

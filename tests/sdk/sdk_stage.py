@@ -24,7 +24,7 @@ from bud_asgi.providers import Provider
 from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.providers.vertex import Vertex
 from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn
-from bud_asgi.testing.anthropic.answers import default_reply
+from bud_asgi.testing.anthropic.default_replies import default_reply
 from bud_asgi.testing.bedrock import Bedrock as StandInBedrock
 from bud_asgi.testing.google import Google
 from bud_asgi.testing.server.serving import serving

@@ -1,4 +1,4 @@
-"""The manual's snippets run, and the manual names everything that the package shows."""
+"""The examples in docs/testing.md run, and it documents everything that the package exports."""
 
 import asyncio
 import inspect
@@ -14,7 +14,7 @@ import bud_asgi.testing
 from bud_asgi.testing.bedrock import Bedrock
 from bud_asgi.testing.bedrock import faults as bedrock_faults
 from bud_asgi.testing.vertex import Vertex
-from bud_asgi.testing.vertex import errors as vertex_errors
+from bud_asgi.testing.vertex import faults as vertex_faults
 
 _MANUAL = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
 _SNIPPETS = re.findall(r"```python\n(.*?)```", _MANUAL, re.DOTALL)
@@ -34,7 +34,7 @@ def test_a_snippet_runs(snippet: str) -> None:
         asyncio.run(ran)
 
 
-def test_what_is_shown_is_sorted_and_documented() -> None:
+def test_exported_names_are_sorted_and_documented() -> None:
     shown = bud_asgi.testing.__all__
     assert shown == sorted(shown)
     for name in shown:
@@ -44,8 +44,8 @@ def test_what_is_shown_is_sorted_and_documented() -> None:
     assert [name for name in functions if not getattr(bud_asgi.testing, name).__doc__] == []
 
 
-@pytest.mark.parametrize("module", [bedrock_faults, vertex_errors])
-def test_the_faults_of_the_clouds_are_named(module: ModuleType) -> None:
+@pytest.mark.parametrize("module", [bedrock_faults, vertex_faults])
+def test_the_faults_of_the_clouds_are_documented(module: ModuleType) -> None:
     faults = [
         name
         for name, value in inspect.getmembers(module, inspect.isfunction)
@@ -57,5 +57,5 @@ def test_the_faults_of_the_clouds_are_named(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("service", [Bedrock, Vertex])
-def test_what_a_service_of_a_cloud_can_be_told_is_named(service: type) -> None:
+def test_the_parameters_of_the_clouds_are_documented(service: type) -> None:
     assert [name for name in inspect.signature(service).parameters if f"`{name}`" not in _MANUAL] == []

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 
-from bud_asgi.testing.bedrock.errors import AwsRefused
-from bud_asgi.testing.bedrock.keys import AwsKey, AwsKeys
-from bud_asgi.testing.bedrock.sigv4 import Signer
-from bud_asgi.testing.server.received import Received
+from bud_asgi.testing import Received
+from bud_asgi.testing.bedrock import AwsKey, AwsKeys
+from bud_asgi.testing.bedrock.errors import AwsRejected
+from bud_asgi.testing.bedrock.sigv4 import SignatureVerifier
 from bud_asgi.testing.server.serving import serving
 
 ROLE = "arn:aws:iam::123456789012:role/gateway"
@@ -73,10 +73,10 @@ class Sources:
         self.roles.append(form)
         if form["Action"] == "AssumeRole":
             try:
-                signer = Signer(self.keys, "sts", self.region, lambda: datetime.now(UTC))
+                signer = SignatureVerifier(self.keys, "sts", self.region, lambda: datetime.now(UTC))
                 signer.verify(_received(request, body))
-            except AwsRefused as refused:
-                return _sts_error(403, refused.refusal.message)
+            except AwsRejected as refused:
+                return _sts_error(403, refused.rejection.message)
         elif form.get("WebIdentityToken") != WEB_TOKEN:
             return _sts_error(400, "InvalidIdentityToken")
 

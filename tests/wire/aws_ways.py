@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aws_sources import CONTAINER_TOKEN, ROLE, SSO_TOKEN, START_URL, WEB_TOKEN, Sources, in_container, process_output
 
-from bud_asgi.testing.bedrock.keys import AwsKey
+from bud_asgi.testing.bedrock import AwsKey
 
 
 def use_nothing(_aws: Sources, _home: Path, _patch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from bud_asgi.providers import Bedrock, UpstreamUnavailable
 from bud_asgi.providers import refresher as renewal
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock
-from bud_asgi.testing.bedrock.keys import AwsKey
+from bud_asgi.testing.bedrock import AwsKey
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from bud_asgi.testing import (
     reset_mid_event,
 )
 from bud_asgi.testing import bedrock as stand_ins
-from bud_asgi.testing.bedrock.faults import (
+from bud_asgi.testing.bedrock import (
     absurd_length,
     access_denied,
     aws_error,

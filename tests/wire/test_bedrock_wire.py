@@ -28,7 +28,7 @@ from bud_asgi.testing import (
     tool_use,
 )
 from bud_asgi.testing import bedrock as stand_ins
-from bud_asgi.testing.bedrock.faults import (
+from bud_asgi.testing.bedrock import (
     all_at_once,
     aws_error,
     large_event,

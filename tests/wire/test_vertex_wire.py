@@ -22,9 +22,8 @@ from bud_asgi.providers.vertex import Vertex
 from bud_asgi.providers.vertex import credential as google
 from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn, error, hang, late, sse, text, tool_use
 from bud_asgi.testing import vertex as stand_ins
-from bud_asgi.testing.google import PROJECT, Google
-from bud_asgi.testing.google.errors import google_error, google_html, oauth_error
-from bud_asgi.testing.vertex.errors import (
+from bud_asgi.testing.google import PROJECT, Google, google_error, google_html, oauth_error
+from bud_asgi.testing.vertex import (
     model_not_allowed,
     permission_denied,
     quota_exceeded,
@@ -149,7 +148,7 @@ def test_tokens_are_counted(stage: Stage) -> None:
 
 
 def test_the_official_sdk_runs_a_tool_over_a_stream(stage: Stage) -> None:
-    stage.upstream.enqueue(tool_use("weather", {"city": "Ulm"}, said="Let me look."), text("It rains."))
+    stage.upstream.enqueue(tool_use("weather", {"city": "Ulm"}, text="Let me look."), text("It rains."))
     tool: Any = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
     asked: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "tools": [tool]}
     messages: list[Any] = [{"role": "user", "content": "Weather in Ulm?"}]

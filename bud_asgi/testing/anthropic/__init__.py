@@ -1,1 +1,6 @@
-"""A stand-in for Anthropic's own service: it checks requests and answers them as the service does."""
+"""Anthropic's own service: its checks, its default replies, and the format of its Messages."""
+
+from bud_asgi.testing.anthropic.messages import Content, TextBlock, ThinkingBlock, ToolUseBlock, Usage
+from bud_asgi.testing.anthropic.models import Model, model
+
+__all__ = ["Content", "Model", "TextBlock", "ThinkingBlock", "ToolUseBlock", "Usage", "model"]

@@ -1,24 +1,25 @@
-"""Anthropic's own service behind a stand-in: its judge, its friendly answers, its headers."""
+"""Anthropic's own service: its checks, default replies and headers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from bud_asgi.testing.anthropic.answers import asked_of, default_reply
-from bud_asgi.testing.anthropic.messages import made_id
+from bud_asgi.testing.anthropic.check_request import Rules, check_request
+from bud_asgi.testing.anthropic.default_replies import default_reply, parse_request
+from bud_asgi.testing.anthropic.errors import Rejected
+from bud_asgi.testing.anthropic.messages import make_id
 from bud_asgi.testing.anthropic.models import MODELS, Model
-from bud_asgi.testing.anthropic.request import Rules, refusal
 from bud_asgi.testing.server.received import Received
-from bud_asgi.testing.server.replies import Body, Failure, Rendered, Reply, render
-from bud_asgi.testing.server.service import Refusal
+from bud_asgi.testing.server.replies import Body, Rendered, Reply, render
+from bud_asgi.testing.server.service import Rejection
 
 MAX_BODY = 32 << 20
-"""The service's limit for a request's body ("Errors": 32 MB for the Messages API), in bytes."""
+"""The largest body of a request ("Errors": 32 MB for the Messages API), in bytes."""
 
 
-class FirstParty:
-    """Anthropic's Messages API. Without `rules` it takes any request that is not too large. `models` are listed."""
+class AnthropicApi:
+    """Anthropic's API. Without `rules` it accepts any request that is not too large. `models` are listed."""
 
     max_body = MAX_BODY
 
@@ -28,15 +29,18 @@ class FirstParty:
 
     def request_id(self, seed: str) -> str:
         """See `Service.request_id`."""
-        return made_id("req", seed)
+        return make_id("req", seed)
 
-    def refuse(self, received: Received) -> Refusal | None:
-        """See `Service.refuse`."""
+    def check(self, received: Received) -> Rejection | None:
+        """See `Service.check`."""
         if not received.complete:
-            failure = Failure("request_too_large", "Request exceeds the maximum size")
-            return Refusal(failure.message, Reply(status=413, body=failure))
-        refused = refusal(received, self._rules) if self._rules else None
-        return Refusal(refused.message, Reply(status=refused.status, body=refused.failure)) if refused else None
+            return Rejected(413, "request_too_large", "Request exceeds the maximum size").rejection
+        try:
+            if self._rules:
+                check_request(received, self._rules)
+        except Rejected as rejected:
+            return rejected.rejection
+        return None
 
     def answer(self, received: Received) -> Reply:
         """See `Service.answer`."""
@@ -44,10 +48,10 @@ class FirstParty:
 
     def render(self, body: Body, received: Received, seed: int) -> Rendered:
         """See `Service.render`."""
-        return render(body, lambda: asked_of(received, seed))
+        return render(body, lambda: parse_request(received, seed))
 
     def headers(self, received: Received, reply: Reply) -> list[tuple[str, str]]:
-        """What the service adds to every reply ("Rate limits", "Errors"): all of it describes the account."""
+        """See `Service.headers`. They describe the account ("Rate limits", "Errors")."""
         reset = (datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
         headers = [("request-id", received.request_id)]
         headers.append(("anthropic-organization-id", "11111111-2222-4333-8444-555555555555"))

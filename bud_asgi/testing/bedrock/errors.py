@@ -1,6 +1,6 @@
-"""Errors in AWS's words: the name in a header, the text in a JSON body.
+"""Errors in AWS's format: the name in a header, the message in a JSON body.
 
-Shapes: "AWS restJson1 protocol" (Operation error serialization); statuses: the service model of Bedrock Runtime and
+Format: "AWS restJson1 protocol" (Operation error serialization); statuses: the service model of Bedrock Runtime and
 "Common error types".
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from bud_asgi.testing.server.replies import Reply
-from bud_asgi.testing.server.service import Refusal
+from bud_asgi.testing.server.service import Rejection
 
-HTTP = {
+HTTP_STATUS = {
     "IncompleteSignatureException": 400,
     "SerializationException": 400,
     "ServiceQuotaExceededException": 400,
@@ -35,36 +35,31 @@ HTTP = {
     "InternalServerException": 500,
     "ServiceUnavailableException": 503,
 }
-"""The HTTP status of each error that is told here."""
+"""The HTTP status of each error."""
 
 
 class AwsError(msgspec.Struct, frozen=True):
-    """An error of an AWS service: its name, its text, and the other fields that its body has."""
+    """An error of an AWS service: its name, its message, and other fields of its body."""
 
     name: str
     message: str
-    more: tuple[tuple[str, Any], ...] = ()
+    extra: tuple[tuple[str, Any], ...] = ()
     field: str = "message"
-    """The text's field: `message`, or `Message` where a policy or an API key is what refuses."""
+    """The name of the message field: `message`, but `Message` in errors about policies and API keys."""
 
     def reply(self) -> Reply:
-        """The reply that tells it."""
+        """Return the error as a reply."""
         kind = f"{self.name}:http://internal.amazon.com/coral/com.amazon.bedrock/"
-        return Reply(status=HTTP[self.name], headers=(("x-amzn-errortype", kind),), body=self.body())
+        return Reply(status=HTTP_STATUS[self.name], headers=(("x-amzn-errortype", kind),), body=self.body())
 
     def body(self) -> bytes:
-        """The JSON body that tells it."""
-        return json.dumps({self.field: self.message, **dict(self.more)}, ensure_ascii=False).encode()
+        """Return the JSON body."""
+        return json.dumps({self.field: self.message, **dict(self.extra)}, ensure_ascii=False).encode()
 
 
-class AwsRefused(Exception):
-    """AWS would refuse this request, with this error."""
+class AwsRejected(Exception):
+    """AWS would answer this request with this error. The parameters are those of `AwsError`."""
 
-    def __init__(self, error: AwsError) -> None:
-        super().__init__(error.message)
-        self.refusal = Refusal(error.message, error.reply())
-
-
-def aws_refused(name: str, message: str) -> AwsRefused:
-    """A refusal, to be raised."""
-    return AwsRefused(AwsError(name, message))
+    def __init__(self, name: str, message: str, *, field: str = "message") -> None:
+        super().__init__(message)
+        self.rejection = Rejection(message, AwsError(name, message, field=field).reply())

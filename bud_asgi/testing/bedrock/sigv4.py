@@ -1,4 +1,4 @@
-"""Signatures of AWS, checked as AWS does: computed again with botocore's own signer, and compared.
+"""Verifies AWS signatures: computes them again with botocore's own signer, and compares.
 
 Sources: "AWS Signature Version 4 for API requests", "Troubleshoot Signature Version 4 signing"; wordings as observed.
 """
@@ -16,23 +16,23 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from bud_asgi.testing.bedrock.errors import AwsRefused, aws_refused
+from bud_asgi.testing.bedrock.errors import AwsRejected
 from bud_asgi.testing.bedrock.keys import AwsKey, AwsKeys
 from bud_asgi.testing.server.received import Received
 
 TOLERANCE = timedelta(minutes=5)
-"""How far a request's time may be from the service's."""
+"""The largest difference between the request's time and the service's."""
 
 Clock = Callable[[], datetime]
-"""Tells the time of day; an aware one."""
+"""Returns the time of day as an aware `datetime`."""
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _PARAMETER = re.compile(r"\s*(\w+)=([^,\s]*)\s*")
 
 
-class Signer(msgspec.Struct, frozen=True):
-    """What a signature must be made for."""
+class SignatureVerifier(msgspec.Struct, frozen=True):
+    """Verifies signatures made with `keys` for this service and region."""
 
     keys: AwsKeys
     service: str
@@ -40,47 +40,51 @@ class Signer(msgspec.Struct, frozen=True):
     clock: Clock
 
     def verify(self, received: Received) -> AwsKey:
-        """The key that signed the request. Raises `AwsRefused`."""
-        claim = _claim(received)
-        key = self.keys.find(claim.access_key)
+        """Return the key that signed the request. Raises `AwsRejected`."""
+        authorization = _parse_authorization(received)
+        key = self.keys.find(authorization.access_key)
         if key is None:
-            raise aws_refused("UnrecognizedClientException", "The security token included in the request is invalid.")
+            raise AwsRejected("UnrecognizedClientException", "The security token included in the request is invalid.")
         timestamp = _timestamp(received)
-        self._judge_scope(claim, timestamp)
-        self._judge_time(timestamp)
-        _judge_signed_headers(received, claim)
-        _judge_token(received, key)
-        self._judge_signature(received, claim, key, timestamp)
+        self._check_scope(authorization, timestamp)
+        self._check_time(timestamp)
+        _check_signed_headers(received, authorization)
+        _check_token(received, key)
+        self._check_signature(received, authorization, key, timestamp)
         return key
 
-    def _judge_scope(self, claim: Claim, timestamp: str) -> None:
-        date, region, service, end = claim.scope
+    def _check_scope(self, authorization: Authorization, timestamp: str) -> None:
+        date, region, service, end = authorization.scope
         if region != self.region:
-            raise _invalid(f"Credential should be scoped to a valid region, not '{region}'. ")
+            raise _invalid_signature(f"Credential should be scoped to a valid region, not '{region}'. ")
         if service != self.service:
-            raise _invalid(f"Credential should be scoped to correct service: '{self.service}'. ")
+            raise _invalid_signature(f"Credential should be scoped to correct service: '{self.service}'. ")
         if end != "aws4_request":
-            raise _invalid(f"Credential should be scoped with a valid terminator: 'aws4_request', not '{end}'. ")
+            raise _invalid_signature(
+                f"Credential should be scoped with a valid terminator: 'aws4_request', not '{end}'. "
+            )
         if date != timestamp[:8]:
-            words = "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP"
-            raise _invalid(f"{words}: '{date}' != '{timestamp[:8]}', from '{timestamp}'.")
+            problem = "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP"
+            raise _invalid_signature(f"{problem}: '{date}' != '{timestamp[:8]}', from '{timestamp}'.")
 
-    def _judge_time(self, timestamp: str) -> None:
+    def _check_time(self, timestamp: str) -> None:
         now, signed = self.clock(), datetime.strptime(timestamp, _TIME).replace(tzinfo=UTC)
         earliest, latest = f"{now - TOLERANCE:{_TIME}}", f"{now + TOLERANCE:{_TIME}}"
         if signed < now - TOLERANCE:
-            raise _invalid(f"Signature expired: {timestamp} is now earlier than {earliest} ({now:{_TIME}} - 5 min.)")
+            raise _invalid_signature(
+                f"Signature expired: {timestamp} is now earlier than {earliest} ({now:{_TIME}} - 5 min.)"
+            )
         if signed > now + TOLERANCE:
-            words = f"Signature not yet current: {timestamp} is still later than {latest}"
-            raise _invalid(f"{words} ({now:{_TIME}} + 5 min.)")
+            problem = f"Signature not yet current: {timestamp} is still later than {latest}"
+            raise _invalid_signature(f"{problem} ({now:{_TIME}} + 5 min.)")
 
-    def _judge_signature(self, received: Received, claim: Claim, key: AwsKey, timestamp: str) -> None:
+    def _check_signature(self, received: Received, authorization: Authorization, key: AwsKey, timestamp: str) -> None:
         signer = SigV4Auth(Credentials(key.access_key, key.secret_key, key.session_token), self.service, self.region)
-        request = _request(received, claim, timestamp)
+        request = _request(received, authorization, timestamp)
         canonical = signer.canonical_request(request)
         to_sign = signer.string_to_sign(request, canonical)
-        if not hmac.compare_digest(signer.signature(to_sign, request), claim.signature):
-            raise _invalid(
+        if not hmac.compare_digest(signer.signature(to_sign, request), authorization.signature):
+            raise _invalid_signature(
                 "The request signature we calculated does not match the signature you provided. Check your AWS Secret "
                 "Access Key and signing method. Consult the service documentation for details.\n\n"
                 f"The Canonical String for this request should have been\n'{canonical}'\n\n"
@@ -88,8 +92,8 @@ class Signer(msgspec.Struct, frozen=True):
             )
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """What an `authorization` header says."""
+class Authorization(msgspec.Struct, frozen=True):
+    """A parsed `authorization` header."""
 
     access_key: str
     scope: tuple[str, str, str, str]
@@ -98,71 +102,73 @@ class Claim(msgspec.Struct, frozen=True):
     signature: str
 
 
-def _claim(received: Received) -> Claim:
+def _parse_authorization(received: Received) -> Authorization:
     values = received.values("authorization")
     if not values:
-        raise aws_refused("MissingAuthenticationTokenException", "Missing Authentication Token")
+        raise AwsRejected("MissingAuthenticationTokenException", "Missing Authentication Token")
     scheme, _, rest = b", ".join(values).decode("latin-1").partition(" ")
     given = dict(_PARAMETER.findall(rest))
     if scheme != _ALGORITHM:
-        raise _incomplete(f"Unsupported AWS 'algorithm': '{scheme}'")
+        raise _incomplete_signature(f"Unsupported AWS 'algorithm': '{scheme}'")
     for name in ("Credential", "Signature", "SignedHeaders"):
         if not given.get(name):
-            raise _incomplete(f"Authorization header requires '{name}' parameter.")
+            raise _incomplete_signature(f"Authorization header requires '{name}' parameter.")
     parts = given["Credential"].split("/")
     if len(parts) != 5:
-        words = "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term"
-        raise _incomplete(f"{words}, got '{given['Credential']}'")
+        problem = "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term"
+        raise _incomplete_signature(f"{problem}, got '{given['Credential']}'")
     access_key, date, region, service, end = parts
     signed = frozenset(given["SignedHeaders"].split(";"))
-    return Claim(access_key, (date, region, service, end), signed, given["Signature"])
+    return Authorization(access_key, (date, region, service, end), signed, given["Signature"])
 
 
-def _invalid(words: str) -> AwsRefused:
-    return aws_refused("InvalidSignatureException", words)
+def _invalid_signature(message: str) -> AwsRejected:
+    return AwsRejected("InvalidSignatureException", message)
 
 
-def _incomplete(words: str) -> AwsRefused:
-    return aws_refused("IncompleteSignatureException", words)
+def _incomplete_signature(message: str) -> AwsRejected:
+    return AwsRejected("IncompleteSignatureException", message)
 
 
 def _timestamp(received: Received) -> str:
     value = (received.header("x-amz-date") or b"").decode("latin-1")
     try:
-        datetime.strptime(value, _TIME)  # noqa: DTZ007 (only looked at)
+        datetime.strptime(value, _TIME)  # noqa: DTZ007 (only validated)
     except ValueError:
-        raise _incomplete(f"Date must be in ISO-8601 'basic format'. Got '{value}'.") from None
+        raise _incomplete_signature(f"Date must be in ISO-8601 'basic format'. Got '{value}'.") from None
     return value
 
 
-def _judge_signed_headers(received: Received, claim: Claim) -> None:
-    """`host` and everything of AWS's own that came must be signed, and what is signed must have come."""
-    came = {name.decode("latin-1").lower() for name, _ in received.headers}
-    needed = {"host", *(name for name in came if name.startswith("x-amz-"))}
-    for name in sorted(needed - claim.signed):
-        raise _invalid(f"'{name}' must be a 'SignedHeader' in the AWS Authorization.")
-    for name in sorted(claim.signed - came):
-        raise _invalid(f"The signed header '{name}' did not come with the request.")
+def _check_signed_headers(received: Received, authorization: Authorization) -> None:
+    """Check that `host` and all `x-amz-` fields are signed, and that all signed fields were sent."""
+    sent = {name.decode("latin-1").lower() for name, _ in received.headers}
+    needed = {"host", *(name for name in sent if name.startswith("x-amz-"))}
+    for name in sorted(needed - authorization.signed):
+        raise _invalid_signature(f"'{name}' must be a 'SignedHeader' in the AWS Authorization.")
+    for name in sorted(authorization.signed - sent):
+        raise _invalid_signature(f"The signed header '{name}' did not come with the request.")
     hashed = received.header("x-amz-content-sha256")
     if hashed is not None and hashed.decode("latin-1") != hashlib.sha256(received.body).hexdigest():
-        raise _invalid("The value passed in as x-amz-content-sha256 does not match the computed payload hash.")
+        raise _invalid_signature(
+            "The value passed in as x-amz-content-sha256 does not match the computed payload hash."
+        )
 
 
-def _judge_token(received: Received, key: AwsKey) -> None:
+def _check_token(received: Received, key: AwsKey) -> None:
     value = received.header("x-amz-security-token")
     if value != (key.session_token.encode() if key.session_token else None):
-        raise aws_refused("UnrecognizedClientException", "The security token included in the request is invalid.")
+        raise AwsRejected("UnrecognizedClientException", "The security token included in the request is invalid.")
     if key.expired:
-        raise aws_refused("ExpiredTokenException", "The security token included in the request is expired")
+        raise AwsRejected("ExpiredTokenException", "The security token included in the request is expired")
 
 
-def _request(received: Received, claim: Claim, timestamp: str) -> AWSRequest:
+def _request(received: Received, authorization: Authorization, timestamp: str) -> AWSRequest:
     host = (received.header("host") or b"").decode("latin-1")
     url = f"http://{host}{received.target.decode('latin-1')}"
     request = AWSRequest(method=received.method.decode("latin-1"), url=url, data=received.body)
     for name, value in received.headers:
-        written = name.decode("latin-1").lower()
-        if written in claim.signed:
-            request.headers.add_header(written, value.decode("utf-8", "replace"))
+        lower_name = name.decode("latin-1").lower()
+        if lower_name in authorization.signed:
+            request.headers.add_header(lower_name, value.decode("utf-8", "replace"))
     request.context["timestamp"] = timestamp
     return request

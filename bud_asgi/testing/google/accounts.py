@@ -1,6 +1,7 @@
-"""Who may ask a Google stand-in for tokens: service accounts with keys made for the test, and a workload elsewhere.
+"""The identities that a Google stand-in knows: service accounts, and a workload on another platform.
 
-The files are those of "Application Default Credentials": what `GOOGLE_APPLICATION_CREDENTIALS` may name.
+`info` makes the content of their credential files: those of "Application Default Credentials", to which
+`GOOGLE_APPLICATION_CREDENTIALS` may point.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 class ServiceAccount(msgspec.Struct, frozen=True):
-    """A service account. Its key is made when it is first needed, once in a process for each address."""
+    """A service account. Its key is generated on first use, once in a process for each address."""
 
     email: str
     project: str
@@ -26,11 +27,11 @@ class ServiceAccount(msgspec.Struct, frozen=True):
 
     @property
     def key_id(self) -> str:
-        """The id of the key, which an assertion's header tells."""
+        """The id of the key, as in the header of an assertion."""
         return hashlib.sha256(self.email.encode()).hexdigest()[:40]
 
     def info(self, base_url: str) -> dict[str, str]:
-        """The content of its key file, with the stand-in at `base_url` as the token endpoint."""
+        """Return the content of its key file, with the stand-in at `base_url` as the token endpoint."""
         pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return {
             "type": "service_account",
@@ -45,23 +46,23 @@ class ServiceAccount(msgspec.Struct, frozen=True):
 
 
 class Federation(msgspec.Struct, frozen=True):
-    """A workload identity pool, and the one workload in it ("Workload Identity Federation")."""
+    """A workload identity pool with one workload ("Workload Identity Federation")."""
 
     number: str
     """The number of the pool's project."""
     subject: str = "workload"
-    subject_token: str = "stand-in.subject.token"  # noqa: S105 (of the stand-in, opens nothing)
-    """What the workload's own platform gives it; here any string, compared as it is."""
+    subject_token: str = "stand-in.subject.token"  # noqa: S105 (only for tests)
+    """The token from the workload's own platform. Any string; it is compared as it is."""
     subject_token_type: str = "urn:ietf:params:oauth:token-type:jwt"  # noqa: S105 (the same)
 
     @property
     def audience(self) -> str:
-        """The provider of the pool, as a token exchange names it."""
+        """The pool's provider, as named in a token exchange."""
         return f"//iam.googleapis.com/{self._pool}/providers/stand-in"
 
     @property
     def principal(self) -> str:
-        """Whose the tokens are."""
+        """The principal of the tokens."""
         return f"principal://iam.googleapis.com/{self._pool}/subject/{self.subject}"
 
     @property
@@ -69,11 +70,11 @@ class Federation(msgspec.Struct, frozen=True):
         return f"projects/{self.number}/locations/global/workloadIdentityPools/stand-in"
 
     def info(self, base_url: str, subject_token_file: str, impersonated: str | None = None) -> dict[str, object]:
-        """The content of its configuration file; the subject token is read from the file named here.
+        """Return the content of its credential file; clients read the subject token from `subject_token_file`.
 
-        `impersonated` is the address of the service account to become, if any.
+        `impersonated` is the address of the service account to impersonate, if any.
         """
-        told: dict[str, object] = {
+        fields: dict[str, object] = {
             "type": "external_account",
             "audience": self.audience,
             "subject_token_type": self.subject_token_type,
@@ -82,12 +83,12 @@ class Federation(msgspec.Struct, frozen=True):
             "universe_domain": "googleapis.com",
         }
         if impersonated is not None:
-            told["service_account_impersonation_url"] = impersonation_url(base_url, impersonated)
-        return told
+            fields["service_account_impersonation_url"] = impersonation_url(base_url, impersonated)
+        return fields
 
 
 def impersonation_url(base_url: str, email: str) -> str:
-    """Where a token of this service account is asked for, by one who may become it."""
+    """Return the URL that issues tokens of this service account to callers that may impersonate it."""
     return f"{base_url}/v1/projects/-/serviceAccounts/{email}:generateAccessToken"
 
 

@@ -1,7 +1,7 @@
-"""A service account's assertion, verified: a JSON Web Token that asks for an access token.
+"""Verifies a service account's assertion, a JSON Web Token that is exchanged for an access token.
 
-"Using OAuth 2.0 for Server to Server Applications"; RFC 7515 and RFC 7523. The signature is checked by `cryptography`
-and the rest is read by itself, so that it does not share a mistake with the library that made it.
+Sources: "Using OAuth 2.0 for Server to Server Applications"; RFC 7515 and RFC 7523. `cryptography` checks the
+signature; the rest is parsed here, so that it shares no mistake with the library that made the assertion.
 """
 
 from __future__ import annotations
@@ -18,45 +18,49 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from bud_asgi.testing.google.accounts import ServiceAccount
-from bud_asgi.testing.google.errors import no_grant
+from bud_asgi.testing.google.errors import oauth_rejected
 
 AUDIENCE = "https://oauth2.googleapis.com/token"
-"""Whom an assertion must be for, wherever it is sent."""
-LONGEST = 3600
-"""The longest life of an assertion, in seconds."""
+"""The audience that an assertion must have, whatever URL it is sent to."""
+MAX_LIFETIME = 3600
+"""The longest lifetime of an assertion, in seconds."""
 _SKEW = 300
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a verified assertion asks for."""
+    """The account and scopes of a verified assertion."""
 
     account: ServiceAccount
     scopes: tuple[str, ...]
 
 
-def verified(assertion: str, accounts: Mapping[str, ServiceAccount]) -> Claims:
-    """Verify an assertion of one of these accounts (by address). Raises `GoogleRefused`."""
+def verify_assertion(assertion: str, accounts: Mapping[str, ServiceAccount]) -> Claims:
+    """Verify an assertion of one of these accounts (by address). Raises `GoogleRejected`."""
     signed, _, signature = assertion.rpartition(".")
     header, _, payload = signed.partition(".")
-    told, claims = _object(header), _object(payload)
+    jose_header, claims = _object(header), _object(payload)
     account = accounts.get(str(claims.get("iss")))
     if account is None:
-        raise no_grant("invalid_grant", "Invalid grant: account not found")
-    if told.get("alg") != "RS256" or told.get("kid") != account.key_id or not _signed(account, signed, signature):
-        raise no_grant("invalid_grant", "Invalid JWT Signature.")
+        raise oauth_rejected("invalid_grant", "Invalid grant: account not found")
+    if (
+        jose_header.get("alg") != "RS256"
+        or jose_header.get("kid") != account.key_id
+        or not _is_signed_by(account, signed, signature)
+    ):
+        raise oauth_rejected("invalid_grant", "Invalid JWT Signature.")
     if claims.get("aud") != AUDIENCE:
-        raise no_grant("invalid_grant", f"Invalid JWT: Failed audience check. The right audience is {AUDIENCE}")
-    _judge_time(claims)
+        raise oauth_rejected("invalid_grant", f"Invalid JWT: Failed audience check. The right audience is {AUDIENCE}")
+    _check_time(claims)
     scopes = tuple(str(claims.get("scope", "")).split())
     if not scopes:
-        raise no_grant("invalid_scope", "Empty or missing scope not allowed.")
+        raise oauth_rejected("invalid_scope", "Empty or missing scope not allowed.")
     return Claims(account, scopes)
 
 
-def _judge_time(claims: Mapping[str, Any]) -> None:
+def _check_time(claims: Mapping[str, Any]) -> None:
     now, issued, expires = time.time(), _seconds(claims.get("iat")), _seconds(claims.get("exp"))
-    if not now < expires <= issued + LONGEST or issued > now + _SKEW:
-        raise no_grant(
+    if not now < expires <= issued + MAX_LIFETIME or issued > now + _SKEW:
+        raise oauth_rejected(
             "invalid_grant",
             "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat "
             "and exp values in the JWT claim.",
@@ -64,11 +68,11 @@ def _judge_time(claims: Mapping[str, Any]) -> None:
 
 
 def _seconds(value: object) -> int:
-    """A numeric date; one that isn't is long past."""
+    """Return a numeric date; anything else is 0, which has expired."""
     return value if isinstance(value, int) else 0
 
 
-def _signed(account: ServiceAccount, signed: str, signature: str) -> bool:
+def _is_signed_by(account: ServiceAccount, signed: str, signature: str) -> bool:
     try:
         account.key.public_key().verify(_bytes(signature), signed.encode(), PKCS1v15(), SHA256())
     except InvalidSignature:
@@ -82,7 +86,7 @@ def _object(part: str) -> Mapping[str, Any]:
     except ValueError:
         decoded = None
     if not isinstance(decoded, dict):
-        raise no_grant("invalid_grant", "Bad Request")
+        raise oauth_rejected("invalid_grant", "Bad Request")
     return cast("dict[str, Any]", decoded)
 
 
@@ -90,4 +94,4 @@ def _bytes(part: str) -> bytes:
     try:
         return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
     except ValueError:
-        raise no_grant("invalid_grant", "Bad Request") from None
+        raise oauth_rejected("invalid_grant", "Bad Request") from None

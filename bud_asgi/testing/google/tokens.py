@@ -1,4 +1,4 @@
-"""The access tokens that a Google stand-in has issued: what it tells one service, the other must know."""
+"""The access tokens of a Google stand-in: `Google` issues them, other stand-ins look them up."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class Token(msgspec.Struct, frozen=True):
-    """An access token that was issued."""
+    """An access token."""
 
     value: str
     principal: str
-    """Whose it is: an e-mail address, or a `principal://` name of a federated identity."""
+    """An e-mail address, or the `principal://` name of a federated identity."""
     scopes: tuple[str, ...]
     expires: float
     """On the monotonic clock."""
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether `expires` is past."""
         return time.monotonic() >= self.expires
 
 
 class Tokens:
-    """The tokens that were issued so far. Safe from any thread."""
+    """The tokens issued so far. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self.issued: list[Token] = []
-        """All of them, in order; also expired ones."""
+        """All tokens in order, expired ones included."""
 
     def issue(self, principal: str, scopes: tuple[str, ...] = (CLOUD_PLATFORM,), lifetime: float = 3600) -> Token:
-        """A new token that lives so many seconds."""
+        """Issue a token that expires after `lifetime` seconds."""
         token = Token(f"ya29.c.{secrets.token_urlsafe(48)}", principal, scopes, time.monotonic() + lifetime)
         self.issued.append(token)
         return token
 
     def find(self, value: str) -> Token | None:
-        """The token of this value, expired or not; `None` if it was never issued."""
+        """Return the token with this value, expired or not; `None` if it was never issued."""
         return next((token for token in reversed(self.issued) if token.value == value), None)
 
     def expire(self) -> None:
-        """End the time of every token issued so far, whatever was said when it was issued."""
+        """Expire every token issued so far."""
         now = time.monotonic()
         self.issued[:] = [msgspec.structs.replace(token, expires=min(now, token.expires)) for token in self.issued]

@@ -1,4 +1,4 @@
-"""Certificates for the stand-in's TLS: good ones, and each kind of bad one. Made by `trustme`, kept nowhere."""
+"""Certificates for the stand-in's TLS: a valid one and several kinds of invalid ones. `trustme` makes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal
 import msgspec
 
 TlsKind = Literal["good", "wrong-name", "expired", "unknown-ca"]
-"""What is wrong with the certificate: nothing, the host's name, its end in the past, an authority unknown to `ca`."""
+"""The certificate: valid, for another host name, expired, or signed by an authority that `ca` does not trust."""
 
 
 class Certificates(msgspec.Struct, frozen=True, eq=False):
-    """Both ends of the stand-in's TLS."""
+    """The TLS contexts of server and client."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -22,7 +22,7 @@ class Certificates(msgspec.Struct, frozen=True, eq=False):
 
 @cache
 def certificates(kind: TlsKind, host: str) -> Certificates:
-    """Make them; once for each kind, as keys cost time. Raises `ImportError` without the extra `testing`."""
+    """Make the certificates, once for each kind. Raises `ImportError` without the extra `testing`."""
     try:
         import trustme  # noqa: PLC0415 (an optional extra)
     except ImportError as error:
@@ -30,10 +30,10 @@ def certificates(kind: TlsKind, host: str) -> Certificates:
     authority = trustme.CA()
     signer = trustme.CA() if kind == "unknown-ca" else authority
     name = "elsewhere.example" if kind == "wrong-name" else host
-    end = datetime.now(UTC) - timedelta(days=1) if kind == "expired" else None
-    leaf = signer.issue_cert(name, not_after=end)
+    not_after = datetime.now(UTC) - timedelta(days=1) if kind == "expired" else None
+    leaf = signer.issue_cert(name, not_after=not_after)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    leaf.configure_cert(server)  # pyright: ignore[reportUnknownMemberType] (pyOpenSSL is not here)
+    leaf.configure_cert(server)  # pyright: ignore[reportUnknownMemberType] (pyOpenSSL is not installed)
     client = ssl.create_default_context()
     authority.configure_trust(client)  # pyright: ignore[reportUnknownMemberType] (the same)
     return Certificates(server, client)

@@ -1,6 +1,6 @@
-"""The vocabulary of replies: what the stand-in may be told to answer.
+"""Replies: what the stand-in sends, and how the connection ends.
 
-A `Reply` says what to send and how to end; the functions here make the usual ones. `faults` makes the broken ones.
+The functions here make the usual ones; those in `faults` make faulty ones.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import msgspec
 
 from bud_asgi.testing.anthropic.messages import (
     PING,
-    Asked,
     Block,
     Content,
+    ParsedRequest,
     TextBlock,
     ThinkingBlock,
     ToolUseBlock,
@@ -29,23 +29,23 @@ from bud_asgi.testing.anthropic.messages import (
 from bud_asgi.testing.server.received import Received
 
 Framing = Literal["length", "chunked", "none"]
-"""How the end of a body is told: `content-length`, chunks, or not at all (the connection's end)."""
+"""How a body is delimited: by `content-length`, by chunks, or by the end of the connection."""
 
-Ending = Literal["whole", "close", "close-unsaid", "close-on-reuse", "reset-on-reuse", "eof", "reset", "hang"]
-"""What becomes of the connection.
+Ending = Literal["whole", "close", "close-silently", "close-on-reuse", "reset-on-reuse", "eof", "reset", "hang"]
+"""What happens to the connection after the reply.
 
-`whole`: the reply ends as HTTP says, and the connection lives on. `close`: so, with `connection: close`.
-`close-unsaid`: so, and it is closed without a word. `close-on-reuse`, `reset-on-reuse`: it lives until the first byte
-of a next request arrives. Without the body's proper end: `eof` closes it, `reset` resets it (RST), `hang` keeps it
-open in silence until the peer goes.
+After a complete reply: `whole` keeps the connection open; `close` closes it, announced by `connection: close`;
+`close-silently` closes it unannounced; `close-on-reuse` and `reset-on-reuse` keep it open until the first byte of
+another request arrives. Without the end of the body: `eof` closes the connection, `reset` resets it (RST), `hang` keeps
+it open until the client disconnects.
 """
 
 Cut = int | Literal["middle", "message_stop"]
-"""Where a body is cut: after so many bytes, inside its middle event, or before its last event."""
+"""Where a body ends early: after so many bytes, inside its middle event, or before its last event."""
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The error envelope, with the reply's own request id in it."""
+    """The error envelope. The request id in it is that of the reply."""
 
     type: str
     message: str
@@ -53,7 +53,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class ErrorEvents(msgspec.Struct, frozen=True):
-    """A stream that breaks: `content`'s first `events` events (pings not counted), then one `error` event."""
+    """A stream that fails: the first `events` events of `content` (pings not counted), then an `error` event."""
 
     failure: Failure
     content: Content = Content(())
@@ -61,43 +61,43 @@ class ErrorEvents(msgspec.Struct, frozen=True):
 
 
 class Lazy(msgspec.Struct, frozen=True):
-    """A body that is made while it is sent, so that it may be larger than memory, or endless."""
+    """A body generated while it is sent, so that it may be larger than memory, or endless."""
 
-    pieces: Callable[[Asked], Iterable[bytes]]
+    pieces: Callable[[ParsedRequest], Iterable[bytes]]
 
 
 Body = bytes | tuple[bytes, ...] | Content | Failure | ErrorEvents | Lazy
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send to one request, and how to end. Change one with `msgspec.structs.replace`."""
+    """The reply to one request. `msgspec.structs.replace` makes a changed copy."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
-    """Besides the service's own; one of the same name stands in its place."""
+    """Added to the service's own headers; one of the same name replaces it."""
     body: Body = b""
     head: bytes | None = None
-    """Sent as it is in place of status line and headers (`b""`: nothing)."""
+    """Sent as it is instead of status line and headers; `b""` sends nothing."""
     framing: Framing | None = None
-    """`None`: chunks for a stream, else `content-length`."""
+    """`None`: `chunked` for a stream, else `length`."""
     missing: int = 0
-    """Bytes by which `content-length` claims more than there is."""
+    """Bytes by which `content-length` exceeds the body."""
     wait: float = 0.0
     """Seconds before the head."""
     delay: float = 0.0
-    """Seconds before each piece of the body (an event, where the body is a stream)."""
+    """Seconds before each piece of the body; in a stream, a piece is an event."""
     stall: tuple[int, float] | None = None
-    """A pause: after so many bytes of the body, for so many seconds."""
+    """A pause after so many bytes of the body, for so many seconds."""
     piece: int | None = None
-    """The largest piece of the body to write at once, in bytes; with chunks, each is one."""
+    """The largest piece of the body, in bytes. Each piece is one write, and one chunk if the body is chunked."""
     segment: int | None = None
-    """The largest write of all, framing and head included, in bytes."""
+    """The largest write, in bytes; also splits the head and the framing."""
     gzip: bool = False
-    """Compress the body, whatever the request accepts."""
+    """Compress the body, even if the request does not accept that."""
     cut: Cut | None = None
-    """Where the body is cut; what comes then is `end`."""
+    """Where the body ends early; `end` happens there."""
     surplus: bytes = b""
-    """Sent after the reply's end."""
+    """Bytes sent after the end of the reply."""
     end: Ending = "whole"
 
 
@@ -106,17 +106,17 @@ Answer = Reply | Callable[[Received], Reply]
 
 
 class Rendered(msgspec.Struct, frozen=True):
-    """A body made for one request."""
+    """A body encoded for one request."""
 
     pieces: Iterable[bytes]
     content_type: str
     stream: bool
 
 
-def render(body: Body, ask: Callable[[], Asked]) -> Rendered:
-    """Make the body for the request: a `Content` is a stream if the request asks for one.
+def render(body: Body, parse: Callable[[], ParsedRequest]) -> Rendered:
+    """Encode the body for a request. A `Content` becomes a stream if the request asks for one.
 
-    `ask` reads the request; it is called only for a body that depends on it, as that costs time where it is large.
+    `parse` parses the request. It is called only if the body depends on it: large requests take time to parse.
     """
     match body:
         case tuple():
@@ -124,65 +124,65 @@ def render(body: Body, ask: Callable[[], Asked]) -> Rendered:
         case bytes():
             return Rendered((body,) if body else (), "application/json", stream=False)
         case _:
-            return _render_for(body, ask())
+            return _render_for(body, parse())
 
 
-def _render_for(body: Content | Failure | ErrorEvents | Lazy, asked: Asked) -> Rendered:
+def _render_for(body: Content | Failure | ErrorEvents | Lazy, request: ParsedRequest) -> Rendered:
     match body:
-        case Content() if asked.stream:
-            return _sse(list(message_events(body, asked)))
+        case Content() if request.stream:
+            return _sse(list(message_events(body, request)))
         case Content():
-            made = message_json(body, asked)
+            encoded = message_json(body, request)
         case Failure():
-            made = error_json(body.type, body.message, body.details, asked.request_id)
+            encoded = error_json(body.type, body.message, body.details, request.request_id)
         case ErrorEvents():
-            return _sse(list(_broken(body, asked)))
+            return _sse(list(_error_events(body, request)))
         case Lazy():
-            return _sse(body.pieces(asked))
-    return Rendered((made,), "application/json", stream=False)
+            return _sse(body.pieces(request))
+    return Rendered((encoded,), "application/json", stream=False)
 
 
 def _sse(pieces: Iterable[bytes]) -> Rendered:
     return Rendered(pieces, "text/event-stream; charset=utf-8", stream=True)
 
 
-def _broken(body: ErrorEvents, asked: Asked) -> Iterator[bytes]:
-    left = body.events
-    for made in message_events(body.content, asked):
-        if left == 0:
+def _error_events(body: ErrorEvents, request: ParsedRequest) -> Iterator[bytes]:
+    remaining = body.events
+    for encoded in message_events(body.content, request):
+        if remaining == 0:
             break
-        yield made
-        left -= made != PING
+        yield encoded
+        remaining -= encoded != PING
     failure = body.failure
-    yield event("error", error_object(failure.type, failure.message, failure.details, asked.request_id))
+    yield event("error", error_object(failure.type, failure.message, failure.details, request.request_id))
 
 
-def blocks(*given: Block, stop_reason: str | None = None, usage: Usage | None = None, delay: float = 0.0) -> Reply:
-    """A Message of these blocks; streamed or not, as the request asks. `delay` is in seconds, before each event."""
-    return Reply(body=Content(given, stop_reason, None, usage or Usage()), delay=delay)
+def blocks(*blocks: Block, stop_reason: str | None = None, usage: Usage | None = None, delay: float = 0.0) -> Reply:
+    """A Message of these blocks, streamed or not, as requested. `delay` is in seconds before each event."""
+    return Reply(body=Content(blocks, stop_reason, None, usage or Usage()), delay=delay)
 
 
-def text(said: str, *, stop_reason: str | None = None, usage: Usage | None = None, delay: float = 0.0) -> Reply:
+def text(text: str, *, stop_reason: str | None = None, usage: Usage | None = None, delay: float = 0.0) -> Reply:
     """A Message with one text block."""
-    return blocks(TextBlock(said), stop_reason=stop_reason, usage=usage, delay=delay)
+    return blocks(TextBlock(text), stop_reason=stop_reason, usage=usage, delay=delay)
 
 
-def thinking(thought: str, said: str = "Done.", *, usage: Usage | None = None, delay: float = 0.0) -> Reply:
+def thinking(thinking: str, text: str = "Done.", *, usage: Usage | None = None, delay: float = 0.0) -> Reply:
     """A Message with a thinking block and a text block ("Extended thinking")."""
-    return blocks(ThinkingBlock(thought), TextBlock(said), usage=usage, delay=delay)
+    return blocks(ThinkingBlock(thinking), TextBlock(text), usage=usage, delay=delay)
 
 
 def tool_use(
     name: str,
-    given: Mapping[str, Any],
+    input: Mapping[str, Any],  # noqa: A002 (the name in the API)
     *,
-    said: str = "",
+    text: str = "",
     usage: Usage | None = None,
     delay: float = 0.0,
 ) -> Reply:
-    """A Message that calls the caller's tool, after a text block if `said` is not empty."""
-    before = (TextBlock(said),) if said else ()
-    return blocks(*before, ToolUseBlock(name, given), usage=usage, delay=delay)
+    """A Message that calls one of the client's tools, after a text block if `text` is not empty."""
+    before = (TextBlock(text),) if text else ()
+    return blocks(*before, ToolUseBlock(name, input), usage=usage, delay=delay)
 
 
 def error(
@@ -193,7 +193,7 @@ def error(
     details: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """An error of the service ("Errors"): its envelope with this reply's request id."""
+    """An error of the service ("Errors"), in its error envelope."""
     return Reply(status=status, headers=_pairs(headers), body=Failure(kind, message, details))
 
 
@@ -211,7 +211,7 @@ def sse(
     delay: float = 0.0,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """A stream of exactly these bytes, cut as told: `chunk_sizes` in order and then the rest, or byte by byte."""
+    """A stream of exactly these bytes, in chunks of `chunk_sizes` and then the rest, or byte by byte."""
     pieces: list[bytes] = []
     for size in chunk_sizes:
         pieces.append(raw_bytes[:size])
@@ -221,7 +221,7 @@ def sse(
 
 
 def raw(wire: bytes, *, end: Ending = "eof") -> Reply:
-    """Exactly these bytes on the wire, head and all. With `end="whole"` the connection lives on."""
+    """Exactly these bytes, in place of head and body. `end="whole"` keeps the connection open."""
     return Reply(head=wire, framing="none", end=end)
 
 

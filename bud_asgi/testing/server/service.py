@@ -1,6 +1,6 @@
-"""The seam between a stand-in's server and what it stands in for.
+"""The interface between the server and the service that it stands in for.
 
-The server listens, records what it sees and carries out replies; a service knows what to say.
+The server accepts connections, records requests and sends replies; the service checks requests and makes replies.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from bud_asgi.testing.server.received import Received
 from bud_asgi.testing.server.replies import Body, Rendered, Reply
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """A request that the service doesn't take: the words for `Received.refusal`, and the reply."""
+class Rejection(msgspec.Struct, frozen=True):
+    """Why a request is invalid: the message for `Received.refusal`, and the error reply."""
 
     message: str
     reply: Reply
 
 
 class Service(Protocol):
-    """What a `StandIn` stands in for. It does no I/O: each method is asked about one request, and returns at once."""
+    """The service that a `StandIn` stands in for. Its methods do no I/O, and each is about one request."""
 
     @property
     def max_body(self) -> int:
-        """The largest body that it takes, in bytes."""
+        """The largest body that it accepts, in bytes."""
         ...
 
     def request_id(self, seed: str) -> str:
-        """The id of a request; the same for the same seed."""
+        """Make the id of a request, the same for the same seed."""
         ...
 
-    def refuse(self, received: Received) -> Refusal | None:
-        """Why the service would refuse this request (too large if it is not `complete`); `None` if it takes it."""
+    def check(self, received: Received) -> Rejection | None:
+        """Check a request; `None` if it is valid. One that is not `complete` is too large."""
         ...
 
     def answer(self, received: Received) -> Reply:
-        """The reply to a request that it takes, unless the test says otherwise."""
+        """Make the default reply to a valid request."""
         ...
 
     def render(self, body: Body, received: Received, seed: int) -> Rendered:
-        """Make the body of a reply to this request. Everything random comes from `seed`."""
+        """Encode the body of a reply to this request. Everything random comes from `seed`."""
         ...
 
     def headers(self, received: Received, reply: Reply) -> list[tuple[str, str]]:
-        """What the service adds to this reply."""
+        """Return the headers that the service adds to this reply."""
         ...

@@ -1,24 +1,26 @@
-"""The stand-in itself: listens, judges, answers, and remembers what it saw."""
+"""The stand-in itself: listens, replies, and records requests."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
+from bud_asgi.testing.anthropic.check_request import make_rules
 from bud_asgi.testing.anthropic.models import MODELS, Model, catalogue
-from bud_asgi.testing.anthropic.request import rules_for
-from bud_asgi.testing.anthropic.service import MAX_BODY, FirstParty
+from bud_asgi.testing.anthropic.service import MAX_BODY, AnthropicApi
 from bud_asgi.testing.server.certificates import Certificates, TlsKind, certificates
 from bud_asgi.testing.server.connection import Connection
 from bud_asgi.testing.server.received import Received
 from bud_asgi.testing.server.replies import Answer, Failure, Reply
+from bud_asgi.testing.server.reply_writer import write_reply
 from bud_asgi.testing.server.service import Service
 from bud_asgi.testing.server.threads import ThreadedStandIn
-from bud_asgi.testing.server.writing import perform
+from bud_asgi.testing.server.watchdog import BlockedLoopWatchdog
 
 T = TypeVar("T")
 
@@ -28,14 +30,15 @@ HOST = "127.0.0.1"
 class StandIn:
     """A stand-in for Anthropic's Messages API: a real HTTP server on 127.0.0.1, with `async with`.
 
-    It takes `api_key` as `x-api-key` or as a bearer token and refuses what the service refuses, in its words.
-    `strict=False` takes any request at all. `models` are those that it lists and answers for, as `Model` or as an id;
-    if `None` it lists an example and answers for every name but retired ones and those with "does-not-exist" in them.
-    `betas` are the beta flags it knows, all if `None`. `tls` serves HTTPS with a certificate of that kind (needs the
-    extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and paddings come from `seed`. `send_buffer` bounds the
-    kernel's send buffer of each connection, in bytes.
+    It accepts `api_key` as `x-api-key` or as a bearer token, and rejects what the service rejects, with the same
+    errors. `strict=False` accepts any request. `models` are those that it lists and accepts, as `Model` or as an id; if
+    `None`, it lists an example, and accepts every name except retired models and names with "does-not-exist" in them.
+    `betas` are the beta flags that it accepts, all if `None`. `tls` serves HTTPS with a certificate of that kind (needs
+    the extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and padding are made from `seed`. `send_buffer` limits
+    the kernel's send buffer of each connection, in bytes.
 
-    On the way out everything is closed. Raises what a reply function of the test raised, if one did.
+    Leaving the block closes every connection, and raises the first exception of a reply function, if any, or
+    `RuntimeError` if the event loop was blocked while a client waited to connect.
     """
 
     def __init__(
@@ -52,48 +55,49 @@ class StandIn:
     ) -> None:
         self.api_key = api_key
         self.requests: list[Received] = []
-        """Every request whose head arrived, in order; also refused and unfinished ones."""
+        """Every request whose head arrived, in order, including rejected and incomplete ones."""
         self.connections_made = 0
-        """How many connections were accepted so far."""
+        """The number of connections accepted so far."""
         self.closed_on_reuse = 0
-        """How many connections died as `close_on_reuse` wants it."""
+        """The number of connections that `close_on_reuse` has closed."""
         self.unparsable: list[str] = []
-        """What was no HTTP at all: the parser's words."""
+        """The parser's errors for data that was not HTTP."""
         listed = None if models is None else catalogue(models)
-        rules = rules_for(api_key, listed, betas) if strict else None
-        self.service: Service = FirstParty(rules, MODELS if listed is None else listed)
-        """What it stands in for."""
+        rules = make_rules(api_key, listed, betas) if strict else None
+        self.service: Service = AnthropicApi(rules, MODELS if listed is None else listed)
+        """The service that it stands in for."""
         self._tls, self._max_body, self._seed, self._send_buffer = tls, max_body, seed, send_buffer
         self._certificates: Certificates | None = None
         self._queue: deque[Answer] = deque()
         self._always: Answer | None = None
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
+        self._watchdog: BlockedLoopWatchdog | None = None
         self._port = 0
         self._changed = asyncio.Event()
-        self._told_aborted: set[int] = set()
+        self._reported_aborts: set[int] = set()
         self._failures: list[Exception] = []
 
     @classmethod
     def of(cls, service: Service, *, tls: TlsKind | None = None, seed: int = 0, send_buffer: int | None = None) -> Self:
-        """A stand-in for another service; the rest is as above."""
-        made = cls(tls=tls, max_body=service.max_body, seed=seed, send_buffer=send_buffer)
-        made.service = service
-        return made
+        """Make a stand-in for another service, such as `Bedrock`. The other parameters are those of the class."""
+        stand_in = cls(tls=tls, max_body=service.max_body, seed=seed, send_buffer=send_buffer)
+        stand_in.service = service
+        return stand_in
 
     @property
     def port(self) -> int:
-        """The port; it stays the same while connections are refused."""
+        """The port. It stays the same while connections are refused."""
         return self._port
 
     @property
     def base_url(self) -> str:
-        """Where clients find it, without a trailing slash."""
+        """The base URL for clients, without a trailing slash."""
         return f"{'https' if self._tls else 'http'}://{HOST}:{self._port}"
 
     @property
     def ca(self) -> ssl.SSLContext:
-        """A context for clients that trusts the stand-in's authority (which `unknown-ca` certificates are not of).
+        """A TLS context for clients, which trusts the stand-in's authority (but that of `unknown-ca` is another).
 
         Raises `ValueError` without TLS.
         """
@@ -103,27 +107,27 @@ class StandIn:
 
     @property
     def connections_open(self) -> int:
-        """How many connections are open now."""
+        """The number of connections that are open now."""
         return len(self._connections)
 
     @property
     def refused(self) -> list[Received]:
-        """The requests that the judge refused: what a gateway must never have sent."""
+        """The requests that were rejected as invalid: what a gateway must never send."""
         return [request for request in self.requests if request.refusal is not None]
 
     def enqueue(self, *replies: Answer) -> None:
-        """Give the next valid requests these replies, one each; then the default again. Safe from any thread.
+        """Set the replies to the next valid requests, one each. Callable from any thread.
 
-        A request that the judge refuses takes none.
+        An invalid request takes none of them.
         """
         self._queue.extend(replies)
 
     def always(self, reply: Answer | None) -> None:
-        """Give every valid request this reply once the queue is empty; `None`: the default. Safe from any thread."""
+        """Set the reply to valid requests while the queue is empty; `None`: the default. Callable from any thread."""
         self._always = reply
 
     def in_thread(self) -> ThreadedStandIn:
-        """The same for synchronous code: `with StandIn().in_thread() as upstream`, on a loop in a thread of its own."""
+        """Return the same stand-in for synchronous code, to use with `with`. It runs in its own thread."""
         return ThreadedStandIn(self)
 
     async def __aenter__(self) -> Self:
@@ -140,16 +144,21 @@ class StandIn:
             raise self._failures[0]
 
     async def accept_connections(self) -> None:
-        """Listen again, on the same port. May be called twice."""
+        """Listen again, on the same port. Does nothing if it already listens."""
         if self._server is not None:
             return
         context = self._certificates.server if self._certificates else None
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, HOST, self._port, ssl=context, backlog=1024)
-        self._port = self._server.sockets[0].getsockname()[1]
+        listener = _listen(self._port)
+        self._port = listener.getsockname()[1]
+        self._watchdog = BlockedLoopWatchdog(listener, self._failures.append)
+        self._server = await loop.create_server(self._make_connection, sock=listener, ssl=context, backlog=1024)
 
     async def refuse_connections(self, *, drop_open: bool = False) -> None:
-        """Stop listening: connecting fails at once. `drop_open` closes open connections too. May be called twice."""
+        """Stop listening, so that connecting fails at once. `drop_open` closes the open connections too."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -157,7 +166,7 @@ class StandIn:
             await self.drop_connections()
 
     async def drop_connections(self) -> None:
-        """Close every open connection now, whatever is happening on it."""
+        """Close every open connection at once, even in the middle of a reply."""
         open_now = list(self._connections)
         tasks = [connection.task for connection in open_now if connection.task]
         for connection in open_now:
@@ -166,31 +175,34 @@ class StandIn:
         await self._wait(lambda: True if self._connections.isdisjoint(open_now) else None, 5.0)
 
     async def wait_requests(self, count: int = 1, timeout: float = 5.0) -> list[Received]:
-        """Wait until `count` requests have arrived whole; all of those. Raises `TimeoutError` after so many seconds."""
+        """Wait until `count` complete requests have arrived and return all of them.
+
+        Raises `TimeoutError` after `timeout` seconds.
+        """
 
         def arrived() -> list[Received] | None:
-            whole = [request for request in self.requests if request.complete]
-            return whole if len(whole) >= count else None
+            complete = [request for request in self.requests if request.complete]
+            return complete if len(complete) >= count else None
 
         return await self._wait(arrived, timeout)
 
     async def wait_aborted(self, timeout: float = 5.0) -> Received:
-        """Wait until the peer of a request goes away before its reply is whole; each such request is told once.
+        """Wait until a client disconnects before its reply is complete. Returns each such request once.
 
-        Raises `TimeoutError` after so many seconds.
+        Raises `TimeoutError` after `timeout` seconds.
         """
 
         def aborted() -> Received | None:
             for request in self.requests:
-                if request.aborted is not None and request.number not in self._told_aborted:
-                    self._told_aborted.add(request.number)
+                if request.aborted is not None and request.number not in self._reported_aborts:
+                    self._reported_aborts.add(request.number)
                     return request
             return None
 
         return await self._wait(aborted, timeout)
 
     async def wait_connections(self, count: int = 0, timeout: float = 5.0) -> None:
-        """Wait until exactly `count` connections are open. Raises `TimeoutError` after so many seconds."""
+        """Wait until exactly `count` connections are open. Raises `TimeoutError` after `timeout` seconds."""
         await self._wait(lambda: True if len(self._connections) == count else None, timeout)
 
     async def _wait(self, find: Callable[[], T | None], timeout: float) -> T:
@@ -199,71 +211,86 @@ class StandIn:
                 await self._changed.wait()
         return found
 
-    def _change(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _connection(self) -> Connection:
+    def _make_connection(self) -> Connection:
         self.connections_made += 1
         return Connection(number=self.connections_made, max_body=self._max_body, events=self)
 
-    # what a connection tells (connection.Events)
+    # called by connections (`ConnectionEvents`)
 
-    def opened(self, connection: Connection) -> None:
-        """A connection was made."""
+    def on_open(self, connection: Connection) -> None:
+        """See `ConnectionEvents`."""
         if self._send_buffer:
-            connection.bound_send_buffer(self._send_buffer)
+            connection.limit_send_buffer(self._send_buffer)
         self._connections.add(connection)
-        self._change()
+        self._notify()
 
-    def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+    def on_close(self, connection: Connection) -> None:
+        """See `ConnectionEvents`."""
         self._connections.discard(connection)
-        self._change()
+        self._notify()
 
-    def reused(self) -> None:
-        """A doomed connection was used again."""
+    def on_reuse(self) -> None:
+        """See `ConnectionEvents`."""
         self.closed_on_reuse += 1
-        self._change()
+        self._notify()
 
-    def garbled(self, words: str) -> None:
-        """A connection brought what is no HTTP."""
-        self.unparsable.append(words)
-        self._change()
+    def on_parse_error(self, message: str) -> None:
+        """See `ConnectionEvents`."""
+        self.unparsable.append(message)
+        self._notify()
 
-    def failed(self, error: Exception) -> None:
-        """A reply could not be carried out: told on the way out."""
+    def on_failure(self, error: Exception) -> None:
+        """See `ConnectionEvents`. The error is raised on exit."""
         self._failures.append(error)
 
-    def begin(self, connection: int, method: bytes, target: bytes) -> Received:
-        """The head of a request arrived."""
+    def on_head(self, connection: int, method: bytes, target: bytes) -> Received:
+        """See `ConnectionEvents`."""
         number = len(self.requests) + 1
         request_id = self.service.request_id(f"{self._seed}:{number}")
         received = Received(number=number, connection=connection, method=method, target=target, request_id=request_id)
         self.requests.append(received)
         return received
 
-    async def serve(self, connection: Connection, received: Received) -> bool:
-        """A request arrived, whole or known to be too large: answer it."""
-        self._change()
+    async def on_request(self, connection: Connection, received: Received) -> bool:
+        """See `ConnectionEvents`."""
+        self._notify()
         reply = self._reply(received)
         body = self.service.render(reply.body, received, self._seed)
         headers = self.service.headers(received, reply)
-        going = await perform(reply, body, headers, connection, method=received.method, keep=connection.keep)
+        keep_alive = await write_reply(
+            reply, body, headers, connection, method=received.method, keep_alive=connection.keep_alive
+        )
         received.done = True
-        self._change()
-        return going
+        self._notify()
+        return keep_alive
 
     def _reply(self, received: Received) -> Reply:
-        refused = self.service.refuse(received)
-        if refused is not None:
-            received.refusal = refused.message
-            return refused.reply
+        rejection = self.service.check(received)
+        if rejection is not None:
+            received.refusal = rejection.message
+            return rejection.reply
         answer = self._queue.popleft() if self._queue else self._always or self.service.answer
         if isinstance(answer, Reply):
             return answer
         try:
             return answer(received)
-        except Exception as error:  # noqa: BLE001 (the test's own function; raised again on the way out)
+        except Exception as error:  # noqa: BLE001 (the test's own function; raised again on exit)
             self._failures.append(error)
             return Reply(status=500, body=Failure("api_error", f"The test's reply function failed: {error!r}"))
+
+
+def _listen(port: int) -> socket.socket:
+    # asyncio sets TCP_NODELAY only on sockets whose protocol number is that of TCP, which `create_server` leaves at 0
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener

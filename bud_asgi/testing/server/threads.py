@@ -1,4 +1,4 @@
-"""The stand-in for synchronous code: the same server on an event loop in a thread of its own."""
+"""The stand-in for synchronous code: the same server, on an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 
 class ThreadedStandIn:
-    """A `StandIn` that runs in a thread, with `with`. Same names; what is awaited there blocks here."""
+    """A `StandIn` in its own thread, to use with `with`. It has the same names, but nothing is awaited."""
 
     def __init__(self, stand_in: StandIn) -> None:
         self._stand_in = stand_in
         self._ready: Future[asyncio.AbstractEventLoop] = Future()
         self._thread: threading.Thread | None = None
         self._stop = asyncio.Event()
-        self._outcome: Exception | None = None
+        self._error: Exception | None = None
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="bud_asgi stand-in", daemon=True)
@@ -41,14 +41,14 @@ class ThreadedStandIn:
         self._ready.result().call_soon_threadsafe(self._stop.set)
         if self._thread:
             self._thread.join()
-        if self._outcome and error is None:
-            raise self._outcome
+        if self._error and error is None:
+            raise self._error
 
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception as error:  # noqa: BLE001 (the end of the thread: raised again in the caller's)
-            self._outcome = error
+        except Exception as error:  # noqa: BLE001 (raised again in the caller's thread)
+            self._error = error
             if not self._ready.done():
                 self._ready.set_exception(error)
 
@@ -62,7 +62,7 @@ class ThreadedStandIn:
 
     @property
     def api_key(self) -> str:
-        """The key that it takes."""
+        """See `StandIn.api_key`."""
         return self._stand_in.api_key
 
     @property

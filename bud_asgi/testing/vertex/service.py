@@ -1,4 +1,4 @@
-"""Claude models on Google Cloud's Vertex AI behind a stand-in: paths, tokens, body and errors are Vertex AI's.
+"""Claude on Google Cloud's Vertex AI, for a stand-in: Vertex AI's paths, tokens, bodies and errors.
 
 Sources: "Claude on Vertex AI", Google Cloud's "Use Claude models".
 """
@@ -9,80 +9,77 @@ from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
-from bud_asgi.testing.anthropic.answers import count_tokens, default_content
-from bud_asgi.testing.anthropic.messages import PING, Asked, Content, made_id
-from bud_asgi.testing.anthropic.refusals import Refused
-from bud_asgi.testing.google.errors import GoogleRefused
+from bud_asgi.testing.anthropic.default_replies import count_tokens, default_content
+from bud_asgi.testing.anthropic.errors import Rejected
+from bud_asgi.testing.anthropic.messages import PING, Content, ParsedRequest, make_id
+from bud_asgi.testing.google.errors import GoogleRejected
 from bud_asgi.testing.google.service import NUMBER, PROJECT
 from bud_asgi.testing.google.tokens import Tokens
-from bud_asgi.testing.server.received import Received, fields_of
-from bud_asgi.testing.server.replies import Body, ErrorEvents, Failure, Rendered, Reply, json_body, render
-from bud_asgi.testing.server.service import Refusal
-from bud_asgi.testing.vertex.errors import route_of
-from bud_asgi.testing.vertex.request import BETAS, judge
+from bud_asgi.testing.server.received import Received, json_fields
+from bud_asgi.testing.server.replies import Body, ErrorEvents, Rendered, Reply, json_body, render
+from bud_asgi.testing.server.service import Rejection
+from bud_asgi.testing.vertex.check_request import BETAS, check_request
+from bud_asgi.testing.vertex.route import parse_route
 
 
 class Vertex(msgspec.Struct, frozen=True, kw_only=True):
-    """Claude on Vertex AI, for `StandIn.of`. A client's base URL is the stand-in's with `/v1` behind it.
+    """Claude on Vertex AI, for `StandIn.of`. A client's base URL is the stand-in's, plus `/v1`.
 
-    It takes the tokens of a `Google` that are not expired and have the scope `cloud-platform`, and refuses what the
-    service refuses, in its words.
+    It accepts the tokens of a `Google` that have the scope `cloud-platform` and have not expired. It rejects what the
+    real service rejects, with the same errors.
     """
 
     tokens: Tokens
-    """What its Google issued: `Google.tokens`."""
+    """The tokens of its `Google`: `Google.tokens`."""
     project: str = PROJECT
     number: str = NUMBER
-    """The project's number, which a path may name in place of its name."""
+    """The project's number, which a path may have instead of its name."""
     locations: Collection[str] = ("global",)
-    """Where it serves. One with a dash in its name is a region, which has no models after generation 4.6."""
+    """The locations that it serves. A name with a dash is a region, which has no models after generation 4.6."""
     counting_locations: Collection[str] | None = None
-    """Where it counts tokens; `None`: where it serves."""
+    """The locations where it counts tokens; `None`: all that it serves."""
     models: Collection[str] | None = None
-    """The names that it knows, such as `claude-haiku-4-5@20251001`; all of that kind if `None`, but none with
-    "does-not-exist" in it."""
+    """The names that it knows, such as `claude-haiku-4-5@20251001`. `None`: every valid one without "does-not-exist" in
+    it."""
     betas: Collection[str] = BETAS
     """The beta flags that it knows."""
     callers: Collection[str] | None = None
-    """The principals (`Token.principal`) that have the role; all if `None`."""
+    """The principals (`Token.principal`) that have the role; `None`: all."""
     quota_projects: Collection[str] = ()
-    """Projects besides its own that `x-goog-user-project` may name."""
+    """Projects besides its own that are valid in `x-goog-user-project`."""
     max_body: int = 30 << 20
     """The largest body, in bytes."""
 
     def request_id(self, seed: str) -> str:
         """See `Service.request_id`."""
-        return made_id("req_vrtx", seed)
+        return make_id("req_vrtx", seed)
 
-    def refuse(self, received: Received) -> Refusal | None:
-        """See `Service.refuse`."""
+    def check(self, received: Received) -> Rejection | None:
+        """See `Service.check`."""
         if not received.complete:
-            failure = Failure("request_too_large", "Request exceeds the maximum allowed number of bytes.")
-            return Refusal(failure.message, Reply(status=413, body=failure))
+            return Rejected(413, "request_too_large", "Request exceeds the maximum allowed number of bytes.").rejection
         try:
-            judge(received, self)
-        except GoogleRefused as refused:
-            return refused.refusal
-        except Refused as refused:
-            return Refusal(refused.message, Reply(status=refused.status, body=refused.failure))
+            check_request(received, self)
+        except (GoogleRejected, Rejected) as rejected:
+            return rejected.rejection
         return None
 
     def answer(self, received: Received) -> Reply:
         """See `Service.answer`."""
-        fields, route = fields_of(received), route_of(received)
+        fields, route = json_fields(received), parse_route(received)
         if route is not None and route.counting:
             return json_body({"input_tokens": count_tokens(fields)})
         return Reply(body=default_content(fields))
 
     def render(self, body: Body, received: Received, seed: int) -> Rendered:
-        """See `Service.render`. A stream's ping stands right after `message_start`."""
-        made = render(body, lambda: _asked(received, seed))
-        if isinstance(body, Content | ErrorEvents) and made.stream:
-            return msgspec.structs.replace(made, pieces=_pinged_first(made.pieces))
-        return made
+        """See `Service.render`. The ping of a stream follows `message_start`."""
+        rendered = render(body, lambda: _parse_request(received, seed))
+        if isinstance(body, Content | ErrorEvents) and rendered.stream:
+            return msgspec.structs.replace(rendered, pieces=_move_ping(rendered.pieces))
+        return rendered
 
     def headers(self, received: Received, reply: Reply) -> list[tuple[str, str]]:
-        """See `Service.headers`. The model layer's replies have an id; none tells of limits."""
+        """See `Service.headers`. Only replies of the model layer have a request id; none have rate limits."""
         headers = [
             ("vary", "X-Origin, Referer, Origin, Accept-Encoding"),
             ("server", "scaffolding on HTTPServer2"),
@@ -96,25 +93,25 @@ class Vertex(msgspec.Struct, frozen=True, kw_only=True):
         return [("request-id", received.request_id), ("x-vertex-ai-internal-prediction-backend", "harpoon"), *headers]
 
 
-def _asked(received: Received, seed: int) -> Asked:
-    fields, route = fields_of(received), route_of(received)
-    return Asked(
+def _parse_request(received: Received, seed: int) -> ParsedRequest:
+    fields, route = json_fields(received), parse_route(received)
+    return ParsedRequest(
         model=_claude_name(route.model) if route else "",
         stream=route is not None and route.method == "streamRawPredict",
         input_tokens=count_tokens(fields),
         request_id=received.request_id,
         seed=f"{seed}:{received.number}",
-        infix="_vrtx",
+        id_infix="_vrtx",
     )
 
 
 def _claude_name(model: str) -> str:
-    """The name that replies tell, which is Anthropic's own."""
+    """Return Anthropic's own name of the model, as replies have it."""
     name, _, version = model.partition("@")
     return f"{name}-{version}" if version.isdigit() else name
 
 
-def _pinged_first(events: Iterable[bytes]) -> Iterator[bytes]:
+def _move_ping(events: Iterable[bytes]) -> Iterator[bytes]:
     for event in events:
         if event != PING:
             yield event

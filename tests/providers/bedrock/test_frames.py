@@ -31,7 +31,7 @@ from bud_asgi.providers.bedrock.frames import (
     HeaderValue,
     parse_headers,
 )
-from bud_asgi.testing.bedrock.frames import framed, header, message, sealed
+from bud_asgi.testing.bedrock.frames import header, message, message_from_block, with_checksum
 
 CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
 EXCEPTION = {
@@ -82,12 +82,12 @@ def by_us(chunks: Iterable[bytes]) -> Outcome:
 
 
 def prelude(total: int, headers_length: int) -> bytes:
-    return sealed(struct.pack(">II", total, headers_length))
+    return with_checksum(struct.pack(">II", total, headers_length))
 
 
 def test_the_empty_message_is_that_of_the_specification() -> None:
     wire = bytes.fromhex("00000010 00000000 05c248eb 7d98c8ff")
-    assert framed(b"", b"") == wire
+    assert message_from_block(b"", b"") == wire
     assert EventStreamDecoder().feed(wire) == [EventStreamMessage(EventStreamHeaders(), b"")]
 
 
@@ -162,7 +162,7 @@ def test_every_type_of_header_value_is_decoded_as_in_botocore(
 ) -> None:
     block = block_of(headers)
     buffer = EventStreamBuffer()
-    buffer.add_data(framed(block, b""))
+    buffer.add_data(message_from_block(block, b""))
     expected = headers_of(buffer.next())
     read = parse_headers(block)
     assert read == expected == {name: value for name, (_, _, value) in headers.items()}
@@ -180,7 +180,8 @@ def test_messages_are_decoded_as_in_botocore_however_the_bytes_are_cut(
 ) -> None:
     known = header(":event-type", b"\x07", counted(b"chunk"))
     stream = b"".join(
-        framed((known if is_known else b"") + block_of(headers), payload) for headers, is_known, payload in messages
+        message_from_block((known if is_known else b"") + block_of(headers), payload)
+        for headers, is_known, payload in messages
     )
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     chunks = [stream[a:b] for a, b in pairwise(edges)]
@@ -267,7 +268,7 @@ def test_the_largest_allowed_message_is_decoded() -> None:
     sizes = (65_000, 65_000, MAX_HEADERS - 130_000 - 3 * len(header("a", b"\x06", counted(b""))))
     block = b"".join(header(name, b"\x06", counted(bytes(size))) for name, size in zip("abc", sizes, strict=True))
     assert len(block) == MAX_HEADERS
-    wire = framed(block, bytes(MAX_PAYLOAD))
+    wire = message_from_block(block, bytes(MAX_PAYLOAD))
     assert by_us([wire]) == by_botocore([wire]) == ([(None, bytes(MAX_PAYLOAD))], None)
 
 
@@ -293,7 +294,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
 def test_invalid_headers_end_the_stream(block: bytes, problem: str) -> None:
     decoder = EventStreamDecoder()
     with pytest.raises(EventStreamError, match=problem) as raised:
-        decoder.feed(message(CHUNK, b"{}") + framed(block, b"{}"))
+        decoder.feed(message(CHUNK, b"{}") + message_from_block(block, b"{}"))
     assert raised.value.reason == "headers"
     assert [found.payload for found in raised.value.messages] == [b"{}"]
 

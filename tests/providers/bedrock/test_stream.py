@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.sse import PING
-from bud_asgi.testing.bedrock.frames import sealed
+from bud_asgi.testing.bedrock.frames import with_checksum
 from bud_asgi.testing.bedrock.stream import (
     chunk,
     error_message,
@@ -163,7 +163,7 @@ INVALID: dict[str, bytes] = {
     "wrong message checksum": corrupt(-1),
     "wrong prelude checksum": corrupt(8),
     "damaged payload": corrupt(100),
-    "length above the maximum": sealed(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
+    "length above the maximum": with_checksum(b"\xff\xff\xff\xff\x00\x00\x00\x00") + bytes(1000),
     "not a frame": b"HTTP/1.1 400 Bad Request\r\n",
     "chunk is not JSON": event_message("chunk", b"no"),
     "chunk without bytes": event_message("chunk", b"{}"),

@@ -61,7 +61,7 @@ def check_event(error: APIStatusError, cue: Cue, kind: str, words: str) -> None:
 
 
 def test_an_error_after_some_events(client: anthropic.Anthropic) -> None:
-    cue = Cue(reply("error_mid_stream", "overloaded_error", "Overloaded", after_events=6, said="one two three four"))
+    cue = Cue(reply("error_mid_stream", "overloaded_error", "Overloaded", after_events=6, text="one two three four"))
     pieces: list[str] = []
     with pytest.raises(APIStatusError) as raised, retrying(client).messages.stream(**cue.ask()) as stream:
         pieces.extend(stream.text_stream)

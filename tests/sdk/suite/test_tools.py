@@ -18,7 +18,7 @@ INPUT = {"city": "Zürich", "days": [1, 2], "deep": {"a": None, "b": "\u2028"}}
 
 
 def test_a_round_trip(client: anthropic.Anthropic) -> None:
-    cue = Cue(reply("tool_use", "get_weather", INPUT, said="I look it up."), reply("text", "It is sunny."))
+    cue = Cue(reply("tool_use", "get_weather", INPUT, text="I look it up."), reply("text", "It is sunny."))
     first = client.messages.create(**cue.ask(tools=[WEATHER]))
     assert first.stop_reason == "tool_use"
     words, call = first.content
