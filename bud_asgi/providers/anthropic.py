@@ -55,7 +55,7 @@ class ApiKeyCredential:
         """The request with the key."""
         return request.with_headers(self._line)
 
-    async def refresh(self) -> bool:
+    async def refresh(self, refused: HttpRequest) -> bool:
         """There is no other key."""
         return False
 
@@ -73,7 +73,7 @@ class ClientCredential:
         """The request with what the client proved itself by."""
         return request.with_headers(credential_headers(client))
 
-    async def refresh(self) -> bool:
+    async def refresh(self, refused: HttpRequest) -> bool:
         """Only the client can get another."""
         return False
 

@@ -48,8 +48,11 @@ class Credential(Protocol):
         """
         ...
 
-    async def refresh(self) -> bool:
-        """Get a fresh credential after the upstream refused this one; `False` if there is none to be had."""
+    async def refresh(self, refused: HttpRequest) -> bool:
+        """Return whether there is another credential than the one that the upstream refused, fetching it if necessary.
+
+        `refused` is the request as `apply` returned it. The caller sends once more, with `apply`, if this is true.
+        """
         ...
 
     def redact(self, text: str) -> str:

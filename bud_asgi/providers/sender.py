@@ -26,11 +26,12 @@ async def send(
     written = provider.encode(call)
     attempt.dropped = written.dropped
     try:
-        reply = await client.send(await provider.credential.apply(written.request, call.headers))
+        sent = await provider.credential.apply(written.request, call.headers)
+        reply = await client.send(sent)
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)
         refusal = await _refused(provider, call, reply, attempt)
-        if _of_credential(refusal) and await provider.credential.refresh():
+        if _of_credential(refusal) and await provider.credential.refresh(sent):
             reply = await client.send(await provider.credential.apply(written.request, call.headers))
             if reply.status == 200:
                 return _accept(provider, call, reply, attempt)

@@ -19,6 +19,7 @@ from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.headers import Headers, fields_of, media_type, relayed_headers
 from bud_asgi.providers.base_url import parse_base_url
+from bud_asgi.providers.bedrock.chain import HostCredentials
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.providers.bedrock.errors import AwsFault, fault_of_reply, refusal_of
 from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
@@ -78,6 +79,7 @@ class AwsOptions(TypedDict, total=False):
     external_id: str | None
     session_name: str | None
     bearer_token: Secret | str | None
+    credentials: HostCredentials | None
 
 
 class Bedrock:
@@ -115,7 +117,7 @@ class Bedrock:
             raise ValueError("a provider must have a name")
         self.name = name
         self.region = region
-        self.credential: Credential = AwsCredential(region=region, service="bedrock", **credential)
+        self.credential: Credential = AwsCredential(region=region, service="bedrock", name=name, **credential)
         self._origin, self._path = _place(_host_of(region) if endpoint is None else endpoint, tls)
         self._prefix = _prefix(inference_profile, region)
         self._model_ids = _checked_ids(model_ids or {})

@@ -1,4 +1,4 @@
-"""Google's access tokens as a credential: found and fetched by google-auth, in a thread, for it blocks.
+"""The credential for Google Cloud: access tokens that google-auth finds and fetches, in a thread because it blocks.
 
 Wire facts: Google Cloud's "How Application Default Credentials works", "Set the quota project".
 """
@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
+from bud_asgi.options import OptionError
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers.refresher import DEADLINE, Expiring, Refresher
+from bud_asgi.providers.refresher import Expiring, Refresher, Timing
+from bud_asgi.providers.threads import start_thread
 from bud_asgi.secret import Secret
 
 if TYPE_CHECKING:
@@ -30,11 +33,13 @@ if TYPE_CHECKING:
 
     from bud_asgi.providers.vertex.google_auth import GoogleCredentials
 
+THREAD_NAME = "bud_asgi Google token"
+
 _PROJECT = re.compile(r"[!-~]+")
 
 
 class AccessToken(msgspec.Struct, frozen=True):
-    """A token, and the headers that it is sent in."""
+    """A token, and the headers that it is sent in; the first is `authorization`."""
 
     token: str
     headers: tuple[Header, ...]
@@ -44,13 +49,14 @@ class AccessToken(msgspec.Struct, frozen=True):
 
 
 class GoogleCredential:
-    """Proves the gateway to Google Cloud by access tokens with the scope `cloud-platform`.
+    """Authenticates the gateway to Google Cloud with access tokens for the scope `cloud-platform`.
 
-    They are those of `credentials` (a google-auth object of the host's, which is refreshed here), of the service
-    account whose key is in `service_account_file` or `service_account_info`, else those that the environment has
-    (Application Default Credentials: `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file, the metadata server). Calls count
-    against the quota of `quota_project`, by default the credentials' own. Files are read again after a fetch that
-    failed. One object serves any number of event loops. Raises `ValueError` for what can't be right.
+    The tokens are those of `credentials` (a google-auth object of the host, which is refreshed here), or of the service
+    account whose key is in `service_account_file` or `service_account_info`, or those of the environment (Application
+    Default Credentials: `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file, the metadata server). Calls count against the
+    quota of `quota_project`, by default that of the credentials. Files are read again after a fetch that failed.
+    `name` is what log lines call the credential. One object serves any number of event loops. Raises `OptionError` for
+    options that are invalid or contradict each other, and `MissingExtra` without google-auth.
     """
 
     is_operators = True
@@ -62,73 +68,79 @@ class GoogleCredential:
         service_account_file: str | os.PathLike[str] | None = None,
         service_account_info: Mapping[str, object] | None = None,
         quota_project: str | None = None,
+        name: str = "vertex",
+        timing: Timing | None = None,
     ) -> None:
-        if sum(given is not None for given in (credentials, service_account_file, service_account_info)) > 1:
-            raise ValueError("credentials, service_account_file and service_account_info exclude each other")
+        sources = {
+            "credentials": credentials,
+            "service_account_file": service_account_file,
+            "service_account_info": service_account_info,
+        }
+        given = [option for option, value in sources.items() if value is not None]
+        if len(given) > 1:
+            raise OptionError(given[0], f"cannot be combined with {', '.join(given[1:])}")
         if quota_project is not None and not _PROJECT.fullmatch(quota_project):
-            raise ValueError("quota_project must be visible ASCII, and not empty")
+            raise OptionError("quota_project", "must be visible ASCII, and not empty")
+        for module in ("google.auth", "requests"):
+            require("Vertex", module, "vertex")
         self._given = credentials
         self._file = None if service_account_file is None else Path(service_account_file)
-        self._info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
+        self._info = None
+        if service_account_info is not None:
+            self._info = _service_account(service_account_info, "service_account_info")
         self._key()
         self._quota_project = quota_project
         self._loaded: GoogleCredentials | None = None
-        self._asking: Future[Expiring[AccessToken]] | None = None
+        self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
-        self._renewal = Refresher(self._fetch, self.redact, "Google's access tokens")
+        self._timing = timing or Timing()
+        self._refresher = Refresher(self._fetch, self.redact, f'Google access tokens for "{name}"', self._timing)
 
     def __repr__(self) -> str:
         return "GoogleCredential(...)"
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with a token. Raises `UpstreamUnavailable` when there is none to be had."""
-        return request.with_headers((await self._renewal.value()).headers)
+        """Return the request with a token. Raises `UpstreamUnavailable` if no valid token could be fetched."""
+        return request.with_headers((await self._refresher.value()).headers)
 
-    async def refresh(self) -> bool:
-        """Get another token, once for all who want that now; the one in use stays when it fails."""
-        return await self._renewal.renew()
+    async def refresh(self, refused: HttpRequest) -> bool:
+        """Return whether there is another token than the one in `refused`, fetching it if necessary.
+
+        Many callers share one fetch. The current token stays if it fails.
+        """
+        authorization = dict(refused.headers).get(b"authorization")
+        return await self._refresher.replace(lambda token: token.headers[0][1] == authorization)
 
     def redact(self, text: str) -> str:
-        """Blot the token out, and the one before."""
-        for held in self._renewal.recent:
+        """Replace the current token and the previous one in a text."""
+        for held in self._refresher.recent:
             text = Secret(held.token).redact(text)
         return text
 
     async def _fetch(self) -> Expiring[AccessToken]:
-        """What the thread gets. Whoever gives up waiting for it does not end it."""
+        """Wait for the thread that fetches, which goes on if the caller gives up, and serves the next caller."""
         with self._lock:
-            asking = self._asking
-            if asking is None or asking.done():
-                asking = Future[Expiring[AccessToken]]()
-                asking.set_running_or_notify_cancel()
-                # Not of an executor: those are waited for when the loop or the process ends.
-                threading.Thread(target=self._run, args=(asking,), name="bud_asgi Google token", daemon=True).start()
-                self._asking = asking
-        return await asyncio.wrap_future(asking)
+            if self._running is None or self._running.done():
+                self._running = start_thread(self._fetch_blocking, THREAD_NAME)
+            running = self._running
+        return await asyncio.wrap_future(running)
 
-    def _run(self, asking: Future[Expiring[AccessToken]]) -> None:
-        try:
-            fetched = self._ask()
-        except Exception as error:  # noqa: BLE001 - the end of a thread: raised again where it is awaited
-            self._loaded = None
-            asking.set_exception(error)
-        else:
-            asking.set_result(fetched)
+    def _fetch_blocking(self) -> Expiring[AccessToken]:
+        loaded, self._loaded = self._loaded, None  # a fetch that fails starts again from the files
+        from bud_asgi.providers.vertex import google_auth  # noqa: PLC0415 - takes long to import
 
-    def _ask(self) -> Expiring[AccessToken]:
-        from bud_asgi.providers.vertex import google_auth  # noqa: PLC0415 - it takes long to load
-
-        transport = google_auth.Transport(time.monotonic() + DEADLINE)
-        credentials = self._loaded or google_auth.load(self._given, self._key(), transport)
-        if not google_auth.is_fresh(credentials) or credentials.token in {held.token for held in self._renewal.recent}:
+        transport = google_auth.Transport(time.monotonic() + self._timing.timeout)
+        credentials = loaded or google_auth.load(self._given, self._key(), transport)
+        recent = {held.token for held in self._refresher.recent}
+        if not google_auth.is_fresh(credentials) or credentials.token in recent:
             credentials.refresh(transport)
         self._loaded = credentials
         token, expiry = Secret(credentials.token or "").reveal(), credentials.expiry
         headers = [(b"authorization", f"Bearer {token}".encode())]
         if project := self._quota_project or credentials.quota_project_id:
             headers.append((b"x-goog-user-project", project.encode()))
-        expires = inf if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
-        return Expiring(AccessToken(token, tuple(headers)), expires)
+        expires_at = inf if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
+        return Expiring(AccessToken(token, tuple(headers)), expires_at)
 
     def _key(self) -> Mapping[str, object] | None:
         return self._info if self._file is None else _read(self._file)
@@ -136,16 +148,17 @@ class GoogleCredential:
 
 def _read(file: Path) -> Mapping[str, object]:
     try:
-        return _checked(json.loads(file.read_bytes()), str(file))
+        key = json.loads(file.read_bytes())
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from None
+        raise OptionError("service_account_file", f"{file}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{file}: no JSON") from None
+        raise OptionError("service_account_file", f"{file}: not valid JSON") from None
+    return _service_account(key, "service_account_file")
 
 
-def _checked(key: object, what: str) -> Mapping[str, object]:
+def _service_account(key: object, option: str) -> Mapping[str, object]:
     fields: Mapping[str, object] = cast("Mapping[str, object]", key) if isinstance(key, Mapping) else {}
     texts = all(isinstance(fields.get(name), str) for name in ("client_email", "private_key", "token_uri"))
     if fields.get("type") != "service_account" or not texts:
-        raise ValueError(f"{what}: not the key of a service account")
+        raise OptionError(option, "not the key of a service account")
     return fields

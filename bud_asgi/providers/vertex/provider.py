@@ -84,6 +84,7 @@ class Vertex:
             service_account_file=service_account_file,
             service_account_info=service_account_info,
             quota_project=quota_project,
+            name=name,
         )
         self._origin, self._parent = _place(project, region, base_url, tls)
         self.base_url = base_url or f"https://{host_of(region)}"

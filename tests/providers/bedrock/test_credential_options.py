@@ -1,4 +1,4 @@
-"""What AWS's credential can be told, and what it never shows."""
+"""The options of the AWS credential, and what it never shows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import threading
 from typing import Any
 
 import pytest
+from aiobotocore.credentials import AioCredentials
+from botocore.credentials import Credentials
 
 from bud_asgi.http import HttpRequest, Origin
+from bud_asgi.options import OptionError
 from bud_asgi.providers import Credential
 from bud_asgi.providers.bedrock import credential as aws
 from bud_asgi.providers.bedrock import sigv4
@@ -20,6 +23,7 @@ from bud_asgi.secret import Secret
 
 KEYS: dict[str, Any] = {"access_key": "AKIDEXAMPLE", "secret_key": Secret("the-secret-key")}
 TEMPORARY: dict[str, Any] = {**KEYS, "session_token": "the-session-token"}
+HOST = Credentials("AKIDHOST", "host-secret")
 ROLE = "arn:aws:iam::123456789012:role/path/gateway"
 REQUEST = HttpRequest(Origin("h", 80), b"POST", b"/", ((b"content-type", b"application/json"),), b"{}")
 
@@ -33,7 +37,8 @@ def _bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def credential(**options: Any) -> AwsCredential:
-    return AwsCredential(**{"region": "us-east-1", **options})
+    given: dict[str, Any] = {"region": "us-east-1", **options}
+    return AwsCredential(**given)
 
 
 async def authorization(one: AwsCredential) -> bytes:
@@ -43,30 +48,40 @@ async def authorization(one: AwsCredential) -> bytes:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bearer_token": "t", **KEYS}, "bearer_token can't be combined with access_key, secret_key"),
-        ({"bearer_token": "t", "profile": "p"}, "bearer_token can't be combined with profile"),
-        ({"bearer_token": "t", "role_arn": ROLE}, "bearer_token can't be combined with role_arn"),
-        ({"profile": "p", **TEMPORARY}, "profile can't be combined with access_key, secret_key, session_token"),
-        ({"access_key": "a"}, "access_key needs secret_key"),
-        ({"secret_key": "s"}, "secret_key needs access_key"),
-        ({"session_token": "s"}, "session_token needs access_key"),
-        ({"external_id": "id"}, "external_id needs role_arn"),
-        ({"session_name": "me", "profile": "p"}, "session_name needs role_arn"),
-        ({"region": ""}, "region can't be ''"),
-        ({"region": "us-east-1/x"}, "region can't be 'us-east-1/x'"),
-        ({"service": "S3 "}, "service can't be 'S3 '"),
-        ({"profile": ""}, "profile can't be ''"),
-        ({"role_arn": "arn:aws:iam::123456789012:user/me"}, "role_arn can't be 'arn:aws:iam::123456789012:user/me'"),
-        ({"role_arn": ROLE, "session_name": "a b"}, "session_name can't be 'a b'"),
-        ({"role_arn": ROLE, "external_id": "é!"}, "external_id can't be 'é!'"),
+        ({"bearer_token": "t", **KEYS}, "bearer_token: cannot be combined with access_key, secret_key"),
+        ({"bearer_token": "t", "profile": "p"}, "bearer_token: cannot be combined with profile"),
+        ({"bearer_token": "t", "role_arn": ROLE}, "bearer_token: cannot be combined with role_arn"),
+        ({"profile": "p", **TEMPORARY}, "profile: cannot be combined with access_key, secret_key, session_token"),
+        ({"access_key": "a"}, "access_key: requires secret_key"),
+        ({"secret_key": "s"}, "secret_key: requires access_key"),
+        ({"session_token": "s"}, "session_token: requires access_key"),
+        ({"external_id": "id"}, "external_id: requires role_arn"),
+        ({"session_name": "me", "profile": "p"}, "session_name: requires role_arn"),
+        ({"region": ""}, "region: invalid value ''"),
+        ({"region": "us-east-1/x"}, "region: invalid value 'us-east-1/x'"),
+        ({"service": "S3 "}, "service: invalid value 'S3 '"),
+        ({"profile": ""}, "profile: invalid value ''"),
+        (
+            {"role_arn": "arn:aws:iam::123456789012:user/me"},
+            "role_arn: invalid value 'arn:aws:iam::123456789012:user/me'",
+        ),
+        ({"role_arn": ROLE, "session_name": "a b"}, "session_name: invalid value 'a b'"),
+        ({"role_arn": ROLE, "external_id": "é!"}, "external_id: invalid value 'é!'"),
         ({"bearer_token": ""}, "bearer_token: a secret must be visible ASCII"),
         ({**KEYS, "session_token": "hidden\n"}, "session_token: a secret must be visible ASCII"),
+        ({"credentials": HOST, **KEYS}, "credentials: cannot be combined with access_key, secret_key"),
+        ({"credentials": HOST, "profile": "p"}, "credentials: cannot be combined with profile"),
+        ({"credentials": HOST, "role_arn": ROLE}, "credentials: cannot be combined with role_arn"),
+        ({"credentials": HOST, "bearer_token": "t"}, "credentials: cannot be combined with bearer_token"),
+        ({"credentials": object()}, "credentials: expected an object with get_frozen_credentials()"),
+        ({"credentials": AioCredentials("a", "s")}, "credentials: expected an object of botocore or boto3, not of aio"),
     ],
 )
 def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(words)) as refused:
+    with pytest.raises(OptionError, match=re.escape(words)) as refused:
         credential(**options)
     assert str(refused.value).startswith(words)
+    assert refused.value.option == words.partition(":")[0]
     assert "hidden" not in str(refused.value)
 
 
@@ -79,6 +94,7 @@ def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], wor
         ({**TEMPORARY, "role_arn": ROLE, "external_id": "id"}, f"{ROLE} by keys"),
         ({"role_arn": ROLE, "profile": "work"}, f"{ROLE} by profile 'work'"),
         ({"bearer_token": "the-bearer-token"}, "bearer token"),
+        ({"credentials": HOST}, "credentials of the host"),
     ],
 )
 def test_nothing_secret_is_shown(options: dict[str, Any], way: str) -> None:
@@ -98,14 +114,19 @@ async def test_what_was_given_is_blotted_out() -> None:
     assert credential().redact(text) == text
 
 
-async def test_what_was_fetched_is_blotted_out_after_its_renewal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fetched_keys_are_redacted_and_so_are_the_previous_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = credential()
-    for number in (1, 2, 3):
+
+    def set_keys(number: int) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIDCHAIN{number}")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"chain-secret-{number}")
         monkeypatch.setenv("AWS_SESSION_TOKEN", f"chain-token-{number}")
-        monkeypatch.setattr("bud_asgi.providers.refresher.FORCED_APART", 0)
-        assert await chain.refresh()
+
+    set_keys(1)
+    for number in (2, 3):
+        sent = await chain.apply(REQUEST, {})
+        set_keys(number)
+        assert await chain.refresh(sent)
     assert "/us-east-1/bedrock/aws4_request" in (await authorization(chain)).decode()
     assert chain.redact("chain-token-3 chain-secret-2 AKIDCHAIN2 chain-token-1") == (
         "[secret] [secret] [secret] chain-token-1"
@@ -114,7 +135,7 @@ async def test_what_was_fetched_is_blotted_out_after_its_renewal_too(monkeypatch
 
 async def test_what_is_fixed_can_not_be_refreshed() -> None:
     for one in (credential(**KEYS), credential(bearer_token="t")):
-        assert not await one.refresh()
+        assert not await one.refresh(REQUEST)
 
 
 async def test_the_token_of_the_environment_goes_before_the_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +183,7 @@ def test_a_credential_of_the_seam() -> None:
     assert one.is_operators
 
 
-def test_nothing_of_aws_is_imported_before_it_is_needed() -> None:
+def test_botocore_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import asyncio, sys, bud_asgi\n"
         "from bud_asgi.providers.bedrock.credential import AwsCredential\n"

@@ -1,4 +1,4 @@
-"""Where Google's access tokens come from: keys, the environment, another platform's tokens, objects of the host's."""
+"""Sources of Google access tokens: keys, the environment, workload identity federation, objects of the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from google.oauth2.credentials import Credentials as UserCredentials
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing.google.accounts import impersonation_url
 from bud_asgi.testing.google.tokens import CLOUD_PLATFORM
-from providers.google_stage import Served, applied, bearer, google_served
+from providers.google_stage import REQUEST, Served, applied, bearer, google_served
 
 QUOTA = "billing-project"
 
@@ -159,7 +159,7 @@ async def test_a_token_that_the_host_got_already_is_used(served: Served) -> None
     credential = served.credential(credentials=credentials)
     assert await principal(served, credential) == "host"
     assert served.stand_in.requests == []
-    assert await credential.refresh()
+    assert await credential.refresh(await credential.apply(REQUEST, {}))
     assert await principal(served, credential) == served.google.account.email
     assert len(served.stand_in.requests) == 1
 
@@ -174,7 +174,7 @@ async def test_an_old_token_of_the_hosts_is_not_used(served: Served) -> None:
 async def test_a_token_alone_can_be_used_but_not_renewed(served: Served) -> None:
     credential = served.credential(credentials=UserCredentials("ya29.given"))
     assert await bearer(credential) == "ya29.given"
-    assert await credential.refresh() is False
+    assert await credential.refresh(await credential.apply(REQUEST, {})) is False
     assert await bearer(credential) == "ya29.given"
 
 
@@ -210,7 +210,7 @@ async def test_a_users_credentials_are_refreshed() -> None:
         user = UserCredentials(None, refresh_token="1//of-a-user", token_uri=url, client_id="c", client_secret="s")
         credential = GoogleCredential(credentials=user)
         assert await asyncio.gather(bearer(credential), bearer(credential)) == ["ya29.1", "ya29.1"]
-        assert await credential.refresh()
+        assert await credential.refresh(await credential.apply(REQUEST, {}))
         assert await bearer(credential) == "ya29.2"
     assert [one["refresh_token"] for one in asked] == [["1//of-a-user"]] * 2
 
@@ -242,13 +242,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     file = tmp_path / "key.json"
     for content in (b"{SECRET", b"\xff"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"key\.json: no JSON") as raised:
+        with pytest.raises(ValueError, match=r"key\.json: not valid JSON") as raised:
             GoogleCredential(service_account_file=file)
         assert "SECRET" not in str(raised.value)
 
 
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match="cannot be combined with service_account_file"):
         GoogleCredential(credentials=UserCredentials("t"), service_account_file=tmp_path)
     for project in ("", "a b", "a\n", "é"):
         with pytest.raises(ValueError, match="quota_project"):
