@@ -20,6 +20,7 @@ from bud_asgi.config.reading import as_table, read_table
 from bud_asgi.config.references import References
 from bud_asgi.config.settings import ConfiguredProvider
 from bud_asgi.http import Timeouts
+from bud_asgi.options import OptionError
 from bud_asgi.providers import Anthropic, Bedrock, GoogleCredential, Vertex
 from bud_asgi.providers.anthropic import BASE_URL
 from bud_asgi.providers.bedrock.provider import AwsOptions
@@ -203,8 +204,8 @@ class ProviderReader:
         file = self._references.path(name)
         try:
             GoogleCredential(service_account_file=file)
-        except ValueError as error:
-            self._problems.add(path, f"the file {error}")
+        except OptionError as error:
+            self._problems.add(path, f"the file {error.problem}")
             return None
         return file
 

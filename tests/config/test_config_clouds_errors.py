@@ -195,7 +195,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     ),
     "a file that is no key": (
         vertex('service_account_file = "text"'),
-        ["v.service_account_file: the file FOLDER/text: no JSON"],
+        ["v.service_account_file: the file FOLDER/text: not valid JSON"],
     ),
     "a file of another kind": (
         vertex('service_account_file = "user.json"'),

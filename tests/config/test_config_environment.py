@@ -74,7 +74,7 @@ ERRORS: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "Bedrock in no region": (
         {**OPEN, "BUD_ASGI_PROVIDER": "bedrock", "AWS_DEFAULT_REGION": "US East"},
-        ["AWS_DEFAULT_REGION: region can't be 'US East'"],
+        ["AWS_DEFAULT_REGION: region: invalid value 'US East'"],
     ),
     "Vertex AI without a project": (
         {**OPEN, "BUD_ASGI_PROVIDER": "vertex", "CLOUD_ML_REGION": "eu"},

@@ -349,7 +349,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no port": ({"base_url": "https://x:0"}, "must be printable"),
     "a password": ({"base_url": "https://a:SECRET@x"}, "no user"),
     "TLS without": ({"base_url": "http://x", "tls": ssl.create_default_context()}, "tls goes with an https"),
-    "two credentials": ({"service_account_file": "x", "service_account_info": KEY}, "exclude each other"),
+    "two credentials": (
+        {"service_account_file": "x", "service_account_info": KEY},
+        "service_account_file: cannot be combined with service_account_info",
+    ),
     "no key": ({"service_account_info": {"private_key": "SECRET"}}, "not the key of a service account"),
     "no quota project": ({"quota_project": "a b"}, "quota_project"),
 }

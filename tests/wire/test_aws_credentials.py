@@ -133,7 +133,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("use", WAYS, ids=lambda use: use.__name__)
-async def test_keys_from_everywhere_sign_what_is_taken(
+async def test_keys_from_every_source_sign_requests_that_are_accepted(
     use: Any, aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
@@ -141,7 +141,7 @@ async def test_keys_from_everywhere_sign_what_is_taken(
     assert aws.asked == WAYS[use]
 
 
-async def test_a_role_is_assumed_as_it_was_said(
+async def test_a_role_is_assumed_with_the_given_options(
     aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await ask(AwsCredential(region="us-east-1", **use_role_by_keys(aws, home, monkeypatch)), upstream) == 200
@@ -154,7 +154,7 @@ async def test_a_role_is_assumed_as_it_was_said(
     assert "ExternalId" not in plain
 
 
-async def test_sts_is_asked_in_the_machines_own_region(
+async def test_sts_is_called_in_the_machines_configured_region(
     aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -162,7 +162,7 @@ async def test_sts_is_asked_in_the_machines_own_region(
     assert await ask(AwsCredential(region="us-east-1", **use_role_by_keys(aws, home, monkeypatch)), upstream) == 200
 
 
-async def test_a_bearer_token_goes_up_as_it_is(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bearer_token_is_sent_as_it_is(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await ask(AwsCredential(region="us-east-1", bearer_token="bedrock-api-key-stand-in"), upstream) == 200
     assert await ask(AwsCredential(region="us-east-1", bearer_token="another"), upstream) == 403
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key-stand-in")
@@ -174,7 +174,7 @@ async def test_a_large_body_is_signed_too(aws: Sources, upstream: ThreadedStandI
     assert await ask(AwsCredential(region="us-east-1", **explicit(aws.keys.issue())), upstream, body) == 200
 
 
-# What expires, fails, hangs.
+# Expiry, failures, hanging endpoints.
 
 
 async def test_the_first_fifty_share_one_fetch(
@@ -186,7 +186,7 @@ async def test_the_first_fifty_share_one_fetch(
     assert aws.asked == ["container"]
 
 
-async def test_what_expires_is_renewed_and_no_request_fails(
+async def test_keys_that_expire_are_refreshed_and_no_request_fails(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -201,7 +201,7 @@ async def test_what_expires_is_renewed_and_no_request_fails(
     assert len(used) >= 3
 
 
-async def test_keys_that_were_refused_are_replaced_once_for_all(
+async def test_refused_keys_are_replaced_by_one_fetch(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -217,7 +217,7 @@ async def test_keys_that_were_refused_are_replaced_once_for_all(
     assert aws.asked == ["container"] * 2
 
 
-async def test_a_refresh_that_brings_nothing_new_says_so(
+async def test_a_refresh_that_returns_the_same_keys_is_false(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -237,7 +237,7 @@ async def test_a_rotated_file_is_read_again(aws: Sources, upstream: ThreadedStan
     assert await ask(credential, upstream) == 200
 
 
-async def test_a_refresh_that_fails_leaves_the_keys(
+async def test_a_refresh_that_fails_keeps_the_current_keys(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -255,7 +255,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("use", "fault"), ENDPOINTS)
-async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
+async def test_the_fault_of_an_endpoint_is_logged_and_not_sent_to_the_client(
     use: Any,
     fault: str,
     aws: Sources,
@@ -270,25 +270,25 @@ async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
         await credential.apply(request_to(upstream), {})
     assert (failed.value.status, failed.value.type, failed.value.elsewhere) == (502, "api_error", True)
     assert str(failed.value) == "upstream authentication failed"
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi"]
-    assert told.startswith('could not refresh AWS credentials for "bedrock" (')
-    assert str(failed.value.__cause__) in told
-    assert not any(token in told for token in (CONTAINER_TOKEN, WEB_TOKEN, SSO_TOKEN))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi"]
+    assert line.startswith('could not refresh AWS credentials for "bedrock" (')
+    assert str(failed.value.__cause__) in line
+    assert not any(token in line for token in (CONTAINER_TOKEN, WEB_TOKEN, SSO_TOKEN))
     if fault == "hang":
-        assert "(no result within 0.3 s)" in told
+        assert "(no result within 0.3 s)" in line
         wait_until(lambda: aws.left == len(aws.asked), "the caller has not left")
 
 
-async def test_old_keys_of_the_instance_are_used_on(
+async def test_expired_keys_of_the_instance_are_still_used(
     aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As AWS's libraries do while its metadata service has a bad day: the upstream decides."""
+    """AWS's libraries do so while the metadata service fails to issue new ones: the upstream decides."""
     aws.fault = "expired"
     credential = AwsCredential(region="us-east-1", **use_instance_metadata(aws, home, monkeypatch))
     assert await ask(credential, upstream) == 403
 
 
-async def test_no_keys_anywhere_is_a_failure_too(upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_chain_without_keys_is_a_failure(upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1").apply(request_to(upstream), {})
     with pytest.raises(UpstreamUnavailable):
@@ -297,7 +297,7 @@ async def test_no_keys_anywhere_is_a_failure_too(upstream: ThreadedStandIn, capl
     assert "The config profile (unknown) could not be found" in caplog.text
 
 
-async def test_an_endpoint_that_recovers_is_asked_again(
+async def test_an_endpoint_that_recovers_is_called_again(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -311,7 +311,7 @@ async def test_an_endpoint_that_recovers_is_asked_again(
     assert await ask(credential, upstream) == 200
 
 
-async def test_a_hanging_endpoint_keeps_nobody_else_waiting(
+async def test_a_hanging_endpoint_does_not_delay_other_credentials(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -328,7 +328,7 @@ async def test_a_hanging_endpoint_keeps_nobody_else_waiting(
         await hanging
 
 
-async def test_who_leaves_harms_no_one_who_waits(
+async def test_a_cancelled_request_does_not_disturb_those_that_wait(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -345,7 +345,9 @@ async def test_who_leaves_harms_no_one_who_waits(
 
 
 @pytest.mark.parametrize("by_role", [False, True])
-async def test_a_process_that_is_given_up_is_ended(by_role: bool, upstream: ThreadedStandIn, home: Path) -> None:
+async def test_a_process_that_exceeds_the_timeout_is_killed(
+    by_role: bool, upstream: ThreadedStandIn, home: Path
+) -> None:
     script = home / "hangs.sh"
     script.write_text(f"read line\necho $$ > {home / 'pid'}\nexec sleep 60\n")
     role = f"role_arn = {ROLE}\nsource_profile = base\n[profile base]\n" if by_role else ""
@@ -360,7 +362,7 @@ async def test_a_process_that_is_given_up_is_ended(by_role: bool, upstream: Thre
         os.kill(pid, 0)
 
 
-async def test_nobody_is_asked_for_a_code(
+async def test_no_mfa_code_is_prompted_for(
     aws: Sources,
     upstream: ThreadedStandIn,
     home: Path,
@@ -493,7 +495,7 @@ def test_clients_see_nothing_of_keys_that_expire(
         here.assert_nothing_open()
 
 
-def test_clients_are_told_no_more_than_that_it_failed(
+def test_clients_learn_only_that_authentication_failed(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)

@@ -153,12 +153,12 @@ def _read(file: Path) -> Mapping[str, object]:
         raise OptionError("service_account_file", f"{file}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise OptionError("service_account_file", f"{file}: not valid JSON") from None
-    return _service_account(key, "service_account_file")
+    return _service_account(key, "service_account_file", f"{file}: ")
 
 
-def _service_account(key: object, option: str) -> Mapping[str, object]:
+def _service_account(key: object, option: str, where: str = "") -> Mapping[str, object]:
     fields: Mapping[str, object] = cast("Mapping[str, object]", key) if isinstance(key, Mapping) else {}
     texts = all(isinstance(fields.get(name), str) for name in ("client_email", "private_key", "token_uri"))
     if fields.get("type") != "service_account" or not texts:
-        raise OptionError(option, "not the key of a service account")
+        raise OptionError(option, f"{where}not the key of a service account")
     return fields

@@ -77,7 +77,7 @@ async def authorization(one: AwsCredential) -> bytes:
         ({"credentials": AioCredentials("a", "s")}, "credentials: expected an object of botocore or boto3, not of aio"),
     ],
 )
-def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], words: str) -> None:
+def test_an_invalid_option_is_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=re.escape(words)) as refused:
         credential(**options)
     assert str(refused.value).startswith(words)
@@ -105,7 +105,7 @@ def test_nothing_secret_is_shown(options: dict[str, Any], way: str) -> None:
     assert not any(value in shown for value in ("AKIDEXAMPLE", "the-secret", "the-session", "the-bearer"))
 
 
-async def test_what_was_given_is_blotted_out() -> None:
+async def test_given_keys_are_redacted() -> None:
     text = "AKIDEXAMPLE the-secret-key the-session-token the-bearer-token"
     assert credential(**TEMPORARY).redact(text) == "[secret] [secret] [secret] the-bearer-token"
     role = credential(**TEMPORARY, role_arn=ROLE)
@@ -133,12 +133,12 @@ async def test_fetched_keys_are_redacted_and_so_are_the_previous_ones(monkeypatc
     )
 
 
-async def test_what_is_fixed_can_not_be_refreshed() -> None:
+async def test_fixed_credentials_cannot_be_refreshed() -> None:
     for one in (credential(**KEYS), credential(bearer_token="t")):
         assert not await one.refresh(REQUEST)
 
 
-async def test_the_token_of_the_environment_goes_before_the_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environments_token_takes_precedence_over_the_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "of-the-environment")
     assert await authorization(credential()) == b"Bearer of-the-environment"
     assert await authorization(credential(service="bedrock-mantle")) == b"Bearer of-the-environment"
@@ -153,7 +153,7 @@ async def test_the_token_of_the_environment_goes_before_the_chain_only(monkeypat
         credential()
 
 
-async def test_what_is_there_stays_and_the_signature_names_its_scope() -> None:
+async def test_a_request_is_unchanged_but_for_the_signature_which_names_its_scope() -> None:
     signed = await credential(**TEMPORARY, service="bedrock-mantle", region="eu-west-1").apply(REQUEST, {})
     assert tuple(signed.headers[:1]) == tuple(REQUEST.headers)
     assert (signed.target, signed.body, signed.origin) == (REQUEST.target, REQUEST.body, REQUEST.origin)
@@ -163,7 +163,7 @@ async def test_what_is_there_stays_and_the_signature_names_its_scope() -> None:
     assert words in added[b"authorization"]
 
 
-async def test_large_bodies_are_hashed_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_bodies_are_hashed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     hashing: list[threading.Thread] = []
     real = sigv4.payload_hash
 

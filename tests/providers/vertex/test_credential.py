@@ -117,7 +117,7 @@ async def test_a_token_at_its_end_is_not_used(served: Served) -> None:
     assert len(served.stand_in.requests) == 2
 
 
-async def test_a_refresh_gets_another_token_for_all_who_ask(served: Served) -> None:
+async def test_callers_share_one_refresh(served: Served) -> None:
     credential = served.credential()
     sent = await credential.apply(REQUEST, {})
     first = await bearer(credential)
@@ -126,7 +126,7 @@ async def test_a_refresh_gets_another_token_for_all_who_ask(served: Served) -> N
     assert len(served.stand_in.requests) == 2
 
 
-async def test_who_is_cancelled_harms_nobody(served: Served) -> None:
+async def test_a_cancelled_request_does_not_disturb_the_others(served: Served) -> None:
     slowly(served)
     credential = served.credential()
     waiting = [asyncio.create_task(bearer(credential)) for _ in range(10)]

@@ -89,7 +89,7 @@ async def test_an_endpoint_that_hangs_is_given_up(served: Served, clock: Monoton
     assert [await bearer(credential)] == served.issued
 
 
-async def test_one_that_hangs_is_in_nobody_elses_way(served: Served) -> None:
+async def test_an_endpoint_that_hangs_does_not_delay_other_credentials(served: Served) -> None:
     served.stand_in.enqueue(hang())
     stuck = asyncio.create_task(failed(served.credential()))
     await asyncio.to_thread(served.stand_in.wait_requests)
@@ -132,7 +132,7 @@ async def test_a_failure_is_not_repeated_at_once(served: Served, clock: Monotoni
     assert [await bearer(credential)] == served.issued
 
 
-async def test_the_old_token_stays_when_no_other_is_to_be_had(served: Served) -> None:
+async def test_the_current_token_stays_if_no_other_can_be_fetched(served: Served) -> None:
     credential = served.credential()
     first = await bearer(credential)
     served.stand_in.refuse_connections(drop_open=True)
@@ -141,7 +141,7 @@ async def test_the_old_token_stays_when_no_other_is_to_be_had(served: Served) ->
     served.stand_in.accept_connections()
 
 
-async def test_an_unreachable_endpoint_is_told(served: Served) -> None:
+async def test_an_unreachable_endpoint_is_named(served: Served) -> None:
     served.stand_in.refuse_connections()
     error = await failed(served.credential())
     assert "TransportError" in str(error.__cause__)
@@ -178,7 +178,7 @@ def test_the_transport_has_one_deadline_for_all(served: Served) -> None:
     assert [request.target for request in served.stand_in.requests] == [b"/?a=b"]
 
 
-def test_the_transport_tells_what_failed(served: Served) -> None:
+def test_the_transport_names_what_failed(served: Served) -> None:
     served.stand_in.always(raw(b"no HTTP at all\r\n\r\n"))
     with pytest.raises(TransportError, match=r"127.0.0.1: no HTTP at all"):
         google_auth.Transport(time.monotonic() + 5)(f"{served.stand_in.base_url}/")
@@ -191,7 +191,7 @@ def test_the_transport_tells_what_failed(served: Served) -> None:
         transport(f"http://127.0.0.1:{port}/")
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_certificate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with StandIn.of(Google(), tls="good").in_thread() as stand_in:
         url = f"{stand_in.base_url}/"
         with pytest.raises(TransportError, match="certificate verify failed"):

@@ -41,7 +41,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Served]
 
 
 async def principal(served: Served, credential: GoogleCredential) -> str:
-    """Whose the token is that it gives."""
+    """The principal of the token that a credential returns."""
     value = await bearer(credential)
     token = served.google.tokens.find(value)
     assert token is not None
@@ -119,7 +119,7 @@ def test_a_machine_asks_its_metadata_server(served: Served) -> None:
     assert [f"Bearer {token}" for token in served.issued] == [ran.stdout.strip()]
 
 
-def test_without_any_there_is_a_clear_word(served: Served) -> None:
+def test_without_credentials_the_error_is_clear(served: Served) -> None:
     environment = {**os.environ, "NO_GCE_CHECK": "true"}
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=50
@@ -186,12 +186,12 @@ def oauth_server() -> Generator[tuple[str, list[Mapping[str, list[str]]]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(parse_qs(self.rfile.read(int(self.headers["content-length"])).decode()))
-            said = json.dumps({"access_token": f"ya29.{len(asked)}", "expires_in": 3600}).encode()
+            reply = json.dumps({"access_token": f"ya29.{len(asked)}", "expires_in": 3600}).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(said)))
+            self.send_header("content-length", str(len(reply)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(reply)
 
         def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 (its name there)
 
@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize(("info", "words"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_no_key_is_refused_at_once(tmp_path: Path, info: Any, words: str) -> None:
+def test_an_invalid_key_is_refused_at_once(tmp_path: Path, info: Any, words: str) -> None:
     file = written(tmp_path / "key.json", info)
     for options in ({"service_account_info": info}, {"service_account_file": file}):
         given: dict[str, Any] = options
