@@ -59,7 +59,7 @@ class ApiKeyCredential:
         """Add the key to the request."""
         return request.with_headers(self._line)
 
-    async def refresh(self) -> bool:
+    async def refresh(self, refused: HttpRequest) -> bool:
         """Return `False`: there is no other key."""
         return False
 
@@ -77,7 +77,7 @@ class ClientCredential:
         """Add the client's credential to the request."""
         return request.with_headers(credential_headers(client))
 
-    async def refresh(self) -> bool:
+    async def refresh(self, refused: HttpRequest) -> bool:
         """Return `False`: only the client can get a new one."""
         return False
 

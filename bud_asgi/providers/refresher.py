@@ -1,10 +1,11 @@
-"""A value that expires: fetched once for all who need it, renewed before it is missed."""
+"""A value that expires: fetched once for all callers and refreshed before it expires."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Generic, TypeVar
@@ -13,128 +14,180 @@ import msgspec
 
 from bud_asgi.providers.errors import UpstreamUnavailable
 
-DEADLINE = 10.0
-"""Seconds that a fetch may take."""
+REFRESH_AHEAD = 900.0
+"""Seconds before expiry at which a refresh starts; at most a quarter of the value's lifetime."""
 
-ADVISORY = 900.0
-"""Seconds before the end in which a value is renewed; at most a quarter of the time it has when it is fetched."""
+EXPIRY_MARGIN = 5.0
+"""Seconds before expiry at which a value is no longer used; at most a tenth of its lifetime."""
 
-FORCED_APART = 5.0
-"""Seconds in which those whose value was refused share one forced fetch: refusals come in crowds."""
+FORCED_REFRESH_INTERVAL = 5.0
+"""Seconds during which a refused value is not fetched again after a fetch that returned no other value."""
+
+MAX_FORCED_REFRESHES = 3
+"""Forced fetches per `FORCED_REFRESH_INTERVAL`, so that an upstream that refuses every new value causes no flood."""
 
 T = TypeVar("T")
 
 _log = logging.getLogger("bud_asgi")
 
 
-class Unavailable(Exception):
-    """Why there is no value: for the log, without secrets."""
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a fetch may take, in seconds, and the clocks that a `Refresher` reads.
+
+    `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals.
+    """
+
+    timeout: float = 10.0
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+class FetchFailed(Exception):
+    """Why a value could not be fetched, on one line and without secrets."""
 
 
 class Expiring(msgspec.Struct, Generic[T], frozen=True):
-    """A value and its end in seconds since the epoch."""
+    """A value, and when it expires in seconds since the epoch."""
 
     value: T
-    expires: float = inf
+    expires_at: float = inf
 
 
 class _Held(msgspec.Struct, Generic[T], frozen=True):
     value: T
-    renew_at: float
-    ends: float
+    refresh_at: float
+    usable_until: float
 
 
 class Refresher(Generic[T]):
-    """Holds what `fetch` gives, for any number of event loops.
+    """Holds the value that `fetch` returns, for any number of event loops.
 
-    A fetch is a task of the loop that needed it: one at a time in each, shared by all who wait, cancelled with the
-    loop; it ends after `DEADLINE`. What it gave is every loop's. Nobody waits while the old value is valid, and a
-    fetch that fails is tried again at leisure. `redact` takes secrets out of what is logged; `what` is its name there.
+    Each loop runs at most one fetch at a time, shared by all callers; it is cancelled with its loop and ends after
+    `timing.timeout`. The fetched value serves every loop. Callers do not wait while the current value is usable, and
+    a failed fetch is retried with a back-off. `redact` removes secrets from log lines; `what` names the value there.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[Expiring[T]]], redact: Callable[[str], str], what: str) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[Expiring[T]]],
+        redact: Callable[[str], str],
+        what: str,
+        timing: Timing | None = None,
+    ) -> None:
         self._fetch = fetch
         self._redact = redact
         self._what = what
+        self._timing = timing or Timing()
         self._held: _Held[T] | None = None
-        self._before: _Held[T] | None = None
+        self._previous: _Held[T] | None = None
         self._running: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
-        self._not_before = self._forced = -inf
-        self._changed = False
-        self._failure: Unavailable | None = None
+        self._retry_at = self._no_other_until = -inf
+        self._forced: deque[float] = deque(maxlen=MAX_FORCED_REFRESHES)
+        self._failure: FetchFailed | None = None
 
     @property
     def recent(self) -> tuple[T, ...]:
-        """The value, and the one before it, which requests under way may still have."""
-        return tuple(held.value for held in (self._held, self._before) if held is not None)
+        """The current value and the one before it, which requests in flight may still use."""
+        return tuple(held.value for held in (self._held, self._previous) if held is not None)
 
     async def value(self) -> T:
-        """The value while it is valid, else a fresh one. Raises `UpstreamUnavailable` when there is none to be had."""
-        now = time.time()
+        """Return the current value, or a fresh one once it has expired. Raises `UpstreamUnavailable`."""
         held = self._held
-        if held is None or now >= held.ends:
-            return await self._awaited()
-        if now >= held.renew_at and time.monotonic() >= self._not_before:
-            self._begin()
+        now = self._timing.clock()
+        if held is None or now >= held.usable_until:
+            return await self._fetched()
+        if now >= held.refresh_at and self._timing.monotonic() >= self._retry_at:
+            self._start()
         return held.value
 
-    async def renew(self) -> bool:
-        """Fetch although the value seems valid; whether that gave another one. The old one stays when it fails."""
-        now = time.monotonic()
-        if self._here() is not None or now - self._forced >= FORCED_APART:
-            self._forced = now
-            await asyncio.wait({self._begin()})
-        return self._changed
+    async def replace(self, is_refused: Callable[[T], bool]) -> bool:
+        """Return whether there is another value than the refused one, fetching one if the refused is still held.
 
-    async def _awaited(self) -> T:
-        if self._here() is not None or time.monotonic() >= self._not_before:
-            await asyncio.wait({self._begin()})
+        `is_refused` tells whether a value is the one that the upstream refused. A caller whose value has been replaced
+        already gets `True` at once. The current value stays when the fetch fails.
+        """
+        refused = self._held
+        if refused is not None and not is_refused(refused.value):
+            return True
+        if self._running_fetch() is not None or self._may_force():
+            await asyncio.wait({self._start()})
+            held = self._held
+            if held is not None and (refused is None or held.value is not refused.value):
+                return True
+            self._no_other_until = self._timing.monotonic() + FORCED_REFRESH_INTERVAL
+        return False
+
+    def _may_force(self) -> bool:
+        now = self._timing.monotonic()
+        is_burst = len(self._forced) == MAX_FORCED_REFRESHES and now - self._forced[0] < FORCED_REFRESH_INTERVAL
+        if is_burst or now < self._no_other_until:
+            return False
+        self._forced.append(now)
+        return True
+
+    async def _fetched(self) -> T:
+        if self._running_fetch() is not None or self._timing.monotonic() >= self._retry_at:
+            await asyncio.wait({self._start()})
         held = self._held
-        if held is None or time.time() >= held.ends:
+        if held is None or self._timing.clock() >= held.usable_until:
             raise UpstreamUnavailable("upstream authentication failed", not_sent=True) from self._failure
         return held.value
 
-    def _here(self) -> asyncio.Task[None] | None:
+    def _running_fetch(self) -> asyncio.Task[None] | None:
         return self._running.get(asyncio.get_running_loop())
 
-    def _begin(self) -> asyncio.Task[None]:
-        task = self._here()
+    def _start(self) -> asyncio.Task[None]:
+        task = self._running_fetch()
         if task is None:
-            for ended in [loop for loop in tuple(self._running) if loop.is_closed()]:
-                self._running.pop(ended, None)
+            for closed in [loop for loop in tuple(self._running) if loop.is_closed()]:
+                self._running.pop(closed, None)
             loop = asyncio.get_running_loop()
             task = self._running[loop] = loop.create_task(self._run())
             task.add_done_callback(lambda _: self._running.pop(loop, None))
         return task
 
     async def _run(self) -> None:
-        self._changed = False
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(self._timing.timeout):
                 fetched = await self._fetch()
             self._hold(fetched)
-        except Exception as error:  # noqa: BLE001 - what others run to find a credential fails in any way
+        except Exception as error:  # noqa: BLE001 - credential sources run code of others, which fails in any way
             self._fail(error)
 
     def _hold(self, fetched: Expiring[T]) -> None:
-        now = time.time()
-        left = fetched.expires - now
+        left = fetched.expires_at - self._timing.clock()
         if left <= 0:
-            raise Unavailable("what was fetched has expired already")
-        before = self._held
-        self._changed = before is None or before.value != fetched.value
-        value = fetched.value if before is None or self._changed else before.value
-        if self._changed:
-            self._before = before
-        self._held = _Held(value, fetched.expires - min(ADVISORY, left / 4), fetched.expires - min(5.0, left / 10))
+            raise FetchFailed("the fetched value has already expired")
+        value = fetched.value
+        if self._held is not None and self._held.value == value:
+            value = self._held.value
+        else:
+            self._previous = self._held
+            self._no_other_until = -inf
+        refresh_at = fetched.expires_at - min(REFRESH_AHEAD, left / 4)
+        self._held = _Held(value, refresh_at, fetched.expires_at - min(EXPIRY_MARGIN, left / 10))
         self._failure = None
 
     def _fail(self, error: Exception) -> None:
-        left = self._held.ends - time.time() if self._held else 0.0
-        self._not_before = time.monotonic() + max(1.0, min(30.0, left / 4))
-        told = "not within the deadline" if isinstance(error, TimeoutError) else str(error) or "no reason given"
-        self._failure = Unavailable(self._redact(f"{type(error).__name__}: {told}")[:1000])
-        if left > 0:
-            _log.warning("%s were not renewed, the old ones last %.0f s: %s", self._what, left, self._failure)
+        left = self._held.usable_until - self._timing.clock() if self._held else 0.0
+        self._retry_at = self._timing.monotonic() + max(1.0, min(30.0, left / 4))
+        if isinstance(error, TimeoutError):
+            reason = f"no result within {self._timing.timeout:g} s"
+        elif isinstance(error, FetchFailed):
+            reason = str(error)
         else:
-            _log.error("%s were not to be had: %s", self._what, self._failure)
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._failure = FetchFailed(_one_line(self._redact(reason)))
+        if left <= 0:
+            _log.error("could not refresh %s (%s); requests that need them fail", self._what, self._failure)
+        elif left == inf:
+            _log.warning("could not refresh %s (%s); using the current ones", self._what, self._failure)
+        else:
+            _log.warning(
+                "could not refresh %s (%s); using the current ones for another %.0f s", self._what, self._failure, left
+            )
+
+
+def _one_line(text: str) -> str:
+    escaped = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
+    return escaped[:1000]

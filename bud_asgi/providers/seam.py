@@ -54,8 +54,11 @@ class Credential(Protocol):
         """
         ...
 
-    async def refresh(self) -> bool:
-        """Get a new credential after the upstream rejected this one; return `False` if there is no other."""
+    async def refresh(self, refused: HttpRequest) -> bool:
+        """Return whether there is another credential than the one that the upstream refused, fetching it if necessary.
+
+        `refused` is the request as `apply` returned it. The caller sends once more, with `apply`, if this is true.
+        """
         ...
 
     def redact(self, text: str) -> str:

@@ -34,11 +34,12 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     encoded = provider.encode(call)
     attempt.dropped = encoded.dropped
     try:
-        reply = await client.send(await provider.credential.apply(encoded.request, call.headers))
+        sent = await provider.credential.apply(encoded.request, call.headers)
+        reply = await client.send(sent)
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)
         error = await _read_error(provider, call, reply, attempt)
-        if _is_of_credential(error) and await provider.credential.refresh():
+        if _is_of_credential(error) and await provider.credential.refresh(sent):
             reply = await client.send(await provider.credential.apply(encoded.request, call.headers))
             if reply.status == 200:
                 return _accept(provider, call, reply, attempt)

@@ -82,7 +82,10 @@ def test_each_way_to_a_credential_is_the_same_in_a_file(page: str, there: Clouds
     exec(there.in_code(code, ""), names)
     text = "allow_anonymous = true\n" + there.in_file(file, "")
     providers = read_file(written(Path.cwd(), text), environ=os.environ).providers
-    in_code = [one.credential for one in names["ways"] if vars(one.credential).get("_given") is None]
+    credentials = [one.credential for one in names["ways"]]
+    in_code = [
+        one for one in credentials if vars(one).get("_given") is None and "credentials of the host" not in repr(one)
+    ]
     assert list(map(described, in_code)) == [described(one.credential) for one in providers]
 
 

@@ -284,7 +284,7 @@ class NoCredential:
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         raise UpstreamUnavailable("upstream authentication failed")
 
-    async def refresh(self) -> bool:
+    async def refresh(self, refused: HttpRequest) -> bool:
         return False
 
     def redact(self, text: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bud_asgi.http import HttpRequest, Origin
+from bud_asgi.providers.refresher import Timing
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import StandIn, ThreadedStandIn
 from bud_asgi.testing.google import Google
@@ -19,6 +20,7 @@ class Served:
 
     def __init__(self, google: Google, stand_in: ThreadedStandIn) -> None:
         self.google, self.stand_in = google, stand_in
+        self.timing = Timing()
 
     @property
     def issued(self) -> list[str]:
@@ -30,8 +32,9 @@ class Served:
         return {**self.google.account.info(self.stand_in.base_url), **changes}
 
     def credential(self, **options: Any) -> GoogleCredential:
-        """One that has the key, unless told otherwise."""
+        """A credential with the key, unless another source is given."""
         given = options.keys() & {"credentials", "service_account_file", "service_account_info"}
+        options = {"timing": self.timing, **options}
         return GoogleCredential(**({} if given else {"service_account_info": self.key()}), **options)
 
 

@@ -222,7 +222,7 @@ async def test_the_credential_is_the_last_header(provider: Anthropic, line: tupl
     assert list(request.headers) == [(b"a", b"b"), line]
     assert (request.body, request.target, request.origin) == (b"body", b"/", REQUEST.origin)
     assert REQUEST.headers == [(b"a", b"b")]
-    assert await provider.credential.refresh() is False
+    assert await provider.credential.refresh(request) is False
     assert provider.credential.redact(f"no {KEY}, {KEY}") == "no [secret], [secret]"
 
 

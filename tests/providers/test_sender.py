@@ -77,7 +77,7 @@ class Fresh:
         headers = [*request.headers, (b"authorization", b"Bearer %d" % self.count)]
         return HttpRequest(request.origin, request.method, request.target, headers, request.body)
 
-    async def refresh(self) -> bool:
+    async def refresh(self, refused: HttpRequest) -> bool:
         self.left -= 1
         return self.left >= 0
 

@@ -1,4 +1,4 @@
-"""A stand-in for the places that AWS hands out temporary keys at: STS, SSO, the container's and the instance's."""
+"""A stand-in for the endpoints that issue temporary AWS keys: STS, SSO, container and instance metadata."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _METADATA = "/latest/meta-data/iam/security-credentials/"
 
 
 class Sources:
-    """Hands out keys of `keys` that live `lifetime` seconds and a moment longer, unless `fault` says otherwise.
+    """Issues keys of `keys` that are valid for `lifetime` seconds and a moment longer, unless `fault` is set.
 
     `fault`: "hang" (until the caller leaves, counted in `left`), "500", "garbage", "incomplete", "expired".
     """
@@ -59,12 +59,12 @@ class Sources:
         self.fault: str | None = None
         self.delay = 0.0
         self.region = "us-east-1"
-        """That of STS."""
+        """The region that requests to STS must be signed for."""
         self.always: AwsKey | None = None
         """The same key every time, instead of a new one."""
         self.asked: list[str] = []
         self.roles: list[Mapping[str, str]] = []
-        """What STS was asked for."""
+        """The forms that STS received."""
         self.left = 0
 
     async def _sts(self, request: Request) -> Response:
@@ -91,7 +91,7 @@ class Sources:
     async def _container(self, request: Request) -> Response:
         if request.headers.get("authorization") != CONTAINER_TOKEN:
             return PlainTextResponse("no", 403)
-        return await self._answer(request, "container", _told)
+        return await self._answer(request, "container", _respond_json)
 
     async def _metadata_token(self, request: Request) -> Response:
         assert "x-aws-ec2-metadata-token-ttl-seconds" in request.headers
@@ -104,13 +104,13 @@ class Sources:
     async def _metadata(self, request: Request) -> Response:
         if request.headers.get("x-aws-ec2-metadata-token") != _METADATA_TOKEN:
             return PlainTextResponse("no", 401)
-        return await self._answer(request, "metadata", _told)
+        return await self._answer(request, "metadata", _respond_json)
 
     async def _sso(self, request: Request) -> Response:
         if request.headers.get("x-amz-sso_bearer_token") != SSO_TOKEN:
             return JSONResponse({"message": "Session token not found or invalid"}, 401)
 
-        def told(key: AwsKey, expiration: str) -> Response:
+        def respond(key: AwsKey, expiration: str) -> Response:
             milliseconds = int(datetime.fromisoformat(expiration).timestamp() * 1000)
             names = {
                 "accessKeyId": key.access_key,
@@ -119,9 +119,9 @@ class Sources:
             }
             return JSONResponse({"roleCredentials": {**names, "expiration": milliseconds}})
 
-        return await self._answer(request, "sso", told)
+        return await self._answer(request, "sso", respond)
 
-    async def _answer(self, request: Request, way: str, told: Callable[[AwsKey, str], Response]) -> Response:
+    async def _answer(self, request: Request, way: str, respond: Callable[[AwsKey, str], Response]) -> Response:
         self.asked.append(way)
         await asyncio.sleep(self.delay)
         match self.fault:
@@ -139,12 +139,12 @@ class Sources:
             case _:
                 seconds = -60.0 if self.fault == "expired" else self.lifetime
                 key = self.always or self.keys.issue_temporary(seconds + 0.5)
-                return told(key, (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+                return respond(key, (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 @contextmanager
 def sources() -> Generator[Sources]:
-    """The stand-in, served from a loop in a thread of its own."""
+    """The stand-in, served in a thread."""
     stand_in = Sources()
     with serving(stand_in.app) as url:
         stand_in.base_url = url
@@ -152,7 +152,7 @@ def sources() -> Generator[Sources]:
 
 
 def bare_machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """A machine without any AWS configuration, whatever this one has."""
+    """Remove the AWS configuration of this machine."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "BOTO")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -164,19 +164,19 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
 
 def in_container(monkeypatch: pytest.MonkeyPatch, stand_in: Sources) -> None:
-    """A machine that is a container, with an endpoint for keys."""
+    """Configure the machine as a container with a credentials endpoint."""
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{stand_in.base_url}/container")
     monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN)
 
 
 def process_output(key: AwsKey, seconds: float | None = None) -> str:
     """What a `credential_process` prints."""
-    told: dict[str, Any] = {"Version": 1, "AccessKeyId": key.access_key, "SecretAccessKey": key.secret_key}
+    output: dict[str, Any] = {"Version": 1, "AccessKeyId": key.access_key, "SecretAccessKey": key.secret_key}
     if key.session_token:
-        told["SessionToken"] = key.session_token
+        output["SessionToken"] = key.session_token
     if seconds is not None:
-        told["Expiration"] = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return json.dumps(told)
+        output["Expiration"] = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return json.dumps(output)
 
 
 def _fields(key: AwsKey, expiration: str, prefix: str = "") -> dict[str, str | None]:
@@ -184,7 +184,7 @@ def _fields(key: AwsKey, expiration: str, prefix: str = "") -> dict[str, str | N
     return {**names, f"{prefix}Token": key.session_token, "Expiration": expiration}
 
 
-def _told(key: AwsKey, expiration: str) -> Response:
+def _respond_json(key: AwsKey, expiration: str) -> Response:
     return JSONResponse({"Code": "Success", "Type": "AWS-HMAC", **_fields(key, expiration)})
 
 

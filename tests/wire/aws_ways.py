@@ -1,4 +1,4 @@
-"""The ways that a machine can be told of AWS's keys: each sets it up so, and returns the options of the credential."""
+"""The sources of AWS keys: each function sets a machine up for one, and returns the options of the credential."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def use_shared_file(aws: Sources, home: Path, _patch: pytest.MonkeyPatch) -> dic
 
 def use_profile(aws: Sources, home: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     patch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFTHEENVIRONMENT")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "which-a-profile-goes-before")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "a-profile-takes-precedence")
     (home / "config").write_text(profile("profile work", aws.keys.issue_temporary()))
     return {"profile": "work"}
 
@@ -75,8 +75,8 @@ def use_web_identity(aws: Sources, home: Path, patch: pytest.MonkeyPatch) -> dic
 
 
 def use_process(aws: Sources, home: Path, _patch: pytest.MonkeyPatch) -> dict[str, Any]:
-    (home / "told.json").write_text(process_output(aws.keys.issue_temporary(), 3600))
-    (home / "config").write_text(f"[default]\ncredential_process = /bin/cat {shlex.quote(str(home / 'told.json'))}\n")
+    (home / "output.json").write_text(process_output(aws.keys.issue_temporary(), 3600))
+    (home / "config").write_text(f"[default]\ncredential_process = /bin/cat {shlex.quote(str(home / 'output.json'))}\n")
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Every way to AWS's keys, against real endpoints: what they sign is taken, what expires is renewed in time."""
+"""Every source of AWS keys, against real endpoints: signatures are accepted, keys are refreshed before they expire."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import shlex
+import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,9 @@ from gateway import gateway, wait_until
 
 from bud_asgi.http import Engine, HttpRequest, Origin, read_body
 from bud_asgi.providers import Bedrock, UpstreamUnavailable
-from bud_asgi.providers import refresher as renewal
+from bud_asgi.providers.bedrock.chain import THREAD_NAME
 from bud_asgi.providers.bedrock.credential import AwsCredential
+from bud_asgi.providers.refresher import Timing
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock
 from bud_asgi.testing.bedrock import AwsKey
 
@@ -72,9 +74,16 @@ def upstream(aws: Sources) -> Generator[ThreadedStandIn]:
 
 
 @pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, aws: Sources) -> Generator[Path]:
+    """A machine without AWS configuration; no thread that fetches outlives the test."""
     bare_machine(monkeypatch, tmp_path)
-    return tmp_path
+    yield tmp_path
+    aws.fault = None
+    wait_until(lambda: not fetching(), "a thread still fetches keys", timeout=10)
+
+
+def fetching() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
 
 
 def request_to(upstream: ThreadedStandIn, body: bytes = BODY) -> HttpRequest:
@@ -83,16 +92,25 @@ def request_to(upstream: ThreadedStandIn, body: bytes = BODY) -> HttpRequest:
     return HttpRequest(origin, b"POST", f"/model/{HAIKU}/invoke".encode(), headers, body)
 
 
-async def ask(credential: AwsCredential, upstream: ThreadedStandIn, body: bytes = BODY) -> int:
-    """The status that a request gets with a credential; 200 only for a signature that holds."""
+async def send(sent: HttpRequest) -> int:
+    """The status of the reply; 200 only for a valid signature."""
     engine = Engine()
     try:
-        reply = await engine.send(await credential.apply(request_to(upstream, body), {}))
+        reply = await engine.send(sent)
         await read_body(reply, 1 << 20)
         reply.close()
         return reply.status
     finally:
         await engine.aclose()
+
+
+async def ask(credential: AwsCredential, upstream: ThreadedStandIn, body: bytes = BODY) -> int:
+    return await send(await credential.apply(request_to(upstream, body), {}))
+
+
+async def refresh(credential: AwsCredential, upstream: ThreadedStandIn) -> bool:
+    """Refresh as after a refusal of the current keys."""
+    return await credential.refresh(await credential.apply(request_to(upstream), {}))
 
 
 WAYS = {
@@ -115,7 +133,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("use", WAYS, ids=lambda use: use.__name__)
-async def test_keys_from_everywhere_sign_what_is_taken(
+async def test_keys_from_every_source_sign_requests_that_are_accepted(
     use: Any, aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
@@ -123,7 +141,7 @@ async def test_keys_from_everywhere_sign_what_is_taken(
     assert aws.asked == WAYS[use]
 
 
-async def test_a_role_is_assumed_as_it_was_said(
+async def test_a_role_is_assumed_with_the_given_options(
     aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await ask(AwsCredential(region="us-east-1", **use_role_by_keys(aws, home, monkeypatch)), upstream) == 200
@@ -136,7 +154,7 @@ async def test_a_role_is_assumed_as_it_was_said(
     assert "ExternalId" not in plain
 
 
-async def test_sts_is_asked_in_the_machines_own_region(
+async def test_sts_is_called_in_the_machines_configured_region(
     aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -144,7 +162,7 @@ async def test_sts_is_asked_in_the_machines_own_region(
     assert await ask(AwsCredential(region="us-east-1", **use_role_by_keys(aws, home, monkeypatch)), upstream) == 200
 
 
-async def test_a_bearer_token_goes_up_as_it_is(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bearer_token_is_sent_as_it_is(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await ask(AwsCredential(region="us-east-1", bearer_token="bedrock-api-key-stand-in"), upstream) == 200
     assert await ask(AwsCredential(region="us-east-1", bearer_token="another"), upstream) == 403
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key-stand-in")
@@ -156,7 +174,7 @@ async def test_a_large_body_is_signed_too(aws: Sources, upstream: ThreadedStandI
     assert await ask(AwsCredential(region="us-east-1", **explicit(aws.keys.issue())), upstream, body) == 200
 
 
-# What expires, fails, hangs.
+# Expiry, failures, hanging endpoints.
 
 
 async def test_the_first_fifty_share_one_fetch(
@@ -168,7 +186,7 @@ async def test_the_first_fifty_share_one_fetch(
     assert aws.asked == ["container"]
 
 
-async def test_what_expires_is_renewed_and_no_request_fails(
+async def test_keys_that_expire_are_refreshed_and_no_request_fails(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -183,7 +201,7 @@ async def test_what_expires_is_renewed_and_no_request_fails(
     assert len(used) >= 3
 
 
-async def test_keys_that_were_refused_are_replaced_once_for_all(
+async def test_refused_keys_are_replaced_by_one_fetch(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -192,20 +210,21 @@ async def test_keys_that_were_refused_are_replaced_once_for_all(
     aws.keys.expire()
 
     async def once_more() -> tuple[int, bool, int]:
-        return await ask(credential, upstream), await credential.refresh(), await ask(credential, upstream)
+        sent = await credential.apply(request_to(upstream), {})
+        return await send(sent), await credential.refresh(sent), await ask(credential, upstream)
 
     assert await asyncio.gather(*(once_more() for _ in range(50))) == [(403, True, 200)] * 50
     assert aws.asked == ["container"] * 2
 
 
-async def test_a_refresh_that_brings_nothing_new_says_so(
+async def test_a_refresh_that_returns_the_same_keys_is_false(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
     aws.always = aws.keys.issue_temporary()
     credential = AwsCredential(region="us-east-1")
     assert await ask(credential, upstream) == 200
-    assert [await credential.refresh() for _ in range(3)] == [False] * 3
+    assert [await refresh(credential, upstream) for _ in range(3)] == [False] * 3
     assert aws.asked == ["container"] * 2
 
 
@@ -214,19 +233,18 @@ async def test_a_rotated_file_is_read_again(aws: Sources, upstream: ThreadedStan
     credential = AwsCredential(region="us-east-1")
     assert await ask(credential, upstream) == 403
     (home / "credentials").write_text(profile("default", aws.keys.issue()))
-    assert await credential.refresh()
+    assert await refresh(credential, upstream)
     assert await ask(credential, upstream) == 200
 
 
-async def test_a_refresh_that_fails_leaves_the_keys(
+async def test_a_refresh_that_fails_keeps_the_current_keys(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
-    monkeypatch.setattr(renewal, "DEADLINE", 0.2)
-    credential = AwsCredential(region="us-east-1")
+    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.2))
     assert await ask(credential, upstream) == 200
     aws.fault = "hang"
-    assert not await credential.refresh()
+    assert not await refresh(credential, upstream)
     assert await ask(credential, upstream) == 200
 
 
@@ -237,7 +255,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("use", "fault"), ENDPOINTS)
-async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
+async def test_the_fault_of_an_endpoint_is_logged_and_not_sent_to_the_client(
     use: Any,
     fault: str,
     aws: Sources,
@@ -246,46 +264,44 @@ async def test_a_faulty_endpoint_is_told_in_the_log_and_not_to_the_client(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(renewal, "DEADLINE", 0.3)
-    credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
+    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.3), **use(aws, home, monkeypatch))
     aws.fault = fault
     with caplog.at_level(logging.WARNING, "bud_asgi"), pytest.raises(UpstreamUnavailable) as failed:
         await credential.apply(request_to(upstream), {})
     assert (failed.value.status, failed.value.type, failed.value.not_sent) == (502, "api_error", True)
     assert str(failed.value) == "upstream authentication failed"
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi"]
-    assert told.startswith("AWS credentials were not to be had: ")
-    assert str(failed.value.__cause__) in told
-    assert not any(token in told for token in (CONTAINER_TOKEN, WEB_TOKEN, SSO_TOKEN))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi"]
+    assert line.startswith('could not refresh AWS credentials for "bedrock" (')
+    assert str(failed.value.__cause__) in line
+    assert not any(token in line for token in (CONTAINER_TOKEN, WEB_TOKEN, SSO_TOKEN))
     if fault == "hang":
-        assert "not within the deadline" in told
+        assert "(no result within 0.3 s)" in line
         wait_until(lambda: aws.left == len(aws.asked), "the caller has not left")
 
 
-async def test_old_keys_of_the_instance_are_used_on(
+async def test_expired_keys_of_the_instance_are_still_used(
     aws: Sources, upstream: ThreadedStandIn, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As AWS's libraries do while its metadata service has a bad day: the upstream decides."""
+    """AWS's libraries do so while the metadata service fails to issue new ones: the upstream decides."""
     aws.fault = "expired"
     credential = AwsCredential(region="us-east-1", **use_instance_metadata(aws, home, monkeypatch))
     assert await ask(credential, upstream) == 403
 
 
-async def test_no_keys_anywhere_is_a_failure_too(upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_chain_without_keys_is_a_failure(upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1").apply(request_to(upstream), {})
     with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1", profile="unknown").apply(request_to(upstream), {})
-    assert "found none" in caplog.text
+    assert "found no credentials" in caplog.text
     assert "The config profile (unknown) could not be found" in caplog.text
 
 
-async def test_an_endpoint_that_recovers_is_asked_again(
+async def test_an_endpoint_that_recovers_is_called_again(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
-    monkeypatch.setattr(renewal, "DEADLINE", 0.2)
-    credential = AwsCredential(region="us-east-1")
+    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.2))
     aws.fault = "hang"
     failures = [credential.apply(request_to(upstream), {}) for _ in range(20)]
     assert {type(each) for each in await asyncio.gather(*failures, return_exceptions=True)} == {UpstreamUnavailable}
@@ -295,7 +311,7 @@ async def test_an_endpoint_that_recovers_is_asked_again(
     assert await ask(credential, upstream) == 200
 
 
-async def test_a_hanging_endpoint_keeps_nobody_else_waiting(
+async def test_a_hanging_endpoint_does_not_delay_other_credentials(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -312,7 +328,7 @@ async def test_a_hanging_endpoint_keeps_nobody_else_waiting(
         await hanging
 
 
-async def test_who_leaves_harms_no_one_who_waits(
+async def test_a_cancelled_request_does_not_disturb_those_that_wait(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
@@ -329,25 +345,24 @@ async def test_who_leaves_harms_no_one_who_waits(
 
 
 @pytest.mark.parametrize("by_role", [False, True])
-async def test_a_process_that_is_given_up_is_ended(by_role: bool, upstream: ThreadedStandIn, home: Path) -> None:
+async def test_a_process_that_exceeds_the_timeout_is_killed(
+    by_role: bool, upstream: ThreadedStandIn, home: Path
+) -> None:
     script = home / "hangs.sh"
     script.write_text(f"read line\necho $$ > {home / 'pid'}\nexec sleep 60\n")
     role = f"role_arn = {ROLE}\nsource_profile = base\n[profile base]\n" if by_role else ""
     command = shlex.join(["/bin/sh", str(script)])
     (home / "config").write_text(f"[profile work]\n{role}credential_process = {command}\n")
-    credential = AwsCredential(region="us-east-1", profile="work")
-    asking = asyncio.create_task(credential.apply(request_to(upstream), {}))
-    await until(lambda: (home / "pid").exists() and (home / "pid").read_text().endswith("\n"))
-    for fetch in credential._renewal._running.values():
-        fetch.cancel()
-    with pytest.raises(UpstreamUnavailable):
-        await asking
+    credential = AwsCredential(region="us-east-1", profile="work", timing=Timing(timeout=2.0))
+    with pytest.raises(UpstreamUnavailable, match="authentication failed"):
+        await credential.apply(request_to(upstream), {})
     pid = int((home / "pid").read_text())
+    wait_until(lambda: not fetching(), "the thread still waits for the process")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-async def test_nobody_is_asked_for_a_code(
+async def test_no_mfa_code_is_prompted_for(
     aws: Sources,
     upstream: ThreadedStandIn,
     home: Path,
@@ -359,7 +374,7 @@ async def test_nobody_is_asked_for_a_code(
     (home / "config").write_text(config.replace("source_profile", "mfa_serial = arn:aws:iam::1:mfa/me\nsource_profile"))
     with pytest.raises(UpstreamUnavailable):
         await AwsCredential(region="us-east-1", **options).apply(request_to(upstream), {})
-    assert "wants an MFA code" in caplog.text
+    assert "needs an MFA code" in caplog.text
     assert aws.asked == []
 
 
@@ -388,7 +403,7 @@ def test_one_credential_serves_loops_one_after_another(
     credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
 
     async def twice() -> tuple[int, bool, int]:
-        return await ask(credential, upstream), await credential.refresh(), await ask(credential, upstream)
+        return await ask(credential, upstream), await refresh(credential, upstream), await ask(credential, upstream)
 
     first = in_a_loop(new_loop, twice)
     second = in_a_loop(new_loop, lambda: ask(credential, upstream))
@@ -424,7 +439,7 @@ def test_a_loop_that_ends_leaves_nothing_behind(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    credential = AwsCredential(region="us-east-1", **use(aws, home, monkeypatch))
+    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=1.0), **use(aws, home, monkeypatch))
     aws.fault = "hang"
 
     async def left_waiting() -> asyncio.Task[HttpRequest]:
@@ -438,6 +453,23 @@ def test_a_loop_that_ends_leaves_nothing_behind(
     wait_until(lambda: aws.left == 1, "the endpoint's caller is still there")
     aws.fault = None
     assert in_a_loop(new_loop, lambda: ask(credential, upstream)) == 200
+
+
+def test_a_loop_that_ends_kills_the_process_that_it_waits_for(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], upstream: ThreadedStandIn, home: Path
+) -> None:
+    (home / "hangs.sh").write_text(f"echo $$ > {home / 'pid'}\nexec sleep 60\n")
+    (home / "config").write_text(f"[default]\ncredential_process = /bin/sh {home / 'hangs.sh'}\n")
+
+    async def leave_waiting() -> None:
+        waiting = asyncio.create_task(AwsCredential(region="us-east-1").apply(request_to(upstream), {}))
+        await until(lambda: (home / "pid").exists() and (home / "pid").read_text().endswith("\n"))
+        assert not waiting.done()
+
+    in_a_loop(new_loop, leave_waiting)
+    wait_until(lambda: not fetching(), "the thread still waits for the process")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((home / "pid").read_text()), 0)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -463,16 +495,17 @@ def test_clients_see_nothing_of_keys_that_expire(
         here.assert_nothing_open()
 
 
-def test_clients_are_told_no_more_than_that_it_failed(
+def test_clients_learn_only_that_authentication_failed(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
-    monkeypatch.setattr(renewal, "DEADLINE", 0.3)
     aws.fault = "hang"
-    with gateway("", providers=[Bedrock(region="us-east-1", endpoint=upstream.base_url)]) as here:
+    provider = Bedrock(region="us-east-1", endpoint=upstream.base_url)
+    provider.credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.3))
+    with gateway("", providers=[provider]) as here:
         reply = here.post()
         assert reply.status_code == 502
         assert reply.json()["error"] == {"type": "api_error", "message": "upstream authentication failed"}
-        assert here.account().attempts[0].failure == "TimeoutError: not within the deadline"
+        assert here.account().attempts[0].failure == "no result within 0.3 s"
         here.assert_nothing_open()
     assert upstream.requests == []

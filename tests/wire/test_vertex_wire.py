@@ -17,9 +17,9 @@ from gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts
-from bud_asgi.providers import refresher as renewal
+from bud_asgi.providers.refresher import Timing
 from bud_asgi.providers.vertex import Vertex
-from bud_asgi.providers.vertex import credential as google
+from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn, error, hang, late, sse, text, tool_use
 from bud_asgi.testing import vertex as stand_ins
 from bud_asgi.testing.google import PROJECT, Google, google_error, google_html, oauth_error
@@ -62,7 +62,9 @@ class Stage:
 
 
 @contextmanager
-def staged(tmp_path: Path, *, service: Callable[[Google], Any] | None = None, **options: Any) -> Generator[Stage]:
+def staged(
+    tmp_path: Path, *, service: Callable[[Google], Any] | None = None, timing: Timing | None = None, **options: Any
+) -> Generator[Stage]:
     google = Google()
     with ExitStack() as stack:
         tokens = stack.enter_context(StandIn.of(google).in_thread())
@@ -77,8 +79,10 @@ def staged(tmp_path: Path, *, service: Callable[[Google], Any] | None = None, **
             "timeouts": Timeouts(2.0, 2.0, 2.0),
             **options,
         }
-        providers = [Vertex(**settings)]
-        here = stack.enter_context(gateway("", providers=providers, routes=[Route("claude-*", to=["vertex"])]))
+        provider = Vertex(**settings)
+        if timing is not None:
+            provider.credential = GoogleCredential(service_account_file=key, timing=timing)
+        here = stack.enter_context(gateway("", providers=[provider], routes=[Route("claude-*", to=["vertex"])]))
         yield Stage(here, upstream, tokens, google)
         here.assert_nothing_open()
 
@@ -337,10 +341,8 @@ def test_a_token_endpoint_that_refuses(tmp_path: Path, caplog: pytest.LogCapture
         assert stage.upstream.requests == []
 
 
-def test_a_token_endpoint_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewal, "DEADLINE", 0.5)
-    monkeypatch.setattr(google, "DEADLINE", 0.5)
-    with staged(tmp_path) as stage:
+def test_a_token_endpoint_that_hangs(tmp_path: Path) -> None:
+    with staged(tmp_path, timing=Timing(timeout=0.5)) as stage:
         stage.tokens.enqueue(hang())
         replies = stage.at_once(10)
         assert {reply.status_code for reply in replies} == {502}

@@ -1,4 +1,4 @@
-"""What proves the gateway to AWS: a signature with keys from wherever AWS keeps them, or a bearer token.
+"""The credential for AWS: a signature with keys from any source that AWS defines, or a bearer token.
 
 Wire facts: vendor pages "Create a signed AWS API request", "Amazon Bedrock API keys", "AssumeRole".
 """
@@ -11,23 +11,25 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from inspect import iscoroutinefunction
 
+from bud_asgi.extras import require
 from bud_asgi.http import HttpRequest
 from bud_asgi.http.wire import content_length
 from bud_asgi.options import OptionError, check_text
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers.bedrock.chain import Role, Source, fetch_keys
+from bud_asgi.providers.bedrock.chain import HostCredentials, Role, Source, fetch_keys
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
-from bud_asgi.providers.refresher import Expiring, Refresher
+from bud_asgi.providers.refresher import Expiring, Refresher, Timing
 from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
-"""The environment variable with a Bedrock API key, as AWS's own libraries read it."""
+"""The environment variable with a Bedrock API key, which the AWS SDKs read too."""
 
-THREAD_OVER = 1 << 20
-"""Bytes of body past which the hash is made in a thread: 0.6 ms a megabyte, without the interpreter's lock."""
+HASH_IN_THREAD_OVER = 1 << 20
+"""Bytes of body above which the hash is computed in a thread: it takes 0.6 ms a megabyte and releases the GIL."""
 
-_FORMS = {
+_PATTERNS = {
     "region": (re.compile(r"[a-z0-9-]{1,63}"), 'an AWS region, such as "us-east-1"'),
     "service": (re.compile(r"[a-z0-9-]{1,63}"), 'the signing name of an AWS service, such as "bedrock"'),
     "profile": (re.compile(r".+"), "the name of an AWS profile"),
@@ -48,31 +50,36 @@ _NEEDS = {
 
 
 class AwsCredential:
-    """Proves the gateway to one service of AWS in one region. One object serves any number of event loops.
+    """Authenticates the gateway to one AWS service in one region. One object serves any number of event loops.
 
-    `service` is the name that signatures are made for (`bedrock`, `bedrock-mantle`, `aws-external-anthropic`; any but
-    S3, which has rules of its own), `region` is that of the endpoint. Keys come from
+    `service` is the name that requests are signed for (`bedrock`, `bedrock-mantle`, `aws-external-anthropic`; any but
+    S3, which signs in its own way), `region` the region of the endpoint, `name` what log lines call the credential.
+    The keys come from one of these:
 
-    - AWS's own chain, if nothing else is said: environment, profile, SSO, shared files, `credential_process`, web
-      identity, container, instance metadata. A service of Bedrock is given the bearer token in
-      `AWS_BEARER_TOKEN_BEDROCK` instead, if there is one now.
-    - `profile`: the same from that profile on, whatever keys the environment has.
-    - `access_key` and `secret_key`, with `session_token` where they are temporary.
-    - `role_arn`, with `external_id` and `session_name`: that role, assumed with the keys of any way above.
+    - AWS's own credential chain, the default: environment, profile, SSO, shared files, `credential_process`, web
+      identity, container, instance metadata. A Bedrock service uses the bearer token in `AWS_BEARER_TOKEN_BEDROCK`
+      instead, if that variable is set when the credential is built.
+    - `profile`: the chain for that profile, ignoring keys in the environment.
+    - `access_key` and `secret_key`, with `session_token` if they are temporary.
+    - `role_arn`, with `external_id` and `session_name`: that role, assumed with keys from any source above.
+    - `credentials`: a botocore or boto3 object of the host, such as `boto3.Session().get_credentials()`. It is called
+      in a thread, once a minute while there are requests, and refreshes itself.
 
-    `bearer_token`, a Bedrock API key, goes upstream as it is instead of a signature.
+    `bearer_token`, a Bedrock API key, is sent as it is instead of a signature.
 
-    Keys that expire are renewed before they do, while requests go on with the old ones; only who comes when none are
-    valid waits, ten seconds at most. Raises `OptionError`.
+    Keys that expire are refreshed before they do, while requests continue with the current ones; a request waits, for
+    ten seconds at most, only if no valid keys are held. Raises `OptionError` for options that are invalid or
+    contradict each other, and `MissingExtra` if the source of the keys needs botocore and it is not installed.
     """
 
     is_operators = True
 
-    def __init__(  # noqa: PLR0913 - one for each thing that AWS knows
+    def __init__(  # noqa: PLR0913 - one for each of AWS's own settings
         self,
         *,
         region: str,
         service: str = "bedrock",
+        name: str | None = None,
         profile: str | None = None,
         access_key: AnySecret | None = None,
         secret_key: AnySecret | None = None,
@@ -81,8 +88,10 @@ class AwsCredential:
         external_id: str | None = None,
         session_name: str | None = None,
         bearer_token: AnySecret | None = None,
+        credentials: HostCredentials | None = None,
+        timing: Timing | None = None,
     ) -> None:
-        _check_forms({"region": region, "service": service})
+        _check_patterns({"region": region, "service": service})
         given: dict[str, AnySecret | None] = {
             "profile": profile,
             "access_key": access_key,
@@ -93,57 +102,65 @@ class AwsCredential:
             "session_name": session_name,
             "bearer_token": bearer_token,
         }
-        _check_forms({name: value for name, value in given.items() if value is not None})
-        _check_together({name for name, value in given.items() if value is not None})
+        _check_patterns({name: value for name, value in given.items() if value is not None})
+        present = {name for name, value in given.items() if value is not None}
+        _check_host_credentials(credentials, present)
+        _check_together(present)
         self.region = region
         self.service = service
         self._bearer = secret_option("bearer_token", bearer_token)
-        if not any(given.values()) and service.startswith("bedrock"):
+        if not present and credentials is None and service.startswith("bedrock"):
             self._bearer = secret_option(BEARER_VARIABLE, os.environ.get(BEARER_VARIABLE) or None)
         self._keys = _keys(access_key, secret_key, session_token)
         role = Role(role_arn, session_name or "bud_asgi", external_id) if role_arn else None
-        self._source = Source(region=region, profile=profile, keys=self._keys, role=role)
+        self._source = Source(region=region, profile=profile, keys=self._keys, role=role, host=credentials)
         self._fixed = Signer(self._keys, service, region) if self._keys and not role else None
-        self._renewal = Refresher(self._fetch, self.redact, "AWS credentials")
+        if self._bearer is None and self._fixed is None and credentials is None:
+            require("Bedrock" if service == "bedrock" else f"The AWS service {service}", "botocore", "bedrock")
+        self._timing = timing or Timing()
+        what = f'AWS credentials for "{name or service}"'
+        self._refresher = Refresher(self._fetch, self.redact, what, self._timing)
 
     def __repr__(self) -> str:
         way = "bearer token" if self._bearer else str(self._source)
         return f"AwsCredential(region={self.region!r}, service={self.service!r}, {way})"
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with a signature over its final bytes, or with the bearer token.
+        """Return the request with a signature over its final bytes, or with the bearer token.
 
-        Raises `UpstreamUnavailable` when there are no keys to be had.
+        Raises `UpstreamUnavailable` if no valid keys could be fetched.
         """
         if self._bearer is not None:
             return request.with_headers(((b"authorization", b"Bearer " + self._bearer.reveal().encode()),))
         body = request.body
-        large = content_length(body) > THREAD_OVER
-        hashed = await asyncio.to_thread(payload_hash, body) if large else payload_hash(body)
-        signer = self._fixed or await self._renewal.value()
-        return request.with_headers(signer.sign(request, hashed, _timestamp(int(time.time()))))
+        is_large = content_length(body) > HASH_IN_THREAD_OVER
+        body_hash = await asyncio.to_thread(payload_hash, body) if is_large else payload_hash(body)
+        signer = self._fixed or await self._refresher.value()
+        return request.with_headers(signer.sign(request, body_hash, _timestamp(int(self._timing.clock()))))
 
-    async def refresh(self) -> bool:
-        """Ask the source of the keys again, once for all who want that now; whether it gave others.
+    async def refresh(self, refused: HttpRequest) -> bool:
+        """Return whether there are other keys than those that signed `refused`, fetching them if necessary.
 
-        The keys in use stay when it fails.
+        Many callers share one fetch. The current keys stay if it fails.
         """
-        return self._bearer is None and self._fixed is None and await self._renewal.renew()
+        if self._bearer is not None or self._fixed is not None:
+            return False
+        return await self._refresher.replace(lambda signer: signer.has_signed(refused))
 
     def redact(self, text: str) -> str:
-        """A text with our keys and tokens blotted out, those before the last renewal too."""
-        for secret in self._known():
+        """Replace the keys and tokens in a text, including those from before the last refresh."""
+        for secret in self._secrets():
             text = secret.redact(text)
         return text
 
     async def _fetch(self) -> Expiring[Signer]:
-        keys, expires = await fetch_keys(self._source)
-        return Expiring(Signer(keys, self.service, self.region), expires)
+        keys, expires_at = await fetch_keys(self._source, self._timing)
+        return Expiring(Signer(keys, self.service, self.region), expires_at)
 
-    def _known(self) -> Iterator[Secret]:
+    def _secrets(self) -> Iterator[Secret]:
         if self._bearer is not None:
             yield self._bearer
-        for keys in (self._keys, *(signer.keys for signer in self._renewal.recent)):
+        for keys in (self._keys, *(signer.keys for signer in self._refresher.recent)):
             if keys is not None:
                 yield from keys.secrets()
 
@@ -153,10 +170,10 @@ def _timestamp(second: int) -> bytes:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second)).encode()
 
 
-def _check_forms(options: Mapping[str, object]) -> None:
-    for name, (form, expected) in _FORMS.items():
+def _check_patterns(options: Mapping[str, object]) -> None:
+    for name, (pattern, expected) in _PATTERNS.items():
         if name in options:
-            check_text(name, options[name], expected, form, hide=name == "external_id")
+            check_text(name, options[name], expected, pattern, hide=name == "external_id")
 
 
 def _check_together(given: set[str]) -> None:
@@ -169,6 +186,18 @@ def _check_together(given: set[str]) -> None:
     for name, needed in _NEEDS.items():
         if name in given and needed not in given:
             raise OptionError(name, f"requires {needed}", other=needed)
+
+
+def _check_host_credentials(credentials: object, others: set[str]) -> None:
+    if credentials is None:
+        return
+    if others:
+        raise OptionError("credentials", f"cannot be combined with {', '.join(sorted(others))}")
+    get: object = getattr(credentials, "get_frozen_credentials", None)
+    if not callable(get):
+        raise OptionError("credentials", "expected an object with get_frozen_credentials(), as botocore and boto3 have")
+    if iscoroutinefunction(get):
+        raise OptionError("credentials", "expected an object of botocore or boto3, not of aiobotocore")
 
 
 def _keys(access_key: AnySecret | None, secret_key: AnySecret | None, session_token: AnySecret | None) -> Keys | None:

@@ -18,6 +18,7 @@ from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.options import check_choice, check_flag, check_text, check_texts, check_type, key_text, mismatch
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
+from bud_asgi.providers.bedrock.chain import HostCredentials
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_reply, translate
 from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
@@ -78,6 +79,7 @@ class AwsOptions(TypedDict, total=False):
     external_id: str | None
     session_name: str | None
     bearer_token: AnySecret | None
+    credentials: HostCredentials | None
 
 
 class Bedrock:
@@ -115,7 +117,7 @@ class Bedrock:
         check_edits(allow_betas, drop_fields)
         self.name = name
         self.region = region
-        self.credential: Credential = AwsCredential(region=region, service="bedrock", **credential)
+        self.credential: Credential = AwsCredential(region=region, service="bedrock", name=name, **credential)
         self._origin, self._path = _parse_endpoint(_host_of(region) if endpoint is None else endpoint, tls)
         self._prefix = _prefix(inference_profile, region)
         self._model_ids = _checked_ids({} if model_ids is None else model_ids)

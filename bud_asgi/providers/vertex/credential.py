@@ -1,4 +1,4 @@
-"""Google's access tokens as a credential: found and fetched by google-auth, in a thread, for it blocks.
+"""The credential for Google Cloud: access tokens that google-auth finds and fetches, in a thread because it blocks.
 
 Wire facts: Google Cloud's "How Application Default Credentials works", "Set the quota project".
 """
@@ -23,7 +23,8 @@ import msgspec
 from bud_asgi.http import Header, HttpRequest
 from bud_asgi.options import OptionError, check_text, mismatch
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers.refresher import DEADLINE, Expiring, Refresher
+from bud_asgi.providers.refresher import Expiring, Refresher, Timing
+from bud_asgi.providers.threads import start_thread
 from bud_asgi.secret import Secret
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 PROJECT = re.compile(r"[!-~]{1,200}")
 PROJECT_EXPECTED = "the id of a Google Cloud project"
 _PATH = re.compile(r"(?!env:|file:|\{)[^\0-\x1f]{1,4096}")
+THREAD_NAME = "bud_asgi Google token"
 
 
 class AccessToken(msgspec.Struct, frozen=True):
-    """A token, and the headers that it is sent in."""
+    """A token, and the headers that it is sent in; the first is `authorization`."""
 
     token: str
     headers: tuple[Header, ...]
@@ -47,13 +49,14 @@ class AccessToken(msgspec.Struct, frozen=True):
 
 
 class GoogleCredential:
-    """Proves the gateway to Google Cloud by access tokens with the scope `cloud-platform`.
+    """Authenticates the gateway to Google Cloud with access tokens for the scope `cloud-platform`.
 
-    They are those of `credentials` (a google-auth object of the host's, which is refreshed here), of the service
-    account whose key is in `service_account_file` or `service_account_info`, else those that the environment has
-    (Application Default Credentials: `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file, the metadata server). Calls count
-    against the quota of `quota_project`, by default the credentials' own. Files are read again after a fetch that
-    failed. One object serves any number of event loops. Raises `OptionError`.
+    The tokens are those of `credentials` (a google-auth object of the host, which is refreshed here), or of the service
+    account whose key is in `service_account_file` or `service_account_info`, or those of the environment (Application
+    Default Credentials: `GOOGLE_APPLICATION_CREDENTIALS`, gcloud's file, the metadata server). Calls count against the
+    quota of `quota_project`, by default that of the credentials. Files are read again after a fetch that failed.
+    `name` is what log lines call the credential. One object serves any number of event loops. Raises `OptionError` for
+    options that are invalid or contradict each other, and `MissingExtra` without google-auth.
     """
 
     is_operators = True
@@ -65,6 +68,8 @@ class GoogleCredential:
         service_account_file: str | os.PathLike[str] | None = None,
         service_account_info: Mapping[str, object] | None = None,
         quota_project: str | None = None,
+        name: str = "vertex",
+        timing: Timing | None = None,
     ) -> None:
         given = {
             "credentials": credentials,
@@ -82,62 +87,56 @@ class GoogleCredential:
         self._key()
         self._quota_project = quota_project
         self._loaded: GoogleCredentials | None = None
-        self._asking: Future[Expiring[AccessToken]] | None = None
+        self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
-        self._renewal = Refresher(self._fetch, self.redact, "Google's access tokens")
+        self._timing = timing or Timing()
+        self._refresher = Refresher(self._fetch, self.redact, f'Google access tokens for "{name}"', self._timing)
 
     def __repr__(self) -> str:
         return "GoogleCredential(...)"
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
-        """The request with a token. Raises `UpstreamUnavailable` when there is none to be had."""
-        return request.with_headers((await self._renewal.value()).headers)
+        """Return the request with a token. Raises `UpstreamUnavailable` if no valid token could be fetched."""
+        return request.with_headers((await self._refresher.value()).headers)
 
-    async def refresh(self) -> bool:
-        """Get another token, once for all who want that now; the one in use stays when it fails."""
-        return await self._renewal.renew()
+    async def refresh(self, refused: HttpRequest) -> bool:
+        """Return whether there is another token than the one in `refused`, fetching it if necessary.
+
+        Many callers share one fetch. The current token stays if it fails.
+        """
+        authorization = dict(refused.headers).get(b"authorization")
+        return await self._refresher.replace(lambda token: token.headers[0][1] == authorization)
 
     def redact(self, text: str) -> str:
-        """Blot the token out, and the one before."""
-        for held in self._renewal.recent:
+        """Replace the current token and the previous one in a text."""
+        for held in self._refresher.recent:
             text = Secret(held.token).redact(text)
         return text
 
     async def _fetch(self) -> Expiring[AccessToken]:
-        """What the thread gets. Whoever gives up waiting for it does not end it."""
+        """Wait for the thread that fetches, which goes on if the caller gives up, and serves the next caller."""
         with self._lock:
-            asking = self._asking
-            if asking is None or asking.done():
-                asking = Future[Expiring[AccessToken]]()
-                asking.set_running_or_notify_cancel()
-                # Not of an executor: those are waited for when the loop or the process ends.
-                threading.Thread(target=self._run, args=(asking,), name="bud_asgi Google token", daemon=True).start()
-                self._asking = asking
-        return await asyncio.wrap_future(asking)
+            if self._running is None or self._running.done():
+                self._running = start_thread(self._fetch_blocking, THREAD_NAME)
+            running = self._running
+        return await asyncio.wrap_future(running)
 
-    def _run(self, asking: Future[Expiring[AccessToken]]) -> None:
-        try:
-            fetched = self._ask()
-        except Exception as error:  # noqa: BLE001 - the end of a thread: raised again where it is awaited
-            self._loaded = None
-            asking.set_exception(error)
-        else:
-            asking.set_result(fetched)
+    def _fetch_blocking(self) -> Expiring[AccessToken]:
+        loaded, self._loaded = self._loaded, None  # a fetch that fails starts again from the files
+        from bud_asgi.providers.vertex import google_auth  # noqa: PLC0415 - takes long to import
 
-    def _ask(self) -> Expiring[AccessToken]:
-        from bud_asgi.providers.vertex import google_auth  # noqa: PLC0415 - it takes long to load
-
-        transport = google_auth.Transport(time.monotonic() + DEADLINE)
-        credentials = self._loaded or google_auth.load(self._given, self._key(), transport)
-        if not google_auth.is_fresh(credentials) or credentials.token in {held.token for held in self._renewal.recent}:
+        transport = google_auth.Transport(time.monotonic() + self._timing.timeout)
+        credentials = loaded or google_auth.load(self._given, self._key(), transport)
+        recent = {held.token for held in self._refresher.recent}
+        if not google_auth.is_fresh(credentials) or credentials.token in recent:
             credentials.refresh(transport)
         self._loaded = credentials
         token, expiry = Secret(credentials.token or "").reveal(), credentials.expiry
         headers = [(b"authorization", f"Bearer {token}".encode())]
         if project := self._quota_project or credentials.quota_project_id:
             headers.append((b"x-goog-user-project", project.encode()))
-        expires = inf if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
-        return Expiring(AccessToken(token, tuple(headers)), expires)
+        expires_at = inf if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
+        return Expiring(AccessToken(token, tuple(headers)), expires_at)
 
     def _key(self) -> Mapping[str, object] | None:
         return self._info if self._file is None else _read(self._file)

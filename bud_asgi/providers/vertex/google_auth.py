@@ -1,7 +1,7 @@
-"""The library google-auth, as far as it is used here: it finds credentials, and gets tokens over a transport of ours.
+"""What is used of google-auth: it finds credentials, and fetches tokens over our own transport.
 
-Imported on first use, in the thread that fetches, for it takes long to load. Sources: Google's "How Application Default
-Credentials works", "Workload Identity Federation".
+Imported on first use, in the thread that fetches, because it takes long to import. Vendor pages:
+Google's "How Application Default Credentials works", "Workload Identity Federation".
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ _MAX_REPLY = 1 << 20
 
 
 class GoogleCredentials(Protocol):
-    """What is used of a credentials object; times are UTC, though they don't say so."""
+    """What is used of a credentials object; its times are naive datetimes in UTC."""
 
     @property
     def token(self) -> str | None:
-        """The access token, if one was got."""
+        """The access token, if one was fetched."""
         ...
 
     @property
     def expiry(self) -> datetime | None:
-        """When it ends; `None`: never."""
+        """When the token expires; `None`: never."""
         ...
 
     @property
     def token_state(self) -> TokenState:
-        """Whether it can be used."""
+        """Whether the token can be used."""
         ...
 
     @property
     def quota_project_id(self) -> str | None:
-        """The project whose quota calls count against, if it is not the credentials' own."""
+        """The project whose quota calls count against, if not that of the credentials."""
         ...
 
     def refresh(self, request: object) -> None:
-        """Get another token. Blocks."""
+        """Fetch another token. Blocks."""
         ...
 
 
@@ -64,7 +64,7 @@ class _Default(Protocol):
 
 
 def load(given: object | None, key: Mapping[str, object] | None, transport: Transport) -> GoogleCredentials:
-    """The credentials that were given, or of a service account's key, or those that the environment has.
+    """Return the given credentials, or those of a service account's key, or those of the environment.
 
     Raises `GoogleAuthError`, `ValueError`, `OSError`.
     """
@@ -72,18 +72,18 @@ def load(given: object | None, key: Mapping[str, object] | None, transport: Tran
     if key is not None:
         found = ServiceAccount.from_service_account_info(key)  # pyright: ignore[reportUnknownMemberType] - untyped
     elif found is None:
-        # Scopes come after: with them it asks another API for the project of a federated identity.
+        # Without scopes, which are added below: with them it calls another API for the project of a federated identity.
         found, _ = cast("_Default", google.auth.default)(request=transport)  # pyright: ignore[reportUnknownMemberType]
     return cast("GoogleCredentials", with_scopes_if_required(found, SCOPES))
 
 
 def is_fresh(credentials: GoogleCredentials) -> bool:
-    """Whether they hold a token already: those that a host gave may."""
+    """Whether the credentials hold a usable token, as those of a host may."""
     return credentials.token_state is TokenState.FRESH
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What the library reads of a reply."""
+    """A response, with the attributes that google-auth reads."""
 
     status: int
     headers: HTTPMessage
@@ -91,11 +91,11 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """The library's `google.auth.transport.Request` over the standard library's HTTP. It blocks.
+    """google-auth's `google.auth.transport.Request` over the standard library's HTTP client. It blocks.
 
-    Base google-auth has none for HTTPS. Those it offers bring authorities of their own and read proxies and passwords
-    (`.netrc`) from the environment, and their timeouts are for each read. Here the system's authorities count, as
-    everywhere in the gateway, and `deadline` (monotonic) ends all that is asked through one transport.
+    google-auth's own transports trust certifi's authorities, read proxies and passwords (`.netrc`) from the
+    environment, and have a timeout for each read only. This one trusts the system's authorities, as the rest of the
+    gateway does, and `deadline`, on the monotonic clock, ends every request made through it.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -111,13 +111,13 @@ class Transport:
         cert: Sequence[str] | None = None,
         **_options: object,
     ) -> Reply:
-        """Send one request. `cert` are the files of a client certificate and its key. Raises `TransportError`."""
+        """Send a request. `cert` names the files of a client certificate and its key. Raises `TransportError`."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise _failed("the time for it is over")
+            raise _failed("the deadline has passed")
         parts = urlsplit(url)
         connection = _connection(parts, min(left, timeout or inf), cert)
-        cut = threading.Timer(left, _cut, (connection,))  # a timeout is for each read, and starts anew with each byte
+        cut = threading.Timer(left, _cut, (connection,))  # the socket's timeout restarts with each read
         cut.daemon = True
         cut.start()
         try:
@@ -143,9 +143,9 @@ def _connection(parts: SplitResult, timeout: float, cert: Sequence[str] | None) 
 
 def _cut(connection: HTTPConnection) -> None:
     if isinstance(peer := connection.sock, socket.socket):
-        with suppress(OSError):  # it ended by itself
+        with suppress(OSError):  # already closed
             peer.shutdown(socket.SHUT_RDWR)
 
 
 def _failed(message: str) -> TransportError:
-    return TransportError(f"no answer to a request for a token: {message}")
+    return TransportError(f"the token request failed: {message}")

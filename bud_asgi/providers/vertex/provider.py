@@ -84,6 +84,7 @@ class Vertex:
             service_account_file=service_account_file,
             service_account_info=service_account_info,
             quota_project=quota_project,
+            name=name,
         )
         self.base_url = f"https://{host_of(region)}" if base_url is None else base_url
         self._origin, self._parent = _parse_endpoint(project, region, self.base_url, tls)

@@ -1,4 +1,4 @@
-"""What becomes of requests when Google gives no token: an error that says nothing, soon, and the reason in the log."""
+"""When Google gives no token, requests fail soon with an error without details, and the log has the reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -14,24 +15,41 @@ from pathlib import Path
 import pytest
 from google.auth.exceptions import TransportError
 
-from bud_asgi.providers import refresher as renewal
 from bud_asgi.providers.errors import UpstreamUnavailable
-from bud_asgi.providers.vertex import credential as google
+from bud_asgi.providers.refresher import FORCED_REFRESH_INTERVAL, Timing
 from bud_asgi.providers.vertex import google_auth
-from bud_asgi.providers.vertex.credential import GoogleCredential
+from bud_asgi.providers.vertex.credential import THREAD_NAME, GoogleCredential
 from bud_asgi.testing import Reply, StandIn, hang, hang_mid_event, html, json_body, raw, reset_before_head
-from bud_asgi.testing.google import Google, oauth_error
-from providers.google_stage import Served, applied, bearer, google_served
+from bud_asgi.testing.google import Google
+from bud_asgi.testing.google.errors import oauth_error
+from providers.google_stage import REQUEST, Served, applied, bearer, google_served
+
+
+class Monotonic:
+    """The monotonic clock, `ahead` seconds later."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Generator[Served]:
-    """With a deadline that a test can wait for."""
-    monkeypatch.setattr(renewal, "DEADLINE", 0.5)
-    monkeypatch.setattr(renewal, "FORCED_APART", 0.0)
-    monkeypatch.setattr(google, "DEADLINE", 0.5)
+def clock() -> Monotonic:
+    return Monotonic()
+
+
+@pytest.fixture
+def served(clock: Monotonic) -> Generator[Served]:
+    """A stand-in whose credentials have a timeout that a test can wait for."""
     with google_served() as one:
+        one.timing = Timing(timeout=0.5, monotonic=clock)
         yield one
+
+
+async def refresh(credential: GoogleCredential) -> bool:
+    """Refresh as after a refusal of the current token."""
+    return await credential.refresh(await credential.apply(REQUEST, {}))
 
 
 async def failed(credential: GoogleCredential) -> UpstreamUnavailable:
@@ -57,18 +75,21 @@ SILENT: dict[str, Callable[[], Reply]] = {
 
 
 @pytest.mark.parametrize("reply", SILENT.values(), ids=SILENT.keys())
-async def test_an_endpoint_that_hangs_is_given_up(served: Served, reply: Callable[[], Reply]) -> None:
+async def test_an_endpoint_that_hangs_is_given_up(served: Served, clock: Monotonic, reply: Callable[[], Reply]) -> None:
     credential = served.credential()
     served.stand_in.enqueue(reply())
     began = time.monotonic()
     await asyncio.gather(*(failed(credential) for _ in range(20)))
     assert 0.4 < time.monotonic() - began < 1.5
     assert len(served.stand_in.requests) == 1
-    await asyncio.sleep(1.1)
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            await asyncio.to_thread(thread.join, 5)
+    clock.ahead += 1.1
     assert [await bearer(credential)] == served.issued
 
 
-async def test_one_that_hangs_is_in_nobody_elses_way(served: Served) -> None:
+async def test_an_endpoint_that_hangs_does_not_delay_other_credentials(served: Served) -> None:
     served.stand_in.enqueue(hang())
     stuck = asyncio.create_task(failed(served.credential()))
     await asyncio.to_thread(served.stand_in.wait_requests)
@@ -100,27 +121,27 @@ async def test_the_log_says_why(served: Served, caplog: pytest.LogCaptureFixture
     assert "PRIVATE KEY" not in caplog.text
 
 
-async def test_a_failure_is_not_repeated_at_once(served: Served) -> None:
+async def test_a_failure_is_not_repeated_at_once(served: Served, clock: Monotonic) -> None:
     credential = served.credential()
     served.stand_in.enqueue(oauth_error("invalid_grant", "no"))
     await failed(credential)
     for _ in range(20):
         await failed(credential)
     assert len(served.stand_in.requests) == 1
-    await asyncio.sleep(1.05)
+    clock.ahead += 1.1
     assert [await bearer(credential)] == served.issued
 
 
-async def test_the_old_token_stays_when_no_other_is_to_be_had(served: Served) -> None:
+async def test_the_current_token_stays_if_no_other_can_be_fetched(served: Served) -> None:
     credential = served.credential()
     first = await bearer(credential)
     served.stand_in.refuse_connections(drop_open=True)
-    assert await credential.refresh() is False
+    assert await refresh(credential) is False
     assert await bearer(credential) == first
     served.stand_in.accept_connections()
 
 
-async def test_an_unreachable_endpoint_is_told(served: Served) -> None:
+async def test_an_unreachable_endpoint_is_named(served: Served) -> None:
     served.stand_in.refuse_connections()
     error = await failed(served.credential())
     assert "TransportError" in str(error.__cause__)
@@ -128,21 +149,22 @@ async def test_an_unreachable_endpoint_is_told(served: Served) -> None:
     served.stand_in.accept_connections()
 
 
-async def test_a_key_that_was_exchanged_is_read_again(served: Served, tmp_path: Path) -> None:
+async def test_a_key_that_was_exchanged_is_read_again(served: Served, clock: Monotonic, tmp_path: Path) -> None:
     file = tmp_path / "key.json"
     file.write_text(json.dumps(served.key(client_email="gone@example.com")))
     credential = served.credential(service_account_file=file)
     await failed(credential)
     file.unlink()
-    await asyncio.sleep(1.05)
+    clock.ahead += 1.1
     assert "No such file" in str((await failed(credential)).__cause__)
     file.write_text(json.dumps(served.key()))
-    await asyncio.sleep(1.05)
+    clock.ahead += 1.1
     assert [await bearer(credential)] == served.issued
     served.stand_in.enqueue(oauth_error("invalid_grant", "Invalid JWT Signature."))
-    assert not await credential.refresh()
+    assert not await refresh(credential)
+    clock.ahead += FORCED_REFRESH_INTERVAL
     file.write_text(json.dumps(served.key(client_email="other@example.com")))
-    assert not await credential.refresh()
+    assert not await refresh(credential)
     assert served.stand_in.requests[-1].refusal == "Invalid grant: account not found"
 
 
@@ -151,12 +173,12 @@ def test_the_transport_has_one_deadline_for_all(served: Served) -> None:
     url = f"{served.stand_in.base_url}?a=b"
     assert transport(url).status == 200
     time.sleep(0.31)
-    with pytest.raises(TransportError, match="the time for it is over"):
+    with pytest.raises(TransportError, match="the deadline has passed"):
         transport(url)
     assert [request.target for request in served.stand_in.requests] == [b"/?a=b"]
 
 
-def test_the_transport_tells_what_failed(served: Served) -> None:
+def test_the_transport_names_what_failed(served: Served) -> None:
     served.stand_in.always(raw(b"no HTTP at all\r\n\r\n"))
     with pytest.raises(TransportError, match=r"127.0.0.1: no HTTP at all"):
         google_auth.Transport(time.monotonic() + 5)(f"{served.stand_in.base_url}/")
@@ -169,7 +191,7 @@ def test_the_transport_tells_what_failed(served: Served) -> None:
         transport(f"http://127.0.0.1:{port}/")
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_certificate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with StandIn.of(Google(), tls="good").in_thread() as stand_in:
         url = f"{stand_in.base_url}/"
         with pytest.raises(TransportError, match="certificate verify failed"):

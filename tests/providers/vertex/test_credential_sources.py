@@ -1,4 +1,4 @@
-"""Where Google's access tokens come from: keys, the environment, another platform's tokens, objects of the host's."""
+"""Sources of Google access tokens: keys, the environment, workload identity federation, objects of the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from google.oauth2.credentials import Credentials as UserCredentials
 
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing.google import CLOUD_PLATFORM, impersonation_url
-from providers.google_stage import Served, applied, bearer, google_served
+from providers.google_stage import REQUEST, Served, applied, bearer, google_served
 
 QUOTA = "billing-project"
 
@@ -40,7 +40,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Served]
 
 
 async def principal(served: Served, credential: GoogleCredential) -> str:
-    """Whose the token is that it gives."""
+    """The principal of the token that a credential returns."""
     value = await bearer(credential)
     token = served.google.tokens.find(value)
     assert token is not None
@@ -118,7 +118,7 @@ def test_a_machine_asks_its_metadata_server(served: Served) -> None:
     assert [f"Bearer {token}" for token in served.issued] == [ran.stdout.strip()]
 
 
-def test_without_any_there_is_a_clear_word(served: Served) -> None:
+def test_without_credentials_the_error_is_clear(served: Served) -> None:
     environment = {**os.environ, "NO_GCE_CHECK": "true"}
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=50
@@ -158,7 +158,7 @@ async def test_a_token_that_the_host_got_already_is_used(served: Served) -> None
     credential = served.credential(credentials=credentials)
     assert await principal(served, credential) == "host"
     assert served.stand_in.requests == []
-    assert await credential.refresh()
+    assert await credential.refresh(await credential.apply(REQUEST, {}))
     assert await principal(served, credential) == served.google.account.email
     assert len(served.stand_in.requests) == 1
 
@@ -173,7 +173,7 @@ async def test_an_old_token_of_the_hosts_is_not_used(served: Served) -> None:
 async def test_a_token_alone_can_be_used_but_not_renewed(served: Served) -> None:
     credential = served.credential(credentials=UserCredentials("ya29.given"))
     assert await bearer(credential) == "ya29.given"
-    assert await credential.refresh() is False
+    assert await credential.refresh(await credential.apply(REQUEST, {})) is False
     assert await bearer(credential) == "ya29.given"
 
 
@@ -185,12 +185,12 @@ def oauth_server() -> Generator[tuple[str, list[Mapping[str, list[str]]]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(parse_qs(self.rfile.read(int(self.headers["content-length"])).decode()))
-            said = json.dumps({"access_token": f"ya29.{len(asked)}", "expires_in": 3600}).encode()
+            reply = json.dumps({"access_token": f"ya29.{len(asked)}", "expires_in": 3600}).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(said)))
+            self.send_header("content-length", str(len(reply)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(reply)
 
         def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 (its name there)
 
@@ -209,7 +209,7 @@ async def test_a_users_credentials_are_refreshed() -> None:
         user = UserCredentials(None, refresh_token="1//of-a-user", token_uri=url, client_id="c", client_secret="s")
         credential = GoogleCredential(credentials=user)
         assert await asyncio.gather(bearer(credential), bearer(credential)) == ["ya29.1", "ya29.1"]
-        assert await credential.refresh()
+        assert await credential.refresh(await credential.apply(REQUEST, {}))
         assert await bearer(credential) == "ya29.2"
     assert [one["refresh_token"] for one in asked] == [["1//of-a-user"]] * 2
 
@@ -226,7 +226,7 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize(("info", "words"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_no_key_is_refused_at_once(tmp_path: Path, info: Any, words: str) -> None:
+def test_an_invalid_key_is_refused_at_once(tmp_path: Path, info: Any, words: str) -> None:
     file = written(tmp_path / "key.json", info)
     for options in ({"service_account_info": info}, {"service_account_file": file}):
         given: dict[str, Any] = options

@@ -1,4 +1,4 @@
-"""Signatures of ours are those of botocore's own signer, byte for byte."""
+"""Our signatures equal those of botocore's own signer, byte for byte."""
 
 from __future__ import annotations
 

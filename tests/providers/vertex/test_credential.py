@@ -1,4 +1,4 @@
-"""Google's access tokens as a credential: when one is fetched, how often, and who waits for it."""
+"""Google's access tokens as a credential: when one is fetched, how often, and which requests wait for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.vertex.credential import THREAD_NAME, GoogleCredential
 from bud_asgi.testing import hang, late
 from bud_asgi.testing.google import CLOUD_PLATFORM
 from providers.google_stage import REQUEST, Served, applied, bearer, google_served
@@ -37,6 +39,21 @@ async def until(served: Served, tokens: int) -> None:
     while len(served.issued) < tokens:
         assert time.monotonic() < deadline, f"{tokens} tokens, there are {len(served.issued)}"
         await asyncio.sleep(0.01)
+
+
+async def until_refreshed(credential: GoogleCredential, old: str) -> None:
+    async with asyncio.timeout(5):
+        while await bearer(credential) == old:  # noqa: ASYNC110 - a thread fetches it
+            await asyncio.sleep(0.01)
+
+
+class Clock:
+    """The wall clock, `ahead` seconds later."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
 
 
 async def test_a_request_gets_a_token(served: Served) -> None:
@@ -74,39 +91,42 @@ async def test_loops_share_one_fetch(served: Served) -> None:
 
 
 async def test_a_token_near_its_end_is_used_while_another_is_fetched(served: Served) -> None:
-    served.google.lifetime = 2
-    credential = served.credential()
+    clock = Clock()
+    credential = served.credential(timing=Timing(clock=clock))
     first = await bearer(credential)
-    await asyncio.sleep(1.55)
-    slowly(served, 0.1)
-    began = time.monotonic()
-    assert {await bearer(credential) for _ in range(20)} == {first}
-    assert time.monotonic() - began < 0.08
+    clock.ahead = 2800
+    slowly(served, 1)
+    for _ in range(20):
+        with pytest.raises(StopIteration):
+            credential.apply(REQUEST, {}).send(None)  # without waiting
+    assert await bearer(credential) == first
     await until(served, 2)
-    await asyncio.sleep(0.15)
+    await until_refreshed(credential, first)
     assert [first, await bearer(credential)] == served.issued
     assert len(served.stand_in.requests) == 2
 
 
 async def test_a_token_at_its_end_is_not_used(served: Served) -> None:
-    served.google.lifetime = 1
-    credential = served.credential()
+    clock = Clock()
+    credential = served.credential(timing=Timing(clock=clock))
     first = await bearer(credential)
-    await asyncio.sleep(0.95)
+    clock.ahead = 3596
+    served.google.lifetime = 7200
     second = set(await asyncio.gather(*(bearer(credential) for _ in range(20))))
     assert [first, *second] == served.issued
     assert len(served.stand_in.requests) == 2
 
 
-async def test_a_refresh_gets_another_token_for_all_who_ask(served: Served) -> None:
+async def test_callers_share_one_refresh(served: Served) -> None:
     credential = served.credential()
+    sent = await credential.apply(REQUEST, {})
     first = await bearer(credential)
-    assert await asyncio.gather(*(credential.refresh() for _ in range(20))) == [True] * 20
+    assert await asyncio.gather(*(credential.refresh(sent) for _ in range(20))) == [True] * 20
     assert [first, await bearer(credential)] == served.issued
     assert len(served.stand_in.requests) == 2
 
 
-async def test_who_is_cancelled_harms_nobody(served: Served) -> None:
+async def test_a_cancelled_request_does_not_disturb_the_others(served: Served) -> None:
     slowly(served)
     credential = served.credential()
     waiting = [asyncio.create_task(bearer(credential)) for _ in range(10)]
@@ -130,7 +150,7 @@ async def test_a_loop_that_ends_leaves_nothing(served: Served) -> None:
     await asyncio.to_thread(asyncio.run, give_up())
     assert await bearer(credential) == served.issued[0]
     for thread in threading.enumerate():
-        if thread.name == "bud_asgi Google token":
+        if thread.name == THREAD_NAME:
             thread.join(1)
             assert not thread.is_alive()
     assert len(served.stand_in.requests) == 1
@@ -151,7 +171,7 @@ async def test_nothing_shows_a_token(served: Served, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.DEBUG)
     credential = served.credential()
     first = await bearer(credential)
-    assert await credential.refresh()
+    assert await credential.refresh(await credential.apply(REQUEST, {}))
     second = await bearer(credential)
     request = await credential.apply(REQUEST, {})
     for shown in (repr(credential), str(credential), repr(await credential._fetch()), repr(request), caplog.text):

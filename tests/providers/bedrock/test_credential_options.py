@@ -1,4 +1,4 @@
-"""What AWS's credential can be told, and what it never shows."""
+"""The options of the AWS credential, and what it never shows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import threading
 from typing import Any
 
 import pytest
+from aiobotocore.credentials import AioCredentials
+from botocore.credentials import Credentials
 
 from bud_asgi.http import HttpRequest, Origin
 from bud_asgi.options import OptionError
@@ -21,6 +23,7 @@ from bud_asgi.secret import Secret
 
 KEYS: dict[str, Any] = {"access_key": "AKIDEXAMPLE", "secret_key": Secret("the-secret-key")}
 TEMPORARY: dict[str, Any] = {**KEYS, "session_token": "the-session-token"}
+HOST = Credentials("AKIDHOST", "host-secret")
 ROLE = "arn:aws:iam::123456789012:role/path/gateway"
 REQUEST = HttpRequest(Origin("h", 80), b"POST", b"/", ((b"content-type", b"application/json"),), b"{}")
 
@@ -34,7 +37,8 @@ def _bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def credential(**options: Any) -> AwsCredential:
-    return AwsCredential(**{"region": "us-east-1", **options})
+    given: dict[str, Any] = {"region": "us-east-1", **options}
+    return AwsCredential(**given)
 
 
 async def authorization(one: AwsCredential) -> bytes:
@@ -68,12 +72,19 @@ async def authorization(one: AwsCredential) -> bytes:
         ({"bearer_token": ""}, "bearer_token: a secret must be visible ASCII"),
         ({"bearer_token": b"hidden"}, "bearer_token: expected a string or a Secret, got a value that is not shown"),
         ({**KEYS, "session_token": "hidden\n"}, "session_token: a secret must be visible ASCII"),
+        ({"credentials": HOST, **KEYS}, "credentials: cannot be combined with access_key, secret_key"),
+        ({"credentials": HOST, "profile": "p"}, "credentials: cannot be combined with profile"),
+        ({"credentials": HOST, "role_arn": ROLE}, "credentials: cannot be combined with role_arn"),
+        ({"credentials": HOST, "bearer_token": "t"}, "credentials: cannot be combined with bearer_token"),
+        ({"credentials": object()}, "credentials: expected an object with get_frozen_credentials()"),
+        ({"credentials": AioCredentials("a", "s")}, "credentials: expected an object of botocore or boto3, not of aio"),
     ],
 )
-def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], words: str) -> None:
+def test_an_invalid_option_is_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=re.escape(words)) as refused:
         credential(**options)
     assert str(refused.value).startswith(words)
+    assert refused.value.option == words.partition(":")[0]
     assert "hidden" not in str(refused.value)
 
 
@@ -86,6 +97,7 @@ def test_what_contradicts_itself_is_refused_by_name(options: dict[str, Any], wor
         ({**TEMPORARY, "role_arn": ROLE, "external_id": "id"}, f"{ROLE} by keys"),
         ({"role_arn": ROLE, "profile": "work"}, f"{ROLE} by profile 'work'"),
         ({"bearer_token": "the-bearer-token"}, "bearer token"),
+        ({"credentials": HOST}, "credentials of the host"),
     ],
 )
 def test_nothing_secret_is_shown(options: dict[str, Any], way: str) -> None:
@@ -96,7 +108,7 @@ def test_nothing_secret_is_shown(options: dict[str, Any], way: str) -> None:
     assert not any(value in shown for value in ("AKIDEXAMPLE", "the-secret", "the-session", "the-bearer"))
 
 
-async def test_what_was_given_is_blotted_out() -> None:
+async def test_given_keys_are_redacted() -> None:
     text = "AKIDEXAMPLE the-secret-key the-session-token the-bearer-token"
     assert credential(**TEMPORARY).redact(text) == "[secret] [secret] [secret] the-bearer-token"
     role = credential(**TEMPORARY, role_arn=ROLE)
@@ -105,26 +117,31 @@ async def test_what_was_given_is_blotted_out() -> None:
     assert credential().redact(text) == text
 
 
-async def test_what_was_fetched_is_blotted_out_after_its_renewal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fetched_keys_are_redacted_and_so_are_the_previous_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = credential()
-    for number in (1, 2, 3):
+
+    def set_keys(number: int) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIDCHAIN{number}")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"chain-secret-{number}")
         monkeypatch.setenv("AWS_SESSION_TOKEN", f"chain-token-{number}")
-        monkeypatch.setattr("bud_asgi.providers.refresher.FORCED_APART", 0)
-        assert await chain.refresh()
+
+    set_keys(1)
+    for number in (2, 3):
+        sent = await chain.apply(REQUEST, {})
+        set_keys(number)
+        assert await chain.refresh(sent)
     assert "/us-east-1/bedrock/aws4_request" in (await authorization(chain)).decode()
     assert chain.redact("chain-token-3 chain-secret-2 AKIDCHAIN2 chain-token-1") == (
         "[secret] [secret] [secret] chain-token-1"
     )
 
 
-async def test_what_is_fixed_can_not_be_refreshed() -> None:
+async def test_fixed_credentials_cannot_be_refreshed() -> None:
     for one in (credential(**KEYS), credential(bearer_token="t")):
-        assert not await one.refresh()
+        assert not await one.refresh(REQUEST)
 
 
-async def test_the_token_of_the_environment_goes_before_the_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environments_token_takes_precedence_over_the_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "of-the-environment")
     assert await authorization(credential()) == b"Bearer of-the-environment"
     assert await authorization(credential(service="bedrock-mantle")) == b"Bearer of-the-environment"
@@ -139,7 +156,7 @@ async def test_the_token_of_the_environment_goes_before_the_chain_only(monkeypat
         credential()
 
 
-async def test_what_is_there_stays_and_the_signature_names_its_scope() -> None:
+async def test_a_request_is_unchanged_but_for_the_signature_which_names_its_scope() -> None:
     signed = await credential(**TEMPORARY, service="bedrock-mantle", region="eu-west-1").apply(REQUEST, {})
     assert tuple(signed.headers[:1]) == tuple(REQUEST.headers)
     assert (signed.target, signed.body, signed.origin) == (REQUEST.target, REQUEST.body, REQUEST.origin)
@@ -149,7 +166,7 @@ async def test_what_is_there_stays_and_the_signature_names_its_scope() -> None:
     assert words in added[b"authorization"]
 
 
-async def test_large_bodies_are_hashed_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_bodies_are_hashed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     hashing: list[threading.Thread] = []
     real = sigv4.payload_hash
 
@@ -169,7 +186,7 @@ def test_a_credential_of_the_seam() -> None:
     assert one.is_operators
 
 
-def test_nothing_of_aws_is_imported_before_it_is_needed() -> None:
+def test_botocore_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import asyncio, sys, bud_asgi\n"
         "from bud_asgi.providers.bedrock.credential import AwsCredential\n"
