@@ -1,4 +1,4 @@
-"""Running inside a host app: the path below its prefix, the lifespan, installing, the final event of a stream."""
+"""Running inside a host app: the path below the prefix, the lifespan, mounting, the final event of a stream."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def local_path(scope: Scope) -> str:
     if path.endswith("/"):
         raw_path: bytes = scope.get("raw_path") or b"/"
         if not raw_path.partition(b"?")[0].endswith(b"/"):
-            path = path.removesuffix("/")  # Litestar adds one
+            path = path.removesuffix("/")  # Litestar appends one
     prefix: str = scope.get("root_path", "").rstrip("/")
     while prefix:
         if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
@@ -57,17 +57,17 @@ async def run_lifespan(lifespan: EnterLifespan, receive: Receive, send: Send) ->
 
 
 class FinalErrorEvent:
-    """The outermost layer of a host: ends a stream when the layers between can't pass anything on any more.
+    """The outermost middleware of a host: ends a running stream with an `error` event when the request is cancelled.
 
-    Past its grace period a server cancels what runs; a `BaseHTTPMiddleware` in the host then drops what a mounted app
-    sends.
+    A server cancels running requests at the end of its grace period. A `BaseHTTPMiddleware` in the host then drops what
+    the mounted app sends.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through; send the closing event in the step of the cancellation."""
+        """Pass everything through. The closing event is sent in the same step as the cancellation."""
         try:
             await self.app(scope, receive, send)
         except asyncio.CancelledError:
@@ -78,7 +78,7 @@ class FinalErrorEvent:
 
 
 class _ExactPrefix:
-    """Passes on a request for the prefix itself: all of its path is prefix, even if it looks like one of our paths."""
+    """Serves the bare prefix: the whole path is prefix, even if it looks like a path of the Messages API."""
 
     def __init__(self, guest: ASGIApp) -> None:
         self.guest = guest
@@ -91,7 +91,7 @@ class _ExactPrefix:
 def install(
     host: Starlette, path: str, guest: ASGIApp, lifespan: Callable[[], AbstractAsyncContextManager[None]]
 ) -> None:
-    """Mount an app in a Starlette or FastAPI host at a prefix, and enter its lifespan inside the host's.
+    """Mount an app in a Starlette or FastAPI host at a prefix, and enter its lifespan within the host's.
 
     Raises `ValueError` for a path without a leading slash, or where an app is mounted already.
     """

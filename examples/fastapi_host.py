@@ -1,6 +1,10 @@
-"""A FastAPI service with a login of its own: the endpoint takes the user that the service has found.
+"""A FastAPI service with its own login, which the mounted Messages API uses too.
 
-ANTHROPIC_API_KEY=... uvicorn examples.fastapi_host:app
+Run it in the repository's root:
+
+    ANTHROPIC_API_KEY=sk-ant-... uvicorn examples.fastapi_host:app
+
+Clients use the base URL http://127.0.0.1:8000/llm and a session token as the bearer token, such as `session-of-ada`.
 """
 
 import os
@@ -12,19 +16,19 @@ from starlette.types import Scope
 from bud_asgi import Anthropic, HostUser, MessagesApp, Principal, Secret
 
 SESSIONS = {"session-of-ada": "ada", "session-of-bob": "bob"}
-"""Stands for the service's own session store."""
+"""Replace it with your own session store."""
 
 app = FastAPI()
 
 
 @app.get("/")
 async def home() -> dict[str, str]:
-    """The host's own route."""
+    """A route of the service itself."""
     return {"hello": "from the host"}
 
 
 def user_of(scope: Scope) -> Principal | None:
-    """Who is asking, by the service's own session: from a bearer token here, a cookie would do as well."""
+    """Return the user of a request, from a bearer token. A session cookie would work as well."""
     token = Headers(scope=scope).get("authorization", "").removeprefix("Bearer ")
     name = SESSIONS.get(token)
     return Principal(id=name, models=("claude-haiku-*",)) if name else None

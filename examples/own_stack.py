@@ -1,6 +1,10 @@
-"""A stack by hand: the three middlewares in an order of one's own, a router and a middleware of one's own.
+"""A custom middleware stack: another order, a custom router, and a custom middleware.
 
-ANTHROPIC_API_KEY=... uvicorn examples.own_stack:app
+Run it in the repository's root, with two API keys of your choice:
+
+    ANTHROPIC_API_KEY=sk-ant-... EXAMPLE_API_KEY=... EXAMPLE_FREE_API_KEY=... uvicorn examples.own_stack:app
+
+Clients use the base URL http://127.0.0.1:8000.
 """
 
 import os
@@ -38,33 +42,33 @@ TABLE = RouteTable(
 
 
 class FreeRouter:
-    """A router of one's own: the principal `free` gets a cheaper model under the name `best`."""
+    """A custom router: for the principal `free`, the name `best` stands for a cheaper model."""
 
     def resolve(self, model: str, principal: Principal | None) -> ResolvedRoute:
-        """Resolve by who is asking, then by the table."""
+        """Resolve the name for this principal, then look it up in the table."""
         free = principal is not None and principal.id == "free"
         return TABLE.resolve("best-for-free" if model == "best" and free else model, principal)
 
     def offers(self, principal: Principal | None) -> Sequence[Offer]:
-        """What the Models API lists."""
+        """The models that the Models API lists."""
         return TABLE.offers(principal)
 
 
 class Closed(GatewayError):
-    """An error of one's own: it reaches the client in the envelope of the Messages API."""
+    """A custom error. Clients receive it in the error format of the Messages API."""
 
     status = 503
     type = "api_error"
 
 
 class OpeningHours:
-    """A middleware of one's own: plain ASGI, reading the record that travels in the scope."""
+    """A custom middleware: plain ASGI that reads the `Exchange` in the scope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Turn everybody but the owner away while the sign says so."""
+        """Reject all principals but the owner while `EXAMPLE_CLOSED` is set."""
         principal = Exchange.of(scope).principal
         if os.environ.get("EXAMPLE_CLOSED") and principal is not None and principal.id != "owner":
             raise Closed("We are closed.")

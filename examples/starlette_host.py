@@ -1,6 +1,10 @@
-"""A Starlette service that takes the endpoint in, beside a route of its own.
+"""A Starlette service with the Messages API mounted next to its own route.
 
-ANTHROPIC_API_KEY=... uvicorn examples.starlette_host:app
+Run it in the repository's root, with an API key of your choice for the client:
+
+    ANTHROPIC_API_KEY=sk-ant-... EXAMPLE_API_KEY=... uvicorn examples.starlette_host:app
+
+Clients use the base URL http://127.0.0.1:8000/llm.
 """
 
 import os
@@ -14,13 +18,13 @@ from bud_asgi import Anthropic, ApiKeys, Limit, MessagesApp, Secret, hash_api_ke
 
 
 async def home(_request: Request) -> PlainTextResponse:
-    """The host's own page."""
+    """A page of the service itself."""
     return PlainTextResponse("the host's own page")
 
 
 app = Starlette(routes=[Route("/", home)])
 messages = MessagesApp(
-    # In earnest, keep the hash alone in your configuration: ApiKeys({"ci": "sha256:..."}).
+    # In production, store only the hash: ApiKeys({"ci": "sha256:..."}).
     auth=ApiKeys({"ci": hash_api_key(os.environ["EXAMPLE_API_KEY"])}),
     providers=[
         Anthropic(

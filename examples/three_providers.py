@@ -1,8 +1,12 @@
-"""One endpoint before Anthropic, Amazon Bedrock and Vertex AI: the name of the model says who is asked.
+"""One endpoint for Anthropic, Amazon Bedrock and Vertex AI: the model name selects the provider.
 
-The clouds find their credentials where their own tools do: AWS's chain, Google's Application Default Credentials.
+The cloud credentials come from the usual places: AWS's credential chain and Google's Application Default Credentials.
+Run it in the repository's root, with an API key of your choice for the client:
 
-ANTHROPIC_API_KEY=... AWS_REGION=us-east-1 ANTHROPIC_VERTEX_PROJECT_ID=... uvicorn examples.three_providers:app
+    export ANTHROPIC_API_KEY=sk-ant-... AWS_REGION=us-east-1 ANTHROPIC_VERTEX_PROJECT_ID=...
+    EXAMPLE_API_KEY=... uvicorn examples.three_providers:app
+
+Clients use the base URL http://127.0.0.1:8000.
 """
 
 import os
@@ -10,7 +14,7 @@ import os
 from bud_asgi import Anthropic, ApiKeys, Bedrock, MessagesApp, Route, Secret, Target, Vertex, hash_api_key
 
 app = MessagesApp(
-    # In earnest, keep the hash alone in your configuration: ApiKeys({"ci": "sha256:..."}).
+    # In production, store only the hash: ApiKeys({"ci": "sha256:..."}).
     auth=ApiKeys({"ci": hash_api_key(os.environ["EXAMPLE_API_KEY"])}),
     providers=[
         Anthropic(
@@ -27,9 +31,9 @@ app = MessagesApp(
         ),
     ],
     routes=[
-        Route("claude-team", to=[Target("vertex", "claude-sonnet-4-6")]),  # a name of your own
-        Route("claude-opus-*", to=["bedrock"]),  # as the client wrote it: each cloud has its own id for it
+        Route("claude-team", to=[Target("vertex", "claude-sonnet-4-6")]),  # your own name for a model
+        Route("claude-opus-*", to=["bedrock"]),  # the cloud's model ID is derived from the client's
         Route("claude-haiku-*", to=["vertex"]),
-        Route("claude-*", to=["anthropic", "bedrock"]),  # Bedrock where Anthropic can't be reached
+        Route("claude-*", to=["anthropic", "bedrock"]),  # Bedrock if Anthropic is unreachable
     ],
 )

@@ -1,9 +1,10 @@
-"""Each example is served and called, as its users would."""
+"""Each example is served and called with the official SDK."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +18,7 @@ from bud_asgi.testing.google import Google
 from bud_asgi.testing.server.serving import serving
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+NAMES = sorted(file.stem for file in EXAMPLES.glob("*.py"))
 HELLO: list[anthropic.types.MessageParam] = [{"role": "user", "content": "Hello"}]
 
 
@@ -25,12 +27,12 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> Generator[ThreadedStandIn]:
     with StandIn(api_key="sk-ant-upstream").in_thread() as stand_in:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-upstream")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", stand_in.base_url)
-        monkeypatch.setenv("EXAMPLE_API_KEY", "sk-of-the-owner")
-        monkeypatch.setenv("EXAMPLE_FREE_API_KEY", "sk-of-the-free")
+        monkeypatch.setenv("EXAMPLE_API_KEY", "sk-owner")
+        monkeypatch.setenv("EXAMPLE_FREE_API_KEY", "sk-free")
         yield stand_in
 
 
-def app_of(name: str):
+def load_app(name: str):
     spec = importlib.util.spec_from_file_location(f"examples.{name}", EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -40,19 +42,28 @@ def app_of(name: str):
     return module.app
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_sets_the_variables_that_the_example_needs(name: str) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text()
+    docstring, _, code = source.removeprefix('"""').partition('"""')
+    assert f"uvicorn examples.{name}:app" in docstring
+    required = re.findall(r'(?:os\.environ\[|from_env\()"(\w+)"', code)
+    assert sorted(re.findall(r"([A-Z_]+)=", docstring)) == sorted(required)
+
+
 def client(url: str, key: str) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
 
 
 def test_starlette_host(upstream: ThreadedStandIn) -> None:
-    with serving(app_of("starlette_host")) as url, client(f"{url}/llm", "sk-of-the-owner") as caller:
+    with serving(load_app("starlette_host")) as url, client(f"{url}/llm", "sk-owner") as caller:
         assert httpx.get(url).text == "the host's own page"
         assert caller.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO).content
         assert httpx.post(f"{url}/llm/v1/messages").status_code == 401
 
 
 def test_fastapi_host(upstream: ThreadedStandIn) -> None:
-    with serving(app_of("fastapi_host")) as url, client(f"{url}/llm", "session-of-ada") as ada:
+    with serving(load_app("fastapi_host")) as url, client(f"{url}/llm", "session-of-ada") as ada:
         assert httpx.get(url).json() == {"hello": "from the host"}
         with ada.messages.stream(model="claude-haiku-4-5", max_tokens=9, messages=HELLO) as stream:
             assert stream.get_final_text()
@@ -64,9 +75,9 @@ def test_fastapi_host(upstream: ThreadedStandIn) -> None:
 
 def test_own_stack(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        serving(app_of("own_stack")) as url,
-        client(url, "sk-of-the-owner") as owner,
-        client(url, "sk-of-the-free") as free,
+        serving(load_app("own_stack")) as url,
+        client(url, "sk-owner") as owner,
+        client(url, "sk-free") as free,
     ):
         for caller in (owner, free):
             caller.messages.create(model="best", max_tokens=9, messages=HELLO)
@@ -83,13 +94,13 @@ def test_own_stack(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[tuple[ThreadedStandIn, ThreadedStandIn]]:
-    """Bedrock and Vertex AI, with credentials where their own tools would find them."""
+    """Bedrock and Vertex AI, with credentials in the places where their own tools look."""
     aws, google = bedrock.Bedrock(), Google()
     key, key_file = aws.keys.issue_temporary(), tmp_path / "key.json"
     with (
         StandIn.of(aws).in_thread() as amazon,
         StandIn.of(google).in_thread() as tokens,
-        StandIn.of(vertex.Vertex(tokens=google.tokens)).in_thread() as there,
+        StandIn.of(vertex.Vertex(tokens=google.tokens)).in_thread() as vertex_ai,
     ):
         key_file.write_text(json.dumps(google.account.info(tokens.base_url)))
         for name in ("AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK"):
@@ -102,26 +113,26 @@ def clouds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[tuple[T
             "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": amazon.base_url,
             "GOOGLE_APPLICATION_CREDENTIALS": str(key_file),
             "ANTHROPIC_VERTEX_PROJECT_ID": google.project,
-            "ANTHROPIC_VERTEX_BASE_URL": f"{there.base_url}/v1",
+            "ANTHROPIC_VERTEX_BASE_URL": f"{vertex_ai.base_url}/v1",
         }.items():
             monkeypatch.setenv(name, value)
-        yield amazon, there
+        yield amazon, vertex_ai
 
 
 def test_three_providers(upstream: ThreadedStandIn, clouds: tuple[ThreadedStandIn, ThreadedStandIn]) -> None:
     amazon, google = clouds
-    with serving(app_of("three_providers")) as url, client(url, "sk-of-the-owner") as caller:
+    with serving(load_app("three_providers")) as url, client(url, "sk-owner") as caller:
 
-        def asked(model: str) -> str:
+        def message_id(model: str) -> str:
             with caller.messages.stream(model=model, max_tokens=9, messages=HELLO) as stream:
                 return stream.get_final_message().id
 
-        assert asked("claude-opus-5-5").startswith("msg_bdrk_")
-        assert asked("claude-haiku-4-5").startswith("msg_vrtx_")
-        assert asked("claude-team").startswith("msg_vrtx_")
-        assert asked("claude-sonnet-5-5").startswith("msg_01")
+        assert message_id("claude-opus-5-5").startswith("msg_bdrk_")
+        assert message_id("claude-haiku-4-5").startswith("msg_vrtx_")
+        assert message_id("claude-team").startswith("msg_vrtx_")
+        assert message_id("claude-sonnet-5-5").startswith("msg_01")
         upstream.refuse_connections(drop_open=True)
-        assert asked("claude-sonnet-5-5").startswith("msg_bdrk_")
+        assert message_id("claude-sonnet-5-5").startswith("msg_bdrk_")
         assert {"claude-team", "claude-opus-5-5"} <= {model.id for model in caller.models.list(limit=1000)}
     assert [request.path.split(b"/")[2] for request in amazon.requests] == [
         b"us.anthropic.claude-opus-5-5",

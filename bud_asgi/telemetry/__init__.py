@@ -1,4 +1,4 @@
-"""What happened: told from the finished `Exchange`, never on a request's way."""
+"""Reports on finished requests, from their `Exchange`."""
 
 from bud_asgi.telemetry.access_log import access_line, log_access
 

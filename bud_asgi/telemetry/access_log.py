@@ -1,4 +1,4 @@
-"""One line of JSON for each request: who, what, where to, how it ended. No content, no credential."""
+"""The access log: one line of JSON for each request, without content or credentials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger("bud_asgi.access")
 
 
 class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a line says; a field that is not known is left out. `milliseconds` until the first byte and the last."""
+    """The fields of a line; unknown ones are left out. Both times count from the arrival of the request."""
 
     request_id: str
     operation: str | None
@@ -30,7 +30,7 @@ class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def access_line(exchange: Exchange) -> bytes:
-    """The line of a finished exchange, as JSON."""
+    """Encode a finished exchange as one line of JSON."""
     attempt = exchange.attempts[-1] if exchange.attempts else None
     ended = exchange.started if exchange.ended is None else exchange.ended
     return msgspec.json.encode(

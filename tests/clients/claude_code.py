@@ -1,4 +1,4 @@
-"""Claude Code, the command line client, without a terminal and without the rest of the world."""
+"""Claude Code, the command line client, without a terminal and without the internet."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from bud_asgi.testing import Received, Reply, text
 from bud_asgi.testing.anthropic.default_replies import default_reply
 
 PROGRAM = PACKAGES / "@anthropic-ai/claude-code/cli-wrapper.cjs"
-"""Finds the binary for this machine's kind, which is a package of its own."""
+"""Starts the binary for this platform, which is a package of its own."""
 
 TOOLS = "Write,Read,Bash,Agent"
 
 OPTIONS = (
     "--output-format=stream-json",
     "--verbose",
-    "--strict-mcp-config",  # else it asks for a public list of MCP servers
+    "--strict-mcp-config",  # otherwise it fetches a public list of MCP servers
     f"--allowedTools={TOOLS}",
 )
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A session that has ended: its status, what it told line by line, and what it said beside that."""
+    """A finished session: its exit status, the events that it printed line by line, and its stderr."""
 
     status: int
     events: Sequence[Mapping[str, Any]]
-    words: str
+    stderr: str
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """Its last line: how it ended."""
-        assert self.events, self.words
+        """The last event: the result of the session."""
+        assert self.events, self.stderr
         assert self.events[-1]["type"] == "result", self.events[-1]
         return self.events[-1]
 
-    def assert_success(self, said: str) -> None:
-        """It ended well, with these words."""
+    def assert_success(self, text: str) -> None:
+        """Check that it succeeded, with this text as the result."""
         assert (self.status, self.result["subtype"], self.result["is_error"]) == (0, "success", False), self.result
-        assert self.result["result"] == said
+        assert self.result["result"] == text
 
 
 class ClaudeCode:
-    """The client in a folder of its own, which has its home and the place where it works."""
+    """The client in its own folder, with a home directory and a working directory."""
 
     def __init__(self, folder: Path, proxy: str) -> None:
         self.home, self.work = folder / "home", folder / "work"
         temporary = folder / "tmp"
-        for place in (self.home, self.work, temporary):
-            place.mkdir()
-        self._environ = {
+        for directory in (self.home, self.work, temporary):
+            directory.mkdir()
+        self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
             "TMPDIR": str(temporary),
@@ -70,21 +70,22 @@ class ClaudeCode:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def __call__(self, base_url: str, *options: str, prompt: str = "Go on.", **environ: str) -> Session:
-        """Run a session with one prompt to its end. `environ` changes its environment; an empty value is as none."""
-        ended = run_node(
+    def __call__(self, base_url: str, *options: str, prompt: str = "Go on.", **environment: str) -> Session:
+        """Run a session with one prompt to its end. `environment` adds variables; an empty one counts as unset."""
+        finished = run_node(
             str(PROGRAM),
             *("-p", prompt, *OPTIONS, *options),
-            environ={**self._environ, "ANTHROPIC_BASE_URL": base_url, **environ},
+            environment={**self._environment, "ANTHROPIC_BASE_URL": base_url, **environment},
             cwd=self.work,
         )
-        return Session(ended.status, [json.loads(line) for line in ended.out.splitlines()], ended.words)
+        events = [json.loads(line) for line in finished.stdout.splitlines()]
+        return Session(finished.status, events, finished.stderr)
 
 
 class Script:
-    """What the model does in a session: a step for each tool result that it has seen, the last one ends it.
+    """The model's replies in a session, for `always` of a stand-in: one for each number of tool results so far.
 
-    Without tools in the request (a title, a hook) it says `{"ok": true}`. For `always` of a stand-in.
+    The last one ends the session. Requests without tools (a title, a hook) are answered with `{"ok": true}`.
     """
 
     def __init__(self, *steps: Reply) -> None:
@@ -93,14 +94,14 @@ class Script:
     def __call__(self, received: Received) -> Reply:
         if received.path != b"/v1/messages":
             return default_reply(received)
-        asked = received.json()
-        if not asked.get("tools"):
+        request = received.json()
+        if not request.get("tools"):
             return text('{"ok": true}')
-        return self._steps[min(len(tool_results(asked)), len(self._steps) - 1)]
+        return self._steps[min(len(tool_results(request)), len(self._steps) - 1)]
 
 
-def tool_results(asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tool results in a request's messages."""
-    contents = [message["content"] for message in asked["messages"]]
+def tool_results(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tool results in the messages of a request."""
+    contents = [message["content"] for message in request["messages"]]
     blocks = [block for content in contents if isinstance(content, list) for block in cast("list[Any]", content)]
     return [block for block in blocks if block["type"] == "tool_result"]

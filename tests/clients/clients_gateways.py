@@ -1,4 +1,4 @@
-"""A gateway as its users run it: mounted in a host's app, or alone from a file."""
+"""The two ways to run a gateway: mounted in a host app, and standalone with a configuration file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UPSTREAM_KEY = "sk-ant-the-operators-key"
 
 @contextmanager
 def mounted(upstream: ThreadedStandIn, **options: Any) -> Generator[str]:
-    """A Starlette host with the app at `/llm`; `options` are the app's. Yields the base URL for clients."""
+    """Run a Starlette host with the app at `/llm`; `options` are the app's. Yields the base URL for clients."""
     settings: dict[str, Any] = {
         "auth": ApiKeys({"me": hash_api_key(KEY)}),
         "providers": [Anthropic(api_key=UPSTREAM_KEY, base_url=upstream.base_url)],
@@ -49,16 +49,16 @@ hash = "{hash}"
 
 @contextmanager
 def standalone(upstream: ThreadedStandIn, folder: Path, more: str = "") -> Generator[str]:
-    """`bud-asgi serve` with a file in `folder`, in a process of its own; `more` is put at the file's end.
+    """Run `bud-asgi serve` in its own process, with a file in `folder`. Yields the base URL for clients.
 
-    Yields the base URL for clients.
+    `more` is appended to the file.
     """
     (folder / "upstream-key").write_text(UPSTREAM_KEY)
     file = folder / "gateway.toml"
     file.write_text(FILE.format(upstream=upstream.base_url, hash=hash_api_key(KEY)) + more)
     command = [sys.executable, "-W", "error", "-m", "bud_asgi.cli", "serve", str(file), "--port", "0"]
     log = folder / "gateway.log"
-    with log.open("wb") as words, subprocess.Popen(command, stdout=words, stderr=words) as process:
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             yield _address(log, process)
         finally:
@@ -68,8 +68,8 @@ def standalone(upstream: ThreadedStandIn, folder: Path, more: str = "") -> Gener
 
 
 def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Where the server says that it listens."""
-    deadline = time.monotonic() + 15
+    """Wait until the server has logged its address."""
+    deadline = time.monotonic() + 30
     while (found := re.search(r"running on (http://\S+)", log.read_text())) is None:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

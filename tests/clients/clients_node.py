@@ -1,4 +1,4 @@
-"""Programs that need Node.js: it comes as a wheel, what it runs from the lock file beside this one."""
+"""Runs Node.js, which comes as a wheel, with the packages of the lock file in this folder."""
 
 from __future__ import annotations
 
@@ -17,53 +17,54 @@ FOLDER = Path(__file__).parent
 PACKAGES = FOLDER / "node_modules"
 NODE = Path(ROOT_DIR) / "bin/node"
 
-LONGEST = 40.0  # seconds
+TIMEOUT = 40.0
+"""Seconds after which a program is killed."""
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """A program that has ended."""
+class Finished(msgspec.Struct, frozen=True):
+    """A program that has finished."""
 
     status: int
-    out: str
-    words: str
+    stdout: str
+    stderr: str
 
 
-def run_node(*words: str, environ: Mapping[str, str], cwd: Path = FOLDER, longest: float = LONGEST) -> Ended:
-    """Run it to its end, without standard input. Past `longest` seconds it is ended with all that it started.
+def run_node(*arguments: str, environment: Mapping[str, str], cwd: Path = FOLDER, timeout: float = TIMEOUT) -> Finished:
+    """Run Node.js to its end, without standard input. After `timeout` seconds it and its children are killed.
 
-    Raises `FileNotFoundError` when the packages are not there, `TimeoutExpired`.
+    Raises `FileNotFoundError` if the packages are not installed, `TimeoutExpired` after `timeout`.
     """
     if not PACKAGES.exists():
-        raise FileNotFoundError(f"{PACKAGES} is not there: `make test-clients` makes it")
+        raise FileNotFoundError(f"{PACKAGES} does not exist; `make test-clients` installs it")
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [str(NODE), *words],
+        [str(NODE), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=pipe,
         stderr=pipe,
         text=True,
-        env=dict(environ),
+        env=dict(environment),
         cwd=cwd,
         start_new_session=True,
     ) as process:
         try:
-            out, words_said = process.communicate(timeout=longest)
+            stdout, stderr = process.communicate(timeout=timeout)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    return Ended(process.returncode, out, words_said)
+    return Finished(process.returncode, stdout, stderr)
 
 
 class TypeScript:
-    """The official TypeScript SDK; `options` are those of its client."""
+    """The official TypeScript SDK. `options` are the options of its client."""
 
     def __init__(self, **options: Any) -> None:
         self._options = {"maxRetries": 0, **options}
 
-    def __call__(self, case: str, given: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run one case, `file.name`, of those in `typescript/`: what it tells, as JSON."""
+    def __call__(self, case: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run one case, `file.name`, of those in `typescript/`. Returns the JSON that it prints."""
         file, _, name = case.partition(".")
-        told: Sequence[str] = (file, name, json.dumps({**self._options, **options}), json.dumps(given or {}))
-        ended = run_node(str(FOLDER / "typescript/run.mjs"), *told, environ={"PATH": os.defpath})
-        assert ended.status == 0, ended.words
-        return json.loads(ended.out)
+        arguments: Sequence[str] = (file, name, json.dumps({**self._options, **options}), json.dumps(params or {}))
+        finished = run_node(str(FOLDER / "typescript/run.mjs"), *arguments, environment={"PATH": os.defpath})
+        assert finished.status == 0, finished.stderr
+        return json.loads(finished.stdout)

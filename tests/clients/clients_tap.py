@@ -1,4 +1,4 @@
-"""A pass-through on the wire: bytes go on as they come, and the requests among them are kept."""
+"""A TCP proxy that forwards all bytes unchanged and records the requests."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ HOST = "127.0.0.1"
 
 
 class Tap:
-    """What a client has sent, byte for byte, on its way to a server. `base_url` is for the client."""
+    """The requests that passed, byte for byte. `base_url` is for the client."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self.requests: list[Received] = []
-        """The whole requests, in the order in which they ended."""
+        """The complete requests, in the order of their last bytes."""
 
     def sent(self, method: bytes, path: bytes) -> list[Received]:
-        """The requests to a path; what stands before `/v1` or `/api` in it is the mount's."""
-        return [one for one in self.requests if one.method == method and one.path.endswith(path)]
+        """The requests whose path ends with `path`: the prefix of the mount is left out."""
+        return [request for request in self.requests if request.method == method and request.path.endswith(path)]
 
 
 class _Reader:
-    """Reads one connection's requests (the callbacks of httptools)."""
+    """Parses the requests of one connection, with the callbacks of httptools."""
 
     def __init__(self, requests: list[Received]) -> None:
         self._requests = requests
         self._parser = HttpRequestParser(self)
-        self._now = Received(number=0, connection=0, method=b"", target=b"")
+        self._current = Received(number=0, connection=0, method=b"", target=b"")
 
     def feed(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        self._now = Received(number=len(self._requests) + 1, connection=0, method=b"", target=b"")
+        self._current = Received(number=len(self._requests) + 1, connection=0, method=b"", target=b"")
 
     def on_url(self, url: bytes) -> None:
-        self._now.target += url
+        self._current.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._now.headers.append((name, value))
+        self._current.headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:
-        self._now.body += body
+        self._current.body += body
 
     def on_message_complete(self) -> None:
-        self._now.method = self._parser.get_method()
-        self._now.complete = True
-        self._requests.append(self._now)
+        self._current.method = self._parser.get_method()
+        self._current.complete = True
+        self._requests.append(self._current)
 
 
 @contextmanager
 def tapped(url: str) -> Generator[Tap]:
-    """Listen before the server at `url`, whose path is kept."""
+    """Forward to the server at `url`, and keep the path of the URL."""
     to = urlsplit(url)
     server: Any = ThreadingTCPServer((HOST, 0), _Connection)
     server.daemon_threads = True
@@ -82,18 +82,18 @@ class _Connection(BaseRequestHandler):
         server: Any = self.server
         client: socket.socket = self.request
         with socket.create_connection(server.to) as upstream:
-            down = threading.Thread(target=_pump, args=(upstream, client), daemon=True)
-            down.start()
+            replies = threading.Thread(target=_pump, args=(upstream, client), daemon=True)
+            replies.start()
             _pump(client, upstream, _Reader(server.tap.requests).feed)
-            down.join()
+            replies.join()
 
 
-def _pump(source: socket.socket, sink: socket.socket, note: Callable[[bytes], None] | None = None) -> None:
-    """Hand on until the source ends, then end the sink's input."""
+def _pump(source: socket.socket, sink: socket.socket, on_data: Callable[[bytes], None] | None = None) -> None:
+    """Forward until the source ends, then end the sink's input."""
     with suppress(OSError):
         while data := source.recv(65536):
-            if note:
-                note(data)
+            if on_data:
+                on_data(data)
             sink.sendall(data)
     with suppress(OSError):
         sink.shutdown(socket.SHUT_WR)

@@ -7,7 +7,7 @@ import pytest
 from claude_code import ClaudeCode
 from clients_gateways import KEY, UPSTREAM_KEY, mounted, standalone
 from clients_node import TypeScript
-from clients_outside import Outside, nothing_outside
+from clients_outside import BlockedInternet, blocked_internet
 from clients_tap import Tap, tapped
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
@@ -21,27 +21,27 @@ def upstream() -> Generator[ThreadedStandIn]:
 
 @pytest.fixture
 def sdk(upstream: ThreadedStandIn) -> Generator[TypeScript]:
-    """The TypeScript SDK before the mounted gateway."""
+    """The TypeScript SDK as a client of the mounted gateway."""
     with mounted(upstream) as base_url:
         yield TypeScript(baseURL=base_url, apiKey=KEY)
 
 
 @pytest.fixture
-def outside() -> Generator[Outside]:
-    """Nothing may leave the machine, in no test that uses this."""
-    with nothing_outside() as one:
-        yield one
-        assert one.asked == []
+def internet() -> Generator[BlockedInternet]:
+    """No request may leave the machine."""
+    with blocked_internet() as internet:
+        yield internet
+        assert internet.requests == []
 
 
 @pytest.fixture
-def claude(tmp_path: Path, outside: Outside) -> ClaudeCode:
-    return ClaudeCode(tmp_path, outside.proxy)
+def claude(tmp_path: Path, internet: BlockedInternet) -> ClaudeCode:
+    return ClaudeCode(tmp_path, internet.proxy)
 
 
 @pytest.fixture(params=["mounted", "standalone"])
 def tap(request: pytest.FixtureRequest, upstream: ThreadedStandIn, tmp_path: Path) -> Generator[Tap]:
-    """Sight of what a client sends to a gateway, of either kind."""
+    """A tap in front of a mounted and of a standalone gateway."""
     gateway = mounted(upstream) if request.param == "mounted" else standalone(upstream, tmp_path)
-    with gateway as base_url, tapped(base_url) as one:
-        yield one
+    with gateway as base_url, tapped(base_url) as tap:
+        yield tap

@@ -1,4 +1,4 @@
-"""docs/claude-code.md is followed to the letter."""
+"""docs/claude-code.md: its settings, routes and tables are run with Claude Code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ PAGE = (FOLDER.parents[1] / "docs/claude-code.md").read_text()
 (ROUTES,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_it_is_set_up_as_the_page_says(claude: ClaudeCode, upstream: ThreadedStandIn, tmp_path: Path) -> None:
+def test_the_settings_and_routes_of_the_page_work(
+    claude: ClaudeCode, upstream: ThreadedStandIn, tmp_path: Path
+) -> None:
     upstream.always(Script(text("All done.")))
     exported = dict(re.findall(r"export (\w+)=(\S+)", SHELL))
     assert exported.pop("ANTHROPIC_BASE_URL").endswith("/llm")
@@ -25,15 +27,15 @@ def test_it_is_set_up_as_the_page_says(claude: ClaudeCode, upstream: ThreadedSta
     with standalone(upstream, tmp_path, ROUTES) as base_url:
         for model in ("claude-team", "sonnet"):
             claude(base_url, f"--model={model}", ANTHROPIC_AUTH_TOKEN=KEY).assert_success("All done.")
-    assert [one.json()["model"] for one in upstream.requests] == ["claude-opus-5-5", "claude-sonnet-5-5"]
+    assert [request.json()["model"] for request in upstream.requests] == ["claude-opus-5-5", "claude-sonnet-5-5"]
 
 
-def test_the_release_is_the_one_that_is_run() -> None:
-    (release,) = re.findall(r"Claude Code (\d+\.\d+\.\d+)", PAGE)
-    assert f'"@anthropic-ai/claude-code": "{release}"' in (FOLDER / "package.json").read_text()
+def test_the_version_on_the_page_is_the_tested_one() -> None:
+    (version,) = re.findall(r"Claude Code (\d+\.\d+\.\d+)", PAGE)
+    assert f'"@anthropic-ai/claude-code": "{version}"' in (FOLDER / "package.json").read_text()
 
 
-def test_its_table_of_models_is_what_is_asked_for() -> None:
+def test_the_table_of_models_matches_the_tested_requests() -> None:
     rows = re.findall(r"^\| (.*) \| `(claude-[\w-]+)` \|$", PAGE, re.MULTILINE)
-    told = {chosen.strip("`"): asked for names, asked in rows for chosen in names.split(", ")}
-    assert told == {chosen or "nothing": asked for chosen, asked in MODELS.items() if asked != chosen}
+    documented = {chosen.strip("`"): requested for names, requested in rows for chosen in names.split(", ")}
+    assert documented == {chosen or "nothing": requested for chosen, requested in MODELS.items() if requested != chosen}

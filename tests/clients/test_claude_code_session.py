@@ -1,4 +1,4 @@
-"""Claude Code works through a session behind a mounted and a standalone gateway, and its bytes stay whole."""
+"""Sessions of Claude Code with a mounted and a standalone gateway; requests are forwarded byte for byte."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from bud_asgi.testing import (
 )
 
 
-def messages_of(upstream: ThreadedStandIn) -> list[Received]:
-    return [one for one in upstream.requests if one.path == b"/v1/messages"]
+def messages_requests(upstream: ThreadedStandIn) -> list[Received]:
+    return [request for request in upstream.requests if request.path == b"/v1/messages"]
 
 
 def test_a_session_with_tool_calls(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
     note = claude.work / "note.txt"
     upstream.always(
         Script(
-            tool_use("Write", {"file_path": str(note), "content": "Grüezi \U0001f600\n"}, text="I write it down."),
+            tool_use("Write", {"file_path": str(note), "content": "Grüezi \U0001f600\n"}, text="I will write it down."),
             tool_use("Read", {"file_path": str(note)}),
             tool_use("Bash", {"command": "tr a-z A-Z < note.txt", "description": "Shout"}),
             text("All done."),
@@ -37,71 +37,72 @@ def test_a_session_with_tool_calls(claude: ClaudeCode, tap: Tap, upstream: Threa
     )
     claude(tap.base_url, prompt="Write a note.").assert_success("All done.")
     assert note.read_text() == "Grüezi \U0001f600\n"
-    asked = messages_of(upstream)
-    assert len(asked) == 4
-    written, read, shouted = tool_results(asked[-1].json())
+    received = messages_requests(upstream)
+    assert len(received) == 4
+    written, read, shouted = tool_results(received[-1].json())
     assert "note.txt" in json.dumps(written["content"])
     assert "Grüezi" in json.dumps(read["content"], ensure_ascii=False)
     assert "GR" in json.dumps(shouted["content"])
     assert upstream.refused == []
 
 
-def test_what_it_sent_is_what_went_up(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
+def test_the_upstream_receives_what_the_client_sent(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
     upstream.always(Script(tool_use("Bash", {"command": "echo hello", "description": "Greet"}), text("All done.")))
     claude(tap.base_url).assert_success("All done.")
-    sent, asked = tap.sent(b"POST", b"/v1/messages"), messages_of(upstream)
-    assert len(sent) == len(asked) == 2
-    for ours, theirs in zip(sent, asked, strict=True):
-        assert ours.target.endswith(b"/v1/messages?beta=true")
-        assert theirs.body == ours.body
+    sent, received = tap.sent(b"POST", b"/v1/messages"), messages_requests(upstream)
+    assert len(sent) == len(received) == 2
+    for client, gateway in zip(sent, received, strict=True):
+        assert client.target.endswith(b"/v1/messages?beta=true")
+        assert gateway.body == client.body
         for name in ("anthropic-version", "anthropic-beta"):
-            assert ours.header(name)
-            assert theirs.header(name) == ours.header(name)
-        assert theirs.header("x-api-key") == UPSTREAM_KEY.encode()
-        assert not any(KEY.encode() in value for _, value in theirs.headers)
-        system = theirs.json()["system"]
+            assert client.header(name)
+            assert gateway.header(name) == client.header(name)
+        assert gateway.header("x-api-key") == UPSTREAM_KEY.encode()
+        assert not any(KEY.encode() in value for _, value in gateway.headers)
+        system = gateway.json()["system"]
         assert len(system) > 1
         assert system[0]["text"].startswith("x-anthropic-billing-header: ")
 
 
-def test_fields_and_betas_that_we_never_heard_of(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
-    """In auto mode it sends `safeguards`, which some upstreams refuse; then it does without."""
-    refusal = error(400, "invalid_request_error", "safeguards: Extra inputs are not permitted")
+def test_unknown_fields_and_betas_are_forwarded(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
+    """In auto mode it sends `safeguards`, and retries without if the upstream rejects the field."""
+    rejection = error(400, "invalid_request_error", "safeguards: Extra inputs are not permitted")
     script = Script(text("All done."))
-    upstream.always(lambda one: refusal if b'"safeguards":' in one.body else script(one))
+    upstream.always(lambda request: rejection if b'"safeguards":' in request.body else script(request))
     claude(tap.base_url, "--permission-mode=auto", "--betas=never-seen-2027-01-01").assert_success("All done.")
-    sent, asked = tap.sent(b"POST", b"/v1/messages"), messages_of(upstream)
-    assert [one.body for one in asked] == [one.body for one in sent]
-    assert [one.header("anthropic-beta") for one in asked] == [one.header("anthropic-beta") for one in sent]
-    assert ["safeguards" in one.json() for one in asked] == [True, False]
+    sent, received = tap.sent(b"POST", b"/v1/messages"), messages_requests(upstream)
+    assert [request.body for request in received] == [request.body for request in sent]
+    betas = [[request.header("anthropic-beta") for request in requests] for requests in (sent, received)]
+    assert betas[0] == betas[1]
+    assert ["safeguards" in request.json() for request in received] == [True, False]
 
 
-def test_it_goes_on_after_an_overload(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
+def test_a_session_goes_on_after_an_overload(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(error(529, "overloaded_error", "Overloaded", headers={"retry-after": "1"}))
     upstream.enqueue(error(429, "rate_limit_error", "Slow down", headers={"retry-after": "1"}))
     upstream.always(Script(text("All done.")))
     claude(tap.base_url).assert_success("All done.")
-    assert len(messages_of(upstream)) == 3
+    assert len(messages_requests(upstream)) == 3
 
 
-BREAKS = {
-    "before its head": reset_before_head(),
-    "within an event": eof_mid_event(reply=text("Only half of this is ever told.")),
+BROKEN = {
+    "before the head": reset_before_head(),
+    "within an event": eof_mid_event(reply=text("Only half of this is sent.")),
     "by an error event": error_mid_stream("overloaded_error", "Overloaded", after_events=4),
 }
 
 
-@pytest.mark.parametrize("how", BREAKS)
-def test_it_goes_on_after_an_answer_that_broke(
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_session_goes_on_after_a_broken_reply(
     how: str, claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn
 ) -> None:
-    upstream.enqueue(BREAKS[how])
+    upstream.enqueue(BROKEN[how])
     upstream.always(Script(text("All done.")))
     claude(tap.base_url).assert_success("All done.")
-    assert len(messages_of(upstream)) == 2
+    assert len(messages_requests(upstream)) == 2
 
 
-def test_a_prompt_that_is_too_long_is_told_in_the_upstreams_words(
+def test_the_upstreams_error_for_a_long_prompt_reaches_the_user(
     claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn
 ) -> None:
     upstream.always(error(400, "invalid_request_error", "prompt is too long: 208310 tokens > 200000 maximum"))
@@ -115,7 +116,7 @@ def test_count_tokens(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandIn) -
     assert not session.result["is_error"]
     counted = tap.sent(b"POST", b"/v1/messages/count_tokens")
     assert len(counted) > 10
-    assert {one.target.partition(b"?")[2] for one in counted} == {b"beta=true"}
-    assert sorted(one.body for one in upstream.requests) == sorted(one.body for one in counted)
-    assert {one.path for one in upstream.requests} == {b"/v1/messages/count_tokens"}
+    assert {request.target.partition(b"?")[2] for request in counted} == {b"beta=true"}
+    assert sorted(request.body for request in upstream.requests) == sorted(request.body for request in counted)
+    assert {request.path for request in upstream.requests} == {b"/v1/messages/count_tokens"}
     assert upstream.refused == []

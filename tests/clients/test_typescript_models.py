@@ -15,7 +15,7 @@ from bud_asgi.testing.anthropic.models import MODELS
 
 @pytest.fixture
 def two(upstream: ThreadedStandIn) -> Generator[TypeScript]:
-    """A gateway for two models, one of them by a name of its own."""
+    """A gateway with two models, one of them under a custom name."""
     routes = [
         Route("claude-team", to=[Target("anthropic", "claude-opus-5-5")]),
         Route("claude-haiku-*", to=["anthropic"]),
@@ -25,7 +25,7 @@ def two(upstream: ThreadedStandIn) -> Generator[TypeScript]:
         yield TypeScript(baseURL=base_url, apiKey=KEY)
 
 
-def test_auto_pagination_walks_the_whole_list(sdk: TypeScript) -> None:
+def test_auto_pagination_returns_the_whole_list(sdk: TypeScript) -> None:
     models = sdk("models.list", {"limit": 1000})
     dates = [model["created_at"] for model in models]
     assert dates == sorted(dates, reverse=True)
@@ -38,21 +38,21 @@ def test_auto_pagination_walks_the_whole_list(sdk: TypeScript) -> None:
     assert sdk("models.betaList", {"limit": 7}) == whole
 
 
-def test_backwards_from_a_model(sdk: TypeScript) -> None:
+def test_the_page_before_a_model(sdk: TypeScript) -> None:
     whole = [model["id"] for model in sdk("models.list", {"limit": 1000})]
     before = [model["id"] for model in sdk("models.list", {"limit": 2, "before_id": whole[5]})]
     assert set(before) == set(whole[:5])
 
 
 def test_lifecycle(sdk: TypeScript) -> None:
-    assert {one["lifecycle"] for one in sdk("models.list", {"lifecycle": ["deprecated"]})} == {"deprecated"}
-    assert "retired" not in {one["lifecycle"] for one in sdk("models.list", {})}
+    assert {model["lifecycle"] for model in sdk("models.list", {"lifecycle": ["deprecated"]})} == {"deprecated"}
+    assert "retired" not in {model["lifecycle"] for model in sdk("models.list", {})}
 
 
-def test_a_key_sees_its_own_models(two: TypeScript) -> None:
+def test_a_key_lists_the_models_that_it_may_use(two: TypeScript) -> None:
     models = {model["id"]: model for model in two("models.list", {})}
     assert set(models) == {"claude-team", "claude-haiku-5-5"}
-    assert models["claude-team"]["max_tokens"] == 128_000  # what is known of the model that it stands for
+    assert models["claude-team"]["max_tokens"] == 128_000  # of the model that the name stands for
 
 
 def test_one_model(two: TypeScript) -> None:

@@ -1,4 +1,4 @@
-"""The hosts of the tests: each with a route of its own at `/own`, and with or without the guest below a prefix."""
+"""The host apps of the tests: each has a route `/own`, and may have the Messages API mounted at a prefix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def starlette(messages: MessagesApp | None, prefix: str) -> ASGIApp:
 
 
 def starlette_nested(messages: MessagesApp | None, prefix: str) -> ASGIApp:
-    """Two mounts, one in the other, by Starlette's own means; the lifespan is composed by the host."""
+    """Two nested mounts made with Starlette's `Mount`; the host enters the lifespan."""
     mounts = [Mount("/outer", routes=[Mount(prefix, messages)])] if messages else []
     return Starlette(routes=[Route("/own", _own), *mounts], lifespan=messages.lifespan if messages else None)
 
@@ -46,11 +46,11 @@ def fastapi(messages: MessagesApp | None, prefix: str) -> ASGIApp:
 
 
 def fastapi_root_path(messages: MessagesApp | None, prefix: str) -> ASGIApp:
-    """Behind a proxy that strips `/api`, and tells FastAPI so."""
+    """Behind a proxy that strips `/api`, with `root_path` set."""
     from fastapi import FastAPI
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated, and still what many hosts do
+        warnings.simplefilter("ignore")  # deprecated, but still common
         host = FastAPI(root_path="/api")
     host.add_api_route("/own", lambda: {"of": "the host"})
     if messages:
@@ -71,13 +71,13 @@ def litestar(messages: MessagesApp | None, prefix: str) -> ASGIApp:
     return cast("ASGIApp", Litestar([own, mount], lifespan=[messages.lifespan], logging_config=None))
 
 
-def below(host: Any, prefix: str, guest: ASGIApp) -> Any:
-    """The dispatcher of a host that has none: what is below the prefix goes to the guest."""
+def dispatcher(host: Any, prefix: str, mounted: ASGIApp) -> Any:
+    """Send requests below a prefix to the mounted app, for hosts that cannot mount one."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] != "lifespan" and (path == prefix or path.startswith(f"{prefix}/")):
-            await guest({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
+            await mounted({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
         else:
             await host(scope, receive, send)
 
@@ -94,7 +94,7 @@ def quart(messages: MessagesApp | None, prefix: str) -> ASGIApp:
         return {"of": "the host"}
 
     if messages:
-        host.asgi_app = below(host.asgi_app, prefix, messages)
+        host.asgi_app = dispatcher(host.asgi_app, prefix, messages)
 
         @host.while_serving
         async def gateway() -> AsyncGenerator[None]:  # pyright: ignore[reportUnusedFunction]
@@ -127,17 +127,17 @@ def blacksheep(messages: MessagesApp | None, prefix: str) -> ASGIApp:
 
 async def _bare_host(scope: Scope, receive: Receive, send: Send) -> None:
     found = scope["path"] == "/own"
-    body = b"of the host" if found else b"lost"
+    body = b"the host" if found else b"not found"
     headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 def bare(messages: MessagesApp | None, prefix: str) -> ASGIApp:
-    """By hand: a host that has no lifespan of its own leaves that to the guest."""
+    """A bare ASGI host without its own lifespan: the mounted app gets the lifespan scope."""
     if messages is None:
         return _bare_host
-    dispatch = below(_bare_host, prefix, messages)
+    dispatch = dispatcher(_bare_host, prefix, messages)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await (messages if scope["type"] == "lifespan" else dispatch)(scope, receive, send)
@@ -146,11 +146,11 @@ def bare(messages: MessagesApp | None, prefix: str) -> ASGIApp:
 
 
 def bare_stripping(messages: MessagesApp | None, prefix: str) -> ASGIApp:
-    """By hand, as many did before ASGI said otherwise: the prefix is cut off the path. No lifespan is ever run."""
+    """A bare ASGI host that strips the prefix from the path, against the specification. It runs no lifespan."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            raise RuntimeError("there is no lifespan here")
+            raise RuntimeError("this host has no lifespan")
         path: str = scope["path"]
         if messages and path.startswith(f"{prefix}/"):
             await messages({**scope, "path": path.removeprefix(prefix)}, receive, send)
@@ -161,7 +161,7 @@ def bare_stripping(messages: MessagesApp | None, prefix: str) -> ASGIApp:
 
 
 def hypercorn_dispatcher(messages: MessagesApp | None, prefix: str) -> ASGIApp:
-    """Hypercorn's dispatcher: it runs the lifespan of all its apps, and dispatches by `startswith`."""
+    """Hypercorn's dispatcher: it runs the lifespans of all its apps, and dispatches with `startswith`."""
     from hypercorn.middleware import DispatcherMiddleware
 
     host = Starlette(routes=[Route("/own", _own)])
@@ -171,8 +171,8 @@ def hypercorn_dispatcher(messages: MessagesApp | None, prefix: str) -> ASGIApp:
 
 @asynccontextmanager
 async def broken(_app: object) -> AsyncGenerator[None]:
-    """A host's lifespan that fails."""
-    raise RuntimeError("the host's database is away")
+    """A lifespan that fails at startup."""
+    raise RuntimeError("the host's database is down")
     yield
 
 
@@ -181,19 +181,19 @@ HOSTS: dict[str, tuple[Host, str, str]] = {
     "Starlette, nested mounts": (starlette_nested, "/llm", "/outer"),
     "FastAPI": (fastapi, "/v1/ai", ""),
     "FastAPI with root_path, its proxy strips": (fastapi_root_path, "/llm", ""),
-    "FastAPI with root_path, called by the whole path": (fastapi_root_path, "/llm", "/api"),
+    "FastAPI with root_path, called with the full path": (fastapi_root_path, "/llm", "/api"),
     "Litestar": (litestar, "/llm", ""),
     "Quart": (quart, "/llm", ""),
     "BlackSheep": (blacksheep, "/llm", ""),
     "bare ASGI": (bare, "/llm", ""),
-    "bare ASGI, the prefix stripped, no lifespan": (bare_stripping, "/llm", ""),
+    "bare ASGI, prefix stripped, no lifespan": (bare_stripping, "/llm", ""),
     "Hypercorn's dispatcher": (hypercorn_dispatcher, "/llm", ""),
 }
-"""By name: the host, the prefix to mount at, and what a caller writes before it."""
+"""By name: the host, the prefix to mount at, and the path that clients put in front of it."""
 
 PREFIXES: dict[str, tuple[Host, str]] = {
     f"{make.__name__} {prefix}": (make, prefix)
     for make in (starlette, fastapi, litestar, quart, blacksheep, bare, hypercorn_dispatcher)
     for prefix in ("/a", "/v1", "/team/ai", "/v1/messages")
 } | {"starlette /llm/": (starlette, "/llm/"), "fastapi /team/ai/": (fastapi, "/team/ai/")}
-"""Hosts with prefixes of other kinds: deeper ones, and some that look like a path of ours."""
+"""Hosts with other prefixes: deeper ones, and some that look like a path of the Messages API."""

@@ -1,4 +1,4 @@
-"""What the tests of hosts and servers share: a caller, a stream with its arrival times, a client that leaves."""
+"""Shared by the tests of hosts and servers: requests, streams, clients that disconnect, servers in processes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts
-from bud_asgi.testing import Reply, ThreadedStandIn, text
+from bud_asgi.testing import Content, Lazy, Reply, TextBlock, ThreadedStandIn
+from bud_asgi.testing.anthropic.messages import Asked, message_events
 
 HERE = Path(__file__).parent
 KEY = "sk-bud-the-callers-key"
@@ -32,82 +34,124 @@ BODY: dict[str, Any] = {
 }
 STREAM: dict[str, Any] = {**BODY, "stream": True}
 
+LONG = 15.0
+"""Seconds that suffice on a busy machine; only a test that fails waits as long."""
+
 web = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
-"""Each request over a connection of its own, without the cost of a TLS context each."""
-
-WORDS = 5
-DELAY = 0.025
-
-
-def slow_stream() -> Reply:
-    """A stream of some words, one event each `DELAY` seconds."""
-    return text("word " * WORDS, delay=DELAY)
+"""Opens a new connection for each request, without the cost of a TLS context for each."""
 
 
 def provider(upstream_url: str) -> Anthropic:
-    """The stand-in as a provider, with timeouts that come too late to be taken for a client's leaving."""
+    """The stand-in as a provider. Its timeouts are too long to be mistaken for a disconnect of the client."""
     return Anthropic(api_key=UPSTREAM_KEY, base_url=upstream_url, timeouts=Timeouts(2.0, 60.0, 60.0))
 
 
-def messages_app(upstream_url: str, **more: Any) -> MessagesApp:
-    """The app of the tests."""
-    return MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[provider(upstream_url)], **more)
+def messages_app(upstream_url: str, **options: Any) -> MessagesApp:
+    """An app with one API key and one provider; `options` are further options of the app."""
+    return MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[provider(upstream_url)], **options)
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
-    """Poll until something holds. Fails with `what`."""
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = LONG) -> None:
+    """Poll until the condition holds. Fails with `what`."""
     deadline = time.monotonic() + timeout
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what}")
         time.sleep(0.01)
 
 
-def ask(below: str, body: Mapping[str, Any] = BODY, headers: Mapping[str, str] | None = None) -> httpx.Response:
-    """One request to the endpoint below a prefix."""
-    return web.post(f"{below}/v1/messages", headers={**HEADERS, **(headers or {})}, json=body)
+def post(base_url: str, body: Mapping[str, Any] = BODY, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    """Send one request to `/v1/messages`."""
+    return web.post(f"{base_url}/v1/messages", headers={**HEADERS, **(headers or {})}, json=body)
 
 
-class Arrivals:
-    """A stream as it was received: the bytes, and when each text event came, in seconds since the first."""
+class StreamedReply(msgspec.Struct, frozen=True):
+    """A streamed reply that has been read to its end."""
 
-    def __init__(self, below: str, headers: Mapping[str, str] | None = None) -> None:
-        self.body = b""
-        moments: list[float] = []
-        lines = {**HEADERS, **(headers or {})}
-        with web.stream("POST", f"{below}/v1/messages", headers=lines, json=STREAM) as reply:
-            self.status, self.headers = reply.status_code, reply.headers
-            for chunk in reply.iter_bytes():
-                self.body += chunk
-                moments += [time.monotonic()] * (self.body.count(b"event: content_block_delta") - len(moments))
-        self.moments = [moment - moments[0] for moment in moments]
+    status: int
+    headers: httpx.Headers
+    body: bytes
 
-    def assert_event_by_event(self) -> None:
-        """The events of `slow_stream` came one by one, spread over the time that it takes."""
-        assert self.status == 200
-        assert self.headers["content-type"].startswith("text/event-stream")
-        assert b"message_stop" in self.body
-        assert b"event: error" not in self.body
-        assert len(self.moments) > 3
-        gaps = [later - earlier for earlier, later in zip(self.moments, self.moments[1:], strict=False)]
-        assert sum(gap > DELAY / 8 for gap in gaps) > len(gaps) / 2, gaps  # a busy machine may join some
-        assert self.moments[-1] > 0.6 * DELAY * len(gaps)
+
+def read_stream(
+    base_url: str,
+    headers: Mapping[str, str] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> StreamedReply:
+    """Request a stream and read it. `on_bytes` is called with the number of bytes received so far."""
+    body = b""
+    with web.stream("POST", f"{base_url}/v1/messages", headers={**HEADERS, **(headers or {})}, json=STREAM) as reply:
+        for chunk in reply.iter_bytes():
+            body += chunk
+            if on_bytes:
+                on_bytes(len(body))
+    return StreamedReply(reply.status_code, reply.headers, body)
+
+
+class _Lockstep:
+    """A stream whose upstream sends an event only once the client has received the event before it."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.undelivered: list[bytes] = []
+        """The event that the client did not receive while the upstream waited for it, if there is one."""
+        self._received = 0
+        self._changed = threading.Condition()
+
+    @property
+    def reply(self) -> Reply:
+        return Reply(body=Lazy(self._send))
+
+    def on_bytes(self, received: int) -> None:
+        """Note how many bytes the client has received."""
+        with self._changed:
+            self._received = received
+            self._changed.notify()
+
+    def _send(self, asked: Asked) -> Iterator[bytes]:
+        sent = 0
+        for event in message_events(Content((TextBlock("one two three four five"),)), asked):
+            yield event
+            self.events += 1
+            sent += len(event)
+            if not self.undelivered and not self._wait_for(sent):
+                self.undelivered.append(event)
+
+    def _wait_for(self, received: int) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._received >= received, LONG)
+
+
+def assert_streams_event_by_event(
+    base_url: str, upstream: ThreadedStandIn, headers: Mapping[str, str] | None = None
+) -> StreamedReply:
+    """Stream a message and check that each event arrives before the upstream sends the next one."""
+    lockstep = _Lockstep()
+    upstream.enqueue(lockstep.reply)
+    reply = read_stream(base_url, headers, lockstep.on_bytes)
+    assert lockstep.undelivered == []
+    assert lockstep.events > 5
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert b"message_stop" in reply.body
+    assert b"event: error" not in reply.body
+    return reply
 
 
 @contextmanager
-def raw_request(below: str, body: Mapping[str, Any]) -> Generator[socket.socket]:
-    """A request on a socket of its own; leaving the block is leaving the server."""
-    url = httpx.URL(f"{below}/v1/messages")
+def raw_request(base_url: str, body: Mapping[str, Any]) -> Generator[socket.socket]:
+    """Send a request on its own socket. The client disconnects when the block is left."""
+    url = httpx.URL(f"{base_url}/v1/messages")
     content = json.dumps(body).encode()
     lines = [f"POST {url.path} HTTP/1.1", "host: x", f"content-length: {len(content)}"]
     lines += [f"{name}: {value}" for name, value in HEADERS.items()]
-    with socket.create_connection((url.host, url.port or 80), timeout=10) as peer:
+    with socket.create_connection((url.host, url.port or 80), timeout=LONG) as peer:
         peer.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
         yield peer
 
 
 def receive_until(peer: socket.socket, mark: bytes) -> bytes:
-    """Read until something has come. Fails when the peer closes before."""
+    """Read until `mark` has arrived. Fails if the peer closes the connection before."""
     received = b""
     while mark not in received:
         chunk = peer.recv(65536)
@@ -116,69 +160,69 @@ def receive_until(peer: socket.socket, mark: bytes) -> bytes:
     return received
 
 
-def seconds_until_upstream_ends(
-    below: str, upstream: ThreadedStandIn, reply: Reply, body: Mapping[str, Any], seen: bytes = b""
-) -> float:
-    """Leave once upstream has been asked (or `seen` has come), and measure when its call is ended."""
-    asked = len(upstream.requests)
+def assert_disconnect_ends_upstream_request(
+    base_url: str, upstream: ThreadedStandIn, reply: Reply, body: Mapping[str, Any], after: bytes = b""
+) -> None:
+    """Disconnect once the upstream has the request (or `after` has arrived): the upstream request must end, too.
+
+    The provider's timeouts are longer than the wait, so nothing else ends it.
+    """
+    before = len(upstream.requests)
     upstream.enqueue(reply)
-    with raw_request(below, body) as peer:
-        if seen:
-            receive_until(peer, seen)
+    with raw_request(base_url, body) as peer:
+        if after:
+            receive_until(peer, after)
         else:
-            upstream.wait_requests(asked + 1)
+            upstream.wait_requests(before + 1, LONG)
             time.sleep(0.05)
-    left = time.monotonic()
-    ended = upstream.wait_aborted(timeout=3.0).aborted
-    assert ended is not None
-    return ended - left
+    wait_until(lambda: upstream.requests[before].aborted is not None, "the upstream request has ended")
 
 
 class Streams:
-    """Many streams at a time, each read to its end in a thread of its own."""
+    """Concurrent streams, each read to its end in its own thread."""
 
-    def __init__(self, below: str, count: int) -> None:
+    def __init__(self, base_url: str, count: int) -> None:
         self.bodies = [b""] * count
         self.failures: list[httpx.TransportError] = []
-        self._threads = [threading.Thread(target=self._read, args=(below, index)) for index in range(count)]
+        self._threads = [threading.Thread(target=self._read, args=(base_url, index)) for index in range(count)]
         for thread in self._threads:
             thread.start()
         wait_until(lambda: all(b"content_block" in body for body in self.bodies), "all streams have begun", 20)
 
-    def _read(self, below: str, index: int) -> None:
+    def _read(self, base_url: str, index: int) -> None:
         try:
-            with web.stream("POST", f"{below}/v1/messages", headers=HEADERS, json=STREAM) as reply:
+            with web.stream("POST", f"{base_url}/v1/messages", headers=HEADERS, json=STREAM) as reply:
                 for chunk in reply.iter_raw():
                     self.bodies[index] += chunk
         except httpx.TransportError as error:
             self.failures.append(error)
 
     def join(self, timeout: float = 20.0) -> None:
-        """Wait until each has ended."""
+        """Wait until all have ended."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive()
 
     @property
-    def whole(self) -> int:
-        """How many came to their proper end."""
+    def complete(self) -> int:
+        """The number of streams that ended with `message_stop`."""
         return sum(b"message_stop" in body and b"event: error" not in body for body in self.bodies)
 
     @property
-    def told(self) -> int:
-        """How many were cut short, and told so by one error event of their own."""
+    def ended_by_error(self) -> int:
+        """The number of streams that ended with one whole `error` event."""
         return sum(body.count(b"event: error\n") == 1 and body.endswith(b"\n\n") for body in self.bodies)
 
 
 def free_port() -> int:
-    """A port that nobody listens at, a moment ago."""
+    """A port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 class ServerProcess:
-    """A server in a process of its own, so that it can get a real signal."""
+    """A server in its own process, so that it can receive a real signal."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self.process = process
@@ -187,16 +231,16 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """Its output so far."""
         return self._log.read_text()
 
     def terminate(self) -> float:
-        """Send SIGTERM; the moment, on the monotonic clock."""
+        """Send SIGTERM. Returns the time on the monotonic clock."""
         self.process.send_signal(signal.SIGTERM)
         return time.monotonic()
 
-    def wait(self, timeout: float = 15.0) -> int:
-        """Its return code, once it has ended."""
+    def wait(self, timeout: float = LONG) -> int:
+        """Wait until it has ended. Returns its exit status."""
         return self.process.wait(timeout)
 
 
@@ -211,22 +255,22 @@ def _answers(url: str) -> bool:
 def server_process(
     command: Sequence[str], directory: Path, environment: Mapping[str, str], *, cwd: Path = HERE, ready: str = "/own"
 ) -> Generator[ServerProcess]:
-    """Run `python -m command` with `{port}` filled in, until `ready` answers; it is killed at the end."""
+    """Run `python -m command`, with `{port}` replaced, once `ready` answers. It is killed at the end."""
     port = free_port()
-    words = [word.format(port=port) for word in command]
+    arguments = [argument.format(port=port) for argument in command]
     log = directory / f"log-{port}"
-    with log.open("wb") as written:
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
-            stdout=written,
-            stderr=written,
+            [sys.executable, "-m", *arguments],
+            stdout=output,
+            stderr=output,
             cwd=cwd,
             env={**os.environ, **environment},
-            start_new_session=True,  # a group of its own, with the workers that it starts
+            start_new_session=True,  # its own process group, so that its workers can be killed too
         )
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
-            wait_until(lambda: process.poll() is not None or _answers(server.url + ready), "the server listens", 20)
+            wait_until(lambda: process.poll() is not None or _answers(server.url + ready), "the server listens", 30)
             assert process.poll() is None, server.log
             yield server
         finally:

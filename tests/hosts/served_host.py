@@ -1,4 +1,4 @@
-"""A host for servers in processes of their own: `uvicorn served_host:app`, told by its environment what to be."""
+"""The host app of servers in their own process (`uvicorn served_host:app`), configured by environment variables."""
 
 from __future__ import annotations
 
@@ -45,25 +45,26 @@ def _below_base_http_middleware(*, final_error_event: bool) -> tuple[Starlette, 
 
 
 def _host() -> Starlette:
-    """The guest at `/llm`, and twice below a `BaseHTTPMiddleware`: with a last word, and at `/mute` without."""
+    """The app at `/llm`; below a `BaseHTTPMiddleware` at `/base/llm`, and at `/final/llm` with `final_error_event`."""
     messages = _messages()
-    (heard, of_heard), (mute, of_mute) = (_below_base_http_middleware(final_error_event=last) for last in (True, False))
+    base, base_messages = _below_base_http_middleware(final_error_event=False)
+    final, final_messages = _below_base_http_middleware(final_error_event=True)
 
     async def drain(_request: Request) -> JSONResponse:
-        """As an operator would call it before the server is told to stop."""
+        """Drain, as an operator would before stopping the server."""
         await messages.drain(0.3)
         return JSONResponse(OUTCOMES)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
-        async with of_heard.lifespan(), of_mute.lifespan():
+        async with base_messages.lifespan(), final_messages.lifespan():
             yield
 
     routes = [
         Route("/own", _own),
         Route("/drain", drain, methods=["POST"]),
-        Mount("/heard", heard),
-        Mount("/mute", mute),
+        Mount("/base", base),
+        Mount("/final", final),
     ]
     host = Starlette(routes=routes, lifespan=lifespan)
     messages.install(host, "/llm")

@@ -1,4 +1,4 @@
-"""The guest's lifespan: installed, composed by the host, alone, never run, in two loops; and hosts whose own fails."""
+"""The lifespan: entered by `install`, by the host, alone, never, in two loops; and host lifespans that fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from host_apps import broken
-from hosting_kit import BODY, HEADERS, UPSTREAM_KEY, ask, messages_app
+from hosting_kit import BODY, HEADERS, UPSTREAM_KEY, messages_app, post
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
@@ -29,7 +29,7 @@ def upstream() -> Generator[ThreadedStandIn]:
 
 
 class Engines:
-    """Counts the engines that an app makes, one for each loop that it starts in."""
+    """Makes engines and remembers them; an app makes one for each event loop."""
 
     def __init__(self) -> None:
         self.made: list[Engine] = []
@@ -45,13 +45,13 @@ def installed(messages: MessagesApp) -> tuple[ASGIApp, str]:
     return host, "/llm"
 
 
-def handed_to_the_host(messages: MessagesApp) -> tuple[ASGIApp, str]:
+def passed_to_the_host(messages: MessagesApp) -> tuple[ASGIApp, str]:
     host = Starlette(lifespan=messages.lifespan)
     host.mount("/llm", messages)
     return host, "/llm"
 
 
-def composed_by_the_host(messages: MessagesApp) -> tuple[ASGIApp, str]:
+def entered_by_the_host(messages: MessagesApp) -> tuple[ASGIApp, str]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         async with messages.lifespan():
@@ -72,27 +72,27 @@ def alone(messages: MessagesApp) -> tuple[ASGIApp, str]:
     return messages, ""
 
 
-@pytest.mark.parametrize("way", [installed, handed_to_the_host, composed_by_the_host, never_run, alone])
-def test_it_starts_once_and_closes_cleanly(upstream: ThreadedStandIn, way: Any) -> None:
+@pytest.mark.parametrize("make_host", [installed, passed_to_the_host, entered_by_the_host, never_run, alone])
+def test_one_engine_is_made_and_closed(upstream: ThreadedStandIn, make_host: Any) -> None:
     engines = Engines()
-    host, prefix = way(messages_app(upstream.base_url, client=engines))
+    host, prefix = make_host(messages_app(upstream.base_url, client=engines))
     with serving(host, loop="asyncio") as url:
-        assert [ask(url + prefix).status_code for _ in range(3)] == [200] * 3
+        assert [post(url + prefix).status_code for _ in range(3)] == [200] * 3
     assert len(engines.made) == 1
     assert engines.made[0].open == 0
     upstream.wait_connections(0)
 
 
-def test_a_host_whose_lifespan_fails_does_not_start_and_nothing_stays_open(upstream: ThreadedStandIn) -> None:
+def test_a_host_whose_startup_fails_does_not_start_and_no_engine_is_made(upstream: ThreadedStandIn) -> None:
     engines = Engines()
     host = Starlette(lifespan=broken)
     messages_app(upstream.base_url, client=engines).install(host, "/llm")
-    with pytest.raises(BaseException), serving(host):  # noqa: B017, PT011 - uvicorn leaves by SystemExit
+    with pytest.raises(BaseException), serving(host):  # noqa: B017, PT011 - uvicorn raises SystemExit
         pass
     assert engines.made == []
 
 
-def test_a_host_whose_lifespan_fails_on_the_way_out_still_had_its_guest_closed(upstream: ThreadedStandIn) -> None:
+def test_connections_are_closed_even_if_the_hosts_shutdown_fails(upstream: ThreadedStandIn) -> None:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         yield
@@ -101,13 +101,13 @@ def test_a_host_whose_lifespan_fails_on_the_way_out_still_had_its_guest_closed(u
     host = Starlette(lifespan=lifespan)
     messages_app(upstream.base_url).install(host, "/llm")
     with serving(host) as url:
-        assert ask(f"{url}/llm").status_code == 200
+        assert post(f"{url}/llm").status_code == 200
     upstream.wait_connections(0)
 
 
-async def test_a_start_that_fails_alone_is_told_to_the_server_as_one(upstream: ThreadedStandIn) -> None:
+async def test_a_failed_startup_is_reported_to_the_server(upstream: ThreadedStandIn) -> None:
     def fail() -> Engine:
-        raise RuntimeError("no engine today")
+        raise RuntimeError("no engine")
 
     sent: list[Message] = []
 
@@ -119,8 +119,8 @@ async def test_a_start_that_fails_alone_is_told_to_the_server_as_one(upstream: T
 
     messages = messages_app(upstream.base_url, client=fail)
     await messages({"type": "lifespan"}, receive, send)
-    assert sent == [{"type": "lifespan.startup.failed", "message": "no engine today"}]
-    with pytest.raises(BaseException), serving(messages):  # noqa: B017, PT011 - uvicorn leaves by SystemExit
+    assert sent == [{"type": "lifespan.startup.failed", "message": "no engine"}]
+    with pytest.raises(BaseException), serving(messages):  # noqa: B017, PT011 - uvicorn raises SystemExit
         pass
 
 
@@ -155,19 +155,19 @@ async def test_it_starts_again_in_the_same_loop(upstream: ThreadedStandIn) -> No
     upstream.wait_connections(0)
 
 
-def test_two_servers_in_two_threads_share_the_app_and_one_ends_without_the_other(upstream: ThreadedStandIn) -> None:
+def test_two_servers_in_two_threads_share_the_app_and_one_can_stop_without_the_other(upstream: ThreadedStandIn) -> None:
     engines = Engines()
     host = Starlette()
     messages_app(upstream.base_url, client=engines).install(host, "/llm")
-    with serving(host) as stays:
-        with serving(host) as goes:
-            assert ask(f"{stays}/llm").status_code == ask(f"{goes}/llm").status_code == 200
-        assert ask(f"{stays}/llm").status_code == 200
+    with serving(host) as staying:
+        with serving(host) as stopping:
+            assert post(f"{staying}/llm").status_code == post(f"{stopping}/llm").status_code == 200
+        assert post(f"{staying}/llm").status_code == 200
     assert len(engines.made) == 2
     upstream.wait_connections(0)
 
 
-def test_a_loop_for_each_request_and_no_lifespan_leaves_nothing_behind(upstream: ThreadedStandIn) -> None:
+def test_a_loop_for_each_request_without_a_lifespan_leaves_nothing_behind(upstream: ThreadedStandIn) -> None:
     messages = messages_app(upstream.base_url)
     host = Starlette()
     host.mount("/llm", messages)
@@ -177,18 +177,21 @@ def test_a_loop_for_each_request_and_no_lifespan_leaves_nothing_behind(upstream:
     assert len(messages._loops._by_loop) <= 1
 
 
-def test_a_host_that_is_cancelled_while_it_starts_leaves_nothing_open(upstream: ThreadedStandIn) -> None:
+def test_a_host_that_is_cancelled_within_its_lifespan_leaves_no_connection_open(upstream: ThreadedStandIn) -> None:
     host = Starlette()
     messages_app(upstream.base_url).install(host, "/llm")
 
     async def main() -> None:
-        async def forever() -> None:
+        called = asyncio.Event()
+
+        async def run() -> None:
             async with host.router.lifespan_context(host):
                 assert await _call(host) == 200
+                called.set()
                 await asyncio.Event().wait()
 
-        task = asyncio.create_task(forever())
-        await asyncio.sleep(0.2)
+        task = asyncio.create_task(run())
+        await called.wait()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

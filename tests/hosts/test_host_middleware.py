@@ -1,4 +1,4 @@
-"""What the middlewares of a host do to the guest: streams stay streams, errors stay ours, as far as they let us."""
+"""The middlewares of a host in front of the mounted app: streams stay streams, and errors keep our format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from host_apps import HOSTS
-from hosting_kit import BODY, HEADERS, STREAM, UPSTREAM_KEY, Arrivals, ask, messages_app, provider, slow_stream, web
+from hosting_kit import (
+    BODY,
+    HEADERS,
+    STREAM,
+    UPSTREAM_KEY,
+    assert_streams_event_by_event,
+    messages_app,
+    post,
+    provider,
+    read_stream,
+    web,
+)
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -54,7 +65,7 @@ LAYERS: dict[str, Sequence[Middleware]] = {
     "CORS": [CORS],
     "gzip": [GZIP],
     "BaseHTTPMiddleware": [BASE],
-    "all of them, twice BaseHTTPMiddleware": [
+    "all of them, BaseHTTPMiddleware twice": [
         BASE,
         CORS,
         GZIP,
@@ -65,44 +76,47 @@ LAYERS: dict[str, Sequence[Middleware]] = {
 
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
-def test_a_stream_arrives_event_by_event_and_errors_are_ours(
+def test_a_stream_arrives_event_by_event_and_errors_keep_our_format(
     upstream: ThreadedStandIn, layers: Sequence[Middleware]
 ) -> None:
     with serving(host(upstream, *layers)) as url:
-        upstream.enqueue(slow_stream())
-        arrivals = Arrivals(f"{url}/llm", {"accept-encoding": "gzip", "origin": "https://app.example"})
-        arrivals.assert_event_by_event()
-        assert "content-encoding" not in arrivals.headers
-        assert ask(f"{url}/llm").json()["type"] == "message"
+        headers = {"accept-encoding": "gzip", "origin": "https://app.example"}
+        stream = assert_streams_event_by_event(f"{url}/llm", upstream, headers)
+        assert "content-encoding" not in stream.headers
+        assert post(f"{url}/llm").json()["type"] == "message"
         assert web.get(f"{url}/llm/nothing").json()["error"]["type"] == "not_found_error"
         refused = web.post(f"{url}/llm/v1/messages", json=BODY)
         assert refused.status_code == 401
         assert refused.json()["error"]["type"] == "authentication_error"
         upstream.enqueue(reset_mid_event())
-        broken = Arrivals(f"{url}/llm")
+        broken = read_stream(f"{url}/llm")
         assert broken.body.count(b"event: error\n") == 1
 
 
 def test_gzip_compresses_a_message_and_leaves_a_stream_alone(upstream: ThreadedStandIn) -> None:
     long = {**BODY, "messages": [{"role": "user", "content": "hello " * 200}]}
     with serving(host(upstream, GZIP)) as url:
-        reply = ask(f"{url}/llm", long, {"accept-encoding": "gzip"})
+        reply = post(f"{url}/llm", long, {"accept-encoding": "gzip"})
         assert reply.headers["content-encoding"] == "gzip"
         assert reply.json()["type"] == "message"
 
 
-def test_cors_lets_a_browser_in_and_its_preflight_is_the_hosts_to_answer(upstream: ThreadedStandIn) -> None:
+def test_cors_middleware_answers_the_preflight_and_adds_its_headers(upstream: ThreadedStandIn) -> None:
     origin = {"origin": "https://app.example"}
     with serving(host(upstream, CORS)) as url:
-        asking = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
-        preflight = web.options(f"{url}/llm/v1/messages", headers=asking)
+        preflight_headers = {
+            **origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "x-api-key",
+        }
+        preflight = web.options(f"{url}/llm/v1/messages", headers=preflight_headers)
         assert preflight.status_code == 200
         assert "x-api-key" in preflight.headers["access-control-allow-headers"]
-        for reply in (ask(f"{url}/llm", headers=origin), ask(f"{url}/llm", {}, origin)):
+        for reply in (post(f"{url}/llm", headers=origin), post(f"{url}/llm", {}, origin)):
             assert reply.headers["access-control-allow-origin"] == "https://app.example"
 
 
-def test_the_hosts_exception_handlers_never_see_what_goes_wrong_in_the_guest(
+def test_the_hosts_exception_handlers_are_not_called_for_errors_in_the_mounted_app(
     upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[object] = []
@@ -122,10 +136,10 @@ def test_the_hosts_exception_handlers_never_see_what_goes_wrong_in_the_guest(
     messages_app(upstream.base_url).install(app, "/llm")
     MessagesApp(providers=[provider(upstream.base_url)], middleware=[Stage(Broken)]).install(app, "/broken")
     with serving(app) as url, caplog.at_level(logging.CRITICAL, "bud_asgi"):
-        assert web.get(f"{url}/lost").status_code == 418
+        assert web.get(f"{url}/unknown").status_code == 418
         assert web.get(f"{url}/llm/nothing").status_code == 404
         assert web.get(f"{url}/llm/v1/messages").status_code == 405
-        broken = ask(f"{url}/broken")
+        broken = post(f"{url}/broken")
         assert broken.status_code == 500
         assert broken.json()["error"] == {"type": "api_error", "message": "Internal server error"}
     assert len(seen) == 1
@@ -137,15 +151,15 @@ def _chunked(size: int) -> Generator[bytes]:
         yield body[start : start + 10_000]
 
 
-def test_a_hosts_limit_on_bodies_answers_in_plain_text_before_ours(upstream: ThreadedStandIn) -> None:
-    asked = len(upstream.requests)
+def test_a_hosts_limit_on_bodies_answers_in_plain_text(upstream: ThreadedStandIn) -> None:
+    before = len(upstream.requests)
     with serving(host(upstream, max_body_size=50_000)) as url:
         reply = web.post(f"{url}/llm/v1/messages", headers=HEADERS, content=b"".join(_chunked(60_000)))
         assert (reply.status_code, reply.text) == (413, "Content Too Large")
-    assert len(upstream.requests) == asked
+    assert len(upstream.requests) == before
 
 
-def test_a_hosts_limit_on_bodies_of_unknown_length_is_a_413_too_and_no_bug(
+def test_a_hosts_limit_on_bodies_of_unknown_length_is_a_413_in_our_format(
     upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(host(upstream, max_body_size=50_000)) as url:
@@ -157,7 +171,7 @@ def test_a_hosts_limit_on_bodies_of_unknown_length_is_a_413_too_and_no_bug(
 
 
 @pytest.mark.parametrize("kind", [Starlette, FastAPI])
-def test_a_host_can_lift_its_limit_on_bodies_for_the_guest_alone(
+def test_a_host_can_raise_its_limit_on_bodies_for_the_mounted_app_alone(
     upstream: ThreadedStandIn, kind: type[Starlette]
 ) -> None:
     messages = messages_app(upstream.base_url)
@@ -165,7 +179,7 @@ def test_a_host_can_lift_its_limit_on_bodies_for_the_guest_alone(
     app.router.routes.append(Mount("/llm", messages, max_body_size=64 << 20))
     with serving(app) as url:
         long = {**BODY, "messages": [{"role": "user", "content": "x" * 60_000}]}
-        assert ask(f"{url}/llm", long).status_code == 200
+        assert post(f"{url}/llm", long).status_code == 200
         assert web.post(f"{url}/llm/v1/messages", headers=HEADERS, content=_chunked(60_000)).status_code == 200
         ours = web.post(f"{url}/llm/v1/messages", headers=HEADERS, content=b"x" * (33 << 20))
         assert ours.status_code == 413
@@ -173,8 +187,8 @@ def test_a_host_can_lift_its_limit_on_bodies_for_the_guest_alone(
 
 
 @pytest.mark.parametrize("name", ["Litestar", "Quart", "BlackSheep"])
-def test_a_host_as_it_comes_lets_a_conversation_of_17_mb_through(upstream: ThreadedStandIn, name: str) -> None:
+def test_a_host_with_default_settings_accepts_a_conversation_of_17_mb(upstream: ThreadedStandIn, name: str) -> None:
     make, prefix, _before = HOSTS[name]
     long = {**STREAM, "messages": [{"role": "user", "content": "x" * 17_000_000}]}
     with serving(make(messages_app(upstream.base_url), prefix)) as url:
-        assert ask(f"{url}{prefix}", long).status_code == 200
+        assert post(f"{url}{prefix}", long).status_code == 200

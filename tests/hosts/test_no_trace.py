@@ -1,4 +1,4 @@
-"""A guest leaves no trace: not in the process, not in the host's routes, and not beside itself when mounted twice."""
+"""No side effects: on the process, on the host's routes, or between two mounted apps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from hosting_kit import BODY, HERE, UPSTREAM_KEY, ask, messages_app, web
+from hosting_kit import BODY, HERE, UPSTREAM_KEY, messages_app, post, web
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -28,41 +28,41 @@ def upstream() -> Generator[ThreadedStandIn]:
 @pytest.fixture(scope="module")
 def states(upstream: ThreadedStandIn) -> dict[str, dict[str, Any]]:
     command = [sys.executable, str(HERE / "traceless.py"), upstream.base_url]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stderr == ""
-    return json.loads(shown.stdout)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    return json.loads(ended.stdout)
 
 
-@pytest.mark.parametrize(("moment", "as_at"), [("imported", "before"), ("served", "in a loop"), ("after", "before")])
-def test_the_process_is_as_it_was(states: dict[str, dict[str, Any]], moment: str, as_at: str) -> None:
-    changed = {key: value for key, value in states[moment].items() if value != states[as_at][key]}
+@pytest.mark.parametrize(("moment", "expected"), [("imported", "before"), ("served", "in a loop"), ("after", "before")])
+def test_the_process_is_unchanged(states: dict[str, dict[str, Any]], moment: str, expected: str) -> None:
+    changed = {key: value for key, value in states[moment].items() if value != states[expected][key]}
     assert changed == {}
 
 
-def test_two_in_one_host_do_not_know_of_each_other(upstream: ThreadedStandIn) -> None:
+def test_two_apps_in_one_host_are_independent(upstream: ThreadedStandIn) -> None:
     host = Starlette()
     one, two = messages_app(upstream.base_url), messages_app(upstream.base_url, max_body=10)
     one.install(host, "/one")
     two.install(host, "/two")
     with serving(host) as url:
-        assert ask(f"{url}/one").status_code == 200
-        assert ask(f"{url}/two").status_code == 413
+        assert post(f"{url}/one").status_code == 200
+        assert post(f"{url}/two").status_code == 413
         assert web.get(f"{url}/one/readyz").status_code == web.get(f"{url}/two/readyz").status_code == 200
 
 
-def test_one_app_at_two_prefixes_is_one_app(upstream: ThreadedStandIn) -> None:
+def test_one_app_can_be_mounted_at_two_prefixes(upstream: ThreadedStandIn) -> None:
     host = Starlette()
     messages = messages_app(upstream.base_url)
     messages.install(host, "/one")
     host.mount("/two", messages)
     with serving(host) as url:
-        assert ask(f"{url}/one").status_code == ask(f"{url}/two").status_code == 200
+        assert post(f"{url}/one").status_code == post(f"{url}/two").status_code == 200
     upstream.wait_connections(0)
 
 
 @pytest.mark.parametrize(("first", "second"), [("/llm", "/llm"), ("/llm", "/llm/"), ("/llm/", "/llm"), ("/", "/")])
-def test_a_second_one_at_the_same_prefix_is_refused_with_its_name(
+def test_a_second_app_at_the_same_prefix_is_an_error_that_names_the_prefix(
     upstream: ThreadedStandIn, first: str, second: str
 ) -> None:
     host = Starlette()
@@ -72,7 +72,7 @@ def test_a_second_one_at_the_same_prefix_is_refused_with_its_name(
 
 
 @pytest.mark.parametrize("path", ["", "llm", "llm/"])
-def test_a_prefix_without_its_slash_is_refused_and_shown(upstream: ThreadedStandIn, path: str) -> None:
+def test_a_prefix_without_a_leading_slash_is_an_error_that_shows_it(upstream: ThreadedStandIn, path: str) -> None:
     with pytest.raises(ValueError, match=f"must begin with a slash, not '{path}'"):
         messages_app(upstream.base_url).install(Starlette(), path)
 
@@ -82,20 +82,22 @@ async def _home(_request: Request) -> PlainTextResponse:
 
 
 @pytest.mark.parametrize("root", ["/", "//"])
-def test_at_the_root_earlier_routes_answer_and_later_ones_never_do(upstream: ThreadedStandIn, root: str) -> None:
+def test_mounted_at_the_root_earlier_routes_answer_and_later_ones_never_do(
+    upstream: ThreadedStandIn, root: str
+) -> None:
     host = Starlette(routes=[Route("/", _home), Route("/early", _home)])
     messages_app(upstream.base_url).install(host, root)
     host.router.routes.append(Route("/late", _home))
     with serving(host) as url:
-        assert ask(url).status_code == 200
+        assert post(url).status_code == 200
         assert web.get(f"{url}/").text == web.get(f"{url}/early").text == "home"
         assert web.get(f"{url}/late").json()["error"]["type"] == "not_found_error"
         assert web.post(f"{url}/v1/messages/", json=BODY).status_code == 404
 
 
-def test_a_prefix_that_lies_in_another_is_served_by_what_was_mounted_first(upstream: ThreadedStandIn) -> None:
+def test_of_two_nested_prefixes_the_one_mounted_first_answers(upstream: ThreadedStandIn) -> None:
     host = Starlette()
     messages_app(upstream.base_url).install(host, "/llm/inner")
     messages_app(upstream.base_url).install(host, "/llm")
     with serving(host) as url:
-        assert ask(f"{url}/llm/inner").status_code == ask(f"{url}/llm").status_code == 200
+        assert post(f"{url}/llm/inner").status_code == post(f"{url}/llm").status_code == 200

@@ -1,4 +1,4 @@
-"""A host that takes the guest in, serves with it and shuts down; prints what it left behind, before and after."""
+"""Mount the app in a host, serve a request and shut down. Prints the state of the process at each step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def state() -> dict[str, Any]:
-    """Everything in a process that a library could have changed without being asked."""
+    """The global state of a process that a library could change."""
     root = logging.getLogger()
     loggers = [
         root,
@@ -32,7 +32,7 @@ def state() -> dict[str, Any]:
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "hooks": [repr(hook) for hook in (sys.excepthook, threading.excepthook, sys.unraisablehook, sys.displayhook)],
         "path": list(sys.path),
-        "directory": str(os.getcwd()),  # noqa: PTH109 - as the process has it
+        "directory": str(os.getcwd()),  # noqa: PTH109 - the state of the process itself
         "recursion": sys.getrecursionlimit(),
         "umask": _umask(),
     }
@@ -52,7 +52,7 @@ def main(upstream_url: str) -> None:
 
     assert starlette.authentication
     assert starlette.middleware
-    asyncio.run(asyncio.sleep(0))  # the first loop of a process sets its policy
+    asyncio.run(asyncio.sleep(0))  # the first event loop of a process sets the policy
     before = state()
 
     from bud_asgi import Anonymous, Anthropic, MessagesApp
@@ -65,7 +65,7 @@ def main(upstream_url: str) -> None:
     messages.install(host, "/llm")
 
     async def serve() -> tuple[dict[str, Any], dict[str, Any]]:
-        await asyncio.to_thread(int)  # names are looked up in the loop's own pool
+        await asyncio.to_thread(int)  # starts the loop's thread pool, which looks up host names
         inside = state()
         body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
         async with (

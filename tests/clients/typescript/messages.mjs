@@ -1,4 +1,4 @@
-// What the SDK makes of answers: whole, as streams, with tools, thinking and structured output.
+// Messages as the SDK reads them: JSON and streams, with tools, thinking and structured output.
 import { jsonSchemaOutputFormat } from "@anthropic-ai/sdk/helpers/json-schema";
 
 export async function create(client, params) {
@@ -36,14 +36,14 @@ export async function parse(client, { schema, ...params }) {
 }
 
 export async function toolRunner(client, { answers, ...params }) {
-  const asked = [];
+  const calls = [];
   const tools = params.tools.map((tool) => ({
     ...tool,
     parse: (input) => input,
-    run: (input) => asked.push([tool.name, input]) && answers[tool.name],
+    run: (input) => calls.push([tool.name, input]) && answers[tool.name],
   }));
   const message = await client.beta.messages.toolRunner({ ...params, tools });
-  return { asked, message };
+  return { calls, message };
 }
 
 export async function betas(client, params) {

@@ -1,4 +1,4 @@
-// The Models API as the SDK walks it.
+// The Models API as the SDK reads it.
 
 export async function pages(client, query) {
   const ids = [];
