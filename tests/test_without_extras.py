@@ -80,6 +80,25 @@ def needs(feature: str, module: str, extra: str) -> str:
     )
 
 
+def test_a_file_names_the_extra_that_its_provider_needs() -> None:
+    printed = run(
+        """
+        import os, tempfile
+        os.environ.pop("AWS_BEARER_TOKEN_BEDROCK", None)
+        from bud_asgi import ConfigError, from_file
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write('allow_anonymous = true\\n[providers.b]\\nkind = "bedrock"\\nregion = "us-east-1"\\n')
+            file.flush()
+            try:
+                from_file(file.name)
+            except ConfigError as error:
+                print(error.problems[0].path, error.problems[0].message)
+        """
+    )
+    assert printed.startswith("providers.b")
+    assert needs("Bedrock", "botocore", "bedrock") in printed
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

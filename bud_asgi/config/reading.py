@@ -13,6 +13,7 @@ import msgspec
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.tables import GatewayConfig
+from bud_asgi.extras import MissingExtra
 from bud_asgi.options import OptionError, looks_secret, nearest, option_path, shown
 from bud_asgi.secret import Secret
 
@@ -87,7 +88,11 @@ class TableReader:
                 error = OptionError(error.option, f"missing; {_EXPECTED_REFERENCE}", other=error.other)
             self.problems.add_option(path, error)
 
-        made = make_all_checks(make, options, required, note)
+        try:
+            made = make_all_checks(make, options, required, note)
+        except MissingExtra as error:
+            self.problems.add(path, str(error))
+            return None
         return None if self.problems.within(path) else made
 
     def _secret(self, reference: object, path: KeyPath) -> Secret:

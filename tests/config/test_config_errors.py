@@ -9,7 +9,6 @@ import pytest
 from config_files import ENVIRON, HASH, KEYS, PROVIDER, ROUTES, written
 
 from bud_asgi.config import ConfigError, read_file
-from bud_asgi.http import Timeouts
 
 GOOD = PROVIDER + KEYS
 REFERENCE = "expected a reference such as env:NAME or file:PATH"
@@ -345,7 +344,6 @@ to = "a"
     assert "CANARY" not in str(raised.value)
 
 
-@pytest.mark.skipif(not hasattr(Timeouts, "__post_init__"), reason="Timeouts does not check its numbers")
 def test_timeouts_that_are_not_positive_numbers(tmp_path: Path) -> None:
     lines = 'api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = { connect = 0, first_byte = 1.5, silence = nan }'
     with pytest.raises(ConfigError) as raised:

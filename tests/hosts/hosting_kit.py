@@ -21,7 +21,7 @@ import msgspec
 from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts
 from bud_asgi.testing import Content, Lazy, Reply, TextBlock, ThreadedStandIn
-from bud_asgi.testing.anthropic.messages import Asked, message_events
+from bud_asgi.testing.anthropic.messages import ParsedRequest, message_events
 
 HERE = Path(__file__).parent
 KEY = "sk-bud-the-callers-key"
@@ -108,9 +108,9 @@ class _Lockstep:
             self._received = received
             self._changed.notify()
 
-    def _send(self, asked: Asked) -> Iterator[bytes]:
+    def _send(self, request: ParsedRequest) -> Iterator[bytes]:
         sent = 0
-        for event in message_events(Content((TextBlock("one two three four five"),)), asked):
+        for event in message_events(Content((TextBlock("one two three four five"),)), request):
             yield event
             self.events += 1
             sent += len(event)

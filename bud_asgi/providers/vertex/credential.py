@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
 from bud_asgi.options import OptionError, check_text, mismatch
 from bud_asgi.protocol.headers import Headers
@@ -81,6 +82,8 @@ class GoogleCredential:
             raise OptionError(first, f"cannot be combined with {', '.join(others)}", other=others[0])
         if quota_project is not None:
             check_text("quota_project", quota_project, PROJECT_EXPECTED, PROJECT)
+        for module in ("google.auth", "requests"):
+            require("Vertex", module, "vertex")
         self._given = credentials
         self._file = _path(service_account_file)
         self._info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
