@@ -25,7 +25,7 @@ from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
 from bud_asgi.providers import Provider
-from bud_asgi.response import SCOPE_KEY, Response
+from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.telemetry import log_access
 
@@ -131,7 +131,6 @@ class MessagesApp:
                 loop = self._loops.get()
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body
-                scope[SCOPE_KEY] = response
                 if self._find_operation(exchange, loop, scope) in PUBLIC:
                     ready = exchange.operation != "readyz" or not loop.draining
                     await response.send_whole(200 if ready else 503, (), b"")

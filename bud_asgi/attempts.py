@@ -22,7 +22,7 @@ from bud_asgi.providers import (
     send,
 )
 from bud_asgi.relay import relay_json, relay_stream
-from bud_asgi.response import Response, State
+from bud_asgi.response import State
 
 TRY_NEXT: Mapping[AttemptEnd, bool] = {
     "answered": False,
@@ -69,9 +69,12 @@ async def run_attempts(
             else:
                 await relay_json(exchange, attempt, reply, response)
         except GatewayError as error:
-            final = _end_attempt(exchange, response, provider, attempt, error)
-            if number == len(targets) or not TRY_NEXT[attempt.end or "unknown"]:
-                raise final from final.__cause__
+            attempt.end = classify(error, has_content=response.has_content)
+            _note_failure(exchange, provider, attempt, error)
+            if number == len(targets) or not TRY_NEXT[attempt.end]:
+                if attempt.end == "overloaded":
+                    raise hide_credential_error(provider, exchange.request_id, error) from None
+                raise
         except asyncio.CancelledError:
             attempt.end = "client_gone" if isinstance(request.aborted_by, ClientGone) else "cancelled"
             raise
@@ -99,20 +102,14 @@ def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
     return "unsupported"
 
 
-def _end_attempt(
-    exchange: Exchange, response: Response, provider: Provider, attempt: Attempt, error: GatewayError
-) -> GatewayError:
-    """Classify the end of an attempt, log a failure, and return the error for the client."""
-    attempt.end = classify(error, has_content=response.has_content)
-    if isinstance(error, UpstreamErrorResponse) and error.event:
-        error = hide_credential_error(provider, exchange.request_id, error)
+def _note_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error: GatewayError) -> None:
+    """Record and log why an attempt failed."""
     if isinstance(error, TranslatedUpstreamError):
         attempt.failure = error.upstream_message
     elif isinstance(error, UpstreamUnavailable):
         attempt.failure = str(error.__cause__ or error)
     if attempt.failure is not None:
         _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
-    return error
 
 
 def _provider_request(exchange: Exchange, target: Target) -> ProviderRequest:

@@ -176,7 +176,8 @@ class Exchange:
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to the response, whoever sends it.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
-    what must outlive the request; `None` outside a gateway.
+    what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
+    that could not be sent.
     """
 
     __slots__ = (
@@ -201,6 +202,7 @@ class Exchange:
         "started",
         "status",
         "tasks",
+        "unsent_event",
         "usage",
     )
 
@@ -225,6 +227,7 @@ class Exchange:
         self.committed: float | None = None
         self.ended: float | None = None
         self.tasks: BackgroundTasks | None = None
+        self.unsent_event = b""
         self._path: str = scope["path"]
         self._request: MessagesRequest | None = None
 

@@ -12,8 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.protocol.errors import ShuttingDown
-from bud_asgi.response import Response
+from bud_asgi.exchange import SCOPE_KEY, Exchange
 
 EnterLifespan = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -71,9 +70,9 @@ class FinalErrorEvent:
         try:
             await self.app(scope, receive, send)
         except asyncio.CancelledError:
-            response = Response.of(scope)
-            if response is not None and (closing := response.closing_event(ShuttingDown())):
-                await send({"type": "http.response.body", "body": closing})
+            exchange: Exchange | None = scope.get(SCOPE_KEY)
+            if exchange is not None and exchange.unsent_event:
+                await send({"type": "http.response.body", "body": exchange.unsent_event})
             raise
 
 

@@ -16,15 +16,12 @@ from math import inf
 from types import TracebackType
 from typing import Literal, Self
 
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Send
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
-
-SCOPE_KEY = "bud_asgi.response"
-"""The key under which the response of an exchange is found in an ASGI scope."""
 
 _log = logging.getLogger("bud_asgi")
 
@@ -109,11 +106,6 @@ class Response:
         self._now = asyncio.get_running_loop().time
         self._idle_since = inf
         self._ping: asyncio.Task[None] | None = None
-
-    @staticmethod
-    def of(scope: Scope) -> Response | None:
-        """The response that a gateway below is writing for this scope."""
-        return scope.get(SCOPE_KEY)
 
     async def __aenter__(self) -> Self:
         return self
@@ -305,12 +297,14 @@ class Response:
             await self._send({"type": "http.response.body", "body": closing})
 
     async def _cancelled(self) -> None:
-        """End a running stream in the step of a cancellation. If that fails, a layer further out may still do it."""
+        """End a running stream in the step of a cancellation. If that fails, `FinalErrorEvent` may still do it."""
         error = ShuttingDown()
         self._stop_pings()
         if self.state is State.STARTED:
             self._exchange.outcome = self._outcome(error)
-            await self._send_closing(self.closing_event(error))
+            closing = self._exchange.unsent_event = self.closing_event(error)
+            await self._send_closing(closing)
+            self._exchange.unsent_event = b""
         self._move("fail")
 
     async def _send_closing(self, closing: bytes) -> None:

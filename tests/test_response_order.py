@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -247,3 +249,22 @@ async def test_an_open_stream_is_seven_coroutines_deep(running: Running) -> None
     assert depth <= 8  # the last one is the future that is awaited
     task.cancel()
     await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("reply", [sse(STREAM), error(429, "rate_limit_error", "Slow down")], ids=["stream", "error"])
+async def test_a_finished_request_is_freed_without_the_garbage_collector(running: Running, reply: Reply) -> None:
+    """A reference cycle would keep bodies and connections of many requests until the collector runs."""
+    server, freed = Server(), list[str]()
+    running.upstream.enqueue(reply)
+    gc.collect()
+    gc.disable()
+    try:
+        await running.call(server)
+        exchange = await account(running)
+        weakref.finalize(server, freed.append, "server")
+        running.settled.clear()
+        del server, exchange
+        await asyncio.sleep(0.02)
+        assert freed == ["server"]
+    finally:
+        gc.enable()

@@ -48,17 +48,18 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         raise unavailable(failure) from failure
     if isinstance(error, TranslatedUpstreamError) and error.credential:
         _log.error("%s: %s rejected our credential: %.500r", call.request_id, provider.name, error.upstream_message)
-    if isinstance(error, UpstreamErrorResponse):
+    try:
         raise hide_credential_error(provider, call.request_id, error)
-    raise error
+    finally:
+        del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
 
 
-def hide_credential_error(provider: Provider, request_id: str, error: UpstreamErrorResponse) -> GatewayError:
+def hide_credential_error(provider: Provider, request_id: str, error: GatewayError) -> GatewayError:
     """Replace an upstream's error about the gateway's own credential: the client cannot act on it.
 
     Some servers echo the credential in an error, whatever its status. All other errors are returned as they are.
     """
-    if not provider.credential.is_operators:
+    if not isinstance(error, UpstreamErrorResponse) or not provider.credential.is_operators:
         return error
     parsed = read_error(error.body)
     text = error.body.decode("utf-8", "replace")
