@@ -1,4 +1,4 @@
-"""What a limit is, and what a request asks of it."""
+"""Limits: what one is, what a request takes from it, and the arithmetic of token buckets. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import msgspec
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import check_choice, check_integer, check_seconds
 
+ROUNDING = 1e-9
+"""Relative rounding tolerance: a client that waits exactly `retry_after` must be admitted."""
+
 _Kind = Literal["requests"]
 _Per = Literal["principal", "all"]
 
@@ -16,7 +19,7 @@ _Per = Literal["principal", "all"]
 class Limit(msgspec.Struct, frozen=True, gc=False):
     """At most `amount` of a kind in `window` seconds, for each principal or for all together.
 
-    It is a token bucket: a caller that was idle may use the whole amount at once, then it fills again evenly. Raises
+    It is a token bucket: a caller that was idle may use the whole amount at once; then it refills evenly. Raises
     `OptionError`.
     """
 
@@ -34,7 +37,7 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
-    """So much of one bucket: the limit, whose bucket it is, and the amount in whole units of its kind."""
+    """An amount to take from one bucket of a limit, in whole units of its kind. `key` names the bucket."""
 
     limit: Limit
     key: str
@@ -42,11 +45,42 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 
 
 def charges_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
-    """What a request asks of each limit. A request that no `Principal` came with shares one bucket with its like.
+    """The charges of a request, one for each limit. Requests without a principal share one bucket.
 
-    Counting tokens has buckets of its own, as it has at the service (vendor page "Token counting").
+    Counting tokens has buckets of its own, as at the service (vendor page "Token counting").
     """
-    whose = exchange.principal.id if exchange.principal else ""
-    if not exchange.counting:
-        return [Charge(limit, whose if limit.per == "principal" else "", 1) for limit in limits]
-    return [Charge(limit, f"count_tokens:{whose if limit.per == 'principal' else ''}", 1) for limit in limits]
+    operation = "count_tokens" if exchange.counting else "messages"
+    principal = exchange.principal.id if exchange.principal else ""
+    return [Charge(limit, f"{operation}:{principal}" if limit.per == "principal" else operation, 1) for limit in limits]
+
+
+class Bucket(msgspec.Struct, frozen=True, gc=False):
+    """How many tokens a bucket had at `updated_at`, in seconds on a clock that only goes forward."""
+
+    tokens: float
+    updated_at: float
+
+
+def refilled(bucket: Bucket, now: float, *, capacity: float, window: float) -> Bucket:
+    """The bucket as it is now: it refills evenly, `capacity` tokens in `window` seconds, up to its capacity.
+
+    If the clock went back, nothing changes until it has caught up.
+    """
+    elapsed = now - bucket.updated_at
+    if elapsed <= 0:
+        return Bucket(min(capacity, bucket.tokens), bucket.updated_at)
+    return Bucket(min(capacity, bucket.tokens + elapsed * capacity / window), now)
+
+
+def waiting_time(bucket: Bucket, amount: float, *, capacity: float, window: float) -> float:
+    """Seconds until `amount` can be taken from a bucket that is up to date; 0 if it can be taken now.
+
+    An amount above the capacity can be taken from a full bucket; otherwise it never could.
+    """
+    missing = min(amount, capacity) - bucket.tokens
+    return missing * window / capacity if missing > ROUNDING * capacity else 0.0
+
+
+def taken(bucket: Bucket, amount: float) -> Bucket:
+    """The bucket after an amount was taken, or given back if it is negative; it may go into debt."""
+    return Bucket(bucket.tokens - amount, bucket.updated_at)

@@ -35,8 +35,8 @@ class Limiter:
         charges = tuple(charges_of(self.limits, exchange))
         granted = await self.store.reserve(charges)
         exchange.reservation = granted.reservation
-        if granted.standings:
-            exchange.reply_headers += limit_headers(min(granted.standings, key=_REMAINING))
+        if granted.statuses:
+            exchange.reply_headers += limit_headers(min(granted.statuses, key=_REMAINING))
         return Hold(granted.reservation, charges)
 
     def settle(self, hold: Hold, tasks: BackgroundTasks) -> None:

@@ -1,4 +1,4 @@
-"""The seam of the limits: who counts use."""
+"""The interface of limit stores, and the refusal of a request that is over a limit."""
 
 from __future__ import annotations
 
@@ -17,76 +17,76 @@ from bud_asgi.protocol.errors import GatewayError
 
 
 class LimitStatus(msgspec.Struct, frozen=True, gc=False):
-    """How one limit stands for a caller: whole units remaining, and seconds until it is full again."""
+    """The status of one limit for a caller: whole units remaining, and seconds until it is full again."""
 
-    demand: Charge
+    charge: Charge
     remaining: int
     full_in: float
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
-    """A reservation, and how each of its limits stands now, in the order of the demands."""
+    """A reservation, and the status of each limit after it, in the order of the charges."""
 
     reservation: Reservation
-    standings: tuple[LimitStatus, ...]
+    statuses: tuple[LimitStatus, ...]
 
 
 class LimitStore(Protocol):
     """Counts use against limits. Amounts are whole units of their limit's kind."""
 
-    async def reserve(self, demands: Sequence[Charge]) -> Grant:
-        """Take all demands, or none.
+    async def reserve(self, charges: Sequence[Charge]) -> Grant:
+        """Take all charges, or none.
 
-        Raises `RateLimited` with the seconds until the tightest limit may pass. Cancelled before it returns, nothing
+        Raises `RateLimited` with the seconds until the tightest limit has room. Cancelled before it returns, nothing
         stays taken.
         """
         ...
 
     def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
-        """Book what was really used, in the order of the demands, instead of what was reserved.
+        """Book the actual amounts, in the order of the charges, in place of the reserved ones.
 
-        Settling twice changes nothing. More than was reserved becomes debt; less is given back. What it returns is run
-        to its end in a task, whatever becomes of the request; a store that never waits books at once and returns
-        `None`.
+        Settling twice changes nothing. More than was reserved becomes debt; less is given back. A returned coroutine is
+        run to its end in the background, whatever happens to the request; a store that never awaits books at once and
+        returns `None`.
         """
         ...
 
 
 LONGEST_WAIT = 60.0
-"""Seconds that a client may be asked to wait: SDKs would sleep for a day, so past it they are told not to retry."""
+"""The longest `retry-after`, in seconds, that an SDK should wait for; above it, `x-should-retry: false` is sent."""
 
 
 class RateLimited(GatewayError):
-    """A limit is used up; `retry_after` is in seconds, and true."""
+    """A limit has no room for a request. After `retry_after` seconds it has."""
 
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, standing: LimitStatus, retry_after: float) -> None:
-        limit = standing.demand.limit
+    def __init__(self, status: LimitStatus, retry_after: float) -> None:
+        limit = status.charge.limit
         whose = "your" if limit.per == "principal" else "the"
         seconds = max(1, math.ceil(retry_after - 1e-6))
-        words = (
+        message = (
             f"This request would exceed {whose} rate limit of {limit.amount} {limit.kind} in {limit.window:g} seconds."
         )
         if retry_after > LONGEST_WAIT:
             self.retryable = False
-            words += (
+            message += (
                 f" The next one can pass at {_rfc3339(math.ceil(time.time() + retry_after)).decode()}; try again then."
             )
-        lines = {name.decode(): value.decode() for name, value in limit_headers(standing)}
-        super().__init__(words, headers={"retry-after": str(seconds), **lines})
+        lines = {name.decode(): value.decode() for name, value in limit_headers(status)}
+        super().__init__(message, headers={"retry-after": str(seconds), **lines})
         self.retry_after = retry_after
 
 
-def limit_headers(standing: LimitStatus) -> list[tuple[bytes, bytes]]:
-    """The caller's own limit, in the service's header names (vendor page "Rate limits")."""
-    limit = standing.demand.limit
+def limit_headers(status: LimitStatus) -> list[tuple[bytes, bytes]]:
+    """The headers that report a limit to its caller, named as the service names them (vendor page "Rate limits")."""
+    limit = status.charge.limit
     amount, remaining, reset = _names(limit.kind)
     return [
         (amount, b"%d" % limit.amount),
-        (remaining, b"%d" % standing.remaining),
-        (reset, _rfc3339(math.ceil(time.time() + standing.full_in))),
+        (remaining, b"%d" % status.remaining),
+        (reset, _rfc3339(math.ceil(time.time() + status.full_in))),
     ]
 
 

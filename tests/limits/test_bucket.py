@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from protocol.counts import examples
 
-from bud_asgi.limits.bucket import Bucket, refilled, taken, waiting_time
+from bud_asgi.limits.limit import Bucket, refilled, taken, waiting_time
 
 _seconds = st.floats(0, 1e6, allow_nan=False)
 _capacities = st.integers(1, 10**9)
@@ -42,9 +42,9 @@ WAITS: dict[str, tuple[float, float, float]] = {
 }
 
 
-@pytest.mark.parametrize(("level", "amount", "seconds"), WAITS.values(), ids=WAITS.keys())
-def test_the_wait_for_a_bucket_of_12_in_60_seconds(level: float, amount: float, seconds: float) -> None:
-    assert waiting_time(Bucket(level, 0.0), amount, capacity=12, window=60) == seconds
+@pytest.mark.parametrize(("tokens", "amount", "seconds"), WAITS.values(), ids=WAITS.keys())
+def test_the_wait_for_a_bucket_of_12_in_60_seconds(tokens: float, amount: float, seconds: float) -> None:
+    assert waiting_time(Bucket(tokens, 0.0), amount, capacity=12, window=60) == seconds
 
 
 def test_what_is_taken_is_gone_and_may_be_given_back() -> None:
@@ -54,43 +54,43 @@ def test_what_is_taken_is_gone_and_may_be_given_back() -> None:
 
 @pytest.mark.torture
 @examples()
-@given(level=_levels, moment=_seconds, now=_seconds, capacity=_capacities, window=_windows)
+@given(tokens=_levels, updated_at=_seconds, now=_seconds, capacity=_capacities, window=_windows)
 def test_a_bucket_never_runs_over_and_never_loses(
-    level: float, moment: float, now: float, capacity: int, window: float
+    tokens: float, updated_at: float, now: float, capacity: int, window: float
 ) -> None:
-    after = refilled(Bucket(level, moment), now, capacity=capacity, window=window)
-    assert min(level, capacity) <= after.level <= capacity
-    assert after.moment == max(now, moment)
-    if now <= moment:
-        assert after.level == min(level, capacity)
+    after = refilled(Bucket(tokens, updated_at), now, capacity=capacity, window=window)
+    assert min(tokens, capacity) <= after.tokens <= capacity
+    assert after.updated_at == max(now, updated_at)
+    if now <= updated_at:
+        assert after.tokens == min(tokens, capacity)
 
 
 @pytest.mark.torture
 @examples()
-@given(level=_levels, amount=st.integers(0, 10**9), moment=_seconds, capacity=_capacities, window=_windows)
+@given(tokens=_levels, amount=st.integers(0, 10**9), updated_at=_seconds, capacity=_capacities, window=_windows)
 def test_waiting_exactly_so_long_makes_the_amount_available(
-    level: float, amount: int, moment: float, capacity: int, window: float
+    tokens: float, amount: int, updated_at: float, capacity: int, window: float
 ) -> None:
-    bucket = Bucket(min(level, capacity), moment)
+    bucket = Bucket(min(tokens, capacity), updated_at)
     wait = waiting_time(bucket, amount, capacity=capacity, window=window)
     assert wait >= 0
-    rounding = 1e-8 * max(1.0, abs(bucket.level), float(capacity))  # floats are as coarse as that
-    missing = min(amount, capacity) - bucket.level
+    rounding = 1e-8 * max(1.0, abs(bucket.tokens), float(capacity))  # floats are as coarse as that
+    missing = min(amount, capacity) - bucket.tokens
     assert wait == 0 or missing > 0
     assert wait > 0 or missing <= rounding
-    later = refilled(Bucket(bucket.level, 0.0), wait, capacity=capacity, window=window)
-    assert later.level >= min(amount, capacity) - rounding
+    later = refilled(Bucket(bucket.tokens, 0.0), wait, capacity=capacity, window=window)
+    assert later.tokens >= min(amount, capacity) - rounding
     if missing > 1000 * rounding:
-        sooner = refilled(Bucket(bucket.level, 0.0), wait * 0.99, capacity=capacity, window=window)
+        sooner = refilled(Bucket(bucket.tokens, 0.0), wait * 0.99, capacity=capacity, window=window)
         assert waiting_time(sooner, amount, capacity=capacity, window=window) > 0
 
 
 @pytest.mark.torture
 @examples()
-@given(level=_levels, steps=st.lists(st.floats(0, 100), max_size=10), capacity=st.integers(1, 1000), window=_windows)
-def test_it_is_no_matter_how_often_one_looks(level: float, steps: list[float], capacity: int, window: float) -> None:
-    bucket = refilled(Bucket(level, 0.0), 0.0, capacity=capacity, window=window)
+@given(tokens=_levels, steps=st.lists(st.floats(0, 100), max_size=10), capacity=st.integers(1, 1000), window=_windows)
+def test_it_is_no_matter_how_often_one_looks(tokens: float, steps: list[float], capacity: int, window: float) -> None:
+    bucket = refilled(Bucket(tokens, 0.0), 0.0, capacity=capacity, window=window)
     for step in steps:
-        bucket = refilled(bucket, bucket.moment + step, capacity=capacity, window=window)
-    at_once = refilled(Bucket(level, 0.0), bucket.moment, capacity=capacity, window=window)
-    assert bucket.level == pytest.approx(at_once.level, rel=1e-9, abs=1e-6 * max(1.0, abs(level) * 1e-6))
+        bucket = refilled(bucket, bucket.updated_at + step, capacity=capacity, window=window)
+    at_once = refilled(Bucket(tokens, 0.0), bucket.updated_at, capacity=capacity, window=window)
+    assert bucket.tokens == pytest.approx(at_once.tokens, rel=1e-9, abs=1e-6 * max(1.0, abs(tokens) * 1e-6))

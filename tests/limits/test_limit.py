@@ -20,9 +20,22 @@ def test_a_limit_is_for_a_minute_and_for_each_principal_unless_it_says_so() -> N
     assert Limit("requests", 5) == Limit("requests", 5, 60.0, "principal")
 
 
-def test_a_request_asks_for_one_of_each_limit() -> None:
+def test_a_request_takes_one_of_each_limit() -> None:
     each, all_ = Limit("requests", 5), Limit("requests", 50, per="all")
     exchange = Exchange(http_scope())
-    assert charges_of((each, all_), exchange) == [Charge(each, "", 1), Charge(all_, "", 1)]
+    assert charges_of((each, all_), exchange) == [Charge(each, "messages:", 1), Charge(all_, "messages", 1)]
     exchange.principal = Principal(id="p")
-    assert charges_of((each, all_), exchange) == [Charge(each, "p", 1), Charge(all_, "", 1)]
+    assert charges_of((each, all_), exchange) == [Charge(each, "messages:p", 1), Charge(all_, "messages", 1)]
+
+
+def test_no_principal_shares_the_buckets_of_another() -> None:
+    """Not even one whose id looks like the name of a bucket."""
+    limits = (Limit("requests", 5), Limit("requests", 50, per="all"))
+    keys: list[str] = []
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        exchange = Exchange({**http_scope(), "path": path})
+        for name in (None, "p", "count_tokens:p", "messages:p", "messages", "count_tokens"):
+            exchange.principal = None if name is None else Principal(id=name)
+            keys.append(charges_of(limits, exchange)[0].key)
+        keys.append(charges_of(limits, exchange)[1].key)
+    assert len(set(keys)) == len(keys)

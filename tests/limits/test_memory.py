@@ -39,10 +39,10 @@ class Clock:
         return self.now
 
 
-def refused(store: MemoryStore, *demands: Charge) -> RateLimited:
-    """The refusal of demands that must not be granted."""
+def refused(store: MemoryStore, *charges: Charge) -> RateLimited:
+    """The refusal of charges that must not be granted."""
     try:
-        granted = at_once(store.reserve(demands))
+        granted = at_once(store.reserve(charges))
     except RateLimited as error:
         return error
     raise AssertionError(granted)
@@ -50,10 +50,10 @@ def refused(store: MemoryStore, *demands: Charge) -> RateLimited:
 
 # Amounts, windows and times are sums of powers of two, so that floats are exact and the model may compare for equality.
 LIMITS = (Limit("requests", 4, 8.0), Limit("requests", 2, 1.0), Limit("requests", 16, 4.0, "all"))
-_demands = st.lists(
+_charges = st.lists(
     st.tuples(st.sampled_from(LIMITS), st.sampled_from("abc"), st.integers(0, 6)),
     max_size=4,
-    unique_by=lambda demand: demand[:2],
+    unique_by=lambda charge: charge[:2],
 )
 
 
@@ -63,7 +63,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("bud_asgi.limits.memory._FEWEST_BEFORE_SWEEP", 1)
+        self.patch.setattr("bud_asgi.limits.memory._MIN_BEFORE_SWEEP", 1)
         self.clock = Clock()
         self.store = MemoryStore(clock=self.clock)
         self.levels: dict[tuple[Limit, str], Fraction] = {}
@@ -85,37 +85,37 @@ class StoreMachine(RuleBasedStateMachine):
         for limit, key in self.levels:
             self.give(limit, key, Fraction(quarters, 4) * limit.amount / Fraction(limit.window))
 
-    @rule(wanted=_demands)
+    @rule(wanted=_charges)
     def reserve(self, wanted: list[tuple[Limit, str, int]]) -> None:
-        demands = [Charge(limit, key, amount) for limit, key, amount in wanted]
+        charges = [Charge(limit, key, amount) for limit, key, amount in wanted]
         waits = [
             max(Fraction(0), min(d.amount, d.limit.amount) - self.level(d.limit, d.key))
             * Fraction(d.limit.window)
             / d.limit.amount
-            for d in demands
+            for d in charges
         ]
         if max(waits, default=Fraction(0)) > 0:
-            error = refused(self.store, *demands)
+            error = refused(self.store, *charges)
             assert error.retry_after == max(waits)
             return
-        granted = at_once(self.store.reserve(demands))
-        for demand, standing in zip(demands, granted.standings, strict=True):
-            self.levels[demand.limit, demand.key] = self.level(demand.limit, demand.key) - demand.amount
-            level = self.level(demand.limit, demand.key)
-            assert standing.demand == demand
-            assert standing.remaining == max(0, math.floor(level))
-            missing = demand.limit.amount - level
-            assert standing.full_in == missing * Fraction(demand.limit.window) / demand.limit.amount
-        self.open.append((granted.reservation, demands))
+        granted = at_once(self.store.reserve(charges))
+        for charge, status in zip(charges, granted.statuses, strict=True):
+            self.levels[charge.limit, charge.key] = self.level(charge.limit, charge.key) - charge.amount
+            level = self.level(charge.limit, charge.key)
+            assert status.charge == charge
+            assert status.remaining == max(0, math.floor(level))
+            missing = charge.limit.amount - level
+            assert status.full_in == missing * Fraction(charge.limit.window) / charge.limit.amount
+        self.open.append((granted.reservation, charges))
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        reservation, demands = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        amounts = [data.draw(st.integers(0, 8)) for _ in demands]
+        reservation, charges = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        amounts = [data.draw(st.integers(0, 8)) for _ in charges]
         self.store.settle(reservation, amounts)
-        for demand, amount in zip(demands, amounts, strict=True):
-            self.give(demand.limit, demand.key, Fraction(demand.amount - amount))
+        for charge, amount in zip(charges, amounts, strict=True):
+            self.give(charge.limit, charge.key, Fraction(charge.amount - amount))
         self.settled.append(reservation)
 
     @precondition(lambda self: self.settled)
@@ -153,43 +153,43 @@ def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
     one = Charge(LIMIT, "a", 1)
-    assert [at_once(store.reserve([one])).standings[0].remaining for _ in range(3)] == [2, 1, 0]
+    assert [at_once(store.reserve([one])).statuses[0].remaining for _ in range(3)] == [2, 1, 0]
     assert refused(store, one).retry_after == 20
     clock.now += 19
     assert refused(store, one).retry_after == pytest.approx(1)
     clock.now += 1
-    assert at_once(store.reserve([one])).standings[0].remaining == 0
+    assert at_once(store.reserve([one])).statuses[0].remaining == 0
     assert refused(store, one).retry_after == 20
 
 
-def test_all_demands_are_taken_or_none() -> None:
+def test_all_charges_are_taken_or_none() -> None:
     store = MemoryStore(clock=Clock())
     narrow = Limit("requests", 1, 60.0, "all")
     at_once(store.reserve([Charge(narrow, "", 1)]))
     for _ in range(10):
         error = refused(store, Charge(LIMIT, "a", 1), Charge(narrow, "", 1))
         assert str(error) == "This request would exceed the rate limit of 1 requests in 60 seconds."
-    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).standings[0].remaining == 2
+    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 2
 
 
 def test_of_several_short_limits_the_one_with_the_longest_wait_is_told() -> None:
     store = MemoryStore(clock=Clock())
     slow = Limit("requests", 1, 600.0)
-    demands = [
+    charges = [
         Charge(Limit("requests", 1, 6.0), "a", 1),
         Charge(slow, "a", 1),
         Charge(Limit("requests", 2, 60.0), "a", 1),
     ]
-    at_once(store.reserve(demands))
-    error = refused(store, *demands)
+    at_once(store.reserve(charges))
+    error = refused(store, *charges)
     assert error.retry_after == 600
     assert str(error).startswith("This request would exceed your rate limit of 1 requests in 600 seconds.")
 
 
-def test_two_demands_on_one_bucket_are_both_taken() -> None:
+def test_two_charges_on_one_bucket_are_both_taken() -> None:
     store = MemoryStore(clock=Clock())
     granted = at_once(store.reserve([Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1)]))
-    assert granted.standings[-1].remaining == 1
+    assert granted.statuses[-1].remaining == 1
     refused(store, Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1))
 
 
@@ -197,7 +197,7 @@ def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
     granted = at_once(store.reserve([Charge(LIMIT, "a", 6)]))
-    assert (granted.standings[0].remaining, granted.standings[0].full_in) == (0, 120)
+    assert (granted.statuses[0].remaining, granted.statuses[0].full_in) == (0, 120)
     assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 80
     clock.now += 119
     assert refused(store, Charge(LIMIT, "a", 6)).retry_after == pytest.approx(1)
@@ -209,7 +209,7 @@ def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed() -> Non
     store = MemoryStore(clock=Clock())
     granted = at_once(store.reserve([Charge(LIMIT, "a", 3), Charge(LIMIT, "b", 1)]))
     store.settle(granted.reservation, [1, 6])
-    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).standings[0].remaining == 1
+    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 1
     assert refused(store, Charge(LIMIT, "b", 1)).retry_after == 80
 
 
@@ -231,10 +231,10 @@ def test_a_reservation_of_somebody_else_s_settles_nothing() -> None:
     refused(store, Charge(LIMIT, "a", 1))
 
 
-def test_no_demands_are_granted() -> None:
+def test_no_charges_are_granted() -> None:
     store = MemoryStore()
     granted = at_once(store.reserve([]))
-    assert granted.standings == ()
+    assert granted.statuses == ()
     assert store.open == 1
     store.settle(granted.reservation, [])
     assert store.open == 0
@@ -254,7 +254,7 @@ def test_full_buckets_are_forgotten_and_the_others_kept() -> None:
     assert kept == {f"here {index}" for index in range(200)}
     for index in range(200):
         assert refused(store, Charge(LIMIT, f"here {index}", 1)).retry_after == 20
-        assert at_once(store.reserve([Charge(LIMIT, f"gone {index}", 1)])).standings[0].remaining == 2
+        assert at_once(store.reserve([Charge(LIMIT, f"gone {index}", 1)])).statuses[0].remaining == 2
 
 
 _times = st.lists(st.floats(0, 30, allow_nan=False), min_size=1, max_size=60)

@@ -173,7 +173,7 @@ async def _never(scope: Scope, receive: Receive, send: Send) -> None:
 class BrokenStore:
     """A store that grants and can't settle."""
 
-    async def reserve(self, demands: Sequence[Charge]) -> Grant:
+    async def reserve(self, charges: Sequence[Charge]) -> Grant:
         return Grant(Reservation("x"), ())
 
     async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
