@@ -1,4 +1,4 @@
-"""What uvicorn costs when nobody is behind it: a constant answer, `uvicorn alone:app`."""
+"""What uvicorn costs without an app behind it: a constant answer, `uvicorn alone:app`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The load generator of the benchmark, in a process of its own: `python load.py JOB`, in and out goes JSON.
 
 It reads the CPU clock of the server's process itself, at both ends of what it counts, and compares what it sent and
-received with what the upstream says that it received and sent.
+received with what the upstream reports.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SETTLE = 0.5
 """Seconds before the counting begins, and between its end and the end of the streams."""
 
 VANISH_LIMIT = 10.0
-"""Seconds after which nobody waits any more for upstream calls to end."""
+"""How long to wait for upstream calls to end, in seconds."""
 
 
 Kind = Literal["small", "medium", "body", "paced", "flat", "idle"]
 """Small requests, those of 2 kB and of 400 kB; streams at 50 events a second, as fast as they come, and silent ones."""
 
 TEXTS = {"medium": 45, "body": 9000}
-"""How often the text is repeated, once if nothing is said here."""
+"""How often the text is repeated, by default once."""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -105,7 +105,7 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Bench:
-    """The processes of a run, and what they are told."""
+    """The processes of a run, and their environment."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -308,7 +308,7 @@ def main() -> None:
         file.write_text(as_json(samples, results, compared, machine))
     times = 1 / ratio(samples, ALONE, CELLS[0])
     if times > HONEST:
-        sys.exit(f"(a) costs {times:.1f} times uvicorn alone, more than {HONEST:g}: it is no measure")
+        sys.exit(f"(a) costs {times:.1f} times uvicorn alone, more than {HONEST:g}: it is not a valid baseline")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def asked(body: bytes) -> bytes:
 
 
 class Ledger:
-    """Who was asked what, and what came back: a digest of each request's body, and of its reply's."""
+    """A digest of each request body, and of its reply body."""
 
     def __init__(self) -> None:
         self._entries: list[bytes] = []

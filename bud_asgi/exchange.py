@@ -173,7 +173,7 @@ class Exchange:
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
-    began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to the response, whoever sends it.
+    began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream

@@ -79,16 +79,16 @@ class FinalErrorEvent:
 class _ExactPrefix:
     """Serves the bare prefix: the whole path is prefix, even if it looks like a path of the Messages API."""
 
-    def __init__(self, guest: ASGIApp) -> None:
-        self.guest = guest
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["root_path"] = scope["path"]
-        await self.guest(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def install(
-    host: Starlette, path: str, guest: ASGIApp, lifespan: Callable[[], AbstractAsyncContextManager[None]]
+    host: Starlette, path: str, app: ASGIApp, lifespan: Callable[[], AbstractAsyncContextManager[None]]
 ) -> None:
     """Mount an app in a Starlette or FastAPI host at a prefix, and enter its lifespan within the host's.
 
@@ -100,8 +100,8 @@ def install(
     if any(isinstance(route, Mount) and route.path == prefix for route in host.router.routes):
         raise ValueError(f"an app is mounted at {prefix or '/'!r} already, and would get the requests first")
     if prefix:
-        host.router.routes.append(Route(prefix, _ExactPrefix(guest)))  # without it, Starlette redirects there
-    host.router.routes.append(Mount(prefix, guest))
+        host.router.routes.append(Route(prefix, _ExactPrefix(app)))  # without it, Starlette redirects there
+    host.router.routes.append(Mount(prefix, app))
     inner = host.router.lifespan_context
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.routing import Route
 
 CLAUDE_CODE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-fable-5-2")
-"""The models that Claude Code requests without being told to, also for background tasks (release 2.1.331)."""
+"""The models that Claude Code requests on its own, also for background tasks (release 2.1.331)."""
 
 _AS_REQUESTED = "(as requested)"
 

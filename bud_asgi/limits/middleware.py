@@ -1,4 +1,4 @@
-"""The admitting stage as a middleware, for stacks of one's own and for other apps."""
+"""The admitting stage as a middleware, for custom stacks and for other apps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resolving stage as a middleware, for stacks of one's own and for other apps."""
+"""The resolving stage as a middleware, for custom stacks and for other apps."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Requests for httpx or httpx2, made with the classes of whichever library the host's client comes from.
 
-Neither is imported here: whoever passes in a client or transport has already imported its library.
+Neither is imported here: the caller that passes in a client or transport has imported its library already.
 """
 
 from __future__ import annotations

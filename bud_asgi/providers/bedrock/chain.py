@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 THREAD_NAME = "bud_asgi AWS keys"
 
 HOST_CHECK_INTERVAL = 60.0
-"""Seconds that the keys of a host's credentials object are used before the object is asked again."""
+"""Seconds that the keys of a host's credentials object are used before the object is called again."""
 
 _MAX_LIFETIME = float(1 << 22)
 """Seconds, 48 days: keys that live longer are treated as if they expired then."""
