@@ -137,8 +137,7 @@ class MessagesApp:
                 elif self._stack is not None:
                     await self._stack(scope, receive, response.forward)
                 else:
-                    with request:
-                        await self._gateway.serve(request, loop, scope, receive)
+                    await self._gateway.serve(request, loop, scope, receive)
         finally:
             if loop is not None:
                 try:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -22,7 +24,6 @@ from bud_asgi.providers import (
     send,
 )
 from bud_asgi.relay import relay_json, relay_stream
-from bud_asgi.response import State
 
 TRY_NEXT: Mapping[AttemptEnd, bool] = {
     "answered": False,
@@ -58,35 +59,63 @@ async def run_attempts(
         response.enable_pings()
     for number, target in enumerate(targets, 1):
         provider = providers[target.provider]
-        attempt = Attempt(target)
-        exchange.attempts.append(attempt)
-        reply: HttpReply | None = None
-        try:
+        with _AttemptScope(request, provider, target, is_last=number == len(targets)) as current:
             # The encoded request is not kept in a variable: an open stream would retain the body.
-            reply = await send(client, provider, _provider_request(exchange, target), attempt)
+            reply = current.reply = await send(client, provider, _provider_request(exchange, target), current.attempt)
             if streaming:
-                await relay_stream(exchange, attempt, reply, response, timing)
+                await relay_stream(exchange, current.attempt, reply, response, timing)
             else:
-                await relay_json(exchange, attempt, reply, response)
-        except GatewayError as error:
-            attempt.end = classify(error, has_content=response.has_content)
-            _note_failure(exchange, provider, attempt, error)
-            if number == len(targets) or not TRY_NEXT[attempt.end]:
-                if attempt.end == "overloaded":
-                    raise hide_credential_error(provider, exchange.request_id, error) from None
-                raise
-        except asyncio.CancelledError:
-            attempt.end = "client_gone" if isinstance(request.aborted_by, ClientGone) else "cancelled"
-            raise
-        else:
-            attempt.end = "answered"
+                await relay_json(exchange, current.attempt, reply, response)
             return
-        finally:
-            attempt.ended = time.monotonic()
-            if reply is not None:
-                reply.close()
-        if response.state is State.HELD:
-            response.release()
+
+
+class _AttemptScope:
+    """One attempt: its end is classified and recorded, its reply closed, its error dropped if a target follows."""
+
+    def __init__(self, request: ActiveRequest, provider: Provider, target: Target, *, is_last: bool) -> None:
+        self.attempt = Attempt(target)
+        self.reply: HttpReply | None = None
+        self._request = request
+        self._provider = provider
+        self._is_last = is_last
+
+    def __enter__(self) -> Self:
+        self._request.exchange.attempts.append(self.attempt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        attempt, response = self.attempt, self._request.response
+        attempt.ended = time.monotonic()
+        if self.reply is not None:
+            self.reply.close()
+        if isinstance(error, asyncio.CancelledError):
+            attempt.end = "client_gone" if isinstance(self._request.aborted_by, ClientGone) else "cancelled"
+        elif isinstance(error, GatewayError):
+            attempt.end = classify(error, has_content=response.has_content)
+            shown: GatewayError = error
+            if attempt.end == "overloaded":
+                shown = hide_credential_error(self._provider, self._request.exchange.request_id, error)
+            self._note_failure(shown)
+            if TRY_NEXT[attempt.end] and not self._is_last:
+                response.release()
+                return True
+            if shown is not error:
+                raise shown from None
+        elif error is None:
+            attempt.end = "answered"
+        return False
+
+    def _note_failure(self, error: GatewayError) -> None:
+        """Record and log why the attempt failed."""
+        if isinstance(error, TranslatedUpstreamError):
+            self.attempt.failure = error.upstream_message
+        elif isinstance(error, UpstreamUnavailable):
+            self.attempt.failure = str(error.__cause__ or error)
+        if self.attempt.failure is not None:
+            request_id = self._request.exchange.request_id
+            _log.warning("%s: %s failed: %s", request_id, self._provider.name, self.attempt.failure)
 
 
 def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
@@ -100,16 +129,6 @@ def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
             return "broken"
         return "not_sent" if error.not_sent else "unknown"
     return "unsupported"
-
-
-def _note_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error: GatewayError) -> None:
-    """Record and log why an attempt failed."""
-    if isinstance(error, TranslatedUpstreamError):
-        attempt.failure = error.upstream_message
-    elif isinstance(error, UpstreamUnavailable):
-        attempt.failure = str(error.__cause__ or error)
-    if attempt.failure is not None:
-        _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
 
 
 def _provider_request(exchange: Exchange, target: Target) -> ProviderRequest:

@@ -49,22 +49,24 @@ class Gateway:
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
         exchange = request.exchange
-        if self._backend is not None:
-            await authenticate(self._backend, exchange, scope)  # 401
-        principal = _require_principal(exchange, scope)
-        if exchange.operation in MODELS_API:
-            await self._answer_models(exchange, principal, loop, request.response, scope)
-            return
-        await exchange.request(receive)  # 400, 413
-        if self._router is not None:
-            resolve(self._router, exchange)  # 404, 403
-        hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
-        try:
-            request.watch_disconnect(receive)
-            await run_attempts(request, self._targets(exchange, principal), self._providers, loop.client, loop.timing)
-        finally:
-            if self._limiter is not None and hold is not None:
-                self._limiter.settle(hold, loop.tasks)
+        with request:
+            if self._backend is not None:
+                await authenticate(self._backend, exchange, scope)  # 401
+            principal = _require_principal(exchange, scope)
+            if exchange.operation in MODELS_API:
+                await self._answer_models(exchange, principal, loop, request.response, scope)
+                return
+            await exchange.request(receive)  # 400, 413
+            if self._router is not None:
+                resolve(self._router, exchange)  # 404, 403
+            hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
+            try:
+                request.watch_disconnect(receive)
+                targets = self._targets(exchange, principal)
+                await run_attempts(request, targets, self._providers, loop.client, loop.timing)
+            finally:
+                if self._limiter is not None and hold is not None:
+                    self._limiter.settle(hold, loop.tasks)
 
     async def _answer_models(
         self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
@@ -108,8 +110,7 @@ class GatewayApp:
         request = loop.in_flight[Exchange.of(scope)]
         request.response = Response(request.exchange, send, loop.timing)
         async with request.response:
-            with request:
-                await self._gateway.serve(request, loop, scope, receive)
+            await self._gateway.serve(request, loop, scope, receive)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:

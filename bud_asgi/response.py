@@ -47,6 +47,7 @@ TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
     State.NEW: {
         "send_whole": State.ENDED,
         "hold": State.HELD,
+        "release": State.NEW,
         "start": State.STARTING,
         "fail": State.ENDED,
     },

@@ -60,13 +60,10 @@ class TableReader:
                 self.problems.add(where, "must not be empty")
             elif types[key] is Secret:
                 right[key] = self._secret(value, where)
-            elif types[key] is object:
+            elif types[key] is object or _has_type(value, types[key]):
                 right[key] = value
             else:
-                try:
-                    right[key] = msgspec.convert(value, types[key])
-                except msgspec.ValidationError:
-                    self.problems.add(where, f"expected {_TYPES[types[key]]}, got {toml_shown(value)}")
+                self.problems.add(where, f"expected {_TYPES[types[key]]}, got {toml_shown(value)}")
         return cast("T", right)
 
     def make(
@@ -144,6 +141,14 @@ def _leave_out(given: dict[str, Any], path: KeyPath, required: Mapping[str, Any]
         given[option] = required[option]
     elif entries is not None and len(path) > 1:
         given[option] = {name: value for name, value in entries.items() if name != key}
+
+
+def _has_type(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def as_table(value: object) -> dict[str, object] | None:

@@ -91,26 +91,21 @@ class AwsCredential:
         credentials: HostCredentials | None = None,
         timing: Timing | None = None,
     ) -> None:
-        _check_patterns({"region": region, "service": service})
-        given: dict[str, AnySecret | None] = {
-            "profile": profile,
-            "access_key": access_key,
-            "secret_key": secret_key,
-            "session_token": session_token,
-            "role_arn": role_arn,
-            "external_id": external_id,
-            "session_name": session_name,
-            "bearer_token": bearer_token,
-        }
-        _check_patterns({name: value for name, value in given.items() if value is not None})
-        present = {name for name, value in given.items() if value is not None}
-        _check_host_credentials(credentials, present)
-        _check_together(present)
+        sources = _given(
+            profile=profile,
+            access_key=access_key,
+            secret_key=secret_key,
+            session_token=session_token,
+            role_arn=role_arn,
+            external_id=external_id,
+            session_name=session_name,
+            bearer_token=bearer_token,
+        )
+        _check_sources(region, service, sources, credentials)
         self.region = region
         self.service = service
-        self._bearer = secret_option("bearer_token", bearer_token)
-        if not present and credentials is None and service.startswith("bedrock"):
-            self._bearer = secret_option(BEARER_VARIABLE, os.environ.get(BEARER_VARIABLE) or None)
+        is_default = not sources and credentials is None
+        self._bearer = _environment_token(service) if is_default else secret_option("bearer_token", bearer_token)
         self._keys = _keys(access_key, secret_key, session_token)
         role = Role(role_arn, session_name or "bud_asgi", external_id) if role_arn else None
         self._source = Source(region=region, profile=profile, keys=self._keys, role=role, host=credentials)
@@ -168,6 +163,21 @@ class AwsCredential:
 @lru_cache(maxsize=4)
 def _timestamp(second: int) -> bytes:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second)).encode()
+
+
+def _environment_token(service: str) -> Secret | None:
+    variable = os.environ.get(BEARER_VARIABLE) if service.startswith("bedrock") else None
+    return secret_option(BEARER_VARIABLE, variable or None)
+
+
+def _check_sources(region: str, service: str, sources: Mapping[str, object], credentials: object) -> None:
+    _check_patterns({"region": region, "service": service, **sources})
+    _check_host_credentials(credentials, set(sources))
+    _check_together(set(sources))
+
+
+def _given(**options: AnySecret | None) -> dict[str, AnySecret]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_patterns(options: Mapping[str, object]) -> None:
