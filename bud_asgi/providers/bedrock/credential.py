@@ -102,8 +102,7 @@ class AwsCredential:
             bearer_token=bearer_token,
         )
         _check_sources(region, service, sources, credentials)
-        self.region = region
-        self.service = service
+        self.region, self.service = region, service
         is_default = not sources and credentials is None
         self._bearer = _environment_token(service) if is_default else secret_option("bearer_token", bearer_token)
         self._keys = _keys(access_key, secret_key, session_token)
