@@ -268,3 +268,20 @@ async def test_a_finished_request_is_freed_without_the_garbage_collector(running
         assert freed == ["server"]
     finally:
         gc.enable()
+
+
+async def test_a_drain_ends_an_upload_that_has_stalled(running: Running) -> None:
+    server = Server()
+
+    async def receive() -> Message:
+        await server.left.wait()
+        return {"type": "http.disconnect"}
+
+    server.receive = receive  # type: ignore[method-assign]
+    task = running.call(server)
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(2):
+        await running.app.drain(0.05)
+        await task
+    assert server.sent[0]["status"] == 529
+    assert (await account(running)).outcome == "refused"
