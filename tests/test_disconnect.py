@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
-from auth.driver import DISCONNECT, Sent, chunks, http_scope
 from starlette.types import Message, Receive
+from support.asgi import DISCONNECT, Sent, chunks, http_scope
 
 from bud_asgi.clock import Clock, Timing
 from bud_asgi.disconnect import ActiveRequest

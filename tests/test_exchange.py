@@ -6,11 +6,11 @@ import re
 from itertools import pairwise
 
 import pytest
-from auth.driver import BODY, DISCONNECT, VERSION, Receiving, chunks, http_scope
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
 from starlette.types import Message
+from support.asgi import BODY, DISCONNECT, VERSION, Receiving, chunks, http_scope
+from support.counts import examples
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange, Principal
 from bud_asgi.protocol.errors import ClientGone, GatewayError, InvalidRequest, RequestTooLarge

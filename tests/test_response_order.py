@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from auth.driver import VERSION, http_scope
-from protocol.counts import count
 from starlette.types import Message
+from support.asgi import VERSION, http_scope
+from support.counts import count
 
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
 from bud_asgi.clock import Timing

@@ -10,7 +10,6 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
 from starlette.applications import Starlette
 from starlette.authentication import requires
 from starlette.middleware import Middleware
@@ -19,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from support.asgi import Behind, Receiving, call, http_scope
+from support.counts import examples
 
-from auth.driver import Behind, Receiving, call, http_scope
 from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, hash_api_key, new_api_key
 from bud_asgi.exchange import Principal
 from bud_asgi.options import OptionError

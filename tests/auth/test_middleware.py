@@ -15,8 +15,8 @@ from starlette.authentication import (
 )
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
+from support.asgi import Behind, Receiving, Sent, call, http_scope
 
-from auth.driver import Behind, Receiving, Sent, call, http_scope
 from bud_asgi.auth import Anonymous, ApiKeys, AuthenticationFailed, AuthMiddleware, HostUser, hash_api_key
 from bud_asgi.exchange import Exchange, Principal
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import msgspec
-from wire.gateway import HEADERS, MODEL, Gateway, gateway, provider, retime, wait_until
+from support.gateway import HEADERS, MODEL, Gateway, gateway, provider, retime, wait_until
 
 from bud_asgi import Exchange, Route, Target
 from bud_asgi.http import Timeouts

@@ -7,7 +7,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from protocol.streams import parse, parse_as_the_sdk_does
+from support.streams import parse, parse_as_the_sdk_does
 
 from bud_asgi import Limit
 from bud_asgi.clock import Timing

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any
 
-from wire.gateway import KEY, MODEL, provider
+from support.gateway import KEY, MODEL, provider
 
 from bud_asgi import Limit, Route
 from bud_asgi.http import Timeouts

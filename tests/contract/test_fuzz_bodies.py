@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
+from support.counts import examples
 
 from contract.line import Line, body
 from contract.spelled import bodies, fields

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from protocol.counts import examples
-from protocol.streams import parse, usage_by_json, whole_events
+from support.counts import examples
+from support.streams import parse, usage_by_json, whole_events
 
 from bud_asgi.testing import Reply, json_body, sse
 from contract import quirks

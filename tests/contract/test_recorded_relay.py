@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from protocol.streams import usage_by_json
+from support.streams import usage_by_json
 
 from bud_asgi.protocol.errors import STATUS_OF_TYPE
 from bud_asgi.testing import Reply, json_body, sse

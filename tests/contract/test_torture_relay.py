@@ -6,8 +6,8 @@ import json
 
 import pytest
 from msgspec.structs import replace
-from protocol.counts import count
-from protocol.streams import parse, parse_as_the_sdk_does, whole_events
+from support.counts import count
+from support.streams import parse, parse_as_the_sdk_does, whole_events
 
 from bud_asgi.testing import Reply, eof_mid_event, sse
 from contract.line import STREAM, Line

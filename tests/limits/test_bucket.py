@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
+from support.counts import examples
 
 from bud_asgi.limits.bucket import Bucket, refilled, taken, waiting_time
 

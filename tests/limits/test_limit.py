@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from auth.driver import http_scope
+from support.asgi import http_scope
 
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits.limit import Charge, Limit, charges_of

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from protocol.counts import count, examples
+from support.counts import count, examples
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limits import Charge, Grant, Limit, MemoryStore, RateLimited

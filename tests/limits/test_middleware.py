@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from auth.driver import BODY, VERSION, Behind, Receiving, Sent, call, chunks, http_scope
-from protocol.counts import count
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from support.asgi import BODY, VERSION, Behind, Receiving, Sent, call, chunks, http_scope
+from support.counts import count
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimitMiddleware

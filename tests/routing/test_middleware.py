@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from auth.driver import BODY, DISCONNECT, VERSION, Receiving, Sent, call, chunks, http_scope
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as PathRoute
 from starlette.types import Message, Receive, Scope, Send
+from support.asgi import BODY, DISCONNECT, VERSION, Receiving, Sent, call, chunks, http_scope
 
 from bud_asgi.exchange import Exchange, Principal, Target
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from auth.driver import BODY, VERSION, Behind, Receiving, call, chunks, http_scope
+from support.asgi import BODY, VERSION, Behind, Receiving, call, chunks, http_scope
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware

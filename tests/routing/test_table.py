@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from auth.driver import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
 from protocol.test_patterns import by_hand
+from support.asgi import http_scope
+from support.counts import examples
 
 from bud_asgi.exchange import Exchange, Principal, Target
 from bud_asgi.options import OptionError

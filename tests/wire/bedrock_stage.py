@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from gateway import BODY, HEADERS, MODEL, Gateway, gateway
+from support.gateway import BODY, HEADERS, MODEL, Gateway, gateway
 
 from bud_asgi.http import Timeouts
 from bud_asgi.providers.bedrock import Bedrock

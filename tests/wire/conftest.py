@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from gateway import UPSTREAM_KEY, Gateway, gateway
+from support.gateway import UPSTREAM_KEY, Gateway, gateway
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
 

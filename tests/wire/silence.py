@@ -6,7 +6,7 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from gateway import BODY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.gateway import BODY, UPSTREAM_KEY, Gateway, gateway, provider
 
 from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts

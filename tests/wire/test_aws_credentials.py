@@ -37,7 +37,7 @@ from aws_ways import (
     use_sso,
     use_web_identity,
 )
-from gateway import gateway, wait_until
+from support.gateway import gateway, wait_until
 
 from bud_asgi.http import Engine, HttpRequest, Origin, read_body
 from bud_asgi.providers import Bedrock, UpstreamUnavailable

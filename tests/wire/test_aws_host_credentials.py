@@ -13,9 +13,9 @@ import boto3  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 from aws_sources import bare_machine
 from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
-from gateway import gateway
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gateway import gateway
 
 from bud_asgi import Bedrock
 from bud_asgi.http import Engine, HttpRequest, Origin, read_body

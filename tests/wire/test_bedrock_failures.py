@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bedrock_stage import ACCOUNT, CLOSED, ENDED, FAILED, PROTOCOL, Stage, error_of, events_of, staged
-from gateway import MODEL
+from support.gateway import MODEL
 
 from bud_asgi.testing import (
     Received,

@@ -15,7 +15,7 @@ import anthropic
 import httpx
 import pytest
 from bedrock_stage import ARN, THERE, Stage, error_of, events_of, staged
-from gateway import BODY, HEADERS, KEY, MODEL, wait_until
+from support.gateway import BODY, HEADERS, KEY, MODEL, wait_until
 
 from bud_asgi import Route, Target
 from bud_asgi.protocol.sse import PING

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY, Gateway, gateway, provider
+from support.gateway import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY, Gateway, gateway, provider
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.http import Timeouts

@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, provider, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
+from support.gateway import BODY, HEADERS, KEY, provider, wait_until
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts

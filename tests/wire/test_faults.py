@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from gateway import KEY, MODEL, Gateway, gateway, provider, wait_until
+from support.gateway import KEY, MODEL, Gateway, gateway, provider, wait_until
 
 from bud_asgi import Limit, MemoryStore, Middleware, RateLimitMiddleware, Route
 from bud_asgi.clock import Timing

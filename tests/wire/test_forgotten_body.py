@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import httpx
 import pytest
-from gateway import BODY, KEY, UPSTREAM_KEY, gateway, provider, wait_until
+from support.gateway import BODY, KEY, UPSTREAM_KEY, gateway, provider, wait_until
 
 from bud_asgi import Route, Target
 from bud_asgi.http import Timeouts

@@ -9,10 +9,10 @@ import time
 
 import httpx
 import pytest
-from gateway import BODY, KEY, Gateway, gateway, provider, wait_until
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
+from support.gateway import BODY, KEY, Gateway, gateway, provider, wait_until
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts

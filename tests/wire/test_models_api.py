@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import KEY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.gateway import KEY, UPSTREAM_KEY, Gateway, gateway, provider
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.testing import StandIn, model

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import httpx
-from gateway import HEADERS, UPSTREAM_KEY, Gateway, gateway
+from support.gateway import HEADERS, UPSTREAM_KEY, Gateway, gateway
 
 from bud_asgi import Anonymous, Anthropic, Route
 from bud_asgi.catalogue import served_at

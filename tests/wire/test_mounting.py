@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from gateway import BODY, HEADERS, KEY, provider
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -21,6 +20,7 @@ from starlette.routing import Mount
 from starlette.routing import Route as HostRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
+from support.gateway import BODY, HEADERS, KEY, provider
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, KEY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.gateway import BODY, KEY, UPSTREAM_KEY, Gateway, gateway, provider
 
 from bud_asgi import (
     Anonymous,

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway, provider
+from support.gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway, provider
 
 from bud_asgi import Route, Target
 from bud_asgi.testing import StandIn, ThreadedStandIn, json_body, sse

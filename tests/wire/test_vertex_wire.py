@@ -13,7 +13,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway
+from support.gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from gateway import UPSTREAM_KEY, Gateway, gateway, provider
 from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, standing_gateway
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
+from support.gateway import UPSTREAM_KEY, Gateway, gateway, provider
 
 from bud_asgi import Exchange, Route
 from bud_asgi.http import Timeouts

@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-from gateway import HEADERS, KEY, UPSTREAM_KEY, Gateway, provider, wait_until
 from silence import IMPATIENT, PATIENT, SENT, STREAM, after_pings, standing_gateway
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
+from support.gateway import HEADERS, KEY, UPSTREAM_KEY, Gateway, provider, wait_until
 
 from bud_asgi import ApiKeys, Exchange, MessagesApp, hash_api_key, response
 from bud_asgi.protocol.sse import PING
