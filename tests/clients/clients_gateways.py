@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from support.calls import KEY, UPSTREAM_KEY
 
 from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
 from bud_asgi.testing.server.serving import serving
-
-KEY = "sk-bud-the-callers-key"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import msgspec
-from support.gateway import HEADERS, MODEL, Gateway, gateway, provider, retime, wait_until
+from support.calls import HEADERS, MODEL
+from support.gateway import Gateway, gateway, provider, retime
+from support.waiting import wait_until
 
 from bud_asgi import Exchange, Route, Target
 from bud_asgi.http import Timeouts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.gateway import KEY, UPSTREAM_KEY
+from support.calls import KEY, UPSTREAM_KEY
 
 from bud_asgi import Anonymous, Anthropic
 from bud_asgi.testing import json_body

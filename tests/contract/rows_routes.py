@@ -7,7 +7,8 @@ import socket
 import time
 from typing import Any
 
-from support.gateway import KEY, MODEL, provider
+from support.calls import KEY, MODEL
+from support.gateway import provider
 
 from bud_asgi import Limit, Route
 from bud_asgi.http import Timeouts

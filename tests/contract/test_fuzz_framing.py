@@ -9,8 +9,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.calls import KEY, UPSTREAM_KEY
 from support.counts import examples
-from support.gateway import KEY, UPSTREAM_KEY
 
 from contract.line import PLAIN, Line, body
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 import msgspec
+from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.waiting import answers, wait_until
 
 from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts
@@ -24,14 +26,7 @@ from bud_asgi.testing import Content, Lazy, Reply, TextBlock, ThreadedStandIn
 from bud_asgi.testing.anthropic.messages import ParsedRequest, message_events
 
 HERE = Path(__file__).parent
-KEY = "sk-bud-the-callers-key"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
-HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
-BODY: dict[str, Any] = {
-    "model": "claude-haiku-4-5",
-    "max_tokens": 100,
-    "messages": [{"role": "user", "content": "Hello"}],
-}
+TESTS = HERE.parent  # where `support` is
 STREAM: dict[str, Any] = {**BODY, "stream": True}
 
 LONG = 15.0
@@ -49,15 +44,6 @@ def provider(upstream_url: str) -> Anthropic:
 def messages_app(upstream_url: str, **options: Any) -> MessagesApp:
     """An app with one API key and one provider; `options` are further options of the app."""
     return MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[provider(upstream_url)], **options)
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = LONG) -> None:
-    """Poll until the condition holds. Fails with `what`."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what}")
-        time.sleep(0.01)
 
 
 def post(base_url: str, body: Mapping[str, Any] = BODY, headers: Mapping[str, str] | None = None) -> httpx.Response:
@@ -175,7 +161,7 @@ def assert_disconnect_ends_upstream_request(
         else:
             upstream.wait_requests(before + 1, LONG)
             time.sleep(0.05)
-    wait_until(lambda: upstream.requests[before].aborted is not None, "the upstream request has ended")
+    wait_until(lambda: upstream.requests[before].aborted is not None, "the upstream request has ended", LONG)
 
 
 class Streams:
@@ -244,13 +230,6 @@ class ServerProcess:
         return self.process.wait(timeout)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return web.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @contextmanager
 def server_process(
     command: Sequence[str], directory: Path, environment: Mapping[str, str], *, cwd: Path = HERE, ready: str = "/own"
@@ -265,12 +244,12 @@ def server_process(
             stdout=output,
             stderr=output,
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONPATH": str(TESTS), **environment},
             start_new_session=True,  # its own process group, so that its workers can be killed too
         )
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
-            wait_until(lambda: process.poll() is not None or _answers(server.url + ready), "the server listens", 30)
+            wait_until(lambda: process.poll() is not None or answers(server.url + ready), "the server listens", 30)
             assert process.poll() is None, server.log
             yield server
         finally:

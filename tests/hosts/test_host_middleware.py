@@ -10,18 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from host_apps import HOSTS
-from hosting_kit import (
-    BODY,
-    HEADERS,
-    STREAM,
-    UPSTREAM_KEY,
-    assert_streams_event_by_event,
-    messages_app,
-    post,
-    provider,
-    read_stream,
-    web,
-)
+from hosting_kit import STREAM, assert_streams_event_by_event, messages_app, post, provider, read_stream, web
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -32,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
+from support.calls import BODY, HEADERS, UPSTREAM_KEY
 
 from bud_asgi import MessagesApp
 from bud_asgi import Middleware as Stage

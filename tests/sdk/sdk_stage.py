@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route as HostRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from support.calls import KEY, UPSTREAM_KEY
 
 import bud_asgi.testing
 from bud_asgi import Anonymous, Anthropic, ApiKey, ApiKeys, MessagesApp, Route, hash_api_key
@@ -30,9 +31,7 @@ from bud_asgi.testing.google import Google
 from bud_asgi.testing.server.serving import serving
 from bud_asgi.testing.vertex import Vertex as StandInVertex
 
-KEY = "sk-bud-the-suites-key"
 NARROW_KEY = "sk-bud-for-one-model"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
 MAX_BODY = 2 << 20
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from sdk_run import SDKS, run_suite
 from sdk_stage import BACKENDS, stage
+from support.waiting import wait_until
 
 CASES = 200
 """At least so many there are; the newer SDK has some of its own."""
@@ -44,7 +43,4 @@ def test_suite(sdk: str, backend: str) -> None:
         assert len(ran.cases) >= CASES
         refused = {str(one.refusal) for one in here.upstream.refused}
         assert refused == {words.format(credential=CREDENTIAL[sdk]) for words in REFUSED_ON_PURPOSE[backend]}
-        deadline = time.monotonic() + 5
-        while (left := here.still_open()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert left == []
+        wait_until(lambda: not here.still_open(), f"left open: {here.still_open()}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -20,12 +19,8 @@ from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
 from bud_asgi.clock import Timing
 from bud_asgi.http import Engine, Timeouts
 from bud_asgi.testing.server.serving import serving
-
-KEY = "sk-bud-the-callers-key"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
-MODEL = "claude-haiku-4-5"
-HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
-BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
+from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.waiting import wait_until
 
 
 class Gateway:
@@ -77,15 +72,6 @@ def retime(messages: MessagesApp, **timing: float) -> None:
     messages._timing = messages._loops._timing = Timing(**timing)
     for resources, _ in messages._loops._by_loop.values():
         resources.timing = messages._timing
-
-
-def wait_until(true: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
-    """Poll until something holds. Fails with `what`."""
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what}")
-        time.sleep(0.01)
 
 
 async def _tasks(_request: Request) -> JSONResponse:

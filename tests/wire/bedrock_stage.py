@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from support.gateway import BODY, HEADERS, MODEL, Gateway, gateway
+from support.calls import BODY, HEADERS, MODEL
+from support.gateway import Gateway, gateway
 
 from bud_asgi.http import Timeouts
 from bud_asgi.providers.bedrock import Bedrock

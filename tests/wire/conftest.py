@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from support.gateway import UPSTREAM_KEY, Gateway, gateway
+from support.calls import UPSTREAM_KEY
+from support.gateway import Gateway, gateway
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
 

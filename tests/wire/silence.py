@@ -6,7 +6,8 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from support.gateway import BODY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import BODY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bedrock_stage import ACCOUNT, CLOSED, ENDED, FAILED, PROTOCOL, Stage, error_of, events_of, staged
-from support.gateway import MODEL
+from support.calls import MODEL
 
 from bud_asgi.testing import (
     Received,

@@ -15,7 +15,8 @@ import anthropic
 import httpx
 import pytest
 from bedrock_stage import ARN, THERE, Stage, error_of, events_of, staged
-from support.gateway import BODY, HEADERS, KEY, MODEL, wait_until
+from support.calls import BODY, HEADERS, KEY, MODEL
+from support.waiting import wait_until
 
 from bud_asgi import Route, Target
 from bud_asgi.protocol.sse import PING

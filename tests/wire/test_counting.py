@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.gateway import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.http import Timeouts

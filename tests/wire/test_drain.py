@@ -20,7 +20,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
-from support.gateway import BODY, HEADERS, KEY, provider, wait_until
+from support.calls import BODY, HEADERS, KEY
+from support.gateway import provider
+from support.waiting import wait_until
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.http import Timeouts

@@ -10,7 +10,9 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from support.gateway import KEY, MODEL, Gateway, gateway, provider, wait_until
+from support.calls import KEY, MODEL, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
+from support.waiting import wait_until
 
 from bud_asgi import Limit, MemoryStore, Middleware, RateLimitMiddleware, Route
 from bud_asgi.clock import Timing
@@ -259,7 +261,7 @@ def test_what_it_says_of_our_credential_stays_here(
     assert reply.json()["error"] == {"type": "api_error", "message": "upstream authentication failed"}
     here.account()
     assert "the key [secret] is not allowed" in caplog.text
-    assert "sk-ant-the-operators-key" not in caplog.text + reply.text + str(reply.headers)
+    assert UPSTREAM_KEY not in caplog.text + reply.text + str(reply.headers)
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
@@ -270,7 +272,7 @@ def test_an_error_that_tells_our_credential_is_never_passed_on(
     reply = here.post()
     assert reply.status_code == 502
     here.account()
-    assert "sk-ant-the-operators-key" not in caplog.text + reply.text
+    assert UPSTREAM_KEY not in caplog.text + reply.text
 
 
 def test_a_wrong_credential_of_ours_is_502() -> None:
@@ -313,7 +315,7 @@ def test_a_bad_certificate_is_502_and_gets_no_request(kind: Any) -> None:
 
 def test_a_good_certificate_is_served() -> None:
     with (
-        StandIn(api_key="sk-ant-the-operators-key", tls="good").in_thread() as upstream,
+        StandIn(api_key=UPSTREAM_KEY, tls="good").in_thread() as upstream,
         gateway("", providers=[provider(upstream.base_url, tls=upstream.ca)]) as here,
     ):
         assert here.post().status_code == 200

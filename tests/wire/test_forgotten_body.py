@@ -9,7 +9,9 @@ from collections.abc import Generator
 
 import httpx
 import pytest
-from support.gateway import BODY, KEY, UPSTREAM_KEY, gateway, provider, wait_until
+from support.calls import BODY, KEY, UPSTREAM_KEY
+from support.gateway import gateway, provider
+from support.waiting import wait_until
 
 from bud_asgi import Route, Target
 from bud_asgi.http import Timeouts

@@ -12,7 +12,9 @@ import pytest
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from support.gateway import BODY, KEY, Gateway, gateway, provider, wait_until
+from support.calls import BODY, KEY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
+from support.waiting import wait_until
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts
@@ -126,7 +128,7 @@ def test_under_a_host_with_base_http_middleware() -> None:
     async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)
 
-    with StandIn(api_key="sk-ant-the-operators-key").in_thread() as upstream:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         slow = provider(upstream.base_url, timeouts=Timeouts(2.0, 60.0, 60.0))
         with gateway("", wrap=lambda app: BaseHTTPMiddleware(app, dispatch=pass_on), providers=[slow]) as here:
             for reply, body in ((hang(), PLAIN), (hang_mid_event(), STREAMING)):

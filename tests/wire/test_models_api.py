@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.gateway import KEY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import KEY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.testing import StandIn, model

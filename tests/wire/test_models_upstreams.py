@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import httpx
-from support.gateway import HEADERS, UPSTREAM_KEY, Gateway, gateway
+from support.calls import HEADERS, UPSTREAM_KEY
+from support.gateway import Gateway, gateway
 
 from bud_asgi import Anonymous, Anthropic, Route
 from bud_asgi.catalogue import served_at

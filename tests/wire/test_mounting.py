@@ -20,7 +20,8 @@ from starlette.routing import Mount
 from starlette.routing import Route as HostRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
-from support.gateway import BODY, HEADERS, KEY, provider
+from support.calls import BODY, HEADERS, KEY
+from support.gateway import provider
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn

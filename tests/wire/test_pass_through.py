@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.gateway import BODY, KEY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import BODY, KEY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import (
     Anonymous,

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from support.gateway import BODY, HEADERS, KEY, Gateway, gateway, provider, raw_exchange
+from support.calls import BODY, HEADERS, KEY
+from support.gateway import Gateway, gateway, provider, raw_exchange
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, hash_api_key
 from bud_asgi.http import Timeouts

@@ -13,7 +13,8 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from support.gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway
+from support.calls import BODY, HEADERS, KEY, MODEL
+from support.gateway import Gateway, gateway
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts

@@ -14,7 +14,8 @@ from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, standing_gateway
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from support.gateway import UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import Exchange, Route
 from bud_asgi.http import Timeouts

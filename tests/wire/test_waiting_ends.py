@@ -16,7 +16,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
-from support.gateway import HEADERS, KEY, UPSTREAM_KEY, Gateway, provider, wait_until
+from support.calls import HEADERS, KEY, UPSTREAM_KEY
+from support.gateway import Gateway, provider
+from support.waiting import wait_until
 
 from bud_asgi import ApiKeys, Exchange, MessagesApp, hash_api_key, response
 from bud_asgi.protocol.sse import PING

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.waiting import until
 
 from bud_asgi.providers.refresher import Timing
 from bud_asgi.providers.vertex.credential import THREAD_NAME, GoogleCredential
@@ -32,13 +33,6 @@ def served() -> Generator[Served]:
 def slowly(served: Served, seconds: float = 0.2) -> None:
     """The next token takes its time."""
     served.stand_in.enqueue(lambda received: late(seconds, served.google.answer(received)))
-
-
-async def until(served: Served, tokens: int) -> None:
-    deadline = time.monotonic() + 5
-    while len(served.issued) < tokens:
-        assert time.monotonic() < deadline, f"{tokens} tokens, there are {len(served.issued)}"
-        await asyncio.sleep(0.01)
 
 
 async def until_refreshed(credential: GoogleCredential, old: str) -> None:
@@ -100,7 +94,7 @@ async def test_a_token_near_its_end_is_used_while_another_is_fetched(served: Ser
         with pytest.raises(StopIteration):
             credential.apply(REQUEST, {}).send(None)  # without waiting
     assert await bearer(credential) == first
-    await until(served, 2)
+    await until(lambda: len(served.issued) >= 2)
     await until_refreshed(credential, first)
     assert [first, await bearer(credential)] == served.issued
     assert len(served.stand_in.requests) == 2
