@@ -36,9 +36,8 @@ def test_suite(sdk: str, backend: str) -> None:
         failed = [case for case in ran.cases if case.failure]
         if failed:
             told = "\n\n".join(f"{case.name}: {case.failure}" for case in failed)
-            pytest.fail(
-                f"{told}\n\nBy hand: python tests/sdk/sdk_run.py --backend {backend} --sdk {sdk} -k NAME", pytrace=False
-            )
+            command = f"PYTHONPATH=tests python tests/sdk/sdk_run.py --backend {backend} --sdk {sdk} -k NAME"
+            pytest.fail(f"{told}\n\nBy hand: {command}", pytrace=False)
         assert ran.status == 0, ran.said
         assert len(ran.cases) >= CASES
         refused = {str(one.refusal) for one in here.upstream.refused}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -18,9 +17,13 @@ from starlette.types import ASGIApp
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
 from bud_asgi.clock import Timing
 from bud_asgi.http import Engine, Timeouts
+from bud_asgi.testing import ThreadedStandIn
 from bud_asgi.testing.server.serving import serving
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
 from support.waiting import wait_until
+
+PATIENT = Timeouts(2.0, 60.0, 60.0)
+"""A provider's timeouts that are too long for a test to reach: something else ends the upstream request."""
 
 
 class Gateway:
@@ -67,6 +70,13 @@ def tasks_in_flight() -> list[str]:
     return [name for name in names if name.startswith("bud_asgi") and name != "bud_asgi keeper"]
 
 
+def assert_upstream_ends(upstream: ThreadedStandIn, since: float) -> None:
+    """An upstream request is aborted within a second of `since`, on the monotonic clock."""
+    ended = upstream.wait_aborted(timeout=3.0)
+    assert ended.aborted is not None
+    assert ended.aborted - since < 1.0
+
+
 def retime(messages: MessagesApp, **timing: float) -> None:
     """Hand other durations to an app that is running already."""
     messages._timing = messages._loops._timing = Timing(**timing)
@@ -84,34 +94,24 @@ def provider(base_url: str, **more: Any) -> Anthropic:
     return Anthropic(api_key=UPSTREAM_KEY, base_url=base_url, **options)
 
 
+def messages_app(upstream_url: str, **options: Any) -> MessagesApp:
+    """An app with one API key (unless `middleware` is given) and one provider; `options` are the app's."""
+    settings: dict[str, Any] = options if "providers" in options else {"providers": [provider(upstream_url)], **options}
+    if "middleware" not in settings:
+        settings = {"auth": ApiKeys({"me": hash_api_key(KEY)}), **settings}
+    return MessagesApp(**settings)
+
+
 @contextmanager
 def gateway(
     upstream_url: str, *, wrap: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
 ) -> Generator[Gateway]:
     """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` puts something around all."""
     here = Gateway("")
-    settings: dict[str, Any] = options if "providers" in options else {"providers": [provider(upstream_url)], **options}
-    if "middleware" not in settings:
-        settings = {"auth": ApiKeys({"me": hash_api_key(KEY)}), **settings}
-    messages = here.messages = MessagesApp(client=here.new_engine, on_settled=here.on_settled, **settings)
+    messages = messages_app(upstream_url, client=here.new_engine, on_settled=here.on_settled, **options)
+    here.messages = messages
     host = Starlette(routes=[HostRoute("/tasks", _tasks)])
     messages.install(host, "/llm")
     with serving(wrap(host) if wrap else host) as url:
         here.host_url, here.base_url = url, f"{url}/llm"
         yield here
-
-
-def raw_exchange(url: str, request: bytes, *, timeout: float = 5.0) -> bytes:
-    """Send bytes, and read what comes back until the server closes or falls silent for `timeout` seconds."""
-    host, port = httpx.URL(url).host, httpx.URL(url).port
-    with socket.create_connection((host, port or 80), timeout=timeout) as peer:
-        peer.sendall(request)
-        received = b""
-        while True:
-            try:
-                chunk = peer.recv(65536)
-            except TimeoutError:
-                return received
-            if not chunk:
-                return received
-            received += chunk

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from support.calls import BODY, UPSTREAM_KEY
-from support.gateway import Gateway, gateway, provider
+from support.gateway import PATIENT, Gateway, gateway, provider
 
 from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts
@@ -20,7 +20,6 @@ STREAM = (
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 )
 SENT = json.dumps({**BODY, "stream": True}, indent=1).encode()
-PATIENT = Timeouts(2.0, 60.0, 60.0)
 LATE = 0.15
 """Seconds after which an upstream answers so late that a ping has been written."""
 
@@ -30,7 +29,7 @@ IMPATIENT = Timing(tick=0.005, ping_after=LATE / 3, watch_after=0.05, close_with
 
 
 @contextmanager
-def standing_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, ThreadedStandIn]]:
+def impatient_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, ThreadedStandIn]]:
     """A gateway and its upstream, with nothing left open in the end."""
     with (
         StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in,

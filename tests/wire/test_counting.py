@@ -36,7 +36,7 @@ ANSWER = b'{ "input_tokens" : 2.1e1, "context_management":{"original_input_token
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
     """One gateway and one stand-in for all that needs no options."""
     keys = [ApiKey(name="me", hash=hash_api_key(KEY), models=("claude-haiku-*", "house", "down-*"))]
     routes = [
@@ -50,20 +50,6 @@ def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
         providers = [provider(stand_in.base_url, timeouts=Timeouts(2.0, 0.3, 1.0)), provider(nowhere, name="nowhere")]
         with gateway("", providers=providers, auth=ApiKeys(keys), routes=routes) as one:
             yield one, stand_in
-            one.assert_nothing_open()
-
-
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    standing[1].requests.clear()
-    return standing[1]
 
 
 def count(here: Gateway, body: Any = None, *, query: str = "", **headers: str) -> httpx.Response:

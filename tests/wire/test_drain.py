@@ -20,12 +20,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
-from support.calls import BODY, HEADERS, KEY
-from support.gateway import provider
+from support.calls import BODY, HEADERS
+from support.gateway import PATIENT, messages_app, provider
 from support.waiting import wait_until
 
-from bud_asgi import ApiKeys, MessagesApp, hash_api_key
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, hang, hang_mid_event, text
 from bud_asgi.testing.server.serving import serving
 
@@ -37,7 +35,7 @@ class Draining:
 
     def __init__(self, upstream_url: str, seconds: float) -> None:
         self.outcomes: list[str | None] = []
-        slow = provider(upstream_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+        slow = provider(upstream_url, timeouts=PATIENT)
 
         async def settled(exchange: Any) -> None:
             await asyncio.sleep(0.05)
@@ -47,7 +45,7 @@ class Draining:
             await messages.drain(seconds)
             return PlainTextResponse(str(len(self.outcomes)))
 
-        messages = MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[slow], on_settled=settled)
+        messages = messages_app("", providers=[slow], on_settled=settled)
         self.host = Starlette(routes=[HostRoute("/drain", drain)])
         messages.install(self.host, "/llm")
 

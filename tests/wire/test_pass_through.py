@@ -30,27 +30,13 @@ BOTH = [Route("claude-*", to=["mine"]), Route("*", to=["ours"])]
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
     """A gateway for everybody: `claude-*` at the client's own expense, the rest with the operator's key."""
     with StandIn(strict=False).in_thread() as stand_in:
         mine = Anthropic(auth="client", base_url=stand_in.base_url, name="mine")
         ours = provider(stand_in.base_url, name="ours")
         with gateway("", providers=[mine, ours], auth=Anonymous(), routes=BOTH) as one:
             yield one, stand_in
-            one.assert_nothing_open()
-
-
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    standing[1].requests.clear()
-    return standing[1]
 
 
 CREDENTIALS: dict[str, list[tuple[str, str]]] = {

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, standing_gateway
+from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, impatient_gateway
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from support.calls import UPSTREAM_KEY
-from support.gateway import Gateway, gateway, provider
+from support.gateway import PATIENT, Gateway, gateway, provider
 
 from bud_asgi import Exchange, Route
 from bud_asgi.http import Timeouts
@@ -41,22 +41,9 @@ from bud_asgi.testing import (
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    with standing_gateway() as both:
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    with impatient_gateway() as both:
         yield both
-
-
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    standing[1].requests.clear()
-    return standing[1]
 
 
 def test_pings_fill_the_silence_and_then_the_answer_comes_byte_for_byte(
@@ -165,7 +152,7 @@ def failed() -> Ended:
     def ask(name: str) -> httpx.Response:
         return here.post({"stream": True, "system": name})
 
-    with standing_gateway() as (here, upstream), ThreadPoolExecutor(len(FAILED)) as pool:
+    with impatient_gateway() as (here, upstream), ThreadPoolExecutor(len(FAILED)) as pool:
         upstream.always(lambda received: late(LATE, FAILED[received.json()["system"]][0]()))
         replies = list(pool.map(ask, FAILED))
         here.account(len(FAILED))
@@ -184,7 +171,7 @@ def test_a_failure_comes_as_an_event_of_ours(failed: Ended, name: str) -> None:
 
 
 def test_a_silence_that_does_not_end_is_a_timeout() -> None:
-    with standing_gateway(Timeouts(2.0, LATE, 1.0)) as (here, upstream):
+    with impatient_gateway(Timeouts(2.0, LATE, 1.0)) as (here, upstream):
         upstream.enqueue(hang())
         reply = here.post(SENT)
         told = told_by(after_pings(reply.content))
@@ -227,7 +214,7 @@ def test_below_base_http_middleware_it_is_the_same(upstream: ThreadedStandIn) ->
     async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)
 
-    slow = provider(upstream.base_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+    slow = provider(upstream.base_url, timeouts=PATIENT)
     with gateway(
         "", timing=IMPATIENT, wrap=lambda app: BaseHTTPMiddleware(app, dispatch=pass_on), providers=[slow]
     ) as here:
