@@ -12,6 +12,7 @@ import pytest_asyncio
 from starlette.types import Message
 from support.asgi import VERSION, http_scope
 from support.counts import count
+from support.waiting import until
 
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
 from bud_asgi.clock import Timing
@@ -108,9 +109,7 @@ async def running(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
 
 async def account(running: Running, number: int = 1) -> Exchange:
     """The latest account, once there are so many."""
-    async with asyncio.timeout(3):
-        while len(running.settled) < number:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.005)
+    await until(lambda: len(running.settled) >= number)
     return running.settled[-1]
 
 

@@ -56,23 +56,35 @@ from bud_asgi.testing import (
 CLOSED = "The upstream closed the connection before its answer was whole."
 NOT_HTTP = "The upstream's answer was malformed."
 SLOW = "The upstream did not answer in time."
+NOT_A_STREAM = "The upstream's answer was not an event stream."
 
-BEFORE_THE_ANSWER: dict[str, tuple[Callable[[], Reply], int, str, str]] = {
+BEFORE_THE_ANSWER: dict[str, tuple[Callable[[], Reply], int, str, str | tuple[str, str]]] = {
     "never answers": (hang, 504, "timeout_error", SLOW),
     "resets in place of an answer": (reset_before_head, 502, "api_error", CLOSED),
     "closes in place of an answer": (eof_before_head, 502, "api_error", CLOSED),
     "resets after the head": (reset_after_head, 502, "api_error", CLOSED),
-    "a page of a middlebox": (html, 502, "api_error", ""),
-    "a page of a middlebox, 503": (lambda: html(503), 502, "api_error", ""),
-    "an empty 200": (empty, 502, "api_error", ""),
-    "an empty 500": (lambda: empty(500), 502, "api_error", ""),
-    "an empty 429": (lambda: empty(429), 502, "api_error", ""),
-    "a redirect": (lambda: redirect("http://127.0.0.1:9/"), 502, "api_error", ""),
+    "a page of a middlebox": (html, 502, "api_error", ("The upstream's answer was not JSON.", NOT_A_STREAM)),
+    "a page of a middlebox, 503": (
+        lambda: html(503),
+        502,
+        "api_error",
+        "The upstream answered 503 without an error object.",
+    ),
+    "an empty 200": (empty, 502, "api_error", ("The upstream's answer was not a Message.", NOT_A_STREAM)),
+    "an empty 500": (lambda: empty(500), 502, "api_error", "The upstream answered 500 without an error object."),
+    "an empty 429": (lambda: empty(429), 502, "api_error", "The upstream answered 429 without an error object."),
+    "a redirect": (
+        lambda: redirect("http://127.0.0.1:9/"),
+        502,
+        "api_error",
+        "The upstream answered 302 where a Message was expected.",
+    ),
     "compressed": (gzip_unasked, 502, "api_error", "The upstream compressed its answer although it was asked not to."),
     "heads without end": (endless_1xx, 502, "api_error", NOT_HTTP),
     "headers without end": (endless_headers, 502, "api_error", NOT_HTTP),
     "not HTTP": (lambda: raw(b"SSH-2.0-OpenSSH_9.2\r\n"), 502, "api_error", NOT_HTTP),
 }
+"""What goes wrong, then the status, type and message of the error; two messages where a stream has another one."""
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
@@ -85,7 +97,7 @@ def test_a_failure_before_the_answer_is_a_real_status(
     fault: Callable[[], Reply],
     status: int,
     kind: str,
-    message: str,
+    message: str | tuple[str, str],
     stream: bool,
 ) -> None:
     upstream.enqueue(fault())
@@ -93,7 +105,7 @@ def test_a_failure_before_the_answer_is_a_real_status(
     assert reply.status_code == status, reply.text
     body = reply.json()
     assert body["error"]["type"] == kind
-    assert body["error"]["message"] == message or not message
+    assert body["error"]["message"] == (message if isinstance(message, str) else message[stream])
     assert body["request_id"] == reply.headers["request-id"]
     assert "x-should-retry" not in reply.headers
     account = here.account()

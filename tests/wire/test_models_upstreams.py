@@ -64,7 +64,7 @@ def test_the_catalogue_stands_in_at_once_for_upstreams_that_fail_in_any_way() ->
                 listed = ids(web.get(f"{here.base_url}/v1/models?limit=1000"))
                 took.append(time.monotonic() - began)
                 assert listed == CATALOGUE
-            assert min(took) < 0.05
+            assert min(took) < 0.25  # sooner than the late list
             assert len(upstream.wait_requests(len(FAULTS))) == len(FAULTS)
         upstream.wait_connections(0, 1.0)
 
