@@ -1,4 +1,4 @@
-"""The middleware of the limits, alone before a foreign app: refused in our words, settled on every path out."""
+"""The limits middleware alone, in front of another app: its errors, and settling on every path."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_foreign_app_gets_the_body_that_somebody_before_has_read() -> No
     assert (sent.status, sent.body) == (200, BODY)
 
 
-async def test_the_answer_says_how_the_tightest_limit_stands() -> None:
+async def test_the_response_has_the_headers_of_the_tightest_limit() -> None:
     limits = [Limit("requests", 10), Limit("requests", 3, 30.0), Limit("requests", 1000, per="all")]
     app = RateLimitMiddleware(Behind(), limits=limits, store=MemoryStore(clock=still))
     for remaining in (b"2", b"1", b"0"):

@@ -1,4 +1,4 @@
-"""The middleware of routing, before a foreign app: the route in the record, the body for whoever is behind."""
+"""The routing middleware in front of another app: the route is in the record, the body reaches the next app."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_a_foreign_app_behind_gets_the_whole_body(parts: tuple[bytes, ...]
     assert list(route.choose(Exchange.of(scope))) == [Target("here")]
 
 
-async def test_the_app_behind_gets_the_body_at_once_and_then_what_the_server_says() -> None:
+async def test_the_next_app_gets_the_body_at_once_and_then_the_servers_messages() -> None:
     received: list[Message] = []
 
     async def behind(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""A gateway for the wire tests: a host served by uvicorn in a thread, and sight of all that can be left open."""
+"""A gateway in a host that uvicorn serves in a thread, and a check that nothing is left open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENT = Timeouts(2.0, 60.0, 60.0)
 
 
 class Gateway:
-    """What a test drives and looks at: the URL of the endpoint, the accounts, the engines, the server's tasks."""
+    """A running gateway: its URLs, the records of settled requests, its engines and its tasks."""
 
     messages: MessagesApp
 
@@ -45,18 +45,18 @@ class Gateway:
         return self.engines[-1]
 
     def account(self, count: int = 1) -> Exchange:
-        """The account of the latest request, once there are `count`."""
+        """The record of the latest settled request, once there are `count`."""
         wait_until(lambda: len(self.settled) >= count, f"{count} accounts, there are {len(self.settled)}")
         return self.settled[-1]
 
     def post(self, body: Any = None, *, headers: Mapping[str, str] | None = None, **more: Any) -> httpx.Response:
-        """One request to the endpoint, over a connection of its own. `body` is JSON, or bytes as they are."""
+        """Send one request on a new connection. `body` is fields that replace those of `BODY`, or the bytes to send."""
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": {**BODY, **(body or {})}}
         lines = cast("dict[str, str]", HEADERS if headers is None else headers)
         return httpx.post(f"{self.base_url}/v1/messages", headers=lines, timeout=30, verify=False, **content, **more)
 
     def assert_nothing_open(self) -> None:
-        """No exchange holds a connection any more, and the server runs no task of a request."""
+        """Assert that no request holds a connection and that no task of a request is running."""
         wait_until(lambda: all(engine.open == engine.idle for engine in self.engines), "connections in use")
         wait_until(lambda: not self._tasks(), f"tasks left: {self._tasks()}")
 
@@ -78,7 +78,7 @@ def assert_upstream_ends(upstream: ThreadedStandIn, since: float) -> None:
 
 
 def retime(messages: MessagesApp, **timing: float) -> None:
-    """Hand other durations to an app that is running already."""
+    """Change the durations of a running app."""
     messages._timing = messages._loops._timing = Timing(**timing)
     for resources, _ in messages._loops._by_loop.values():
         resources.timing = messages._timing
@@ -106,7 +106,7 @@ def messages_app(upstream_url: str, **options: Any) -> MessagesApp:
 def gateway(
     upstream_url: str, *, wrap: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
 ) -> Generator[Gateway]:
-    """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` puts something around all."""
+    """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` wraps the host."""
     here = Gateway("")
     messages = messages_app(upstream_url, client=here.new_engine, on_settled=here.on_settled, **options)
     here.messages = messages

@@ -1,4 +1,4 @@
-"""Claude on Bedrock behind a gateway: events and answers arrive, errors in the words of the Messages API."""
+"""Claude on Bedrock behind a gateway: events and responses arrive, errors are translated to the Messages API."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_model_that_is_not_counted_for(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{}", b"<html>", b""])
-def test_a_count_that_is_none(stage: Stage, body: bytes) -> None:
+def test_a_malformed_count(stage: Stage, body: bytes) -> None:
     assert error_of(stage.count(MODEL, json_body(body)))[:2] == (502, "api_error")
 
 
@@ -208,7 +208,7 @@ def test_a_thread_is_refused_without_asking(stage: Stage) -> None:
     assert stage.upstream.requests == []
 
 
-def test_what_the_model_refuses_is_told_in_its_words(stage: Stage) -> None:
+def test_a_validation_error_of_the_model_keeps_its_message(stage: Stage) -> None:
     words = "tools.0: Input tag 'web_search_20250305' found using 'type' does not match any of the expected tags: "
     reply = stage.post({"tools": [{"type": "web_search_20250305", "name": "web_search"}]})
     status, kind, said = error_of(reply)

@@ -1,4 +1,4 @@
-"""Counting tokens over real sockets: byte for byte both ways, refused like a Message, and never booked as one."""
+"""Counting tokens over real sockets: byte for byte both ways, refused like a message, recorded without usage."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_it_asks_for_key_version_and_method_like_a_message(here: Gateway, upstre
     assert upstream.requests == []
 
 
-def test_a_streamed_count_is_no_stream(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_a_count_is_never_streamed(here: Gateway, upstream: ThreadedStandIn) -> None:
     reply = count(here, {"stream": True})
     assert reply.json()["error"]["message"] == "stream: Extra inputs are not permitted"  # the upstream's word
     upstream.enqueue(sse(b"event: ping\ndata: {}\n\n"))
@@ -157,7 +157,7 @@ UNCOUNTED: dict[str, Callable[[], Reply]] = {
 
 
 @pytest.mark.parametrize("fault", UNCOUNTED.values(), ids=UNCOUNTED.keys())
-def test_an_upstream_that_does_not_count_is_told_by_a_404(
+def test_an_upstream_that_does_not_count_is_a_404(
     here: Gateway, upstream: ThreadedStandIn, fault: Callable[[], Reply]
 ) -> None:
     upstream.enqueue(fault(), fault())

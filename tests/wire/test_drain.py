@@ -1,4 +1,4 @@
-"""Shutting down: what is new is refused, what runs may end, what is cut says so, and everything is settled."""
+"""Shutting down: new requests are refused, running ones may finish, cut ones end with an error, all are settled."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def test_what_outlives_the_deadline_is_ended_with_an_error(upstream: ThreadedSta
         upstream.wait_aborted(1.0)
 
 
-def test_a_stream_that_has_said_all_gets_no_error_though_its_upstream_lingers(upstream: ThreadedStandIn) -> None:
+def test_a_complete_stream_gets_no_error_although_its_upstream_stays_open(upstream: ThreadedStandIn) -> None:
     upstream.enqueue(Reply(body=text("Hello").body, end="hang"))
     with serving(Draining(upstream.base_url, 0.3).host) as url, streaming(url) as got:
-        wait_until(lambda: b"event: message_stop" in got["body"], "the stream has said all")
+        wait_until(lambda: b"event: message_stop" in got["body"], "the stream is complete")
         assert httpx.get(f"{url}/drain", timeout=20).text == "1"
     assert b"event: error" not in got["body"]
 

@@ -1,4 +1,4 @@
-"""What an upstream can do wrong: what the client gets then, what upstream saw, what the account says, nothing open."""
+"""Faults of an upstream: what the client gets, what the upstream sees, what the record holds; nothing stays open."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_an_upstreams_error_passes_byte_for_byte(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_what_it_says_of_our_credential_stays_here(
+def test_an_upstream_error_about_our_credential_is_not_forwarded(
     here: Gateway, upstream: ThreadedStandIn, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = "the key sk-ant-the-operators-key is not allowed"
@@ -292,7 +292,7 @@ def test_a_wrong_credential_of_ours_is_502() -> None:
         assert here.post().status_code == 502
 
 
-def test_a_refused_connection_is_502_and_the_next_target_is_asked(upstream: ThreadedStandIn) -> None:
+def test_a_refused_connection_is_502_and_the_next_target_is_tried(upstream: ThreadedStandIn) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with gateway(dead) as here:
@@ -306,7 +306,7 @@ def test_a_refused_connection_is_502_and_the_next_target_is_asked(upstream: Thre
         here.assert_nothing_open()
 
 
-def test_what_may_have_been_begun_is_not_asked_elsewhere(upstream: ThreadedStandIn) -> None:
+def test_a_request_that_may_have_been_processed_is_not_sent_to_another_target(upstream: ThreadedStandIn) -> None:
     providers = [provider(upstream.base_url, name="one"), provider(upstream.base_url, name="two")]
     upstream.enqueue(reset_before_head())
     with gateway("", providers=providers, routes=[Route("*", to=["one", "two"])]) as here:
@@ -345,7 +345,7 @@ def test_a_kept_connection_that_dies_on_reuse_costs_the_client_nothing(
     wait_until(lambda: sum(request.done for request in upstream.requests) == 10, "ten answered requests")
 
 
-def test_a_second_reply_that_nobody_asked_for_reaches_nobody(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_a_second_unrequested_reply_is_discarded(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(surplus(), text("mine"))
     assert here.post().status_code == 200
     assert here.post().json()["content"][0]["text"] == "mine"

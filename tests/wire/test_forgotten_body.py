@@ -1,4 +1,4 @@
-"""An open stream keeps nothing of its request: a body of megabytes is let go of when the answer begins."""
+"""An open stream keeps nothing of its request: a body of megabytes is released when the response begins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def traced() -> Generator[None]:
 
 @pytest.mark.parametrize("routes", [None, MAPPED], ids=["as is", "mapped"])
 @pytest.mark.usefixtures("traced")
-def test_the_body_is_let_go_of_when_the_answer_begins(routes: list[Route] | None) -> None:
+def test_the_body_is_released_when_the_response_begins(routes: list[Route] | None) -> None:
     with StandIn(api_key=UPSTREAM_KEY, strict=False).in_thread() as upstream:
         upstream.enqueue(late(0.3, hang_mid_event()))
         slow = provider(upstream.base_url, timeouts=PATIENT)

@@ -1,4 +1,4 @@
-"""A client that leaves: upstream is closed within a second, the request is settled once, nothing stays open."""
+"""A client that disconnects: the upstream request ends within a second, is settled once, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def test_a_reader_that_stops_reading_holds_upstream_back_and_ends_it_by_leaving(
     assert upstream.wait_aborted(timeout=2.0).aborted is not None
 
 
-def test_after_the_last_event_leaving_is_no_loss_though_upstream_lingers(
-    patient: Gateway, upstream: ThreadedStandIn
-) -> None:
+def test_a_disconnect_after_the_last_event_counts_as_answered(patient: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(Reply(body=text("Hello").body, end="hang"))
     with raw_request(patient.base_url, STREAMING) as client:
         receive_until(client, b"event: message_stop")
@@ -128,7 +126,7 @@ def test_at_random_moments_everything_is_settled_once(patient: Gateway, upstream
 
 
 @pytest.mark.parametrize("body", [PLAIN, STREAMING], ids=["json", "stream"])
-def test_while_the_second_target_is_asked(upstream: ThreadedStandIn, body: bytes) -> None:
+def test_during_the_attempt_at_the_second_target(upstream: ThreadedStandIn, body: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
     providers = [provider(nobody, name="first"), provider(upstream.base_url, name="second", timeouts=PATIENT)]

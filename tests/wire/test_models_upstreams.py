@@ -90,7 +90,7 @@ def test_where_nothing_stands_in_a_list_is_waited_for(upstream: ThreadedStandIn)
         here.assert_nothing_open()
 
 
-def test_nothing_is_asked_of_an_upstream_before_somebody_wants_its_models(upstream: ThreadedStandIn) -> None:
+def test_no_list_is_fetched_before_the_first_request_for_models(upstream: ThreadedStandIn) -> None:
     with gateway(upstream.base_url) as here:
         assert here.post().status_code == 200
         assert httpx.get(f"{here.base_url}/v1/models", verify=False).status_code == 401
@@ -100,7 +100,7 @@ def test_nothing_is_asked_of_an_upstream_before_somebody_wants_its_models(upstre
         assert [request.method for request in upstream.requests] == [b"POST", b"GET"]
 
 
-def test_where_only_the_client_could_ask_nothing_is_asked(upstream: ThreadedStandIn) -> None:
+def test_no_list_is_fetched_with_a_clients_credential(upstream: ThreadedStandIn) -> None:
     passing = Anthropic(auth="client", base_url=upstream.base_url)
     routes = [Route(model, to=["anthropic"]) for model in ("house", "*")]
     with gateway("", providers=[passing], auth=Anonymous(), routes=routes) as here:

@@ -1,4 +1,4 @@
-"""An upstream that says nothing for long: a stream is begun and kept alive, and told by an event how it ended."""
+"""An upstream that is silent for long: the stream starts, pings keep it alive, and an event reports a failure."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_answer_in_time_has_no_ping_and_all_its_headers(here: Gateway, upstre
 
 
 @pytest.mark.parametrize("status", [200, 429])
-def test_who_asked_for_no_stream_gets_no_ping_but_a_status(
+def test_a_request_without_stream_gets_a_status_and_no_pings(
     here: Gateway, upstream: ThreadedStandIn, status: int
 ) -> None:
     upstream.enqueue(late(LATE, json_body({"type": "message", "error": {"type": "x", "message": "m"}}, status=status)))
@@ -97,7 +97,7 @@ TOLD = b'{"type":"error",\r\n "error":{"type":"rate_limit_error","message":"a \\
 ONE_LINE = b'{"type":"error",   "error":{"type":"rate_limit_error","message":"a \\n b"}, "request_id":"req_9"} '
 
 
-def test_what_the_upstream_refuses_comes_as_an_event_in_its_own_words(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_an_upstream_error_becomes_an_event_with_its_own_message(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(late(LATE, json_body(TOLD, status=429, headers={"retry-after": "7"})))
     assert after_pings(here.post(SENT).content) == b"event: error\ndata: " + ONE_LINE + b"\n\n"
     account = here.account()
@@ -147,7 +147,7 @@ Ended = Mapping[str, tuple[httpx.Response, Exchange]]
 
 @pytest.fixture(scope="module")
 def failed() -> Ended:
-    """What came of each failure, all of them at once: the system prompt says which one is asked for."""
+    """The reply to each failure, all at once: the system prompt selects the failure."""
 
     def ask(name: str) -> httpx.Response:
         return here.post({"stream": True, "system": name})

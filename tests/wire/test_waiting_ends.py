@@ -36,7 +36,7 @@ def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
 
 
 @pytest.mark.parametrize("pings", [0, 1, 3])
-def test_a_client_that_leaves_ends_it(here: Gateway, upstream: ThreadedStandIn, pings: int) -> None:
+def test_a_client_that_disconnects_ends_it(here: Gateway, upstream: ThreadedStandIn, pings: int) -> None:
     upstream.enqueue(hang())
     with raw_request(here.base_url, SENT) as client:
         upstream.wait_requests()
@@ -49,7 +49,7 @@ def test_a_client_that_leaves_ends_it(here: Gateway, upstream: ThreadedStandIn, 
     assert len(here.settled) == 1
 
 
-def test_a_client_that_does_not_read_holds_the_answer_back_and_gets_all_of_it(
+def test_a_client_that_does_not_read_delays_the_response_and_gets_all_of_it(
     here: Gateway, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response, "PING", FLOOD)
@@ -64,7 +64,7 @@ def test_a_client_that_does_not_read_holds_the_answer_back_and_gets_all_of_it(
     assert here.account().outcome == "answered"
 
 
-def test_a_client_that_does_not_read_ends_it_by_leaving(
+def test_a_client_that_does_not_read_ends_it_by_disconnecting(
     here: Gateway, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response, "PING", FLOOD)
@@ -111,12 +111,12 @@ def reading(url: str) -> Generator[list[bytes]]:
     assert not thread.is_alive()
 
 
-def assert_told(body: bytes) -> None:
-    """After the pings it says that the gateway is shutting down, in one event, and no more."""
-    told = after_pings(body)
-    assert told.startswith(b"event: error\ndata: ")
-    assert told.endswith(b"}\n\n")
-    assert json.loads(told[19:])["error"] == {"type": "overloaded_error", "message": "The gateway is shutting down."}
+def assert_shutdown_event(body: bytes) -> None:
+    """After the pings comes one event, the last: the gateway is shutting down."""
+    event = after_pings(body)
+    assert event.startswith(b"event: error\ndata: ")
+    assert event.endswith(b"}\n\n")
+    assert json.loads(event[19:])["error"] == {"type": "overloaded_error", "message": "The gateway is shutting down."}
 
 
 @pytest.fixture
@@ -131,22 +131,22 @@ def test_a_drain_ends_it_by_an_event(upstream_alone: ThreadedStandIn) -> None:
     with serving(host.app) as url:
         with reading(url) as got:
             assert httpx.get(f"{url}/drain", timeout=10).text == "1"
-        assert_told(b"".join(got))
+        assert_shutdown_event(b"".join(got))
         upstream_alone.wait_aborted(1.0)
     (account,) = host.settled
     assert (account.outcome, account.status) == ("cancelled", 200)
 
 
-def test_a_server_that_cancels_it_lets_the_event_out(upstream_alone: ThreadedStandIn) -> None:
+def test_a_server_that_cancels_it_still_sends_the_event(upstream_alone: ThreadedStandIn) -> None:
     host = Host(upstream_alone.base_url)
     with ExitStack() as client, serving(host.app, timeout_graceful_shutdown=0.05) as url:
         got = client.enter_context(reading(url))
-    assert_told(b"".join(got))
+    assert_shutdown_event(b"".join(got))
     upstream_alone.wait_aborted(1.0)
     assert [account.outcome for account in host.settled] == ["cancelled"]
 
 
-def test_a_client_that_does_not_read_can_t_keep_a_drain(
+def test_a_client_that_does_not_read_cannot_delay_a_drain(
     upstream_alone: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response, "PING", FLOOD)
