@@ -25,14 +25,14 @@ Lines = Sequence[tuple[str, str]]
 Providers = Callable[[str], list[Provider]]
 
 PATIENCE, IMPATIENCE = 5.0, 0.3
-"""Seconds for what must come at once: where it will, on however busy a machine, and where a bender may keep it."""
+"""Seconds to wait for what must come at once: enough for a busy machine, and less where a bender may hold it back."""
 
 CREDENTIAL: Lines = [("x-api-key", HEADERS["x-api-key"])]
 VERSION: Lines = [("anthropic-version", "2023-06-01")]
 TYPE: Lines = [("content-type", "application/json")]
 
 ALIAS, RENAMED = "house-claude", "claude-of-the-house"
-"""Names that only the gateway knows: `RENAMED` looks like one of the service's, `ALIAS` like none of anybody's."""
+"""Names that only the gateway knows: `RENAMED` looks like a name of the service, `ALIAS` does not."""
 UPSTREAM_NAME = "claude-opus-5"
 ROUTES = [
     Route(ALIAS, to=[Target("anthropic", UPSTREAM_NAME)]),
@@ -45,7 +45,7 @@ _FIELDS: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": [{"role
 
 
 def body(**fields: Any) -> bytes:
-    """A valid body with these fields, in a spelling that nobody would choose who writes it anew."""
+    """A valid body with these fields, with whitespace that no encoder would produce."""
     return json.dumps({**_FIELDS, **fields}, indent=1, separators=(" ,", ":")).encode()
 
 
@@ -53,7 +53,7 @@ PLAIN, STREAM = body(), body(stream=True)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back: the bytes as they were on the wire, without their framing."""
+    """A response, its body as it was on the wire, without framing."""
 
     status: int
     headers: httpx.Headers
@@ -67,7 +67,7 @@ class Answer(msgspec.Struct, frozen=True):
             raise AssertionError(f"no JSON: {self.body[:200]!r}") from error
 
     def assert_error(self, status: int, kind: str) -> str:
-        """An error of the gateway's own, in the envelope; returns what it says."""
+        """Assert that this is an error of the gateway in its envelope. Returns its message."""
         assert self.status == status, f"{self.status} {self.body[:200]!r}"
         assert self.headers.get("content-type") == "application/json"
         told = self.json()
@@ -224,7 +224,7 @@ def timed(line: Line, **timing: float) -> Generator[None]:
 
 @contextmanager
 def log_noise() -> Generator[list[str]]:
-    """What the gateway says meanwhile to any of its loggers."""
+    """The messages that the gateway logs meanwhile."""
     said: list[str] = []
 
     class Gatherer(logging.Handler):

@@ -39,7 +39,7 @@ ACCOUNT = {
 
 
 def each_event_is_passed_on_when_it_comes(line: Line) -> None:
-    """Row 13: the client has what the upstream has said, while that says nothing more; nor is it compressed."""
+    """Row 13: each event arrives before the upstream sends the next one, uncompressed."""
     first, second = start() + BLOCK, said("Well, ")
     line.upstream.enqueue(Reply(body=(first, second), end="hang"))
     with line.listen() as listener:
@@ -119,7 +119,7 @@ def errors_pass_as_they_came(line: Line) -> None:
             assert not set(ACCOUNT) & set(answer.headers)
 
 
-def what_a_middlebox_says_becomes_an_error(line: Line) -> None:
+def a_reply_of_a_middlebox_becomes_an_error(line: Line) -> None:
     """Row 19: pages, nothing at all, somebody's else JSON."""
     strange = json_body({"errors": [{"code": 1}]}, status=503)
     for fault in (html(), html(403), html(503), empty(), empty(500), strange, sse(b"")):
@@ -128,7 +128,7 @@ def what_a_middlebox_says_becomes_an_error(line: Line) -> None:
             line.ask(content).assert_error(502, "api_error")
 
 
-def a_used_up_budget_says_until_when(line: Line) -> None:
+def an_exhausted_budget_has_the_time_of_its_reset(line: Line) -> None:
     """Row 31: which period, when it ends, and that trying again before is pointless."""
     with line.like(limits=[Limit("requests", 1, window=86_400.0)]) as other:
         assert other.ask().status == 200
@@ -141,7 +141,7 @@ def a_used_up_budget_says_until_when(line: Line) -> None:
     assert len(line.received) == 1
 
 
-def the_shared_account_is_not_told_of(line: Line) -> None:
+def headers_of_the_shared_account_are_not_forwarded(line: Line) -> None:
     """Row 32."""
     for content, reply in ((PLAIN, json_body(MESSAGES["on one line"], headers=ACCOUNT)), (STREAM, text("Hi"))):
         line.upstream.enqueue(reply)
@@ -180,8 +180,8 @@ def every_event_has_its_name(line: Line) -> None:
     assert [(name, json.loads(data)["type"]) for name, data in events] == [(name, name) for name, _ in events]
 
 
-def usage_is_the_last_that_was_told(line: Line) -> None:
-    """Rule 15: counts are totals, told again and again; a null tells nothing."""
+def the_last_reported_usage_counts(line: Line) -> None:
+    """Rule 15: counts are totals that are repeated; a null is ignored."""
     twice = event(
         "message_delta", delta={}, usage={"input_tokens": 60, "output_tokens": 4, "cache_read_input_tokens": 5}
     )

@@ -60,7 +60,7 @@ TOMORROW: dict[str, Any] = {
 }
 
 
-def what_nobody_knows_yet_goes_up(line: Line) -> None:
+def unknown_fields_are_forwarded(line: Line) -> None:
     """Row 8, rule 3: fields, blocks, tools."""
     _goes_up_as_it_is(line, body(**TOMORROW), ("anthropic-beta", "telepathy-2031-02-03"))
 
@@ -170,7 +170,7 @@ def fields_and_betas_go_up_as_pairs(line: Line) -> None:
     _goes_up_as_it_is(line, content, ("anthropic-beta", betas))
 
 
-def nobodys_credential_but_ours_goes_up(line: Line) -> None:
+def only_our_credential_is_sent_to_the_upstream(line: Line) -> None:
     """Rule 2 (section 3.1): what the client proves itself with ends at the gateway."""
     for form in ("x-api-key", "authorization"):
         proof = [(form, KEY if form == "x-api-key" else f"Bearer {KEY}"), ("cookie", f"session={KEY}")]

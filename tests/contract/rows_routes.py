@@ -32,7 +32,7 @@ from contract.quirks import MESSAGES
 BEARER: Lines = [("authorization", f"Bearer {KEY}")]
 
 
-def hello_is_answered_fast_and_unheard(line: Line) -> None:
+def hello_is_answered_fast_and_not_forwarded(line: Line) -> None:
     """Row 1: without a credential, a word in the log or one to the upstream."""
     began = time.monotonic()
     with log_noise() as said:
@@ -101,7 +101,7 @@ def either_form_of_the_credential_is_taken_everywhere(line: Line) -> None:
         assert len(line.received) == before
 
 
-def the_body_alone_says_whether_to_stream(line: Line) -> None:
+def the_body_alone_decides_whether_to_stream(line: Line) -> None:
     """Rule 6: whatever is accepted."""
     for accept in ("application/json", "text/event-stream", "*/*"):
         assert _type_of(line, STREAM, accept) == "text/event-stream; charset=utf-8"
@@ -112,7 +112,7 @@ def _type_of(line: Line, content: bytes, accept: str) -> str | None:
     return line.ask(content, more=[("accept", accept)]).headers.get("content-type")
 
 
-def a_failed_stream_can_be_asked_for_again_as_a_message(line: Line) -> None:
+def a_failed_stream_can_be_retried_as_a_message(line: Line) -> None:
     """Row 20."""
     line.upstream.enqueue(reset_mid_event(), json_body(MESSAGES["spelled out"]))
     line.ask(STREAM)
@@ -216,7 +216,7 @@ BOUND: dict[str, bytes] = {
 }
 
 
-def what_one_account_holds_is_asked_of_no_other(line: Line) -> None:
+def state_of_one_account_goes_to_no_other(line: Line) -> None:
     """Rule 13: a request that names such state stays with its upstream, though that is not there; any other goes on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -116,7 +116,7 @@ PLAIN = body(a='\u00e9\U0001f600 \\ "', b=[0.5, -1e3, None])
 @pytest.mark.torture
 @examples(60, 8000)
 @given(data=st.data())
-def test_a_broken_body_is_refused_where_it_no_longer_says_a_request(straight: Line, data: st.DataObject) -> None:
+def test_a_broken_body_is_refused_where_it_is_no_longer_a_request(straight: Line, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(PLAIN)))
     gone = data.draw(st.integers(0, 3))
     put = data.draw(

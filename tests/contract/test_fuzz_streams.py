@@ -71,7 +71,7 @@ def test_a_stream_comes_through(straight: Line, wire: bytes, piece: int | None, 
 @pytest.mark.torture
 @examples(50, 5000)
 @given(wire=streams(), data=st.data(), piece=_pieces, clean=st.booleans())
-def test_a_stream_that_is_cut_says_so(
+def test_a_stream_that_is_cut_ends_with_an_error(
     straight: Line, wire: bytes, data: st.DataObject, piece: int | None, clean: bool
 ) -> None:
     line = straight.again()

@@ -14,7 +14,7 @@ from contract.quirks import BLOCK, PING, STREAMS, closed, ending, start, text
 ENDED = {"all is said": STREAMS["a ping at once"], "it has failed": STREAMS["an error in the middle"]}
 
 
-def test_the_silence_that_is_borne_is_fifteen_seconds() -> None:
+def test_the_first_ping_comes_after_fifteen_seconds() -> None:
     assert Timing().ping_after == 15.0
 
 
