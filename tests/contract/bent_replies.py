@@ -169,7 +169,7 @@ async def compresses(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
 
 
 async def pings_anywhere(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
-    """Write pings of its own into the bytes as they come."""
+    """Insert pings between chunks."""
     reply = await forward(request)
 
     async def pinging() -> AsyncIterator[bytes]:
@@ -182,7 +182,7 @@ async def pings_anywhere(request: ProxiedRequest, forward: Forward) -> ProxiedRe
 
 
 async def tells_errors_as_events(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
-    """Begin the stream before it is known whether there is one."""
+    """Start the stream before the upstream responds."""
     reply = await forward(request)
 
     async def event() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The way from a client over the gateway to the upstream and back, and what can be seen at both of its ends."""
+"""A client, a gateway and its upstream, as the contract's checks use them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON; an `AssertionError` where it is none."""
+        """The body as JSON. Fails if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError as error:
@@ -79,29 +79,29 @@ class Answer(msgspec.Struct, frozen=True):
         return told["error"]["message"]
 
 
-class Listener:
-    """A reply that is read while it comes."""
+class StreamedAnswer:
+    """A response that is read as it arrives."""
 
     def __init__(self, reply: httpx.Response, within: float) -> None:
         self.status = reply.status_code
         self.headers = reply.headers
-        self.heard = b""
+        self.received = b""
         self._chunks = reply.iter_raw()
         self._within = within
 
     def until(self, wanted: bytes) -> bytes:
-        """All that was heard, once `wanted` is in it. Fails when the reply ends or too much time passes before."""
+        """Read until `wanted` has arrived; return all received so far. Fails if the reply ends or time runs out."""
         deadline = time.monotonic() + self._within
-        while wanted not in self.heard:
+        while wanted not in self.received:
             chunk = next(self._chunks, None)
-            assert chunk is not None, f"{wanted!r} never came: {self.heard[-300:]!r}"
-            self.heard += chunk
-            assert wanted in self.heard or time.monotonic() < deadline, f"{wanted!r} did not come in time"
-        return self.heard
+            assert chunk is not None, f"{wanted!r} never came: {self.received[-300:]!r}"
+            self.received += chunk
+            assert wanted in self.received or time.monotonic() < deadline, f"{wanted!r} did not come in time"
+        return self.received
 
 
 class Line:
-    """A gateway and its upstream, with proxies around it that may bend what passes, or without. Clients use `url`."""
+    """A gateway and its upstream, with or without bending proxies around the gateway. Clients use `url`."""
 
     def __init__(
         self, web: httpx.Client, upstream: ThreadedStandIn, url: str, here: Gateway, behind: str, bent: Bent | None
@@ -109,35 +109,35 @@ class Line:
         self.web, self.upstream, self.url, self.here = web, upstream, url, here
         self._behind, self._bent = behind, bent
 
-    def again(self) -> Line:
-        """The same for a next check: nothing is left of what the upstream was told before, or saw."""
+    def reset(self) -> Line:
+        """Forget queued replies, requests and records, so that the next check can use it."""
         self.upstream._stand_in._queue.clear()
         self.upstream.requests.clear()
         self.here.settled.clear()
         return Line(self.web, self.upstream, self.url, self.here, self._behind, self._bent)
 
     @contextmanager
-    def like(self, *, providers: Providers | None = None, **options: Any) -> Generator[Line]:
-        """Another one, to the same upstream and bent as this is, whose gateway has these options."""
+    def with_options(self, *, providers: Providers | None = None, **options: Any) -> Generator[Line]:
+        """Another gateway with these options, with the same upstream and proxies."""
         with _gateway_between(self.upstream, self._behind, self._bent, providers, options) as line:
             yield line
 
     @property
     def within(self) -> float:
-        """Seconds for what must come at once."""
+        """Seconds to wait for what must come at once."""
         return IMPATIENCE if self._bent and self._bent.bends else PATIENCE
 
     @property
     def received(self) -> list[Received]:
-        """What was asked of the upstream during this check; the gateway's own look at its models is not in it."""
+        """The requests for messages that the upstream received during this check."""
         return [request for request in self.upstream.requests if request.method == b"POST"]
 
     def the_received(self) -> Received:
-        """The one request that reached it."""
+        """The only request that the upstream received."""
         assert len(self.received) == 1, [request.target for request in self.received]
         return self.received[0]
 
-    def ask(
+    def request(
         self,
         content: bytes | None = PLAIN,
         *,
@@ -146,14 +146,14 @@ class Line:
         headers: Lines = (*CREDENTIAL, *VERSION, *TYPE),
         more: Lines = (),
     ) -> Answer:
-        """One request, and all of its answer."""
-        with self.listen(content, method=method, path=path, headers=[*headers, *more], within=10.0) as listener:
+        """Send one request and read the whole response."""
+        with self.stream(content, method=method, path=path, headers=[*headers, *more], within=10.0) as listener:
             for chunk in listener._chunks:
-                listener.heard += chunk
-        return Answer(listener.status, listener.headers, listener.heard)
+                listener.received += chunk
+        return Answer(listener.status, listener.headers, listener.received)
 
     @contextmanager
-    def listen(
+    def stream(
         self,
         content: bytes | None = STREAM,
         *,
@@ -161,19 +161,19 @@ class Line:
         path: str = "/v1/messages",
         headers: Lines = (*CREDENTIAL, *VERSION, *TYPE),
         within: float | None = None,
-    ) -> Generator[Listener]:
-        """The same, read while it comes; leaving the block leaves the gateway. No answer at all is a failed check."""
+    ) -> Generator[StreamedAnswer]:
+        """Send one request; the client disconnects when the block is left. A transport error fails the check."""
         patience = within or self.within
         try:
             with self.web.stream(
                 method, f"{self.url}{path}", headers=list(headers), content=content, timeout=patience
             ) as reply:
-                yield Listener(reply, patience)
+                yield StreamedAnswer(reply, patience)
         except httpx.HTTPError as error:
             raise AssertionError(f"no whole answer: {error!r}") from error
 
-    def account_of(self, answer: Answer | Listener) -> Exchange:
-        """What the gateway has written down of a request."""
+    def account_of(self, answer: Answer | StreamedAnswer) -> Exchange:
+        """The gateway's record of a request."""
         name = answer.headers.get("request-id")
 
         def found() -> list[Exchange]:
@@ -199,7 +199,7 @@ def _gateway_between(
 
 @contextmanager
 def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Line]:
-    """The usual line; with `bent`, through two proxies."""
+    """A gateway with the usual options; with `bent`, between two proxies."""
     usual: dict[str, Any] = {"routes": ROUTES, "access_log": True}
     if bent is None:
         with _gateway_between(upstream, upstream.base_url, None, None, usual) as line:
@@ -214,7 +214,7 @@ def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Li
 
 @contextmanager
 def timed(line: Line, **timing: float) -> Generator[None]:
-    """Let a running gateway wait for other durations than it does by default."""
+    """Change the durations of a running gateway inside the block."""
     retime(line.here.messages, **timing)
     try:
         yield

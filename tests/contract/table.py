@@ -23,7 +23,7 @@ RULES = frozenset(range(1, 16))
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that clients rely on: the rows and rules that ask for it, and the benders that break it on each side."""
+    """One thing that clients rely on: the rows and rules that ask for it, and the benders that break it."""
 
     holds: Callable[[Line], None]
     rows: tuple[int, ...] = ()

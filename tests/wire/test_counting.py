@@ -37,7 +37,7 @@ ANSWER = b'{ "input_tokens" : 2.1e1, "context_management":{"original_input_token
 
 @pytest.fixture(scope="module")
 def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """One gateway and one stand-in for all that needs no options."""
+    """One pair for all tests without further options."""
     keys = [ApiKey(name="me", hash=hash_api_key(KEY), models=("claude-haiku-*", "house", "down-*"))]
     routes = [
         Route("house", to=[Target("anthropic", "claude-opus-5")]),

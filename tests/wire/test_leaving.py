@@ -25,7 +25,7 @@ PLAIN = json.dumps(BODY).encode()
 
 @pytest.fixture
 def patient(upstream: ThreadedStandIn):
-    """A gateway whose own timeouts would come far too late."""
+    """A gateway whose timeouts are longer than the tests."""
     slow = provider(upstream.base_url, timeouts=PATIENT)
     with gateway("", providers=[slow]) as here:
         yield here

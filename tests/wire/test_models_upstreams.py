@@ -27,7 +27,7 @@ def known(upstream: ThreadedStandIn) -> Known:
 
 
 def get(here: Gateway, query: str = "") -> httpx.Response:
-    """One request for a list, over a connection of its own."""
+    """Request a list over a new connection."""
     return httpx.get(f"{here.base_url}/v1/models{query}", headers=HEADERS, verify=False)
 
 
@@ -48,7 +48,7 @@ FAULTS: dict[str, Callable[[], Reply]] = {
 
 
 def test_the_catalogue_stands_in_at_once_for_upstreams_that_fail_in_any_way() -> None:
-    """All of them at once, each at a path of its own."""
+    """All at once, each at its own path."""
     with StandIn(strict=False).in_thread() as upstream:
         upstream.always(lambda received: FAULTS[received.path.split(b"/")[1].decode()]())
         providers = [Known(api_key="k", base_url=f"{upstream.base_url}/{name}", name=name) for name in FAULTS]

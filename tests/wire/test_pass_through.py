@@ -31,7 +31,7 @@ BOTH = [Route("claude-*", to=["mine"]), Route("*", to=["ours"])]
 
 @pytest.fixture(scope="module")
 def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """A gateway for everybody: `claude-*` at the client's own expense, the rest with the operator's key."""
+    """A gateway without authentication: `claude-*` with the client's credential, the rest with the operator's key."""
     with StandIn(strict=False).in_thread() as stand_in:
         mine = Anthropic(auth="client", base_url=stand_in.base_url, name="mine")
         ours = provider(stand_in.base_url, name="ours")

@@ -21,7 +21,7 @@ VALID = json.dumps(BODY).encode()
 
 @pytest.fixture(scope="module")
 def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """One for all tests, which leave nothing behind."""
+    """One pair for all tests of the module."""
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in, gateway(stand_in.base_url) as one:
         yield one, stand_in
 
