@@ -1,3 +1,7 @@
-"""What needs Node.js runs when it is named: `make test-clients`."""
+"""`tests/clients` needs Node.js, so it runs only when it is named: `make test-clients`."""
+
+import pytest
+
+pytest.register_assert_rewrite("support")
 
 collect_ignore = ["clients"]

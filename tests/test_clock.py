@@ -11,7 +11,7 @@ from bud_asgi.clock import TICK, Clock, Watched
 
 
 class Seen:
-    """Something to watch: keeps the times at which it was asked, and does then what it is told to."""
+    """A watched object that keeps the times of its calls and then calls `then`."""
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
         self.ticks: list[float] = []
@@ -33,7 +33,7 @@ def clock() -> Callable[[], Clock]:
     return lambda: Clock(asyncio.get_running_loop(), tick=0.01)
 
 
-async def test_what_is_watched_is_asked_at_every_tick_with_the_time_of_the_loop(clock: Callable[[], Clock]) -> None:
+async def test_watched_objects_are_called_at_every_tick_with_the_time_of_the_loop(clock: Callable[[], Clock]) -> None:
     one, seen, began = clock(), Seen(), asyncio.get_running_loop().time()
     one.watch(seen)
     assert one.ticking
@@ -97,15 +97,15 @@ async def test_one_may_come_and_go_from_inside_a_tick(clock: Callable[[], Clock]
     assert once.ticks[0] not in later.ticks
 
 
-async def test_who_is_let_go_by_another_in_the_same_tick_is_not_asked(clock: Callable[[], Clock]) -> None:
+async def test_an_object_unwatched_by_another_in_the_same_tick_is_not_called(clock: Callable[[], Clock]) -> None:
     one = clock()
     pair: list[Watched] = [Seen(lambda: one.unwatch(pair[1])), Seen(lambda: one.unwatch(pair[0]))]
     for seen in pair:
         one.watch(seen)
     await asyncio.sleep(0.035)
-    asked = sorted(len(seen.ticks) for seen in pair if isinstance(seen, Seen))
-    assert asked[0] == 0
-    assert asked[1] >= 2
+    calls = sorted(len(seen.ticks) for seen in pair if isinstance(seen, Seen))
+    assert calls[0] == 0
+    assert calls[1] >= 2
 
 
 def test_four_ticks_make_a_second() -> None:

@@ -56,7 +56,7 @@ def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts(
         "claude-haiku-4-5 -> anthropic, as claude-haiku-4-5",
         "claude-haiku-4-5 -> anthropic, as claude-haiku-4-5",
     ]
-    assert "\x1b" not in shown.stdout  # a pipe is no terminal
+    assert "\x1b" not in shown.stdout  # a pipe is not a terminal
     for secret in ("sk-ant", "ASIA", "ya29", "PRIVATE KEY"):
         assert secret not in shown.stdout
 
@@ -143,7 +143,7 @@ def test_real_money_needs_a_key() -> None:
     assert "--real requires ANTHROPIC_API_KEY" in shown.stderr
 
 
-def test_with_a_key_the_real_provider_is_asked() -> None:
+def test_with_a_key_the_real_provider_is_used() -> None:
     with StandIn(api_key="sk-ant-real").in_thread() as service:
         shown = run("--real", ANTHROPIC_API_KEY="sk-ant-real", ANTHROPIC_BASE_URL=service.base_url)
         assert (shown.returncode, shown.stderr) == (0, "")

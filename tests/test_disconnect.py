@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
-from auth.driver import DISCONNECT, Sent, chunks, http_scope
 from starlette.types import Message, Receive
+from support.asgi import DISCONNECT, Sent, chunks, http_scope
 
 from bud_asgi.clock import Clock, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -20,7 +20,7 @@ from bud_asgi.response import Response
 
 
 class Client:
-    """A client that leaves when it is told to."""
+    """A client that disconnects when the test says so."""
 
     def __init__(self, *before: Message) -> None:
         self.messages = list(before)
@@ -163,14 +163,14 @@ async def test_when_both_come_at_once_it_is_a_cancellation(first: str) -> None:
     if first == "server":
         task.cancel()
     else:
-        await asyncio.sleep(0)  # the watch has been told and has cancelled; the block has not yet been ended
+        await asyncio.sleep(0)  # the watch has cancelled; the block has not ended yet
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
 
 
-async def test_a_task_that_was_being_cancelled_before_is_told_apart() -> None:
+async def test_a_task_that_was_already_being_cancelled_stays_cancelled() -> None:
     client, seen = Client(), list[str]()
 
     async def answer() -> None:
@@ -210,7 +210,7 @@ async def test_an_error_of_the_block_s_own_is_kept_although_the_client_has_left(
     assert await task == 0
 
 
-async def test_what_is_said_of_the_body_is_passed_over() -> None:
+async def test_messages_about_the_body_are_skipped() -> None:
     client = Client(*chunks(b"a", b"b", b""))
 
     async def answer() -> None:

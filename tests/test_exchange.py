@@ -6,11 +6,11 @@ import re
 from itertools import pairwise
 
 import pytest
-from auth.driver import BODY, DISCONNECT, VERSION, Receiving, chunks, http_scope
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
 from starlette.types import Message
+from support.asgi import BODY, DISCONNECT, VERSION, Receiving, chunks, http_scope
+from support.counts import examples
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange, Principal
 from bud_asgi.protocol.errors import ClientGone, GatewayError, InvalidRequest, RequestTooLarge
@@ -23,7 +23,7 @@ def exchange_of(*headers: tuple[bytes, bytes], method: str = "POST") -> Exchange
     return Exchange(http_scope([VERSION, *headers], method=method))
 
 
-def test_the_record_is_made_by_whoever_comes_first_and_travels_in_the_scope() -> None:
+def test_the_record_is_made_on_first_use_and_travels_in_the_scope() -> None:
     scope = http_scope([(b"A", b"1"), (b"a", b"2")])
     exchange = Exchange.of(scope)
     assert Exchange.of(scope) is exchange
@@ -64,7 +64,7 @@ async def test_a_message_may_leave_out_what_asgi_lets_it(message: Message) -> No
     assert (await exchange_of().request(Receiving(first, message))).body == BODY
 
 
-async def test_an_empty_body_is_no_request() -> None:
+async def test_an_empty_body_is_not_a_request() -> None:
     with pytest.raises(InvalidRequest, match=r"^The request body is not valid JSON: Input data was truncated$"):
         await exchange_of().request(Receiving({"type": "http.request"}))
 
@@ -159,7 +159,7 @@ async def test_before_the_body_is_read_the_app_behind_has_the_server_s_own_recei
     assert exchange_of().replay_body(receive) is receive
 
 
-async def test_once_the_body_is_read_the_app_behind_gets_it_again_and_then_what_the_server_says() -> None:
+async def test_once_the_body_is_read_the_next_app_gets_it_again_and_then_the_servers_messages() -> None:
     exchange, receive = exchange_of(), Receiving(*chunks(BODY[:5], BODY[5:]), DISCONNECT)
     await exchange.request(receive)
     replay = exchange.replay_body(receive)

@@ -1,4 +1,4 @@
-"""Every constructor refuses a wrong option by name, says what it expects, and never shows what could be a secret."""
+"""Every constructor names a wrong option and what it expects, and never shows a possible secret."""
 
 from __future__ import annotations
 

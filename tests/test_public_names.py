@@ -1,4 +1,4 @@
-"""What the package shows is what it says it shows, and all of it is documented."""
+"""The package exports exactly its public names, and all of them are documented."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from auth.driver import Sent, http_scope
-from protocol.streams import STOP, start
 from starlette.types import Message
+from support.asgi import Sent, http_scope
+from support.streams import STOP, start
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Attempt, Exchange, Target

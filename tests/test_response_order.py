@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from auth.driver import VERSION, http_scope
-from protocol.counts import count
 from starlette.types import Message
+from support.asgi import VERSION, http_scope
+from support.counts import count
+from support.waiting import until
 
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
 from bud_asgi.clock import Timing
@@ -109,10 +110,8 @@ async def running(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
 
 
 async def account(running: Running, number: int = 1) -> Exchange:
-    """The latest account, once there are so many."""
-    async with asyncio.timeout(3):
-        while len(running.settled) < number:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.005)
+    """The latest record, once there are `number`."""
+    await until(lambda: len(running.settled) >= number)
     return running.settled[-1]
 
 
@@ -143,7 +142,9 @@ async def test_a_server_that_holds_a_ping_back_gets_no_other_meanwhile(running: 
 
 
 @pytest.mark.parametrize("blocks_after", [0, 1, 2])
-async def test_a_cancelled_request_does_not_wait_for_who_does_not_read(running: Running, blocks_after: int) -> None:
+async def test_a_cancelled_request_does_not_wait_for_a_client_that_does_not_read(
+    running: Running, blocks_after: int
+) -> None:
     running.upstream.enqueue(hang())
     server = Server(blocks_after=blocks_after)
     task = running.call(server)
@@ -156,7 +157,7 @@ async def test_a_cancelled_request_does_not_wait_for_who_does_not_read(running: 
     assert (await account(running)).outcome == "cancelled"
 
 
-async def test_a_cancelled_request_says_so_in_the_step_of_the_cancellation(running: Running) -> None:
+async def test_a_cancelled_request_sends_its_error_in_the_step_of_the_cancellation(running: Running) -> None:
     running.upstream.enqueue(hang())
     server = Server()
     task = running.call(server)
@@ -177,10 +178,10 @@ async def test_a_client_that_leaves_ends_it_though_a_ping_is_held_back(running: 
     server.left.set()
     await asyncio.wait_for(task, 1.0)
     assert (await account(running)).outcome == "client_gone"
-    assert server.last_words <= 1  # whoever doesn't take them is not told again
+    assert server.last_words <= 1  # not sent again to a client that did not take it
 
 
-async def test_who_is_about_to_be_told_of_a_refusal_is_told_nothing_else(running: Running) -> None:
+async def test_a_response_that_is_sending_an_error_sends_no_second_one(running: Running) -> None:
     running.upstream.enqueue(late(0.05, error(429, "rate_limit_error", "Slow down")))
     server = Server(blocks_on=b"Slow down")
     task = running.call(server)
@@ -192,9 +193,7 @@ async def test_who_is_about_to_be_told_of_a_refusal_is_told_nothing_else(running
 
 
 @pytest.mark.parametrize("breaks_after", [0, 1, 2])
-async def test_a_server_that_raises_for_a_client_that_left_is_asked_no_more(
-    running: Running, breaks_after: int
-) -> None:
+async def test_after_a_server_raised_for_a_disconnect_nothing_more_is_sent(running: Running, breaks_after: int) -> None:
     running.upstream.enqueue(hang())
     server = Server(breaks_after=breaks_after)
     task = running.call(server)

@@ -1,4 +1,4 @@
-"""Work that outlives its request: it ends, its failures are told, shutdown waits for it and not for ever."""
+"""Tasks that outlive their request: they finish, failures are logged, shutdown waits for them within a limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bud_asgi.tasks import BackgroundTasks
 
 
-async def test_work_goes_on_when_whoever_started_it_was_cancelled() -> None:
+async def test_a_task_continues_when_the_request_that_started_it_is_cancelled() -> None:
     tasks, done = BackgroundTasks(), asyncio.Event()
 
     async def work() -> None:
@@ -36,7 +36,7 @@ async def test_work_goes_on_when_whoever_started_it_was_cancelled() -> None:
     assert len(tasks) == 0
 
 
-async def test_a_failure_is_logged_with_its_traceback_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_is_logged_with_its_traceback_and_stops_no_other_task(caplog: pytest.LogCaptureFixture) -> None:
     tasks, done = BackgroundTasks(), asyncio.Event()
 
     async def fails() -> None:

@@ -10,7 +10,6 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
 from starlette.applications import Starlette
 from starlette.authentication import requires
 from starlette.middleware import Middleware
@@ -19,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from support.asgi import Behind, Receiving, call, http_scope
+from support.counts import examples
 
-from auth.driver import Behind, Receiving, call, http_scope
 from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, hash_api_key, new_api_key
 from bud_asgi.exchange import Principal
 from bud_asgi.options import OptionError
@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Lines, str]] = {
 
 
 @pytest.mark.parametrize(("headers", "words"), REFUSED.values(), ids=REFUSED.keys())
-async def test_anybody_else_is_refused_before_the_body_is_read(headers: Lines, words: str) -> None:
+async def test_other_credentials_are_refused_before_the_body_is_read(headers: Lines, words: str) -> None:
     behind, receive, scope = Behind(), Receiving(), http_scope(headers)
     sent = await call(AuthMiddleware(behind, backend=KEYS), scope, receive)
     assert sent.status == 401
@@ -171,7 +171,7 @@ async def test_a_key_is_known_by_its_whole_hash() -> None:
     assert (await call(AuthMiddleware(Behind(), backend=ApiKeys({"ci": alike})), http_scope([(X, K)]))).status == 401
 
 
-async def test_without_any_key_nobody_is_admitted() -> None:
+async def test_without_any_key_every_request_is_refused() -> None:
     assert (await call(AuthMiddleware(Behind(), backend=ApiKeys({})), http_scope([(X, K)]))).status == 401
 
 
@@ -188,7 +188,7 @@ NO_HASH: dict[str, str] = {
 
 
 @pytest.mark.parametrize("hash_", NO_HASH.values(), ids=NO_HASH.keys())
-def test_what_is_no_hash_is_refused_and_not_shown(hash_: str) -> None:
+def test_a_malformed_hash_raises_and_is_not_shown(hash_: str) -> None:
     problem = (
         "expected sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`, "
         "got a value that is not shown"

@@ -15,8 +15,8 @@ from starlette.authentication import (
 )
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
+from support.asgi import Behind, Receiving, Sent, call, http_scope
 
-from auth.driver import Behind, Receiving, Sent, call, http_scope
 from bud_asgi.auth import Anonymous, ApiKeys, AuthenticationFailed, AuthMiddleware, HostUser, hash_api_key
 from bud_asgi.exchange import Exchange, Principal
 
@@ -73,7 +73,7 @@ FOREIGN: dict[str, tuple[BaseUser | Exception | None, str]] = {
 
 
 @pytest.mark.parametrize(("answer", "words"), FOREIGN.values(), ids=FOREIGN.keys())
-async def test_whatever_else_a_foreign_backend_says_is_a_refusal(
+async def test_any_other_result_of_a_starlette_backend_is_a_refusal(
     answer: BaseUser | Exception | None, words: str
 ) -> None:
     behind, receive, scope = Behind(), Receiving(), http_scope()
@@ -85,7 +85,7 @@ async def test_whatever_else_a_foreign_backend_says_is_a_refusal(
     assert Exchange.of(scope).outcome == "refused"
 
 
-async def test_a_fault_in_a_backend_is_no_refusal() -> None:
+async def test_an_exception_in_a_backend_is_not_a_refusal() -> None:
     with pytest.raises(ZeroDivisionError):
         await call(AuthMiddleware(Behind(), backend=Answers(ZeroDivisionError())), http_scope())
 
@@ -151,13 +151,13 @@ async def async_tenant(scope: Scope) -> Principal | None:
     return Principal(id=name, team="t") if name else None
 
 
-async def test_the_host_s_function_says_who_it_is() -> None:
+async def test_the_hosts_function_returns_the_principal() -> None:
     behind = Behind()
     await call(AuthMiddleware(behind, backend=HostUser(tenant)), http_scope(tenant="acme"))
     assert behind.principal == Principal(id="acme")
 
 
-async def test_the_host_s_function_may_be_async() -> None:
+async def test_the_hosts_function_may_be_async() -> None:
     behind = Behind()
     await call(AuthMiddleware(behind, backend=HostUser(async_tenant)), http_scope(tenant="acme"))
     assert behind.principal == Principal(id="acme", team="t")
@@ -165,7 +165,7 @@ async def test_the_host_s_function_may_be_async() -> None:
 
 @pytest.mark.parametrize("user", [tenant, async_tenant])
 @pytest.mark.parametrize("name", [None, ""])
-async def test_nobody_and_an_empty_id_are_refused(
+async def test_none_and_an_empty_id_are_refused(
     user: Callable[[Scope], str | Awaitable[Principal | None] | None], name: str | None
 ) -> None:
     sent = await call(AuthMiddleware(Behind(), backend=HostUser(user)), http_scope(tenant=name))

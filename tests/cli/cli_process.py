@@ -9,19 +9,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import httpx
 
 from bud_asgi import hash_api_key
 
 BUD_ASGI = [sys.executable, "-W", "error", "-m", "bud_asgi.cli"]
 KEY = "sk-bud-CANARY-the-callers"
 UPSTREAM_KEY = "sk-ant-CANARY-the-operators"
-MODEL = "claude-haiku-4-5"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -103,15 +99,3 @@ def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
-
-
-def wait_until_answered(url: str) -> None:
-    """Poll until a server answers 200."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError(f"no answer from {url}")

@@ -13,7 +13,9 @@ from typing import Any, is_typeddict
 import anthropic
 import httpx
 import pytest
-from cli_process import BUD_ASGI, KEY, MODEL, UPSTREAM_KEY, environment, free_port, run, served, wait_until_answered
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, free_port, run, served
+from support.calls import MODEL
+from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
 from bud_asgi.cli.commands import serve
@@ -114,7 +116,7 @@ def test_the_log_config_for_uvicorn_writes_our_lines(tmp_path: Path) -> None:
     environ = environment(BUD_ASGI_ALLOW_ANONYMOUS="1", BUD_ASGI_ACCESS_LOG="1")
     command = [*factory, "--log-config", "logging.json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environ) as process:
-        wait_until_answered(f"http://127.0.0.1:{port}/healthz")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
         httpx.post(f"http://127.0.0.1:{port}/v1/messages")
         process.terminate()
         assert process.stdout is not None

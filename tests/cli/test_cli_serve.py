@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 import anthropic
@@ -17,15 +16,15 @@ import pytest
 from cli_process import (
     BUD_ASGI,
     KEY,
-    MODEL,
     UPSTREAM_KEY,
     environment,
     free_port,
     gateway_file,
     run,
     served,
-    wait_until_answered,
 )
+from support.calls import MODEL
+from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
 from bud_asgi.testing import StandIn, stall, text
@@ -76,17 +75,14 @@ def test_several_workers_read_the_same_file_and_end_with_status_0(tmp_path: Path
         port = str(free_port())
         command = [*BUD_ASGI, "serve", file.name, "--port", port, "--workers", "2", "--per-worker-limits"]
         with served(command, environment(), cwd=tmp_path) as server:
-            wait_until_answered(f"http://127.0.0.1:{port}/healthz")
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
             assert ask(server.url) == MODEL
             status, out, words = server.stop()
     assert (status, json.loads(out)["principal"]) == (0, "me"), words
 
 
 def _wait_until_it_drains(url: str) -> None:
-    deadline = time.monotonic() + 0.8
-    while httpx.get(f"{url}/readyz").status_code != 503:
-        assert time.monotonic() < deadline, "it does not drain"
-        time.sleep(0.01)
+    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it drains", 0.8)
 
 
 def test_uvicorn_serves_the_factory(tmp_path: Path) -> None:

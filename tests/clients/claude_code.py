@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from clients_gateways import KEY
 from clients_node import PACKAGES, run_node
+from support.calls import KEY
 
 from bud_asgi.testing import Received, Reply, text
 from bud_asgi.testing.anthropic.default_replies import default_reply

@@ -11,28 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
+from support.calls import KEY, UPSTREAM_KEY
+from support.gateway import gateway
 
-from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
+from bud_asgi import Anthropic, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.server.serving import serving
-
-KEY = "sk-bud-the-callers-key"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
 
 
 @contextmanager
 def mounted(upstream: ThreadedStandIn, **options: Any) -> Generator[str]:
     """Run a Starlette host with the app at `/llm`; `options` are the app's. Yields the base URL for clients."""
-    settings: dict[str, Any] = {
-        "auth": ApiKeys({"me": hash_api_key(KEY)}),
-        "providers": [Anthropic(api_key=UPSTREAM_KEY, base_url=upstream.base_url)],
-        **options,
-    }
-    host = Starlette()
-    MessagesApp(**settings).install(host, "/llm")
-    with serving(host) as url:
-        yield f"{url}/llm"
+    settings: dict[str, Any] = {"providers": [Anthropic(api_key=UPSTREAM_KEY, base_url=upstream.base_url)], **options}
+    with gateway("", **settings) as here:
+        yield here.base_url
 
 
 FILE = """

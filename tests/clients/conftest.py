@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from claude_code import ClaudeCode
-from clients_gateways import KEY, UPSTREAM_KEY, mounted, standalone
+from clients_gateways import mounted, standalone
 from clients_node import TypeScript
 from clients_outside import BlockedInternet, blocked_internet
 from clients_tap import Tap, tapped
+from support.calls import KEY, UPSTREAM_KEY
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from claude_code import ClaudeCode, Script
-from clients_gateways import KEY, standalone
+from clients_gateways import standalone
 from clients_node import FOLDER
+from support.calls import KEY
 from test_claude_code_setup import MODELS
 
 from bud_asgi.testing import ThreadedStandIn, text

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from claude_code import ClaudeCode, Script, tool_results
-from clients_gateways import KEY, UPSTREAM_KEY
 from clients_tap import Tap
+from support.calls import KEY, UPSTREAM_KEY
 
 from bud_asgi.testing import (
     Received,

@@ -8,9 +8,10 @@ from collections.abc import Generator
 import httpx
 import pytest
 from claude_code import ClaudeCode, Script
-from clients_gateways import KEY, mounted
+from clients_gateways import mounted
 from clients_outside import BlockedInternet
 from clients_tap import Tap, tapped
+from support.calls import KEY
 
 from bud_asgi import Anonymous, Anthropic, ApiKey, ApiKeys, Exchange, Limit, Route, Target, hash_api_key
 from bud_asgi.testing import StandIn, ThreadedStandIn, text, tool_use

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from clients_gateways import KEY, mounted
+from clients_gateways import mounted
 from clients_node import TypeScript
+from support.calls import KEY
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, hash_api_key
 from bud_asgi.testing import ThreadedStandIn, error, hang, reset_before_head, text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from clients_gateways import UPSTREAM_KEY
 from clients_node import TypeScript
+from support.calls import UPSTREAM_KEY
 
 from bud_asgi.testing import (
     TextBlock,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from clients_gateways import KEY, mounted
+from clients_gateways import mounted
 from clients_node import TypeScript
+from support.calls import KEY
 
 from bud_asgi import ApiKey, ApiKeys, Route, Target, hash_api_key
 from bud_asgi.testing import ThreadedStandIn

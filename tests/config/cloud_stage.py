@@ -15,7 +15,6 @@ from bud_asgi.testing.bedrock import Bedrock
 from bud_asgi.testing.google import Google
 from bud_asgi.testing.vertex import Vertex
 
-KEY = "sk-bud-the-callers"
 DOCS = Path(__file__).parents[2] / "docs"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _COUNTING = ("global", "us-east5")

@@ -12,8 +12,9 @@ from typing import Any, Literal, cast
 import anthropic
 import httpx
 import pytest
-from cloud_stage import DOCS, KEY, Clouds, blocks, clouds, in_ticks, rows
+from cloud_stage import DOCS, Clouds, blocks, clouds, in_ticks, rows
 from config_files import written
+from support.calls import KEY
 
 from bud_asgi import Anonymous, Bedrock, MessagesApp, Route, Secret, Target, Vertex, hash_api_key
 from bud_asgi.config import read_file

@@ -1,4 +1,4 @@
-"""A proxy that passes on what it gets, but for what its bender does to it."""
+"""A proxy that forwards requests and replies unchanged, except for what its bender changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Headers = list[tuple[bytes, bytes]]
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"host"})
 
 
-class Asked(msgspec.Struct, frozen=True):
+class ProxiedRequest(msgspec.Struct, frozen=True):
     """A request: method, raw path and query, headers as they came, the whole body."""
 
     method: str
@@ -35,8 +35,8 @@ class Asked(msgspec.Struct, frozen=True):
         return next((value for key, value in self.headers if key.lower() == name), None)
 
 
-class Told(msgspec.Struct, frozen=True):
-    """A reply: its head, and its body as it comes. `watched`: it is given up when whoever asked goes away."""
+class ProxiedReply(msgspec.Struct, frozen=True):
+    """A reply: its head, and its body as it comes. `watched`: it is cancelled when the client disconnects."""
 
     status: int
     headers: Headers
@@ -44,8 +44,8 @@ class Told(msgspec.Struct, frozen=True):
     watched: bool = True
 
 
-Forward = Callable[[Asked], Awaitable[Told]]
-Bender = Callable[[Asked, Forward], Awaitable[Told]]
+Forward = Callable[[ProxiedRequest], Awaitable[ProxiedReply]]
+Bender = Callable[[ProxiedRequest, Forward], Awaitable[ProxiedReply]]
 
 
 class Bent:
@@ -57,17 +57,17 @@ class Bent:
 
     @property
     def bends(self) -> bool:
-        """Whether any does."""
+        """Whether there is a bender."""
         return self.before is not passes_on or self.behind is not passes_on
 
 
-async def passes_on(asked: Asked, forward: Forward) -> Told:
-    """Bend nothing."""
-    return await forward(asked)
+async def passes_on(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
+    """Change nothing."""
+    return await forward(request)
 
 
 class Proxy:
-    """An ASGI app in front of `target`, a base URL; `bender` says whose turn it is."""
+    """An ASGI app in front of `target`, a base URL; `bender` returns the current bender."""
 
     def __init__(self, target: str, bender: Callable[[], Bender]) -> None:
         self._url = httpx.URL(target)
@@ -79,10 +79,10 @@ class Proxy:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        asked = await _read(scope, receive)
+        request = await _read(scope, receive)
         async with AsyncExitStack() as opened:
-            told = await self._bender()(asked, self._forward(opened))
-            await _write(told, receive, send)
+            reply = await self._bender()(request, self._forward(opened))
+            await _write(reply, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -96,19 +96,19 @@ class Proxy:
         up = self._up
         assert up is not None
 
-        async def forward(asked: Asked) -> Told:
-            lines = [line for line in asked.headers if line[0].lower() not in _HOP_BY_HOP | {b"content-length"}]
-            target = self._url.copy_with(raw_path=self._url.raw_path.rstrip(b"/") + asked.target)
-            content = asked.body if asked.body or asked.method == "POST" else None
-            reply = await up.send(httpx.Request(asked.method, target, headers=lines, content=content), stream=True)
-            opened.push_async_callback(reply.aclose)
-            kept = [line for line in reply.headers.raw if line[0].lower() not in _HOP_BY_HOP]
-            return Told(reply.status_code, kept, reply.aiter_raw())
+        async def forward(request: ProxiedRequest) -> ProxiedReply:
+            lines = [line for line in request.headers if line[0].lower() not in _HOP_BY_HOP | {b"content-length"}]
+            target = self._url.copy_with(raw_path=self._url.raw_path.rstrip(b"/") + request.target)
+            content = request.body if request.body or request.method == "POST" else None
+            received = await up.send(httpx.Request(request.method, target, headers=lines, content=content), stream=True)
+            opened.push_async_callback(received.aclose)
+            kept = [line for line in received.headers.raw if line[0].lower() not in _HOP_BY_HOP]
+            return ProxiedReply(received.status_code, kept, received.aiter_raw())
 
         return forward
 
 
-async def _read(scope: Scope, receive: Receive) -> Asked:
+async def _read(scope: Scope, receive: Receive) -> ProxiedRequest:
     chunks: list[bytes] = []
     more = True
     while more:
@@ -116,14 +116,14 @@ async def _read(scope: Scope, receive: Receive) -> Asked:
         chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
     target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-    return Asked(scope["method"], target, list(scope["headers"]), b"".join(chunks))
+    return ProxiedRequest(scope["method"], target, list(scope["headers"]), b"".join(chunks))
 
 
-async def _write(told: Told, receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.start", "status": told.status, "headers": told.headers})
+async def _write(reply: ProxiedReply, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
 
     async def flow() -> None:
-        async for chunk in told.chunks:
+        async for chunk in reply.chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -134,13 +134,13 @@ async def _write(told: Told, receive: Receive, send: Send) -> None:
     flowing, leaving = asyncio.create_task(flow()), asyncio.create_task(left())
     for task in (flowing, leaving):  # what they end by is looked at, also when this is cancelled before they end
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    await asyncio.wait({flowing, leaving} if told.watched else {flowing}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({flowing, leaving} if reply.watched else {flowing}, return_when=asyncio.FIRST_COMPLETED)
     gone = not flowing.done()
     flowing.cancel()
     leaving.cancel()
     done = await asyncio.gather(flowing, leaving, return_exceptions=True)
     if not gone and isinstance(done[0], Exception):
-        raise done[0]  # whoever asked gets a reply without its end, as the proxy did
+        raise done[0]  # the client gets a cut reply, as the proxy did
 
 
 @contextmanager

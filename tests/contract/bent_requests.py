@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from contract.bending import Asked, Bender, Forward, Headers, Told, passes_on
+from contract.bending import Bender, Forward, Headers, ProxiedReply, ProxiedRequest, passes_on
 from contract.known import BETAS, BLOCKS, FIELDS, HEADERS
 
 Fields = dict[str, Any]
@@ -23,11 +23,11 @@ _AS_IT_WAS: Fields = {"indent": 1, "separators": (" ,", ":")}
 def _body(edit: Callable[[Fields], Fields], *, spelling: Fields = _AS_IT_WAS) -> Bender:
     """A bender that reads the body as JSON, edits it and writes it anew."""
 
-    async def bend(asked: Asked, forward: Forward) -> Told:
-        if not asked.body.lstrip().startswith(b"{"):
-            return await forward(asked)
-        written = json.dumps(edit(json.loads(asked.body)), **spelling).encode()
-        return await forward(replace(asked, body=written))
+    async def bend(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
+        if not request.body.lstrip().startswith(b"{"):
+            return await forward(request)
+        written = json.dumps(edit(json.loads(request.body)), **spelling).encode()
+        return await forward(replace(request, body=written))
 
     return bend
 
@@ -35,9 +35,9 @@ def _body(edit: Callable[[Fields], Fields], *, spelling: Fields = _AS_IT_WAS) ->
 def _headers(edit: Callable[[Headers], Headers]) -> Bender:
     """A bender that edits the headers, their names in lower case."""
 
-    async def bend(asked: Asked, forward: Forward) -> Told:
-        lines = [(name.lower(), value) for name, value in asked.headers]
-        return await forward(replace(asked, headers=edit(lines)))
+    async def bend(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
+        lines = [(name.lower(), value) for name, value in request.headers]
+        return await forward(replace(request, headers=edit(lines)))
 
     return bend
 
@@ -131,34 +131,34 @@ makes_it_the_newest_version = _headers(
 passes_a_client_credential_up = _headers(lambda lines: [*lines, (b"authorization", b"Bearer sk-of-the-client")])
 
 
-async def supplies_a_version(asked: Asked, forward: Forward) -> Told:
+async def supplies_a_version(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
     """Make up the version that is missing."""
-    if asked.header(b"anthropic-version") is None:
-        asked = replace(asked, headers=[*asked.headers, (b"anthropic-version", b"2023-06-01")])
-    return await forward(asked)
+    if request.header(b"anthropic-version") is None:
+        request = replace(request, headers=[*request.headers, (b"anthropic-version", b"2023-06-01")])
+    return await forward(request)
 
 
-async def escapes_markup(asked: Asked, forward: Forward) -> Told:
+async def escapes_markup(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
     """Disarm what looks like HTML."""
-    return await forward(replace(asked, body=asked.body.replace(b"<", b"&lt;")))
+    return await forward(replace(request, body=request.body.replace(b"<", b"&lt;")))
 
 
-async def negotiates_on_accept(asked: Asked, forward: Forward) -> Told:
+async def negotiates_on_accept(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
     """Stream for those who accept an event stream, and for no others."""
-    streams = b"text/event-stream" in (asked.header(b"accept") or b"")
-    return await _body(lambda fields: {**fields, "stream": streams})(asked, forward)
+    streams = b"text/event-stream" in (request.header(b"accept") or b"")
+    return await _body(lambda fields: {**fields, "stream": streams})(request, forward)
 
 
-async def counts_by_asking(asked: Asked, forward: Forward) -> Told:
+async def counts_by_asking(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
     """Have tokens counted by an inference."""
-    if asked.path.endswith(b"/count_tokens"):
-        counted = {**json.loads(asked.body), "max_tokens": 1}
-        asked = replace(asked, target=b"/v1/messages", body=json.dumps(counted).encode())
-    return await forward(asked)
+    if request.path.endswith(b"/count_tokens"):
+        counted = {**json.loads(request.body), "max_tokens": 1}
+        request = replace(request, target=b"/v1/messages", body=json.dumps(counted).encode())
+    return await forward(request)
 
 
-async def counts_as_a_request(asked: Asked, forward: Forward) -> Told:
+async def counts_as_a_request(request: ProxiedRequest, forward: Forward) -> ProxiedReply:
     """Let what is counted also cost a request."""
-    if asked.path.endswith(b"/count_tokens"):
-        await passes_on(replace(asked, target=b"/v1/messages", body=_ONE_TOKEN), forward)
-    return await forward(asked)
+    if request.path.endswith(b"/count_tokens"):
+        await passes_on(replace(request, target=b"/v1/messages", body=_ONE_TOKEN), forward)
+    return await forward(request)

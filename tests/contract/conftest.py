@@ -8,7 +8,7 @@ pytest.register_assert_rewrite(
     "contract.line", "contract.rows_requests", "contract.rows_routes", "contract.rows_replies"
 )
 
-from wire.gateway import UPSTREAM_KEY  # noqa: E402
+from support.calls import UPSTREAM_KEY  # noqa: E402
 
 from bud_asgi.testing import StandIn, ThreadedStandIn  # noqa: E402
 from contract.line import Line, line_to  # noqa: E402

@@ -1,4 +1,4 @@
-"""The way from a client over the gateway to the upstream and back, and what can be seen at both of its ends."""
+"""A client, a gateway and its upstream, as the contract's checks use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import msgspec
-from wire.gateway import HEADERS, MODEL, Gateway, gateway, provider, retime, wait_until
+from support.calls import HEADERS, MODEL
+from support.gateway import Gateway, gateway, provider, retime
+from support.waiting import wait_until
 
 from bud_asgi import Exchange, Route, Target
 from bud_asgi.http import Timeouts
@@ -23,14 +25,14 @@ Lines = Sequence[tuple[str, str]]
 Providers = Callable[[str], list[Provider]]
 
 PATIENCE, IMPATIENCE = 5.0, 0.3
-"""Seconds for what must come at once: where it will, on however busy a machine, and where a bender may keep it."""
+"""Seconds to wait for what must come at once: enough for a busy machine, and less where a bender may hold it back."""
 
 CREDENTIAL: Lines = [("x-api-key", HEADERS["x-api-key"])]
 VERSION: Lines = [("anthropic-version", "2023-06-01")]
 TYPE: Lines = [("content-type", "application/json")]
 
 ALIAS, RENAMED = "house-claude", "claude-of-the-house"
-"""Names that only the gateway knows: `RENAMED` looks like one of the service's, `ALIAS` like none of anybody's."""
+"""Names that only the gateway knows: `RENAMED` looks like a name of the service, `ALIAS` does not."""
 UPSTREAM_NAME = "claude-opus-5"
 ROUTES = [
     Route(ALIAS, to=[Target("anthropic", UPSTREAM_NAME)]),
@@ -43,7 +45,7 @@ _FIELDS: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": [{"role
 
 
 def body(**fields: Any) -> bytes:
-    """A valid body with these fields, in a spelling that nobody would choose who writes it anew."""
+    """A valid body with these fields, with whitespace that no encoder would produce."""
     return json.dumps({**_FIELDS, **fields}, indent=1, separators=(" ,", ":")).encode()
 
 
@@ -51,21 +53,21 @@ PLAIN, STREAM = body(), body(stream=True)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back: the bytes as they were on the wire, without their framing."""
+    """A response, its body as it was on the wire, without framing."""
 
     status: int
     headers: httpx.Headers
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON; an `AssertionError` where it is none."""
+        """The body as JSON. Fails if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError as error:
             raise AssertionError(f"no JSON: {self.body[:200]!r}") from error
 
     def assert_error(self, status: int, kind: str) -> str:
-        """An error of the gateway's own, in the envelope; returns what it says."""
+        """Assert that this is an error of the gateway in its envelope. Returns its message."""
         assert self.status == status, f"{self.status} {self.body[:200]!r}"
         assert self.headers.get("content-type") == "application/json"
         told = self.json()
@@ -77,29 +79,29 @@ class Answer(msgspec.Struct, frozen=True):
         return told["error"]["message"]
 
 
-class Listener:
-    """A reply that is read while it comes."""
+class StreamedAnswer:
+    """A response that is read as it arrives."""
 
     def __init__(self, reply: httpx.Response, within: float) -> None:
         self.status = reply.status_code
         self.headers = reply.headers
-        self.heard = b""
+        self.received = b""
         self._chunks = reply.iter_raw()
         self._within = within
 
     def until(self, wanted: bytes) -> bytes:
-        """All that was heard, once `wanted` is in it. Fails when the reply ends or too much time passes before."""
+        """Read until `wanted` has arrived; return all received so far. Fails if the reply ends or time runs out."""
         deadline = time.monotonic() + self._within
-        while wanted not in self.heard:
+        while wanted not in self.received:
             chunk = next(self._chunks, None)
-            assert chunk is not None, f"{wanted!r} never came: {self.heard[-300:]!r}"
-            self.heard += chunk
-            assert wanted in self.heard or time.monotonic() < deadline, f"{wanted!r} did not come in time"
-        return self.heard
+            assert chunk is not None, f"{wanted!r} never came: {self.received[-300:]!r}"
+            self.received += chunk
+            assert wanted in self.received or time.monotonic() < deadline, f"{wanted!r} did not come in time"
+        return self.received
 
 
 class Line:
-    """A gateway and its upstream, with proxies around it that may bend what passes, or without. Clients use `url`."""
+    """A gateway and its upstream, with or without bending proxies around the gateway. Clients use `url`."""
 
     def __init__(
         self, web: httpx.Client, upstream: ThreadedStandIn, url: str, here: Gateway, behind: str, bent: Bent | None
@@ -107,35 +109,35 @@ class Line:
         self.web, self.upstream, self.url, self.here = web, upstream, url, here
         self._behind, self._bent = behind, bent
 
-    def again(self) -> Line:
-        """The same for a next check: nothing is left of what the upstream was told before, or saw."""
+    def reset(self) -> Line:
+        """Forget queued replies, requests and records, so that the next check can use it."""
         self.upstream._stand_in._queue.clear()
         self.upstream.requests.clear()
         self.here.settled.clear()
         return Line(self.web, self.upstream, self.url, self.here, self._behind, self._bent)
 
     @contextmanager
-    def like(self, *, providers: Providers | None = None, **options: Any) -> Generator[Line]:
-        """Another one, to the same upstream and bent as this is, whose gateway has these options."""
+    def with_options(self, *, providers: Providers | None = None, **options: Any) -> Generator[Line]:
+        """Another gateway with these options, with the same upstream and proxies."""
         with _gateway_between(self.upstream, self._behind, self._bent, providers, options) as line:
             yield line
 
     @property
     def within(self) -> float:
-        """Seconds for what must come at once."""
+        """Seconds to wait for what must come at once."""
         return IMPATIENCE if self._bent and self._bent.bends else PATIENCE
 
     @property
     def received(self) -> list[Received]:
-        """What was asked of the upstream during this check; the gateway's own look at its models is not in it."""
+        """The requests for messages that the upstream received during this check."""
         return [request for request in self.upstream.requests if request.method == b"POST"]
 
     def the_received(self) -> Received:
-        """The one request that reached it."""
+        """The only request that the upstream received."""
         assert len(self.received) == 1, [request.target for request in self.received]
         return self.received[0]
 
-    def ask(
+    def request(
         self,
         content: bytes | None = PLAIN,
         *,
@@ -144,14 +146,14 @@ class Line:
         headers: Lines = (*CREDENTIAL, *VERSION, *TYPE),
         more: Lines = (),
     ) -> Answer:
-        """One request, and all of its answer."""
-        with self.listen(content, method=method, path=path, headers=[*headers, *more], within=10.0) as listener:
+        """Send one request and read the whole response."""
+        with self.stream(content, method=method, path=path, headers=[*headers, *more], within=10.0) as listener:
             for chunk in listener._chunks:
-                listener.heard += chunk
-        return Answer(listener.status, listener.headers, listener.heard)
+                listener.received += chunk
+        return Answer(listener.status, listener.headers, listener.received)
 
     @contextmanager
-    def listen(
+    def stream(
         self,
         content: bytes | None = STREAM,
         *,
@@ -159,19 +161,19 @@ class Line:
         path: str = "/v1/messages",
         headers: Lines = (*CREDENTIAL, *VERSION, *TYPE),
         within: float | None = None,
-    ) -> Generator[Listener]:
-        """The same, read while it comes; leaving the block leaves the gateway. No answer at all is a failed check."""
+    ) -> Generator[StreamedAnswer]:
+        """Send one request; the client disconnects when the block is left. A transport error fails the check."""
         patience = within or self.within
         try:
             with self.web.stream(
                 method, f"{self.url}{path}", headers=list(headers), content=content, timeout=patience
             ) as reply:
-                yield Listener(reply, patience)
+                yield StreamedAnswer(reply, patience)
         except httpx.HTTPError as error:
             raise AssertionError(f"no whole answer: {error!r}") from error
 
-    def account_of(self, answer: Answer | Listener) -> Exchange:
-        """What the gateway has written down of a request."""
+    def account_of(self, answer: Answer | StreamedAnswer) -> Exchange:
+        """The gateway's record of a request."""
         name = answer.headers.get("request-id")
 
         def found() -> list[Exchange]:
@@ -197,7 +199,7 @@ def _gateway_between(
 
 @contextmanager
 def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Line]:
-    """The usual line; with `bent`, through two proxies."""
+    """A gateway with the usual options; with `bent`, between two proxies."""
     usual: dict[str, Any] = {"routes": ROUTES, "access_log": True}
     if bent is None:
         with _gateway_between(upstream, upstream.base_url, None, None, usual) as line:
@@ -212,7 +214,7 @@ def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Li
 
 @contextmanager
 def timed(line: Line, **timing: float) -> Generator[None]:
-    """Let a running gateway wait for other durations than it does by default."""
+    """Change the durations of a running gateway inside the block."""
     retime(line.here.messages, **timing)
     try:
         yield
@@ -222,7 +224,7 @@ def timed(line: Line, **timing: float) -> Generator[None]:
 
 @contextmanager
 def log_noise() -> Generator[list[str]]:
-    """What the gateway says meanwhile to any of its loggers."""
+    """The messages that the gateway logs meanwhile."""
     said: list[str] = []
 
     class Gatherer(logging.Handler):

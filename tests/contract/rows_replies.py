@@ -7,7 +7,8 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from protocol.streams import parse, parse_as_the_sdk_does
+from support.streams import parse, parse_as_the_sdk_does
+from support.waiting import wait_until
 
 from bud_asgi import Limit
 from bud_asgi.clock import Timing
@@ -38,10 +39,10 @@ ACCOUNT = {
 
 
 def each_event_is_passed_on_when_it_comes(line: Line) -> None:
-    """Row 13: the client has what the upstream has said, while that says nothing more; nor is it compressed."""
+    """Row 13: each event arrives before the upstream sends the next one, uncompressed."""
     first, second = start() + BLOCK, said("Well, ")
     line.upstream.enqueue(Reply(body=(first, second), end="hang"))
-    with line.listen() as listener:
+    with line.stream() as listener:
         assert listener.status == 200
         assert listener.headers.get("content-encoding") is None
         assert listener.until(second).startswith(first + second)
@@ -51,7 +52,7 @@ def pings_and_comments_are_passed_on_when_they_come(line: Line) -> None:
     """Row 14, rule 10."""
     for sign in (PING, COMMENT):
         line.upstream.enqueue(Reply(body=(start(), BLOCK + sign), end="hang"))
-        with line.listen() as listener:
+        with line.stream() as listener:
             assert listener.until(sign).startswith(start() + BLOCK + sign)
 
 
@@ -60,11 +61,11 @@ def silence_is_filled_with_pings(line: Line) -> None:
     assert Timing().ping_after <= 15
     with timed(line, ping_after=0.2):
         line.upstream.enqueue(Reply(body=(start(), BLOCK), end="hang"), late(0.6, sse(STREAMS["a ping at once"])))
-        with line.listen() as listener:
+        with line.stream() as listener:
             heard = listener.until(BLOCK + PING + PING)  # one may stand before it all, on a slow machine
             assert heard.startswith((start(), PING + start()))
             assert start() + BLOCK + PING in heard
-        whole = line.ask(STREAM).body
+        whole = line.request(STREAM).body
     before = whole.removesuffix(STREAMS["a ping at once"])
     assert before
     assert before == PING * (len(before) // len(PING))
@@ -72,7 +73,7 @@ def silence_is_filled_with_pings(line: Line) -> None:
 
 def _assert_ends_by_an_error(line: Line, fault: Reply) -> None:
     line.upstream.enqueue(fault)
-    answer = line.ask(STREAM)
+    answer = line.request(STREAM)
     assert answer.status == 200
     events = parse(answer.body)
     assert parse_as_the_sdk_does(answer.body)[-1][0] == "error"
@@ -90,15 +91,12 @@ def a_stream_that_breaks_ends_by_an_error(line: Line) -> None:
 
 
 def a_client_that_leaves_ends_the_call(line: Line) -> None:
-    """Row 17: within seconds, and what was produced is in the account."""
+    """Row 17: within seconds, and the record has the usage so far."""
     line.upstream.enqueue(text("word " * 400, delay=0.02))
-    with line.listen() as listener:
+    with line.stream() as listener:
         listener.until(b"content_block_delta")
-    left = time.monotonic()
     seen = line.the_received()
-    while seen.aborted is None:
-        assert time.monotonic() < left + line.within, "the upstream goes on"
-        time.sleep(0.01)
+    wait_until(lambda: seen.aborted is not None, "the upstream request has ended", line.within)
     account = line.account_of(listener)
     assert account.outcome == "client_gone"
     assert account.usage is not None
@@ -109,32 +107,32 @@ RETRY = {"retry-after": "7", "retry-after-ms": "6500", "x-should-retry": "true"}
 
 
 def errors_pass_as_they_came(line: Line) -> None:
-    """Row 18, rule 11: before a stream too; when to try again goes with them, whose account it was does not."""
+    """Row 18, rule 11: before a stream too; `retry-after` is forwarded, headers of the account are not."""
     for what, (status, told) in ERRORS.items():
         for content in (PLAIN, STREAM):
             line.upstream.enqueue(json_body(told, status=status, headers={**RETRY, **ACCOUNT}))
             began = time.monotonic()
-            answer = line.ask(content)
+            answer = line.request(content)
             assert time.monotonic() - began < line.within
             assert (answer.status, answer.body) == (status, told), what
             assert {name: answer.headers.get(name) for name in RETRY} == RETRY
             assert not set(ACCOUNT) & set(answer.headers)
 
 
-def what_a_middlebox_says_becomes_an_error(line: Line) -> None:
+def a_reply_of_a_middlebox_becomes_an_error(line: Line) -> None:
     """Row 19: pages, nothing at all, somebody's else JSON."""
     strange = json_body({"errors": [{"code": 1}]}, status=503)
     for fault in (html(), html(403), html(503), empty(), empty(500), strange, sse(b"")):
         for content in (PLAIN, STREAM):
             line.upstream.enqueue(fault)
-            line.ask(content).assert_error(502, "api_error")
+            line.request(content).assert_error(502, "api_error")
 
 
-def a_used_up_budget_says_until_when(line: Line) -> None:
+def an_exhausted_budget_has_the_time_of_its_reset(line: Line) -> None:
     """Row 31: which period, when it ends, and that trying again before is pointless."""
-    with line.like(limits=[Limit("requests", 1, window=86_400.0)]) as other:
-        assert other.ask().status == 200
-        answer = other.ask()
+    with line.with_options(limits=[Limit("requests", 1, window=86_400.0)]) as other:
+        assert other.request().status == 200
+        answer = other.request()
     message = answer.assert_error(429, "rate_limit_error")
     assert re.search(r"86400 seconds|24 hours|day", message), message
     assert re.search(r"reset|again|until", message), message
@@ -143,11 +141,11 @@ def a_used_up_budget_says_until_when(line: Line) -> None:
     assert len(line.received) == 1
 
 
-def the_shared_account_is_not_told_of(line: Line) -> None:
+def headers_of_the_shared_account_are_not_forwarded(line: Line) -> None:
     """Row 32."""
     for content, reply in ((PLAIN, json_body(MESSAGES["on one line"], headers=ACCOUNT)), (STREAM, text("Hi"))):
         line.upstream.enqueue(reply)
-        answer = line.ask(content)
+        answer = line.request(content)
         assert answer.status == 200
         assert not [name for name in answer.headers if name.startswith("anthropic-")]
 
@@ -157,8 +155,8 @@ def equal_requests_are_two_requests(line: Line) -> None:
     answers = [json_body({"type": "message", "content": [], "id": f"msg_{n}"}) for n in range(3)]
     line.upstream.enqueue(*(late(0.1, reply) for reply in answers))
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(line.ask, (PLAIN, PLAIN)))
-    told.append(line.ask())
+        told = list(pool.map(line.request, (PLAIN, PLAIN)))
+    told.append(line.request())
     assert sorted(answer.json()["id"] for answer in told) == ["msg_0", "msg_1", "msg_2"]
     assert len(line.received) == 3
 
@@ -167,28 +165,28 @@ def streams_are_passed_on_as_bytes(line: Line) -> None:
     """Rule 7: line breaks of Unicode are letters; rule 8: names of events stay; the last blank line too."""
     for what, wire in STREAMS.items():
         line.upstream.enqueue(sse(wire))
-        answer = line.ask(STREAM)
+        answer = line.request(STREAM)
         assert answer.body == wire, what
         assert answer.headers.get("content-type") == "text/event-stream; charset=utf-8"
 
 
 def every_event_has_its_name(line: Line) -> None:
-    """Rule 8: also those that are the gateway's own."""
+    """Rule 8: also the gateway's own events."""
     with timed(line, ping_after=0.2):
         line.upstream.enqueue(Reply(body=(start(), BLOCK), stall=(len(start()), 0.6), end="eof"))
-        answer = line.ask(STREAM)
+        answer = line.request(STREAM)
     events = parse(answer.body)
     assert {"ping", "error"} <= {name for name, _ in events}
     assert [(name, json.loads(data)["type"]) for name, data in events] == [(name, name) for name, _ in events]
 
 
-def usage_is_the_last_that_was_told(line: Line) -> None:
-    """Rule 15: counts are totals, told again and again; a null tells nothing."""
+def the_last_reported_usage_counts(line: Line) -> None:
+    """Rule 15: counts are totals that are repeated; a null is ignored."""
     twice = event(
         "message_delta", delta={}, usage={"input_tokens": 60, "output_tokens": 4, "cache_read_input_tokens": 5}
     )
     wire = start() + BLOCK + said("Hi") + closed(0) + twice + ending(input_tokens=None, output_tokens=9)
     line.upstream.enqueue(sse(wire))
-    answer = line.ask(STREAM)
+    answer = line.request(STREAM)
     assert answer.body == wire
     assert line.account_of(answer).usage == Usage(60, 9, None, 5)

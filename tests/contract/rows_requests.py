@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wire.gateway import KEY, UPSTREAM_KEY
+from support.calls import KEY, UPSTREAM_KEY
 
 from bud_asgi import Anonymous, Anthropic
 from bud_asgi.testing import json_body
@@ -16,7 +16,7 @@ CACHED = {"type": "ephemeral"}
 def _goes_up_as_it_is(line: Line, content: bytes, *more: tuple[str, str]) -> None:
     """The body, and the headers whose names begin with `anthropic-`, byte for byte."""
     before = len(line.received)
-    answer = line.ask(content, more=more)
+    answer = line.request(content, more=more)
     assert answer.status == 200, answer.body
     (seen,) = line.received[before:]
     assert seen.body == content
@@ -25,12 +25,12 @@ def _goes_up_as_it_is(line: Line, content: bytes, *more: tuple[str, str]) -> Non
 
 
 def the_version_goes_up_as_it_came(line: Line) -> None:
-    """Rule 1: both live versions are taken, none is made up."""
+    """Rule 1: both current versions are accepted, and none is added."""
     for version in ("2023-06-01", "2026-10-21"):
-        answer = line.ask(headers=[*CREDENTIAL, *TYPE, ("anthropic-version", version)])
+        answer = line.request(headers=[*CREDENTIAL, *TYPE, ("anthropic-version", version)])
         assert answer.status == 200
         assert line.received[-1].values("anthropic-version") == [version.encode()]
-    answer = line.ask(headers=[*CREDENTIAL, *TYPE])
+    answer = line.request(headers=[*CREDENTIAL, *TYPE])
     assert answer.assert_error(400, "invalid_request_error") == "anthropic-version: header is required"
     assert len(line.received) == 2
 
@@ -42,7 +42,7 @@ def betas_go_up_byte_for_byte(line: Line) -> None:
 
 def several_lines_of_betas_go_up_as_one(line: Line) -> None:
     """Row 6, rule 4."""
-    answer = line.ask(more=[("anthropic-beta", "claude-code-20250219"), ("Anthropic-Beta", "oauth-2025-04-20,x-1")])
+    answer = line.request(more=[("anthropic-beta", "claude-code-20250219"), ("Anthropic-Beta", "oauth-2025-04-20,x-1")])
     assert answer.status == 200
     assert line.the_received().values("anthropic-beta") == [b"claude-code-20250219,oauth-2025-04-20,x-1"]
 
@@ -60,7 +60,7 @@ TOMORROW: dict[str, Any] = {
 }
 
 
-def what_nobody_knows_yet_goes_up(line: Line) -> None:
+def unknown_fields_are_forwarded(line: Line) -> None:
     """Row 8, rule 3: fields, blocks, tools."""
     _goes_up_as_it_is(line, body(**TOMORROW), ("anthropic-beta", "telepathy-2031-02-03"))
 
@@ -111,14 +111,14 @@ ODD = (
 
 def only_the_model_is_replaced(line: Line) -> None:
     """Row 11: every other byte stays where it is."""
-    assert line.ask(ODD).status == 200
+    assert line.request(ODD).status == 200
     assert line.the_received().body == ODD.replace(ALIAS.encode(), UPSTREAM_NAME.encode())
 
 
 def the_clients_ids_are_written_down(line: Line) -> None:
     """Row 12: the agent is no user, it belongs to one."""
     ids = {"x-claude-code-session-id": "s-1", "x-claude-code-agent-id": "a-2", "x-claude-code-parent-agent-id": "a-1"}
-    answer = line.ask(more=list(ids.items()))
+    answer = line.request(more=list(ids.items()))
     assert answer.status == 200
     account = line.account_of(answer)
     assert {name: account.headers.get(name.encode()) for name in ids} == {n: v.encode() for n, v in ids.items()}
@@ -144,10 +144,10 @@ def bodies_up_to_the_limit_are_taken(line: Line) -> None:
     empty = body(system="", messages=[{"role": "user", "content": "Hello"}])
     whole = empty.replace(b'"system":""', b'"system":"' + b"x" * (LIMIT - len(empty)) + b'"')
     assert len(whole) == LIMIT
-    answer = line.ask(whole)
+    answer = line.request(whole)
     assert answer.status == 200, answer.body[:200]
     assert line.the_received().body == whole
-    answer = line.ask(whole + b" ")
+    answer = line.request(whole + b" ")
     answer.assert_error(413, "request_too_large")
     assert answer.headers.get("x-should-retry") == "false"
     assert len(line.received) == 1
@@ -170,11 +170,11 @@ def fields_and_betas_go_up_as_pairs(line: Line) -> None:
     _goes_up_as_it_is(line, content, ("anthropic-beta", betas))
 
 
-def nobodys_credential_but_ours_goes_up(line: Line) -> None:
-    """Rule 2 (section 3.1): what the client proves itself with ends at the gateway."""
+def only_our_credential_is_sent_to_the_upstream(line: Line) -> None:
+    """Rule 2 (section 3.1): the client's credential is not forwarded."""
     for form in ("x-api-key", "authorization"):
         proof = [(form, KEY if form == "x-api-key" else f"Bearer {KEY}"), ("cookie", f"session={KEY}")]
-        assert line.ask(headers=[*proof, *VERSION, *TYPE]).status == 200
+        assert line.request(headers=[*proof, *VERSION, *TYPE]).status == 200
         seen = line.received[-1]
         assert seen.values("x-api-key") == [UPSTREAM_KEY.encode()]
         assert not seen.values("authorization") + seen.values("cookie")
@@ -188,21 +188,21 @@ OAUTH: Lines = [
 
 
 def a_clients_own_login_passes_where_that_is_offered_and_is_401_elsewhere(line: Line) -> None:
-    """Row 5: the bearer and its beta go up together, and what the upstream says of them comes back."""
-    answer = line.ask(headers=[*OAUTH, *VERSION, *TYPE])
+    """Row 5: the bearer token and its beta are forwarded together, and the upstream's errors about them come back."""
+    answer = line.request(headers=[*OAUTH, *VERSION, *TYPE])
     answer.assert_error(401, "authentication_error")
     assert not line.received
 
     def passing(url: str) -> list[Any]:
         return [Anthropic(base_url=url, auth="client")]
 
-    with line.like(providers=passing, auth=Anonymous()) as other:
-        assert other.ask(headers=[*OAUTH, *VERSION, *TYPE]).status == 200
+    with line.with_options(providers=passing, auth=Anonymous()) as other:
+        assert other.request(headers=[*OAUTH, *VERSION, *TYPE]).status == 200
         seen = other.the_received()
         assert [(name, value.encode()) for name, value in OAUTH] == [(n, v) for n, _ in OAUTH for v in seen.values(n)]
         assert not seen.values("x-api-key")
         for status in (401, 403):
             said = b'{"type":"error", "error":{"type":"authentication_error","message":"OAuth token has expired."}}'
             other.upstream.enqueue(json_body(said, status=status))
-            answer = other.ask(headers=[*OAUTH, *VERSION, *TYPE])
+            answer = other.request(headers=[*OAUTH, *VERSION, *TYPE])
             assert (answer.status, answer.body) == (status, said)

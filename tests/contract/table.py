@@ -23,7 +23,7 @@ RULES = frozenset(range(1, 16))
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that clients rely on: the rows and rules that ask for it, and who bends it on which side."""
+    """One thing that clients rely on: the rows and rules that ask for it, and the benders that break it."""
 
     holds: Callable[[Line], None]
     rows: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ _STREAM_BENDERS = (
 
 CONTRACT: tuple[Check, ...] = (
     Check(
-        rows_routes.hello_is_answered_fast_and_unheard,
+        rows_routes.hello_is_answered_fast_and_not_forwarded,
         rows=(1,),
         before=(answers.wants_a_credential_for_hello, answers.is_slow_to_say_hello),
     ),
@@ -113,7 +113,7 @@ CONTRACT: tuple[Check, ...] = (
         behind=(requests.keeps_known_betas,),
     ),
     Check(
-        rows_requests.what_nobody_knows_yet_goes_up,
+        rows_requests.unknown_fields_are_forwarded,
         rows=(8,),
         rules=(3,),
         before=(requests.drops_unknown_fields, requests.drops_unknown_blocks),
@@ -185,12 +185,12 @@ CONTRACT: tuple[Check, ...] = (
         behind=_ERROR_BENDERS,
     ),
     Check(
-        rows_replies.what_a_middlebox_says_becomes_an_error,
+        rows_replies.a_reply_of_a_middlebox_becomes_an_error,
         rows=(19,),
         before=(replies.shows_its_own_page, replies.calls_every_error_200),
     ),
     Check(
-        rows_routes.a_failed_stream_can_be_asked_for_again_as_a_message,
+        rows_routes.a_failed_stream_can_be_retried_as_a_message,
         rows=(20,),
         before=(requests.always_streams,),
         behind=(requests.always_streams,),
@@ -235,8 +235,14 @@ CONTRACT: tuple[Check, ...] = (
         before=(requests.keeps_known_betas, requests.drops_unknown_fields, requests.makes_tools_plain),
         behind=(requests.drops_the_betas,),
     ),
-    Check(rows_replies.a_used_up_budget_says_until_when, rows=(31,), before=(replies.drops_retry_headers,)),
-    Check(rows_replies.the_shared_account_is_not_told_of, rows=(32,), before=(replies.tells_of_the_shared_account,)),
+    Check(
+        rows_replies.an_exhausted_budget_has_the_time_of_its_reset, rows=(31,), before=(replies.drops_retry_headers,)
+    ),
+    Check(
+        rows_replies.headers_of_the_shared_account_are_not_forwarded,
+        rows=(32,),
+        before=(replies.tells_of_the_shared_account,),
+    ),
     Check(
         rows_replies.equal_requests_are_two_requests,
         rows=(44,),
@@ -244,11 +250,11 @@ CONTRACT: tuple[Check, ...] = (
         behind=(answers.remembers_answers, answers.joins_equal_questions),
     ),
     Check(
-        rows_requests.nobodys_credential_but_ours_goes_up,
+        rows_requests.only_our_credential_is_sent_to_the_upstream,
         rules=(2,),
         behind=(requests.passes_a_client_credential_up,),
     ),
-    Check(rows_routes.the_body_alone_says_whether_to_stream, rules=(6,), before=(requests.negotiates_on_accept,)),
+    Check(rows_routes.the_body_alone_decides_whether_to_stream, rules=(6,), before=(requests.negotiates_on_accept,)),
     Check(rows_replies.streams_are_passed_on_as_bytes, rules=(7, 8), before=_STREAM_BENDERS, behind=_STREAM_BENDERS),
     Check(rows_replies.every_event_has_its_name, rules=(8,), before=(replies.forgets_event_names,)),
     Check(
@@ -257,12 +263,12 @@ CONTRACT: tuple[Check, ...] = (
         before=(replies.gives_errors_its_shape, replies.drops_retry_headers, replies.drops_the_request_id),
     ),
     Check(
-        rows_routes.what_one_account_holds_is_asked_of_no_other,
+        rows_routes.state_of_one_account_goes_to_no_other,
         rules=(13,),
         before=(requests.forgets_bound_state,),
     ),
     Check(
-        rows_replies.usage_is_the_last_that_was_told,
+        rows_replies.the_last_reported_usage_counts,
         rules=(15,),
         before=(replies.renumbers_usage,),
         behind=(replies.renumbers_usage,),

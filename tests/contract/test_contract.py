@@ -36,13 +36,13 @@ def between(upstream: ThreadedStandIn, bent: Bent) -> Generator[Line]:
 
 @CHECKS
 def test_it_is_kept(check: Check, straight: Line) -> None:
-    check.holds(straight.again())
+    check.holds(straight.reset())
 
 
 @CHECKS
 def test_proxies_that_bend_nothing_go_unnoticed(check: Check, between: Line, bent: Bent) -> None:
     assert not bent.bends
-    check.holds(between.again())
+    check.holds(between.reset())
 
 
 @pytest.mark.parametrize(("check", "before", "behind"), BENDINGS, ids=_name)
@@ -52,7 +52,7 @@ def test_a_bending_is_noticed(
     bent.before, bent.behind = before or passes_on, behind or passes_on
     try:
         with pytest.raises(AssertionError):
-            check.holds(between.again())
+            check.holds(between.reset())
     finally:
         bent.before = bent.behind = passes_on
 

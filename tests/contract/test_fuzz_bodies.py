@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
+from support.counts import examples
 
 from contract.line import Line, body
 from contract.spelled import bodies, fields
 
 
 def _assert_sent(line: Line, content: bytes) -> None:
-    answer = line.ask(content)
+    answer = line.request(content)
     assert answer.status == 200, answer.body
     assert line.the_received().body == content
 
 
 def _assert_refused(line: Line, content: bytes) -> None:
-    answer = line.ask(content)
+    answer = line.request(content)
     assert answer.assert_error(400, "invalid_request_error")
     assert answer.headers["x-should-retry"] == "false"
     assert not line.received
@@ -31,7 +31,7 @@ def _assert_refused(line: Line, content: bytes) -> None:
 @examples(25, 5000)
 @given(content=bodies())
 def test_a_valid_body_goes_up_as_it_is(straight: Line, content: bytes) -> None:
-    _assert_sent(straight.again(), content)
+    _assert_sent(straight.reset(), content)
 
 
 def _without(given: list[tuple[str, str]], name: str) -> list[tuple[str, str]]:
@@ -61,7 +61,7 @@ WRONG: dict[str, list[str]] = {
 def test_a_field_of_a_wrong_kind_is_refused(straight: Line, given: list[tuple[str, str]], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(WRONG)))
     wrong = (name, data.draw(st.sampled_from(WRONG[name])))
-    _assert_refused(straight.again(), _written([*_without(given, name), wrong]))
+    _assert_refused(straight.reset(), _written([*_without(given, name), wrong]))
 
 
 @pytest.mark.torture
@@ -71,9 +71,9 @@ def test_a_missing_field_or_a_doubled_one_is_refused(
     straight: Line, given: list[tuple[str, str]], data: st.DataObject
 ) -> None:
     missing = data.draw(st.sampled_from(["model", "messages", "max_tokens"]))
-    _assert_refused(straight.again(), _written(_without(given, missing)))
+    _assert_refused(straight.reset(), _written(_without(given, missing)))
     doubled = data.draw(st.sampled_from(given))
-    _assert_refused(straight.again(), _written([*given, doubled]))
+    _assert_refused(straight.reset(), _written([*given, doubled]))
 
 
 def _model_of(content: bytes) -> str | None:
@@ -116,20 +116,20 @@ PLAIN = body(a='\u00e9\U0001f600 \\ "', b=[0.5, -1e3, None])
 @pytest.mark.torture
 @examples(60, 8000)
 @given(data=st.data())
-def test_a_broken_body_is_refused_where_it_no_longer_says_a_request(straight: Line, data: st.DataObject) -> None:
+def test_a_broken_body_is_refused_where_it_is_no_longer_a_request(straight: Line, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(PLAIN)))
     gone = data.draw(st.integers(0, 3))
     put = data.draw(
         st.binary(max_size=2) | st.sampled_from([b'"', b"{", b"}", b",", b"\\", b"\\ud83d", b"\xef\xbb\xbf"])
     )
     content = PLAIN[:at] + put + PLAIN[at + gone :]
-    line, model = straight.again(), _model_of(content)
+    line, model = straight.reset(), _model_of(content)
     if model is None:
         _assert_refused(line, content)
     elif model.startswith("claude-"):
         _assert_sent(line, content)
     else:
-        assert line.ask(content).assert_error(404, "not_found_error") == f"model: {model}"
+        assert line.request(content).assert_error(404, "not_found_error") == f"model: {model}"
         assert not line.received
 
 
@@ -137,7 +137,7 @@ def test_a_broken_body_is_refused_where_it_no_longer_says_a_request(straight: Li
 @examples(20, 2000)
 @given(content=st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace")))
 def test_what_is_no_request_at_all_is_refused(straight: Line, content: bytes) -> None:
-    _assert_refused(straight.again(), content)
+    _assert_refused(straight.reset(), content)
 
 
 @pytest.mark.torture
@@ -146,8 +146,8 @@ def test_what_is_no_request_at_all_is_refused(straight: Line, content: bytes) ->
 def test_nesting_is_taken_or_refused(straight: Line, depth: int, opening: bytes) -> None:
     closing = b"".join({b"[": b"]", b"{": b"}"}[bytes([c])] for c in reversed(opening) if c in b"[{")
     content = body()[:-2] + b',"deep":' + opening * depth + b"1" + closing * depth + b"}"
-    line = straight.again()
-    answer = line.ask(content)
+    line = straight.reset()
+    answer = line.request(content)
     if answer.status == 200:
         assert line.the_received().body == content
     else:

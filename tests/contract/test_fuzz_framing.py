@@ -9,8 +9,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
-from wire.gateway import KEY, UPSTREAM_KEY
+from support.calls import KEY, UPSTREAM_KEY
+from support.counts import examples
 
 from contract.line import PLAIN, Line, body
 
@@ -58,7 +58,7 @@ _sizes = st.lists(st.sampled_from([1, 2, 3, 7, 64, 1000, 4096, 5000]), max_size=
 def test_a_chunked_body_is_the_same_body(
     straight: Line, chunks: list[int], writes: list[int], upper: bool, extra: bytes, data: st.DataObject
 ) -> None:
-    line = straight.again()
+    line = straight.reset()
     size = "%X" if upper else "%04x"
     coded = b"".join((size % len(c)).encode() + extra + b"\r\n" + c + b"\r\n" for c in _cut(WIDE, chunks))
     end = data.draw(st.sampled_from([b"0\r\n\r\n", b"000\r\n\r\n", b"0\r\nx-trailer: 1\r\n\r\n"]))
@@ -72,7 +72,7 @@ def test_a_chunked_body_is_the_same_body(
 @examples(20, 3000)
 @given(writes=_sizes)
 def test_a_body_in_pieces_is_the_same_body(straight: Line, writes: list[int]) -> None:
-    line = straight.again()
+    line = straight.reset()
     wire = REQUEST + PROOF + VERSION + b"content-length: %d\r\n\r\n" % len(WIDE) + WIDE
     status, rest = _exchange(line, _cut(wire, writes))
     assert status == 200, rest
@@ -105,7 +105,7 @@ _KEPT_OUT = re.compile(
 @given(lines=st.lists(st.tuples(_names.filter(lambda name: not _KEPT_OUT.fullmatch(name)), _values), max_size=4))
 def test_headers_of_every_kind_are_taken_or_refused(straight: Line, lines: list[tuple[bytes, bytes]]) -> None:
     """None is let through that was not meant to be, and none makes another of itself."""
-    line = straight.again()
+    line = straight.reset()
     more = b"".join(b"%b: %b\r\n" % each for each in lines)
     wire = REQUEST + PROOF + VERSION + more + b"content-length: %d\r\n\r\n" % len(PLAIN) + PLAIN
     status, rest = _exchange(line, [wire])
@@ -140,7 +140,7 @@ INJECTIONS = [
 @pytest.mark.parametrize("name", [b"anthropic-beta", b"anthropic-version", b"anthropic-x", b"x-api-key"])
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_nothing_is_smuggled_in_a_header(straight: Line, name: bytes, injection: bytes) -> None:
-    line = straight.again()
+    line = straight.reset()
     rest = b"".join(each for each in (PROOF, VERSION) if not each.startswith(name))
     value = KEY.encode() if name == b"x-api-key" else b"2023-06-01"
     wire = REQUEST + rest + b"%b: %b%b\r\ncontent-length: %d\r\n\r\n" % (name, value, injection, len(PLAIN)) + PLAIN
@@ -154,7 +154,7 @@ def test_nothing_is_smuggled_in_a_header(straight: Line, name: bytes, injection:
 @pytest.mark.parametrize("blank", [b" ", b"\t", b" \t "], ids=["a space", "a tab", "both"])
 def test_blanks_behind_a_value_are_no_part_of_it(straight: Line, blank: bytes) -> None:
     """RFC 9110, 5.5: not of a credential, a version or a list of betas either, whatever the server hands on."""
-    line = straight.again()
+    line = straight.reset()
     lines = [PROOF, VERSION, b"anthropic-beta: a-1\r\n"]
     more = b"".join(each.replace(b"\r\n", blank + b"\r\n") for each in lines)
     wire = REQUEST + more + b"content-length: %d\r\n\r\n" % len(PLAIN) + PLAIN

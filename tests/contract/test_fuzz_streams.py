@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from protocol.counts import examples
-from protocol.streams import parse, usage_by_json, whole_events
+from support.counts import examples
+from support.streams import parse, usage_by_json, whole_events
 
 from bud_asgi.testing import Reply, json_body, sse
 from contract import quirks
@@ -59,9 +59,9 @@ _pieces = st.none() | st.sampled_from([1, 2, 3, 5, 17, 100, 1000])
 @examples(50, 5000)
 @given(wire=streams(), piece=_pieces, segment=_pieces)
 def test_a_stream_comes_through(straight: Line, wire: bytes, piece: int | None, segment: int | None) -> None:
-    line = straight.again()
+    line = straight.reset()
     line.upstream.enqueue(replace(sse(wire), piece=piece, segment=segment))
-    answer = line.ask(STREAM)
+    answer = line.request(STREAM)
     assert (answer.status, answer.body) == (200, wire)
     account = line.account_of(answer)
     assert account.outcome == "answered"
@@ -71,13 +71,13 @@ def test_a_stream_comes_through(straight: Line, wire: bytes, piece: int | None, 
 @pytest.mark.torture
 @examples(50, 5000)
 @given(wire=streams(), data=st.data(), piece=_pieces, clean=st.booleans())
-def test_a_stream_that_is_cut_says_so(
+def test_a_stream_that_is_cut_ends_with_an_error(
     straight: Line, wire: bytes, data: st.DataObject, piece: int | None, clean: bool
 ) -> None:
-    line = straight.again()
+    line = straight.reset()
     cut = data.draw(st.integers(1, len(wire)))
     line.upstream.enqueue(replace(sse(wire), piece=piece, cut=cut, end="whole" if clean else "eof"))
-    answer = line.ask(STREAM)
+    answer = line.request(STREAM)
     before = [name for name, _ in parse(wire[:cut], errors="replace")]
     if set(before) <= {"ping"}:
         assert answer.assert_error(502, "api_error")
@@ -97,9 +97,9 @@ def test_a_stream_that_is_cut_says_so(
 @examples(30, 5000)
 @given(said=objects, piece=_pieces, framing=st.sampled_from(["length", "chunked", "none"]))
 def test_a_message_comes_through(straight: Line, said: str, piece: int | None, framing: Any) -> None:
-    line = straight.again()
+    line = straight.reset()
     line.upstream.enqueue(replace(json_body(said.encode()), piece=piece, framing=framing))
-    answer = line.ask(PLAIN)
+    answer = line.request(PLAIN)
     assert (answer.status, answer.body) == (200, said.encode())
 
 
@@ -133,9 +133,9 @@ _strange = st.builds(
 @given(reply=_strange, stream=st.booleans())
 def test_whatever_is_answered_becomes_an_answer_or_an_error(straight: Line, reply: Reply, stream: bool) -> None:
     """No 500 of the gateway's own, nothing compressed, no redirect, no cookie."""
-    line = straight.again()
+    line = straight.reset()
     line.upstream.enqueue(reply)
-    answer = line.ask(STREAM if stream else PLAIN)
+    answer = line.request(STREAM if stream else PLAIN)
     assert not {"set-cookie", "location", "content-encoding"} & set(answer.headers)
     if ("content-encoding", "gzip") in reply.headers:
         assert answer.assert_error(502, "api_error")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from protocol.streams import usage_by_json
+from support.streams import usage_by_json
 
 from bud_asgi.protocol.errors import STATUS_OF_TYPE
 from bud_asgi.testing import Reply, json_body, sse
@@ -55,12 +55,12 @@ CASES = [*_own(), *(_recorded(Path(FOLDER)) if FOLDER else ())]
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_reply_is_relayed_byte_for_byte(case: Case, straight: Line) -> None:
-    line = straight.again()
+    line = straight.reset()
     asked = STREAM if case.stream else PLAIN
     reply: Reply = sse(case.body) if case.stream else json_body(case.body, status=case.status)
     for piece in (None, 997):
         line.upstream.enqueue(msgspec.structs.replace(reply, piece=piece))
-        answer = line.ask(asked)
+        answer = line.request(asked)
         assert (answer.status, answer.body) == (case.status, case.body)
         account = line.account_of(answer)
         assert account.status == case.status

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from msgspec.structs import replace
-from protocol.counts import count
-from protocol.streams import parse, parse_as_the_sdk_does, whole_events
+from support.counts import count
+from support.streams import parse, parse_as_the_sdk_does, whole_events
 
 from bud_asgi.testing import Reply, eof_mid_event, sse
 from contract.line import STREAM, Line
@@ -23,19 +23,19 @@ ENDS = {"LF": WIRE, "CRLF": WIRE.replace(b"\n", b"\r\n"), "CR": WIRE.replace(b"\
 @pytest.mark.torture
 @pytest.mark.parametrize("wire", ENDS.values(), ids=ENDS.keys())
 def test_a_stream_in_two_pieces_is_the_same_stream(straight: Line, wire: bytes) -> None:
-    line = straight.again()
+    line = straight.reset()
     for first in range(1, len(wire), count(7, 1)):
         line.upstream.enqueue(sse(wire, chunk_sizes=[first]))
-        assert line.ask(STREAM).body == wire, first
+        assert line.request(STREAM).body == wire, first
 
 
 @pytest.mark.torture
 def test_a_stream_that_is_cut_in_a_data_line_ends_by_an_error_to_every_parser(straight: Line) -> None:
-    line = straight.again()
+    line = straight.reset()
     whole = parse(WIRE)
     for position in range(FIRST - count(5, 80), BEHIND + 4):
         line.upstream.enqueue(eof_mid_event(position, sse(WIRE)))
-        answer = line.ask(STREAM)
+        answer = line.request(STREAM)
         assert answer.body.startswith(whole_events(WIRE[:position]) + b"event: error\n")
         for events in (parse(answer.body), parse_as_the_sdk_does(answer.body)):
             name, data = events[-1]
@@ -56,10 +56,10 @@ LARGE = {
 
 @pytest.mark.parametrize("head", LARGE.values(), ids=LARGE.keys())
 def test_large_pieces_come_through(straight: Line, head: bytes) -> None:
-    line = straight.again()
+    line = straight.reset()
     wire = head + closed(0) + ending(output_tokens=4321)
     line.upstream.enqueue(sse(wire))
-    answer = line.ask(STREAM)
+    answer = line.request(STREAM)
     assert answer.body == wire
     usage = line.account_of(answer).usage
     assert usage is not None
@@ -67,13 +67,13 @@ def test_large_pieces_come_through(straight: Line, head: bytes) -> None:
 
 
 def test_pieces_smaller_than_a_character_come_through(straight: Line) -> None:
-    line = straight.again()
+    line = straight.reset()
     for wire in STREAMS.values():
         line.upstream.enqueue(replace(sse(wire, one_byte=True), segment=1))
-        assert line.ask(STREAM).body == wire
+        assert line.request(STREAM).body == wire
 
 
 def test_a_trailing_piece_behind_the_end_is_passed_on_too(straight: Line) -> None:
-    line = straight.again()
+    line = straight.reset()
     line.upstream.enqueue(Reply(body=(WIRE, b": that was all\n\n")))
-    assert line.ask(STREAM).body == WIRE + b": that was all\n\n"
+    assert line.request(STREAM).body == WIRE + b": that was all\n\n"

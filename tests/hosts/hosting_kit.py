@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -17,21 +16,17 @@ from typing import Any
 
 import httpx
 import msgspec
+from support import gateway
+from support.calls import BODY, HEADERS
+from support.sockets import raw_request, receive_until
+from support.waiting import answers, wait_until
 
-from bud_asgi import Anthropic, ApiKeys, MessagesApp, hash_api_key
-from bud_asgi.http import Timeouts
+from bud_asgi import MessagesApp
 from bud_asgi.testing import Content, Lazy, Reply, TextBlock, ThreadedStandIn
 from bud_asgi.testing.anthropic.messages import ParsedRequest, message_events
 
 HERE = Path(__file__).parent
-KEY = "sk-bud-the-callers-key"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
-HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
-BODY: dict[str, Any] = {
-    "model": "claude-haiku-4-5",
-    "max_tokens": 100,
-    "messages": [{"role": "user", "content": "Hello"}],
-}
+TESTS = HERE.parent  # where `support` is
 STREAM: dict[str, Any] = {**BODY, "stream": True}
 
 LONG = 15.0
@@ -41,23 +36,10 @@ web = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limit
 """Opens a new connection for each request, without the cost of a TLS context for each."""
 
 
-def provider(upstream_url: str) -> Anthropic:
-    """The stand-in as a provider. Its timeouts are too long to be mistaken for a disconnect of the client."""
-    return Anthropic(api_key=UPSTREAM_KEY, base_url=upstream_url, timeouts=Timeouts(2.0, 60.0, 60.0))
-
-
 def messages_app(upstream_url: str, **options: Any) -> MessagesApp:
-    """An app with one API key and one provider; `options` are further options of the app."""
-    return MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[provider(upstream_url)], **options)
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = LONG) -> None:
-    """Poll until the condition holds. Fails with `what`."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what}")
-        time.sleep(0.01)
+    """An app whose provider's timeouts are too long to be mistaken for a disconnect of the client."""
+    patient = gateway.provider(upstream_url, timeouts=gateway.PATIENT)
+    return gateway.messages_app(upstream_url, providers=[patient], **options)
 
 
 def post(base_url: str, body: Mapping[str, Any] = BODY, headers: Mapping[str, str] | None = None) -> httpx.Response:
@@ -138,28 +120,6 @@ def assert_streams_event_by_event(
     return reply
 
 
-@contextmanager
-def raw_request(base_url: str, body: Mapping[str, Any]) -> Generator[socket.socket]:
-    """Send a request on its own socket. The client disconnects when the block is left."""
-    url = httpx.URL(f"{base_url}/v1/messages")
-    content = json.dumps(body).encode()
-    lines = [f"POST {url.path} HTTP/1.1", "host: x", f"content-length: {len(content)}"]
-    lines += [f"{name}: {value}" for name, value in HEADERS.items()]
-    with socket.create_connection((url.host, url.port or 80), timeout=LONG) as peer:
-        peer.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
-        yield peer
-
-
-def receive_until(peer: socket.socket, mark: bytes) -> bytes:
-    """Read until `mark` has arrived. Fails if the peer closes the connection before."""
-    received = b""
-    while mark not in received:
-        chunk = peer.recv(65536)
-        assert chunk, received
-        received += chunk
-    return received
-
-
 def assert_disconnect_ends_upstream_request(
     base_url: str, upstream: ThreadedStandIn, reply: Reply, body: Mapping[str, Any], after: bytes = b""
 ) -> None:
@@ -169,13 +129,13 @@ def assert_disconnect_ends_upstream_request(
     """
     before = len(upstream.requests)
     upstream.enqueue(reply)
-    with raw_request(base_url, body) as peer:
+    with raw_request(base_url, body, LONG) as peer:
         if after:
             receive_until(peer, after)
         else:
             upstream.wait_requests(before + 1, LONG)
             time.sleep(0.05)
-    wait_until(lambda: upstream.requests[before].aborted is not None, "the upstream request has ended")
+    wait_until(lambda: upstream.requests[before].aborted is not None, "the upstream request has ended", LONG)
 
 
 class Streams:
@@ -244,13 +204,6 @@ class ServerProcess:
         return self.process.wait(timeout)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return web.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @contextmanager
 def server_process(
     command: Sequence[str], directory: Path, environment: Mapping[str, str], *, cwd: Path = HERE, ready: str = "/own"
@@ -265,12 +218,12 @@ def server_process(
             stdout=output,
             stderr=output,
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**os.environ, "PYTHONPATH": str(TESTS), **environment},
             start_new_session=True,  # its own process group, so that its workers can be killed too
         )
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
-            wait_until(lambda: process.poll() is not None or _answers(server.url + ready), "the server listens", 30)
+            wait_until(lambda: process.poll() is not None or answers(server.url + ready), "the server listens", 30)
             assert process.poll() is None, server.log
             yield server
         finally:

@@ -9,18 +9,16 @@ import httpx
 import pytest
 from host_apps import HOSTS, PREFIXES, Host
 from hosting_kit import (
-    BODY,
-    HEADERS,
     LONG,
     STREAM,
-    UPSTREAM_KEY,
     assert_disconnect_ends_upstream_request,
     assert_streams_event_by_event,
     messages_app,
     post,
-    wait_until,
     web,
 )
+from support.calls import BODY, HEADERS, UPSTREAM_KEY
+from support.waiting import wait_until
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, hang_mid_event
@@ -117,7 +115,7 @@ def test_a_client_that_disconnects_ends_the_upstream_request(hosted: Hosted, sil
     settled = len(hosted.settled)
     after = b"content_block_delta" if silent == hang_mid_event() else b""
     assert_disconnect_ends_upstream_request(hosted.base_url, hosted.upstream, silent, body, after)
-    wait_until(lambda: len(hosted.settled) > settled, "the request is settled")
+    wait_until(lambda: len(hosted.settled) > settled, "the request is settled", LONG)
     assert hosted.settled[-1].outcome == "client_gone"
 
 

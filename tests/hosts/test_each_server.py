@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 from hosting_kit import (
-    BODY,
-    HEADERS,
+    LONG,
     STREAM,
-    UPSTREAM_KEY,
     ServerProcess,
     Streams,
     assert_disconnect_ends_upstream_request,
     assert_streams_event_by_event,
     post,
     server_process,
-    wait_until,
     web,
 )
+from support.calls import BODY, HEADERS, UPSTREAM_KEY
+from support.waiting import wait_until
 
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, hang_mid_event, text
 
@@ -102,7 +101,7 @@ def test_a_client_that_disconnects_ends_the_upstream_request(
 ) -> None:
     settled = len(served.outcomes())
     assert_disconnect_ends_upstream_request(served.base_url, served.upstream, reply, body, after)
-    wait_until(lambda: len(served.outcomes()) == settled + 1, "the request is settled")
+    wait_until(lambda: len(served.outcomes()) == settled + 1, "the request is settled", LONG)
     assert served.outcomes()[-1] == "client_gone"
 
 

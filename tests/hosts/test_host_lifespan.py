@@ -12,9 +12,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from host_apps import broken
-from hosting_kit import BODY, HEADERS, UPSTREAM_KEY, messages_app, post
+from hosting_kit import messages_app, post
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
+from support.calls import BODY, HEADERS, UPSTREAM_KEY
 
 from bud_asgi import MessagesApp
 from bud_asgi.http import Engine

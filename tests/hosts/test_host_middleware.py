@@ -10,18 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from host_apps import HOSTS
-from hosting_kit import (
-    BODY,
-    HEADERS,
-    STREAM,
-    UPSTREAM_KEY,
-    assert_streams_event_by_event,
-    messages_app,
-    post,
-    provider,
-    read_stream,
-    web,
-)
+from hosting_kit import STREAM, assert_streams_event_by_event, messages_app, post, read_stream, web
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -32,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
+from support.calls import BODY, HEADERS, UPSTREAM_KEY
 
-from bud_asgi import MessagesApp
 from bud_asgi import Middleware as Stage
 from bud_asgi.testing import StandIn, ThreadedStandIn, reset_mid_event
 from bud_asgi.testing.server.serving import serving
@@ -134,7 +123,7 @@ def test_the_hosts_exception_handlers_are_not_called_for_errors_in_the_mounted_a
 
     app = Starlette(exception_handlers={404: handler, 405: handler, 500: handler, ValueError: handler})
     messages_app(upstream.base_url).install(app, "/llm")
-    MessagesApp(providers=[provider(upstream.base_url)], middleware=[Stage(Broken)]).install(app, "/broken")
+    messages_app(upstream.base_url, middleware=[Stage(Broken)]).install(app, "/broken")
     with serving(app) as url, caplog.at_level(logging.CRITICAL, "bud_asgi"):
         assert web.get(f"{url}/unknown").status_code == 418
         assert web.get(f"{url}/llm/nothing").status_code == 404

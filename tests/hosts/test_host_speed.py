@@ -8,7 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hosting_kit import UPSTREAM_KEY, Streams, server_process, web
+from hosting_kit import Streams, server_process, web
+from support.calls import UPSTREAM_KEY
 
 from bud_asgi.testing import StandIn, text
 

@@ -9,11 +9,12 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from hosting_kit import BODY, HERE, UPSTREAM_KEY, messages_app, post, web
+from hosting_kit import HERE, messages_app, post, web
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from support.calls import BODY, UPSTREAM_KEY
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
 from bud_asgi.testing.server.serving import serving

@@ -19,6 +19,7 @@ import pytest
 from blacksheep import Application, Request, Response, Router
 from host_apps import HOSTS, dispatcher
 from hosting_kit import LONG, messages_app, server_process, web
+from support.calls import UPSTREAM_KEY
 
 from bud_asgi import hash_api_key
 from bud_asgi.testing import StandIn, ThreadedStandIn
@@ -27,7 +28,6 @@ from bud_asgi.testing.server.serving import serving
 DOCS = Path(__file__).parent.parent.parent.resolve() / "docs"
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 KEY = "YOUR_API_KEY"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
 
 
 def blocks(page: Path, language: str) -> list[str]:

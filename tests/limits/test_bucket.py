@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
+from support.counts import examples
 
 from bud_asgi.limits.limit import Bucket, refilled, taken, waiting_time
 
@@ -88,7 +88,9 @@ def test_waiting_exactly_so_long_makes_the_amount_available(
 @pytest.mark.torture
 @examples()
 @given(tokens=_levels, steps=st.lists(st.floats(0, 100), max_size=10), capacity=st.integers(1, 1000), window=_windows)
-def test_it_is_no_matter_how_often_one_looks(tokens: float, steps: list[float], capacity: int, window: float) -> None:
+def test_reading_often_does_not_change_the_level(
+    tokens: float, steps: list[float], capacity: int, window: float
+) -> None:
     bucket = refilled(Bucket(tokens, 0.0), 0.0, capacity=capacity, window=window)
     for step in steps:
         bucket = refilled(bucket, bucket.updated_at + step, capacity=capacity, window=window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from auth.driver import http_scope
+from support.asgi import http_scope
 
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits.limit import Charge, Limit, charges_of
@@ -16,7 +16,7 @@ def test_a_limit_that_nothing_could_pass_is_refused(amount: int, window: float) 
         Limit("requests", amount, window)
 
 
-def test_a_limit_is_for_a_minute_and_for_each_principal_unless_it_says_so() -> None:
+def test_a_limit_is_per_minute_and_per_principal_by_default() -> None:
     assert Limit("requests", 5) == Limit("requests", 5, 60.0, "principal")
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from protocol.counts import count, examples
+from support.counts import count, examples
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limits import Charge, Grant, Limit, MemoryStore, RateLimited
@@ -162,7 +162,7 @@ def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly() -> None:
     assert refused(store, one).retry_after == 20
 
 
-def test_all_charges_are_taken_or_none() -> None:
+def test_either_all_charges_are_reserved_or_none() -> None:
     store = MemoryStore(clock=Clock())
     narrow = Limit("requests", 1, 60.0, "all")
     at_once(store.reserve([Charge(narrow, "", 1)]))
@@ -172,7 +172,7 @@ def test_all_charges_are_taken_or_none() -> None:
     assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 2
 
 
-def test_of_several_short_limits_the_one_with_the_longest_wait_is_told() -> None:
+def test_of_several_exhausted_limits_the_one_with_the_longest_wait_is_reported() -> None:
     store = MemoryStore(clock=Clock())
     slow = Limit("requests", 1, 600.0)
     charges = [
@@ -284,9 +284,7 @@ def test_no_stretch_of_time_sees_more_requests_than_it_may(steps: list[float], a
 @given(
     begin=st.floats(0, 1e6), steps=_times, amount=st.integers(1, 60), window=st.sampled_from([1.0, 7.0, 60.0, 3600.0])
 )
-def test_whoever_waits_as_long_as_it_is_told_is_admitted(
-    begin: float, steps: list[float], amount: int, window: float
-) -> None:
+def test_after_retry_after_a_request_is_admitted(begin: float, steps: list[float], amount: int, window: float) -> None:
     clock, limit = Clock(begin), Limit("requests", amount, window)
     store = MemoryStore(clock=clock)
     for step in steps:

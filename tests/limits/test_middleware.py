@@ -1,4 +1,4 @@
-"""The middleware of the limits, alone before a foreign app: refused in our words, settled on every path out."""
+"""The limits middleware alone, in front of another app: its errors, and settling on every path."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from auth.driver import BODY, VERSION, Behind, Receiving, Sent, call, chunks, http_scope
-from protocol.counts import count
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from support.asgi import BODY, VERSION, Behind, Receiving, Sent, call, chunks, http_scope
+from support.counts import count
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimitMiddleware
@@ -65,7 +65,7 @@ async def test_a_foreign_app_gets_the_body_that_somebody_before_has_read() -> No
     assert (sent.status, sent.body) == (200, BODY)
 
 
-async def test_the_answer_says_how_the_tightest_limit_stands() -> None:
+async def test_the_response_has_the_headers_of_the_tightest_limit() -> None:
     limits = [Limit("requests", 10), Limit("requests", 3, 30.0), Limit("requests", 1000, per="all")]
     app = RateLimitMiddleware(Behind(), limits=limits, store=MemoryStore(clock=still))
     for remaining in (b"2", b"1", b"0"):

@@ -1,4 +1,4 @@
-"""What a caller is told of its limits."""
+"""The headers and the error that report limits to a client."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bud_asgi.protocol.errors import error_headers
 
 
 @pytest.fixture(autouse=True)
-def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wall clock that stands still, a fraction past a second."""
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock that is stopped, a fraction past a second."""
     now = datetime(2026, 10, 21, 12, 0, 0, 250_000, UTC).timestamp()
     monkeypatch.setattr("bud_asgi.limits.store.time.time", lambda: now)
 
 
-def standing(remaining: int, full_in: float, limit: Limit | None = None) -> LimitStatus:
+def status(remaining: int, full_in: float, limit: Limit | None = None) -> LimitStatus:
     return LimitStatus(Charge(limit or Limit("requests", 60), "a", 1), remaining, full_in)
 
 
@@ -33,7 +33,7 @@ def standing(remaining: int, full_in: float, limit: Limit | None = None) -> Limi
     ],
 )
 def test_the_headers_are_those_of_the_service(full_in: float, reset: str) -> None:
-    assert limit_headers(standing(7, full_in)) == [
+    assert limit_headers(status(7, full_in)) == [
         (b"anthropic-ratelimit-requests-limit", b"60"),
         (b"anthropic-ratelimit-requests-remaining", b"7"),
         (b"anthropic-ratelimit-requests-reset", reset.encode()),
@@ -54,27 +54,27 @@ WORDS: dict[str, tuple[Limit, str]] = {
 }
 
 
-@pytest.mark.parametrize(("limit", "words"), WORDS.values(), ids=WORDS.keys())
-def test_a_refusal_names_the_limit(limit: Limit, words: str) -> None:
-    error = RateLimited(standing(0, 1.0, limit), 1.0)
-    assert (str(error), error.status, error.type) == (words, 429, "rate_limit_error")
+@pytest.mark.parametrize(("limit", "message"), WORDS.values(), ids=WORDS.keys())
+def test_a_refusal_names_the_limit(limit: Limit, message: str) -> None:
+    error = RateLimited(status(0, 1.0, limit), 1.0)
+    assert (str(error), error.status, error.type) == (message, 429, "rate_limit_error")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.001, b"1"), (1.0, b"1"), (1.001, b"2"), (59.5, b"60"), (86_400.0, b"86400")]
+    ("seconds", "header"), [(0.001, b"1"), (1.0, b"1"), (1.001, b"2"), (59.5, b"60"), (86_400.0, b"86400")]
 )
-def test_a_refusal_says_when_to_try_again_in_whole_seconds_and_never_zero(seconds: float, told: bytes) -> None:
-    error = RateLimited(standing(0, 59.75), seconds)
+def test_retry_after_is_in_whole_seconds_and_never_zero(seconds: float, header: bytes) -> None:
+    error = RateLimited(status(0, 59.75), seconds)
     assert error.retry_after == seconds
     assert error_headers(error) == [
-        (b"retry-after", told),
+        (b"retry-after", header),
         (b"anthropic-ratelimit-requests-limit", b"60"),
         (b"anthropic-ratelimit-requests-remaining", b"0"),
         (b"anthropic-ratelimit-requests-reset", b"2026-10-21T12:01:00Z"),
     ] + ([] if seconds <= LONGEST_WAIT else [(b"x-should-retry", b"false")])
 
 
-def test_who_would_wait_for_long_is_told_until_when_and_not_to_retry() -> None:
-    short, long = RateLimited(standing(0, 1.0), 60.0), RateLimited(standing(0, 1.0), 86_400.0)
+def test_a_long_wait_has_a_time_in_its_message_and_must_not_be_retried() -> None:
+    short, long = RateLimited(status(0, 1.0), 60.0), RateLimited(status(0, 1.0), 86_400.0)
     assert (short.retryable, long.retryable) == (None, False)
     assert str(long) == f"{short} The next one can pass at 2026-10-22T12:00:01Z; try again then."

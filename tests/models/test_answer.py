@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from auth.driver import call, http_scope
+from support.asgi import call, http_scope
 
 from bud_asgi import Anonymous, Anthropic, MessagesApp
 from bud_asgi.catalogue import served_at

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
+from support.counts import examples
 
 from bud_asgi.catalogue import catalogue, served_at
 from bud_asgi.exchange import Offer, Principal, Target

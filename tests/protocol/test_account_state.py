@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from auth.driver import BODY, VERSION, Receiving, chunks, http_scope
 from hypothesis import given
 from hypothesis import strategies as st
+from support.asgi import BODY, VERSION, Receiving, chunks, http_scope
+from support.bodies import body, decode
+from support.counts import examples
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT, account_state
-from protocol.bodies import body, decode
-from protocol.counts import examples
 
 
 def kinds(**fields: Any) -> set[str]:

@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.bodies import take_in
+from support.counts import examples
 
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
 from bud_asgi.protocol.errors import InvalidRequest, RequestTooLarge
-from protocol.bodies import take_in
-from protocol.counts import examples
 
 NOT_UTF_8: dict[str, tuple[tuple[bytes, ...], str]] = {
     "an invalid start byte": ((b'{"\xff":1}',), "invalid start byte"),

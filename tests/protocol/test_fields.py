@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from support.bodies import body, decode, refusal
 
 from bud_asgi.protocol.fields import FIELDS, integer_of
-from protocol.bodies import body, decode, refusal
 
 VALUES: dict[str, bytes] = {
     "string": b'"x"',

@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.headers import (
@@ -17,7 +18,6 @@ from bud_asgi.protocol.headers import (
     relayed_headers,
     reply_fields,
 )
-from protocol.counts import examples
 
 Lines = list[tuple[bytes, bytes]]
 VERSION = (b"anthropic-version", b"2023-06-01")

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.bodies import body, decode
+from support.counts import examples
 
 from bud_asgi.protocol import request as messages
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.request import _locate, _walk
-from protocol.bodies import body, decode
-from protocol.counts import examples
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 

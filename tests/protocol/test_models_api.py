@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.models_api import EPOCH, MAX_QUERY, ListQuery, Model, page, read_listing, read_query
-from protocol.counts import examples
 
 USUAL = ("active", "deprecated")
 

@@ -7,9 +7,9 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.patterns import PatternIndex, compile_pattern, matches, matches_any
-from protocol.counts import examples
 
 MATCHES: dict[str, tuple[str, str, bool]] = {
     "the name itself": ("claude-a", "claude-a", True),

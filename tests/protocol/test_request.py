@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.bodies import body, decode, refusal
+from support.counts import examples
 
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.fields import FIELDS
 from bud_asgi.protocol.request import LARGE_BODY, MAX_KEYS, MAX_UNKNOWN, check_unknown_size, decode_request
-from protocol.bodies import body, decode, refusal
-from protocol.counts import examples
 
 NOT_VALID = "The request body is not valid JSON: "
 

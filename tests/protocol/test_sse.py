@@ -11,12 +11,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from bud_asgi.protocol.sse import PING as OUR_PING
-from bud_asgi.protocol.sse import Event, EventStream, StreamState, error_event, parse_event
-from bud_asgi.protocol.usage import Usage
-from protocol.counts import examples
-from protocol.streams import (
+from support.counts import examples
+from support.streams import (
     ENVELOPE,
     PING,
     RECORDED,
@@ -32,6 +28,10 @@ from protocol.streams import (
     usage_by_json,
     whole_events,
 )
+
+from bud_asgi.protocol.sse import PING as OUR_PING
+from bud_asgi.protocol.sse import Event, EventStream, StreamState, error_event, parse_event
+from bud_asgi.protocol.usage import Usage
 
 
 def parse_all(wire: bytes) -> list[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.usage import (
     CacheCreation,
@@ -15,7 +16,6 @@ from bud_asgi.protocol.usage import (
     usage_of_message,
     usage_of_start,
 )
-from protocol.counts import examples
 
 COUNTS: dict[str, tuple[bytes, Usage | None]] = {
     "all of them": (

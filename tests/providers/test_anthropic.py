@@ -7,7 +7,7 @@ import ssl
 import traceback
 
 import pytest
-from protocol.bodies import body, decode
+from support.bodies import body, decode
 
 from bud_asgi.http import HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.protocol.headers import merge_headers

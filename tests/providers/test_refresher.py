@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 from bud_asgi.providers import UpstreamUnavailable
 from bud_asgi.providers.refresher import (
@@ -74,12 +75,6 @@ def at_once(awaitable: Coroutine[Any, Any, int]) -> int:
         return stop.value
     awaitable.close()
     raise AssertionError("it waits")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - a task makes it true
-            await asyncio.sleep(0)
 
 
 def refused(value: int) -> Callable[[int], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.bodies import body, decode
+from support.bodies import body, decode
 
 from bud_asgi.exchange import Attempt, Target
 from bud_asgi.http import HttpError, HttpReply, HttpRequest

@@ -1,16 +1,16 @@
-"""The middleware of routing, before a foreign app: the route in the record, the body for whoever is behind."""
+"""The routing middleware in front of another app: the route is in the record, the body reaches the next app."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from auth.driver import BODY, DISCONNECT, VERSION, Receiving, Sent, call, chunks, http_scope
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as PathRoute
 from starlette.types import Message, Receive, Scope, Send
+from support.asgi import BODY, DISCONNECT, VERSION, Receiving, Sent, call, chunks, http_scope
 
 from bud_asgi.exchange import Exchange, Principal, Target
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
@@ -44,7 +44,7 @@ async def test_a_foreign_app_behind_gets_the_whole_body(parts: tuple[bytes, ...]
     assert list(route.choose(Exchange.of(scope))) == [Target("here")]
 
 
-async def test_the_app_behind_gets_the_body_at_once_and_then_what_the_server_says() -> None:
+async def test_the_next_app_gets_the_body_at_once_and_then_the_servers_messages() -> None:
     received: list[Message] = []
 
     async def behind(scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from auth.driver import BODY, VERSION, Behind, Receiving, call, chunks, http_scope
+from support.asgi import BODY, VERSION, Behind, Receiving, call, chunks, http_scope
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
@@ -66,7 +66,7 @@ SOFT: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("more", HARD.values(), ids=HARD.keys())
-async def test_state_of_one_account_is_asked_for_at_the_first_provider_alone(more: bytes) -> None:
+async def test_state_of_one_account_goes_to_its_first_provider_alone(more: bytes) -> None:
     assert await chosen([ONE, TWO, THREE], more) == [ONE, THREE]
     assert await chosen([TWO, ONE, THREE], more) == [TWO]
     assert await chosen([ONE], more) == [ONE]
@@ -78,5 +78,5 @@ async def test_what_another_account_can_serve_too_is_led_to_all(more: bytes) -> 
     assert await chosen([ONE, TWO, THREE], more) == [ONE, TWO, THREE]
 
 
-async def test_a_request_that_nobody_has_read_is_led_to_all() -> None:
+async def test_a_request_that_has_not_been_read_is_routed_to_all() -> None:
     assert list(RouteTable([Route("m", [ONE, TWO])]).resolve("m", None).choose(Exchange(http_scope()))) == [ONE, TWO]

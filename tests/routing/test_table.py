@@ -1,15 +1,15 @@
-"""The route table: which names there are, who may use them."""
+"""The route table: the names that clients can use, and which principal may use them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import pytest
-from auth.driver import http_scope
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
 from protocol.test_patterns import by_hand
+from support.asgi import http_scope
+from support.counts import examples
 
 from bud_asgi.exchange import Exchange, Principal, Target
 from bud_asgi.options import OptionError
@@ -141,7 +141,9 @@ _names = st.text("ab*", min_size=1, max_size=4)
     allowed=st.lists(st.text("ab*", max_size=4), max_size=3),
     model=st.text("ab*", min_size=1, max_size=4),
 )
-def test_nobody_resolves_a_model_outside_its_own(models: list[str], allowed: list[str], model: str) -> None:
+def test_a_model_that_a_principal_may_not_use_is_not_resolved(
+    models: list[str], allowed: list[str], model: str
+) -> None:
     principal = Principal(id="p", models=tuple(allowed))
     served = [name for name in models if (by_hand(name, model))]
     may = any(by_hand(name, model) for name in allowed)

@@ -1,4 +1,4 @@
-"""Runs the suite with one SDK against one backend; by hand too: `python tests/sdk/sdk_run.py --sdk 0.125 -k retry`."""
+"""Runs the suite with one SDK against one backend; by hand: `PYTHONPATH=tests python tests/sdk/sdk_run.py -k retry`."""
 
 from __future__ import annotations
 

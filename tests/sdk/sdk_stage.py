@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64decode
 from collections import defaultdict
@@ -16,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route as HostRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from support.calls import KEY, UPSTREAM_KEY
+from support.gateway import provider as anthropic_provider
+from support.gateway import tasks_in_flight
 
 import bud_asgi.testing
 from bud_asgi import Anonymous, Anthropic, ApiKey, ApiKeys, MessagesApp, Route, hash_api_key
@@ -30,9 +32,7 @@ from bud_asgi.testing.google import Google
 from bud_asgi.testing.server.serving import serving
 from bud_asgi.testing.vertex import Vertex as StandInVertex
 
-KEY = "sk-bud-the-suites-key"
 NARROW_KEY = "sk-bud-for-one-model"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
 MAX_BODY = 2 << 20
 
 
@@ -161,8 +161,7 @@ class Stage:
         return JSONResponse({"client": self.recorder.seen.get(case, []), "upstream": upstream})
 
     async def _tasks(self, _request: Request) -> JSONResponse:
-        names = [task.get_name() for task in asyncio.all_tasks()]
-        return JSONResponse([name for name in names if name.startswith("bud_asgi") and name != "bud_asgi keeper"])
+        return JSONResponse(tasks_in_flight())
 
 
 Backend = Callable[[], AbstractContextManager[tuple[Provider, ThreadedStandIn, Prompter]]]
@@ -174,7 +173,7 @@ def _anthropic() -> Generator[tuple[Provider, ThreadedStandIn, Prompter]]:
         prompter = Prompter(default_reply)
         upstream.always(prompter)
         yield (
-            Anthropic(api_key=UPSTREAM_KEY, base_url=upstream.base_url, timeouts=Timeouts(2, 5, 5)),
+            anthropic_provider(upstream.base_url, timeouts=Timeouts(2, 5, 5)),
             upstream,
             prompter,
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from sdk_run import SDKS, run_suite
 from sdk_stage import BACKENDS, stage
+from support.waiting import wait_until
 
 CASES = 200
 """At least so many there are; the newer SDK has some of its own."""
@@ -37,14 +36,10 @@ def test_suite(sdk: str, backend: str) -> None:
         failed = [case for case in ran.cases if case.failure]
         if failed:
             told = "\n\n".join(f"{case.name}: {case.failure}" for case in failed)
-            pytest.fail(
-                f"{told}\n\nBy hand: python tests/sdk/sdk_run.py --backend {backend} --sdk {sdk} -k NAME", pytrace=False
-            )
+            command = f"PYTHONPATH=tests python tests/sdk/sdk_run.py --backend {backend} --sdk {sdk} -k NAME"
+            pytest.fail(f"{told}\n\nBy hand: {command}", pytrace=False)
         assert ran.status == 0, ran.said
         assert len(ran.cases) >= CASES
         refused = {str(one.refusal) for one in here.upstream.refused}
         assert refused == {words.format(credential=CREDENTIAL[sdk]) for words in REFUSED_ON_PURPOSE[backend]}
-        deadline = time.monotonic() + 5
-        while (left := here.still_open()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert left == []
+        wait_until(lambda: not here.still_open(), f"left open: {here.still_open()}")

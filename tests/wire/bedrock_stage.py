@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from gateway import BODY, HEADERS, MODEL, Gateway, gateway
+from support.calls import BODY, HEADERS, MODEL
+from support.gateway import Gateway, gateway
 
 from bud_asgi.http import Timeouts
 from bud_asgi.providers.bedrock import Bedrock
@@ -70,7 +71,7 @@ def staged(service: stand_ins.Bedrock | None = None, app: Any = None, **options:
 
 
 def error_of(reply: httpx.Response) -> tuple[int, str, str]:
-    """Status, type and words of an error in the envelope, with our request id."""
+    """The status, type and message of an error in the envelope, with our request id."""
     body = reply.json()
     assert (body["type"], body["request_id"]) == ("error", reply.headers["request-id"])
     assert ACCOUNT not in reply.text

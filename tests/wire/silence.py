@@ -1,4 +1,4 @@
-"""A gateway with hardly any patience with a silent upstream, and what its clients hear meanwhile."""
+"""A gateway that pings soon when its upstream is silent, and what its clients receive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from gateway import BODY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import BODY, UPSTREAM_KEY
+from support.gateway import PATIENT, Gateway, gateway, provider
 
 from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts
@@ -19,9 +20,8 @@ STREAM = (
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 )
 SENT = json.dumps({**BODY, "stream": True}, indent=1).encode()
-PATIENT = Timeouts(2.0, 60.0, 60.0)
 LATE = 0.15
-"""Seconds after which an upstream answers so late that a ping has been written."""
+"""Seconds after which an upstream responds so late that a ping has been sent."""
 
 
 IMPATIENT = Timing(tick=0.005, ping_after=LATE / 3, watch_after=0.05, close_within=0.2)
@@ -29,8 +29,8 @@ IMPATIENT = Timing(tick=0.005, ping_after=LATE / 3, watch_after=0.05, close_with
 
 
 @contextmanager
-def standing_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """A gateway and its upstream, with nothing left open in the end."""
+def impatient_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    """A gateway that pings soon and its upstream, with nothing left open at the end."""
     with (
         StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in,
         gateway("", providers=[provider(stand_in.base_url, timeouts=timeouts)], timing=IMPATIENT) as one,
@@ -40,7 +40,7 @@ def standing_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, T
 
 
 def after_pings(body: bytes, most: int = 10) -> bytes:
-    """What came after the gateway's own pings, of which there is at least one."""
+    """The bytes after the gateway's own pings, of which there is at least one."""
     rest = body
     while rest.startswith(PING):
         rest = rest[len(PING) :]

@@ -25,6 +25,7 @@ from aws_ways import (
     use_sso,
     use_web_identity,
 )
+from support.waiting import until
 
 from bud_asgi.http import HttpRequest, Origin
 from bud_asgi.providers.bedrock.credential import AwsCredential
@@ -105,8 +106,7 @@ async def test_the_hosts_own_debug_lines_of_botocore_are_kept(
     logger = logging.getLogger("botocore.parsers")
     with caplog.at_level(logging.DEBUG):
         fetch = asyncio.create_task(AwsCredential(region="us-east-1").apply(REQUEST, {}))
-        while not logger.filters:  # noqa: ASYNC110 - a thread adds it
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(logger.filters))
         logger.debug("a line of the host's own client")
         await fetch
     assert "a line of the host's own client" in caplog.messages

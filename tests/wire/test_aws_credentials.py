@@ -37,7 +37,8 @@ from aws_ways import (
     use_sso,
     use_web_identity,
 )
-from gateway import gateway, wait_until
+from support.gateway import gateway
+from support.waiting import until, wait_until
 
 from bud_asgi.http import Engine, HttpRequest, Origin, read_body
 from bud_asgi.providers import Bedrock, UpstreamUnavailable
@@ -470,12 +471,6 @@ def test_a_loop_that_ends_kills_the_process_that_it_waits_for(
     wait_until(lambda: not fetching(), "the thread still waits for the process")
     with pytest.raises(ProcessLookupError):
         os.kill(int((home / "pid").read_text()), 0)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110 - what is waited for happens in another thread
-            await asyncio.sleep(0.01)
 
 
 # Behind the endpoint.

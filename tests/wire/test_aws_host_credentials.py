@@ -1,4 +1,4 @@
-"""Credentials objects of the host, as boto3 and botocore make them: used, asked again, refreshed by themselves."""
+"""Credentials objects of the host, as boto3 and botocore make them: used, read again, refreshed by themselves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import boto3  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 from aws_sources import bare_machine
 from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
-from gateway import gateway
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gateway import gateway
 
 from bud_asgi import Bedrock
 from bud_asgi.http import Engine, HttpRequest, Origin, read_body
@@ -133,7 +133,7 @@ async def test_keys_that_expire_are_refreshed_by_the_object_and_no_request_fails
     assert host.threads == {"bud_asgi AWS keys"}
 
 
-async def test_the_object_is_asked_in_a_thread_once_a_minute_and_not_for_each_request(
+async def test_the_object_is_read_in_a_thread_once_a_minute_and_not_for_each_request(
     keys: AwsKeys, upstream: ThreadedStandIn
 ) -> None:
     key = keys.issue()
@@ -156,7 +156,7 @@ async def test_the_object_is_asked_in_a_thread_once_a_minute_and_not_for_each_re
     assert threads == ["bud_asgi AWS keys"] * 2
 
 
-async def test_after_a_refusal_the_object_is_asked_at_once(keys: AwsKeys, upstream: ThreadedStandIn) -> None:
+async def test_after_a_refusal_the_object_is_read_at_once(keys: AwsKeys, upstream: ThreadedStandIn) -> None:
     holder: list[AwsKey] = [keys.issue_temporary()]
 
     class Rotating:

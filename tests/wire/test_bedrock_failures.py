@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bedrock_stage import ACCOUNT, CLOSED, ENDED, FAILED, PROTOCOL, Stage, error_of, events_of, staged
-from gateway import MODEL
+from support.calls import MODEL
 
 from bud_asgi.testing import (
     Received,
@@ -90,7 +90,7 @@ def test_an_error_of_aws(
     assert len(stage.upstream.requests) == 1
 
 
-def test_the_log_is_told_all(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_the_details(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "bud_asgi"):
         stage.post(None, access_denied())
     assert f"arn:aws:sts::{ACCOUNT}:assumed-role/stand-in/session is not authorized" in caplog.text
@@ -184,7 +184,7 @@ def test_a_stream_that_breaks_before_its_first_event_is_a_status(stage: Stage, f
     ],
     ids=["json", "sse"],
 )
-def test_what_is_no_event_stream_is_not_decoded(stage: Stage, fault: Reply) -> None:
+def test_a_reply_that_is_not_an_event_stream_is_not_decoded(stage: Stage, fault: Reply) -> None:
     told = error_of(stage.stream(fault))
     assert told == (502, "api_error", "The upstream's answer was not an event stream.")
 
@@ -202,7 +202,9 @@ WRONG: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", WRONG.values(), ids=WRONG.keys())
-def test_what_aws_says_of_our_credential_stays_here(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_an_aws_error_about_our_credential_is_not_forwarded(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     service = stand_ins.Bedrock()
     given = {**options, **({"access_key": service.keys.issue().access_key} if options.get("access_key") == "" else {})}
     with staged(service, **given) as stage, caplog.at_level(logging.ERROR, "bud_asgi"):

@@ -1,21 +1,22 @@
-"""Claude on Bedrock behind a gateway: events and answers arrive, errors in the words of the Messages API."""
+"""Claude on Bedrock behind a gateway: events and responses arrive, errors are translated to the Messages API."""
 
 from __future__ import annotations
 
 import base64
 import json
-import socket
 import time
 import tracemalloc
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any
 
 import anthropic
-import httpx
 import pytest
 from bedrock_stage import ARN, THERE, Stage, error_of, events_of, staged
-from gateway import BODY, HEADERS, KEY, MODEL, wait_until
+from support.calls import BODY, KEY, MODEL
+from support.gateway import assert_upstream_ends
+from support.memory import request_body_bytes
+from support.sockets import raw_request, receive_until
+from support.waiting import wait_until
 
 from bud_asgi import Route, Target
 from bud_asgi.protocol.sse import PING
@@ -36,6 +37,8 @@ from bud_asgi.testing.bedrock import (
     metrics_apart,
     unknown_event,
 )
+
+STREAM = {**BODY, "stream": True}
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ def test_a_model_that_is_not_counted_for(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{}", b"<html>", b""])
-def test_a_count_that_is_none(stage: Stage, body: bytes) -> None:
+def test_a_malformed_count(stage: Stage, body: bytes) -> None:
     assert error_of(stage.count(MODEL, json_body(body)))[:2] == (502, "api_error")
 
 
@@ -205,7 +208,7 @@ def test_a_thread_is_refused_without_asking(stage: Stage) -> None:
     assert stage.upstream.requests == []
 
 
-def test_what_the_model_refuses_is_told_in_its_words(stage: Stage) -> None:
+def test_a_validation_error_of_the_model_keeps_its_message(stage: Stage) -> None:
     words = "tools.0: Input tag 'web_search_20250305' found using 'type' does not match any of the expected tags: "
     reply = stage.post({"tools": [{"type": "web_search_20250305", "name": "web_search"}]})
     status, kind, said = error_of(reply)
@@ -215,32 +218,11 @@ def test_what_the_model_refuses_is_told_in_its_words(stage: Stage) -> None:
     assert reply.headers["x-should-retry"] == "false"
 
 
-@contextmanager
-def asking(stage: Stage, **more: Any) -> Generator[socket.socket]:
-    """A client that has asked for a stream, and leaves in the end."""
-    url = httpx.URL(stage.here.base_url)
-    body = json.dumps({**BODY, "stream": True, **more}).encode()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
-    head = f"POST /llm/v1/messages HTTP/1.1\r\nhost: x\r\n{lines}content-length: {len(body)}\r\n\r\n"
-    with socket.create_connection((url.host, url.port or 80), timeout=5) as client:
-        client.sendall(head.encode() + body)
-        yield client
-
-
-def read_until(client: socket.socket, word: bytes) -> None:
-    received = b""
-    while word not in received:
-        received += client.recv(65536)
-
-
 def test_a_client_that_leaves_ends_the_call(stage: Stage) -> None:
     stage.upstream.enqueue(text("slow " * 200, delay=0.05))
-    with asking(stage) as client:
-        read_until(client, b"content_block_delta")
-    left = time.monotonic()
-    gone = stage.upstream.wait_aborted(timeout=2.0)
-    assert gone.aborted is not None
-    assert gone.aborted - left < 1.0
+    with raw_request(stage.here.base_url, STREAM) as client:
+        receive_until(client, b"content_block_delta")
+    assert_upstream_ends(stage.upstream, time.monotonic())
     assert stage.here.account().outcome == "client_gone"
 
 
@@ -249,24 +231,18 @@ def test_an_open_stream_keeps_nothing_of_its_request(stage: Stage) -> None:
     size = 4 << 20
     tracemalloc.start()
     try:
-        with asking(stage, system="x" * size) as client:
+        with raw_request(stage.here.base_url, {**STREAM, "system": "x" * size}) as client:
             stage.upstream.wait_requests(timeout=10)
-            assert bodies() >= size
-            read_until(client, b"content_block_delta")
-            wait_until(lambda: bodies() < size, "the body is gone", timeout=2.0)
+            assert request_body_bytes() >= size
+            receive_until(client, b"content_block_delta")
+            wait_until(lambda: request_body_bytes() < size, "the body is gone", timeout=2.0)
     finally:
         tracemalloc.stop()
 
 
-def bodies() -> int:
-    """Bytes of whole request bodies that are in memory: where they are put together, they are counted."""
-    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/protocol/body.py")])
-    return sum(trace.size for trace in snapshot.traces)
-
-
 def test_a_reader_that_stops_reading_holds_upstream_back(stage: Stage) -> None:
     stage.upstream.enqueue(large_event_stream(200_000_000))
-    with asking(stage) as client:
+    with raw_request(stage.here.base_url, STREAM) as client:
         client.recv(1000)
         (seen,) = stage.upstream.wait_requests()
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Counting tokens over real sockets: byte for byte both ways, refused like a Message, and never booked as one."""
+"""Counting tokens over real sockets: byte for byte both ways, refused like a message, recorded without usage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.http import Timeouts
@@ -35,8 +36,8 @@ ANSWER = b'{ "input_tokens" : 2.1e1, "context_management":{"original_input_token
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """One gateway and one stand-in for all that needs no options."""
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    """One pair for all tests without further options."""
     keys = [ApiKey(name="me", hash=hash_api_key(KEY), models=("claude-haiku-*", "house", "down-*"))]
     routes = [
         Route("house", to=[Target("anthropic", "claude-opus-5")]),
@@ -49,20 +50,6 @@ def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
         providers = [provider(stand_in.base_url, timeouts=Timeouts(2.0, 0.3, 1.0)), provider(nowhere, name="nowhere")]
         with gateway("", providers=providers, auth=ApiKeys(keys), routes=routes) as one:
             yield one, stand_in
-            one.assert_nothing_open()
-
-
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    standing[1].requests.clear()
-    return standing[1]
 
 
 def count(here: Gateway, body: Any = None, *, query: str = "", **headers: str) -> httpx.Response:
@@ -153,7 +140,7 @@ def test_it_asks_for_key_version_and_method_like_a_message(here: Gateway, upstre
     assert upstream.requests == []
 
 
-def test_a_streamed_count_is_no_stream(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_a_count_is_never_streamed(here: Gateway, upstream: ThreadedStandIn) -> None:
     reply = count(here, {"stream": True})
     assert reply.json()["error"]["message"] == "stream: Extra inputs are not permitted"  # the upstream's word
     upstream.enqueue(sse(b"event: ping\ndata: {}\n\n"))
@@ -170,7 +157,7 @@ UNCOUNTED: dict[str, Callable[[], Reply]] = {
 
 
 @pytest.mark.parametrize("fault", UNCOUNTED.values(), ids=UNCOUNTED.keys())
-def test_an_upstream_that_does_not_count_is_told_by_a_404(
+def test_an_upstream_that_does_not_count_is_a_404(
     here: Gateway, upstream: ThreadedStandIn, fault: Callable[[], Reply]
 ) -> None:
     upstream.enqueue(fault(), fault())

@@ -1,4 +1,4 @@
-"""Shutting down: what is new is refused, what runs may end, what is cut says so, and everything is settled."""
+"""Shutting down: new requests are refused, running ones may finish, cut ones end with an error, all are settled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, provider, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
+from support.calls import BODY, HEADERS
+from support.gateway import PATIENT, messages_app, provider
+from support.waiting import wait_until
 
-from bud_asgi import ApiKeys, MessagesApp, hash_api_key
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, hang, hang_mid_event, text
 from bud_asgi.testing.server.serving import serving
 
@@ -35,7 +35,7 @@ class Draining:
 
     def __init__(self, upstream_url: str, seconds: float) -> None:
         self.outcomes: list[str | None] = []
-        slow = provider(upstream_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+        slow = provider(upstream_url, timeouts=PATIENT)
 
         async def settled(exchange: Any) -> None:
             await asyncio.sleep(0.05)
@@ -45,7 +45,7 @@ class Draining:
             await messages.drain(seconds)
             return PlainTextResponse(str(len(self.outcomes)))
 
-        messages = MessagesApp(auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[slow], on_settled=settled)
+        messages = messages_app("", providers=[slow], on_settled=settled)
         self.host = Starlette(routes=[HostRoute("/drain", drain)])
         messages.install(self.host, "/llm")
 
@@ -109,10 +109,10 @@ def test_what_outlives_the_deadline_is_ended_with_an_error(upstream: ThreadedSta
         upstream.wait_aborted(1.0)
 
 
-def test_a_stream_that_has_said_all_gets_no_error_though_its_upstream_lingers(upstream: ThreadedStandIn) -> None:
+def test_a_complete_stream_gets_no_error_although_its_upstream_stays_open(upstream: ThreadedStandIn) -> None:
     upstream.enqueue(Reply(body=text("Hello").body, end="hang"))
     with serving(Draining(upstream.base_url, 0.3).host) as url, streaming(url) as got:
-        wait_until(lambda: b"event: message_stop" in got["body"], "the stream has said all")
+        wait_until(lambda: b"event: message_stop" in got["body"], "the stream is complete")
         assert httpx.get(f"{url}/drain", timeout=20).text == "1"
     assert b"event: error" not in got["body"]
 

@@ -1,4 +1,4 @@
-"""What an upstream can do wrong: what the client gets then, what upstream saw, what the account says, nothing open."""
+"""Faults of an upstream: what the client gets, what the upstream sees, what the record holds; nothing stays open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from gateway import KEY, MODEL, Gateway, gateway, provider, wait_until
+from support.calls import KEY, MODEL, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
+from support.waiting import wait_until
 
 from bud_asgi import Limit, MemoryStore, Middleware, RateLimitMiddleware, Route
 from bud_asgi.clock import Timing
@@ -54,23 +56,35 @@ from bud_asgi.testing import (
 CLOSED = "The upstream closed the connection before its answer was whole."
 NOT_HTTP = "The upstream's answer was malformed."
 SLOW = "The upstream did not answer in time."
+NOT_A_STREAM = "The upstream's answer was not an event stream."
 
-BEFORE_THE_ANSWER: dict[str, tuple[Callable[[], Reply], int, str, str]] = {
+BEFORE_THE_ANSWER: dict[str, tuple[Callable[[], Reply], int, str, str | tuple[str, str]]] = {
     "never answers": (hang, 504, "timeout_error", SLOW),
     "resets in place of an answer": (reset_before_head, 502, "api_error", CLOSED),
     "closes in place of an answer": (eof_before_head, 502, "api_error", CLOSED),
     "resets after the head": (reset_after_head, 502, "api_error", CLOSED),
-    "a page of a middlebox": (html, 502, "api_error", ""),
-    "a page of a middlebox, 503": (lambda: html(503), 502, "api_error", ""),
-    "an empty 200": (empty, 502, "api_error", ""),
-    "an empty 500": (lambda: empty(500), 502, "api_error", ""),
-    "an empty 429": (lambda: empty(429), 502, "api_error", ""),
-    "a redirect": (lambda: redirect("http://127.0.0.1:9/"), 502, "api_error", ""),
+    "a page of a middlebox": (html, 502, "api_error", ("The upstream's answer was not JSON.", NOT_A_STREAM)),
+    "a page of a middlebox, 503": (
+        lambda: html(503),
+        502,
+        "api_error",
+        "The upstream answered 503 without an error object.",
+    ),
+    "an empty 200": (empty, 502, "api_error", ("The upstream's answer was not a Message.", NOT_A_STREAM)),
+    "an empty 500": (lambda: empty(500), 502, "api_error", "The upstream answered 500 without an error object."),
+    "an empty 429": (lambda: empty(429), 502, "api_error", "The upstream answered 429 without an error object."),
+    "a redirect": (
+        lambda: redirect("http://127.0.0.1:9/"),
+        502,
+        "api_error",
+        "The upstream answered 302 where a Message was expected.",
+    ),
     "compressed": (gzip_unasked, 502, "api_error", "The upstream compressed its answer although it was asked not to."),
     "heads without end": (endless_1xx, 502, "api_error", NOT_HTTP),
     "headers without end": (endless_headers, 502, "api_error", NOT_HTTP),
     "not HTTP": (lambda: raw(b"SSH-2.0-OpenSSH_9.2\r\n"), 502, "api_error", NOT_HTTP),
 }
+"""What goes wrong, then the status, type and message of the error; two messages where a stream has another one."""
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
@@ -83,7 +97,7 @@ def test_a_failure_before_the_answer_is_a_real_status(
     fault: Callable[[], Reply],
     status: int,
     kind: str,
-    message: str,
+    message: str | tuple[str, str],
     stream: bool,
 ) -> None:
     upstream.enqueue(fault())
@@ -91,7 +105,7 @@ def test_a_failure_before_the_answer_is_a_real_status(
     assert reply.status_code == status, reply.text
     body = reply.json()
     assert body["error"]["type"] == kind
-    assert body["error"]["message"] == message or not message
+    assert body["error"]["message"] == (message if isinstance(message, str) else message[stream])
     assert body["request_id"] == reply.headers["request-id"]
     assert "x-should-retry" not in reply.headers
     account = here.account()
@@ -249,7 +263,7 @@ def test_an_upstreams_error_passes_byte_for_byte(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_what_it_says_of_our_credential_stays_here(
+def test_an_upstream_error_about_our_credential_is_not_forwarded(
     here: Gateway, upstream: ThreadedStandIn, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = "the key sk-ant-the-operators-key is not allowed"
@@ -259,7 +273,7 @@ def test_what_it_says_of_our_credential_stays_here(
     assert reply.json()["error"] == {"type": "api_error", "message": "upstream authentication failed"}
     here.account()
     assert "the key [secret] is not allowed" in caplog.text
-    assert "sk-ant-the-operators-key" not in caplog.text + reply.text + str(reply.headers)
+    assert UPSTREAM_KEY not in caplog.text + reply.text + str(reply.headers)
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
@@ -270,7 +284,7 @@ def test_an_error_that_tells_our_credential_is_never_passed_on(
     reply = here.post()
     assert reply.status_code == 502
     here.account()
-    assert "sk-ant-the-operators-key" not in caplog.text + reply.text
+    assert UPSTREAM_KEY not in caplog.text + reply.text
 
 
 def test_a_wrong_credential_of_ours_is_502() -> None:
@@ -278,7 +292,7 @@ def test_a_wrong_credential_of_ours_is_502() -> None:
         assert here.post().status_code == 502
 
 
-def test_a_refused_connection_is_502_and_the_next_target_is_asked(upstream: ThreadedStandIn) -> None:
+def test_a_refused_connection_is_502_and_the_next_target_is_tried(upstream: ThreadedStandIn) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with gateway(dead) as here:
@@ -292,7 +306,7 @@ def test_a_refused_connection_is_502_and_the_next_target_is_asked(upstream: Thre
         here.assert_nothing_open()
 
 
-def test_what_may_have_been_begun_is_not_asked_elsewhere(upstream: ThreadedStandIn) -> None:
+def test_a_request_that_may_have_been_processed_is_not_sent_to_another_target(upstream: ThreadedStandIn) -> None:
     providers = [provider(upstream.base_url, name="one"), provider(upstream.base_url, name="two")]
     upstream.enqueue(reset_before_head())
     with gateway("", providers=providers, routes=[Route("*", to=["one", "two"])]) as here:
@@ -313,7 +327,7 @@ def test_a_bad_certificate_is_502_and_gets_no_request(kind: Any) -> None:
 
 def test_a_good_certificate_is_served() -> None:
     with (
-        StandIn(api_key="sk-ant-the-operators-key", tls="good").in_thread() as upstream,
+        StandIn(api_key=UPSTREAM_KEY, tls="good").in_thread() as upstream,
         gateway("", providers=[provider(upstream.base_url, tls=upstream.ca)]) as here,
     ):
         assert here.post().status_code == 200
@@ -331,7 +345,7 @@ def test_a_kept_connection_that_dies_on_reuse_costs_the_client_nothing(
     wait_until(lambda: sum(request.done for request in upstream.requests) == 10, "ten answered requests")
 
 
-def test_a_second_reply_that_nobody_asked_for_reaches_nobody(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_a_second_unrequested_reply_is_discarded(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(surplus(), text("mine"))
     assert here.post().status_code == 200
     assert here.post().json()["content"][0]["text"] == "mine"

@@ -1,26 +1,23 @@
-"""An open stream keeps nothing of its request: a body of megabytes is let go of when the answer begins."""
+"""An open stream keeps nothing of its request: a body of megabytes is released when the response begins."""
 
 from __future__ import annotations
 
 import json
-import socket
 import tracemalloc
 from collections.abc import Generator
 
-import httpx
 import pytest
-from gateway import BODY, KEY, UPSTREAM_KEY, gateway, provider, wait_until
+from support.calls import BODY, UPSTREAM_KEY
+from support.gateway import PATIENT, gateway, provider
+from support.memory import request_body_bytes
+from support.sockets import raw_request, receive_until
+from support.waiting import wait_until
 
 from bud_asgi import Route, Target
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import StandIn, hang_mid_event, late
 
 SIZE = 8 << 20
 SENT = json.dumps({**BODY, "stream": True, "system": "x" * SIZE}).encode()
-HEAD = (
-    b"POST /llm/v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\nanthropic-version: 2023-06-01\r\n"
-    b"content-length: %d\r\n\r\n"
-) % (KEY.encode(), len(SENT))
 MAPPED = [Route("*", to=[Target("anthropic", "claude-opus-5")])]
 
 
@@ -31,27 +28,17 @@ def traced() -> Generator[None]:
     tracemalloc.stop()
 
 
-def kept() -> int:
-    """Bytes of whole request bodies that are in memory: where they are put together, they are counted."""
-    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/protocol/body.py")])
-    return sum(trace.size for trace in snapshot.traces)
-
-
 @pytest.mark.parametrize("routes", [None, MAPPED], ids=["as is", "mapped"])
 @pytest.mark.usefixtures("traced")
-def test_the_body_is_let_go_of_when_the_answer_begins(routes: list[Route] | None) -> None:
+def test_the_body_is_released_when_the_response_begins(routes: list[Route] | None) -> None:
     with StandIn(api_key=UPSTREAM_KEY, strict=False).in_thread() as upstream:
         upstream.enqueue(late(0.3, hang_mid_event()))
-        slow = provider(upstream.base_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+        slow = provider(upstream.base_url, timeouts=PATIENT)
         with gateway("", providers=[slow], routes=routes) as here:
-            where = httpx.URL(here.host_url)
-            with socket.create_connection((where.host, where.port or 80), timeout=10) as client:
-                client.sendall(HEAD + SENT)
+            with raw_request(here.base_url, SENT, timeout=10) as client:
                 upstream.wait_requests(timeout=20)
-                assert kept() >= SIZE
-                received = b""
-                while b"content_block_delta" not in received:
-                    received += client.recv(65536)
-                wait_until(lambda: kept() < 100_000, "the body is gone")
+                assert request_body_bytes() >= SIZE
+                receive_until(client, b"content_block_delta")
+                wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")
             assert here.account().outcome == "client_gone"
             assert here.account().account_state == set()

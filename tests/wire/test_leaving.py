@@ -1,4 +1,4 @@
-"""A client that leaves: upstream is closed within a second, the request is settled once, nothing stays open."""
+"""A client that disconnects: the upstream request ends within a second, is settled once, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -7,29 +7,17 @@ import random
 import socket
 import time
 
-import httpx
 import pytest
-from gateway import BODY, KEY, Gateway, gateway, provider, wait_until
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
+from support.calls import BODY, UPSTREAM_KEY
+from support.gateway import PATIENT, Gateway, assert_upstream_ends, gateway, provider
+from support.sockets import connect, raw_request, receive_until, request_head
+from support.waiting import wait_until
 
 from bud_asgi import Route
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, big_stream, hang, hang_mid_event, text
-
-
-def head(length: int, *, path: bytes = b"/llm/v1/messages") -> bytes:
-    return (
-        b"POST " + path + b" HTTP/1.1\r\nhost: x\r\nx-api-key: " + KEY.encode() + b"\r\n"
-        b"anthropic-version: 2023-06-01\r\ncontent-length: " + str(length).encode() + b"\r\n\r\n"
-    )
-
-
-def connect(here: Gateway) -> socket.socket:
-    url = httpx.URL(here.host_url)
-    return socket.create_connection((url.host, url.port or 80), timeout=5)
-
 
 STREAMING = json.dumps({**BODY, "stream": True}).encode()
 PLAIN = json.dumps(BODY).encode()
@@ -37,16 +25,16 @@ PLAIN = json.dumps(BODY).encode()
 
 @pytest.fixture
 def patient(upstream: ThreadedStandIn):
-    """A gateway whose own timeouts would come far too late."""
-    slow = provider(upstream.base_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+    """A gateway whose timeouts are longer than the tests."""
+    slow = provider(upstream.base_url, timeouts=PATIENT)
     with gateway("", providers=[slow]) as here:
         yield here
         here.assert_nothing_open()
 
 
 def test_while_the_body_arrives(patient: Gateway, upstream: ThreadedStandIn) -> None:
-    with connect(patient) as client:
-        client.sendall(head(len(PLAIN)) + PLAIN[:20])
+    with connect(patient.base_url) as client:
+        client.sendall(request_head(len(PLAIN)) + PLAIN[:20])
         time.sleep(0.1)
     assert patient.account().outcome == "client_gone"
     assert upstream.requests == []
@@ -56,14 +44,10 @@ def test_while_the_body_arrives(patient: Gateway, upstream: ThreadedStandIn) -> 
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.5], ids=["at once", "soon", "later"])
 def test_while_upstream_is_silent(patient: Gateway, upstream: ThreadedStandIn, body: bytes, after: float) -> None:
     upstream.enqueue(hang())
-    with connect(patient) as client:
-        client.sendall(head(len(body)) + body)
+    with raw_request(patient.base_url, body):
         upstream.wait_requests()
         time.sleep(after)
-    left = time.monotonic()
-    gone = upstream.wait_aborted(timeout=2.0)
-    assert gone.aborted is not None
-    assert gone.aborted - left < 1.0
+    assert_upstream_ends(upstream, time.monotonic())
     assert patient.account().outcome == "client_gone"
     assert len(patient.settled) == 1
 
@@ -71,15 +55,9 @@ def test_while_upstream_is_silent(patient: Gateway, upstream: ThreadedStandIn, b
 @pytest.mark.parametrize("reply", [hang_mid_event(), text("slow " * 200, delay=0.05)], ids=["stalled", "flowing"])
 def test_in_mid_stream(patient: Gateway, upstream: ThreadedStandIn, reply: Reply) -> None:
     upstream.enqueue(reply)
-    with connect(patient) as client:
-        client.sendall(head(len(STREAMING)) + STREAMING)
-        received = b""
-        while b"content_block_delta" not in received:
-            received += client.recv(65536)
-    left = time.monotonic()
-    gone = upstream.wait_aborted(timeout=2.0)
-    assert gone.aborted is not None
-    assert gone.aborted - left < 1.0
+    with raw_request(patient.base_url, STREAMING) as client:
+        receive_until(client, b"content_block_delta")
+    assert_upstream_ends(upstream, time.monotonic())
     account = patient.account()
     assert account.outcome == "client_gone"
     assert account.usage is not None
@@ -89,8 +67,7 @@ def test_a_reader_that_stops_reading_holds_upstream_back_and_ends_it_by_leaving(
     patient: Gateway, upstream: ThreadedStandIn
 ) -> None:
     upstream.enqueue(big_stream(200_000_000))
-    with connect(patient) as client:
-        client.sendall(head(len(STREAMING)) + STREAMING)
+    with raw_request(patient.base_url, STREAMING) as client:
         client.recv(1000)
         (seen,) = upstream.wait_requests()
         time.sleep(0.5)
@@ -100,23 +77,17 @@ def test_a_reader_that_stops_reading_holds_upstream_back_and_ends_it_by_leaving(
     assert upstream.wait_aborted(timeout=2.0).aborted is not None
 
 
-def test_after_the_last_event_leaving_is_no_loss_though_upstream_lingers(
-    patient: Gateway, upstream: ThreadedStandIn
-) -> None:
+def test_a_disconnect_after_the_last_event_counts_as_answered(patient: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(Reply(body=text("Hello").body, end="hang"))
-    with connect(patient) as client:
-        client.sendall(head(len(STREAMING)) + STREAMING)
-        received = b""
-        while b"event: message_stop" not in received:
-            received += client.recv(65536)
+    with raw_request(patient.base_url, STREAMING) as client:
+        receive_until(client, b"event: message_stop")
         time.sleep(0.4)
     assert patient.account().outcome == "answered"
     upstream.wait_aborted(timeout=3.0)
 
 
 def test_after_the_answer_the_account_is_that_of_an_answer(patient: Gateway, upstream: ThreadedStandIn) -> None:
-    with connect(patient) as client:
-        client.sendall(head(len(PLAIN)) + PLAIN)
+    with raw_request(patient.base_url, PLAIN) as client:
         assert b"200 OK" in client.recv(65536)
     assert patient.account().outcome == "answered"
     assert upstream.requests[0].aborted is None
@@ -126,19 +97,15 @@ def test_under_a_host_with_base_http_middleware() -> None:
     async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)
 
-    with StandIn(api_key="sk-ant-the-operators-key").in_thread() as upstream:
-        slow = provider(upstream.base_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
+        slow = provider(upstream.base_url, timeouts=PATIENT)
         with gateway("", wrap=lambda app: BaseHTTPMiddleware(app, dispatch=pass_on), providers=[slow]) as here:
             for reply, body in ((hang(), PLAIN), (hang_mid_event(), STREAMING)):
                 upstream.enqueue(reply)
-                with connect(here) as client:
-                    client.sendall(head(len(body)) + body)
+                with raw_request(here.base_url, body):
                     upstream.wait_requests(len(upstream.requests) or 1)
                     time.sleep(0.4)
-                left = time.monotonic()
-                gone = upstream.wait_aborted(timeout=2.0)
-                assert gone.aborted is not None
-                assert gone.aborted - left < 1.0
+                assert_upstream_ends(upstream, time.monotonic())
             wait_until(lambda: len(here.settled) == 2, "two accounts")
             assert {account.outcome for account in here.settled} == {"client_gone"}
 
@@ -149,9 +116,9 @@ def test_at_random_moments_everything_is_settled_once(patient: Gateway, upstream
     upstream.always(text("word " * 40, delay=0.005))
     for _ in range(40):
         body = moments.choice([PLAIN, STREAMING])
-        wire = head(len(body)) + body
-        with connect(patient) as client:
-            client.sendall(wire[: moments.randrange(len(head(len(body))), len(wire) + 40)])
+        wire = request_head(len(body)) + body
+        with connect(patient.base_url) as client:
+            client.sendall(wire[: moments.randrange(len(request_head(len(body))), len(wire) + 40)])
             time.sleep(moments.random() * 0.3)
     wait_until(lambda: len(patient.settled) == 40, "40 accounts")
     assert {account.outcome for account in patient.settled} <= {"client_gone", "answered"}
@@ -159,15 +126,13 @@ def test_at_random_moments_everything_is_settled_once(patient: Gateway, upstream
 
 
 @pytest.mark.parametrize("body", [PLAIN, STREAMING], ids=["json", "stream"])
-def test_while_the_second_target_is_asked(upstream: ThreadedStandIn, body: bytes) -> None:
+def test_during_the_attempt_at_the_second_target(upstream: ThreadedStandIn, body: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    slow = Timeouts(2.0, 60.0, 60.0)
-    providers = [provider(nobody, name="first"), provider(upstream.base_url, name="second", timeouts=slow)]
+    providers = [provider(nobody, name="first"), provider(upstream.base_url, name="second", timeouts=PATIENT)]
     with gateway("", providers=providers, routes=[Route("*", to=["first", "second"])]) as here:
         upstream.enqueue(hang_mid_event())
-        with connect(here) as client:
-            client.sendall(head(len(body)) + body)
+        with raw_request(here.base_url, body):
             upstream.wait_requests()
             time.sleep(0.5)
         upstream.wait_aborted(timeout=2.0)

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import KEY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import KEY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.testing import StandIn, model
@@ -81,7 +82,7 @@ def test_all_that_is_routed_is_listed_the_newest_first(both: Gateway) -> None:
     assert "anthropic-ratelimit-requests-limit" not in reply.headers
 
 
-def test_what_an_upstream_tells_is_told_as_it_is_there(both: Gateway) -> None:
+def test_models_have_the_fields_that_their_upstream_gives(both: Gateway) -> None:
     told = {one["id"]: one for one in get(both).json()["data"]}
     assert told["claude-opus-5"]["created_at"] == "2026-07-14T00:00:00Z"
     assert told["claude-opus-5"]["capabilities"]["effort"]["xhigh"] == {"supported": True}
@@ -143,7 +144,7 @@ RETRIEVED = {
 
 
 @pytest.mark.parametrize(("asked", "found"), RETRIEVED.items(), ids=RETRIEVED.keys())
-def test_one_model_is_told_as_it_is_in_the_list(both: Gateway, asked: str, found: str) -> None:
+def test_a_single_model_is_as_in_the_list(both: Gateway, asked: str, found: str) -> None:
     listed = {one["id"]: one for one in get(both, "?limit=1000&lifecycle=active&lifecycle=retired").json()["data"]}
     listed |= {one["id"]: one for one in get(both).json()["data"]}
     assert get(both, f"/{asked}").json() == listed[found]
@@ -190,7 +191,7 @@ def test_a_bad_query_is_refused_in_the_envelope(both: Gateway, query: str, messa
     assert body["request_id"] == reply.headers["request-id"]
 
 
-def test_nobody_lists_without_a_key_and_nothing_else_is_done_with_models(both: Gateway) -> None:
+def test_listing_needs_a_key_and_other_methods_are_refused(both: Gateway) -> None:
     for path in ("", "/claude-opus-5"):
         assert get(both, path, key="sk-wrong").json()["error"]["type"] == "authentication_error"
         assert httpx.get(f"{both.base_url}/v1/models{path}", verify=False).status_code == 401

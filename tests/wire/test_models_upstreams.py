@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import httpx
-from gateway import HEADERS, UPSTREAM_KEY, Gateway, gateway
+from support.calls import HEADERS, UPSTREAM_KEY
+from support.gateway import Gateway, gateway
 
 from bud_asgi import Anonymous, Anthropic, Route
 from bud_asgi.catalogue import served_at
@@ -26,7 +27,7 @@ def known(upstream: ThreadedStandIn) -> Known:
 
 
 def get(here: Gateway, query: str = "") -> httpx.Response:
-    """One request for a list, over a connection of its own."""
+    """Request a list over a new connection."""
     return httpx.get(f"{here.base_url}/v1/models{query}", headers=HEADERS, verify=False)
 
 
@@ -47,7 +48,7 @@ FAULTS: dict[str, Callable[[], Reply]] = {
 
 
 def test_the_catalogue_stands_in_at_once_for_upstreams_that_fail_in_any_way() -> None:
-    """All of them at once, each at a path of its own."""
+    """All at once, each at its own path."""
     with StandIn(strict=False).in_thread() as upstream:
         upstream.always(lambda received: FAULTS[received.path.split(b"/")[1].decode()]())
         providers = [Known(api_key="k", base_url=f"{upstream.base_url}/{name}", name=name) for name in FAULTS]
@@ -63,7 +64,7 @@ def test_the_catalogue_stands_in_at_once_for_upstreams_that_fail_in_any_way() ->
                 listed = ids(web.get(f"{here.base_url}/v1/models?limit=1000"))
                 took.append(time.monotonic() - began)
                 assert listed == CATALOGUE
-            assert min(took) < 0.05
+            assert min(took) < 0.25  # sooner than the late list
             assert len(upstream.wait_requests(len(FAULTS))) == len(FAULTS)
         upstream.wait_connections(0, 1.0)
 
@@ -89,7 +90,7 @@ def test_where_nothing_stands_in_a_list_is_waited_for(upstream: ThreadedStandIn)
         here.assert_nothing_open()
 
 
-def test_nothing_is_asked_of_an_upstream_before_somebody_wants_its_models(upstream: ThreadedStandIn) -> None:
+def test_no_list_is_fetched_before_the_first_request_for_models(upstream: ThreadedStandIn) -> None:
     with gateway(upstream.base_url) as here:
         assert here.post().status_code == 200
         assert httpx.get(f"{here.base_url}/v1/models", verify=False).status_code == 401
@@ -99,7 +100,7 @@ def test_nothing_is_asked_of_an_upstream_before_somebody_wants_its_models(upstre
         assert [request.method for request in upstream.requests] == [b"POST", b"GET"]
 
 
-def test_where_only_the_client_could_ask_nothing_is_asked(upstream: ThreadedStandIn) -> None:
+def test_no_list_is_fetched_with_a_clients_credential(upstream: ThreadedStandIn) -> None:
     passing = Anthropic(auth="client", base_url=upstream.base_url)
     routes = [Route(model, to=["anthropic"]) for model in ("house", "*")]
     with gateway("", providers=[passing], auth=Anonymous(), routes=routes) as here:

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from gateway import BODY, HEADERS, KEY, provider
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -21,6 +20,8 @@ from starlette.routing import Mount
 from starlette.routing import Route as HostRoute
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
+from support.calls import BODY, HEADERS, KEY
+from support.gateway import provider
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
@@ -83,7 +84,7 @@ def stripped_by_the_host(upstream: ThreadedStandIn) -> ASGIApp:
 
 
 def uvicorns_root_path(upstream: ThreadedStandIn) -> ASGIApp:
-    """As behind `uvicorn --root-path /behind/a/proxy`: the path is whole, the server says which part is the prefix."""
+    """As behind `uvicorn --root-path /behind/a/proxy`: the path is whole, and `root_path` is its prefix."""
     host = mounted(upstream)
 
     async def server(scope: Any, receive: Any, send: Any) -> None:
@@ -242,7 +243,7 @@ def test_what_on_settled_raises_is_logged_and_costs_the_client_nothing(
 
 
 @pytest.mark.parametrize("raw_path", [None, b"/v1/messages/", b"/v1/messages/?beta=true"])
-async def test_a_trailing_slash_is_a_404_whatever_the_server_says_of_the_raw_path(raw_path: bytes | None) -> None:
+async def test_a_trailing_slash_is_a_404_whatever_raw_path_the_server_gives(raw_path: bytes | None) -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -276,7 +277,7 @@ BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("settings", "words"), BUILT_WRONG.values(), ids=BUILT_WRONG.keys())
-def test_it_refuses_to_be_built(settings: dict[str, Any], words: str) -> None:
+def test_wrong_options_raise(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         MessagesApp(**settings)
 

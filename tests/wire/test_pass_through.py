@@ -1,4 +1,4 @@
-"""The client's own credential, passed through; and what else goes up only when it is asked for."""
+"""The client's own credential and its trace context, forwarded only where the app is configured to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, KEY, UPSTREAM_KEY, Gateway, gateway, provider
+from support.calls import BODY, KEY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import (
     Anonymous,
@@ -29,27 +30,13 @@ BOTH = [Route("claude-*", to=["mine"]), Route("*", to=["ours"])]
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """A gateway for everybody: `claude-*` at the client's own expense, the rest with the operator's key."""
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    """A gateway without authentication: `claude-*` with the client's credential, the rest with the operator's key."""
     with StandIn(strict=False).in_thread() as stand_in:
         mine = Anthropic(auth="client", base_url=stand_in.base_url, name="mine")
         ours = provider(stand_in.base_url, name="ours")
         with gateway("", providers=[mine, ours], auth=Anonymous(), routes=BOTH) as one:
             yield one, stand_in
-            one.assert_nothing_open()
-
-
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    standing[1].requests.clear()
-    return standing[1]
 
 
 CREDENTIALS: dict[str, list[tuple[str, str]]] = {
@@ -98,7 +85,7 @@ TOLD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("told", TOLD.values(), ids=TOLD.keys())
-def test_what_the_upstream_says_of_it_is_for_the_client(
+def test_an_upstream_error_about_the_clients_credential_is_forwarded(
     here: Gateway, upstream: ThreadedStandIn, told: dict[str, Any], status: int, stream: bool
 ) -> None:
     body = json.dumps({"type": "error", "error": told, "request_id": "req_9"}, indent=1).encode()
@@ -110,7 +97,7 @@ def test_what_the_upstream_says_of_it_is_for_the_client(
     assert (account.outcome, len(account.attempts), len(upstream.requests)) == ("answered", 1, 1)
 
 
-def test_what_it_says_of_ours_is_not(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_an_upstream_error_about_our_credential_is_not_forwarded(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(error(401, "authentication_error", "invalid x-api-key"))
     reply = here.post({"model": "other"}, headers=VERSION)
     assert reply.status_code == 502
@@ -175,7 +162,7 @@ def test_trace_context_goes_up_where_the_operator_wants_it(upstream: ThreadedSta
         assert upstream.requests[1].header("tracestate") == (b"a=1, b=2" if on else None)
 
 
-def test_a_trace_context_that_is_no_ascii_stays_behind(upstream: ThreadedStandIn) -> None:
+def test_a_trace_context_that_is_not_ascii_is_not_forwarded(upstream: ThreadedStandIn) -> None:
     with gateway("", providers=[provider(upstream.base_url, trace_context=True)]) as here:
         lines = [(b"x-api-key", KEY.encode()), (b"anthropic-version", b"2023-06-01"), (b"traceparent", b"\xc3\xa9")]
         assert httpx.post(f"{here.base_url}/v1/messages", headers=lines, json=BODY, verify=False).status_code == 200

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, Gateway, gateway, provider, raw_exchange
+from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
+from support.sockets import raw_exchange, request_head
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, hash_api_key
 from bud_asgi.http import Timeouts
-from bud_asgi.testing import ThreadedStandIn
+from bud_asgi.testing import StandIn, ThreadedStandIn
 
 VALID = json.dumps(BODY).encode()
+
+
+@pytest.fixture(scope="module")
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    """One pair for all tests of the module."""
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in, gateway(stand_in.base_url) as one:
+        yield one, stand_in
 
 
 def assert_envelope(reply: httpx.Response, status: int, kind: str, message: str) -> None:
@@ -160,46 +170,32 @@ BODIES: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def standing(request: pytest.FixtureRequest) -> Any:
-    """One gateway and one stand-in for the whole table of bodies."""
-    from bud_asgi.testing import StandIn
-
-    with StandIn(api_key="k").in_thread() as stand_in, gateway(stand_in.base_url) as one:
-        yield one, stand_in
-
-
 @pytest.mark.parametrize(("body", "message"), BODIES.values(), ids=BODIES.keys())
 def test_a_bad_body_is_400_and_named_and_not_sent(
-    standing: tuple[Gateway, ThreadedStandIn], body: bytes, message: str
+    here: Gateway, upstream: ThreadedStandIn, body: bytes, message: str
 ) -> None:
-    here, upstream = standing
     reply = here.post(body)
     assert_envelope(reply, 400, "invalid_request_error", message)
     assert reply.headers["x-should-retry"] == "false"
     assert upstream.requests == []
 
 
-def test_millions_of_keys_are_refused(standing: tuple[Gateway, ThreadedStandIn]) -> None:
+def test_millions_of_keys_are_refused(here: Gateway, upstream: ThreadedStandIn) -> None:
     body = b"{" + b",".join(b'"%x":0' % n for n in range(2_000_000)) + b"}"
-    reply = standing[0].post(body)
+    reply = here.post(body)
     assert reply.status_code == 400
     assert "outside the known fields" in reply.json()["error"]["message"]
-    assert standing[1].requests == []
+    assert upstream.requests == []
 
 
-def test_a_compressed_body_is_refused_by_the_contracts_code(standing: tuple[Gateway, ThreadedStandIn]) -> None:
-    reply = standing[0].post(VALID, headers={**HEADERS, "content-encoding": "gzip"})
+def test_a_compressed_body_is_refused_by_the_contracts_code(here: Gateway) -> None:
+    reply = here.post(VALID, headers={**HEADERS, "content-encoding": "gzip"})
     assert reply.status_code == 400
     assert reply.json()["error"]["details"] == {"error_code": "request_body_encoding_unsupported"}
 
 
 def test_a_declared_length_over_the_limit_is_413_before_the_body_is_sent(here: Gateway) -> None:
-    head = (
-        b"POST /llm/v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: " + KEY.encode() + b"\r\n"
-        b"anthropic-version: 2023-06-01\r\ncontent-length: 40000000\r\n\r\n"
-    )
-    reply = raw_exchange(here.host_url, head, timeout=1.0)
+    reply = raw_exchange(here.host_url, request_head(40_000_000), timeout=1.0)
     assert reply.startswith(b"HTTP/1.1 413 ")
     assert b'"type":"request_too_large"' in reply
     assert b'"message":"Request exceeds the maximum size of 33554432 bytes"' in reply

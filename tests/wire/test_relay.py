@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway, provider
+from support.calls import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY
+from support.gateway import Gateway, gateway, provider
 
 from bud_asgi import Route, Target
 from bud_asgi.testing import StandIn, ThreadedStandIn, json_body, sse
@@ -102,7 +103,7 @@ def test_only_a_mapped_model_is_replaced_in_place(upstream: ThreadedStandIn) -> 
 
 
 def test_unknown_fields_reach_an_upstream_that_takes_them() -> None:
-    with StandIn(api_key="sk-ant-the-operators-key").in_thread() as upstream, gateway(upstream.base_url) as here:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream, gateway(upstream.base_url) as here:
         body = json.dumps({**BODY, "a_field_of_tomorrow": {"b": [1, 2]}}).encode()
         here.post(body)
         assert upstream.requests[0].body == body
@@ -131,7 +132,7 @@ def test_headers_up(here: Gateway, upstream: ThreadedStandIn) -> None:
     assert len(sent) == len(seen.headers)
     assert sent == {
         "host": upstream.base_url.removeprefix("http://"),
-        "x-api-key": "sk-ant-the-operators-key",
+        "x-api-key": UPSTREAM_KEY,
         "anthropic-version": "2023-06-01",
         "anthropic-beta": "b-1, b-2,b-3",
         "anthropic-of-tomorrow": "yes",
@@ -155,7 +156,7 @@ def test_headers_down(here: Gateway, upstream: ThreadedStandIn, stream: bool) ->
 
 
 def test_a_bearer_upstream_at_another_path_gets_its_own_form() -> None:
-    with StandIn(api_key="sk-ant-the-operators-key").in_thread() as upstream:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         other = provider(f"{upstream.base_url}/anthropic/", auth="bearer")
         with gateway("", providers=[other]) as here:
             assert here.post().status_code == 404  # the stand-in serves no such path

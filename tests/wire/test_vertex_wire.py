@@ -1,4 +1,4 @@
-"""Claude on Vertex AI behind a gateway: answers arrive as they came, errors in the words of the Messages API."""
+"""Claude on Vertex AI behind a gateway: responses arrive as they came, errors become those of the Messages API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from gateway import BODY, HEADERS, KEY, MODEL, Gateway, gateway
+from support.calls import BODY, HEADERS, KEY, MODEL
+from support.gateway import Gateway, gateway
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts
@@ -257,7 +258,7 @@ def test_a_model_that_is_not_there_has_the_clients_name(tmp_path: Path) -> None:
         assert counted.json()["error"]["message"] == "model: claude-does-not-exist"
 
 
-def test_a_wrong_project_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_does_not_show_the_project(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with staged(tmp_path, project="another-project") as stage:
         reply = stage.post()
         assert (reply.status_code, reply.json()["error"]["message"]) == (403, GENERIC)
@@ -280,7 +281,7 @@ def test_a_location_that_does_not_count(tmp_path: Path) -> None:
         assert stage.post().status_code == 200
 
 
-def test_a_quota_project_is_told(tmp_path: Path) -> None:
+def test_a_quota_project_is_sent(tmp_path: Path) -> None:
     def service(google: Google) -> stand_ins.Vertex:
         return stand_ins.Vertex(tokens=google.tokens, quota_projects=("billing",))
 

@@ -1,4 +1,4 @@
-"""An upstream that says nothing for long: a stream is begun and kept alive, and told by an event how it ended."""
+"""An upstream that is silent for long: the stream starts, pings keep it alive, and an event reports a failure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from gateway import UPSTREAM_KEY, Gateway, gateway, provider
-from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, standing_gateway
+from silence import IMPATIENT, LATE, SENT, STREAM, after_pings, impatient_gateway
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
+from support.calls import UPSTREAM_KEY
+from support.gateway import PATIENT, Gateway, gateway, provider
 
 from bud_asgi import Exchange, Route
 from bud_asgi.http import Timeouts
@@ -40,22 +41,9 @@ from bud_asgi.testing import (
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    with standing_gateway() as both:
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    with impatient_gateway() as both:
         yield both
-
-
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    standing[1].requests.clear()
-    return standing[1]
 
 
 def test_pings_fill_the_silence_and_then_the_answer_comes_byte_for_byte(
@@ -97,7 +85,7 @@ def test_an_answer_in_time_has_no_ping_and_all_its_headers(here: Gateway, upstre
 
 
 @pytest.mark.parametrize("status", [200, 429])
-def test_who_asked_for_no_stream_gets_no_ping_but_a_status(
+def test_a_request_without_stream_gets_a_status_and_no_pings(
     here: Gateway, upstream: ThreadedStandIn, status: int
 ) -> None:
     upstream.enqueue(late(LATE, json_body({"type": "message", "error": {"type": "x", "message": "m"}}, status=status)))
@@ -109,7 +97,7 @@ TOLD = b'{"type":"error",\r\n "error":{"type":"rate_limit_error","message":"a \\
 ONE_LINE = b'{"type":"error",   "error":{"type":"rate_limit_error","message":"a \\n b"}, "request_id":"req_9"} '
 
 
-def test_what_the_upstream_refuses_comes_as_an_event_in_its_own_words(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_an_upstream_error_becomes_an_event_with_its_own_message(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(late(LATE, json_body(TOLD, status=429, headers={"retry-after": "7"})))
     assert after_pings(here.post(SENT).content) == b"event: error\ndata: " + ONE_LINE + b"\n\n"
     account = here.account()
@@ -159,12 +147,12 @@ Ended = Mapping[str, tuple[httpx.Response, Exchange]]
 
 @pytest.fixture(scope="module")
 def failed() -> Ended:
-    """What came of each failure, all of them at once: the system prompt says which one is asked for."""
+    """The reply to each failure, all at once: the system prompt selects the failure."""
 
     def ask(name: str) -> httpx.Response:
         return here.post({"stream": True, "system": name})
 
-    with standing_gateway() as (here, upstream), ThreadPoolExecutor(len(FAILED)) as pool:
+    with impatient_gateway() as (here, upstream), ThreadPoolExecutor(len(FAILED)) as pool:
         upstream.always(lambda received: late(LATE, FAILED[received.json()["system"]][0]()))
         replies = list(pool.map(ask, FAILED))
         here.account(len(FAILED))
@@ -183,7 +171,7 @@ def test_a_failure_comes_as_an_event_of_ours(failed: Ended, name: str) -> None:
 
 
 def test_a_silence_that_does_not_end_is_a_timeout() -> None:
-    with standing_gateway(Timeouts(2.0, LATE, 1.0)) as (here, upstream):
+    with impatient_gateway(Timeouts(2.0, LATE, 1.0)) as (here, upstream):
         upstream.enqueue(hang())
         reply = here.post(SENT)
         told = told_by(after_pings(reply.content))
@@ -226,7 +214,7 @@ def test_below_base_http_middleware_it_is_the_same(upstream: ThreadedStandIn) ->
     async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)
 
-    slow = provider(upstream.base_url, timeouts=Timeouts(2.0, 60.0, 60.0))
+    slow = provider(upstream.base_url, timeouts=PATIENT)
     with gateway(
         "", timing=IMPATIENT, wrap=lambda app: BaseHTTPMiddleware(app, dispatch=pass_on), providers=[slow]
     ) as here:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Generator
@@ -11,106 +10,68 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-from gateway import HEADERS, KEY, UPSTREAM_KEY, Gateway, provider, wait_until
-from silence import IMPATIENT, PATIENT, SENT, STREAM, after_pings, standing_gateway
+from silence import IMPATIENT, SENT, STREAM, after_pings, impatient_gateway
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
+from support.calls import HEADERS, UPSTREAM_KEY
+from support.gateway import PATIENT, Gateway, assert_upstream_ends, messages_app, provider
+from support.sockets import raw_request, receive_until
+from support.waiting import wait_until
 
-from bud_asgi import ApiKeys, Exchange, MessagesApp, hash_api_key, response
+from bud_asgi import Exchange, response
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, late, sse
 from bud_asgi.testing.server.serving import serving
 
-HEAD = (
-    b"POST /llm/v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: %b\r\nanthropic-version: 2023-06-01\r\n"
-    b"content-length: %d\r\n\r\n"
-) % (KEY.encode(), len(SENT))
 FLOOD = b": " + b"x" * (8 << 20) + b"\n\n"
 """A ping that no socket's buffers can hold."""
 
 
 @pytest.fixture(scope="module")
-def standing() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    with standing_gateway() as both:
+def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
+    with impatient_gateway() as both:
         yield both
 
 
-@pytest.fixture
-def here(standing: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    standing[0].settled.clear()
-    yield standing[0]
-    standing[0].assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(standing: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    return standing[1]
-
-
-def asking(url: str) -> socket.socket:
-    """A client that has asked for a stream; it reads what it wants to, and leaves with the block."""
-    where = httpx.URL(url)
-    client = socket.create_connection((where.host, where.port or 80), timeout=5)
-    client.sendall(HEAD + SENT)
-    return client
-
-
-def heard(client: socket.socket, wanted: bytes) -> bytes:
-    """All that comes until `wanted` is in it."""
-    received = b""
-    while wanted not in received:
-        chunk = client.recv(1 << 20)
-        assert chunk, received[-300:]
-        received += chunk
-    return received
-
-
-def assert_left_at_once(upstream: ThreadedStandIn, since: float) -> None:
-    gone = upstream.wait_aborted(timeout=3.0)
-    assert gone.aborted is not None
-    assert gone.aborted - since < 1.0
-
-
 @pytest.mark.parametrize("pings", [0, 1, 3])
-def test_a_client_that_leaves_ends_it(here: Gateway, upstream: ThreadedStandIn, pings: int) -> None:
+def test_a_client_that_disconnects_ends_it(here: Gateway, upstream: ThreadedStandIn, pings: int) -> None:
     upstream.enqueue(hang())
-    before = len(upstream.requests)
-    with asking(here.host_url) as client:
-        upstream.wait_requests(before + 1)
+    with raw_request(here.base_url, SENT) as client:
+        upstream.wait_requests()
         received = b""
         while received.count(PING) < pings:
-            received += heard(client, PING)
-    assert_left_at_once(upstream, time.monotonic())
+            received += receive_until(client, PING)
+    assert_upstream_ends(upstream, time.monotonic())
     account = here.account()
     assert account.outcome == "client_gone"
     assert len(here.settled) == 1
 
 
-def test_a_client_that_does_not_read_holds_the_answer_back_and_gets_all_of_it(
+def test_a_client_that_does_not_read_delays_the_response_and_gets_all_of_it(
     here: Gateway, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response, "PING", FLOOD)
     upstream.enqueue(late(0.2, sse(STREAM)))
-    with asking(here.host_url) as client:
+    with raw_request(here.base_url, SENT) as client:
         time.sleep(0.4)
         assert here.settled == []
-        received = heard(client, b"0\r\n\r\n")
+        received = receive_until(client, b"0\r\n\r\n")
     assert received.count(FLOOD) == 2  # the one that the server has taken, and the one that it holds back
     assert received.count(STREAM) == 1
     assert received.index(FLOOD) < received.index(STREAM)
     assert here.account().outcome == "answered"
 
 
-def test_a_client_that_does_not_read_ends_it_by_leaving(
+def test_a_client_that_does_not_read_ends_it_by_disconnecting(
     here: Gateway, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response, "PING", FLOOD)
     upstream.enqueue(hang())
-    with asking(here.host_url):
+    with raw_request(here.base_url, SENT):
         time.sleep(0.2)
-    assert_left_at_once(upstream, time.monotonic())
+    assert_upstream_ends(upstream, time.monotonic())
     assert here.account().outcome == "client_gone"
 
 
@@ -128,9 +89,7 @@ class Host:
             await messages.drain(0.05)
             return PlainTextResponse(str(len(self.settled)))
 
-        messages = MessagesApp(
-            auth=ApiKeys({"me": hash_api_key(KEY)}), providers=[slow], on_settled=keep, timing=IMPATIENT
-        )
+        messages = messages_app("", providers=[slow], on_settled=keep, timing=IMPATIENT)
         self.app = Starlette(routes=[HostRoute("/drain", drain)])
         messages.install(self.app, "/llm")
 
@@ -152,12 +111,12 @@ def reading(url: str) -> Generator[list[bytes]]:
     assert not thread.is_alive()
 
 
-def assert_told(body: bytes) -> None:
-    """After the pings it says that the gateway is shutting down, in one event, and no more."""
-    told = after_pings(body)
-    assert told.startswith(b"event: error\ndata: ")
-    assert told.endswith(b"}\n\n")
-    assert json.loads(told[19:])["error"] == {"type": "overloaded_error", "message": "The gateway is shutting down."}
+def assert_shutdown_event(body: bytes) -> None:
+    """After the pings comes one event, the last: the gateway is shutting down."""
+    event = after_pings(body)
+    assert event.startswith(b"event: error\ndata: ")
+    assert event.endswith(b"}\n\n")
+    assert json.loads(event[19:])["error"] == {"type": "overloaded_error", "message": "The gateway is shutting down."}
 
 
 @pytest.fixture
@@ -172,27 +131,27 @@ def test_a_drain_ends_it_by_an_event(upstream_alone: ThreadedStandIn) -> None:
     with serving(host.app) as url:
         with reading(url) as got:
             assert httpx.get(f"{url}/drain", timeout=10).text == "1"
-        assert_told(b"".join(got))
+        assert_shutdown_event(b"".join(got))
         upstream_alone.wait_aborted(1.0)
     (account,) = host.settled
     assert (account.outcome, account.status) == ("cancelled", 200)
 
 
-def test_a_server_that_cancels_it_lets_the_event_out(upstream_alone: ThreadedStandIn) -> None:
+def test_a_server_that_cancels_it_still_sends_the_event(upstream_alone: ThreadedStandIn) -> None:
     host = Host(upstream_alone.base_url)
     with ExitStack() as client, serving(host.app, timeout_graceful_shutdown=0.05) as url:
         got = client.enter_context(reading(url))
-    assert_told(b"".join(got))
+    assert_shutdown_event(b"".join(got))
     upstream_alone.wait_aborted(1.0)
     assert [account.outcome for account in host.settled] == ["cancelled"]
 
 
-def test_a_client_that_does_not_read_can_t_keep_a_drain(
+def test_a_client_that_does_not_read_cannot_delay_a_drain(
     upstream_alone: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response, "PING", FLOOD)
     host = Host(upstream_alone.base_url)
-    with serving(host.app) as url, asking(url):
+    with serving(host.app) as url, raw_request(f"{url}/llm", SENT):
         upstream_alone.wait_requests()
         time.sleep(0.2)
         began = time.monotonic()

@@ -19,7 +19,7 @@ from botocore.eventstream import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.counts import examples
+from support.counts import examples
 
 from bud_asgi.providers.bedrock.frames import (
     MAX_HEADERS,

@@ -303,5 +303,5 @@ def test_a_plain_request_is_adapted_quickly() -> None:
     began = time.perf_counter()
     for _ in range(1000):
         adapt(call, rules, NEWER)
-    assert time.perf_counter() - began < 0.1
+    assert time.perf_counter() - began < 0.5
     assert call.headers[b"anthropic-version"] == VERSION

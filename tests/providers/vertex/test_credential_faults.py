@@ -91,11 +91,10 @@ async def test_an_endpoint_that_hangs_is_given_up(served: Served, clock: Monoton
 
 async def test_an_endpoint_that_hangs_does_not_delay_other_credentials(served: Served) -> None:
     served.stand_in.enqueue(hang())
-    stuck = asyncio.create_task(failed(served.credential()))
+    stuck = asyncio.create_task(failed(served.credential(timing=Timing(timeout=1.0))))
     await asyncio.to_thread(served.stand_in.wait_requests)
-    began = time.monotonic()
     assert await bearer(served.credential()) == served.issued[0]
-    assert time.monotonic() - began < 0.3
+    assert not stuck.done()
     await stuck
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.bodies import body
+from support.bodies import body
 
 from bud_asgi.http import HttpRequest, Timeouts
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, RequestTooLarge

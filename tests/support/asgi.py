@@ -1,4 +1,4 @@
-"""An ASGI server in a few lines: calls an app by hand and keeps what it sent."""
+"""A minimal ASGI server: calls an app and keeps what it sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class Sent:
-    """What an app sent."""
+    """The messages that an app sent."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -37,7 +37,7 @@ class Sent:
 
     @property
     def headers(self) -> dict[bytes, bytes]:
-        """The headers of the response, each of which is there once."""
+        """The headers of the response. Fails if a name occurs twice."""
         lines: list[tuple[bytes, bytes]] = list(self.messages[0]["headers"])
         assert len({name for name, _ in lines}) == len(lines)
         return dict(lines)
@@ -50,7 +50,7 @@ class Sent:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error of an envelope, once everything around it has been checked."""
+        """The error in the envelope of the response. Fails if the envelope or its headers are wrong."""
         envelope: dict[str, Any] = json.loads(self.body)
         assert envelope.keys() == {"type", "error", "request_id"}
         assert envelope["type"] == "error"
@@ -61,7 +61,7 @@ class Sent:
 
 
 class Receiving:
-    """ASGI's `receive`: the given messages, then silence for ever. `calls` counts."""
+    """ASGI's `receive`: the given messages, then none. `calls` counts the calls."""
 
     def __init__(self, *messages: Message) -> None:
         self.messages = list(messages)
@@ -76,7 +76,7 @@ class Receiving:
 
 
 def chunks(*parts: bytes) -> list[Message]:
-    """A body in chunks, as a server tells of it."""
+    """The messages with which a server delivers a body in chunks."""
     last = len(parts) - 1
     return [{"type": "http.request", "body": part, "more_body": index < last} for index, part in enumerate(parts)]
 
@@ -101,7 +101,7 @@ def http_scope(headers: Lines = (), *, method: str = "POST", **more: object) -> 
 
 
 async def call(app: ASGIApp, scope: Scope, receive: Receive | None = None) -> Sent:
-    """Call an app, and let what must outlive the request end."""
+    """Call an app, then wait for the tasks that outlive the request."""
     sent = Sent()
     try:
         await app(scope, receive or Receiving(), sent)

@@ -1,10 +1,8 @@
-"""A gateway for the wire tests: a host served by uvicorn in a thread, and sight of all that can be left open."""
+"""A gateway in a host that uvicorn serves in a thread, and a check that nothing is left open."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -19,17 +17,17 @@ from starlette.types import ASGIApp
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
 from bud_asgi.clock import Timing
 from bud_asgi.http import Engine, Timeouts
+from bud_asgi.testing import ThreadedStandIn
 from bud_asgi.testing.server.serving import serving
+from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.waiting import wait_until
 
-KEY = "sk-bud-the-callers-key"
-UPSTREAM_KEY = "sk-ant-the-operators-key"
-MODEL = "claude-haiku-4-5"
-HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
-BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
+PATIENT = Timeouts(2.0, 60.0, 60.0)
+"""A provider's timeouts that are too long for a test to reach: something else ends the upstream request."""
 
 
 class Gateway:
-    """What a test drives and looks at: the URL of the endpoint, the accounts, the engines, the server's tasks."""
+    """A running gateway: its URLs, the records of settled requests, its engines and its tasks."""
 
     messages: MessagesApp
 
@@ -47,18 +45,18 @@ class Gateway:
         return self.engines[-1]
 
     def account(self, count: int = 1) -> Exchange:
-        """The account of the latest request, once there are `count`."""
+        """The record of the latest settled request, once there are `count`."""
         wait_until(lambda: len(self.settled) >= count, f"{count} accounts, there are {len(self.settled)}")
         return self.settled[-1]
 
     def post(self, body: Any = None, *, headers: Mapping[str, str] | None = None, **more: Any) -> httpx.Response:
-        """One request to the endpoint, over a connection of its own. `body` is JSON, or bytes as they are."""
+        """Send one request on a new connection. `body` is fields that replace those of `BODY`, or the bytes to send."""
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": {**BODY, **(body or {})}}
         lines = cast("dict[str, str]", HEADERS if headers is None else headers)
         return httpx.post(f"{self.base_url}/v1/messages", headers=lines, timeout=30, verify=False, **content, **more)
 
     def assert_nothing_open(self) -> None:
-        """No exchange holds a connection any more, and the server runs no task of a request."""
+        """Assert that no request holds a connection and that no task of a request is running."""
         wait_until(lambda: all(engine.open == engine.idle for engine in self.engines), "connections in use")
         wait_until(lambda: not self._tasks(), f"tasks left: {self._tasks()}")
 
@@ -72,20 +70,18 @@ def tasks_in_flight() -> list[str]:
     return [name for name in names if name.startswith("bud_asgi") and name != "bud_asgi keeper"]
 
 
+def assert_upstream_ends(upstream: ThreadedStandIn, since: float) -> None:
+    """An upstream request is aborted within a second of `since`, on the monotonic clock."""
+    ended = upstream.wait_aborted(timeout=3.0)
+    assert ended.aborted is not None
+    assert ended.aborted - since < 1.0
+
+
 def retime(messages: MessagesApp, **timing: float) -> None:
-    """Hand other durations to an app that is running already."""
+    """Change the durations of a running app."""
     messages._timing = messages._loops._timing = Timing(**timing)
     for resources, _ in messages._loops._by_loop.values():
         resources.timing = messages._timing
-
-
-def wait_until(true: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
-    """Poll until something holds. Fails with `what`."""
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what}")
-        time.sleep(0.01)
 
 
 async def _tasks(_request: Request) -> JSONResponse:
@@ -98,34 +94,24 @@ def provider(base_url: str, **more: Any) -> Anthropic:
     return Anthropic(api_key=UPSTREAM_KEY, base_url=base_url, **options)
 
 
+def messages_app(upstream_url: str, **options: Any) -> MessagesApp:
+    """An app with one API key (unless `middleware` is given) and one provider; `options` are the app's."""
+    settings: dict[str, Any] = options if "providers" in options else {"providers": [provider(upstream_url)], **options}
+    if "middleware" not in settings:
+        settings = {"auth": ApiKeys({"me": hash_api_key(KEY)}), **settings}
+    return MessagesApp(**settings)
+
+
 @contextmanager
 def gateway(
     upstream_url: str, *, wrap: Callable[[ASGIApp], ASGIApp] | None = None, **options: Any
 ) -> Generator[Gateway]:
-    """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` puts something around all."""
+    """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` wraps the host."""
     here = Gateway("")
-    settings: dict[str, Any] = options if "providers" in options else {"providers": [provider(upstream_url)], **options}
-    if "middleware" not in settings:
-        settings = {"auth": ApiKeys({"me": hash_api_key(KEY)}), **settings}
-    messages = here.messages = MessagesApp(client=here.new_engine, on_settled=here.on_settled, **settings)
+    messages = messages_app(upstream_url, client=here.new_engine, on_settled=here.on_settled, **options)
+    here.messages = messages
     host = Starlette(routes=[HostRoute("/tasks", _tasks)])
     messages.install(host, "/llm")
     with serving(wrap(host) if wrap else host) as url:
         here.host_url, here.base_url = url, f"{url}/llm"
         yield here
-
-
-def raw_exchange(url: str, request: bytes, *, timeout: float = 5.0) -> bytes:
-    """Send bytes, and read what comes back until the server closes or falls silent for `timeout` seconds."""
-    host, port = httpx.URL(url).host, httpx.URL(url).port
-    with socket.create_connection((host, port or 80), timeout=timeout) as peer:
-        peer.sendall(request)
-        received = b""
-        while True:
-            try:
-                chunk = peer.recv(65536)
-            except TimeoutError:
-                return received
-            if not chunk:
-                return received
-            received += chunk

@@ -1,0 +1,32 @@
+"""Polling for a condition that a thread, a task or another process makes true."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
+    """Poll until the condition holds. Fails with `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.01)
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers a GET of the URL with 200."""
+    try:
+        return httpx.get(url, verify=False, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+    """Poll until the condition holds, without blocking the loop. Raises `TimeoutError` after `timeout` seconds."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - what is waited for may happen in another thread
+            await asyncio.sleep(0.01)
