@@ -106,10 +106,12 @@ class GatewayApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through the `send` of the middleware in front."""
-        loop = self._loop()
-        request = loop.in_flight[Exchange.of(scope)]
-        request.response = Response(request.exchange, send, loop.timing)
-        async with request.response:
+        loop, exchange = self._loop(), Exchange.of(scope)
+        async with Response(exchange, send, loop.timing) as response:
+            request = loop.in_flight.get(exchange)
+            if request is None:  # a middleware has made a new scope
+                request = ActiveRequest(exchange, response, loop.timing)
+            request.response = response
             await self._gateway.serve(request, loop, scope, receive)
 
 
