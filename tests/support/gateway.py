@@ -108,7 +108,7 @@ def gateway(
 ) -> Generator[Gateway]:
     """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` wraps the host."""
     here = Gateway("")
-    messages = messages_app(upstream_url, client=here.new_engine, on_settled=here.on_settled, **options)
+    messages = messages_app(upstream_url, **{"client": here.new_engine, "on_settled": here.on_settled, **options})
     here.messages = messages
     host = Starlette(routes=[HostRoute("/tasks", _tasks)])
     messages.install(host, "/llm")
