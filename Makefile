@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
-JOBS ?= 4
+JOBS ?= 6
 
 .PHONY: demo test test-clients check format bench torture clean
 

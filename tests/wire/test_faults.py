@@ -382,8 +382,8 @@ def test_silence_is_covered_by_pings_between_events_only(
     start = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
     half, rest = b"event: content_block_delta\ndata: {", b"}\n\n"
     stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-    upstream.enqueue(sse(start + half + rest + stop, chunk_sizes=[len(start), len(half), len(rest)], delay=1.2))
-    with gateway("", providers=[patient], timing=Timing(ping_after=0.5)) as here:
+    upstream.enqueue(sse(start + half + rest + stop, chunk_sizes=[len(start), len(half), len(rest)], delay=0.4))
+    with gateway("", providers=[patient], timing=Timing(tick=0.02, ping_after=0.1)) as here:
         body = here.post({"stream": True}).content
     assert body.replace(PING, b"") == start + half + rest + stop
     assert half + rest in body
