@@ -1,8 +1,7 @@
-"""The store in memory, against a model of it: never too much, all or nothing, settled once."""
+"""The store in memory, against an exact model, and its own housekeeping. The suite of all stores is `test_limit_store`."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Coroutine
 from fractions import Fraction
@@ -12,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.counts import count, examples
+from support.counts import examples
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limit, MemoryStore, RateLimited
+from bud_asgi.limits import Charge, Limit, MemoryStore, RateLimited
 
 T = TypeVar("T")
 
@@ -139,107 +138,6 @@ TestStore = pytest.mark.torture(StoreMachine.TestCase)
 LIMIT = Limit("requests", 3, 60.0)
 
 
-def test_a_clock_that_went_back_gives_nothing() -> None:
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    at_once(store.reserve([Charge(LIMIT, "a", 3)]))
-    clock.now -= 500
-    assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 20
-    clock.now += 500
-    assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 20
-
-
-def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly() -> None:
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    one = Charge(LIMIT, "a", 1)
-    assert [at_once(store.reserve([one])).statuses[0].remaining for _ in range(3)] == [2, 1, 0]
-    assert refused(store, one).retry_after == 20
-    clock.now += 19
-    assert refused(store, one).retry_after == pytest.approx(1)
-    clock.now += 1
-    assert at_once(store.reserve([one])).statuses[0].remaining == 0
-    assert refused(store, one).retry_after == 20
-
-
-def test_either_all_charges_are_reserved_or_none() -> None:
-    store = MemoryStore(clock=Clock())
-    narrow = Limit("requests", 1, 60.0, "all")
-    at_once(store.reserve([Charge(narrow, "", 1)]))
-    for _ in range(10):
-        error = refused(store, Charge(LIMIT, "a", 1), Charge(narrow, "", 1))
-        assert str(error) == "This request would exceed the rate limit of 1 requests in 60 seconds."
-    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 2
-
-
-def test_of_several_exhausted_limits_the_one_with_the_longest_wait_is_reported() -> None:
-    store = MemoryStore(clock=Clock())
-    slow = Limit("requests", 1, 600.0)
-    charges = [
-        Charge(Limit("requests", 1, 6.0), "a", 1),
-        Charge(slow, "a", 1),
-        Charge(Limit("requests", 2, 60.0), "a", 1),
-    ]
-    at_once(store.reserve(charges))
-    error = refused(store, *charges)
-    assert error.retry_after == 600
-    assert str(error).startswith("This request would exceed your rate limit of 1 requests in 600 seconds.")
-
-
-def test_two_charges_on_one_bucket_are_both_taken() -> None:
-    store = MemoryStore(clock=Clock())
-    granted = at_once(store.reserve([Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1)]))
-    assert granted.statuses[-1].remaining == 1
-    refused(store, Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1))
-
-
-def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt() -> None:
-    clock = Clock()
-    store = MemoryStore(clock=clock)
-    granted = at_once(store.reserve([Charge(LIMIT, "a", 6)]))
-    assert (granted.statuses[0].remaining, granted.statuses[0].full_in) == (0, 120)
-    assert refused(store, Charge(LIMIT, "a", 1)).retry_after == 80
-    clock.now += 119
-    assert refused(store, Charge(LIMIT, "a", 6)).retry_after == pytest.approx(1)
-    clock.now += 1
-    at_once(store.reserve([Charge(LIMIT, "a", 6)]))
-
-
-def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed() -> None:
-    store = MemoryStore(clock=Clock())
-    granted = at_once(store.reserve([Charge(LIMIT, "a", 3), Charge(LIMIT, "b", 1)]))
-    store.settle(granted.reservation, [1, 6])
-    assert at_once(store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 1
-    assert refused(store, Charge(LIMIT, "b", 1)).retry_after == 80
-
-
-def test_settling_twice_changes_nothing() -> None:
-    store = MemoryStore(clock=Clock())
-    granted = at_once(store.reserve([Charge(LIMIT, "a", 3)]))
-    for _ in range(5):
-        store.settle(granted.reservation, [2])
-    assert store.open == 0
-    at_once(store.reserve([Charge(LIMIT, "a", 1)]))
-    refused(store, Charge(LIMIT, "a", 1))
-
-
-def test_a_reservation_of_somebody_else_s_settles_nothing() -> None:
-    store = MemoryStore(clock=Clock())
-    at_once(store.reserve([Charge(LIMIT, "a", 3)]))
-    store.settle(Reservation("other"), [0])
-    assert store.open == 1
-    refused(store, Charge(LIMIT, "a", 1))
-
-
-def test_no_charges_are_granted() -> None:
-    store = MemoryStore()
-    granted = at_once(store.reserve([]))
-    assert granted.statuses == ()
-    assert store.open == 1
-    store.settle(granted.reservation, [])
-    assert store.open == 0
-
-
 def test_full_buckets_are_forgotten_and_the_others_kept() -> None:
     clock = Clock()
     store = MemoryStore(clock=clock)
@@ -307,19 +205,3 @@ def test_a_wait_of_whole_seconds_is_enough_whatever_the_rounding(begin: float, a
         error = refused(store, Charge(limit, "a", 1))
         clock.now += float(error.headers["retry-after"])
         at_once(store.reserve([Charge(limit, "a", 1)]))
-
-
-async def test_five_thousand_at_once_are_admitted_exactly_as_many_as_may() -> None:
-    store, limit = MemoryStore(clock=Clock()), Limit("requests", 777)
-
-    async def attempt() -> Grant | RateLimited:
-        await asyncio.sleep(0)
-        try:
-            return await store.reserve([Charge(limit, "a", 1)])
-        except RateLimited as error:
-            return error
-
-    answers = await asyncio.gather(*(attempt() for _ in range(count(5_000, 50_000))))
-    granted = [answer for answer in answers if isinstance(answer, Grant)]
-    assert len(granted) == store.open == 777
-    assert len({answer.reservation.id for answer in granted}) == 777

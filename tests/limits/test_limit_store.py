@@ -1,0 +1,172 @@
+"""The suite of every `LimitStore`: all or nothing, settled once, true waits. A new store is added to `STORES`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import pytest
+from support.counts import count
+
+from bud_asgi.exchange import Reservation
+from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimited
+
+
+class CountedStore(LimitStore, Protocol):
+    """A store under test also reports how many reservations are open."""
+
+    @property
+    def open(self) -> int: ...
+
+
+NewStore = Callable[["Clock"], CountedStore]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+STORES: dict[str, NewStore] = {"memory": lambda clock: MemoryStore(clock=clock)}
+LIMIT = Limit("requests", 3, 60.0)
+
+
+@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
+def new_store(request: pytest.FixtureRequest) -> NewStore:
+    return request.param
+
+
+async def refused(store: LimitStore, *charges: Charge) -> RateLimited:
+    """The refusal of charges that must not be granted."""
+    with pytest.raises(RateLimited) as error:
+        await store.reserve(charges)
+    return error.value
+
+
+async def settle(store: LimitStore, reservation: Reservation, amounts: Sequence[int]) -> None:
+    """Settle, and wait for a store that does it in the background."""
+    if (rest := store.settle(reservation, amounts)) is not None:
+        await rest
+
+
+async def test_a_clock_that_went_back_gives_nothing(new_store: NewStore) -> None:
+    clock = Clock()
+    store = new_store(clock)
+    await store.reserve([Charge(LIMIT, "a", 3)])
+    clock.now -= 500
+    assert (await refused(store, Charge(LIMIT, "a", 1))).retry_after == 20
+    clock.now += 500
+    assert (await refused(store, Charge(LIMIT, "a", 1))).retry_after == 20
+
+
+async def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly(new_store: NewStore) -> None:
+    clock = Clock()
+    store = new_store(clock)
+    one = Charge(LIMIT, "a", 1)
+    assert [(await store.reserve([one])).statuses[0].remaining for _ in range(3)] == [2, 1, 0]
+    assert (await refused(store, one)).retry_after == 20
+    clock.now += 19
+    assert (await refused(store, one)).retry_after == pytest.approx(1)
+    clock.now += 1
+    assert (await store.reserve([one])).statuses[0].remaining == 0
+    assert (await refused(store, one)).retry_after == 20
+
+
+async def test_either_all_charges_are_reserved_or_none(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    narrow = Limit("requests", 1, 60.0, "all")
+    await store.reserve([Charge(narrow, "", 1)])
+    for _ in range(10):
+        error = await refused(store, Charge(LIMIT, "a", 1), Charge(narrow, "", 1))
+        assert str(error) == "This request would exceed the rate limit of 1 requests in 60 seconds."
+    assert (await store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 2
+
+
+async def test_of_several_exhausted_limits_the_one_with_the_longest_wait_is_reported(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    slow = Limit("requests", 1, 600.0)
+    charges = [
+        Charge(Limit("requests", 1, 6.0), "a", 1),
+        Charge(slow, "a", 1),
+        Charge(Limit("requests", 2, 60.0), "a", 1),
+    ]
+    await store.reserve(charges)
+    error = await refused(store, *charges)
+    assert error.retry_after == 600
+    assert str(error).startswith("This request would exceed your rate limit of 1 requests in 600 seconds.")
+
+
+async def test_two_charges_on_one_bucket_are_both_taken(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    granted = await store.reserve([Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1)])
+    assert granted.statuses[-1].remaining == 1
+    await refused(store, Charge(LIMIT, "a", 1), Charge(LIMIT, "a", 1))
+
+
+async def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt(new_store: NewStore) -> None:
+    clock = Clock()
+    store = new_store(clock)
+    granted = await store.reserve([Charge(LIMIT, "a", 6)])
+    assert (granted.statuses[0].remaining, granted.statuses[0].full_in) == (0, 120)
+    assert (await refused(store, Charge(LIMIT, "a", 1))).retry_after == 80
+    clock.now += 119
+    assert (await refused(store, Charge(LIMIT, "a", 6))).retry_after == pytest.approx(1)
+    clock.now += 1
+    await store.reserve([Charge(LIMIT, "a", 6)])
+
+
+async def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    granted = await store.reserve([Charge(LIMIT, "a", 3), Charge(LIMIT, "b", 1)])
+    await settle(store, granted.reservation, [1, 6])
+    assert (await store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 1
+    assert (await refused(store, Charge(LIMIT, "b", 1))).retry_after == 80
+
+
+async def test_settling_twice_changes_nothing(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    granted = await store.reserve([Charge(LIMIT, "a", 3)])
+    for _ in range(5):
+        await settle(store, granted.reservation, [2])
+    assert store.open == 0
+    await store.reserve([Charge(LIMIT, "a", 1)])
+    await refused(store, Charge(LIMIT, "a", 1))
+
+
+async def test_a_reservation_of_somebody_else_s_settles_nothing(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    await store.reserve([Charge(LIMIT, "a", 3)])
+    await settle(store, Reservation("other"), [0])
+    assert store.open == 1
+    await refused(store, Charge(LIMIT, "a", 1))
+
+
+async def test_no_charges_are_granted(new_store: NewStore) -> None:
+    store = new_store(Clock())
+    granted = await store.reserve([])
+    assert granted.statuses == ()
+    assert store.open == 1
+    await settle(store, granted.reservation, [])
+    assert store.open == 0
+
+
+async def test_five_thousand_at_once_are_admitted_exactly_as_many_as_may(new_store: NewStore) -> None:
+    store, limit = new_store(Clock()), Limit("requests", 777)
+
+    async def attempt() -> Grant | RateLimited:
+        await asyncio.sleep(0)
+        try:
+            return await store.reserve([Charge(limit, "a", 1)])
+        except RateLimited as error:
+            return error
+
+    answers = await asyncio.gather(*(attempt() for _ in range(count(5_000, 50_000))))
+    granted = [answer for answer in answers if isinstance(answer, Grant)]
+    assert len(granted) == store.open == 777
+    assert len({answer.reservation.id for answer in granted}) == 777
