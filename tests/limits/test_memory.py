@@ -1,4 +1,4 @@
-"""The store in memory, against an exact model, and its own housekeeping. The suite of all stores is `test_limit_store`."""
+"""The store in memory, against an exact model, and its housekeeping. `test_limit_store` is the suite of all stores."""
 
 from __future__ import annotations
 
