@@ -79,6 +79,7 @@ async def relay_stream(
         if stream.state is StreamState.REFUSED:
             _raise_refusal(stream, fields)
         await response.start([*relayed_headers(fields, error=False), *STREAM_HEADERS[1:]])
+        response.enable_pings()  # an upstream may stay silent after its head
         response.stream = stream
         exchange.release_body()
         del fields  # an open stream retains nothing that it no longer needs

@@ -126,7 +126,10 @@ class Response:
         if not isinstance(error, GatewayError):
             _log.error("%s: the request failed", self._exchange.request_id, exc_info=error)
             error = GatewayError("Internal server error")
-        await self.fail(error)
+        try:
+            await self.fail(error)
+        except OSError:  # the server's report of a disconnect
+            self._exchange.outcome = self._exchange.outcome or "client_gone"
         return True
 
     # What a stage, an operation or a relay does with it.

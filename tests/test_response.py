@@ -371,3 +371,18 @@ async def test_what_was_held_is_dropped_with_its_attempt() -> None:
     response.hold(b"b")
     assert response.take_held() == b"b"
     assert response.take_held() == b""
+
+
+async def test_an_error_that_cannot_be_sent_does_not_leave_the_boundary() -> None:
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            raise OSError("broken pipe")
+
+    exchange = Exchange(http_scope([]))
+    async with Response(exchange, send, Timing(ping_after=0)) as response:
+        await response.start(STREAM_HEADERS)
+        response.enable_pings()
+        response.on_tick(asyncio.get_running_loop().time() + 1)
+        await asyncio.sleep(0)
+        raise BROKEN
+    assert exchange.outcome == "client_gone"

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 from starlette.types import Message
@@ -284,3 +285,16 @@ async def test_a_drain_ends_an_upload_that_has_stalled(running: Running) -> None
         await task
     assert server.sent[0]["status"] == 529
     assert (await account(running)).outcome == "refused"
+
+
+async def test_an_upstream_that_is_silent_after_its_head_is_covered_by_pings() -> None:
+    timing = Timing(tick=0.005, ping_after=0.05, commit_after=0.02, watch_after=0.02, close_within=0.1)
+    async with StandIn(strict=False) as upstream:
+        upstream.enqueue(msgspec.structs.replace(sse(STREAM), stall=(5, 1.5)))
+        providers = [Anthropic(api_key=upstream.api_key, base_url=upstream.base_url)]
+        app = MessagesApp(auth=Anonymous(), providers=providers, timing=timing)
+        async with app.lifespan():
+            server = Server()
+            await app(http_scope([VERSION]), server.receive, server.send)
+    assert server.body.count(PING) >= 14  # ten of them fit before the engine notices that the first event is late
+    assert server.body.replace(PING, b"") == STREAM
