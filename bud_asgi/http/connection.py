@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import socket
 import ssl
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from bud_asgi.clock import Clock
 from bud_asgi.http.parser import InvalidResponseError, ResponseParser
 from bud_asgi.http.reply import READ_AHEAD, Reply
 from bud_asgi.http.seam import HttpError, HttpRequest
+from bud_asgi.http.socket_state import unacknowledged, unread_check
 from bud_asgi.http.wire import write_batches
 
 READ_BUFFER = 64 << 10
@@ -27,6 +27,9 @@ READ_BUFFER = 64 << 10
 
 STALE_WITHIN = 1.0
 """A reused connection that ends within so many seconds of the last write was most likely closed before the request."""
+
+MAX_CHECKED = 16 << 10
+"""Size in bytes of the largest request whose reply is checked for having been sent before the request arrived."""
 
 
 class LoopState:
@@ -70,13 +73,13 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_close_after",
         "_gone",
+        "_has_unread",
         "_idle_until",
         "_last_write_at",
         "_loop_state",
         "_outgoing",
         "_owner",
         "_plain",
-        "_poll",
         "_pumping",
         "_reading",
         "_reply",
@@ -85,6 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         "_transport",
         "_unsent",
         "_writable",
+        "_written",
         "opened_at",
         "stale",
     )
@@ -97,13 +101,13 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._socket = connected
         self._plain = True
-        self._poll = select.poll()
-        self._poll.register(connected, select.POLLIN)
+        self._has_unread = unread_check(connected)
         self._reply: Reply[ResponseParser] | None = None
         self._outgoing: Iterator[list[bytes | memoryview]] | None = None
         self._pumping = self._gone = self._served = self._close_after = False
         self._reading = self._writable = True
         self._unsent: int = 0
+        self._written = 0
         self._last_write_at = 0.0
         self._idle_until = inf
 
@@ -118,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         reply = Reply(self, parser, request.timeouts, self._loop_state.loop)
         self._reply = reply
         self._outgoing = write_batches(head, request.body)
+        self._written = 0
         self._pump()
         try:
             await reply.head()
@@ -128,7 +133,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_reusable(self, now: float) -> bool:
         """Whether it can serve another request: open, not expired, and with no unread bytes in the kernel."""
-        return not (self._gone or now >= self._idle_until or self._transport.is_closing() or self._poll.poll(0))
+        return not (self._gone or now >= self._idle_until or self._transport.is_closing() or self._has_unread())
 
     def mark_idle(self, until: float) -> None:
         """Keep the idle connection open until this time of the loop's clock."""
@@ -201,6 +206,9 @@ class Connection(asyncio.BufferedProtocol):
             self._abort_transport()
             return
         parser = reply.received
+        if self._served and not parser.any_received and self._is_unasked():
+            self.fail("protocol", "a reply arrived before the upstream had received the request")
+            return
         reply.last_read_at = self._loop_state.loop.time()
         try:
             parser.feed(self._loop_state.buffer[:nbytes])
@@ -257,8 +265,18 @@ class Connection(asyncio.BufferedProtocol):
                 self._outgoing = None
                 break
             self._last_write_at = self._loop_state.loop.time()
+            self._written += sum(map(len, batch))
             self._transport.writelines(batch)
         self._pumping = False
+
+    def _is_unasked(self) -> bool:
+        """Whether the bytes that begin a reply were sent before any byte of the request had arrived.
+
+        Only an upstream that sends two replies for one request does that; without the check, each caller after that
+        would get the reply of the one before. Every segment acknowledges what its sender has received. So for a small
+        request, of one TLS record at most for each of head and body, the kernel knows.
+        """
+        return self._written <= MAX_CHECKED and unacknowledged(self._socket) >= self._written
 
     def _read_remaining(self) -> None:
         """Read what the kernel still holds after a failed write: an error reply that the peer sent before its reset.

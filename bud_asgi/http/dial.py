@@ -12,6 +12,7 @@ from typing import TypeVar
 import aiohappyeyeballs
 
 from bud_asgi.http.seam import HttpError, Origin
+from bud_asgi.http.socket_state import set_options
 
 HAPPY_EYEBALLS_DELAY = 0.25
 """Seconds before the next address is tried in parallel with one that has not responded (RFC 8305, section 5)."""
@@ -53,7 +54,7 @@ async def _connect(origin: Origin) -> socket.socket:
     connected = await aiohappyeyeballs.start_connection(  # pyright: ignore[reportUnknownMemberType] - a bare tuple in its own types
         addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY, loop=loop
     )
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_options(connected)
     return connected
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+from collections.abc import Iterator
 
 import pytest
 from differences import Client
@@ -159,6 +160,26 @@ async def test_a_second_reply_in_one_read_never_reaches_the_next_caller(client: 
     async with Peer(reply_with(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nothers")) as peer:
         for _ in range(2):
             assert await read(await client.send(request_to(peer))) == b"ok"
+
+
+async def test_a_reply_sent_before_the_request_arrived_never_reaches_the_caller(engine: Engine) -> None:
+    """Two replies for one request, the second on its way while the next request is being written."""
+    async with Peer(reply_with(OK)) as peer:
+        await read(await engine.send(request_to(peer)))
+        first = peer.connections[0]
+        first.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # as over a network: no separate ACK
+
+        class SentMeanwhile(list[bytes]):
+            def __iter__(self) -> Iterator[bytes]:
+                if not engine.idle:  # the connection has been checked, and taken
+                    first.send_now(OK)
+                return super().__iter__()
+
+        with pytest.raises(HttpError) as failed:
+            await engine.send(request_to(peer, body=SentMeanwhile([b"{}"])))
+        assert (failed.value.kind, failed.value.sent, failed.value.answered) == ("protocol", True, False)
+        assert await read(await engine.send(request_to(peer))) == b"ok"
+        assert (engine.stale_retries, len(peer.connections)) == (0, 2)
 
 
 @pytest.mark.parametrize("read_already", [True, False], ids=["read", "unread in the kernel"])
