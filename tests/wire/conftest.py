@@ -30,5 +30,4 @@ def upstream(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> ThreadedS
     """The upstream, without requests of earlier tests."""
     _, stand_in = gateway_and_upstream
     stand_in.requests.clear()
-    stand_in._stand_in._reported_aborts.clear()  # by number, which starts again
     return stand_in

@@ -75,7 +75,7 @@ class StandIn:
         self._watchdog: BlockedLoopWatchdog | None = None
         self._port = 0
         self._changed = asyncio.Event()
-        self._reported_aborts: set[int] = set()
+        self._reported_aborts: set[Received] = set()
         self._failures: list[Exception] = []
 
     @classmethod
@@ -194,8 +194,8 @@ class StandIn:
 
         def aborted() -> Received | None:
             for request in self.requests:
-                if request.aborted is not None and request.number not in self._reported_aborts:
-                    self._reported_aborts.add(request.number)
+                if request.aborted is not None and request not in self._reported_aborts:
+                    self._reported_aborts.add(request)
                     return request
             return None
 

@@ -133,6 +133,16 @@ async def test_a_cut_upload_is_an_aborted_request(upstream: StandIn) -> None:
     assert not request.complete
 
 
+async def test_aborts_are_also_seen_after_the_list_of_requests_has_been_cleared(upstream: StandIn) -> None:
+    for _ in range(2):
+        upstream.requests.clear()
+        client = await connect(upstream)
+        await client.send(wire()[:-10])
+        await asyncio.sleep(0.02)
+        await client.close()
+        assert await upstream.wait_aborted(1) is upstream.requests[0]
+
+
 async def test_replies_are_given_in_order_and_then_the_default(upstream: StandIn) -> None:
     def echo(request: Received) -> Reply:
         return json_body({"target": request.target.decode()})
