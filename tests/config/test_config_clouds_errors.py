@@ -102,10 +102,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
             ),
             '5: providers.b.drop_fields: expected a list of strings, got "metadata"',
             "10: providers.v.allow_betas: must not be empty",
-            (
-                "11: providers.v.drop_fields: expected a list of top-level request fields, such as"
-                ' ["metadata"], got "" in it'
-            ),
+            '11: providers.v.drop_fields: "" has an empty part; a path is written like tools.strict',
         ],
     ),
     "invalid timeouts": (
