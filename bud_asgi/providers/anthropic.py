@@ -25,6 +25,7 @@ from bud_asgi.secret import AnySecret, Secret, secret_option
 BASE_URL = "https://api.anthropic.com"
 """Anthropic's own API."""
 
+_HOST = "api.anthropic.com"
 _OWN_HEADERS: tuple[Header, ...] = (
     (b"accept", b"application/json"),
     (b"accept-encoding", b"identity"),  # replies are relayed byte for byte: nothing here decompresses
@@ -137,6 +138,16 @@ class Anthropic:
 
     def __repr__(self) -> str:
         return f"Anthropic(name={self.name!r}, base_url={self.base_url!r})"
+
+    @property
+    def edits_bodies(self) -> bool:
+        """Whether the operator drops anything."""
+        return self._rules is not None
+
+    @property
+    def has_own_bounds(self) -> bool:
+        """Whether it is another server than Anthropic's own, whose models have bounds of their own."""
+        return self._origin.host != _HOST
 
     @property
     def models(self) -> Sequence[str]:

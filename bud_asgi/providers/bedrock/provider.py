@@ -95,6 +95,9 @@ class Bedrock:
     authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
     """
 
+    edits_bodies = True
+    has_own_bounds = False
+
     def __init__(  # noqa: PLR0913 - one for each thing that differs between accounts
         self,
         *,
@@ -192,7 +195,7 @@ class Bedrock:
         def translate_redacted(error: AwsError) -> TranslatedUpstreamError:
             return translate(self._redacted(error), model)
 
-        codec = EventsToSse(call.request_id, translate_redacted)
+        codec = EventsToSse(call.request_id, translate_redacted, call.attempt)
         return ConvertedReply(reply, codec, b"text/event-stream; charset=utf-8", source=source)
 
     def translate_error(

@@ -14,6 +14,9 @@ from bud_asgi.protocol.request import MessagesRequest
 MAX_COMMAS = 300_000
 """A value with more commas is not parsed: creating millions of items would block the event loop."""
 
+MAX_EDITS = 10_000
+"""The most values that are removed from one field. Anthropic accepts four breakpoints and some hundred tools."""
+
 Object = dict[str, msgspec.Raw]
 
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -21,7 +24,7 @@ _object_decoder = msgspec.json.Decoder(Object)
 
 
 class TooManyValues(Exception):
-    """A value has more than `MAX_COMMAS` commas."""
+    """A value has more than `MAX_COMMAS` commas, or needs more than `MAX_EDITS` edits."""
 
 
 class BodyEdit:
@@ -69,7 +72,7 @@ class BodyEdit:
     def edited(self, name: str, edit: Callable[[bytes], bytes | None], *, required: bool = False) -> bytes | None:
         """Return what an edit makes of a top-level value; `None` if it changes nothing or the value is malformed.
 
-        A value with more than `MAX_COMMAS` commas is not changed. If that is `required`, it raises `RequestTooLarge`.
+        A value of too many parts is not changed. If the edit is `required`, it raises `RequestTooLarge`.
         """
         try:
             return edit(self.value(name) or b"null")
@@ -77,7 +80,7 @@ class BodyEdit:
             return None
         except TooManyValues:
             if required:
-                raise RequestTooLarge(f"{name}: a value with more than {MAX_COMMAS} commas is not supported") from None
+                raise RequestTooLarge(f"{name}: a value of so many parts cannot be adapted to the upstream") from None
             return None
 
     def remove(self, name: str) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.providers.compat.edit import BodyEdit
+from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit, TooManyValues
 from bud_asgi.providers.compat.model_ids import generation
 from bud_asgi.providers.compat.moves import apply_edits, move_automatic_breakpoint
 from bud_asgi.providers.compat.prune import is_neutral, pruned, tree_of
@@ -213,8 +213,13 @@ def _prune_fields(body: BodyEdit, support: Support) -> None:
 
 def _prune(body: BodyEdit, root: str, fields: tuple[NestedField, ...], support: Support) -> None:
     removed: list[NestedField] = []
+    left = MAX_EDITS
 
     def removes(field: NestedField, value: bytes | msgspec.Raw) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TooManyValues
         rule = field.rule
         if not field.is_operators:
             if is_neutral(field, value):

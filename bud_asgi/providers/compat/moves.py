@@ -16,6 +16,7 @@ from msgspec.json import encode
 
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.providers.compat.edit import (
+    MAX_EDITS,
     BodyEdit,
     TooManyValues,
     first_byte,
@@ -62,6 +63,8 @@ def _hoist_custom(body: BodyEdit) -> None:
 
     def hoisted(value: bytes) -> bytes | None:
         tools = parse_list(value)
+        if len(tools) > MAX_EDITS:
+            raise TooManyValues
         changed = [_without_custom(tool, lost) for tool in tools]
         if all(tool is None for tool in changed):
             return None

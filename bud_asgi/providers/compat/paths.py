@@ -22,7 +22,7 @@ _CONTAINERS = frozenset({"object", "array"})
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One name in a path. With a `kind`, a name or `*` pattern, it is a list and stands for its items of that `type`."""
+    """One name in a path. With a `kind`, a name or `*` pattern, it is a list: its items with that `type`."""
 
     name: str
     kind: str = ""

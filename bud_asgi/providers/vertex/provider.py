@@ -56,6 +56,9 @@ class Vertex:
     `tools.strict`. Raises `OptionError`.
     """
 
+    edits_bodies = True
+    has_own_bounds = False
+
     def __init__(  # noqa: PLR0913 - one for each thing that differs between deployments
         self,
         *,
