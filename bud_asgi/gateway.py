@@ -61,7 +61,7 @@ class Gateway:
                 resolve(self._router, exchange)  # 404, 403
             if exchange.decoded_request.violation:
                 first = self._targets(exchange, principal)[0]
-                check_bounds(exchange.decoded_request, self._providers[first.provider])  # 400
+                check_bounds(exchange.decoded_request, self._providers[first.provider], first.model)  # 400
             hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
             try:
                 request.watch_disconnect(receive)

@@ -146,7 +146,7 @@ class Anthropic:
 
     @property
     def has_own_bounds(self) -> bool:
-        """Whether it is another server than Anthropic's own, whose models have bounds of their own."""
+        """Whether it is another server than Anthropic's own, which may serve models of other vendors."""
         return self._origin.host != _HOST
 
     @property

@@ -94,7 +94,7 @@ class Provider(Protocol):
 
     @property
     def has_own_bounds(self) -> bool:
-        """Whether its models are not Anthropic's: only the upstream knows the bounds of `temperature` and the like."""
+        """Whether it may serve models of other vendors, whose bounds (`temperature`, `top_k`) only it knows."""
         ...
 
     def models_request(self) -> HttpRequest | None:

@@ -35,7 +35,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     `UpstreamErrorResponse`, and `InvalidRequest` or `NotFound` for what the provider does not support. Cancelled, the
     call is aborted at once. The caller closes the reply.
     """
-    check_bounds(call.request, provider)
+    check_bounds(call.request, provider, call.model)
     encoded = await _encode(provider, call)
     attempt.dropped = encoded.dropped
     try:
@@ -59,9 +59,9 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
 
 
-def check_bounds(request: MessagesRequest, provider: Provider) -> None:
-    """Raise `InvalidRequest` for what Anthropic's models would reject, if the provider serves these."""
-    if request.violation and not provider.has_own_bounds:
+def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:
+    """Raise `InvalidRequest` for what Anthropic's models reject, unless the upstream `model` is another vendor's."""
+    if request.violation and not (provider.has_own_bounds and "claude" not in (model or request.model).lower()):
         raise InvalidRequest(request.violation)
 
 

@@ -44,7 +44,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
             (
                 '4: providers.b.regoin: unknown key (did you mean "region"?); expected kind, region, endpoint,'
                 " inference_profile, model_ids, service_tier, guardrail, client_headers, user_profiles,"
-                " allow_betas, drop_fields, timeouts, profile, access_key, secret_key, session_token,"
+                " allow_betas, drop_betas, drop_fields, timeouts, profile, access_key, secret_key, session_token,"
                 " bearer_token, role_arn, external_id or session_name"
             )
         ],

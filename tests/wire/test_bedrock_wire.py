@@ -187,7 +187,6 @@ def test_a_request_as_claude_code_makes_it(stage: Stage) -> None:
     assert events_of(reply)[-1][0] == "message_stop"
     sent = stage.sent.json()
     assert sent["anthropic_beta"] == [
-        "context-management-2025-06-27",
         "interleaved-thinking-2025-05-14",
         "effort-2025-11-24",
         "tool-search-tool-2025-10-19",
