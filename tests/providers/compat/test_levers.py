@@ -246,7 +246,7 @@ def test_the_levers_apply_to_counting_tokens_at_bedrock() -> None:
 
 NAMES = st.sampled_from(["a", "b", "strict", "c"])
 JSON = st.recursive(
-    st.one_of(st.booleans(), st.integers(-9, 9), st.text("ab\\\"é", max_size=3), st.none()),
+    st.one_of(st.booleans(), st.integers(-9, 9), st.text('ab\\"é', max_size=3), st.none()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
     max_leaves=12,
 )
