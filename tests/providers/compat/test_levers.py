@@ -22,13 +22,30 @@ CLEAR_THINKING = {"type": "clear_thinking_20251015"}
 CONTEXT, COMPACTION = "context-management-2025-06-27", "compact-2026-01-12"
 SCOPED = {"type": "ephemeral", "scope": "global"}
 TOOL: dict[str, Any] = {"name": "t", "input_schema": {"type": "object"}}
-KEYS = {"access_key": Secret("AKIATEST"), "secret_key": Secret("secret")}
+KEYS: Any = {"access_key": Secret("AKIATEST"), "secret_key": Secret("secret")}
+
+
+def _anthropic(**more: Any) -> Provider:
+    return Anthropic(api_key=Secret("k"), **more)
+
+
+def _server(**more: Any) -> Provider:
+    return Anthropic(base_url="http://127.0.0.1:1", **more)
+
+
+def _bedrock(**more: Any) -> Provider:
+    return Bedrock(region="us-east-1", **KEYS, **more)
+
+
+def _vertex(**more: Any) -> Provider:
+    return Vertex(project="p", **more)
+
 
 PROVIDERS: dict[str, Callable[..., Provider]] = {
-    "anthropic": lambda **more: Anthropic(api_key=Secret("k"), **more),
-    "another server": lambda **more: Anthropic(base_url="http://127.0.0.1:1", **more),
-    "bedrock": lambda **more: Bedrock(region="us-east-1", **KEYS, **more),
-    "vertex": lambda **more: Vertex(project="p", **more),
+    "anthropic": _anthropic,
+    "another server": _server,
+    "bedrock": _bedrock,
+    "vertex": _vertex,
 }
 
 
