@@ -66,6 +66,7 @@ class MessagesApp:
         self._loops = PerLoop(client, providers, timing)
         self._timing = timing
         self._max_body = max_body
+        self._other_models = any(provider.has_own_bounds for provider in providers)
         self._on_settled = on_settled
         self._access_log = access_log
         self._drain_timeout = drain_timeout
@@ -131,6 +132,7 @@ class MessagesApp:
                 loop = self._loops.get()
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body
+                exchange.other_models = self._other_models
                 if self._find_operation(exchange, loop, scope) in PUBLIC:
                     ready = exchange.operation != "readyz" or not loop.draining
                     await response.send_whole(200 if ready else 503, (), b"")

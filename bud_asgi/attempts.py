@@ -61,7 +61,9 @@ async def run_attempts(
         provider = providers[target.provider]
         with _AttemptScope(request, provider, target, is_last=number == len(targets)) as current:
             # The encoded request is not kept in a variable: an open stream would retain the body.
-            reply = current.reply = await send(client, provider, _provider_request(exchange, target), current.attempt)
+            reply = current.reply = await send(
+                client, provider, _provider_request(exchange, current.attempt), current.attempt
+            )
             if streaming:
                 await relay_stream(exchange, current.attempt, reply, response, timing)
             else:
@@ -90,6 +92,9 @@ class _AttemptScope:
         attempt.ended = time.monotonic()
         if self.reply is not None:
             self.reply.close()
+        if attempt.intervened:
+            request_id = self._request.exchange.request_id
+            _log.warning("%s: a guardrail at %s intervened: %r", request_id, self._provider.name, attempt.guardrail)
         if isinstance(error, asyncio.CancelledError):
             attempt.end = "client_gone" if isinstance(self._request.aborted_by, ClientGone) else "cancelled"
         elif isinstance(error, GatewayError):
@@ -131,9 +136,9 @@ def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
     return "unsupported"
 
 
-def _provider_request(exchange: Exchange, target: Target) -> ProviderRequest:
+def _provider_request(exchange: Exchange, attempt: Attempt) -> ProviderRequest:
     """The request for a provider, without the header that proved the caller to us: that credential stays here."""
     headers = exchange.headers
     if exchange.credential_header is not None:
         headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
-    return ProviderRequest(exchange.decoded_request, headers, target.model, exchange.request_id)
+    return ProviderRequest(exchange.decoded_request, headers, attempt.target.model, exchange.request_id, attempt)

@@ -133,7 +133,8 @@ class Attempt:
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
     `dropped` are the fields and betas that were left out because the provider lacks them. `end` is how it ended,
-    `failure` the reason in words for the log; it may name hosts and accounts.
+    `failure` the reason in words for the log; it may name hosts and accounts. `guardrail` is the verdict of a Bedrock
+    guardrail in the reply, such as `NONE` or `INTERVENED`; `None` if the reply has none.
     """
 
     __slots__ = (
@@ -142,6 +143,7 @@ class Attempt:
         "ended",
         "failure",
         "first_event",
+        "guardrail",
         "head",
         "started",
         "status",
@@ -160,6 +162,17 @@ class Attempt:
         self.upstream_request_id: str | None = None
         self.end: AttemptEnd | None = None
         self.failure: str | None = None
+        self.guardrail: str | None = None
+
+    @property
+    def intervened(self) -> bool:
+        """Whether a guardrail blocked or changed the reply."""
+        return self.guardrail is not None and self.guardrail != "NONE"
+
+    def note_guardrail(self, action: str | None) -> None:
+        """Note the verdict of a guardrail, if there is one: an intervention is not taken back by a later event."""
+        if action is not None and not self.intervened:
+            self.guardrail = action
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -177,7 +190,8 @@ class Exchange:
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
-    that could not be sent.
+    that could not be sent. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
+    of a request are known only with its target.
     """
 
     __slots__ = (
@@ -193,6 +207,7 @@ class Exchange:
         "model_id",
         "offers",
         "operation",
+        "other_models",
         "outcome",
         "principal",
         "reply_headers",
@@ -213,6 +228,7 @@ class Exchange:
         self.operation: Operation | None = None
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY
+        self.other_models = False
         self.principal: Principal | None = None
         self.credential_header: bytes | None = None
         self.route: ResolvedRoute | None = None
@@ -246,7 +262,13 @@ class Exchange:
         `ClientGone` when the client disconnects before the body is complete.
         """
         if self._request is None:
-            self._request = await read_request(receive, self.headers, max_body=self.max_body, counting=self.counting)
+            self._request = await read_request(
+                receive,
+                self.headers,
+                max_body=self.max_body,
+                counting=self.counting,
+                others=self.other_models,
+            )
         return self._request
 
     @property

@@ -17,7 +17,7 @@ from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
 from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
 from bud_asgi.protocol.operations import MODELS_API
-from bud_asgi.providers import Provider
+from bud_asgi.providers import Provider, check_bounds
 from bud_asgi.response import Response
 from bud_asgi.routing import Router, resolve
 
@@ -59,6 +59,9 @@ class Gateway:
             await exchange.request(receive)  # 400, 413
             if self._router is not None:
                 resolve(self._router, exchange)  # 404, 403
+            if exchange.decoded_request.violation:
+                first = self._targets(exchange, principal)[0]
+                check_bounds(exchange.decoded_request, self._providers[first.provider], first.model)  # 400
             hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
             try:
                 request.watch_disconnect(receive)

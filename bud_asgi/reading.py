@@ -24,8 +24,10 @@ class HostRefused(GatewayError):
         self.type = type_of_status(error.status_code)
 
 
-async def read_request(receive: Receive, headers: Headers, *, max_body: int, counting: bool) -> MessagesRequest:
-    """Read the body and decode it.
+async def read_request(
+    receive: Receive, headers: Headers, *, max_body: int, counting: bool, others: bool = False
+) -> MessagesRequest:
+    """Read the body and decode it; `others` is that of `decode_request`.
 
     Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `HostRefused`, and
     `ClientGone` when the client disconnects before the body is complete.
@@ -36,7 +38,7 @@ async def read_request(receive: Receive, headers: Headers, *, max_body: int, cou
         await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
         check_unknown_size(body)
         await asyncio.sleep(0)
-    return decode_request(body, counting=counting)
+    return decode_request(body, counting=counting, others=others)
 
 
 async def _read_body(receive: Receive, reader: BodyReader, content_length: bytes | None) -> bytes:

@@ -13,6 +13,7 @@ from bud_asgi.clock import Timing
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, read_error
+from bud_asgi.protocol.guardrail import guardrail_action
 from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
 from bud_asgi.protocol.sse import STREAM_HEADERS, EventStream, StreamState
 from bud_asgi.protocol.usage import usage_of_message
@@ -40,6 +41,7 @@ async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, res
     headers = relayed_headers(fields, error=False)
     if whole:
         exchange.usage = None if exchange.counting else usage_of_message(body)
+        attempt.note_guardrail(guardrail_action(body))
         response.has_content = True
         await response.send_whole(200, headers, body)
         return

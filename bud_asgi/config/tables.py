@@ -70,6 +70,9 @@ class AnthropicConfig(TypedDict, total=False):
     base_url: str
     auth: str
     trace_context: bool
+    allow_betas: list[str]
+    drop_betas: list[str]
+    drop_fields: list[str]
     timeouts: object
 
 
@@ -93,6 +96,7 @@ class BedrockConfig(TypedDict, total=False):
     client_headers: list[str]
     user_profiles: bool
     allow_betas: list[str]
+    drop_betas: list[str]
     drop_fields: list[str]
     timeouts: object
     profile: str
@@ -116,5 +120,6 @@ class VertexConfig(TypedDict, total=False):
     service_account_file: object
     quota_project: str
     allow_betas: list[str]
+    drop_betas: list[str]
     drop_fields: list[str]
     timeouts: object

@@ -101,6 +101,8 @@ FIELDS: Mapping[str, Field] = {
 REQUIRED = ("model", "messages", "max_tokens")
 """The required fields of a request for a Message, in the order in which the service reports them as missing."""
 
+_NEEDED = ("model", "messages", "stream")
+
 REQUIRED_TO_COUNT = ("model", "messages")
 """The required fields of a request to count tokens (vendor page "Count tokens in a Message")."""
 
@@ -121,6 +123,16 @@ def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[
             _validate_number(name, field, body[start:end])
     _validate_model(body, spans["model"])
     _validate_messages(body, spans["messages"][0])
+
+
+def validate_needed(body: bytes, spans: Mapping[str, tuple[int, int]]) -> None:
+    """Validate only what the gateway itself reads. Raises `InvalidRequest`."""
+    for name in _NEEDED:
+        if name not in spans and name in REQUIRED:
+            raise InvalidRequest(f"{name}: Field required")
+        if name in spans and body[spans[name][0]] not in FIELDS[name].first_bytes:
+            raise InvalidRequest(f"{name}: {FIELDS[name].type_error}")
+    _validate_model(body, spans["model"])
 
 
 def integer_of(text: bytes) -> int:

@@ -13,7 +13,7 @@ import msgspec
 
 from bud_asgi.protocol.body import invalid_body
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.fields import FIELDS, REQUIRED, REQUIRED_TO_COUNT, integer_of, validate
+from bud_asgi.protocol.fields import FIELDS, REQUIRED, REQUIRED_TO_COUNT, integer_of, validate, validate_needed
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 
 Span = tuple[int, int]
@@ -42,7 +42,8 @@ _decode_known = msgspec.json.Decoder(_KnownFields).decode
 class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A validated request: the original `body`, the span of each top-level value, and the fields the gateway reads.
 
-    `counting`: a request to count tokens instead of creating a Message; `max_tokens` is optional then.
+    `counting`: a request to count tokens instead of creating a Message; `max_tokens` is optional then. `violation`: why
+    Anthropic's models would reject it, where the gateway also has models of others; empty if they would not.
     """
 
     body: bytes
@@ -51,6 +52,7 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     max_tokens: int | None
     stream: bool
     counting: bool = False
+    violation: str = ""
 
     def __repr__(self) -> str:
         """Leave out the body, which contains user data."""
@@ -109,8 +111,11 @@ def check_unknown_size(body: bytes) -> None:
         raise invalid_body(f"more than {MAX_UNKNOWN} bytes lie outside the known fields or in duplicate keys")
 
 
-def decode_request(body: bytes, *, counting: bool = False) -> MessagesRequest:
+def decode_request(body: bytes, *, counting: bool = False, others: bool = False) -> MessagesRequest:
     """Decode and validate the body of `POST /v1/messages` or `count_tokens`, after `check_unknown_size` accepted it.
+
+    With `others`, for a gateway that has models with bounds of their own, only what the gateway itself reads must be
+    valid; the first other error becomes the request's `violation`.
 
     Raises `InvalidRequest` with the invalid field or the error in the body as a whole. Takes microseconds for a small
     body, 0.3 ms per megabyte of text, 66 ms for the worst 32 MB.
@@ -123,7 +128,7 @@ def decode_request(body: bytes, *, counting: bool = False) -> MessagesRequest:
         raise invalid_body(f"it has more than {MAX_KEYS} keys")
     spans = _locate(body, fields)
     try:
-        validate(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
+        violation = _validate(body, spans, counting=counting, others=others)
         model = msgspec.json.decode(fields["model"], type=str)
     except MALFORMED_JSON as error:
         raise _invalid_json(error) from None
@@ -132,9 +137,10 @@ def decode_request(body: bytes, *, counting: bool = False) -> MessagesRequest:
         body=body,
         spans=spans,
         model=model,
-        max_tokens=None if limit is None else integer_of(body[limit[0] : limit[1]]),
+        max_tokens=None if limit is None or violation else integer_of(body[limit[0] : limit[1]]),
         stream=not counting and "stream" in spans and body.startswith(b"true", spans["stream"][0]),
         counting=counting,
+        violation=violation,
     )
 
 
@@ -188,6 +194,19 @@ def _key(body: bytes, position: int) -> tuple[str, int]:
     key = match[1]
     name = msgspec.json.decode(b'"' + key + b'"', type=str) if b"\\" in key else key.decode()
     return name, match.end()
+
+
+def _validate(body: bytes, spans: Mapping[str, Span], *, counting: bool, others: bool) -> str:
+    """Validate the fields; return the first error that only Anthropic's models have. Raises `InvalidRequest`."""
+    if others:
+        validate_needed(body, spans)
+    try:
+        validate(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
+    except InvalidRequest as error:
+        if others:
+            return str(error)
+        raise
+    return ""
 
 
 def _duplicate(name: str) -> InvalidRequest:

@@ -9,7 +9,7 @@ from bud_asgi.providers.errors import (
     unavailable,
 )
 from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest
-from bud_asgi.providers.sender import hide_credential_error, send
+from bud_asgi.providers.sender import check_bounds, hide_credential_error, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "UpstreamErrorResponse",
     "UpstreamUnavailable",
     "Vertex",
+    "check_bounds",
     "hide_credential_error",
     "send",
     "unavailable",

@@ -6,23 +6,26 @@ Wire facts: vendor pages "API overview", "Create a Message", "Errors".
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, get_args
 
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Header, HttpReply, HttpRequest, Timeouts
+from bud_asgi.http import Body, Header, HttpReply, HttpRequest, Timeouts
 from bud_asgi.options import OptionError, check_choice, check_flag
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
+from bud_asgi.protocol.request import splice
+from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.errors import TranslatedUpstreamError
-from bud_asgi.providers.options import check_common, parse_base_url
+from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BASE_URL = "https://api.anthropic.com"
 """Anthropic's own API."""
 
+_HOST = "api.anthropic.com"
 _OWN_HEADERS: tuple[Header, ...] = (
     (b"accept", b"application/json"),
     (b"accept-encoding", b"identity"),  # replies are relayed byte for byte: nothing here decompresses
@@ -93,10 +96,12 @@ class Anthropic:
     may have none. With `auth="client"` the client's own credential is passed through, and so are the upstream's errors
     about it. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default context (system
     certificate authorities, verified). `timeouts` are in seconds. `trace_context` forwards the client's `traceparent`
-    and `tracestate`. Raises `OptionError`.
+    and `tracestate`. For a server that refuses what it does not know, `drop_betas` are beta flags, or patterns with
+    `*`, not to send, except those in `allow_betas`; `drop_fields` are request fields to leave out, such as `metadata`
+    or `tools.strict`. Raises `OptionError`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that differs between servers
         self,
         *,
         api_key: AnySecret | None = None,
@@ -106,6 +111,9 @@ class Anthropic:
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
         trace_context: bool = False,
+        allow_betas: Collection[str] = (),
+        drop_betas: Collection[str] = (),
+        drop_fields: Collection[str] = (),
     ) -> None:
         check_common(name, timeouts)
         check_choice("auth", auth, get_args(_Auth))
@@ -125,9 +133,21 @@ class Anthropic:
         self._target = f"{path}/v1/messages".encode()
         self._trace_context = trace_context
         self._timeouts = timeouts or Timeouts()
+        rules = adjusted_rules("anthropic", allow_betas, drop_betas, drop_fields)
+        self._rules = rules if drop_betas or drop_fields else None
 
     def __repr__(self) -> str:
         return f"Anthropic(name={self.name!r}, base_url={self.base_url!r})"
+
+    @property
+    def edits_bodies(self) -> bool:
+        """Whether the operator drops anything."""
+        return self._rules is not None
+
+    @property
+    def has_own_bounds(self) -> bool:
+        """Whether it is another server than Anthropic's own, which may serve models of other vendors."""
+        return self._origin.host != _HOST
 
     @property
     def models(self) -> Sequence[str]:
@@ -143,21 +163,35 @@ class Anthropic:
         )
 
     def encode(self, call: ProviderRequest) -> EncodedRequest:
-        """Encode the request: its body is unchanged, except that an upstream model replaces the client's."""
+        """Encode the request.
+
+        Its body is unchanged, except that an upstream model replaces the client's, and for what the operator drops.
+        Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
+        """
         request, model = call.request, call.model
-        renamed = model is not None and model != request.model
         forwarded = forwarded_headers(
             call.headers, account=not self.credential.is_operators, trace_context=self._trace_context
         )
+        body: Body = request.body
+        renamed = {} if model is None or model == request.model else {"model": msgspec.json.encode(model)}
+        dropped: tuple[str, ...] = ()
+        if self._rules is not None:
+            adapted = adapt(call, self._rules, request.model if model is None else model)
+            dropped = adapted.dropped
+            body = splice(request, without=adapted.without, changed={**adapted.changed, **renamed})
+            forwarded = _with_betas(forwarded, adapted.betas)
+        elif renamed:
+            body = request.with_value("model", renamed["model"])
         return EncodedRequest(
             HttpRequest(
                 origin=self._origin,
                 method=b"POST",
                 target=self._target + b"/count_tokens" if request.counting else self._target,
                 headers=(*_OWN_HEADERS, *forwarded),
-                body=request.with_value("model", msgspec.json.encode(model)) if renamed else request.body,
+                body=body,
                 timeouts=self._timeouts,
-            )
+            ),
+            dropped,
         )
 
     def decode(self, call: ProviderRequest, reply: HttpReply) -> HttpReply:
@@ -169,3 +203,9 @@ class Anthropic:
     ) -> TranslatedUpstreamError | None:
         """Return `None`: its errors are Anthropic errors already."""
         return None
+
+
+def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:
+    """Return the headers with these beta flags."""
+    others = [line for line in headers if line[0] != b"anthropic-beta"]
+    return [*others, (b"anthropic-beta", ",".join(betas).encode())] if betas else others

@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 from bud_asgi.http import Origin, Timeouts
 from bud_asgi.options import OptionError, check_name, check_texts, check_type, mismatch
+from bud_asgi.providers.compat.paths import check_drop_fields
+from bud_asgi.providers.compat.rules import Service, ServiceRules, service_rules
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 _PATH = re.compile(r"[!-~]*")
-_BETA = re.compile(r"[0-9A-Za-z._-]{1,100}")
-_FIELD = re.compile(r".+")
+_BETA = re.compile(r"[0-9A-Za-z._*-]{1,100}")
+_BETAS_EXPECTED = 'a list of beta flags, such as ["context-1m-2025-08-07"]'
 
 
 def check_common(name: str, timeouts: Timeouts | None) -> None:
@@ -22,10 +24,20 @@ def check_common(name: str, timeouts: Timeouts | None) -> None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts")
 
 
-def check_edits(allow_betas: object, drop_fields: object) -> None:
-    """Check what the operator changes about the features of a cloud. Raises `OptionError`."""
-    check_texts("allow_betas", allow_betas, 'a list of beta flags, such as ["context-1m-2025-08-07"]', _BETA)
-    check_texts("drop_fields", drop_fields, 'a list of top-level request fields, such as ["metadata"]', _FIELD)
+def adjusted_rules(service: Service, allow_betas: object, drop_betas: object, drop_fields: object) -> ServiceRules:
+    """Return the rules of a service as the operator adjusts them. Raises `OptionError`.
+
+    `allow_betas` and `drop_betas` are beta flags, or patterns with `*`, to send although they are not known to be
+    supported, and not to send; where both match a flag, the longer one decides. `drop_fields` are request fields to
+    leave out: top-level ones such as `metadata`, or paths such as `tools.strict`, in which a list stands for each of
+    its items. The fields that a dropped flag enables are dropped with it, and the flags of a dropped field too.
+    """
+    allow = check_texts("allow_betas", allow_betas, _BETAS_EXPECTED, _BETA)
+    drop = check_texts("drop_betas", drop_betas, _BETAS_EXPECTED, _BETA)
+    fields = check_drop_fields(drop_fields)
+    if both := sorted(set(allow) & set(drop)):
+        raise OptionError("drop_betas", f'"{both[0]}" is in allow_betas too', other="allow_betas")
+    return service_rules(service).adjusted(allow_betas=allow, drop_betas=drop, drop_fields=fields)
 
 
 def parse_base_url(base_url: str, tls: ssl.SSLContext | None, option: str = "base_url") -> tuple[Origin, str]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import MessagesRequest
@@ -23,13 +24,15 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """A decoded Messages or token counting request, on its way to a provider.
 
     `headers` are the client's, by lower-case name. `model` is the upstream model; `None` for the one in the request.
-    `request_id` is the gateway's, for error bodies that the provider writes.
+    `request_id` is the gateway's, for error bodies that the provider writes. `attempt` is the record of this try, for
+    what only the provider can see in the reply.
     """
 
     request: MessagesRequest
     headers: Headers
     model: str | None = None
     request_id: str = ""
+    attempt: Attempt | None = None
 
 
 class EncodedRequest(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +85,16 @@ class Provider(Protocol):
     @property
     def models(self) -> Sequence[str]:
         """The ids of the models that it is known to serve; empty if it may serve any."""
+        ...
+
+    @property
+    def edits_bodies(self) -> bool:
+        """Whether `encode` changes values inside the body, which takes long for a large one: then it is in a thread."""
+        ...
+
+    @property
+    def has_own_bounds(self) -> bool:
+        """Whether it may serve models of other vendors, whose bounds (`temperature`, `top_k`) only it knows."""
         ...
 
     def models_request(self) -> HttpRequest | None:

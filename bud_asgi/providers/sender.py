@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply, read_body
-from bud_asgi.protocol.errors import GatewayError, NotFound, read_error
+from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound, read_error
 from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of
+from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.errors import (
     TranslatedUpstreamError,
     UpstreamErrorResponse,
@@ -16,10 +18,12 @@ from bud_asgi.providers.errors import (
     check_encoding,
     unavailable,
 )
-from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Provider, ProviderRequest
+from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.threads import start_thread
 
 _MAX_ERROR_BODY = 1 << 20
 _MAX_LOGGED = 1000
+_MAX_INLINE = 1 << 18  # bytes of a body that is edited in the event loop; the worst takes some 40 ms
 
 _log = logging.getLogger("bud_asgi")
 
@@ -31,7 +35,8 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     `UpstreamErrorResponse`, and `InvalidRequest` or `NotFound` for what the provider does not support. Cancelled, the
     call is aborted at once. The caller closes the reply.
     """
-    encoded = provider.encode(call)
+    check_bounds(call.request, provider, call.model)
+    encoded = await _encode(provider, call)
     attempt.dropped = encoded.dropped
     try:
         sent = await provider.credential.apply(encoded.request, call.headers)
@@ -52,6 +57,29 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         raise hide_credential_error(provider, call.request_id, error)
     finally:
         del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
+
+
+def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:
+    """Raise `InvalidRequest` for what Anthropic's models reject, unless the upstream `model` is another vendor's."""
+    if request.violation and not (provider.has_own_bounds and "claude" not in (model or request.model).lower()):
+        raise InvalidRequest(request.violation)
+
+
+async def _encode(provider: Provider, call: ProviderRequest) -> EncodedRequest:
+    """Encode a request. A large one is edited in a thread: it would block the event loop for up to a second."""
+    if not provider.edits_bodies or len(call.request.body) <= _MAX_INLINE:
+        return provider.encode(call)
+
+    def encode() -> EncodedRequest | GatewayError:
+        try:
+            return provider.encode(call)
+        except GatewayError as error:  # returned without its traceback: that would keep the body in a cycle
+            return error.with_traceback(None)
+
+    encoded = await asyncio.wrap_future(start_thread(encode, "bud_asgi encode"))
+    if isinstance(encoded, GatewayError):
+        raise encoded
+    return encoded
 
 
 def hide_credential_error(provider: Provider, request_id: str, error: GatewayError) -> GatewayError:

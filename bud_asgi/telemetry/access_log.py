@@ -27,6 +27,7 @@ class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     upstream_request_id: str | None = None
+    guardrail: str | None = None
 
 
 def access_line(exchange: Exchange) -> bytes:
@@ -48,6 +49,7 @@ def access_line(exchange: Exchange) -> bytes:
             input_tokens=exchange.usage.input_tokens if exchange.usage else None,
             output_tokens=exchange.usage.output_tokens if exchange.usage else None,
             upstream_request_id=attempt.upstream_request_id if attempt else None,
+            guardrail=attempt.guardrail if attempt else None,
         )
     )
 

@@ -22,7 +22,7 @@ from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers import Provider, ProviderRequest
-from bud_asgi.providers.compat.features import known_rules, service_rules
+from bud_asgi.providers.compat.rules import known_rules, service_rules
 from bud_asgi.testing import ThreadedStandIn
 from bud_asgi.testing.bedrock import aws_error, exception_first, exception_mid_stream, model_error
 from bud_asgi.testing.google import google_error

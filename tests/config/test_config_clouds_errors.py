@@ -44,7 +44,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
             (
                 '4: providers.b.regoin: unknown key (did you mean "region"?); expected kind, region, endpoint,'
                 " inference_profile, model_ids, service_tier, guardrail, client_headers, user_profiles,"
-                " allow_betas, drop_fields, timeouts, profile, access_key, secret_key, session_token,"
+                " allow_betas, drop_betas, drop_fields, timeouts, profile, access_key, secret_key, session_token,"
                 " bearer_token, role_arn, external_id or session_name"
             )
         ],
@@ -102,10 +102,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
             ),
             '5: providers.b.drop_fields: expected a list of strings, got "metadata"',
             "10: providers.v.allow_betas: must not be empty",
-            (
-                "11: providers.v.drop_fields: expected a list of top-level request fields, such as"
-                ' ["metadata"], got "" in it'
-            ),
+            '11: providers.v.drop_fields: "" has an empty part; a path is written like tools.strict',
         ],
     ),
     "invalid timeouts": (

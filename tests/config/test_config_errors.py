@@ -264,8 +264,8 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             f"5: providers.p.api_key: missing; {REFERENCE}",
             (
-                "7: providers.p.(not shown): unknown key; expected kind, api_key, base_url, auth, trace_context"
-                " or timeouts"
+                "7: providers.p.(not shown): unknown key; expected kind, api_key, base_url, auth, trace_context,"
+                " allow_betas, drop_betas, drop_fields or timeouts"
             ),
         ],
     ),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 from bud_asgi.protocol.request import MessagesRequest, decode_request, splice
-from bud_asgi.providers.compat.features import Adaptation, adapt, service_rules
+from bud_asgi.providers.compat.features import Adaptation, adapt
+from bud_asgi.providers.compat.rules import Service, service_rules
 from bud_asgi.providers.seam import ProviderRequest
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
@@ -36,7 +37,7 @@ def adapted(
     *,
     betas: str = "",
     model: str = NEWER,
-    service: Literal["bedrock", "vertex"] = "bedrock",
+    service: Service = "bedrock",
     counting: bool = False,
     **rules: Any,
 ) -> Adaptation:

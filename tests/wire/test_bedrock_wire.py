@@ -187,7 +187,6 @@ def test_a_request_as_claude_code_makes_it(stage: Stage) -> None:
     assert events_of(reply)[-1][0] == "message_stop"
     sent = stage.sent.json()
     assert sent["anthropic_beta"] == [
-        "context-management-2025-06-27",
         "interleaved-thinking-2025-05-14",
         "effort-2025-11-24",
         "tool-search-tool-2025-10-19",
@@ -196,8 +195,8 @@ def test_a_request_as_claude_code_makes_it(stage: Stage) -> None:
     ]
     assert sent["system"][0] == SESSION["system"][0]
     assert reply.headers["bud-dropped"] == (
-        "claude-code-20250219, prompt-caching-scope-2026-01-05, thinking-token-count-2026-05-13, "
-        "context_management.clear_thinking, cache_control.scope"
+        "claude-code-20250219, context-management-2025-06-27, prompt-caching-scope-2026-01-05, "
+        "thinking-token-count-2026-05-13, context_management.clear_thinking, cache_control.scope"
     )
 
 

@@ -33,10 +33,10 @@ from bud_asgi.providers.bedrock.request import (
     path_of,
 )
 from bud_asgi.providers.bedrock.stream import CountToJson, EventsToSse
-from bud_asgi.providers.compat.features import adapt, service_rules
+from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.compat.model_ids import generation, geography
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
-from bud_asgi.providers.options import check_common, check_edits, parse_base_url
+from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import AnySecret
 
@@ -89,10 +89,14 @@ class Bedrock:
     for `region`. A model is called through its `inference_profile`, unless `model_ids` maps its name to another Bedrock
     id or ARN. `service_tier` and `guardrail` (identifier and version) apply to all requests; `client_headers` names the
     headers that clients may set themselves, and with `user_profiles` they may set the user profile of a request
-    (`anthropic-user-profile-id`). `allow_betas` are beta flags to send although they are not known to be supported,
-    `drop_fields` top-level fields to leave out. `timeouts` are in seconds; `tls` replaces the default context (system
-    certificate authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
+    (`anthropic-user-profile-id`). `allow_betas` and `drop_betas` are beta flags, or patterns with `*`, to send although
+    they are not known to be supported, and not to send; `drop_fields` are request fields to leave out, such as
+    `metadata` or `tools.strict`. `timeouts` are in seconds; `tls` replaces the default context (system certificate
+    authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
     """
+
+    edits_bodies = True
+    has_own_bounds = False
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between accounts
         self,
@@ -107,6 +111,7 @@ class Bedrock:
         client_headers: Collection[ClientHeader] = (),
         user_profiles: bool = False,
         allow_betas: Collection[str] = (),
+        drop_betas: Collection[str] = (),
         drop_fields: Collection[str] = (),
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
@@ -114,7 +119,7 @@ class Bedrock:
     ) -> None:
         check_common(name, timeouts)
         check_flag("user_profiles", user_profiles)
-        check_edits(allow_betas, drop_fields)
+        self._rules = adjusted_rules("bedrock", allow_betas, drop_betas, drop_fields)
         self.name = name
         self.region = region
         self.credential: Credential = AwsCredential(region=region, service="bedrock", name=name, **credential)
@@ -125,7 +130,6 @@ class Bedrock:
         set_already = {name for name, _ in self._fixed_headers}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
         self._user_profiles = user_profiles
-        self._rules = service_rules("bedrock").adjusted(allow_betas=allow_betas, drop_fields=drop_fields)
         self._timeouts = timeouts or Timeouts()
 
     def __repr__(self) -> str:
@@ -191,7 +195,7 @@ class Bedrock:
         def translate_redacted(error: AwsError) -> TranslatedUpstreamError:
             return translate(self._redacted(error), model)
 
-        codec = EventsToSse(call.request_id, translate_redacted)
+        codec = EventsToSse(call.request_id, translate_redacted, call.attempt)
         return ConvertedReply(reply, codec, b"text/event-stream; charset=utf-8", source=source)
 
     def translate_error(

@@ -11,7 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+from bud_asgi.exchange import Attempt
 from bud_asgi.protocol.errors import error_body
+from bud_asgi.protocol.guardrail import guardrail_action
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.sse import ONE_LINE, PING, error_event
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_message
@@ -35,6 +37,8 @@ _NAMES = frozenset(
     }
 )
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_AWS = "amazon-bedrock-"
+_METRICS = "amazon-bedrock-invocationMetrics"
 _NAME = re.compile(r"[!-~]{1,100}")
 
 
@@ -51,6 +55,7 @@ class _Count(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_count = msgspec.json.Decoder(_Count).decode
 
@@ -81,23 +86,42 @@ class EventsToSse:
     """Converts the stream of InvokeModelWithResponseStream to that of the Messages API. A `Codec`.
 
     The JSON of each event is unchanged, except that AWS's metrics are left out, whether they come in `message_stop` or
-    in a chunk of their own. An exception is passed through `translate` and becomes an `error` event with `request_id`.
-    Nothing is written after the last event.
+    in a chunk of their own. AWS's other fields in such a chunk, a guardrail's verdict and its trace, become part of
+    `message_stop`; the verdict is also noted in the `attempt`, even if it comes too late for that. An exception is
+    passed through `translate` and becomes an `error` event with `request_id`. Nothing is written after the last event.
     """
 
-    __slots__ = ("_decoder", "_ended", "_request_id", "_translate", "error", "upstream_error")
+    __slots__ = (
+        "_attempt",
+        "_decoder",
+        "_ended",
+        "_extra",
+        "_request_id",
+        "_stop",
+        "_translate",
+        "error",
+        "upstream_error",
+    )
 
-    def __init__(self, request_id: str, translate: Callable[[AwsError], TranslatedUpstreamError]) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        translate: Callable[[AwsError], TranslatedUpstreamError],
+        attempt: Attempt | None = None,
+    ) -> None:
         self.error = ""
         self.upstream_error: TranslatedUpstreamError | None = None
+        self._attempt = attempt
         self._decoder = EventStreamDecoder()
         self._ended = False
+        self._extra: dict[str, msgspec.Raw] = {}
+        self._stop: bytes | None = None
         self._request_id = request_id
         self._translate = translate
 
     def feed(self, data: bytes) -> bytes:
         """Return the events that the chunk completes."""
-        if self._ended or self.error:
+        if self.error:
             return b""
         try:
             messages = self._decoder.feed(data)
@@ -109,13 +133,15 @@ class EventsToSse:
             for message in messages:
                 if message.headers.event_type == "chunk" and message.headers.message_type == "event":
                     self._write_event(_decode_chunk(message.payload).data, written)
-                else:
+                elif not self._ended:
                     written.append(self._write_other(message))
-                if self._ended:
-                    self.error = ""
-                    break
         except MALFORMED_JSON as error:
             self.error = f"an event is not valid JSON: {error}"
+        if self._ended:
+            self.error = ""
+        if self._stop is not None:
+            written.append(self._write_stop(self._stop))
+            self._stop = None
         return b"".join(written)
 
     def finish(self) -> bytes:
@@ -137,18 +163,40 @@ class EventsToSse:
 
     def _write_event(self, event: bytes, written: list[bytes]) -> None:
         event = event.translate(ONE_LINE)
-        if event.startswith(_DELTA):  # most events of a stream
+        if event.startswith(_DELTA) and not self._ended:  # most events of a stream
             written += (_BEFORE_DELTA, event, b"\n\n")
             return
         name = event[9 : event.find(b'"', 9)] if event.startswith(_TYPE) else b""
         if name not in _NAMES:
             name = _name_of(event)
-        if name == b"message_stop":
+        self._note_verdict(event)
+        if not name:
+            self._extra |= _aws_fields(event)
+        elif self._ended:
+            return
+        elif name == b"message_stop":
             self._ended = True
-            written.append(_STOP)
-        elif name:
+            self._stop = event
+        else:
             self._ended = name == b"error"
             written += (b"event: ", name, b"\ndata: ", event, b"\n\n", PING if name == b"message_start" else b"")
+
+    def _note_verdict(self, event: bytes) -> None:
+        if self._attempt is not None:
+            self._attempt.note_guardrail(guardrail_action(event))
+
+    def _write_stop(self, stop: bytes) -> bytes:
+        """Write `message_stop` with the fields of the chunks without a type, also of those that arrived with it."""
+        try:
+            fields = {**_decode_fields(stop), **self._extra}
+        except MALFORMED_JSON:
+            return _STOP
+        fields.pop(_METRICS, None)
+        return b"event: message_stop\ndata: " + msgspec.json.encode(fields) + b"\n\n"
+
+
+def _aws_fields(event: bytes) -> dict[str, msgspec.Raw]:
+    return {name: value for name, value in _decode_fields(event).items() if name.startswith(_AWS) and name != _METRICS}
 
 
 def _name_of(event: bytes) -> bytes:

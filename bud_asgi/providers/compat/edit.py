@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import msgspec
 
+from bud_asgi.protocol.errors import RequestTooLarge
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.request import MessagesRequest
 
 MAX_COMMAS = 300_000
 """A value with more commas is not parsed: creating millions of items would block the event loop."""
+
+MAX_EDITS = 10_000
+"""The most values that are removed from one field. Anthropic accepts four breakpoints and some hundred tools."""
 
 Object = dict[str, msgspec.Raw]
 
@@ -15,17 +23,22 @@ _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _object_decoder = msgspec.json.Decoder(Object)
 
 
-class BodyEdit:
-    """Collects the changes to a request body: `changed` values, fields to leave out (`without`), beta `flags` to send.
+class TooManyValues(Exception):
+    """A value has more than `MAX_COMMAS` commas, or needs more than `MAX_EDITS` edits."""
 
-    `dropped` names what the client loses by them.
+
+class BodyEdit:
+    """Collects the changes to a request body: `changed` values, fields to leave out (`without`), more `flags` to send.
+
+    `dropped` names what the client loses by them, `lost` has the patterns of the flags that belong to it.
     """
 
-    __slots__ = ("changed", "dropped", "flags", "request", "without")
+    __slots__ = ("changed", "dropped", "flags", "lost", "request", "without")
 
-    def __init__(self, request: MessagesRequest, flags: list[str]) -> None:
+    def __init__(self, request: MessagesRequest) -> None:
         self.request = request
-        self.flags = flags
+        self.flags: list[str] = []
+        self.lost: list[str] = []
         self.changed: dict[str, bytes] = {}
         self.without: set[str] = set()
         self.dropped: list[str] = []
@@ -38,15 +51,46 @@ class BodyEdit:
 
     def contains(self, name: str, word: bytes) -> bool:
         """Return whether a top-level value contains `word`, without copying the value."""
-        if name in self.without or name not in self.request.spans:
+        if name in self.without:
             return False
         changed = self.changed.get(name)
-        return self.request.body.find(word, *self.request.spans[name]) >= 0 if changed is None else word in changed
+        if changed is not None:
+            return word in changed
+        span = self.request.spans.get(name)
+        return span is not None and self.request.body.find(word, *span) >= 0
+
+    def matches(self, name: str, pattern: re.Pattern[bytes]) -> bool:
+        """Return whether a part of a top-level value matches, without copying the value."""
+        if name in self.without:
+            return False
+        changed = self.changed.get(name)
+        if changed is not None:
+            return pattern.search(changed) is not None
+        span = self.request.spans.get(name)
+        return span is not None and pattern.search(self.request.body, *span) is not None
+
+    def edited(self, name: str, edit: Callable[[bytes], bytes | None], *, required: bool = False) -> bytes | None:
+        """Return what an edit makes of a top-level value; `None` if it changes nothing or the value is malformed.
+
+        A value of too many parts is not changed. If the edit is `required`, it raises `RequestTooLarge`.
+        """
+        try:
+            return edit(self.value(name) or b"null")
+        except MALFORMED_JSON:
+            return None
+        except TooManyValues:
+            if required:
+                raise RequestTooLarge(f"{name}: a value of so many parts cannot be adapted to the upstream") from None
+            return None
+
+    def remove(self, name: str) -> None:
+        """Leave a top-level field out, without a mark."""
+        self.without.add(name)
+        self.changed.pop(name, None)
 
     def drop(self, name: str) -> None:
         """Remove a top-level field and mark it as dropped."""
-        self.without.add(name)
-        self.changed.pop(name, None)
+        self.remove(name)
         self.mark_dropped(name)
 
     def mark_dropped(self, name: str) -> None:
@@ -56,13 +100,13 @@ class BodyEdit:
 
 
 def parse_list(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
-    """Split a list into its items, undecoded. Raises one of `MALFORMED_JSON`."""
+    """Split a list into its items, undecoded. Raises one of `MALFORMED_JSON`, `TooManyValues`."""
     _check_commas(value)
     return _list_decoder.decode(value)
 
 
 def parse_object(value: bytes | msgspec.Raw) -> Object:
-    """Split an object into its fields, undecoded. Raises one of `MALFORMED_JSON`."""
+    """Split an object into its fields, undecoded. Raises one of `MALFORMED_JSON`, `TooManyValues`."""
     _check_commas(value)
     return _object_decoder.decode(value)
 
@@ -79,4 +123,4 @@ def is_object(value: bytes | msgspec.Raw) -> bool:
 
 def _check_commas(value: bytes | msgspec.Raw) -> None:
     if len(memoryview(value)) > MAX_COMMAS and bytes(value).count(b",") > MAX_COMMAS:
-        raise msgspec.DecodeError(f"more than {MAX_COMMAS} commas")
+        raise TooManyValues

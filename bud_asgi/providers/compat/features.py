@@ -4,9 +4,9 @@
     adapted = adapt(call, rules, "claude-opus-4-8")
     body = splice(call.request, without=adapted.without, changed=adapted.changed)
 
-`adapt` decides which top-level fields to leave out, which to change, and which beta flags to send. A beta flag and the
-field that it enables are either both sent or both left out. What the client can do without is left out and reported;
-for anything else the request is rejected. The rules are in `data/providers.json`, with their date.
+`adapt` decides which fields to leave out, which to change, and which beta flags to send. A beta flag and the fields
+that it enables are either both sent or both left out. What the client can do without is left out and reported; for
+anything else the request is rejected. What is known is in `data/providers.json`, with its date.
 
 Vendor pages: "Beta headers", "Features overview", "Claude on Amazon Bedrock", "Claude on Vertex AI".
 """
@@ -14,20 +14,18 @@ Vendor pages: "Beta headers", "Features overview", "Claude on Amazon Bedrock", "
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from functools import cache
-from importlib.resources import files
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.protocol.request import MessagesRequest
-from bud_asgi.providers.compat.edit import BodyEdit
-from bud_asgi.providers.compat.model_ids import Generation, generation
-from bud_asgi.providers.compat.nested_edits import EditName, apply_edits
+from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit, TooManyValues
+from bud_asgi.providers.compat.model_ids import generation
+from bud_asgi.providers.compat.moves import apply_edits, move_automatic_breakpoint
+from bud_asgi.providers.compat.prune import is_neutral, pruned, tree_of
+from bud_asgi.providers.compat.rules import FieldRule, NestedField, ServiceRules
 from bud_asgi.providers.seam import ProviderRequest
 
 MAX_BETAS = 64
@@ -36,76 +34,15 @@ MAX_BETAS = 64
 _MAX_LIST = 8192  # bytes of the list of flags in a body
 _decode_flags = msgspec.json.Decoder(list[str]).decode
 _FLAG = re.compile(r"[0-9A-Za-z._-]{1,100}")
-
-
-class BetaRule(msgspec.Struct, frozen=True):
-    """A beta flag that a service accepts.
-
-    `sent_as`: its names at the service; empty if it has the same name there. `since`: the first model generation that
-    accepts it. `needs`: the top-level field without which the service rejects it.
-    """
-
-    sent_as: tuple[str, ...] = ()
-    since: Generation | None = None
-    needs: str = ""
-
-
-class FieldRule(msgspec.Struct, frozen=True):
-    """A top-level field that a service does not support, or only with one of the beta `flags` (names or `*` patterns).
-
-    `if_unsupported`: leave the field out, or reject the request with `details` in the error body.
-    """
-
-    if_unsupported: Literal["drop", "reject"]
-    flags: tuple[str, ...] = ()
-    details: Mapping[str, str | int | list[str]] | None = None
-
-
-class VersionRule(msgspec.Struct, frozen=True):
-    """A service's name for a version of the API, and the first model generation that supports it."""
-
-    sent_as: str
-    since: Generation | None = None
-
-
-class ServiceRules(msgspec.Struct, frozen=True):
-    """What is known about one service. `max_body` is the largest request, in bytes.
-
-    `versions` maps versions of the API to those of the service; `version` is the one that all of its models support.
-    `counting_betas`: the beta flags accepted when counting tokens; all of them if `None`. `counts_until`: the last
-    model generation whose tokens it counts. `tool_betas`: beta flags that tools need there but not at Anthropic, by
-    the bytes that a tool contains. `drop_fields`: fields left out because the operator configured it.
-    """
-
-    max_body: int
-    version: str
-    versions: Mapping[str, VersionRule]
-    betas: Mapping[str, BetaRule]
-    fields: Mapping[str, FieldRule]
-    edits: tuple[EditName, ...]
-    counting_betas: tuple[str, ...] | None = None
-    counts_until: Generation | None = None
-    tool_betas: Mapping[str, str] = {}
-    drop_fields: frozenset[str] = frozenset()
-
-    def adjusted(
-        self, *, allow_betas: Collection[str] = (), drop_betas: Collection[str] = (), drop_fields: Collection[str] = ()
-    ) -> ServiceRules:
-        """Return these rules with more flags to send, flags not to send, and fields to leave out."""
-        betas = {flag: rule for flag, rule in self.betas.items() if flag not in drop_betas}
-        allowed = {flag: BetaRule() for flag in allow_betas}
-        counting = None if self.counting_betas is None else (*self.counting_betas, *allow_betas)
-        return msgspec.structs.replace(
-            self, betas=betas | allowed, counting_betas=counting, drop_fields=self.drop_fields | set(drop_fields)
-        )
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # a key may be spelled with one; serializers escape no letters
 
 
 class Adaptation(msgspec.Struct, frozen=True):
     """The changes to a request, in the form that `splice` takes, and what they cost the client.
 
     `without`: top-level fields to leave out, always including `anthropic_beta`. `changed`: new values of fields, as
-    JSON, including `anthropic_version` unless the body has its own. `betas`: the beta flags to send, in order and
-    without duplicates. `dropped`: the names of the beta flags and fields that are not sent.
+    JSON, including `anthropic_version` unless the body has its own or the service reads it elsewhere. `betas`: the beta
+    flags to send, in order and without duplicates. `dropped`: the names of the beta flags and fields that are not sent.
     """
 
     without: frozenset[str]
@@ -114,46 +51,34 @@ class Adaptation(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...]
 
 
-class KnownRules(msgspec.Struct, frozen=True):
-    """The content of `data/providers.json`. `as_of` is the date when the rules were last checked."""
-
-    as_of: str
-    services: Mapping[Literal["bedrock", "vertex"], ServiceRules]
-
-
-@cache
-def known_rules() -> KnownRules:
-    """Return the rules of all services, which are read from the package's data on first use."""
-    return msgspec.json.decode((files("bud_asgi") / "data" / "providers.json").read_bytes(), type=KnownRules)
-
-
-def service_rules(service: Literal["bedrock", "vertex"]) -> ServiceRules:
-    """Return the rules of one service."""
-    return known_rules().services[service]
-
-
 def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     """Adapt a request to a service. Pure.
 
-    `model` is Anthropic's name of the model; its generation decides what is supported. Raises `InvalidRequest`, naming
-    the field, for one that the service does not support and that cannot be left out, and for an invalid list of beta
-    flags.
+    `model` is Anthropic's name of the model; it decides what is supported. Raises `InvalidRequest`, naming the field,
+    for one that the service does not support and that cannot be left out, and for an invalid list of beta flags;
+    `RequestTooLarge` for one with too many values to look for what the operator drops.
     """
     request = call.request
     requested = requested_betas(call)
-    support = BetaSupport(request, rules, generation(model))
-    body = BodyEdit(request, [name for flag in requested for name in support.sent_as(flag)])
-    unsupported = [flag for flag in requested if not support.sent_as(flag)]
-    _drop_or_reject_fields(body, requested, support)
+    support = Support(call, rules, model, requested)
+    body = BodyEdit(request)
+    _drop_or_reject_fields(body, support)
+    apply_edits(body, rules.edits)
+    _prune_fields(body, support)
+    if "cache_control" in rules.edits:
+        move_automatic_breakpoint(body)
     for word, flag in rules.tool_betas.items():
         if body.contains("tools", word.encode()):
             body.flags.append(flag)
-    apply_edits(body, rules.edits)
     body.without.add("anthropic_beta")
-    if request.value("anthropic_version") in {None, b"null"}:
+    if rules.version and request.value("anthropic_version") in {None, b"null"}:
         body.changed["anthropic_version"] = msgspec.json.encode(_version(call, support))
-    betas = tuple(flag for flag in dict.fromkeys(body.flags) if support.sent_as(flag))
-    return Adaptation(frozenset(body.without), body.changed, betas, (*unsupported, *body.dropped))
+    withdrawn = _withdrawn(body, support) if body.lost else frozenset[str]()
+    sent = {flag: [name for name in support.sent_as(flag) if name not in withdrawn] for flag in requested}
+    names = dict.fromkeys([name for names in sent.values() for name in names] + body.flags)
+    unsent = [flag for flag, names in sent.items() if not names]
+    betas = tuple(name for name in names if support.sent_as(name))
+    return Adaptation(frozenset(body.without), body.changed, betas, (*unsent, *body.dropped))
 
 
 def requested_betas(call: ProviderRequest) -> tuple[str, ...]:
@@ -178,14 +103,16 @@ def requested_betas(call: ProviderRequest) -> tuple[str, ...]:
     return requested
 
 
-class BetaSupport:
-    """Which beta flags a service accepts with one request, for a model of a given generation."""
+class Support:
+    """Which beta flags and fields a service accepts in one request, for one model."""
 
-    def __init__(self, request: MessagesRequest, rules: ServiceRules, model_generation: Generation | None) -> None:
-        self._request = request
-        self._counting = rules.counting_betas if request.counting else None
+    def __init__(self, call: ProviderRequest, rules: ServiceRules, model: str, requested: Sequence[str]) -> None:
+        self._request = call.request
+        self._counting = rules.counting_betas if call.request.counting else None
+        self.requested = requested
         self._sent_as: dict[str, tuple[str, ...]] = {}
-        self.generation = model_generation
+        self.model = model
+        self.generation = generation(model)
         self.rules = rules
 
     def sent_as(self, flag: str) -> tuple[str, ...]:
@@ -195,24 +122,49 @@ class BetaSupport:
             names = self._sent_as[flag] = self._names_of(flag)
         return names
 
+    def has_field(self, rule: FieldRule) -> bool:
+        """Return whether the service accepts the field of a rule, with the beta flags that the client requests.
+
+        If the client requests none of the field's flags, the field is sent wherever one of them would be, and the
+        service reports the missing flag.
+        """
+        if rule.supported_by(self.model):
+            return True
+        paired = [name for flag in self.requested for name in self._known_names(flag) if matches_any(rule.flags, name)]
+        if paired:
+            sent = {name for flag in self.requested for name in self.sent_as(flag)}
+            return any(name in sent for name in paired)
+        if rule.only_requested or (rule.flags and self.rules.sends_unknown_betas):
+            return True
+        known = (*self.rules.betas, *self.rules.allow_betas)
+        return any(matches_any(rule.flags, flag) and self.sent_as(flag) for flag in known)
+
     def _names_of(self, flag: str) -> tuple[str, ...]:
+        rules = self.rules
+        if any(matches_any(rules.flags_of(name), flag) for name in rules.drop_fields if "." not in name):
+            return ()
+        rule, preferred = rules.betas.get(flag), rules.prefers(flag)
+        if preferred == "drop":
+            return ()
+        if preferred == "allow":
+            return self._names_left(rule.sent_as if rule else ()) or (flag,)
+        counted = self._counting is None or flag in self._counting
+        if rule is None or not counted or not rule.accepted_by(self.model):
+            return (flag,) if rule is None and rules.sends_unknown_betas else ()
+        if rule.needs and (rule.needs not in self._request.spans or rule.needs in rules.drop_fields):
+            return ()
+        return self._names_left(rule.sent_as) if rule.sent_as else (flag,)
+
+    def _names_left(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if self.rules.prefers(name) != "drop")
+
+    def _known_names(self, flag: str) -> tuple[str, ...]:
+        """Return the names of a flag at the service, whether they are sent or not."""
         rule = self.rules.betas.get(flag)
-        if rule is None or (self._counting is not None and flag not in self._counting):
-            return ()
-        if rule.since is not None and self.generation is not None and self.generation < rule.since:
-            return ()
-        if rule.needs and (rule.needs not in self._request.spans or rule.needs in self.rules.drop_fields):
-            return ()
-        if any(matches_any(self._flags_of(name), flag) for name in self.rules.drop_fields):
-            return ()
-        return rule.sent_as or (flag,)
-
-    def _flags_of(self, field: str) -> tuple[str, ...]:
-        rule = self.rules.fields.get(field)
-        return rule.flags if rule else ()
+        return rule.sent_as if rule and rule.sent_as else (flag,)
 
 
-def _version(call: ProviderRequest, support: BetaSupport) -> str:
+def _version(call: ProviderRequest, support: Support) -> str:
     """Return the service's name for the client's API version. An unknown version is sent on, for it to validate."""
     requested = call.headers.get(b"anthropic-version", b"").decode("latin-1")
     rule = support.rules.versions.get(requested)
@@ -223,31 +175,91 @@ def _version(call: ProviderRequest, support: BetaSupport) -> str:
     return rule.sent_as
 
 
-def _drop_or_reject_fields(body: BodyEdit, requested: tuple[str, ...], support: BetaSupport) -> None:
+def _drop_or_reject_fields(body: BodyEdit, support: Support) -> None:
     """Drop the top-level fields that the service does not support. Raises `InvalidRequest` if one cannot be dropped."""
     rules = support.rules
     for name in body.request.spans:
         rule = rules.fields.get(name)
         if name in rules.drop_fields:
             body.drop(name)
+            body.lost += rules.flags_of(name)
             continue
-        if rule is None or _supports(rule, requested, support):
+        if rule is None or support.has_field(rule):
             continue
         if body.request.value(name) == b"null":
             body.without.add(name)
         elif rule.if_unsupported == "drop":
             body.drop(name)
-        else:
+            body.lost += rule.flags
+        elif rule.if_unsupported == "reject":
             raise InvalidRequest(f"{name}: Extra inputs are not permitted", details=rule.details)
 
 
-def _supports(rule: FieldRule, requested: tuple[str, ...], support: BetaSupport) -> bool:
-    """Return whether the service supports the field of a rule, with the beta flags that the client requests.
+def _prune_fields(body: BodyEdit, support: Support) -> None:
+    """Remove the nested fields that the service does not support, or that the operator drops."""
+    for root, fields in support.rules.nested_in.items():
+        if root not in body.request.spans and root not in body.changed:
+            continue
+        escaped = any(field.is_operators for field in fields) and body.matches(root, _ESCAPED_LETTER)
+        found = tuple(
+            field
+            for field in fields
+            if (escaped or body.contains(root, field.path[-1].word))
+            and (field.is_operators or not support.has_field(field.rule))
+        )
+        if found:
+            _prune(body, root, found, support)
 
-    If the client requests none of the field's flags, the field is sent wherever one of them would be, and the service
-    reports the missing flag.
-    """
-    paired = [flag for flag in requested if matches_any(rule.flags, flag)]
-    if not paired:
-        return any(matches_any(rule.flags, flag) and support.sent_as(flag) for flag in support.rules.betas)
-    return any(support.sent_as(flag) for flag in paired)
+
+def _prune(body: BodyEdit, root: str, fields: tuple[NestedField, ...], support: Support) -> None:
+    removed: list[NestedField] = []
+    left = MAX_EDITS
+
+    def removes(field: NestedField, value: bytes | msgspec.Raw) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TooManyValues
+        rule = field.rule
+        if not field.is_operators:
+            if is_neutral(field, value):
+                return True
+            if rule.if_unsupported == "send":
+                return False
+            if rule.if_unsupported == "reject":
+                raise InvalidRequest(f"{field.name}: Extra inputs are not permitted", details=rule.details)
+        removed.append(field)
+        return True
+
+    required = any(field.is_operators for field in fields)
+    new = body.edited(root, lambda value: pruned(value, tree_of(fields), removes), required=required)
+    if new is None:
+        return
+    for field in dict.fromkeys(removed):
+        body.lost += field.rule.flags
+        if field.rule.instead:
+            body.flags.append(field.rule.instead)
+        if not (field.rule.instead and support.sent_as(field.rule.instead)):
+            body.mark_dropped(field.name)
+    if new == b"{}":
+        body.remove(root)
+        body.lost += support.rules.flags_of(root)
+    else:
+        body.changed[root] = new
+
+
+def _withdrawn(body: BodyEdit, support: Support) -> frozenset[str]:
+    """Return the names of the flags whose fields have been removed, unless another field of the request needs them."""
+    lost, needed = tuple(body.lost), tuple(_needed(body, support.rules))
+    names = (name for flag in support.requested for name in support.sent_as(flag))
+    return frozenset(name for name in names if matches_any(lost, name) and not matches_any(needed, name))
+
+
+def _needed(body: BodyEdit, rules: ServiceRules) -> Iterator[str]:
+    for name, rule in rules.fields.items():
+        if name in body.request.spans and name not in body.without:
+            yield from rule.flags
+    for root, fields in rules.nested_in.items():
+        for field in fields:
+            if field.rule.flags and not field.is_operators and body.contains(root, field.path[-1].word):
+                yield from field.rule.flags

@@ -22,10 +22,10 @@ from bud_asgi.options import check_text
 from bud_asgi.protocol.errors import RequestTooLarge
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import splice
-from bud_asgi.providers.compat.features import adapt, service_rules
+from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.compat.model_ids import vertex_id
 from bud_asgi.providers.errors import TranslatedUpstreamError
-from bud_asgi.providers.options import check_common, check_edits, parse_base_url
+from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
 from bud_asgi.providers.vertex.credential import PROJECT, PROJECT_EXPECTED, GoogleCredential
 from bud_asgi.providers.vertex.errors import google_error, translate
@@ -51,9 +51,13 @@ class Vertex:
     (Private Service Connect, a proxy); it may end in `/v1`. `credentials`, `service_account_file`,
     `service_account_info` and `quota_project` are those of `GoogleCredential`; by default the environment's Application
     Default Credentials are used. `timeouts` are in seconds; `tls` replaces the default context (system certificate
-    authorities, verified). `allow_betas` are beta flags to send although they are not known to be supported,
-    `drop_fields` top-level fields to leave out. Raises `OptionError`.
+    authorities, verified). `allow_betas` and `drop_betas` are beta flags, or patterns with `*`, to send although they
+    are not known to be supported, and not to send; `drop_fields` are request fields to leave out, such as `metadata` or
+    `tools.strict`. Raises `OptionError`.
     """
+
+    edits_bodies = True
+    has_own_bounds = False
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between deployments
         self,
@@ -70,10 +74,11 @@ class Vertex:
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
         allow_betas: Collection[str] = (),
+        drop_betas: Collection[str] = (),
         drop_fields: Collection[str] = (),
     ) -> None:
         check_common(name, timeouts)
-        check_edits(allow_betas, drop_fields)
+        self._rules = adjusted_rules("vertex", allow_betas, drop_betas, drop_fields)
         check_text("project", project, PROJECT_EXPECTED, PROJECT)
         check_text("region", region, _LOCATION_EXPECTED, _LOCATION)
         if count_region is not None:
@@ -93,7 +98,6 @@ class Vertex:
             counted_at = f"https://{host_of(count_region)}" if base_url is None else base_url
             self._counting = _parse_endpoint(project, count_region, counted_at, tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
-        self._rules = service_rules("vertex").adjusted(allow_betas=allow_betas, drop_fields=drop_fields)
         self._timeouts = timeouts or Timeouts()
 
     def __repr__(self) -> str:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.providers.compat.features import Adaptation, adapt, service_rules
+from bud_asgi.providers.compat.features import Adaptation, adapt
+from bud_asgi.providers.compat.rules import service_rules
 from bud_asgi.providers.seam import ProviderRequest
 from providers.cloud_requests import NEWER, OLDER, OLDEST, VERSION, adapted, call_of, request_of, sent_fields
 
