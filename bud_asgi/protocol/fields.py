@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
 from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.folding import LONGEST_FOLDED, folded
 
 MAX_MODEL_NAME = 256
 """The longest model name, in characters."""
@@ -98,6 +100,9 @@ FIELDS: Mapping[str, Field] = {
 }
 """The fields that the gateway knows. All others are forwarded unchanged."""
 
+_CLOUD_FIELDS = ("anthropic_version", "anthropic_beta", "amazon-bedrock-guardrailConfig")
+_BY_FOLDED: Mapping[str, str] = {folded(name): name for name in (*FIELDS, *_CLOUD_FIELDS)}
+
 REQUIRED = ("model", "messages", "max_tokens")
 """The required fields of a request for a Message, in the order in which the service reports them as missing."""
 
@@ -113,6 +118,7 @@ def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[
     for name, (start, end) in spans.items():
         field = FIELDS.get(name)
         if field is None:
+            check_spelling(name)
             continue
         first = body[start]
         if first not in field.first_bytes:
@@ -121,6 +127,18 @@ def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[
             _validate_number(name, field, body[start:end])
     _validate_model(body, spans["model"])
     _validate_messages(body, spans["messages"][0])
+
+
+def check_spelling(key: str) -> None:
+    """Check an unknown key. Raises `InvalidRequest` for one that some upstreams would take for a known field."""
+    known = _known_spelling(key) if len(key) <= LONGEST_FOLDED else None
+    if known is not None and known != key:
+        raise InvalidRequest(f"{key}: Extra inputs are not permitted; write {known}")
+
+
+@lru_cache(maxsize=1024)
+def _known_spelling(key: str) -> str | None:
+    return _BY_FOLDED.get(folded(key))
 
 
 def integer_of(text: bytes) -> int:
