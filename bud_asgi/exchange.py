@@ -78,6 +78,11 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
         return matches_any(self.models, model)
 
     @property
+    def may_use_all(self) -> bool:
+        """Whether this principal may use every model."""
+        return "*" in self.models
+
+    @property
     def is_authenticated(self) -> bool:
         """Always true: unauthenticated requests have no `Principal`."""
         return True
@@ -174,6 +179,7 @@ class Exchange:
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
+    `named_routes` are the routes of the further models that the body names, each with the name that it gives.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
@@ -191,6 +197,7 @@ class Exchange:
         "max_body",
         "method",
         "model_id",
+        "named_routes",
         "offers",
         "operation",
         "outcome",
@@ -229,6 +236,7 @@ class Exchange:
         self.tasks: BackgroundTasks | None = None
         self.unsent_event = b""
         self._path: str = scope["path"]
+        self.named_routes: Sequence[tuple[str, ResolvedRoute]] = ()
         self._request: MessagesRequest | None = None
 
     @classmethod

@@ -60,10 +60,9 @@ def named_models(request: MessagesRequest) -> _Found:
     body, search = request.body, _Searcher()
     for name, (start, end) in request.spans.items():
         first = body[start]
-        if name == "fallbacks" and first == _QUOTE:
-            yield NamedModel("fallbacks", None)
-        elif first not in _CONTAINERS or name in _WITHOUT_MODELS:
-            continue
+        if first not in _CONTAINERS or name in _WITHOUT_MODELS:
+            if name == "fallbacks" and first == _QUOTE:
+                yield NamedModel("fallbacks", None)
         elif name in {"messages", "system"}:
             if not _is_plain(body, start, end):
                 yield from _in_conversation(search, name, body, start, end)
@@ -246,9 +245,12 @@ def _contains(pattern: re.Pattern[bytes], body: bytes, start: int, end: int) -> 
 
 def _is_plain(body: bytes, start: int, end: int) -> bool:
     """Whether a small part of a body has no sign of a block that brings in tools: the usual case, decided at once."""
-    return end - start <= _CHUNK and not (
-        any(body.find(sign, start, end) >= 0 for sign in _SIGNS) or _ESCAPED_LETTER.search(body, start, end)
-    )
+    if end - start > _CHUNK:
+        return False
+    for sign in _SIGNS:
+        if body.find(sign, start, end) >= 0:
+            return False
+    return _ESCAPED_LETTER.search(body, start, end) is None
 
 
 def _has_sign(body: bytes, start: int, end: int) -> _Search:

@@ -146,9 +146,7 @@ class Anthropic:
         """Encode the request: its body is unchanged, except that an upstream model replaces the client's."""
         request, model = call.request, call.model
         renamed = model is not None and model != request.model
-        forwarded = forwarded_headers(
-            call.headers, account=not self.credential.is_operators, trace_context=self._trace_context
-        )
+        forwarded = forwarded_headers(call.headers, trace_context=self._trace_context)
         return EncodedRequest(
             HttpRequest(
                 origin=self._origin,

@@ -32,7 +32,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     call is aborted at once. The caller closes the reply.
     """
     encoded = provider.encode(call)
-    attempt.dropped = encoded.dropped
+    attempt.dropped += encoded.dropped
     try:
         sent = await provider.credential.apply(encoded.request, call.headers)
         reply = await client.send(sent)

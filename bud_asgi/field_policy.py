@@ -1,0 +1,112 @@
+"""What an operator allows in requests: the fields and headers that change what is billed, or to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import get_args
+
+import msgspec
+
+from bud_asgi.options import OptionError, check_choice, check_type, key_text, nearest, one_of
+from bud_asgi.protocol.account_fields import ACCOUNT_FIELDS, Action, account_field, account_header
+from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.fields import FIELDS
+from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.request import MessagesRequest, edited
+
+_EXPECTED = 'a mapping of fields to actions, such as {"speed": "refuse"}'
+_OTHERS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
+_OTHER_HEADERS = frozenset((b"anthropic-version", b"anthropic-beta"))
+_HEADER_STARTS = (b"anthropic", b"x-amzn-be")
+
+_decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+
+
+class FieldPolicy:
+    """An action for each of the fields in `ACCOUNT_FIELDS`: by default the one of that table.
+
+    `actions` sets others: `forward`, `drop` (the response names the field in `bud-dropped`), or `refuse` (400). It
+    applies to the field in the body, in the items of `fallbacks`, and as a header, at every provider. Raises
+    `OptionError`.
+    """
+
+    def __init__(self, actions: Mapping[str, Action] | None = None) -> None:
+        self._set = _checked(actions)
+        chosen = {name: self._set.get(name, field.action) for name, field in ACCOUNT_FIELDS.items()}
+        self._refused = frozenset(name for name, action in chosen.items() if action == "refuse")
+        self._dropped = frozenset(name for name, action in chosen.items() if action == "drop")
+
+    def check(self, request: MessagesRequest, headers: Headers) -> None:
+        """Raise `InvalidRequest`, naming the field or header, for one that is refused."""
+        for name, field in (*_fields_in(request), *_headers_in(headers)):
+            if name in self._refused:
+                raise InvalidRequest(f"{field}: Extra inputs are not permitted")
+
+    def dropped_for(self, allowed: Collection[str], *, client_pays: bool) -> frozenset[str]:
+        """The fields to drop at one provider.
+
+        `allowed` are those that the provider's own options let clients set, `client_pays` whether it is called with
+        the client's credential. Both only replace defaults.
+        """
+        return frozenset(
+            name
+            for name in self._dropped
+            if name in self._set or not (name in allowed or (client_pays and ACCOUNT_FIELDS[name].clients_own))
+        )
+
+
+def without_fields(
+    request: MessagesRequest, headers: Headers, dropped: frozenset[str]
+) -> tuple[MessagesRequest, Headers, tuple[str, ...]]:
+    """Leave the fields named in `dropped` out of a request; also return what was left out, as the client wrote it."""
+    fields = {field: name for name, field in _fields_in(request) if name in dropped}
+    lines = {field.encode("latin-1"): name for name, field in _headers_in(headers) if name in dropped}
+    if lines:
+        headers = {name: value for name, value in headers.items() if name not in lines}
+    if fields:
+        changed = {} if "fallbacks" in fields else _changed_fallbacks(request, dropped)
+        request = edited(request, without=[field for field in fields if field in request.spans], changed=changed)
+    return request, headers, tuple(dict.fromkeys((*fields.values(), *lines.values())))
+
+
+def _fields_in(request: MessagesRequest) -> list[tuple[str, str]]:
+    """The account fields in a body: their names, and the paths as the client wrote them."""
+    found = [(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
+    if "fallbacks" in request.spans:
+        for n, item in enumerate(_fallbacks(request)):
+            found += [(name, f"fallbacks.{n}.{key[:100]}") for key in item if (name := account_field(key))]
+    return found
+
+
+def _headers_in(headers: Headers) -> list[tuple[str, str]]:
+    return [
+        (name, header.decode("latin-1"))
+        for header in headers
+        if header[:9] in _HEADER_STARTS and header not in _OTHER_HEADERS and (name := account_header(header))
+    ]
+
+
+def _fallbacks(request: MessagesRequest) -> list[dict[str, msgspec.Raw]]:
+    """The items of `fallbacks`, which are objects: reading has checked them."""
+    value = request.value("fallbacks") or b"null"
+    return _decode_items(value) if value.startswith(b"[") else []
+
+
+def _changed_fallbacks(request: MessagesRequest, dropped: frozenset[str]) -> Mapping[str, bytes]:
+    items = _fallbacks(request)
+    kept = [{key: value for key, value in item.items() if account_field(key) not in dropped} for item in items]
+    return {} if kept == items else {"fallbacks": msgspec.json.encode(kept)}
+
+
+def _checked(actions: Mapping[str, Action] | None) -> Mapping[str, Action]:
+    if actions is None:
+        return {}
+    check_type("field_policy", actions, Mapping, _EXPECTED)
+    for name, action in actions.items():
+        option = f"field_policy.{key_text(str(name))}"
+        if name not in ACCOUNT_FIELDS:
+            raise OptionError(
+                option, f"unknown field{nearest(str(name), ACCOUNT_FIELDS)}; expected {one_of(ACCOUNT_FIELDS)}"
+            )
+        check_choice(option, action, get_args(Action))
+    return dict(actions)
