@@ -44,10 +44,10 @@ class MessagesApp:
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
-    (`FieldPolicy`). `max_body` is in bytes. `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished
-    `Exchange`, in the background after the response; what it raises is logged. `access_log` writes one line of JSON for
-    each request to the logger `bud_asgi.access`, without its content. `drain_timeout` is how many seconds requests in
-    flight get at shutdown. `timing` holds the other durations.
+    (`FieldPolicy`). `max_body` is in bytes. `client` makes the HTTP client of an event loop. `on_settled` is awaited
+    with each finished `Exchange`, in the background after the response; what it raises is logged. `access_log` writes
+    one line of JSON for each request to the logger `bud_asgi.access`, without its content. `drain_timeout` is how many
+    seconds requests in flight get at shutdown. `timing` holds the other durations.
     """
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword

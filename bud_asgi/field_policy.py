@@ -64,8 +64,8 @@ def without_fields(
     if lines:
         headers = {name: value for name, value in headers.items() if name not in lines}
     if fields:
-        changed = {} if "fallbacks" in fields else _changed_fallbacks(request, dropped)
-        request = edited(request, without=[field for field in fields if field in request.spans], changed=changed)
+        without = [field for field in fields if field in request.spans]
+        request = edited(request, without=without, changed=_changed_fallbacks(request, dropped))
     return request, headers, tuple(dict.fromkeys((*fields.values(), *lines.values())))
 
 
@@ -95,7 +95,7 @@ def _fallbacks(request: MessagesRequest) -> list[dict[str, msgspec.Raw]]:
 def _changed_fallbacks(request: MessagesRequest, dropped: frozenset[str]) -> Mapping[str, bytes]:
     items = _fallbacks(request)
     kept = [{key: value for key, value in item.items() if account_field(key) not in dropped} for item in items]
-    return {} if kept == items else {"fallbacks": msgspec.json.encode(kept)}
+    return {"fallbacks": msgspec.json.encode(kept)} if kept != items else {}
 
 
 def _checked(actions: Mapping[str, Action] | None) -> Mapping[str, Action]:

@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
     `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
-    the one provider. `fields` is the app's `field_policy`. `max_body` is in bytes. `access_log` is `None` if it was not set.
+    the one provider. `fields` is the app's `field_policy`. `max_body` is in bytes. `access_log` is `None` if it was not
+    set.
     """
 
     source: str

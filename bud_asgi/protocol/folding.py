@@ -1,7 +1,7 @@
 """Which spellings of a key a reader of JSON may take for the same key.
 
-Readers differ: Go and .NET ignore case, some also for U+017F (s), U+212A (k) and U+0131 (i); Go's second JSON package can
-ignore `_` and `-`; protobuf reads `maxTokens` as `max_tokens`.
+Readers differ: Go and .NET ignore case, some also for U+017F (s), U+212A (k) and U+0131 (i); Go's second JSON package
+can ignore `_` and `-`; protobuf reads `maxTokens` as `max_tokens`.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class RouteTable:
         return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
 
     def _names(self, resource: str, principal: Principal | None) -> bool:
-        """Whether a route or the principal names a cloud's resource, which may be another account's, by more than `*`."""
+        """Whether a route or the principal names a resource by more than `*`: it may belong to another account."""
         patterns = [route.model for route in self.routes]
         return names_resource(patterns if principal is None else [*patterns, *principal.models], resource)
 

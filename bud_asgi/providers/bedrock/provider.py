@@ -89,10 +89,11 @@ class Bedrock:
     `endpoint` is a host or URL that replaces the region's own: a VPC endpoint, FIPS, a proxy; requests are still signed
     for `region`. A model is called through its `inference_profile`, unless `model_ids` maps its name to another Bedrock
     id or ARN. `service_tier` and `guardrail` (identifier and version) apply to all requests; `client_headers` names the
-    headers that clients may set themselves, and with `user_profiles` they may set the user profile of a request
-    (`anthropic-user-profile-id` or `user_profile_id`). `allow_betas` are beta flags to send although they are not known to be supported,
-    `drop_fields` top-level fields to leave out. `timeouts` are in seconds; `tls` replaces the default context (system
-    certificate authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
+    headers that clients may set themselves, and with `user_profiles` they may set the user profile of a request, as
+    `anthropic-user-profile-id` or `user_profile_id`. `allow_betas` are beta flags to send although they are not known
+    to be supported, `drop_fields` top-level fields to leave out. `timeouts` are in seconds; `tls` replaces the default
+    context (system certificate authorities, verified). The other options are those of `AwsCredential`. Raises
+    `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between accounts

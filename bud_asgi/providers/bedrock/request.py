@@ -21,7 +21,9 @@ from bud_asgi.protocol.request import MessagesRequest, splice
 from bud_asgi.providers.compat.features import Adaptation
 from bud_asgi.providers.compat.model_ids import base_id_in, bedrock_base_id, claude_name, generation, is_native
 
-_IDENTIFIER = re.compile(r"(?!arn:)[0-9A-Za-z][0-9A-Za-z._:-]{0,2047}|arn:aws(?!.*(?:\.\.|//))[0-9A-Za-z._:/-]{1,2040}")
+_IDENTIFIER = re.compile(
+    r"(?!.*(?:\.\.|//))(?:(?!arn:)[0-9A-Za-z][0-9A-Za-z._:-]{0,2047}|arn:aws[0-9A-Za-z._:/-]{1,2040})"
+)
 
 
 class BedrockModel(msgspec.Struct, frozen=True):
