@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config.config_files import in_file
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bodies import body, decode
@@ -92,7 +91,7 @@ def test_the_rest_of_the_body_keeps_its_bytes() -> None:
     app = Captured(providers=[anthropic()])
     sent = rb'{ "model":"m","x": 1.50,"user_pr\u006ffile_id":"up_1" ,"max_tokens":1e0,"messages":[ {"a":"\u0061"}],"y":{}  }'
     app.post(sent)
-    assert wire(app.requests[0]) == (rb'{"model":"m","x": 1.50,"max_tokens":1e0,"messages":[ {"a":"\u0061"}],"y":{}}')
+    assert wire(app.requests[0]) == (rb'{ "model":"m","x": 1.50,"max_tokens":1e0,"messages":[ {"a":"\u0061"}],"y":{}}')
 
 
 def test_a_client_that_pays_itself_chooses_itself() -> None:
@@ -220,21 +219,24 @@ def test_the_file_has_the_same_policy(tmp_path: Path) -> None:
         read_file(file, environ={})
     names = ", ".join(f'"{name}"' for name in list(ACCOUNT_FIELDS)[:-1]) + f' or "{list(ACCOUNT_FIELDS)[-1]}"'
     assert str(raised.value).splitlines() == [
-        in_file(file, f'6: fields.sped: unknown field (did you mean "speed"?); expected {names}'),
-        in_file(file, '7: fields.speed: expected "forward", "drop" or "refuse", got "deny"'),
-        in_file(file, '8: fields.service_tier: expected "forward", "drop" or "refuse", got 1'),
+        f"{file}:{problem}"
+        for problem in (
+            f'6: fields.sped: unknown field (did you mean "speed"?); expected {names}',
+            '7: fields.speed: expected "forward", "drop" or "refuse", got "deny"',
+            '8: fields.service_tier: expected "forward", "drop" or "refuse", got 1',
+        )
     ]
 
 
 _values = st.sampled_from([b"1", b'"a"', b"{ }", b'[1, "\\u0061"]', b"null"])
-_fields = st.dictionaries(st.sampled_from(["a", "speed", "é", 'q"', "b c"]), _values, max_size=5)
+_fields = st.dictionaries(st.sampled_from(["a", "bb", "é", 'q"', "b c"]), _values, max_size=5)
 
 
 @pytest.mark.torture
 @examples(200, 20_000)
 @given(
     fields=_fields,
-    without=st.sets(st.sampled_from(["a", "speed", "é", "model"])),
+    without=st.sets(st.sampled_from(["a", "bb", "é", "model"])),
     changed=_fields,
     gap=st.sampled_from(["", " "]),
 )
