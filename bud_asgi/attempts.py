@@ -142,7 +142,9 @@ def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[s
 
     The header that proved the caller to us is left out: that credential stays here.
     """
-    request, headers, attempt.dropped = without_fields(exchange.decoded_request, exchange.headers, dropped)
+    request, headers = exchange.decoded_request, exchange.headers
+    if exchange.account_fields:
+        request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
     if exchange.credential_header is not None:
         headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
     return ProviderRequest(request, headers, attempt.target.model, exchange.request_id)

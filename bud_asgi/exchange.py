@@ -15,6 +15,7 @@ import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
+from bud_asgi.field_policy import Found
 from bud_asgi.options import check_name, check_text, check_texts
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
@@ -179,7 +180,8 @@ class Exchange:
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
-    `named_routes` are the routes of the further models that the body names, each with the name that it gives.
+    `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
+    `named_routes` the routes of the further models that the body names, each with the name that it gives.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
@@ -189,6 +191,7 @@ class Exchange:
     __slots__ = (
         "_path",
         "_request",
+        "account_fields",
         "attempts",
         "committed",
         "credential_header",
@@ -236,6 +239,7 @@ class Exchange:
         self.tasks: BackgroundTasks | None = None
         self.unsent_event = b""
         self._path: str = scope["path"]
+        self.account_fields: Sequence[Found] = ()
         self.named_routes: Sequence[tuple[str, ResolvedRoute]] = ()
         self._request: MessagesRequest | None = None
 

@@ -17,9 +17,18 @@ from bud_asgi.protocol.request import MessagesRequest, edited
 _EXPECTED = 'a mapping of fields to actions, such as {"speed": "refuse"}'
 _OTHERS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
 _OTHER_HEADERS = frozenset((b"anthropic-version", b"anthropic-beta"))
-_HEADER_STARTS = (b"anthropic", b"x-amzn-be")
+_ANTHROPIC = b"anthropic"  # some servers read `_` as the `-` that follows
+_SERVICE_TIER = ACCOUNT_FIELDS["service_tier"].header
 
 _decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """An account field in a request: its name in `ACCOUNT_FIELDS`, and the path or header as the client wrote it."""
+
+    name: str
+    field: str
+    is_header: bool = False
 
 
 class FieldPolicy:
@@ -36,11 +45,13 @@ class FieldPolicy:
         self._refused = frozenset(name for name, action in chosen.items() if action == "refuse")
         self._dropped = frozenset(name for name, action in chosen.items() if action == "drop")
 
-    def check(self, request: MessagesRequest, headers: Headers) -> None:
-        """Raise `InvalidRequest`, naming the field or header, for one that is refused."""
-        for name, field in (*_fields_in(request), *_headers_in(headers)):
-            if name in self._refused:
-                raise InvalidRequest(f"{field}: Extra inputs are not permitted")
+    def check(self, request: MessagesRequest, headers: Headers) -> tuple[Found, ...]:
+        """Find the account fields of a request. Raises `InvalidRequest`, naming the field, for one that is refused."""
+        found = (*_in_body(request), *_in_headers(headers))
+        for each in found:
+            if each.name in self._refused:
+                raise InvalidRequest(f"{each.field}: Extra inputs are not permitted")
+        return found
 
     def dropped_for(self, allowed: Collection[str], *, client_pays: bool) -> frozenset[str]:
         """The fields to drop at one provider.
@@ -56,34 +67,32 @@ class FieldPolicy:
 
 
 def without_fields(
-    request: MessagesRequest, headers: Headers, dropped: frozenset[str]
+    request: MessagesRequest, headers: Headers, found: Collection[Found], dropped: frozenset[str]
 ) -> tuple[MessagesRequest, Headers, tuple[str, ...]]:
-    """Leave the fields named in `dropped` out of a request; also return what was left out, as the client wrote it."""
-    fields = {field: name for name, field in _fields_in(request) if name in dropped}
-    lines = {field.encode("latin-1"): name for name, field in _headers_in(headers) if name in dropped}
+    """Leave out those of the `found` fields whose names are in `dropped`; also return these names."""
+    removed = [each for each in found if each.name in dropped]
+    lines = {each.field.encode("latin-1") for each in removed if each.is_header}
     if lines:
         headers = {name: value for name, value in headers.items() if name not in lines}
-    if fields:
-        without = [field for field in fields if field in request.spans]
+    if len(lines) < len(removed):
+        without = {each.field for each in removed}
         request = edited(request, without=without, changed=_changed_fallbacks(request, dropped))
-    return request, headers, tuple(dict.fromkeys((*fields.values(), *lines.values())))
+    return request, headers, tuple(dict.fromkeys(each.name for each in removed))
 
 
-def _fields_in(request: MessagesRequest) -> list[tuple[str, str]]:
-    """The account fields in a body: their names, and the paths as the client wrote them."""
-    found = [(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
+def _in_body(request: MessagesRequest) -> list[Found]:
+    found = [Found(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
     if "fallbacks" in request.spans:
         for n, item in enumerate(_fallbacks(request)):
-            found += [(name, f"fallbacks.{n}.{key[:100]}") for key in item if (name := account_field(key))]
+            found += [Found(name, f"fallbacks.{n}.{key[:100]}") for key in item if (name := account_field(key))]
     return found
 
 
-def _headers_in(headers: Headers) -> list[tuple[str, str]]:
-    return [
-        (name, header.decode("latin-1"))
-        for header in headers
-        if header[:9] in _HEADER_STARTS and header not in _OTHER_HEADERS and (name := account_header(header))
-    ]
+def _in_headers(headers: Headers) -> list[Found]:
+    named = [header for header in headers if header[:9] == _ANTHROPIC and header not in _OTHER_HEADERS]
+    if _SERVICE_TIER in headers:
+        named.append(_SERVICE_TIER)
+    return [Found(name, line.decode("latin-1"), is_header=True) for line in named if (name := account_header(line))]
 
 
 def _fallbacks(request: MessagesRequest) -> list[dict[str, msgspec.Raw]]:

@@ -60,9 +60,8 @@ class Gateway:
             if exchange.operation in MODELS_API:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
-            decoded = await exchange.request(receive)  # 400, 413
-            self._field_policy.check(decoded, exchange.headers)  # 400
-            del decoded  # an open stream retains no body
+            await exchange.request(receive)  # 400, 413
+            exchange.account_fields = self._field_policy.check(exchange.decoded_request, exchange.headers)  # 400
             if self._router is not None:
                 resolve(self._router, exchange)  # 404, 403
             else:

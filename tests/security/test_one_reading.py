@@ -113,7 +113,8 @@ def ignoring_case(fold: Callable[[str], str]) -> Reader:
 
     def read(sent: bytes) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for key, value in json.loads(sent, object_pairs_hook=lambda pairs: pairs):
+        pairs: list[tuple[str, Any]] = json.loads(sent, object_pairs_hook=lambda pairs: pairs)
+        for key, value in pairs:
             found[by_fold.get(fold(key), key)] = value
         return found
 
@@ -126,7 +127,7 @@ READERS: dict[str, Reader] = {
     "without case": ignoring_case(str.casefold),
     "upper case": ignoring_case(str.upper),
     "lower case": ignoring_case(str.lower),
-    "character by character": ignoring_case(lambda key: "".join(c.upper().lower() for c in key)),
+    "character by character": ignoring_case(lambda key: "".join([c.upper().lower() for c in key])),
     "without delimiters": ignoring_case(lambda key: key.casefold().replace("_", "").replace("-", "")),
     "normalised": ignoring_case(lambda key: unicodedata.normalize("NFKC", key)),
     "until a NUL": ignoring_case(lambda key: key.split("\0")[0]),
