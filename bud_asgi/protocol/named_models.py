@@ -29,6 +29,7 @@ MAX_ITEMS = 300_000
 _CHUNK = 1 << 22  # bytes that are searched without a pause
 _WORK_PER_PAUSE, _WORK_PER_ITEM = 250_000, 250  # in bytes that are decoded, or as much work as that
 _NODES_PER_PAUSE = 20_000
+_FALLBACK_KEYS = 100  # an item has about five
 _OVERLAP = 64  # bytes; no match of the patterns is longer
 _WITHOUT_MODELS = frozenset(("metadata", "stop_sequences", "output_config", "output_format"))
 _USER_DEFINED = frozenset(("input", "input_schema", "input_examples", "output_config", "configs", "metadata"))
@@ -181,6 +182,8 @@ def _in_fallbacks(search: _Searcher, value: bytes) -> _Found:
     for n, item in enumerate(_split_list(value)):
         if not bytes(item).startswith(b"{"):
             raise InvalidRequest(f"fallbacks.{n}: Input should be a valid dictionary")
+        if len(split_object(bytes(item))[0]) > _FALLBACK_KEYS:
+            raise InvalidRequest(f"fallbacks.{n}: more than {_FALLBACK_KEYS} keys")
         if f"fallbacks.{n}.model" not in named:
             raise InvalidRequest(f"fallbacks.{n}.model: Field required")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -30,6 +31,9 @@ from bud_asgi import (
     hash_api_key,
 )
 from bud_asgi.exchange import Exchange, Offer
+from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.named_models import named_models
+from bud_asgi.protocol.request import decode_request
 
 SMALL, LARGE = "claude-haiku-4-5", "claude-opus-5-5"
 HAIKU = ("claude-haiku-*",)
@@ -217,6 +221,11 @@ ODD: dict[str, tuple[str, int]] = {
     "another case": ('"fallbacks":[{"Model":"claude-opus-5-5"}]', 400),
     "both cases": ('"tools":[{"type":"advisor_1","model":"claude-haiku-4-5","MODEL":"claude-opus-5-5"}]', 400),
     "another case of the field": ('"Fallbacks":[{"model":"claude-opus-5-5"}]', 400),
+    "a duplicate beside the name": (
+        '"fallbacks":[{"model":"claude-haiku-4-5","speed":"fast","speed":"standard"}]',
+        400,
+    ),
+    "many keys": ('"fallbacks":[{"model":"claude-haiku-4-5"' + "".join(f',"k{n}":1' for n in range(100)) + "}]", 400),
     "a list of names": ('"fallbacks":["claude-opus-5-5"]', 400),
     "an item without a name": ('"fallbacks":[{"max_tokens":1}]', 400),
     "a name that is no string": ('"fallbacks":[{"model":{"id":"claude-opus-5-5"}}]', 400),
@@ -433,3 +442,44 @@ def test_no_body_takes_a_model_outside_the_list_upstream(parts: tuple[str, str])
 
 
 PROPERTY = Captured(models=HAIKU, providers=[anthropic()])
+
+
+def large(messages: bytes, more: bytes = b"") -> bytes:
+    return b'{"model":"m","max_tokens":1,"messages":' + messages + more + b"}"
+
+
+ADDITION = b'{"role":"system","content":[{"type":"tool_addition","tool":{"model":"x"}}]}'
+USE = b'{"type":"tool_use","input":{"model":1}}'
+LARGE_BODIES: dict[str, Callable[[], bytes]] = {
+    "text": lambda: large(b'[{"role":"user","content":"' + b"Hello, there " * 2_400_000 + b'"}]'),
+    "escapes": lambda: large(b'[{"role":"user","content":"' + rb"\u00e9" * 5_200_000 + b'"}]'),
+    "escaped quotes": lambda: large(b"[" + ADDITION + b',{"model":"' + rb"\"" * 15_000_000 + b'"}]'),
+    "small messages": lambda: large(b"[" + ADDITION + b",{}" * 250_000 + b"]"),
+    "small blocks": lambda: large(b'[{"content":[' + b",".join([USE] * 100_000) + b"]}," + ADDITION + b"]"),
+    "small tools": lambda: large(b"[{}]", b',"tools":[' + b'{"model":null},' * 250_000 + b"{}]"),
+    "keys of tools": lambda: large(
+        b"[{}]",
+        b',"tools":[' + b",".join([b"{" + b'"a%d":1,' * 900 % tuple(range(900)) + b'"x":{"model":1}}'] * 250) + b"]",
+    ),
+    "one field": lambda: large(b"[{}]", b',"thinking":{"model":["",' + b"[]," * 85_000 + b"1]}"),
+    "depth": lambda: large(b"[{}]", b',"thinking":{"model":1,"a":' + b"[" * 900 + b"]" * 900 + b"}"),
+}
+
+
+@pytest.mark.parametrize("make", LARGE_BODIES.values(), ids=LARGE_BODIES.keys())
+def test_the_search_for_models_never_holds_the_loop_for_long(make: Callable[[], bytes]) -> None:
+    """Measured in CPU time between two pauses, with garbage collection off: other tests leave much behind."""
+    held, found = [0.0], named_models(decode_request(make()))
+    gc.disable()
+    try:
+        while True:
+            started = time.thread_time()
+            try:
+                next(found)
+            except (StopIteration, InvalidRequest):
+                break
+            finally:
+                held.append(time.thread_time() - started)
+    finally:
+        gc.enable()
+    assert max(held) < 0.1
