@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,11 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bud_asgi.auth import ApiKeys
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
+from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
 from bud_asgi.limits import Limit, Limiter
 from bud_asgi.loop import LoopResources, PerLoop
+from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
@@ -41,10 +43,11 @@ class MessagesApp:
     single provider, all models go there); `limits` decide how much. Or `middleware` replaces these three stages.
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
-    `max_body` is in bytes. `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished
-    `Exchange`, in the background after the response; what it raises is logged. `access_log` writes one line of JSON for
-    each request to the logger `bud_asgi.access`, without its content. `drain_timeout` is how many seconds requests in
-    flight get at shutdown. `timing` holds the other durations.
+    `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
+    (`FieldPolicy`). `max_body` is in bytes. `client` makes the HTTP client of an event loop. `on_settled` is awaited
+    with each finished `Exchange`, in the background after the response; what it raises is logged. `access_log` writes
+    one line of JSON for each request to the logger `bud_asgi.access`, without its content. `drain_timeout` is how many
+    seconds requests in flight get at shutdown. `timing` holds the other durations.
     """
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
@@ -55,6 +58,7 @@ class MessagesApp:
         routes: Sequence[Route] | None = None,
         limits: Sequence[Limit] = (),
         middleware: Sequence[Middleware] | None = None,
+        field_policy: Mapping[str, Action] | None = None,
         max_body: int = DEFAULT_MAX_BODY,
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
@@ -63,6 +67,7 @@ class MessagesApp:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         names = _checked_names(providers)
+        policy = FieldPolicy(field_policy)
         self._loops = PerLoop(client, providers, timing)
         self._timing = timing
         self._max_body = max_body
@@ -74,14 +79,15 @@ class MessagesApp:
         if middleware is None:
             _check_auth(auth, providers)
             limiter = Limiter(limits) if limits else None
-            self._gateway = Gateway(providers, backend=auth, router=_route_table(routes, names), limiter=limiter)
+            router = _route_table(routes, names)
+            self._gateway = Gateway(providers, backend=auth, router=router, limiter=limiter, field_policy=policy)
             return
         if auth is not None or routes is not None or limits:
             raise ValueError("middleware= replaces auth=, routes= and limits=: pass them to your middleware instead")
         for layer in middleware:
             backend = layer.kwargs.get("backend")
             _check_auth(backend if isinstance(backend, ApiKeys) else None, providers, required=False)
-        self._gateway = Gateway(providers)
+        self._gateway = Gateway(providers, field_policy=policy)
         self._stack = GatewayApp(self._gateway, self._loops.get)
         for layer in reversed(middleware):
             self._stack = layer.cls(self._stack, *layer.args, **layer.kwargs)

@@ -12,6 +12,7 @@ from typing import Self
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Attempt, AttemptEnd, Exchange, Target
+from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.providers import (
@@ -46,11 +47,13 @@ async def run_attempts(
     request: ActiveRequest,
     targets: Sequence[Target],
     providers: Mapping[str, Provider],
+    dropped_fields: Mapping[str, frozenset[str]],
     client: HttpClient,
     timing: Timing,
 ) -> None:
     """Try the targets in order until one has answered, and deliver its reply.
 
+    `dropped_fields` are the account fields that are left out of requests, by provider.
     Raises the `GatewayError` of the last attempt. Cancelled, the upstream call is aborted at once.
     """
     exchange, response = request.exchange, request.response
@@ -61,8 +64,9 @@ async def run_attempts(
         provider = providers[target.provider]
         with _AttemptScope(request, provider, target, is_last=number == len(targets)) as current:
             # The encoded request is not kept in a variable: an open stream would retain the body.
+            dropped = dropped_fields[target.provider]
             reply = current.reply = await send(
-                client, provider, _provider_request(exchange, current.attempt), current.attempt
+                client, provider, _provider_request(exchange, current.attempt, dropped), current.attempt
             )
             if streaming:
                 await relay_stream(exchange, current.attempt, reply, response, timing)
@@ -136,9 +140,14 @@ def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
     return "unsupported"
 
 
-def _provider_request(exchange: Exchange, attempt: Attempt) -> ProviderRequest:
-    """The request for a provider, without the header that proved the caller to us: that credential stays here."""
-    headers = exchange.headers
+def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[str]) -> ProviderRequest:
+    """The request for a provider, without the dropped account fields, which are noted in the attempt.
+
+    The header that proved the caller to us is left out: that credential stays here.
+    """
+    request, headers = exchange.decoded_request, exchange.headers
+    if exchange.account_fields:
+        request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
     if exchange.credential_header is not None:
         headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
-    return ProviderRequest(exchange.decoded_request, headers, attempt.target.model, exchange.request_id, attempt)
+    return ProviderRequest(request, headers, attempt.target.model, exchange.request_id, attempt)

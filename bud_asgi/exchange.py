@@ -15,6 +15,7 @@ import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
+from bud_asgi.field_policy import Found
 from bud_asgi.options import check_name, check_text, check_texts
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
@@ -76,6 +77,11 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     def may_use(self, model: str) -> bool:
         """Whether this principal may use the model of that name."""
         return matches_any(self.models, model)
+
+    @property
+    def may_use_all(self) -> bool:
+        """Whether this principal may use every model."""
+        return "*" in self.models
 
     @property
     def is_authenticated(self) -> bool:
@@ -187,6 +193,8 @@ class Exchange:
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
+    `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
+    `named_routes` the routes of the further models that the body names, each with the name that it gives.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
@@ -197,6 +205,7 @@ class Exchange:
     __slots__ = (
         "_path",
         "_request",
+        "account_fields",
         "attempts",
         "committed",
         "credential_header",
@@ -205,6 +214,7 @@ class Exchange:
         "max_body",
         "method",
         "model_id",
+        "named_routes",
         "offers",
         "operation",
         "other_models",
@@ -245,6 +255,8 @@ class Exchange:
         self.tasks: BackgroundTasks | None = None
         self.unsent_event = b""
         self._path: str = scope["path"]
+        self.account_fields: Sequence[Found] = ()
+        self.named_routes: Sequence[tuple[str, ResolvedRoute]] = ()
         self._request: MessagesRequest | None = None
 
     @classmethod

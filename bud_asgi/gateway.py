@@ -12,14 +12,15 @@ from bud_asgi.attempts import run_attempts
 from bud_asgi.auth import AuthenticationFailed, authenticate
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limiter
 from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
-from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
+from bud_asgi.protocol.errors import GatewayError, NotFound
 from bud_asgi.protocol.operations import MODELS_API
-from bud_asgi.providers import Provider, check_bounds
+from bud_asgi.providers import AllowsFields, Provider, check_bounds
 from bud_asgi.response import Response
-from bud_asgi.routing import Router, resolve
+from bud_asgi.routing import Router, check_permission, resolve, targets_for_all
 
 _log = logging.getLogger("bud_asgi")
 
@@ -39,12 +40,15 @@ class Gateway:
         backend: AuthenticationBackend | None = None,
         router: Router | None = None,
         limiter: Limiter | None = None,
+        field_policy: FieldPolicy | None = None,
     ) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
         self._backend = backend
         self._router = router
         self._limiter = limiter
+        self._field_policy = field_policy or FieldPolicy()
+        self._dropped_fields = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
@@ -57,16 +61,19 @@ class Gateway:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
             await exchange.request(receive)  # 400, 413
+            exchange.account_fields = self._field_policy.check(exchange.decoded_request, exchange.headers)  # 400
             if self._router is not None:
                 resolve(self._router, exchange)  # 404, 403
+            else:
+                check_permission(exchange, principal)  # 403
             if exchange.decoded_request.violation:
-                first = self._targets(exchange, principal)[0]
+                first = self._targets(exchange)[0]
                 check_bounds(exchange.decoded_request, self._providers[first.provider], first.model)  # 400
             hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
             try:
                 request.watch_disconnect(receive)
-                targets = self._targets(exchange, principal)
-                await run_attempts(request, targets, self._providers, loop.client, loop.timing)
+                targets = self._targets(exchange)
+                await run_attempts(request, targets, self._providers, self._dropped_fields, loop.client, loop.timing)
             finally:
                 if self._limiter is not None and hold is not None:
                     self._limiter.settle(hold, loop.tasks)
@@ -81,12 +88,10 @@ class Gateway:
             offers = (Offer("*", (self._only,)),)
         await answer_models(exchange, principal, offers, self._providers, loop.model_lists, scope, response)
 
-    def _targets(self, exchange: Exchange, principal: Principal) -> Sequence[Target]:
+    def _targets(self, exchange: Exchange) -> Sequence[Target]:
         """The targets of the route, or the only provider. Checks what a router of the host's may have got wrong."""
         route = exchange.route
         model = route.model if route is not None else exchange.decoded_request.model
-        if not principal.may_use(model):
-            raise ModelNotAllowed(model)
         if route is None:
             if self._only is None:
                 raise NotFound(f"model: {model}")
@@ -97,7 +102,7 @@ class Gateway:
             reason = f"the unknown provider {unknown[0]!r}" if unknown else "no target"
             _log.error("%s: the router chose %s for model %r", exchange.request_id, reason, model)
             raise GatewayError(f"The route of this model is misconfigured: {model}")
-        return targets
+        return targets_for_all(exchange, targets)
 
 
 class GatewayApp:
@@ -116,6 +121,11 @@ class GatewayApp:
                 request = ActiveRequest(exchange, response, loop.timing)
             request.response = response
             await self._gateway.serve(request, loop, scope, receive)
+
+
+def _dropped_fields(policy: FieldPolicy, provider: Provider) -> frozenset[str]:
+    allowed = provider.allowed_fields if isinstance(provider, AllowsFields) else ()
+    return policy.dropped_for(allowed, client_pays=not provider.credential.is_operators)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:

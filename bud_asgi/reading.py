@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from bud_asgi.protocol.body import BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
 from bud_asgi.protocol.headers import Headers, check_request_headers
-from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, check_unknown_size, decode_request
+from bud_asgi.protocol.named_models import named_models
+from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size, decode_request
 
 
 class HostRefused(GatewayError):
@@ -38,7 +40,14 @@ async def read_request(
         await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
         check_unknown_size(body)
         await asyncio.sleep(0)
-    return decode_request(body, counting=counting, others=others)
+    request = decode_request(body, counting=counting, others=others)
+    found: list[NamedModel] = []
+    for model in named_models(request):
+        if model is None:
+            await asyncio.sleep(0)
+        else:
+            found.append(model)
+    return msgspec.structs.replace(request, named_models=tuple(found)) if found else request
 
 
 async def _read_body(receive: Receive, reader: BodyReader, content_length: bytes | None) -> bytes:

@@ -17,6 +17,7 @@ from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.settings import Settings
 from bud_asgi.config.tables import GatewayConfig, KeyConfig, LimitConfig, RouteConfig, TargetConfig
 from bud_asgi.exchange import Target
+from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limit
 from bud_asgi.options import OptionError, check_integer, duplicates, mismatch, nearest, one_of, shown
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -72,6 +73,8 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
     keys = [_read_key(reader, table, ("keys", index)) for index, table in enumerate(key_tables)]
     routes = [_read_route(reader, table, ("routes", index), known) for index, table in enumerate(route_tables)]
     limits = [_read_limit(reader, table, ("limits", index)) for index, table in enumerate(gateway.get("limits", []))]
+    fields = gateway.get("fields", {})
+    _check_fields(problems, fields)
     for name, field, tables in (
         ("keys", "name", key_tables),
         ("keys", "hash", key_tables),
@@ -86,9 +89,18 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
         keys=tuple(filter(None, keys)),
         routes=tuple(filter(None, routes)) or None,
         limits=tuple(filter(None, limits)),
+        fields=fields,
         max_body=max_body,
         access_log=gateway.get("access_log"),
     )
+
+
+def _check_fields(problems: Problems, fields: Mapping[str, Any]) -> None:
+    for name, action in fields.items():
+        try:
+            FieldPolicy({name: action})
+        except OptionError as error:
+            problems.add(("fields", name), error.problem)
 
 
 def _check_required(problems: Problems, gateway: GatewayConfig) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.limits import Limit
+from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route
@@ -20,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
     `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
-    the one provider. `max_body` is in bytes. `access_log` is `None` if it was not set.
+    the one provider. `fields` is the app's `field_policy`. `max_body` is in bytes. `access_log` is `None` if it was not
+    set.
     """
 
     source: str
@@ -28,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[ApiKey, ...] = ()
     routes: tuple[Route, ...] | None = None
     limits: tuple[Limit, ...] = ()
+    fields: Mapping[str, Action] = {}
     max_body: int = DEFAULT_MAX_BODY
     access_log: bool | None = None
 
@@ -39,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 providers=self.providers,
                 routes=self.routes,
                 limits=self.limits,
+                field_policy=self.fields,
                 max_body=self.max_body,
                 access_log=bool(self.access_log),
             )

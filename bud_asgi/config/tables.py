@@ -19,6 +19,7 @@ class GatewayConfig(TypedDict, total=False):
     allow_anonymous: bool
     routes: list[Any]
     limits: list[Any]
+    fields: dict[str, Any]
     max_body: int
     access_log: bool
 

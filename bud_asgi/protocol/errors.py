@@ -72,14 +72,14 @@ class MethodNotAllowed(GatewayError):
 
 
 class ModelNotAllowed(GatewayError):
-    """The model exists, but this principal may not use it."""
+    """The model that a field names exists, but this principal may not use it."""
 
     status = 403
     type = "permission_error"
     retryable = False
 
-    def __init__(self, model: str) -> None:
-        super().__init__(f"model: {model} is not among the models that this API key may use")
+    def __init__(self, model: str, field: str = "model") -> None:
+        super().__init__(f"{field}: {model} is not among the models that this API key may use")
 
 
 class RequestTooLarge(GatewayError):

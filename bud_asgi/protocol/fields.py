@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
 from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.folding import LONGEST_FOLDED, folded
 
 MAX_MODEL_NAME = 256
 """The longest model name, in characters."""
@@ -98,6 +100,9 @@ FIELDS: Mapping[str, Field] = {
 }
 """The fields that the gateway knows. All others are forwarded unchanged."""
 
+_CLOUD_FIELDS = ("anthropic_version", "anthropic_beta", "amazon-bedrock-guardrailConfig")
+_BY_FOLDED: Mapping[str, str] = {folded(name): name for name in (*FIELDS, *_CLOUD_FIELDS)}
+
 REQUIRED = ("model", "messages", "max_tokens")
 """The required fields of a request for a Message, in the order in which the service reports them as missing."""
 
@@ -115,6 +120,7 @@ def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[
     for name, (start, end) in spans.items():
         field = FIELDS.get(name)
         if field is None:
+            check_spelling(name)
             continue
         first = body[start]
         if first not in field.first_bytes:
@@ -126,13 +132,28 @@ def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[
 
 
 def validate_needed(body: bytes, spans: Mapping[str, tuple[int, int]]) -> None:
-    """Validate only what the gateway itself reads. Raises `InvalidRequest`."""
+    """Validate only what the gateway itself reads, and the spelling of keys. Raises `InvalidRequest`."""
+    for name in spans:
+        if name not in FIELDS:
+            check_spelling(name)
     for name in _NEEDED:
         if name not in spans and name in REQUIRED:
             raise InvalidRequest(f"{name}: Field required")
         if name in spans and body[spans[name][0]] not in FIELDS[name].first_bytes:
             raise InvalidRequest(f"{name}: {FIELDS[name].type_error}")
     _validate_model(body, spans["model"])
+
+
+def check_spelling(key: str) -> None:
+    """Check an unknown key. Raises `InvalidRequest` for one that some upstreams would take for a known field."""
+    known = _known_spelling(key) if len(key) <= LONGEST_FOLDED else None
+    if known is not None and known != key:
+        raise InvalidRequest(f"{key}: Extra inputs are not permitted; write {known}")
+
+
+@lru_cache(maxsize=1024)
+def _known_spelling(key: str) -> str | None:
+    return _BY_FOLDED.get(folded(key))
 
 
 def integer_of(text: bytes) -> int:

@@ -18,7 +18,6 @@ _VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, wh
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _ANTHROPIC = b"anthropic-"
-_OF_THE_ACCOUNT = frozenset({b"anthropic-workspace-id", b"anthropic-user-profile-id"})  # they select who is billed
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _FROM_REPLY = (b"content-type",)
@@ -66,19 +65,15 @@ def check_request_headers(headers: Headers) -> None:
             raise InvalidRequest(f"{name.decode('latin-1')}: header must be printable ASCII")
 
 
-def forwarded_headers(
-    headers: Headers, *, account: bool = False, trace_context: bool = False
-) -> list[tuple[bytes, bytes]]:
+def forwarded_headers(headers: Headers, *, trace_context: bool = False) -> list[tuple[bytes, bytes]]:
     """The client's headers that are forwarded to an Anthropic-format upstream: `anthropic-*`, unchanged.
 
-    `account` includes those that select who is billed, for clients that call with their own credential.
     `trace_context` includes `traceparent` and `tracestate` (W3C "Trace Context").
     """
     return [
         line
         for line in headers.items()
-        if (line[0][:10] == _ANTHROPIC and (account or line[0] not in _OF_THE_ACCOUNT))
-        or (trace_context and line[0] in _TRACE_CONTEXT and _PRINTABLE.fullmatch(line[1]))
+        if line[0][:10] == _ANTHROPIC or (trace_context and line[0] in _TRACE_CONTEXT and _PRINTABLE.fullmatch(line[1]))
     ]
 
 

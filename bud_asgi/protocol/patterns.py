@@ -44,6 +44,16 @@ def matches(pattern: str, name: str) -> bool:
     return pattern in {"*", name} or ("*" in pattern and compile_pattern(pattern).matches(name))
 
 
+def is_resource_name(model: str) -> bool:
+    """Whether a name is a cloud's full name of a resource, which may belong to another account."""
+    return model[:4].lower() == "arn:" or model.startswith(("//", "projects/", "publishers/"))
+
+
+def names_resource(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of the patterns was written for a resource: `arn:aws:bedrock:*` does, `*` alone does not."""
+    return any(is_resource_name(pattern) and matches(pattern, name) for pattern in patterns)
+
+
 @lru_cache(maxsize=4096)
 def matches_any(patterns: tuple[str, ...], name: str) -> bool:
     """Whether a name matches one of the patterns. Cached: most callers use few names; a miss costs microseconds."""

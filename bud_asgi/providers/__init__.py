@@ -8,11 +8,12 @@ from bud_asgi.providers.errors import (
     UpstreamUnavailable,
     unavailable,
 )
-from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.seam import AllowsFields, Credential, EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.sender import check_bounds, hide_credential_error, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
+    "AllowsFields",
     "Anthropic",
     "AwsCredential",
     "Bedrock",

@@ -169,9 +169,7 @@ class Anthropic:
         Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
         """
         request, model = call.request, call.model
-        forwarded = forwarded_headers(
-            call.headers, account=not self.credential.is_operators, trace_context=self._trace_context
-        )
+        forwarded = forwarded_headers(call.headers, trace_context=self._trace_context)
         body: Body = request.body
         renamed = {} if model is None or model == request.model else {"model": msgspec.json.encode(model)}
         dropped: tuple[str, ...] = ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -66,6 +66,16 @@ class Credential(Protocol):
 
     def redact(self, text: str) -> str:
         """Return a text from the upstream with the credential removed, for the log."""
+        ...
+
+
+@runtime_checkable
+class AllowsFields(Protocol):
+    """A provider with options of its own that let clients set account fields. Optional for a `Provider`."""
+
+    @property
+    def allowed_fields(self) -> Collection[str]:
+        """The fields, by their names in `ACCOUNT_FIELDS`."""
         ...
 
 

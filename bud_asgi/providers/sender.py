@@ -37,7 +37,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     """
     check_bounds(call.request, provider, call.model)
     encoded = await _encode(provider, call)
-    attempt.dropped = encoded.dropped
+    attempt.dropped += encoded.dropped
     try:
         sent = await provider.credential.apply(encoded.request, call.headers)
         reply = await client.send(sent)

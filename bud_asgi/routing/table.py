@@ -10,7 +10,7 @@ from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.options import OptionError, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
-from bud_asgi.protocol.patterns import Pattern, compile_pattern
+from bud_asgi.protocol.patterns import Pattern, compile_pattern, is_resource_name, names_resource
 
 TARGETS_EXPECTED = "a list of targets: names of providers, or pairs of a provider and its model"
 
@@ -57,6 +57,7 @@ class _Resolved(msgspec.Struct, frozen=True):
 class RouteTable:
     """Resolves by table: an exact name first, then the patterns in their order.
 
+    A cloud's full name of a resource (an ARN) must be named by a route or the principal: `*` alone does not match it.
     Raises `OptionError` for two routes of the same model.
     """
 
@@ -81,12 +82,19 @@ class RouteTable:
             raise NotFound(f"model: {model}")
         if principal is not None and not principal.may_use(model):
             raise ModelNotAllowed(model)
+        if is_resource_name(model) and not self._names(model, principal):
+            raise ModelNotAllowed(model)
         return resolved
 
     def offers(self, principal: Principal | None) -> Sequence[Offer]:
         """The exact names, then the patterns. Which names a principal may use is checked by the Models API."""
         exact = [Offer(route.model, route.targets) for route in self.routes if "*" not in route.model]
         return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
+
+    def _names(self, resource: str, principal: Principal | None) -> bool:
+        """Whether a route or the principal names a resource by more than `*`: it may belong to another account."""
+        patterns = [route.model for route in self.routes]
+        return names_resource(patterns if principal is None else [*patterns, *principal.models], resource)
 
     def _match(self, model: str) -> _Resolved | None:
         for pattern, targets in self._patterns:

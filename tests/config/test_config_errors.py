@@ -58,7 +58,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, allow_anonymous,'
-                " routes, limits, max_body or access_log"
+                " routes, limits, fields, max_body or access_log"
             )
         ],
     ),

@@ -200,8 +200,6 @@ NOT_FORWARDED = [
     b"x-amz-security-token",
     b"anthropic",
     b"xanthropic-beta",
-    b"anthropic-workspace-id",
-    b"anthropic-user-profile-id",
 ]
 
 
@@ -234,7 +232,6 @@ def test_only_anthropic_headers_are_forwarded(lines: Lines) -> None:
     names = [name for name, _ in forwarded]
     assert all(name.startswith(b"anthropic-") and name == name.lower() for name in names)
     assert len(set(names)) == len(names)
-    assert not {b"anthropic-workspace-id", b"anthropic-user-profile-id"} & set(names)
 
 
 REPLY: Lines = [

@@ -28,7 +28,6 @@ HEADERS = merge_headers(
         (b"Anthropic-Version", b"2023-06-01"),
         (b"Anthropic-Beta", b"a"),
         (b"anthropic-beta", b"b"),
-        (b"anthropic-workspace-id", b"wrkspc"),
     ]
 )
 

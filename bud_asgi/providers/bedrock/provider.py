@@ -25,6 +25,7 @@ from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
 from bud_asgi.providers.bedrock.reply import ConvertedReply
 from bud_asgi.providers.bedrock.request import (
     BedrockModel,
+    check_no_guardrail_fields,
     check_size,
     count_body,
     find_model,
@@ -88,11 +89,11 @@ class Bedrock:
     `endpoint` is a host or URL that replaces the region's own: a VPC endpoint, FIPS, a proxy; requests are still signed
     for `region`. A model is called through its `inference_profile`, unless `model_ids` maps its name to another Bedrock
     id or ARN. `service_tier` and `guardrail` (identifier and version) apply to all requests; `client_headers` names the
-    headers that clients may set themselves, and with `user_profiles` they may set the user profile of a request
-    (`anthropic-user-profile-id`). `allow_betas` and `drop_betas` are beta flags, or patterns with `*`, to send although
-    they are not known to be supported, and not to send; `drop_fields` are request fields to leave out, such as
-    `metadata` or `tools.strict`. `timeouts` are in seconds; `tls` replaces the default context (system certificate
-    authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
+    headers that clients may set themselves, and with `user_profiles` they may set the user profile of a request, as
+    `anthropic-user-profile-id` or `user_profile_id`. `allow_betas` and `drop_betas` are beta flags, or patterns with
+    `*`, to send although they are not known to be supported, and not to send; `drop_fields` are request fields to leave
+    out, such as `metadata` or `tools.strict`. `timeouts` are in seconds; `tls` replaces the default context (system
+    certificate authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
     """
 
     edits_bodies = True
@@ -129,7 +130,8 @@ class Bedrock:
         self._fixed_headers = _fixed_headers(service_tier, guardrail)
         set_already = {name for name, _ in self._fixed_headers}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
-        self._user_profiles = user_profiles
+        self.allowed_fields = ("user_profile_id",) if user_profiles else ()
+        self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
 
     def __repr__(self) -> str:
@@ -157,6 +159,8 @@ class Bedrock:
         model name and for a model whose tokens are not counted, and `RequestTooLarge`.
         """
         request = call.request
+        if self._has_guardrail:
+            check_no_guardrail_fields(request)
         name = request.model if call.model is None else call.model
         model = find_model(name, request.model, self._model_ids, self._prefix)
         adapted = adapt(call, self._rules, model.name)
@@ -226,7 +230,7 @@ class Bedrock:
     def _user_profile(self, call: ProviderRequest) -> Mapping[str, bytes]:
         """Move the user profile from the header to the body field that Bedrock reads, unless the body has one."""
         header = call.headers.get(b"anthropic-user-profile-id")
-        if not self._user_profiles or header is None or "user_profile_id" in call.request.spans:
+        if header is None or "user_profile_id" in call.request.spans:
             return {}
         return {"user_profile_id": msgspec.json.encode(header.decode("latin-1"))}
 

@@ -14,13 +14,16 @@ import msgspec
 
 from bud_asgi.http import Body
 from bud_asgi.http.wire import content_length
-from bud_asgi.protocol.errors import NotFound, RequestTooLarge
+from bud_asgi.protocol.account_fields import BEDROCK_FIELDS, account_field
+from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.request import MessagesRequest, splice
 from bud_asgi.providers.compat.features import Adaptation
 from bud_asgi.providers.compat.model_ids import base_id_in, bedrock_base_id, claude_name, generation, is_native
 
-_IDENTIFIER = re.compile(r"(?!arn:)[0-9A-Za-z][0-9A-Za-z._:-]{0,2047}|arn:aws[0-9A-Za-z._:/-]{1,2040}")
+_IDENTIFIER = re.compile(
+    r"(?!.*(?:\.\.|//))(?:(?!arn:)[0-9A-Za-z][0-9A-Za-z._:-]{0,2047}|arn:aws[0-9A-Za-z._:/-]{1,2040})"
+)
 
 
 class BedrockModel(msgspec.Struct, frozen=True):
@@ -61,6 +64,13 @@ def is_identifier(identifier: str) -> bool:
 def path_of(identifier: str, operation: str) -> bytes:
     """Return the path of an operation. Only the slashes of an ARN are percent-encoded."""
     return f"/model/{identifier.replace('/', '%2F')}/{operation}".encode()
+
+
+def check_no_guardrail_fields(request: MessagesRequest) -> None:
+    """Raise `InvalidRequest` for a field of Bedrock's own: it could change how the operator's guardrail applies."""
+    for key in request.spans:
+        if account_field(key) == BEDROCK_FIELDS:
+            raise InvalidRequest(f"{key}: Extra inputs are not permitted")
 
 
 def invoke_body(

@@ -19,7 +19,7 @@ from bud_asgi.catalogue import served_at
 from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.http.wire import content_length
 from bud_asgi.options import check_text
-from bud_asgi.protocol.errors import RequestTooLarge
+from bud_asgi.protocol.errors import NotFound, RequestTooLarge
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
@@ -41,6 +41,7 @@ _OWN_HEADERS: tuple[Header, ...] = (
 )
 _LOCATION = re.compile(r"[a-z0-9-]{1,63}")
 _LOCATION_EXPECTED = 'a location: "global", "us", "eu" or a region'
+_MODEL = re.compile(r"[0-9A-Za-z][0-9A-Za-z._@-]*")  # nothing else is written into a path
 _ALIAS = re.compile(r"@(?:default|latest)$")
 
 
@@ -115,20 +116,22 @@ class Vertex:
     def encode(self, call: ProviderRequest) -> EncodedRequest:
         """Encode the request: the model goes into the path, the version into the body.
 
-        What Vertex AI does not support is left out. Raises `InvalidRequest` for what cannot be left out, and
-        `RequestTooLarge`.
+        What Vertex AI does not support is left out. Raises `InvalidRequest` for what cannot be left out, `NotFound` for
+        a name that cannot be a model's, and `RequestTooLarge`.
         """
         request = call.request
         name = request.model if call.model is None else call.model
         adapted = adapt(call, self._rules, name)
         model, without, changed = vertex_id(name), adapted.without, adapted.changed
+        if not _MODEL.fullmatch(model):
+            raise NotFound(f"model: {request.model}")
         if request.counting:
             (origin, parent), method = self._counting, "count-tokens:rawPredict"
             if (model := _ALIAS.sub("", model)) != request.model:
                 changed = {**changed, "model": msgspec.json.encode(model)}
         else:
             origin, parent, without = self._origin, self._parent, without | {"model"}
-            method = f"{quote(model, safe='@')}:{'streamRawPredict' if request.stream else 'rawPredict'}"
+            method = f"{model}:{'streamRawPredict' if request.stream else 'rawPredict'}"
         body = splice(request, without=without, changed=changed)
         if content_length(body) > self._rules.max_body:
             raise RequestTooLarge(f"Request exceeds the maximum size of {self._rules.max_body} bytes")

@@ -238,12 +238,12 @@ def test_a_client_sets_only_the_headers_that_it_may_set() -> None:
     assert encoded(call, **everything).headers == encoded(call_of(), **everything).headers
 
 
-def test_a_user_profile_is_sent_only_if_clients_may_set_it() -> None:
+def test_a_user_profile_moves_from_the_header_into_the_body() -> None:
     call = asking(anthropic_user_profile_id="up_1")
-    assert "user_profile_id" not in json.loads(body_of(encoded(call)))
-    assert json.loads(body_of(encoded(call, user_profiles=True)))["user_profile_id"] == "up_1"
+    assert json.loads(body_of(encoded(call)))["user_profile_id"] == "up_1"
     both = ProviderRequest(request_of({"user_profile_id": "up_2"}), call.headers)
-    assert json.loads(body_of(encoded(both, user_profiles=True)))["user_profile_id"] == "up_2"
+    assert json.loads(body_of(encoded(both)))["user_profile_id"] == "up_2"
+    assert (bedrock().allowed_fields, bedrock(user_profiles=True).allowed_fields) == ((), ("user_profile_id",))
 
 
 def test_a_request_over_twenty_megabytes_is_rejected() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.bodies import body
 
 from bud_asgi.http import HttpRequest, Timeouts
-from bud_asgi.protocol.errors import GatewayError, InvalidRequest, RequestTooLarge
+from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
 from bud_asgi.protocol.headers import merge_headers
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers.seam import EncodedRequest, ProviderRequest
@@ -152,9 +152,6 @@ NAMES = {
     "claude-opus-9-9": "claude-opus-9-9",
     "claude-opus-4-8@default": "claude-opus-4-8@default",
     "claude-haiku-4-5@20251001": "claude-haiku-4-5@20251001",
-    "claude-x/../../y?a=b#c": "claude-x%2F..%2F..%2Fy%3Fa%3Db%23c",
-    "claude-x:predict;%": "claude-x%3Apredict%3B%25",
-    "claude \r\n é😀": "claude%20%0D%0A%20%C3%A9%F0%9F%98%80",
 }
 
 
@@ -162,6 +159,27 @@ NAMES = {
 def test_a_model_is_sent_under_its_id_there(model: str, there: str) -> None:
     assert encoded(sent=named(model)).request.target == f"{PARENT}/{there}:rawPredict".encode()
     assert encoded(model=model).request.target == f"{PARENT}/{there}:rawPredict".encode()
+
+
+NOT_NAMES = [
+    "claude-x/../../y?a=b#c",
+    "claude-%2F..%2F..%2Fgoogle",
+    "claude-x:predict",
+    "claude \r\n",
+    "é",
+    "a\0",
+    "..",
+    "@a",
+]
+
+
+@pytest.mark.parametrize("model", NOT_NAMES)
+def test_nothing_but_a_name_is_written_into_the_path(model: str) -> None:
+    for counting in (False, True):
+        with pytest.raises(NotFound, match=r"^model: "):
+            encoded(sent=named(model), counting=counting)
+        with pytest.raises(NotFound, match=r"^model: claude-a$"):
+            encoded(sent=named("claude-a"), model=model, counting=counting)
 
 
 def test_a_project_of_a_domain_is_encoded() -> None:
