@@ -26,7 +26,7 @@ from bud_asgi.options import OptionError, check_text, mismatch
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.refresher import Expiring, Refresher, Timing
 from bud_asgi.providers.threads import start_thread
-from bud_asgi.secret import Secret
+from bud_asgi.secret import Secret, redact
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -112,9 +112,7 @@ class GoogleCredential:
 
     def redact(self, text: str) -> str:
         """Replace the current token and the previous one in a text."""
-        for held in self._refresher.recent:
-            text = Secret(held.token).redact(text)
-        return text
+        return redact(text, [held.token for held in self._refresher.recent])
 
     async def _fetch(self) -> Expiring[AccessToken]:
         """Wait for the thread that fetches, which goes on if the caller gives up, and serves the next caller."""
