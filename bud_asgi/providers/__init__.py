@@ -2,6 +2,7 @@
 
 from bud_asgi.providers.anthropic import Anthropic
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
+from bud_asgi.providers.error_replies import authentication_failed, hide_credential_error, shown_in_log
 from bud_asgi.providers.errors import (
     TranslatedUpstreamError,
     UpstreamErrorResponse,
@@ -9,7 +10,7 @@ from bud_asgi.providers.errors import (
     unavailable,
 )
 from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest
-from bud_asgi.providers.sender import hide_credential_error, send
+from bud_asgi.providers.sender import send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "UpstreamErrorResponse",
     "UpstreamUnavailable",
     "Vertex",
+    "authentication_failed",
     "hide_credential_error",
     "send",
+    "shown_in_log",
     "unavailable",
 ]

@@ -169,7 +169,7 @@ FAULTS: dict[str, Callable[[], Reply]] = {
     "sends a web page": html,
     "sends an empty body": empty,
     "redirects": lambda: redirect("http://127.0.0.1:1/"),
-    "compresses": lambda: gzip_unasked(LISTED),
+    "compresses and breaks off": lambda: replace(gzip_unasked(LISTED), cut=20),
     "breaks off in mid-body": garbage_chunks,
     "sends a list with an error status": lambda: json_body({"data": [{"id": "claude-a"}]}, status=500),
     "lists something else": lambda: json_body({"models": [{"name": "llama"}]}),

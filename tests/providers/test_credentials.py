@@ -83,7 +83,11 @@ def aws_bearer(_home: Path) -> Case:
 
 
 def aws_static(_home: Path) -> Case:
-    given: dict[str, Any] = {"access_key": "AKIDSTATICOFOURS0000", "secret_key": "static-secret-of-ours", "session_token": "static-token-of-ours"}
+    given: dict[str, Any] = {
+        "access_key": "AKIDSTATICOFOURS0000",
+        "secret_key": "static-secret-of-ours",
+        "session_token": "static-token-of-ours",
+    }
     return Case(AwsCredential(region="us-east-1", **given), *given.values())
 
 
@@ -94,7 +98,8 @@ def aws_chain(home: Path) -> Case:
         nonlocal number
         number += 1
         (home / "credentials").write_text(
-            f"[default]\naws_access_key_id = AKIDCHAINOFOURS{number}\naws_secret_access_key = chain-secret-of-ours-{number}\n"
+            f"[default]\naws_access_key_id = AKIDCHAINOFOURS{number}\n"
+            f"aws_secret_access_key = chain-secret-of-ours-{number}\n"
         )
 
     rotate()

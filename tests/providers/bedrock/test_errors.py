@@ -192,14 +192,6 @@ def test_other_replies_are_not_translated(body: bytes) -> None:
     assert error_in_reply(503, {}, body) is None
 
 
-def test_the_retry_headers_of_aws_are_passed_on() -> None:
-    slow = {b"x-amzn-errortype": b"ValidationException", b"x-amzn-requestid": b"up-1", b"content-type": b"x"}
-    error = translated(400, "", "Slow down.", headers={**slow, b"retry-after": b"7"})
-    assert error.headers == {"retry-after": "7", "upstream-request-id": "up-1"}
-    assert error.retryable is False
-    assert translated(400, "", "Slow down.", headers={**slow, b"x-should-retry": b"true"}).retryable is None
-
-
 PRIVATE = [
     (f"on resource: {ARN}", "on resource: [arn]"),
     (f"'{ARN}'", "'[arn]'"),
