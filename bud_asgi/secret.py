@@ -17,7 +17,7 @@ MIN_REDACTED = 16
 
 _PLACEHOLDER = re.compile(
     r"(?:(?:sk|api|key|token|secret|no|not|none|null|is|a|required|require|needed|need|necessary|used|unused|dummy|fake"
-    r"|empty|test|testing|example|placeholder|local|localhost|ollama|lm|studio|vllm|your|my|the|here|x+|0+)[-_.]?)+",
+    r"|empty|test|testing|example|placeholder|local|localhost|ollama|lm|studio|vllm|your|my|the|here|x|0)[-_.]?)+",
     re.IGNORECASE,
 )
 """Keys for servers that check none, such as `sk-no-key-required`."""

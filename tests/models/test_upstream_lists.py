@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Engine, HttpRequest
@@ -159,6 +160,11 @@ async def test_an_expired_list_is_served_while_it_is_refreshed(upstream: StandIn
     await settled()
     assert await ids(lists) == {"p0": []}
     assert len(upstream.requests) == 2
+
+
+async def test_a_compressed_list_is_read(upstream: StandIn, make: Make) -> None:
+    upstream.enqueue(gzip_unasked(LISTED))
+    assert await ids(make(Anthropic)) == {"p0": ["claude-a"]}
 
 
 FAULTS: dict[str, Callable[[], Reply]] = {

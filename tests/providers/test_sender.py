@@ -190,7 +190,8 @@ class Talkative(Anthropic):
 
 
 @pytest.mark.parametrize(
-    ("said", "words"), [(b"quota|key sk-of-the-operators", "quota"), (b"bad sk-of-the-operators", "upstream authentication failed")]
+    ("said", "words"),
+    [(b"quota|key sk-of-the-operators", "quota"), (b"bad sk-of-the-operators", "upstream authentication failed")],
 )
 async def test_a_translated_error_never_tells_our_credential(
     said: bytes, words: str, caplog: pytest.LogCaptureFixture

@@ -79,7 +79,7 @@ BEFORE_THE_ANSWER: dict[str, tuple[Callable[[], Reply], int, str, str | tuple[st
         "api_error",
         "The upstream answered 302 where a Message was expected.",
     ),
-    "compressed, and cut": (lambda: replace(gzip_unasked(), cut=30), 502, "api_error", CLOSED),
+    "compressed, and cut": (lambda: replace(gzip_unasked(), cut=30), 502, "api_error", NOT_HTTP),
     "heads without end": (endless_1xx, 502, "api_error", NOT_HTTP),
     "headers without end": (endless_headers, 502, "api_error", NOT_HTTP),
     "not HTTP": (lambda: raw(b"SSH-2.0-OpenSSH_9.2\r\n"), 502, "api_error", NOT_HTTP),
