@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from typing import Any
 
 import anthropic
 import httpx
@@ -13,6 +14,7 @@ from support.calls import KEY, MODEL, UPSTREAM_KEY
 from support.gateway import Gateway, gateway
 
 from bud_asgi.http.httpx import HttpxEngine
+from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, empty, error, gzip_unasked, html, json_body, text
 from bud_asgi.testing.bedrock import Bedrock as BedrockService
 
@@ -142,6 +144,9 @@ def test_a_header_without_the_form_of_one_is_not_relayed(
     assert "upstream-request-id" not in reply.headers
 
 
+ENGINES: dict[str, Any] = {"ours": {}, "httpx": {"client": lambda: HttpxEngine(httpx.AsyncClient)}}
+
+
 def zipped(reply: Reply, coding: str = "gzip") -> Reply:
     """The reply, of a whole body, with another content coding."""
     assert isinstance(reply.body, bytes)
@@ -149,12 +154,11 @@ def zipped(reply: Reply, coding: str = "gzip") -> Reply:
     return replace(reply, body=packed, headers=(*reply.headers, ("content-encoding", coding)))
 
 
-@pytest.mark.parametrize("engine", ["ours", "httpx"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_compressed_errors_are_read(coding: str, engine: str) -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
-        client = {"client": lambda: HttpxEngine(httpx.AsyncClient)} if engine == "httpx" else {}
-        with gateway(upstream.base_url, **client) as here:
+        with gateway(upstream.base_url, **ENGINES[engine]) as here:
             upstream.enqueue(zipped(json_body(ENVELOPE, status=529), coding), zipped(html(413), coding))
             reply = here.post()
             assert (reply.status_code, reply.json()) == (529, ENVELOPE)
@@ -162,12 +166,11 @@ def test_compressed_errors_are_read(coding: str, engine: str) -> None:
             assert here.post().status_code == 413
 
 
-@pytest.mark.parametrize("engine", ["ours", "httpx"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 def test_compressed_answers_are_relayed_decompressed_and_counted(stream: bool, engine: str) -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
-        client = {"client": lambda: HttpxEngine(httpx.AsyncClient)} if engine == "httpx" else {}
-        with gateway(upstream.base_url, **client) as here:
+        with gateway(upstream.base_url, **ENGINES[engine]) as here:
             upstream.enqueue(gzip_unasked(text("Hello there")), gzip_unasked(replace(text("Hello there"), piece=1)))
             for number in (1, 2):
                 reply = here.post({"stream": stream})
@@ -219,7 +222,7 @@ def test_a_bomb_is_relayed_in_bounded_memory(here: Gateway, upstream: ThreadedSt
     assert size == (16 << 20) + 28
 
 
-def request() -> dict[str, object]:
+def request() -> dict[str, Any]:
     """The parts of a request for a message."""
     return {
         "headers": {"x-api-key": KEY, "anthropic-version": "2023-06-01"},
@@ -232,13 +235,12 @@ def request() -> dict[str, object]:
     ("status", "kind"), [(413, "request_too_large"), (429, "rate_limit_error"), (503, "api_error")]
 )
 def test_a_page_in_front_of_a_cloud_keeps_its_status_too(status: int, kind: str) -> None:
-    from bud_asgi.providers.bedrock import Bedrock
-
     service = BedrockService()
     key = service.keys.issue()
     with StandIn.of(service).in_thread() as upstream:
-        options = {"access_key": key.access_key, "secret_key": key.secret_key}
-        bedrock = Bedrock(region=service.region, endpoint=upstream.base_url, **options)
+        bedrock = Bedrock(
+            region=service.region, endpoint=upstream.base_url, access_key=key.access_key, secret_key=key.secret_key
+        )
         with gateway("", providers=[bedrock]) as here:
             lines = (("retry-after", "7"), ("x-amzn-requestid", "aws-1"), ("content-type", "text/html"))
             upstream.enqueue(replace(html(status), headers=lines))
