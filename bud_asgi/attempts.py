@@ -23,6 +23,7 @@ from bud_asgi.providers import (
     UpstreamUnavailable,
     hide_credential_error,
     send,
+    shown_in_log,
 )
 from bud_asgi.relay import relay_json, relay_stream
 
@@ -69,7 +70,7 @@ async def run_attempts(
                 client, provider, _provider_request(exchange, current.attempt, dropped), current.attempt
             )
             if streaming:
-                await relay_stream(exchange, current.attempt, reply, response, timing)
+                await relay_stream(exchange, current.attempt, reply, response, timing, provider.credential.redact)
             else:
                 await relay_json(exchange, current.attempt, reply, response)
             return
@@ -118,13 +119,14 @@ class _AttemptScope:
 
     def _note_failure(self, error: GatewayError) -> None:
         """Record and log why the attempt failed."""
+        exchange = self._request.exchange
         if isinstance(error, TranslatedUpstreamError):
             self.attempt.failure = error.upstream_message
         elif isinstance(error, UpstreamUnavailable):
-            self.attempt.failure = str(error.__cause__ or error)
+            text = str(error.__cause__ or error)
+            self.attempt.failure = shown_in_log(self._provider.credential, exchange.headers, text)
         if self.attempt.failure is not None:
-            request_id = self._request.exchange.request_id
-            _log.warning("%s: %s failed: %s", request_id, self._provider.name, self.attempt.failure)
+            _log.warning("%s: %s failed: %s", exchange.request_id, self._provider.name, self.attempt.failure)
 
 
 def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:

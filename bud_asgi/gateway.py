@@ -16,6 +16,7 @@ from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limiter
 from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
+from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import GatewayError, NotFound
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.providers import AllowsFields, Provider, check_bounds
@@ -99,8 +100,8 @@ class Gateway:
         targets = route.choose(exchange)
         unknown = [target.provider for target in targets if target.provider not in self._providers]
         if unknown or not targets:
-            reason = f"the unknown provider {unknown[0]!r}" if unknown else "no target"
-            _log.error("%s: the router chose %s for model %r", exchange.request_id, reason, model)
+            reason = f"the unknown provider '{one_line(unknown[0], 200)}'" if unknown else "no target"
+            _log.error("%s: the router chose %s for model '%s'", exchange.request_id, reason, one_line(model))
             raise GatewayError(f"The route of this model is misconfigured: {model}")
         return targets_for_all(exchange, targets)
 

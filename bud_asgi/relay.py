@@ -6,24 +6,36 @@ raised too, and ends the stream by an `error` event.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from math import inf
 
 from bud_asgi.clock import Timing
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, read_error
+from bud_asgi.printable import one_line
+from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error
 from bud_asgi.protocol.guardrail import guardrail_action
 from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
-from bud_asgi.protocol.sse import STREAM_HEADERS, EventStream, StreamState
+from bud_asgi.protocol.sse import (
+    STREAM_HEADERS,
+    EventStream,
+    StreamState,
+    error_event,
+    is_error_event,
+    split_events,
+)
 from bud_asgi.protocol.usage import usage_of_message
-from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, unavailable
+from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, authentication_failed, unavailable
 from bud_asgi.response import Response
 
 MAX_HELD_JSON = 4 << 20
 """The largest JSON reply that is held until it is whole, in bytes; a larger one is relayed as it arrives."""
 
 _MAX_HELD_PINGS = 1 << 20
+
+_log = logging.getLogger("bud_asgi")
 
 
 async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response) -> None:
@@ -38,7 +50,7 @@ async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, res
     attempt.first_event = time.monotonic()
     if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
         raise UpstreamUnavailable("The upstream's answer was not a Message.")
-    headers = relayed_headers(fields, error=False)
+    headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
     if whole:
         exchange.usage = None if exchange.counting else usage_of_message(body)
         attempt.note_guardrail(guardrail_action(body))
@@ -64,9 +76,17 @@ async def _relay_rest(reply: HttpReply, response: Response, chunk: bytes | None)
 
 
 async def relay_stream(
-    exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, timing: Timing
+    exchange: Exchange,
+    attempt: Attempt,
+    reply: HttpReply,
+    response: Response,
+    timing: Timing,
+    redact: Callable[[str], str],
 ) -> None:
     """Deliver a stream of status 200.
+
+    An `error` event that `redact` would change contains the gateway's credential, and is replaced. Other events are not
+    searched: they are the model's output, and an upstream has no reason to echo a credential there.
 
     Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for a stream that breaks
     off. Cancelled, the usage so far is in the exchange.
@@ -75,17 +95,23 @@ async def relay_stream(
     if media_type(fields) != b"text/event-stream":
         raise UpstreamUnavailable("The upstream's answer was not an event stream.")
     stream = EventStream()
+    request_id = exchange.request_id
+
+    def replace_echo(events: bytes) -> bytes:
+        return events if stream.error is None else _without_echo(events, redact, request_id)
+
     try:
         await _hold_until_first_event(stream, reply, response, timing.commit_after)
         attempt.first_event = time.monotonic()
         if stream.state is StreamState.REFUSED:
-            _raise_refusal(stream, fields)
-        await response.start([*relayed_headers(fields, error=False), *STREAM_HEADERS[1:]])
+            _raise_refusal(stream, fields, attempt.upstream_request_id)
+        headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
+        await response.start([*headers, *STREAM_HEADERS[1:]])
         response.enable_pings()  # an upstream may stay silent after its head
         response.stream = stream
         exchange.release_body()
-        del fields  # an open stream retains nothing that it no longer needs
-        await _relay_events(stream, reply, response, timing.linger)
+        del fields, headers  # an open stream retains nothing that it no longer needs
+        await _relay_events(stream, reply, response, timing.linger, replace_echo)
     except HttpError as error:
         raise unavailable(error) from error
     finally:
@@ -107,16 +133,19 @@ async def _hold_until_first_event(stream: EventStream, reply: HttpReply, respons
         response.hold(events)
 
 
-def _raise_refusal(stream: EventStream, fields: Headers) -> None:
+def _raise_refusal(stream: EventStream, fields: Headers, request_id: str | None) -> None:
     """Raise the error that is a stream's first event; one that can't be read is relayed like any other event."""
     if stream.error is not None and (error := read_error(stream.error)):
         status = STATUS_OF_TYPE.get(error.type, 500)
-        raise UpstreamErrorResponse(status, stream.error, relayed_headers(fields, error=True), event=True)
+        headers = relayed_headers(fields, error=True, request_id=request_id)
+        raise UpstreamErrorResponse(status, stream.error, headers, event=True)
 
 
-async def _relay_events(stream: EventStream, reply: HttpReply, response: Response, linger: float) -> None:
-    """Relay events until the stream has ended, and end the response with its last ones."""
-    events = response.take_held()
+async def _relay_events(
+    stream: EventStream, reply: HttpReply, response: Response, linger: float, edit: Callable[[bytes], bytes]
+) -> None:
+    """Relay events, as `edit` returns them, until the stream has ended; end the response with its last ones."""
+    events = edit(response.take_held())
     while not reply.done:
         if events:
             await response.write(events, pings=not (stream.partial or stream.ended))
@@ -125,11 +154,23 @@ async def _relay_events(stream: EventStream, reply: HttpReply, response: Respons
         if chunk is None:
             break
         if chunk:
-            events = stream.feed(chunk)
-    events += stream.feed(reply.take())
+            events = edit(stream.feed(chunk))
+    events += edit(stream.feed(reply.take()))
     if stream.ended:
         await response.finish(events)
         return
     if events:
         await response.write(events, pings=False)
     raise UpstreamUnavailable("The upstream ended its stream before the message was whole.")
+
+
+def _without_echo(events: bytes, redact: Callable[[str], str], request_id: str) -> bytes:
+    """Replace `error` events that contain the gateway's credential by an error without it."""
+    kept: list[bytes] = []
+    for event in split_events(events):
+        text = event.decode("utf-8", "replace")
+        if is_error_event(event) and (redacted := redact(text)) != text:
+            _log.error("%s: an error event of the upstream echoed our credential: %s", request_id, one_line(redacted))
+            event = error_event(error_body(authentication_failed(), request_id))  # noqa: PLW2901
+        kept.append(event)
+    return b"".join(kept)

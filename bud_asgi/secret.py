@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Protocol
 
 from bud_asgi.options import OptionError, mismatch
 
 _VISIBLE = re.compile(r"[!-~]+")
 _REQUIRED = "a secret must be visible ASCII without spaces or line breaks, and not empty"
+
+MIN_REDACTED = 16
+"""Characters of the shortest secret that is looked for in a text; shorter ones are words that a text may contain."""
+
+_PLACEHOLDER = re.compile(
+    r"(?:(?:sk|api|key|token|secret|no|not|none|null|is|a|required|require|needed|need|necessary|used|unused|dummy|fake"
+    r"|empty|test|testing|example|placeholder|local|localhost|ollama|lm|studio|vllm|your|my|the|here|x|0)[-_.]?)+",
+    re.IGNORECASE,
+)
+"""Keys for servers that check none, such as `sk-no-key-required`."""
+
+_ESCAPE = re.compile(r"\\(?:u00|x)([2-7][0-9A-Fa-f])|%([2-7][0-9A-Fa-f])")
+_MAX_NESTED_ESCAPES = 8
 
 
 class Secret:
@@ -39,14 +53,46 @@ class Secret:
         return self._value
 
     def redact(self, text: str) -> str:
-        """Replace the secret in a text that goes to the log: an upstream may have echoed it."""
-        return text.replace(self._value, "[secret]")
+        """Replace the secret in a text of an upstream's, which may have echoed it; see `redact`."""
+        return redact(text, (self._value,))
 
     def __repr__(self) -> str:
         return "Secret(...)"
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
         raise TypeError("a Secret cannot be pickled")
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    r"""Replace secrets in a text, however it spells them: escaped for JSON or a URL, once or several times.
+
+    Where a secret is escaped, the returned text is unescaped as well. Secrets that are shorter than `MIN_REDACTED`, or
+    that only consist of words such as "no-key-required", are not looked for.
+    """
+    present = [secret for secret in secrets if len(secret) >= MIN_REDACTED]
+    shown = _replace(text, present)
+    if "\\" in shown or "%" in shown:
+        plain = _unescape(shown)
+        unescaped = _replace(plain, [_unescape(secret) for secret in present])
+        return shown if unescaped == plain else unescaped
+    return shown
+
+
+def _replace(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
+        if secret in text and not _PLACEHOLDER.fullmatch(secret):
+            text = text.replace(secret, "[secret]")
+    return text
+
+
+def _unescape(text: str) -> str:
+    """Return the text without the escapes of JSON and URLs. Ambiguous ones are unescaped too, backslashes dropped."""
+    for _ in range(_MAX_NESTED_ESCAPES):
+        unescaped = _ESCAPE.sub(lambda escape: chr(int(escape[1] or escape[2], 16)), text)
+        if unescaped == text:
+            break
+        text = unescaped
+    return text.replace("\\", "")
 
 
 class HasSecretValue(Protocol):

@@ -168,8 +168,10 @@ class SecretStr:
 
 def test_secrets_of_other_libraries_are_accepted() -> None:
     assert vars(anthropic(api_key=SecretStr("k")).credential)["_line"] == ((b"x-api-key", b"k"),)
-    credential = AwsCredential(region="us-east-1", access_key=SecretStr("AKID"), secret_key=Secret("hidden"))
-    assert credential.redact("AKID hidden") == "[secret] [secret]"
+    credential = AwsCredential(
+        region="us-east-1", access_key=SecretStr("AKIDOFTHEHOST00001"), secret_key=Secret("hidden-in-a-string")
+    )
+    assert credential.redact("AKIDOFTHEHOST00001 hidden-in-a-string") == "[secret] [secret]"
     for wrong in ("", "two words", b"bytes", None):
         with pytest.raises(OptionError, match=r"^api_key: ") as raised:
             anthropic(api_key=SecretStr(wrong))

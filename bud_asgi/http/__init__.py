@@ -1,11 +1,15 @@
 """Requests to upstreams: the `HttpClient` seam that providers send through, and the engine that implements it."""
 
+from bud_asgi.http.converted import Codec, ConvertedReply
+from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.pool import PoolLimits, PoolStats
 from bud_asgi.http.seam import Body, Header, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
 
 __all__ = [
     "Body",
+    "Codec",
+    "ConvertedReply",
     "Engine",
     "Header",
     "HttpClient",
@@ -16,5 +20,6 @@ __all__ = [
     "PoolLimits",
     "PoolStats",
     "Timeouts",
+    "decode_content",
     "read_body",
 ]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from bud_asgi.http import HttpClient, HttpError, HttpRequest, read_body
+from bud_asgi.http import HttpClient, HttpError, HttpRequest, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.models_api import MAX_LISTING, Model, read_listing
-from bud_asgi.providers import Provider
+from bud_asgi.providers import Provider, shown_in_log
 
 ModelsByProvider = Mapping[str, Mapping[str, Model]]
 """The models that upstreams list: by provider name, then by id in the upstream's order."""
@@ -100,7 +100,8 @@ class UpstreamModelLists:
             if models is not None:
                 self._lists[provider.name] = {model.id: model for model in models}
         except (HttpError, GatewayError, TimeoutError) as error:
-            reason = str(error) or f"timed out after {self._timing.timeout:g} s"
+            text = str(error) or f"timed out after {self._timing.timeout:g} s"
+            reason = shown_in_log(provider.credential, {}, text)
             _log.info("%s: could not fetch the model list: %s", provider.name, reason)
         except Exception:  # noqa: BLE001 - nothing awaits this task, so it has to report its errors itself
             _log.exception("%s: could not fetch the model list", provider.name)
@@ -111,7 +112,7 @@ class UpstreamModelLists:
 async def _request_list(client: HttpClient, provider: Provider, request: HttpRequest) -> list[Model] | None:
     reply = await client.send(await provider.credential.apply(request, {}))
     try:
-        body, complete = await read_body(reply, MAX_LISTING)
+        body, complete = await read_body(decode_content(reply), MAX_LISTING)
     finally:
         reply.close()
     return read_listing(body) if complete and reply.status == 200 else None

@@ -126,6 +126,8 @@ STATUS_OF_TYPE: Mapping[str, int] = {
 
 def type_of_status(status: int) -> str:
     """The error type of a status; for a status that has none, that of its class."""
+    if status == 408:
+        return "timeout_error"
     types = (kind for kind, its_status in STATUS_OF_TYPE.items() if its_status == status)
     return next(types, "invalid_request_error" if status < 500 else "api_error")
 
@@ -165,18 +167,22 @@ class _UpstreamDetail(msgspec.Struct, frozen=True):
     type: str
     message: str
     details: dict[str, msgspec.Raw] | None = None
+    code: msgspec.Raw = msgspec.Raw()
+    param: msgspec.Raw = msgspec.Raw()
 
 
 class _UpstreamEnvelope(msgspec.Struct, frozen=True):
     error: _UpstreamDetail
+    type: msgspec.Raw = msgspec.Raw()
 
 
 class UpstreamError(msgspec.Struct, frozen=True):
-    """An upstream's error object. `has_code`: it has a `details.error_code`."""
+    """An upstream's error object. `has_code`: it has a `details.error_code`. `is_foreign`: it is OpenAI's, not ours."""
 
     type: str
     message: str
     has_code: bool
+    is_foreign: bool = False
 
 
 _decode_envelope = msgspec.json.Decoder(_UpstreamEnvelope).decode
@@ -185,7 +191,9 @@ _decode_envelope = msgspec.json.Decoder(_UpstreamEnvelope).decode
 def read_error(body: bytes) -> UpstreamError | None:
     """Read an error object, or the edge's shorter form (no `type`, no `request_id`); `None` if it is neither."""
     try:
-        detail = _decode_envelope(body).error
+        envelope = _decode_envelope(body)
     except MALFORMED_JSON:
         return None
-    return UpstreamError(detail.type, detail.message, "error_code" in (detail.details or {}))
+    detail = envelope.error
+    is_foreign = bool(bytes(detail.code) or bytes(detail.param)) and bytes(envelope.type) != b'"error"'
+    return UpstreamError(detail.type, detail.message, "error_code" in (detail.details or {}), is_foreign)

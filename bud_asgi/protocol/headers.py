@@ -20,8 +20,16 @@ _PRINTABLE = re.compile(rb"[ -~\t]*")
 _ANTHROPIC = b"anthropic-"
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
-_FROM_REPLY = (b"content-type",)
-_FROM_ERROR = (b"retry-after", b"retry-after-ms", b"x-should-retry")
+_NUMBER = rb"[0-9]{1,10}(?:\.[0-9]{1,6})?"
+_DATE = rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"  # RFC 9110, 5.6.7
+_FROM_ERROR = (
+    (b"retry-after", re.compile(_NUMBER + rb"|" + _DATE)),
+    (b"retry-after-ms", re.compile(_NUMBER)),
+    (b"x-should-retry", re.compile(rb"true|false")),
+)
+_IN_UTF_8 = re.compile(rb"(?:application/json|text/event-stream)(?:[ \t]*;[ \t]*charset=\"?utf-?8\"?)?", re.IGNORECASE)
+_REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -87,20 +95,28 @@ def reply_fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     return dict(reversed(headers))
 
 
-def request_id_of(headers: Headers) -> bytes:
-    """The upstream's id for a request, from `request-id` or AWS's `x-amzn-requestid`; `b""` if absent."""
-    return headers.get(b"request-id") or headers.get(b"x-amzn-requestid", b"")
+def request_id_of(headers: Headers) -> str:
+    """The upstream's id for a request, from `request-id` or AWS's `x-amzn-requestid`; empty if absent or invalid."""
+    for name in _REQUEST_IDS:
+        if (value := headers.get(name)) and _REQUEST_ID.fullmatch(value):
+            return value.decode("ascii")
+    return ""
 
 
-def relayed_headers(headers: Headers, *, error: bool) -> list[tuple[bytes, bytes]]:
+def relayed_headers(headers: Headers, *, error: bool, request_id: str | None) -> list[tuple[bytes, bytes]]:
     """The upstream's headers that are forwarded to the client: `content-type`, or for an error the retry headers.
 
-    The upstream's rate limits, organization and workspace describe the operator's account and are not forwarded. Its
-    `request-id` becomes `upstream-request-id`.
+    Only values of the form that the field has are forwarded, so none can carry anything else. The upstream's rate
+    limits, organization and workspace describe the operator's account and are not forwarded. `request_id` is the
+    upstream's, as the attempt recorded it, and becomes `upstream-request-id`.
     """
-    relayed = [(name, headers[name]) for name in (_FROM_ERROR if error else _FROM_REPLY) if name in headers]
-    if request_id := request_id_of(headers):
-        relayed.append((b"upstream-request-id", request_id))
+    if error:
+        relayed = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
+    else:
+        content_type = headers.get(b"content-type", b"")
+        relayed = [(b"content-type", content_type if _IN_UTF_8.fullmatch(content_type) else media_type(headers))]
+    if request_id:
+        relayed.append((b"upstream-request-id", request_id.encode("ascii")))
     return relayed
 
 

@@ -184,6 +184,19 @@ def parse_event(block: bytes) -> Event | None:
     return Event(name, b"\n".join(data)) if data else None
 
 
+def split_events(events: bytes) -> list[bytes]:
+    """Split whole events into single ones, byte for byte; each includes the blank line that ends it."""
+    ends = [match.end() for match in _END_OF_EVENT.finditer(events)]
+    starts = [0, *ends]
+    return [events[start:end] for start, end in zip(starts, [*ends, len(events)], strict=True) if start < end]
+
+
+def is_error_event(event: bytes) -> bool:
+    """Whether one event is an `error` event."""
+    parsed = parse_event(event)
+    return parsed is not None and (parsed.name or _type_of(parsed.data)) == b"error"
+
+
 class _Typed(msgspec.Struct, frozen=True):
     type: str = ""
 

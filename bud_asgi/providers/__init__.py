@@ -2,6 +2,7 @@
 
 from bud_asgi.providers.anthropic import Anthropic
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
+from bud_asgi.providers.error_replies import authentication_failed, hide_credential_error, shown_in_log
 from bud_asgi.providers.errors import (
     TranslatedUpstreamError,
     UpstreamErrorResponse,
@@ -9,7 +10,7 @@ from bud_asgi.providers.errors import (
     unavailable,
 )
 from bud_asgi.providers.seam import AllowsFields, Credential, EncodedRequest, Provider, ProviderRequest
-from bud_asgi.providers.sender import check_bounds, hide_credential_error, send
+from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "UpstreamErrorResponse",
     "UpstreamUnavailable",
     "Vertex",
+    "authentication_failed",
     "check_bounds",
     "hide_credential_error",
     "send",
+    "shown_in_log",
     "unavailable",
 ]

@@ -14,6 +14,9 @@ import msgspec
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Body, Header, HttpReply, HttpRequest, Timeouts
 from bud_asgi.options import OptionError, check_choice, check_flag
+from bud_asgi.printable import one_line
+from bud_asgi.protocol.errors import read_error, type_of_status
+from bud_asgi.protocol.foreign_errors import error_text
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
 from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
@@ -199,8 +202,22 @@ class Anthropic:
     def translate_error(
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
     ) -> TranslatedUpstreamError | None:
-        """Return `None`: its errors are Anthropic errors already."""
-        return None
+        """Translate an error in another JSON form, such as OpenAI's; `None` for an Anthropic error, and for no JSON.
+
+        Also `None` for what the sender treats in the same way whatever the form: a rejected credential of the
+        operator's, and no token counting.
+        """
+        is_credential = status in {401, 403} and self.credential.is_operators
+        if is_credential or (status == 404 and call.request.counting):
+            return None
+        parsed = read_error(body)
+        text = error_text(body) if parsed is None or parsed.is_foreign else None
+        if text is None:
+            return None
+        message = one_line(self.credential.redact(text))
+        return TranslatedUpstreamError(
+            message, status=status, type_=type_of_status(status), upstream_message=f"{status} {text}"
+        )
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

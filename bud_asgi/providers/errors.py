@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bud_asgi.http import HttpError
 from bud_asgi.protocol.errors import GatewayError, Outcome
-from bud_asgi.protocol.headers import Headers
 
 
 class UpstreamUnavailable(GatewayError):
@@ -85,10 +84,3 @@ def unavailable(error: HttpError) -> UpstreamUnavailable:
     if error.kind == "reset":
         return UpstreamUnavailable("The upstream closed the connection before its answer was whole.", not_sent=not_sent)
     return UpstreamUnavailable("The upstream's answer was malformed.", not_sent=not_sent)
-
-
-def check_encoding(fields: Headers) -> None:
-    """Raise `UpstreamUnavailable` for a reply that is compressed."""
-    encoding = fields.get(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
-        raise UpstreamUnavailable("The upstream compressed its answer although it was asked not to.")

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from bud_asgi.printable import one_line
 from bud_asgi.providers.errors import UpstreamUnavailable
 
 REFRESH_AHEAD = 900.0
@@ -177,7 +178,7 @@ class Refresher(Generic[T]):
             reason = str(error)
         else:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._failure = FetchFailed(_one_line(self._redact(reason)))
+        self._failure = FetchFailed(one_line(self._redact(reason)))
         if left <= 0:
             _log.error("could not refresh %s (%s); requests that need them fail", self._what, self._failure)
         elif left == inf:
@@ -186,8 +187,3 @@ class Refresher(Generic[T]):
             _log.warning(
                 "could not refresh %s (%s); using the current ones for another %.0f s", self._what, self._failure, left
             )
-
-
-def _one_line(text: str) -> str:
-    escaped = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
-    return escaped[:1000]

@@ -7,22 +7,16 @@ import logging
 import time
 
 from bud_asgi.exchange import Attempt
-from bud_asgi.http import HttpClient, HttpError, HttpReply, read_body
-from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound, read_error
+from bud_asgi.http import HttpClient, HttpError, HttpReply, decode_content, read_body
+from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of
 from bud_asgi.protocol.request import MessagesRequest
-from bud_asgi.providers.errors import (
-    TranslatedUpstreamError,
-    UpstreamErrorResponse,
-    UpstreamUnavailable,
-    check_encoding,
-    unavailable,
-)
-from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.error_replies import authentication_failed, decode_error, hide_credential_error
+from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
+from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.threads import start_thread
 
 _MAX_ERROR_BODY = 1 << 20
-_MAX_LOGGED = 1000
 _MAX_INLINE = 1 << 18  # bytes of a body that is edited in the event loop; the worst takes some 40 ms
 
 _log = logging.getLogger("bud_asgi")
@@ -52,7 +46,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     except HttpError as failure:
         raise unavailable(failure) from failure
     if isinstance(error, TranslatedUpstreamError) and error.credential:
-        _log.error("%s: %s rejected our credential: %.500r", call.request_id, provider.name, error.upstream_message)
+        _log.error("%s: %s rejected our credential: %s", call.request_id, provider.name, error.upstream_message)
     try:
         raise hide_credential_error(provider, call.request_id, error)
     finally:
@@ -82,33 +76,10 @@ async def _encode(provider: Provider, call: ProviderRequest) -> EncodedRequest:
     return encoded
 
 
-def hide_credential_error(provider: Provider, request_id: str, error: GatewayError) -> GatewayError:
-    """Replace an upstream's error about the gateway's own credential: the client cannot act on it.
-
-    Some servers echo the credential in an error, whatever its status. All other errors are returned as they are.
-    """
-    if not isinstance(error, UpstreamErrorResponse) or not provider.credential.is_operators:
-        return error
-    parsed = read_error(error.body)
-    text = error.body.decode("utf-8", "replace")
-    redacted = provider.credential.redact(text)
-    rejected = error.status == 401 or (error.status == 403 and parsed is not None and not parsed.has_code)
-    if not rejected and redacted == text:
-        return error
-    _log.error("%s: %s rejected our credential: %.500r", request_id, provider.name, redacted)
-    return _authentication_failed()
-
-
-def _authentication_failed() -> UpstreamUnavailable:
-    return UpstreamUnavailable("upstream authentication failed", retryable=False)
-
-
 def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
-    fields = reply_fields(reply.headers)
-    _note(attempt, reply.status, request_id_of(fields))
     try:
-        check_encoding(fields)
-        return provider.decode(call, reply)
+        _note_head(provider, reply, attempt)
+        return provider.decode(call, _without_coding(reply))
     except BaseException:
         reply.close()
         raise
@@ -117,57 +88,40 @@ def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt
 async def _read_error(
     provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt
 ) -> TranslatedUpstreamError | UpstreamErrorResponse:
-    """Read a reply that is not a 200. Raises `UpstreamUnavailable` for what is not an error object, `HttpError`."""
+    """Read a reply that is not a 200. Raises `UpstreamUnavailable` if it is not an error either, and `HttpError`."""
     try:
-        fields = reply_fields(reply.headers)
-        _note(attempt, reply.status, request_id_of(fields))
-        error = await _parse_error(provider, call, reply, fields)
+        fields = _note_head(provider, reply, attempt)
+        if not 400 <= reply.status <= 599:
+            raise UpstreamUnavailable(f"The upstream answered {reply.status} where a Message was expected.")
+        body, whole = await read_body(_without_coding(reply), _MAX_ERROR_BODY)
     finally:
         reply.close()
-    if isinstance(error, TranslatedUpstreamError):
-        redact = provider.credential.redact
-        error.upstream_message = " ".join(redact(error.upstream_message).split())[:_MAX_LOGGED]
-        if redact(str(error)) != str(error):
-            _log.error(
-                "%s: %s echoed our credential in an error: %.500r",
-                call.request_id,
-                provider.name,
-                error.upstream_message,
-            )
-            raise _authentication_failed()
+    relayed = relayed_headers(fields, error=True, request_id=attempt.upstream_request_id)
+    error = decode_error(provider, call, reply.status, fields, body if whole else b"", relayed)
+    if isinstance(error, TranslatedUpstreamError) and provider.credential.redact(str(error)) != str(error):
+        shown = error.upstream_message
+        _log.error("%s: %s echoed our credential in an error: %s", call.request_id, provider.name, shown)
+        raise authentication_failed()
     return error
 
 
-async def _parse_error(
-    provider: Provider, call: ProviderRequest, reply: HttpReply, fields: Headers
-) -> TranslatedUpstreamError | UpstreamErrorResponse:
-    if reply.status < 400:
-        raise UpstreamUnavailable(f"The upstream answered {reply.status} where a Message was expected.")
-    check_encoding(fields)
-    body, whole = await read_body(reply, _MAX_ERROR_BODY)
-    if whole and (translated := provider.translate_error(call, reply.status, fields, body)) is not None:
-        return translated
-    if whole and read_error(body) is not None:
-        return UpstreamErrorResponse(reply.status, body, relayed_headers(fields, error=True))
-    if reply.status == 401 and provider.credential.is_operators:
-        return TranslatedUpstreamError(
-            "upstream authentication failed",
-            status=502,
-            type_="api_error",
-            upstream_message=f"401 {body[:500].decode('utf-8', 'replace')}",
-            credential=True,
-            retryable=False,
-        )
-    if reply.status == 404 and call.request.counting:
-        raise NotFound(COUNTING_UNSUPPORTED)
-    raise UpstreamUnavailable(f"The upstream answered {reply.status} without an error object.")
+def _without_coding(reply: HttpReply) -> HttpReply:
+    try:
+        return decode_content(reply)
+    except HttpError as error:
+        raise UpstreamUnavailable("The upstream compressed its answer although it was asked not to.") from error
 
 
 def _is_of_credential(error: TranslatedUpstreamError | UpstreamErrorResponse) -> bool:
     return error.status == 401 if isinstance(error, UpstreamErrorResponse) else error.credential
 
 
-def _note(attempt: Attempt, status: int, request_id: bytes) -> None:
+def _note_head(provider: Provider, reply: HttpReply, attempt: Attempt) -> Headers:
+    """Record the head of a reply. A request id that contains the credential is dropped."""
+    fields = reply_fields(reply.headers)
+    request_id = request_id_of(fields)
     attempt.head = time.monotonic()
-    attempt.status = status
-    attempt.upstream_request_id = request_id.decode("latin-1") or None
+    attempt.status = reply.status
+    if request_id and provider.credential.redact(request_id) == request_id:
+        attempt.upstream_request_id = request_id
+    return fields

@@ -7,6 +7,7 @@ import logging
 import msgspec
 
 from bud_asgi.exchange import Exchange, Outcome
+from bud_asgi.printable import printable
 
 _log = logging.getLogger("bud_asgi.access")
 
@@ -57,7 +58,7 @@ def access_line(exchange: Exchange) -> bytes:
 def log_access(exchange: Exchange) -> None:
     """Write the line to the logger `bud_asgi.access`, at level INFO."""
     if _log.isEnabledFor(logging.INFO):
-        _log.info("%s", access_line(exchange).decode())
+        _log.info("%s", printable(access_line(exchange).decode()))
 
 
 def _milliseconds(since: float, until: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Engine, HttpRequest
@@ -161,6 +162,11 @@ async def test_an_expired_list_is_served_while_it_is_refreshed(upstream: StandIn
     assert len(upstream.requests) == 2
 
 
+async def test_a_compressed_list_is_read(upstream: StandIn, make: Make) -> None:
+    upstream.enqueue(gzip_unasked(LISTED))
+    assert await ids(make(Anthropic)) == {"p0": ["claude-a"]}
+
+
 FAULTS: dict[str, Callable[[], Reply]] = {
     "rejects the key": lambda: error(401, "authentication_error", "invalid x-api-key"),
     "has no list": lambda: html(404),
@@ -169,7 +175,7 @@ FAULTS: dict[str, Callable[[], Reply]] = {
     "sends a web page": html,
     "sends an empty body": empty,
     "redirects": lambda: redirect("http://127.0.0.1:1/"),
-    "compresses": lambda: gzip_unasked(LISTED),
+    "compresses and breaks off": lambda: replace(gzip_unasked(LISTED), cut=20),
     "breaks off in mid-body": garbage_chunks,
     "sends a list with an error status": lambda: json_body({"data": [{"id": "claude-a"}]}, status=500),
     "lists something else": lambda: json_body({"models": [{"name": "llama"}]}),

@@ -17,6 +17,7 @@ from bud_asgi.protocol.headers import (
     merge_headers,
     relayed_headers,
     reply_fields,
+    request_id_of,
 )
 
 Lines = list[tuple[bytes, bytes]]
@@ -262,14 +263,14 @@ REPLY: Lines = [
 
 
 def test_of_a_response_only_the_content_type_and_the_id_reach_the_client() -> None:
-    assert relayed_headers(reply_fields(REPLY), error=False) == [
+    assert relayed_headers(reply_fields(REPLY), error=False, request_id="req_up") == [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"upstream-request-id", b"req_up"),
     ]
 
 
 def test_of_an_error_the_retry_headers_and_the_id_reach_the_client() -> None:
-    assert relayed_headers(reply_fields(REPLY), error=True) == [
+    assert relayed_headers(reply_fields(REPLY), error=True, request_id="req_up") == [
         (b"retry-after", b"3"),
         (b"retry-after-ms", b"2500"),
         (b"x-should-retry", b"true"),
@@ -279,7 +280,65 @@ def test_of_an_error_the_retry_headers_and_the_id_reach_the_client() -> None:
 
 @pytest.mark.parametrize("lines", [[], [(b"request-id", b"")], [(b"x-request-id", b"a")]])
 def test_without_a_request_id_no_upstream_id_is_added(lines: Lines) -> None:
-    assert relayed_headers(reply_fields(lines), error=True) == []
+    assert request_id_of(reply_fields(lines)) == ""
+    assert relayed_headers(reply_fields(lines), error=True, request_id=None) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "request_id"),
+    [
+        ([(b"request-id", b"req_A.b-1")], "req_A.b-1"),
+        ([(b"x-amzn-requestid", b"a-b"), (b"request-id", b"req")], "req"),
+        ([(b"x-amzn-requestid", b"a-b")], "a-b"),
+        ([(b"x-amzn-requestid", b"a-b"), (b"request-id", b"two words")], "a-b"),
+        ([(b"request-id", b"x" * 128)], "x" * 128),
+        ([(b"request-id", b"x" * 129)], ""),
+        ([(b"request-id", b"a\xe9")], ""),
+        ([(b"request-id", b"a/b")], ""),
+        ([(b"request-id", b"Bearer key")], ""),
+    ],
+)
+def test_only_what_looks_like_a_request_id_is_one(lines: Lines, request_id: str) -> None:
+    assert request_id_of(reply_fields(lines)) == request_id
+
+
+RETRY: list[tuple[bytes, bytes, bool]] = [
+    (b"retry-after", b"34", True),
+    (b"retry-after", b"34.5", True),
+    (b"retry-after", b"Sun, 06 Nov 1994 08:49:37 GMT", True),
+    (b"retry-after", b"soon", False),
+    (b"retry-after", b"-1", False),
+    (b"retry-after", b"1234567890123456", False),
+    (b"retry-after", b"sk-ant-something-like-a-key", False),
+    (b"retry-after", b"34\xb2", False),
+    (b"retry-after-ms", b"1500", True),
+    (b"retry-after-ms", b"1500.25", True),
+    (b"retry-after-ms", b"Sun, 06 Nov 1994 08:49:37 GMT", False),
+    (b"x-should-retry", b"true", True),
+    (b"x-should-retry", b"false", True),
+    (b"x-should-retry", b"True", False),
+    (b"x-should-retry", b"", False),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "relayed"), RETRY)
+def test_a_retry_header_is_relayed_if_it_has_the_form_of_one(name: bytes, value: bytes, relayed: bool) -> None:
+    assert relayed_headers({name: value}, error=True, request_id=None) == ([(name, value)] if relayed else [])
+
+
+@pytest.mark.parametrize(
+    ("value", "relayed"),
+    [
+        (b"text/event-stream", b"text/event-stream"),
+        (b"Text/Event-Stream; Charset=UTF-8", b"Text/Event-Stream; Charset=UTF-8"),
+        (b'application/json;charset="utf-8"', b'application/json;charset="utf-8"'),
+        (b"application/json; charset=latin-1", b"application/json"),
+        (b"application/json; x=sk-ant-something", b"application/json"),
+        (b"application/json; charset=utf-8; x=1", b"application/json"),
+    ],
+)
+def test_a_content_type_is_relayed_with_no_other_parameter_than_utf_8(value: bytes, relayed: bytes) -> None:
+    assert relayed_headers({b"content-type": value}, error=False, request_id=None) == [(b"content-type", relayed)]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ class HostKeys:
         self.number = 1
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        return ReadOnlyCredentials(f"AKIDHOST{self.number}", f"host-secret-{self.number}", f"host-token-{self.number}")
+        n = self.number
+        return ReadOnlyCredentials(f"AKIDOFTHEHOST00{n}", f"secret-of-the-host-{n}", f"token-of-the-host-{n}")
 
     def rotate(self) -> None:
         self.number += 1
@@ -49,24 +50,24 @@ class GoogleHost:
         from google.auth.credentials import TokenState
 
         self.number = 1
-        self.token = "ya29.token-1"
+        self.token = "ya29.token-of-google-1"
         self.expiry = None
         self.quota_project_id = None
         self.token_state = TokenState.FRESH
 
     def refresh(self, _request: object) -> None:
-        self.token = f"ya29.token-{self.number}"
+        self.token = f"ya29.token-of-google-{self.number}"
 
     def rotate(self) -> None:
         self.number += 1
 
 
 def api_key(_home: Path) -> Case:
-    return Case(ApiKeyCredential(Secret("sk-ant-operator"), "x-api-key"), "sk-ant-operator")
+    return Case(ApiKeyCredential(Secret("sk-ant-of-the-operator"), "x-api-key"), "sk-ant-of-the-operator")
 
 
 def bearer_key(_home: Path) -> Case:
-    return Case(ApiKeyCredential(Secret("sk-ant-bearer"), "bearer"), "sk-ant-bearer")
+    return Case(ApiKeyCredential(Secret("sk-ant-sent-as-bearer"), "bearer"), "sk-ant-sent-as-bearer")
 
 
 def no_key(_home: Path) -> Case:
@@ -78,11 +79,15 @@ def client(_home: Path) -> Case:
 
 
 def aws_bearer(_home: Path) -> Case:
-    return Case(AwsCredential(region="us-east-1", bearer_token="bedrock-token"), "bedrock-token")
+    return Case(AwsCredential(region="us-east-1", bearer_token="bedrock-api-key-of-ours"), "bedrock-api-key-of-ours")
 
 
 def aws_static(_home: Path) -> Case:
-    given: dict[str, Any] = {"access_key": "AKIDSTATIC", "secret_key": "static-secret", "session_token": "static-token"}
+    given: dict[str, Any] = {
+        "access_key": "AKIDSTATICOFOURS0000",
+        "secret_key": "static-secret-of-ours",
+        "session_token": "static-token-of-ours",
+    }
     return Case(AwsCredential(region="us-east-1", **given), *given.values())
 
 
@@ -93,22 +98,23 @@ def aws_chain(home: Path) -> Case:
         nonlocal number
         number += 1
         (home / "credentials").write_text(
-            f"[default]\naws_access_key_id = AKIDCHAIN{number}\naws_secret_access_key = chain-secret-{number}\n"
+            f"[default]\naws_access_key_id = AKIDCHAINOFOURS{number}\n"
+            f"aws_secret_access_key = chain-secret-of-ours-{number}\n"
         )
 
     rotate()
-    return Case(AwsCredential(region="us-east-1"), "AKIDCHAIN1", "chain-secret-1", rotate=rotate)
+    return Case(AwsCredential(region="us-east-1"), "AKIDCHAINOFOURS1", "chain-secret-of-ours-1", rotate=rotate)
 
 
 def aws_host(_home: Path) -> Case:
     host = HostKeys()
     credential = AwsCredential(region="us-east-1", credentials=host)
-    return Case(credential, "AKIDHOST1", "host-secret-1", "host-token-1", rotate=host.rotate)
+    return Case(credential, "AKIDOFTHEHOST001", "secret-of-the-host-1", "token-of-the-host-1", rotate=host.rotate)
 
 
 def google(_home: Path) -> Case:
     host: Any = GoogleHost()
-    return Case(GoogleCredential(credentials=host), "ya29.token-1", rotate=host.rotate)
+    return Case(GoogleCredential(credentials=host), "ya29.token-of-google-1", rotate=host.rotate)
 
 
 EVERY = (api_key, bearer_key, no_key, client, aws_bearer, aws_static, aws_chain, aws_host, google)

@@ -147,7 +147,7 @@ async def test_a_refresh_that_fails_leaves_the_current_value_and_backs_off(caplo
     record = caplog.records[0]
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        r"could not refresh things (OSError: the source is on fire: [secret] \x1b[31m); "
+        r"could not refresh things (OSError: the source is on fire: [secret] \u001b[31m); "
         "using the current ones for another 240 s"
     )
 

@@ -123,8 +123,12 @@ async def test_an_error_is_handed_on_as_it_came(status: int) -> None:
     ("reply", "words"),
     [
         (Reply(302), "The upstream answered 302 where a Message was expected."),
-        (Reply(500, b"<html>"), "The upstream answered 500 without an error object."),
-        (Reply(500, SAID, (b"content-encoding", b"gzip")), "The upstream compressed its answer"),
+        (Reply(600), "The upstream answered 600 where a Message was expected."),
+        (Reply(999), "The upstream answered 999 where a Message was expected."),
+        (Reply(201), "The upstream answered 201 where a Message was expected."),
+        (Reply(500, SAID, (b"content-encoding", b"zstd")), "The upstream compressed its answer"),
+        (Reply(500, SAID, (b"content-encoding", b"gzip")), "The upstream's answer was malformed."),
+        (Reply(200, b"", (b"content-encoding", b"gzip"), (b"content-encoding", b"gzip")), "The upstream compressed"),
         (Reply(200, b"", (b"content-encoding", b"br")), "The upstream compressed its answer"),
         (Reply(403), "upstream authentication failed"),
     ],
@@ -151,8 +155,9 @@ async def test_a_401_is_one_whatever_it_says() -> None:
         await sent(Client(Reply(401, b"<html>")), provider(0))
     assert (refused.value.status, refused.value.credential, refused.value.upstream_message) == (502, True, "401 <html>")
     passing = Anthropic(auth="client")
-    with pytest.raises(UpstreamUnavailable, match=r"^The upstream answered 401 without an error object\.$"):
+    with pytest.raises(TranslatedUpstreamError, match=r"^The upstream answered 401 without an error object\.$") as kept:
         await sent(Client(Reply(401, b"<html>")), passing)
+    assert (kept.value.status, kept.value.type, kept.value.credential) == (401, "authentication_error", False)
 
 
 @pytest.mark.parametrize(("left", "asked"), [(0, 1), (9, 2)])
@@ -185,13 +190,14 @@ class Talkative(Anthropic):
 
 
 @pytest.mark.parametrize(
-    ("said", "words"), [(b"quota|key sk-ours-1", "quota"), (b"bad sk-ours-1", "upstream authentication failed")]
+    ("said", "words"),
+    [(b"quota|key sk-of-the-operators", "quota"), (b"bad sk-of-the-operators", "upstream authentication failed")],
 )
 async def test_a_translated_error_never_tells_our_credential(
     said: bytes, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises((TranslatedUpstreamError, UpstreamUnavailable), match=f"^{words}$") as refused:
-        await sent(Client(Reply(429, said)), Talkative(api_key="sk-ours-1"))
+        await sent(Client(Reply(429, said)), Talkative(api_key="sk-of-the-operators"))
     told = refused.value.upstream_message if isinstance(refused.value, TranslatedUpstreamError) else ""
     assert refused.value.__cause__ is None
-    assert "sk-ours-1" not in told + caplog.text
+    assert "sk-of-the-operators" not in told + caplog.text

@@ -21,7 +21,19 @@ from bud_asgi.http import Timeouts
 from bud_asgi.providers.refresher import Timing
 from bud_asgi.providers.vertex import Vertex
 from bud_asgi.providers.vertex.credential import GoogleCredential
-from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn, error, hang, late, sse, text, tool_use
+from bud_asgi.testing import (
+    Received,
+    Reply,
+    StandIn,
+    ThreadedStandIn,
+    error,
+    hang,
+    json_body,
+    late,
+    sse,
+    text,
+    tool_use,
+)
 from bud_asgi.testing import vertex as stand_ins
 from bud_asgi.testing.google import PROJECT, Google, google_error, google_html, oauth_error
 from bud_asgi.testing.vertex import (
@@ -238,6 +250,27 @@ def test_an_error_of_the_model_layer_arrives_as_it_came(
     assert reply.json()["error"] == {"type": kind, "message": message}
     assert reply.json()["request_id"].startswith("req_vrtx_")
     assert reply.json()["request_id"] == reply.headers["upstream-request-id"] == stage.sent.request_id
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["object", "array"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_error_of_the_front_end_keeps_its_retry_headers_and_request_id(
+    tmp_path: Path, status: int, listed: bool
+) -> None:
+    detail = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7.2s"}
+    name = {429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}[status]
+    error = {"error": {"code": status, "message": "x", "status": name, "details": [detail]}}
+    body = [error] if listed else error
+    lines = {"retry-after": "34", "retry-after-ms": "34000", "x-should-retry": "false", "request-id": "req_vrtx_1"}
+    with staged(tmp_path) as stage:
+        stage.upstream.enqueue(json_body(body, status=status, headers=lines), json_body(body, status=status))
+        reply = stage.post({"stream": listed})
+        assert reply.status_code == {429: 429, 503: 529}[status]
+        assert {name: reply.headers[name] for name in lines if name != "request-id"} == {
+            name: value for name, value in lines.items() if name != "request-id"
+        }
+        assert reply.headers["upstream-request-id"] == "req_vrtx_1"
+        assert stage.post().headers["retry-after"] == "8"
 
 
 def test_a_flag_that_it_does_not_know_is_named(tmp_path: Path) -> None:

@@ -7,11 +7,9 @@ there, on first use.
 from __future__ import annotations
 
 import asyncio
-import logging
 import subprocess
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bud_asgi.providers.bedrock.sigv4 import Keys
+from bud_asgi.providers.debug_logs import without_debug_logs
 from bud_asgi.providers.refresher import Timing
 from bud_asgi.providers.threads import start_thread
 from bud_asgi.secret import Secret
@@ -122,7 +121,7 @@ class _Fetch:
         source = self._source
         if source.host is None:
             import_module("botocore.session")  # its loggers must exist before they are filtered
-        with _without_debug_logs():
+        with without_debug_logs("botocore", "urllib3"):
             if source.host is not None:
                 keys, seconds = _frozen(source.host)
                 return keys, self._timing.clock() + min(seconds, HOST_CHECK_INTERVAL)
@@ -272,22 +271,3 @@ def seconds_left(credentials: HostCredentials) -> float:
 
 def _keys(access_key: str, secret_key: str, token: str | None) -> Keys:
     return Keys(Secret(access_key), Secret(secret_key), Secret(token) if token else None)
-
-
-@contextmanager
-def _without_debug_logs() -> Generator[None]:
-    """Drop what botocore logs at DEBUG in this thread: it includes replies of STS with the role's keys."""
-    thread = threading.get_ident()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.DEBUG or threading.get_ident() != thread
-
-    names = [name for name in logging.Logger.manager.loggerDict if name.partition(".")[0] == "botocore"]
-    loggers = [logging.getLogger(name) for name in names]
-    for logger in loggers:
-        logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(keep)

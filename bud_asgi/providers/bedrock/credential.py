@@ -21,7 +21,7 @@ from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.bedrock.chain import HostCredentials, Role, Source, fetch_keys
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
 from bud_asgi.providers.refresher import Expiring, Refresher, Timing
-from bud_asgi.secret import AnySecret, Secret, secret_option
+from bud_asgi.secret import AnySecret, Secret, redact, secret_option
 
 BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
 """The environment variable with a Bedrock API key, which the AWS SDKs read too."""
@@ -143,9 +143,7 @@ class AwsCredential:
 
     def redact(self, text: str) -> str:
         """Replace the keys and tokens in a text, including those from before the last refresh."""
-        for secret in self._secrets():
-            text = secret.redact(text)
-        return text
+        return redact(text, [secret.reveal() for secret in self._secrets()])
 
     async def _fetch(self) -> Expiring[Signer]:
         keys, expires_at = await fetch_keys(self._source, self._timing)

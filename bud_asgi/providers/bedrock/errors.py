@@ -105,8 +105,13 @@ _IS_TOO_LONG = re.compile(r"(?:Input|[Pp]rompt) is too long")
 _NO_SUCH_MODEL = re.compile(r"model identifier is invalid|on-demand throughput")
 _NOT_COUNTED = re.compile(r"support counting tokens")
 _CREDENTIAL_REJECTED = re.compile(
-    r"security token|\bexpired\b|API.key|bearer token|authentication failed", re.IGNORECASE
+    r"(?<![\w./:@=-])(?:security token|expired|API key|bearer token|authentication failed)(?![\w/:@=-]|\.\w)",
+    re.IGNORECASE,
 )
+_NAMES = re.compile(
+    r"""arn:\S+|(?<!\w)(?:'[^']*'|"[^"]*"|`[^`]*`|\u2018[^\u2019]*\u2019|\u201c[^\u201d]*\u201d)(?!\w)"""
+)
+"""Names in a text: of resources, roles, models. They may contain any words."""
 _WRAPPED = "The model returned the following errors: "
 
 _PRIVATE = (
@@ -209,7 +214,7 @@ def _kind_of(error: AwsError) -> Kind:
         return "model_error" if error.model_status in {400, 413, 429} else "server_error"
     if kind == "invalid_request" and (_NO_SUCH_MODEL.search(error.text) or _NOT_COUNTED.search(error.text)):
         return "not_found"
-    if kind == "permission" and _CREDENTIAL_REJECTED.search(error.text):
+    if kind == "permission" and _CREDENTIAL_REJECTED.search(_NAMES.sub("", error.text)):
         return "credential"
     return kind
 

@@ -6,6 +6,7 @@ Wire facts: AWS, "InvokeModel", "InvokeModelWithResponseStream", "CountTokens", 
 
 from __future__ import annotations
 
+import logging
 import re
 import ssl
 from collections.abc import Collection, Mapping, Sequence
@@ -14,15 +15,15 @@ from typing import Literal, TypedDict, Unpack, get_args
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.http import Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts
 from bud_asgi.options import check_choice, check_flag, check_text, check_texts, check_type, key_text, mismatch
+from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import NotFound
-from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
+from bud_asgi.protocol.headers import Headers, media_type, reply_fields
 from bud_asgi.providers.bedrock.chain import HostCredentials
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_reply, translate
 from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
-from bud_asgi.providers.bedrock.reply import ConvertedReply
 from bud_asgi.providers.bedrock.request import (
     BedrockModel,
     check_no_guardrail_fields,
@@ -56,6 +57,8 @@ ClientHeader = Literal[
     "x-amzn-bedrock-trace",
 ]
 """Headers of InvokeModel that the operator may let clients set."""
+
+_log = logging.getLogger("bud_asgi")
 
 _JSON = b"application/json"
 _OWN_HEADERS: tuple[Header, ...] = (
@@ -186,21 +189,24 @@ class Bedrock:
 
         Raises `UpstreamUnavailable` if a stream was requested and the reply is not an event stream.
         """
-        source = f"{call.request_id}: {self.name}"
         if call.request.counting:
-            return ConvertedReply(reply, CountToJson(), _JSON, source=source)
+            return _converted(reply, CountToJson(), _JSON)
         if not call.request.stream:
             return reply
         if media_type(reply_fields(reply.headers)) != CONTENT_TYPE:
             raise UpstreamUnavailable("The upstream's answer was not an event stream.")
 
-        model = call.request.model  # the closure must not keep `call`: the body is freed while the stream goes on
+        # The closure must not keep `call`: the body is freed while the stream goes on.
+        model, request_id = call.request.model, call.request_id
 
-        def translate_redacted(error: AwsError) -> TranslatedUpstreamError:
-            return translate(self._redacted(error), model)
+        def translate_logged(error: AwsError) -> TranslatedUpstreamError:
+            translated = translate(self._redacted(error), model)
+            shown = one_line(translated.upstream_message)
+            _log.warning("%s: %s ended its stream with an error: %s", request_id, self.name, shown)
+            return translated
 
-        codec = EventsToSse(call.request_id, translate_redacted, call.attempt)
-        return ConvertedReply(reply, codec, b"text/event-stream; charset=utf-8", source=source)
+        codec = EventsToSse(request_id, translate_logged, call.attempt)
+        return _converted(reply, codec, b"text/event-stream; charset=utf-8")
 
     def translate_error(
         self, call: ProviderRequest, status: int, headers: Headers, body: bytes
@@ -209,13 +215,7 @@ class Bedrock:
         error = error_in_reply(status, headers, body)
         if error is None:
             return None
-        translated = translate(self._redacted(error), call.request.model, counting=call.request.counting)
-        translated.headers = {
-            name.decode(): value.decode("latin-1") for name, value in relayed_headers(headers, error=True)
-        }
-        if "x-should-retry" in translated.headers:
-            translated.retryable = None
-        return translated
+        return translate(self._redacted(error), call.request.model, counting=call.request.counting)
 
     def _redacted(self, error: AwsError) -> AwsError:
         return msgspec.structs.replace(error, text=self.credential.redact(error.text))
@@ -241,6 +241,11 @@ class Bedrock:
             for name in self._client_headers
             if name in client and _PRINTABLE.fullmatch(client[name])
         ]
+
+
+def _converted(reply: HttpReply, codec: Codec, content_type: bytes) -> HttpReply:
+    kept = [line for line in reply.headers if line[0] not in {b"content-type", b"content-length"}]
+    return ConvertedReply(reply, codec, [*kept, (b"content-type", content_type)])
 
 
 def _host_of(region: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -60,28 +59,6 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_count = msgspec.json.Decoder(_Count).decode
 
 
-class Codec(Protocol):
-    """Converts the bytes of a reply, in chunks of any size."""
-
-    @property
-    def error(self) -> str:
-        """Why the reply is invalid from here on; empty while it is valid."""
-        ...
-
-    @property
-    def upstream_error(self) -> TranslatedUpstreamError | None:
-        """The upstream's own error that ended the reply, if one did."""
-        ...
-
-    def feed(self, data: bytes) -> bytes:
-        """Convert a chunk; return the bytes that it completes."""
-        ...
-
-    def finish(self) -> bytes:
-        """End the reply; return the remaining bytes."""
-        ...
-
-
 class EventsToSse:
     """Converts the stream of InvokeModelWithResponseStream to that of the Messages API. A `Codec`.
 
@@ -102,6 +79,8 @@ class EventsToSse:
         "error",
         "upstream_error",
     )
+
+    pending = False
 
     def __init__(
         self,
@@ -212,7 +191,7 @@ class CountToJson:
 
     __slots__ = ("_read", "error")
 
-    upstream_error = None
+    pending = False
 
     def __init__(self) -> None:
         self.error = ""

@@ -24,9 +24,10 @@ from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
 from bud_asgi.options import OptionError, check_text, mismatch
 from bud_asgi.protocol.headers import Headers
+from bud_asgi.providers.debug_logs import without_debug_logs
 from bud_asgi.providers.refresher import Expiring, Refresher, Timing
 from bud_asgi.providers.threads import start_thread
-from bud_asgi.secret import Secret
+from bud_asgi.secret import Secret, redact
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 PROJECT = re.compile(r"[!-~]{1,200}")
 PROJECT_EXPECTED = "the id of a Google Cloud project"
 _PATH = re.compile(r"(?!env:|file:|\{)[^\0-\x1f]{1,4096}")
+_LOGGING = ("google", "urllib3", "requests")
 THREAD_NAME = "bud_asgi Google token"
 
 
@@ -112,9 +114,7 @@ class GoogleCredential:
 
     def redact(self, text: str) -> str:
         """Replace the current token and the previous one in a text."""
-        for held in self._refresher.recent:
-            text = Secret(held.token).redact(text)
-        return text
+        return redact(text, [held.token for held in self._refresher.recent])
 
     async def _fetch(self) -> Expiring[AccessToken]:
         """Wait for the thread that fetches, which goes on if the caller gives up, and serves the next caller."""
@@ -129,10 +129,12 @@ class GoogleCredential:
         from bud_asgi.providers.vertex import google_auth  # noqa: PLC0415 - takes long to import
 
         transport = google_auth.Transport(time.monotonic() + self._timing.timeout)
-        credentials = loaded or google_auth.load(self._given, self._key(), transport)
+        with without_debug_logs(*_LOGGING):
+            credentials = loaded or google_auth.load(self._given, self._key(), transport)
         recent = {held.token for held in self._refresher.recent}
         if not google_auth.is_fresh(credentials) or credentials.token in recent:
-            credentials.refresh(transport)
+            with without_debug_logs(*_LOGGING):  # again: loading may have imported more of the library
+                credentials.refresh(transport)
         self._loaded = credentials
         token, expiry = Secret(credentials.token or "").reveal(), credentials.expiry
         headers = [(b"authorization", f"Bearer {token}".encode())]

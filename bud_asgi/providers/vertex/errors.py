@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import msgspec
 
@@ -62,23 +63,33 @@ _PRIVATE = (
 )
 
 
+_DELAY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
+
+
 class GoogleError(msgspec.Struct, frozen=True):
-    """An error of a Google API: the name of its code, its text, its HTTP status."""
+    """An error of a Google API: the name of its code, its text, its HTTP status, the seconds to wait before a retry."""
 
     name: str
     text: str
     status: int
+    retry_after: int = 0
 
 
 class _Error(msgspec.Struct, frozen=True):
     message: str = ""
     status: str = ""
+    details: msgspec.Raw = msgspec.Raw()
 
 
 class _Object(msgspec.Struct, frozen=True):
     error: _Error
 
 
+class _RetryInfo(msgspec.Struct, frozen=True):
+    delay: str = msgspec.field(name="retryDelay", default="")
+
+
+_decode_details = msgspec.json.Decoder(list[_RetryInfo]).decode
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_list = msgspec.json.Decoder(list[_Object]).decode
 
@@ -93,7 +104,17 @@ def google_error(status: int, body: bytes) -> GoogleError | None:
         return None
     if not objects or not (objects[0].error.status or objects[0].error.message):
         return None
-    return GoogleError(objects[0].error.status, objects[0].error.message, status)
+    error = objects[0].error
+    return GoogleError(error.status, error.message, status, _retry_after(error.details))
+
+
+def _retry_after(details: msgspec.Raw) -> int:
+    """Return the delay of a `google.rpc.RetryInfo` among the details, in whole seconds rounded up; 0 without one."""
+    try:
+        delays = [_DELAY.fullmatch(detail.delay) for detail in _decode_details(details)]
+    except MALFORMED_JSON:
+        return 0
+    return next((ceil(float(delay[1])) for delay in delays if delay is not None), 0)
 
 
 def translate(error: GoogleError, call: ProviderRequest, projects: Sequence[str]) -> TranslatedUpstreamError:
@@ -105,7 +126,7 @@ def translate(error: GoogleError, call: ProviderRequest, projects: Sequence[str]
             message = COUNTING_UNSUPPORTED
     else:
         message = _MESSAGES.get(status) or redacted(error.text, projects) or NO_MESSAGE
-    return TranslatedUpstreamError(
+    translated = TranslatedUpstreamError(
         message,
         status=status,
         type_=type_of_status(status),
@@ -113,6 +134,9 @@ def translate(error: GoogleError, call: ProviderRequest, projects: Sequence[str]
         credential=status == 502,
         retryable=False if status in {400, 403, 404, 413, 502} else None,
     )
+    if error.retry_after:
+        translated.headers = {"retry-after": str(error.retry_after)}
+    return translated
 
 
 def redacted(text: str, projects: Sequence[str]) -> str:

@@ -21,8 +21,8 @@ from bud_asgi.providers.bedrock import sigv4
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.secret import Secret
 
-KEYS: dict[str, Any] = {"access_key": "AKIDEXAMPLE", "secret_key": Secret("the-secret-key")}
-TEMPORARY: dict[str, Any] = {**KEYS, "session_token": "the-session-token"}
+KEYS: dict[str, Any] = {"access_key": "AKIDEXAMPLEOFOURS", "secret_key": Secret("the-secret-key-of-ours")}
+TEMPORARY: dict[str, Any] = {**KEYS, "session_token": "the-session-token-of-ours"}
 HOST = Credentials("AKIDHOST", "host-secret")
 ROLE = "arn:aws:iam::123456789012:role/path/gateway"
 REQUEST = HttpRequest(Origin("h", 80), b"POST", b"/", ((b"content-type", b"application/json"),), b"{}")
@@ -109,11 +109,11 @@ def test_nothing_secret_is_shown(options: dict[str, Any], way: str) -> None:
 
 
 async def test_given_keys_are_redacted() -> None:
-    text = "AKIDEXAMPLE the-secret-key the-session-token the-bearer-token"
+    text = "AKIDEXAMPLEOFOURS the-secret-key-of-ours the-session-token-of-ours the-bearer-token"
     assert credential(**TEMPORARY).redact(text) == "[secret] [secret] [secret] the-bearer-token"
     role = credential(**TEMPORARY, role_arn=ROLE)
     assert role.redact(text) == "[secret] [secret] [secret] the-bearer-token"
-    assert credential(bearer_token="the-bearer-token").redact(text).endswith("the-session-token [secret]")
+    assert credential(bearer_token="the-bearer-token").redact(text).endswith("the-session-token-of-ours [secret]")
     assert credential().redact(text) == text
 
 
@@ -121,9 +121,9 @@ async def test_fetched_keys_are_redacted_and_so_are_the_previous_ones(monkeypatc
     chain = credential()
 
     def set_keys(number: int) -> None:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIDCHAIN{number}")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"chain-secret-{number}")
-        monkeypatch.setenv("AWS_SESSION_TOKEN", f"chain-token-{number}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIDCHAINOFOURS{number}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"chain-secret-of-ours-{number}")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", f"chain-token-of-ours-{number}")
 
     set_keys(1)
     for number in (2, 3):
@@ -131,9 +131,8 @@ async def test_fetched_keys_are_redacted_and_so_are_the_previous_ones(monkeypatc
         set_keys(number)
         assert await chain.refresh(sent)
     assert "/us-east-1/bedrock/aws4_request" in (await authorization(chain)).decode()
-    assert chain.redact("chain-token-3 chain-secret-2 AKIDCHAIN2 chain-token-1") == (
-        "[secret] [secret] [secret] chain-token-1"
-    )
+    text = "chain-token-of-ours-3 chain-secret-of-ours-2 AKIDCHAINOFOURS2 chain-token-of-ours-1"
+    assert chain.redact(text) == "[secret] [secret] [secret] chain-token-of-ours-1"
 
 
 async def test_fixed_credentials_cannot_be_refreshed() -> None:
@@ -146,7 +145,7 @@ async def test_the_environments_token_takes_precedence_over_the_chain_only(monke
     assert await authorization(credential()) == b"Bearer of-the-environment"
     assert await authorization(credential(service="bedrock-mantle")) == b"Bearer of-the-environment"
     assert await authorization(credential(bearer_token="given")) == b"Bearer given"
-    assert (await authorization(credential(**KEYS))).startswith(b"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+    assert (await authorization(credential(**KEYS))).startswith(b"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLEOFOURS/")
     for options in ({"profile": "p"}, {"role_arn": ROLE}, {"service": "aws-external-anthropic"}):
         assert "bearer" not in repr(credential(**options))
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "")

@@ -131,6 +131,40 @@ def test_errors_about_the_gateway_s_credential_are_hidden_from_the_client(status
     assert error.retryable is False
 
 
+NAMED = [
+    f"User: arn:aws:sts::{ACCOUNT}:assumed-role/expired/bearer-token is not authorized to perform: x on resource: y",
+    f"User: {ARN} may not: x on arn:aws:bedrock:us-east-1::foundation-model/anthropic.api-key-expired by a deny",
+    "You don't have access to the model 'expired API key' with the specified model ID.",
+    'No access to "the security token", `bearer token` and \u201cauthentication failed\u201d.',
+    "Access to my-expired-model is denied.",
+    "Access to team/expired, expired:1, expired.v1, v1.expired and api_key_1 is denied.",
+    "Model access is denied for us.anthropic.expired-v1:0.",
+    "The profile api-key is not authorized",
+]
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_words_within_names_do_not_make_an_error_one_of_the_credential(text: str) -> None:
+    error = translated(403, "AccessDeniedException", text)
+    assert (error.status, error.type, str(error)) == (403, "permission_error", DENIED)
+    assert not error.credential
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"User: {ARN}: the security token included in the request is expired.",
+        "The token has expired",
+        "Your credentials have expired.",
+        "Invalid API Key format: Must start with pre-defined prefix",
+        "Authentication failed: Please make sure your API Key is valid.",
+        "The model 'x' isn't available: your bearer token is invalid",
+    ],
+)
+def test_a_rejected_credential_is_recognised_beside_names(text: str) -> None:
+    assert translated(403, "AccessDeniedException", text).credential
+
+
 @pytest.mark.parametrize(
     ("model_status", "wanted"),
     [
@@ -190,14 +224,6 @@ def test_an_error_without_a_text(body: bytes) -> None:
 def test_other_replies_are_not_translated(body: bytes) -> None:
     assert BEDROCK.translate_error(call_of(), 503, {b"content-type": b"text/html"}, body) is None
     assert error_in_reply(503, {}, body) is None
-
-
-def test_the_retry_headers_of_aws_are_passed_on() -> None:
-    slow = {b"x-amzn-errortype": b"ValidationException", b"x-amzn-requestid": b"up-1", b"content-type": b"x"}
-    error = translated(400, "", "Slow down.", headers={**slow, b"retry-after": b"7"})
-    assert error.headers == {"retry-after": "7", "upstream-request-id": "up-1"}
-    assert error.retryable is False
-    assert translated(400, "", "Slow down.", headers={**slow, b"x-should-retry": b"true"}).retryable is None
 
 
 PRIVATE = [

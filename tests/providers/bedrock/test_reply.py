@@ -7,11 +7,13 @@ from math import inf
 
 import pytest
 
-from bud_asgi.http import HttpError, HttpReply
+from bud_asgi.http import Codec, HttpError, HttpReply
 from bud_asgi.protocol.sse import PING
-from bud_asgi.providers.bedrock.reply import ConvertedReply
-from bud_asgi.providers.bedrock.stream import Codec, CountToJson
+from bud_asgi.providers.bedrock import Bedrock
+from bud_asgi.providers.bedrock.provider import _converted
+from bud_asgi.providers.bedrock.stream import CountToJson
 from bud_asgi.testing.bedrock.stream import chunk, exception_message
+from providers.cloud_requests import call_of
 
 from .example_stream import DELTA, FRAMES, SSE, START, codec, corrupt
 
@@ -54,10 +56,8 @@ class Reply:
         self.closed += 1
 
 
-def converted(
-    reply: HttpReply, through: Codec | None = None, content_type: bytes = b"text/event-stream"
-) -> ConvertedReply:
-    return ConvertedReply(reply, through or codec(), content_type, source="req_1: bedrock")
+def converted(reply: HttpReply, through: Codec | None = None, content_type: bytes = b"text/event-stream") -> HttpReply:
+    return _converted(reply, through or codec(), content_type)
 
 
 def stream(*pieces: bytes | HttpError | None) -> tuple[Reply, HttpReply]:
@@ -144,13 +144,16 @@ async def test_a_stream_that_ends_inside_a_message_is_an_error() -> None:
         await one.more()
 
 
-async def test_the_error_that_ends_a_stream_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    frame = exception_message("internalServerException", "account 123456789012")
-    _, one = stream(chunk(START), frame, b"more", b"")
+async def test_the_error_that_ends_a_stream_is_logged_once_and_on_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    frame = exception_message("internalServerException", "account 123456789012\r\n\x1b[31mforged")
+    bedrock = Bedrock(region="us-east-1", access_key="a", secret_key="s")
+    head = ((b"content-type", b"application/vnd.amazon.eventstream"),)
+    request = call_of({"stream": True})
+    one = bedrock.decode(request, Reply(chunk(START), frame, b"more", b"", headers=head))
     while not one.done:
         await one.more()
-    text = "in the stream InternalServerException: account 123456789012"
-    assert caplog.messages == [f"req_1: bedrock ended its stream with an error: {text}"]
+    text = "in the stream InternalServerException: account 123456789012 \\u001b[31mforged"
+    assert caplog.messages == [f"{request.request_id}: bedrock ended its stream with an error: {text}"]
 
 
 async def test_an_error_of_the_connection_is_passed_on() -> None:

@@ -73,6 +73,30 @@ def test_each_status_of_google_has_one_of_the_messages_api(
     assert error.upstream_message == f"{google_status} {name}: x"
 
 
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}
+DELAYS: list[tuple[object, str | None]] = [
+    ([RETRY_INFO], "34"),
+    ([{"@type": "x", "reason": "R", "metadata": {"a": "b"}}, {**RETRY_INFO, "retryDelay": "34.5s"}], "35"),
+    ([{**RETRY_INFO, "retryDelay": "0.000000001s"}], "1"),
+    ([{**RETRY_INFO, "retryDelay": "0s"}], None),
+    ([{**RETRY_INFO, "retryDelay": "soon"}], None),
+    ([{**RETRY_INFO, "retryDelay": 34}], None),
+    ([7], None),
+    ({}, None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(("details", "seconds"), DELAYS)
+def test_the_delay_of_a_retry_info_is_retry_after(details: object, seconds: str | None, listed: bool) -> None:
+    error = {"error": {"code": 429, "message": "x", "status": "RESOURCE_EXHAUSTED", "details": details}}
+    made = error_of(429, json.dumps([error] if listed else error).encode())
+    assert made is not None
+    assert made.status == 429
+    assert made.headers == ({} if seconds is None else {"retry-after": seconds})
+
+
 def test_an_error_without_a_message_gets_one() -> None:
     assert str(translated("RESOURCE_EXHAUSTED", "", 429)) == "The upstream refused the request without a message."
 
