@@ -7,11 +7,11 @@ from itertools import chain
 
 from msgspec import Raw
 
-from bud_asgi.catalogue import catalogue, known_model
+from bud_asgi.catalogue import current_models, known_model
 from bud_asgi.exchange import Offer, Principal, Target
 from bud_asgi.models.upstream_lists import ModelsByProvider
 from bud_asgi.protocol.models_api import Model
-from bud_asgi.protocol.patterns import PatternIndex
+from bud_asgi.protocol.patterns import PatternIndex, base_name
 from bud_asgi.providers import Provider
 
 _Positions = Mapping[str, int]
@@ -49,10 +49,11 @@ def offered(
 
 
 def find(models: Sequence[Model], name: str) -> Model | None:
-    """Find a model by its id or by the alias of its id."""
-    known = known_model(name)
+    """Find a model by its id or by the alias of its id, with or without a context window (`[1m]`)."""
+    base = base_name(name)
+    known = known_model(base)
     by_id = {model.id: model for model in models}
-    return by_id.get(name) or (by_id.get(known.id) if known else None)
+    return by_id.get(name) or by_id.get(base) or (by_id.get(known.id) if known else None)
 
 
 def _sources(
@@ -69,7 +70,7 @@ def _source(target: Target) -> _Source:
 
 def _names(source: _Source, lists: ModelsByProvider, providers: Mapping[str, Provider]) -> Iterable[str]:
     if source is None:
-        return (known.id for known in catalogue().models)
+        return (known.id for known in current_models())
     return lists[source] if source in lists else providers[source].models
 
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 import msgspec
+
+_CONTEXT_WINDOW = re.compile(r"[0-9]{1,4}[kKmM]\]")
+
+
+def base_name(name: str) -> str:
+    """The name of a Claude model without the context window that clients append, as in `claude-opus-4-8[1m]`.
+
+    It is a setting of the client: no service knows a model of that name. Other names are returned as they are.
+    """
+    if not name.endswith("]"):
+        return name
+    base, _, window = name.rpartition("[")
+    return base if "claude-" in base and _CONTEXT_WINDOW.fullmatch(window) else name
 
 
 class Pattern(msgspec.Struct, frozen=True, gc=False):

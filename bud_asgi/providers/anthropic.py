@@ -143,9 +143,9 @@ class Anthropic:
         )
 
     def encode(self, call: ProviderRequest) -> EncodedRequest:
-        """Encode the request: its body is unchanged, except that an upstream model replaces the client's."""
-        request, model = call.request, call.model
-        renamed = model is not None and model != request.model
+        """Encode the request: its body is unchanged, except that the upstream's model name replaces the client's."""
+        request, model = call.request, call.upstream_model
+        renamed = model != request.model
         forwarded = forwarded_headers(
             call.headers, account=not self.credential.is_operators, trace_context=self._trace_context
         )

@@ -10,7 +10,7 @@ from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.options import OptionError, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
-from bud_asgi.protocol.patterns import Pattern, compile_pattern
+from bud_asgi.protocol.patterns import Pattern, base_name, compile_pattern
 
 TARGETS_EXPECTED = "a list of targets: names of providers, or pairs of a provider and its model"
 
@@ -57,6 +57,7 @@ class _Resolved(msgspec.Struct, frozen=True):
 class RouteTable:
     """Resolves by table: an exact name first, then the patterns in their order.
 
+    A context window behind the name of a Claude model (`claude-opus-4-8[1m]`) is ignored, unless an exact route names it.
     Raises `OptionError` for two routes of the same model.
     """
 
@@ -72,11 +73,12 @@ class RouteTable:
             if "*" in route.model:
                 self._patterns.append((compile_pattern(route.model), route.targets))
             else:
-                self._exact[route.model] = _Resolved(route.model, route.targets)
+                self._exact[route.model] = _Resolved(base_name(route.model), route.targets)
 
     def resolve(self, model: str, principal: Principal | None) -> _Resolved:
         """The route for a model name. Raises `NotFound`, `ModelNotAllowed`."""
-        resolved = self._exact.get(model) or self._match(model)
+        base = base_name(model)
+        resolved = self._exact.get(model) or self._exact.get(base) or self._match(base)
         if resolved is None:
             raise NotFound(f"model: {model}")
         if principal is not None and not principal.may_use(model):

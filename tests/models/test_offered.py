@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.catalogue import catalogue, served_at
+from bud_asgi.catalogue import current_models, served_at
 from bud_asgi.exchange import Offer, Principal, Target
 from bud_asgi.models.offered import find, offered
 from bud_asgi.models.upstream_lists import ModelsByProvider
@@ -101,7 +101,7 @@ def test_a_list_replaces_the_catalogue() -> None:
 
 
 def test_a_pattern_with_a_fixed_upstream_model_offers_the_names_of_the_catalogue() -> None:
-    haiku = [model.id for model in catalogue().models if model.line == "haiku"]
+    haiku = [model.id for model in current_models() if model.line == "haiku"]
     assert names([Route("claude-haiku-*", to=[Target("some", "gpt-oss")])]) == haiku
 
 

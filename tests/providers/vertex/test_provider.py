@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.bodies import body
 
 from bud_asgi.http import HttpRequest, Timeouts
-from bud_asgi.protocol.errors import GatewayError, InvalidRequest, RequestTooLarge
+from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
 from bud_asgi.protocol.headers import merge_headers
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers.seam import EncodedRequest, ProviderRequest
@@ -152,9 +152,11 @@ NAMES = {
     "claude-opus-9-9": "claude-opus-9-9",
     "claude-opus-4-8@default": "claude-opus-4-8@default",
     "claude-haiku-4-5@20251001": "claude-haiku-4-5@20251001",
-    "claude-x/../../y?a=b#c": "claude-x%2F..%2F..%2Fy%3Fa%3Db%23c",
-    "claude-x:predict;%": "claude-x%3Apredict%3B%25",
-    "claude \r\n é😀": "claude%20%0D%0A%20%C3%A9%F0%9F%98%80",
+    "claude-opus-4-8[1m]": "claude-opus-4-8",
+    "claude-haiku-4-5[200K]": "claude-haiku-4-5@20251001",
+    "claude-opus-4-0": "claude-opus-4@20250514",
+    "claude-3-7-sonnet-latest": "claude-3-7-sonnet@20250219",
+    "us.anthropic.claude-haiku-4-5-20251001-v1:0": "claude-haiku-4-5@20251001",
 }
 
 
@@ -162,6 +164,34 @@ NAMES = {
 def test_a_model_is_sent_under_its_id_there(model: str, there: str) -> None:
     assert encoded(sent=named(model)).request.target == f"{PARENT}/{there}:rawPredict".encode()
     assert encoded(model=model).request.target == f"{PARENT}/{there}:rawPredict".encode()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "claude-x/../../y?a=b#c",
+        "claude-%2F..%2F..%2Fgoogle",
+        "claude-x:predict;%",
+        "claude \r\n é😀",
+        "claude\0",
+        "..",
+        "-x",
+        "claude@a@b",
+        "x[1m]",
+    ],
+)
+def test_a_name_that_is_unsafe_in_a_path_is_not_found(model: str) -> None:
+    with pytest.raises(NotFound) as refused:
+        encoded(sent=named(model))
+    assert str(refused.value) == f"model: {model}"
+
+
+def test_a_single_region_lists_no_model_that_only_wider_locations_have() -> None:
+    for wide in ("global", "us", "eu"):
+        assert {"claude-opus-4-8", "claude-opus-5-5", "claude-sonnet-4-6"} <= set(vertex(region=wide).models)
+    regional = set(vertex(region="us-east5").models)
+    assert {"claude-sonnet-4-6", "claude-opus-4-6", "claude-haiku-4-5-20251001"} <= regional
+    assert not {"claude-opus-4-7", "claude-opus-4-8", "claude-opus-5-5", "claude-fable-5"} & regional
 
 
 def test_a_project_of_a_domain_is_encoded() -> None:
