@@ -57,7 +57,7 @@ class _Resolved(msgspec.Struct, frozen=True):
 class RouteTable:
     """Resolves by table: an exact name first, then the patterns in their order.
 
-    A context window behind the name of a Claude model (`claude-opus-4-8[1m]`) is ignored, unless an exact route names it.
+    A context window behind the name of a Claude model (`claude-opus-4-8[1m]`) is ignored, unless a route has that name.
     Raises `OptionError` for two routes of the same model.
     """
 

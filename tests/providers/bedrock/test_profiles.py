@@ -44,7 +44,7 @@ GEOGRAPHIES = {
     "eu": "eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3",
     "jp": "ap-northeast-1 ap-northeast-3",
     "au": "ap-southeast-2 ap-southeast-4",
-    "apac": "ap-northeast-2 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-3 ap-southeast-5 ap-southeast-7 ap-east-2",
+    "apac": "ap-northeast-2 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-3 ap-southeast-5 ap-east-2",
     "us-gov": "us-gov-west-1 us-gov-east-1",
     "none": "ca-central-1 ca-west-1 sa-east-1 me-central-1 me-south-1 af-south-1 il-central-1 mx-central-1",
 }
