@@ -67,6 +67,8 @@ class RouteTable:
         for index, first in duplicates(route.model for route in routes):
             raise OptionError(f"routes[{index}].model", f"duplicate route, already defined by routes[{first}]")
         self.routes = tuple(routes)
+        ordered = sorted(routes, key=lambda route: "*" in route.model)
+        self._offers = tuple(Offer(route.model, route.targets) for route in ordered)
         self._exact: dict[str, _Resolved] = {}
         self._patterns: list[tuple[Pattern, tuple[Target, ...]]] = []
         for route in routes:
@@ -87,8 +89,7 @@ class RouteTable:
 
     def offers(self, principal: Principal | None) -> Sequence[Offer]:
         """The exact names, then the patterns. Which names a principal may use is checked by the Models API."""
-        exact = [Offer(route.model, route.targets) for route in self.routes if "*" not in route.model]
-        return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
+        return list(self._offers)
 
     def _match(self, model: str) -> _Resolved | None:
         for pattern, targets in self._patterns:
