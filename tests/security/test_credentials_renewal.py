@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -51,7 +52,7 @@ def vertex(home: Path, _patch: pytest.MonkeyPatch) -> Generator[Stage]:
 
 
 @contextmanager
-def bedrock(there: Sources, **options: str) -> Generator[Stage]:
+def bedrock(there: Sources, **options: Any) -> Generator[Stage]:
     with StandIn.of(aws.Bedrock(keys=there.keys)).in_thread() as upstream:
         provider = Bedrock(region="us-east-1", endpoint=upstream.base_url, **options)
         with gateway("", providers=[provider]) as here:
@@ -115,7 +116,7 @@ def test_an_upstream_that_refuses_every_credential_causes_no_storm(
     way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fetches are bounded, and no request is sent more than twice."""
-    refusal = google.token_expired() if way is vertex else aws.aws_error("ExpiredTokenException", 403)
+    refusal = google.token_expired() if way is vertex else aws.aws_error("ExpiredTokenException", "expired")
     with way(tmp_path, monkeypatch) as stage:
         stage.upstream.always(refusal)
         began = time.monotonic()
