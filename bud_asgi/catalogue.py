@@ -18,12 +18,13 @@ Service = Literal["anthropic", "bedrock", "vertex"]
 class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model of the catalogue.
 
-    `alias` is the id without its date. The id at a service is `None` if the model is not served there; `bedrock` is
-    the base id, to which the prefix of an inference profile is added. The limits are in tokens.
+    `aliases` are the other names that Anthropic's API has for it. The id at a service is `None` if the model is not
+    served there; `bedrock` is the base id, to which the prefix of an inference profile is added. The limits are in
+    tokens. A retired model is known for its names only: it is not listed.
     """
 
     id: str
-    alias: str | None = None
+    aliases: tuple[str, ...] = ()
     display_name: str
     line: str
     lifecycle: Lifecycle = "active"
@@ -57,7 +58,7 @@ def catalogue() -> Catalogue:
 @cache
 def _by_name() -> Mapping[str, KnownModel]:
     models = catalogue().models
-    return {model.alias: model for model in models if model.alias} | {model.id: model for model in models}
+    return {name: model for model in models for name in (model.id, *model.aliases)}
 
 
 def known_model(name: str) -> KnownModel | None:
@@ -66,6 +67,12 @@ def known_model(name: str) -> KnownModel | None:
 
 
 @cache
+def current_models() -> tuple[KnownModel, ...]:
+    """The models that are not retired, newest first."""
+    return tuple(model for model in catalogue().models if model.lifecycle != "retired")
+
+
+@cache
 def served_at(service: Service) -> tuple[str, ...]:
-    """The ids of the models that a service serves, newest first."""
-    return tuple(model.id for model in catalogue().models if getattr(model, service) is not None)
+    """The ids of the current models that a service serves, newest first."""
+    return tuple(model.id for model in current_models() if getattr(model, service) is not None)

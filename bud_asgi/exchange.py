@@ -23,7 +23,7 @@ from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
 from bud_asgi.protocol.headers import merge_headers
 from bud_asgi.protocol.operations import Operation
-from bud_asgi.protocol.patterns import matches_any
+from bud_asgi.protocol.patterns import base_name, matches_any
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.reading import read_request
@@ -75,8 +75,9 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
     def may_use(self, model: str) -> bool:
-        """Whether this principal may use the model of that name."""
-        return matches_any(self.models, model)
+        """Whether this principal may use the model of that name, with or without a context window (`[1m]`)."""
+        base = base_name(model)
+        return matches_any(self.models, base) or (base is not model and model in self.models)
 
     @property
     def may_use_all(self) -> bool:

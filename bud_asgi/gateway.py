@@ -87,7 +87,12 @@ class Gateway:
         offers: Sequence[Offer] = exchange.offers or ()
         if exchange.offers is None and self._only is not None:
             offers = (Offer("*", (self._only,)),)
-        await answer_models(exchange, principal, offers, self._providers, loop.model_lists, scope, response)
+        hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
+        try:
+            await answer_models(exchange, principal, offers, self._providers, loop.model_lists, scope, response)
+        finally:
+            if self._limiter is not None and hold is not None:
+                self._limiter.settle(hold, loop.tasks)
 
     def _targets(self, exchange: Exchange) -> Sequence[Target]:
         """The targets of the route, or the only provider. Checks what a router of the host's may have got wrong."""

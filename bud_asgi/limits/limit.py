@@ -8,6 +8,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import check_choice, check_integer, check_seconds
+from bud_asgi.protocol.operations import MODELS_API
 
 ROUNDING = 1e-9
 """Relative rounding tolerance: a client that waits exactly `retry_after` must be admitted."""
@@ -47,9 +48,11 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
 def charges_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
     """The charges of a request, one for each limit. Requests without a principal share one bucket.
 
-    Counting tokens has buckets of its own, as at the service (vendor page "Token counting").
+    Counting tokens has buckets of its own, as at the service (vendor page "Token counting"), and so has the Models API.
     """
     operation = "count_tokens" if exchange.counting else "messages"
+    if exchange.operation in MODELS_API:
+        operation = "models"
     principal = exchange.principal.id if exchange.principal else ""
     return [Charge(limit, f"{operation}:{principal}" if limit.per == "principal" else operation, 1) for limit in limits]
 

@@ -11,7 +11,6 @@ from bud_asgi.limits.limit import Limit
 from bud_asgi.limits.stage import Limiter
 from bud_asgi.limits.store import LimitStore
 from bud_asgi.protocol.errors import GatewayError
-from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.response import Response
 from bud_asgi.tasks import BackgroundTasks
 
@@ -34,9 +33,6 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         exchange = Exchange.of(scope)
-        if exchange.operation in MODELS_API:
-            await self.app(scope, receive, send)
-            return
         if exchange.tasks is None:
             exchange.tasks = self._tasks
         try:

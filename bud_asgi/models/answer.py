@@ -28,7 +28,7 @@ async def answer_models(
 ) -> None:
     """Answer `GET /v1/models` or `GET /v1/models/{id}`. Raises `InvalidRequest` and `NotFound`."""
     query = _query(exchange, scope.get("query_string", b""))
-    models = offered(offers, await lists.current(), providers, principal)
+    models = await offered(offers, await lists.current(), providers, principal)
     body = models_body(models, query, exchange.model_id if exchange.operation == "models.retrieve" else None)
     await response.send_whole(200, [(b"content-type", b"application/json")], body)
 

@@ -1,18 +1,24 @@
-"""The models that a principal can choose from: the routes, resolved against the known model lists. Pure."""
+"""The models that a principal can choose from: the routes, resolved against the known model lists."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 
 from msgspec import Raw
 
-from bud_asgi.catalogue import catalogue, known_model
+from bud_asgi.catalogue import current_models, known_model
 from bud_asgi.exchange import Offer, Principal, Target
 from bud_asgi.models.upstream_lists import ModelsByProvider
 from bud_asgi.protocol.models_api import Model
-from bud_asgi.protocol.patterns import PatternIndex
+from bud_asgi.protocol.patterns import PatternIndex, base_name
 from bud_asgi.providers import Provider
+
+_MAX_HOLD = 0.005
+"""Seconds after which other tasks of the event loop have a turn."""
 
 _Positions = Mapping[str, int]
 """Model names with their positions in a list."""
@@ -21,23 +27,27 @@ _Source = str | None
 """Where the names behind a target come from: a provider, or `None` (the catalogue) for a fixed upstream model."""
 
 
-def offered(
+async def offered(
     offers: Sequence[Offer], lists: ModelsByProvider, providers: Mapping[str, Provider], principal: Principal
 ) -> list[Model]:
     """List the models that a principal can choose from, newest first.
 
     An exact name is listed as it is. A pattern is listed as the names that match it, out of those that its targets
     are known to serve and those in `principal.models`; a name belongs to the first offer that it matches, as in
-    routing. Each distinct name is resolved once, so that the cost grows with the number of names.
+    routing. Each distinct name is resolved once. With many routes and names other tasks run in between.
     """
-    index = PatternIndex(offer.model for offer in offers)
+    index = _index(tuple(offer.model for offer in offers))
     sources = _sources(offers, lists, providers)
     own_names = _positions(name for name in principal.models if "*" not in name)
     names = dict.fromkeys(
         chain((offer.model for offer in offers if "*" not in offer.model), *sources.values(), own_names)
     )
     found: list[tuple[tuple[int, int, int], Model]] = []
+    began = time.monotonic()
     for name in names:
+        if time.monotonic() - began > _MAX_HOLD:
+            await asyncio.sleep(0)
+            began = time.monotonic()
         first = index.first(name) if principal.may_use(name) else None
         if first is None:
             continue
@@ -48,11 +58,17 @@ def offered(
     return sorted((model for _, model in found), key=lambda model: model.created_at, reverse=True)
 
 
+@lru_cache(maxsize=8)
+def _index(models: tuple[str, ...]) -> PatternIndex:
+    return PatternIndex(models)
+
+
 def find(models: Sequence[Model], name: str) -> Model | None:
-    """Find a model by its id or by the alias of its id."""
-    known = known_model(name)
+    """Find a model by its id or by the alias of its id, with or without a context window (`[1m]`)."""
+    base = base_name(name)
+    known = known_model(base)
     by_id = {model.id: model for model in models}
-    return by_id.get(name) or (by_id.get(known.id) if known else None)
+    return by_id.get(name) or by_id.get(base) or (by_id.get(known.id) if known else None)
 
 
 def _sources(
@@ -69,7 +85,7 @@ def _source(target: Target) -> _Source:
 
 def _names(source: _Source, lists: ModelsByProvider, providers: Mapping[str, Provider]) -> Iterable[str]:
     if source is None:
-        return (known.id for known in catalogue().models)
+        return (known.id for known in current_models())
     return lists[source] if source in lists else providers[source].models
 
 

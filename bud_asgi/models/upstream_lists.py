@@ -20,7 +20,7 @@ ModelsByProvider = Mapping[str, Mapping[str, Model]]
 _log = logging.getLogger("bud_asgi")
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class ListTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Intervals of `UpstreamModelLists`, in seconds.
 
     `ttl`: the age at which a list is fetched again. `retry_after`: the interval between fetches while there is no
@@ -36,7 +36,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     wait_without_catalogue: float = 1.0
 
 
-DEFAULT_TIMING = Timing()
+DEFAULT_TIMING = ListTiming()
 
 
 class UpstreamModelLists:
@@ -50,7 +50,7 @@ class UpstreamModelLists:
         providers: Iterable[Provider],
         client: HttpClient,
         *,
-        timing: Timing = DEFAULT_TIMING,
+        timing: ListTiming = DEFAULT_TIMING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -64,7 +64,7 @@ class UpstreamModelLists:
     async def current(self) -> ModelsByProvider:
         """Return the lists that are known, and start to fetch those that are missing or expired.
 
-        Waits only for lists that have never been fetched, for the times given by `Timing`. A cancelled caller does
+        Waits only for lists that have never been fetched, for the times given by `ListTiming`. A cancelled caller does
         not cancel the fetches: other callers share them.
         """
         for provider in self._providers:

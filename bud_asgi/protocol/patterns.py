@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 import msgspec
+
+_MAX_REMEMBERED = 16_384
+_CONTEXT_WINDOW = re.compile(r"[0-9]{1,4}[kKmM]\]")
+
+
+def base_name(name: str) -> str:
+    """The name of a Claude model without the context window that clients append, as in `claude-opus-4-8[1m]`.
+
+    It is a setting of the client: no service knows a model of that name. Other names are returned as they are.
+    """
+    if not name.endswith("]"):
+        return name
+    base, _, window = name.rpartition("[")
+    return base if "claude-" in base and _CONTEXT_WINDOW.fullmatch(window) else name
 
 
 class Pattern(msgspec.Struct, frozen=True, gc=False):
@@ -61,13 +76,13 @@ def matches_any(patterns: tuple[str, ...], name: str) -> bool:
 
 
 class PatternIndex:
-    """Finds the first of many names and patterns that matches a name. Immutable; build it once for a route table.
+    """Finds the first of many names and patterns that matches a name. Build it once for a route table.
 
     Patterns are grouped by the literal text before their first `*`, so that a lookup does not try every one of a
-    thousand: its cost grows with the number of different lengths of that text.
+    thousand. Where that text is empty it does, so results are remembered.
     """
 
-    __slots__ = ("_by_prefix", "_lengths", "_names")
+    __slots__ = ("_by_prefix", "_found", "_lengths", "_names")
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._names: dict[str, int] = {}
@@ -79,9 +94,20 @@ class PatternIndex:
             else:
                 self._by_prefix.setdefault(pattern.first, []).append((position, pattern))
         self._lengths = sorted({len(prefix) for prefix in self._by_prefix})
+        self._found: dict[str, int | None] = {}
 
     def first(self, name: str) -> int | None:
         """The position of the first pattern that matches a name; `None` if none does."""
+        try:
+            return self._found[name]
+        except KeyError:
+            found = self._search(name)
+        if len(self._found) >= _MAX_REMEMBERED:
+            self._found.clear()
+        self._found[name] = found
+        return found
+
+    def _search(self, name: str) -> int | None:
         best = self._names.get(name)
         for length in self._lengths:
             for position, pattern in self._by_prefix.get(name[:length], ()):

@@ -168,16 +168,16 @@ class Anthropic:
     def encode(self, call: ProviderRequest) -> EncodedRequest:
         """Encode the request.
 
-        Its body is unchanged, except that an upstream model replaces the client's, and for what the operator drops.
-        Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
+        Its body is unchanged, except that the upstream's model name replaces the client's, and for what the operator
+        drops. Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
         """
-        request, model = call.request, call.model
+        request, model = call.request, call.upstream_model
         forwarded = forwarded_headers(call.headers, trace_context=self._trace_context)
         body: Body = request.body
-        renamed = {} if model is None or model == request.model else {"model": msgspec.json.encode(model)}
+        renamed = {} if model == request.model else {"model": msgspec.json.encode(model)}
         dropped: tuple[str, ...] = ()
         if self._rules is not None:
-            adapted = adapt(call, self._rules, request.model if model is None else model)
+            adapted = adapt(call, self._rules, model)
             dropped = adapted.dropped
             body = splice(request, without=adapted.without, changed={**adapted.changed, **renamed})
             forwarded = _with_betas(forwarded, adapted.betas)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 import msgspec
 
@@ -21,18 +22,24 @@ REFRESH_AHEAD = 900.0
 EXPIRY_MARGIN = 5.0
 """Seconds before expiry at which a value is no longer used; at most a tenth of its lifetime."""
 
-FORCED_REFRESH_INTERVAL = 5.0
-"""Seconds during which a refused value is not fetched again after a fetch that returned no other value."""
+UNCHANGED_INTERVAL = 1.0
+"""Seconds for which a refused value is not fetched again after a fetch for it that returned no other value."""
 
-MAX_FORCED_REFRESHES = 3
-"""Forced fetches per `FORCED_REFRESH_INTERVAL`, so that an upstream that refuses every new value causes no flood."""
+FORCED_REFRESH_INTERVAL = 5.0
+"""Seconds in which at most `MAX_FORCED_REFRESHES` fetches for refused values start."""
+
+MAX_FORCED_REFRESHES = 5
+"""More fetches are not started in the interval: an upstream that refuses every new value causes no flood."""
+
+_REMEMBERED = 1 + MAX_FORCED_REFRESHES
+"""Values whose users may still be in flight."""
 
 T = TypeVar("T")
 
 _log = logging.getLogger("bud_asgi")
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
+class RefreshTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long a fetch may take, in seconds, and the clocks that a `Refresher` reads.
 
     `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals.
@@ -65,7 +72,8 @@ class Refresher(Generic[T]):
 
     Each loop runs at most one fetch at a time, shared by all callers; it is cancelled with its loop and ends after
     `timing.timeout`. The fetched value serves every loop. Callers do not wait while the current value is usable, and
-    a failed fetch is retried with a back-off. `redact` removes secrets from log lines; `what` names the value there.
+    a failed fetch is retried with a back-off. A value that the upstream refused is replaced once for all callers that
+    were refused with it. `redact` removes secrets from log lines; `what` names the value there.
     """
 
     def __init__(
@@ -73,23 +81,24 @@ class Refresher(Generic[T]):
         fetch: Callable[[], Awaitable[Expiring[T]]],
         redact: Callable[[str], str],
         what: str,
-        timing: Timing | None = None,
+        timing: RefreshTiming | None = None,
     ) -> None:
         self._fetch = fetch
         self._redact = redact
         self._what = what
-        self._timing = timing or Timing()
+        self._timing = timing or RefreshTiming()
         self._held: _Held[T] | None = None
-        self._previous: _Held[T] | None = None
+        self._recent: deque[T] = deque(maxlen=_REMEMBERED)
         self._running: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._replacing: WeakSet[asyncio.Task[None]] = WeakSet()
         self._retry_at = self._no_other_until = -inf
         self._forced: deque[float] = deque(maxlen=MAX_FORCED_REFRESHES)
         self._failure: FetchFailed | None = None
 
     @property
     def recent(self) -> tuple[T, ...]:
-        """The current value and the one before it, which requests in flight may still use."""
-        return tuple(held.value for held in (self._held, self._previous) if held is not None)
+        """The current value, and those before it that requests in flight may still use; the newest first."""
+        return tuple(self._recent)
 
     async def value(self) -> T:
         """Return the current value, or a fresh one once it has expired. Raises `UpstreamUnavailable`."""
@@ -107,16 +116,21 @@ class Refresher(Generic[T]):
         `is_refused` tells whether a value is the one that the upstream refused. A caller whose value has been replaced
         already gets `True` at once. The current value stays when the fetch fails.
         """
-        refused = self._held
-        if refused is not None and not is_refused(refused.value):
+        if self._has_other(is_refused):
             return True
+        running = self._running_fetch()
+        if running is not None and running not in self._replacing:
+            await asyncio.wait({running})  # its value may have been issued before the refusal, and be revoked as well
         if self._running_fetch() is not None or self._may_force():
-            await asyncio.wait({self._start()})
-            held = self._held
-            if held is not None and (refused is None or held.value is not refused.value):
-                return True
-            self._no_other_until = self._timing.monotonic() + FORCED_REFRESH_INTERVAL
-        return False
+            fetch = self._start()
+            self._replacing.add(fetch)
+            await asyncio.wait({fetch})
+            if not self._has_other(is_refused):
+                self._no_other_until = self._timing.monotonic() + UNCHANGED_INTERVAL
+        return self._has_other(is_refused)
+
+    def _has_other(self, is_refused: Callable[[T], bool]) -> bool:
+        return self._held is not None and not is_refused(self._held.value)
 
     def _may_force(self) -> bool:
         now = self._timing.monotonic()
@@ -163,7 +177,7 @@ class Refresher(Generic[T]):
         if self._held is not None and self._held.value == value:
             value = self._held.value
         else:
-            self._previous = self._held
+            self._recent.appendleft(value)
             self._no_other_until = -inf
         refresh_at = fetched.expires_at - min(REFRESH_AHEAD, left / 4)
         self._held = _Held(value, refresh_at, fetched.expires_at - min(EXPIRY_MARGIN, left / 10))

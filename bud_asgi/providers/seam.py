@@ -10,6 +10,7 @@ import msgspec
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.errors import TranslatedUpstreamError
 
@@ -33,6 +34,11 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     model: str | None = None
     request_id: str = ""
     attempt: Attempt | None = None
+
+    @property
+    def upstream_model(self) -> str:
+        """The name of the model at the provider: the upstream model, or the client's without a context window."""
+        return base_name(self.request.model) if self.model is None else self.model
 
 
 class EncodedRequest(msgspec.Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.options import OptionError, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
-from bud_asgi.protocol.patterns import Pattern, compile_pattern, is_resource_name, names_resource
+from bud_asgi.protocol.patterns import Pattern, base_name, compile_pattern, is_resource_name, names_resource
 
 TARGETS_EXPECTED = "a list of targets: names of providers, or pairs of a provider and its model"
 
@@ -58,6 +58,7 @@ class RouteTable:
     """Resolves by table: an exact name first, then the patterns in their order.
 
     A cloud's full name of a resource (an ARN) must be named by a route or the principal: `*` alone does not match it.
+    A context window behind the name of a Claude model (`claude-opus-4-8[1m]`) is ignored, unless a route has that name.
     Raises `OptionError` for two routes of the same model.
     """
 
@@ -67,17 +68,20 @@ class RouteTable:
         for index, first in duplicates(route.model for route in routes):
             raise OptionError(f"routes[{index}].model", f"duplicate route, already defined by routes[{first}]")
         self.routes = tuple(routes)
+        ordered = sorted(routes, key=lambda route: "*" in route.model)
+        self._offers = tuple(Offer(route.model, route.targets) for route in ordered)
         self._exact: dict[str, _Resolved] = {}
         self._patterns: list[tuple[Pattern, tuple[Target, ...]]] = []
         for route in routes:
             if "*" in route.model:
                 self._patterns.append((compile_pattern(route.model), route.targets))
             else:
-                self._exact[route.model] = _Resolved(route.model, route.targets)
+                self._exact[route.model] = _Resolved(base_name(route.model), route.targets)
 
     def resolve(self, model: str, principal: Principal | None) -> _Resolved:
         """The route for a model name. Raises `NotFound`, `ModelNotAllowed`."""
-        resolved = self._exact.get(model) or self._match(model)
+        base = base_name(model)
+        resolved = self._exact.get(model) or self._exact.get(base) or self._match(base)
         if resolved is None:
             raise NotFound(f"model: {model}")
         if principal is not None and not principal.may_use(model):
@@ -88,8 +92,7 @@ class RouteTable:
 
     def offers(self, principal: Principal | None) -> Sequence[Offer]:
         """The exact names, then the patterns. Which names a principal may use is checked by the Models API."""
-        exact = [Offer(route.model, route.targets) for route in self.routes if "*" not in route.model]
-        return [*exact, *(Offer(route.model, route.targets) for route in self.routes if "*" in route.model)]
+        return list(self._offers)
 
     def _names(self, resource: str, principal: Principal | None) -> bool:
         """Whether a route or the principal names a resource by more than `*`: it may belong to another account."""

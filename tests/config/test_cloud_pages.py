@@ -18,7 +18,7 @@ from support.calls import KEY
 
 from bud_asgi import Anonymous, Bedrock, MessagesApp, Route, Secret, Target, Vertex, hash_api_key
 from bud_asgi.config import read_file
-from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.errors import InvalidRequest, NotFound
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers import Provider, ProviderRequest
@@ -115,6 +115,18 @@ def test_each_region_has_the_documented_profile(regions: str, profile: str) -> N
     for region in in_ticks(regions):
         target = Bedrock(region=region).encode(ProviderRequest(request, HEADERS)).request.target
         assert target == f"/model/{in_ticks(profile)[0]}.anthropic.claude-opus-5-5/invoke".encode()
+
+
+@pytest.mark.parametrize(("pair", "profile"), rows(PAGES["bedrock"], "model and region"))
+def test_each_model_has_the_documented_profile_in_a_region(pair: str, profile: str) -> None:
+    model, region = in_ticks(pair)
+    call = ProviderRequest(decode_request(json.dumps({**ASKED, "model": model}).encode()), HEADERS)
+    if profile == "none":
+        with pytest.raises(NotFound, match=f"^model: {model} is not available in the AWS region {region}$"):
+            Bedrock(region=region).encode(call)
+    else:
+        target = Bedrock(region=region).encode(call).request.target.decode()
+        assert target.startswith(f"/model/{in_ticks(profile)[0]}.anthropic.")
 
 
 @pytest.mark.parametrize(("regions", "hosts"), rows(PAGES["vertex"], "region"))

@@ -8,6 +8,7 @@ from support.asgi import http_scope
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits.limit import Charge, Limit, charges_of
 from bud_asgi.options import OptionError
+from bud_asgi.protocol.operations import Operation
 
 
 @pytest.mark.parametrize(("amount", "window"), [(0, 60.0), (-1, 60.0), (1, 0.0), (1, -1.0)])
@@ -39,3 +40,13 @@ def test_no_principal_shares_the_buckets_of_another() -> None:
             keys.append(charges_of(limits, exchange)[0].key)
         keys.append(charges_of(limits, exchange)[1].key)
     assert len(set(keys)) == len(keys)
+
+
+def test_each_kind_of_operation_has_buckets_of_its_own() -> None:
+    keys: set[str] = set()
+    operations: tuple[Operation, ...] = ("messages.create", "messages.count_tokens", "models.list", "models.retrieve")
+    for operation in operations:
+        exchange = Exchange(http_scope())
+        exchange.operation = operation
+        keys |= {charge.key for charge in charges_of((Limit("requests", 1), Limit("requests", 2, per="all")), exchange)}
+    assert keys == {"messages:", "messages", "count_tokens:", "count_tokens", "models:", "models"}

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import pytest
 
-from bud_asgi.catalogue import KnownModel, Service, catalogue, known_model, served_at
+from bud_asgi.catalogue import KnownModel, Service, catalogue, current_models, known_model, served_at
 from bud_asgi.protocol.models_api import ListQuery, page
 
 MODELS = catalogue().models
@@ -32,18 +32,19 @@ def test_the_file_has_no_unknown_fields() -> None:
 
 
 def test_names_are_unique() -> None:
-    names = [name for model in MODELS for name in (model.id, model.alias) if name is not None]
+    names = [name for model in MODELS for name in (model.id, *model.aliases)]
     assert len(set(names)) == len(names)
     for service in SERVICES:
         assert len(set(served_at(service))) == len(served_at(service))
 
 
-@pytest.mark.parametrize("model", MODELS, ids=ORDER)
+@pytest.mark.parametrize("model", current_models(), ids=lambda model: model.id)
 def test_the_names_of_a_model_are_consistent(model: KnownModel) -> None:
     parts = re.fullmatch(r"claude-(?P<line>[a-z]+)-(?P<version>[\d-]+?|preview)(?P<date>-\d{8})?", model.id)
     assert parts is not None
     assert model.line == parts["line"]
-    assert model.alias == (model.id.removesuffix(parts["date"]) if parts["date"] else None)
+    stem = model.id.removesuffix(parts["date"] or "")
+    assert model.aliases in ({(stem,), (f"{stem}-0",)} if parts["date"] else {()})
     shown = parts["version"].replace("-", ".").capitalize()
     assert model.display_name == f"Claude {parts['line'].capitalize()} {shown}"
     assert model.anthropic in {None, model.id}
@@ -51,7 +52,7 @@ def test_the_names_of_a_model_are_consistent(model: KnownModel) -> None:
     assert re.fullmatch(rf"anthropic\.{model.id}(-v1(:0)?)?", model.bedrock)
     assert (model.bedrock.endswith("-v1:0")) == (parts["date"] is not None)
     day = (parts["date"] or "")[1:]
-    assert model.vertex in {None, f"{model.alias}@{day}" if day else model.id}
+    assert model.vertex in {None, f"{stem}@{day}" if day else model.id}
 
 
 @pytest.mark.parametrize("model", MODELS, ids=ORDER)
@@ -74,7 +75,7 @@ def test_a_model_is_rendered_with_its_fields(model: KnownModel) -> None:
 
 def test_the_newest_of_a_line_comes_first() -> None:
     for line in {model.line for model in MODELS}:
-        versions = [re.findall(r"-(\d{1,2})(?=-|$)", model.id) for model in MODELS if model.line == line]
+        versions = [re.findall(r"-(\d{1,2})(?=-|$)", model.id) for model in current_models() if model.line == line]
         numbered = [tuple(map(int, version)) for version in versions if version]
         assert numbered == sorted(numbered, reverse=True), line
 
@@ -82,9 +83,17 @@ def test_the_newest_of_a_line_comes_first() -> None:
 def test_a_model_is_found_by_its_id_and_its_alias_only() -> None:
     dated = known_model("claude-haiku-4-5")
     assert dated is not None
-    assert (dated.id, dated.alias) == ("claude-haiku-4-5-20251001", "claude-haiku-4-5")
+    assert (dated.id, dated.aliases) == ("claude-haiku-4-5-20251001", ("claude-haiku-4-5",))
     assert known_model(dated.id) is dated
-    for name in ("", "claude-haiku", "claude-haiku-4-5-20251002", "Claude-haiku-4-5", "claude-haiku-4-5@20251001", "*"):
+    for name in (
+        "",
+        "claude-haiku",
+        "claude-sonnet-4",
+        "claude-haiku-4-5-20251002",
+        "Claude-haiku-4-5",
+        "claude-haiku-4-5@20251001",
+        "*",
+    ):
         assert known_model(name) is None
     assert known_model("anthropic.claude-opus-5") is None
 
@@ -94,6 +103,13 @@ def test_the_models_of_a_service_are_in_the_order_of_the_catalogue(service: Serv
     served = list(served_at(service))
     assert served == [name for name in ORDER if name in served]
     assert {"claude-opus-5-5", "claude-haiku-4-5-20251001"} <= set(served)
+
+
+def test_a_retired_model_is_known_by_its_names_and_not_listed() -> None:
+    retired = known_model("claude-3-7-sonnet-latest")
+    assert retired is not None
+    assert (retired.id, retired.lifecycle) == ("claude-3-7-sonnet-20250219", "retired")
+    assert all(retired.id not in served_at(service) for service in SERVICES)
 
 
 def test_a_model_is_listed_only_at_the_services_that_serve_it() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.catalogue import catalogue, served_at
+from bud_asgi.catalogue import current_models, served_at
 from bud_asgi.exchange import Offer, Principal, Target
 from bud_asgi.models.offered import find, offered
 from bud_asgi.models.upstream_lists import ModelsByProvider
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.models_api import EPOCH, Model, read_listing
 from bud_asgi.protocol.patterns import matches
-from bud_asgi.providers import Anthropic
+from bud_asgi.providers import Anthropic, Provider
 from bud_asgi.routing import Route, RouteTable
 
 
@@ -49,10 +50,16 @@ def listed(upstream: str, *ids: str, created: str = "2026-01-01T00:00:00Z") -> d
 LISTS = {"some": listed("some", "claude-a", "claude-b", "x"), "other": listed("other", "claude-b", "claude-c")}
 
 
+def offered_to(
+    offers: Sequence[Offer], lists: ModelsByProvider, providers: Mapping[str, Provider], principal: Principal
+) -> list[Model]:
+    return asyncio.run(offered(offers, lists, providers, principal))
+
+
 def names(routes: Sequence[Route], *models: str, lists: ModelsByProvider = LISTS) -> list[str]:
     """The names offered to a principal that may use these models; all models by default."""
     principal = Principal(id="p", models=models or ("*",))
-    return [model.id for model in offered(RouteTable(routes).offers(principal), lists, PROVIDERS, principal)]
+    return [model.id for model in offered_to(RouteTable(routes).offers(principal), lists, PROVIDERS, principal)]
 
 
 ONE = [Route("*", to=["some"])]
@@ -101,14 +108,14 @@ def test_a_list_replaces_the_catalogue() -> None:
 
 
 def test_a_pattern_with_a_fixed_upstream_model_offers_the_names_of_the_catalogue() -> None:
-    haiku = [model.id for model in catalogue().models if model.line == "haiku"]
+    haiku = [model.id for model in current_models() if model.line == "haiku"]
     assert names([Route("claude-haiku-*", to=[Target("some", "gpt-oss")])]) == haiku
 
 
 def shown(routes: Sequence[Route], name: str, lists: ModelsByProvider = LISTS) -> Any:
     """The object of a model that is offered."""
     anyone = Principal(id="p")
-    found = find(offered(RouteTable(routes).offers(anyone), lists, PROVIDERS, anyone), name)
+    found = find(offered_to(RouteTable(routes).offers(anyone), lists, PROVIDERS, anyone), name)
     assert found is not None
     return json.loads(msgspec.json.encode(found.render()))
 
@@ -195,7 +202,7 @@ def test_every_model_on_offer_resolves_to_the_upstream_that_listed_it(
     table = RouteTable([Route(model, to=[provider]) for model, provider in routes])
     lists = {"some": listed("some", *ids[0]), "other": listed("other", *ids[1])}
     principal = Principal(id="p", models=models)
-    offers = offered(table.offers(principal), lists, PROVIDERS, principal)
+    offers = offered_to(table.offers(principal), lists, PROVIDERS, principal)
     for model in offers:
         (target,) = table.resolve(model.id, principal).targets
         assert dict(model.fields) == dict(lists[target.provider].get(model.id, Model("")).fields)
@@ -237,7 +244,7 @@ def test_offers_in_any_order_give_what_trying_each_of_them_gives(
 ) -> None:
     lists = {"some": listed("some", *ids[0], created=EPOCH), "other": listed("other", *ids[1], created=EPOCH)}
     principal = Principal(id="p", models=models)
-    found = [model.id for model in offered(offers, lists, PROVIDERS, principal)]
+    found = [model.id for model in offered_to(offers, lists, PROVIDERS, principal)]
     assert found == offered_naively(offers, lists, principal)
 
 
@@ -248,6 +255,26 @@ def test_a_thousand_routes_and_models_are_listed_within_a_second() -> None:
     anyone = Principal(id="p")
     lists = {"some": listed("some", *models)}
     began = time.process_time()
-    found = offered(RouteTable(routes).offers(anyone), lists, PROVIDERS, anyone)
+    found = offered_to(RouteTable(routes).offers(anyone), lists, PROVIDERS, anyone)
     assert [model.id for model in found] == models
     assert time.process_time() - began < 1.0
+
+
+async def test_other_tasks_run_while_a_long_list_is_resolved() -> None:
+    """Patterns that begin with `*` have to be tried one by one for each name, for the first list."""
+    models = [f"claude-m{number}" for number in range(400)]
+    offers = [Offer(f"*m{number}-*-*", (Target("some"),)) for number in range(1_100)] + [Offer("*", (Target("some"),))]
+    anyone = Principal(id="p")
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(count_turns())
+    found = await offered(offers, {"some": listed("some", *models)}, PROVIDERS, anyone)
+    other.cancel()
+    assert [model.id for model in found] == models
+    assert turns > 3

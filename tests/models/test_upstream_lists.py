@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Engine, HttpRequest
 from bud_asgi.models import upstream_lists
-from bud_asgi.models.upstream_lists import DEFAULT_TIMING, Timing, UpstreamModelLists
+from bud_asgi.models.upstream_lists import DEFAULT_TIMING, ListTiming, UpstreamModelLists
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers import Anthropic, UpstreamUnavailable
 from bud_asgi.testing import (
@@ -37,7 +37,7 @@ from bud_asgi.testing import (
 )
 
 LISTED = json_body({"data": [{"id": "claude-a"}]})
-PATIENT = Timing(wait_with_catalogue=10.0, wait_without_catalogue=10.0)
+PATIENT = ListTiming(wait_with_catalogue=10.0, wait_without_catalogue=10.0)
 """Waits for the first list until the fetch has ended."""
 
 
@@ -99,7 +99,7 @@ async def make(upstream: StandIn, engine: Engine, clock: FakeClock) -> AsyncIter
     """Creates model lists of providers p0, p1, ..., all at the stand-in."""
     made: list[UpstreamModelLists] = []
 
-    def lists_of(*kinds: type[Anthropic], timing: Timing = PATIENT) -> UpstreamModelLists:
+    def lists_of(*kinds: type[Anthropic], timing: ListTiming = PATIENT) -> UpstreamModelLists:
         providers = [kind(api_key="k", base_url=upstream.base_url, name=f"p{n}") for n, kind in enumerate(kinds)]
         made.append(UpstreamModelLists(providers, engine, timing=timing, clock=clock))
         return made[-1]
@@ -215,7 +215,7 @@ async def test_a_failed_refresh_keeps_the_list(upstream: StandIn, make: Make, cl
 async def test_with_a_catalogue_callers_wait_briefly_and_a_running_fetch_is_not_repeated(
     upstream: StandIn, make: Make, clock: FakeClock, number: int
 ) -> None:
-    lists = make(*[Known] * number, timing=Timing(wait_with_catalogue=0.0))
+    lists = make(*[Known] * number, timing=ListTiming(wait_with_catalogue=0.0))
     upstream.always(hang())
     for _ in range(3):
         assert await ids(lists) == {}
@@ -229,7 +229,7 @@ async def test_without_a_catalogue_all_callers_wait_until_one_deadline(upstream:
     """On the real clock: the deadline counts from the start of the fetch, for all providers together."""
     providers = [kind(api_key="k", base_url=upstream.base_url, name=kind.__name__) for kind in (Anthropic, Known)]
     providers.append(Anthropic(api_key="k", base_url=upstream.base_url, name="third"))
-    lists = UpstreamModelLists(providers, engine, timing=Timing(wait_without_catalogue=0.5))
+    lists = UpstreamModelLists(providers, engine, timing=ListTiming(wait_without_catalogue=0.5))
     upstream.always(hang())
     assert 0.45 < await seconds(lists.current()) < 0.95
     assert await seconds(lists.current()) < 0.4
@@ -237,7 +237,7 @@ async def test_without_a_catalogue_all_callers_wait_until_one_deadline(upstream:
 
 
 async def test_a_late_list_is_available_to_the_next_caller(upstream: StandIn, make: Make) -> None:
-    lists = make(Known, timing=Timing(wait_with_catalogue=0.0))
+    lists = make(Known, timing=ListTiming(wait_with_catalogue=0.0))
     upstream.enqueue(late(0.05, LISTED))
     assert await ids(lists) == {}
     await settled()
@@ -250,7 +250,7 @@ async def test_a_fetch_that_does_not_end_times_out(
     upstream: StandIn, make: Make, clock: FakeClock, caplog: pytest.LogCaptureFixture, reply: Reply
 ) -> None:
     caplog.set_level(logging.INFO, "bud_asgi")
-    timing = Timing(timeout=0.2, wait_without_catalogue=10.0)
+    timing = ListTiming(timeout=0.2, wait_without_catalogue=10.0)
     lists = make(Anthropic, timing=timing)
     upstream.enqueue(reply, LISTED)
     assert await ids(lists) == {}
@@ -273,7 +273,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_fetch(upstream: StandIn, m
 
 
 async def test_closing_cancels_the_fetches(upstream: StandIn, make: Make) -> None:
-    lists = make(Known, Known, timing=Timing(wait_with_catalogue=0.0))
+    lists = make(Known, Known, timing=ListTiming(wait_with_catalogue=0.0))
     upstream.always(hang())
     await ids(lists)
     await upstream.wait_requests(2)

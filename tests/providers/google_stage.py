@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bud_asgi.http import HttpRequest, Origin
-from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import StandIn, ThreadedStandIn
 from bud_asgi.testing.google import Google
@@ -20,7 +20,7 @@ class Served:
 
     def __init__(self, google: Google, stand_in: ThreadedStandIn) -> None:
         self.google, self.stand_in = google, stand_in
-        self.timing = Timing()
+        self.timing = RefreshTiming()
 
     @property
     def issued(self) -> list[str]:

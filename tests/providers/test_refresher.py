@@ -16,9 +16,10 @@ from bud_asgi.providers.refresher import (
     FORCED_REFRESH_INTERVAL,
     MAX_FORCED_REFRESHES,
     REFRESH_AHEAD,
+    UNCHANGED_INTERVAL,
     Expiring,
     Refresher,
-    Timing,
+    RefreshTiming,
 )
 
 
@@ -63,7 +64,7 @@ class Source:
         self.open = asyncio.Event()
 
     def refresher(self) -> Refresher[int]:
-        timing = Timing(timeout=self.timeout, clock=self.clock, monotonic=self.clock)
+        timing = RefreshTiming(timeout=self.timeout, clock=self.clock, monotonic=self.clock)
         return Refresher(self.fetch, lambda text: text.replace("hidden", "[secret]"), "things", timing)
 
 
@@ -265,14 +266,29 @@ async def test_a_caller_refused_with_a_replaced_value_retries_at_once() -> None:
 
 
 async def test_a_value_that_is_revoked_just_after_it_was_fetched_is_replaced_too() -> None:
-    """Two revocations within the interval of forced fetches, with many requests in flight."""
+    """Revocations at once one after the other, with many requests in flight."""
     source = Source()
     values = source.refresher()
     await values.value()
-    for value in (1, 2):
+    for value in range(1, MAX_FORCED_REFRESHES + 1):
         assert await asyncio.gather(*(values.replace(refused(value)) for _ in range(30))) == [True] * 30
-        source.clock.now += 1
-    assert await values.value() == 3
+    assert await values.value() == source.fetches == MAX_FORCED_REFRESHES + 1
+
+
+async def test_a_refusal_during_a_fetch_that_returns_the_refused_value_is_followed_by_another_fetch() -> None:
+    """The source was asked before the value was revoked."""
+    source = Source(1000)
+    values = source.refresher()
+    await values.value()
+    source.hold()
+    source.same = 1
+    source.clock.now += 800
+    assert at_once(values.value()) == 1
+    replacing = [asyncio.create_task(values.replace(refused(1))) for _ in range(30)]
+    await until(lambda: source.fetches == 2)
+    source.same = None
+    source.open.set()
+    assert await asyncio.gather(*replacing) == [True] * 30
     assert source.fetches == 3
 
 
@@ -280,11 +296,11 @@ async def test_an_upstream_that_refuses_every_value_causes_no_flood_of_fetches()
     source = Source()
     values = source.refresher()
     await values.value()
-    outcomes = [await values.replace(lambda _: True) for _ in range(100)]
+    outcomes = [await values.replace(refused(await values.value())) for _ in range(100)]
     assert outcomes == [True] * MAX_FORCED_REFRESHES + [False] * (100 - MAX_FORCED_REFRESHES)
     assert source.fetches == 1 + MAX_FORCED_REFRESHES
     source.clock.now += FORCED_REFRESH_INTERVAL
-    assert await values.replace(lambda _: True)
+    assert await values.replace(refused(await values.value()))
 
 
 @pytest.mark.parametrize("fault", [None, OSError()])
@@ -298,7 +314,7 @@ async def test_a_fetch_that_returns_no_other_value_is_not_repeated_for_an_interv
     assert [await values.replace(refused(1000)) for _ in range(5)] == [False] * 5
     assert source.fetches == 2
     assert await values.value() is first
-    source.clock.now += FORCED_REFRESH_INTERVAL - 0.1
+    source.clock.now += UNCHANGED_INTERVAL - 0.1
     assert not await values.replace(refused(1000))
     assert source.fetches == 2
     source.clock.now += 0.2
@@ -307,7 +323,22 @@ async def test_a_fetch_that_returns_no_other_value_is_not_repeated_for_an_interv
     assert await values.value() == 3
 
 
-async def test_a_refused_value_joins_the_fetch_that_runs_already() -> None:
+async def test_a_fetch_that_was_running_at_the_refusal_is_followed_by_another() -> None:
+    """What it returns may have been issued before the revocation, and be revoked as well."""
+    source = Source(1000)
+    values = source.refresher()
+    await values.value()
+    source.hold()
+    source.clock.now += 800
+    assert at_once(values.value()) == 1
+    replacing = [asyncio.create_task(values.replace(refused(1))) for _ in range(30)]
+    await until(lambda: source.fetches == 2)
+    source.open.set()
+    assert await asyncio.gather(*replacing) == [True] * 30
+    assert await values.value() == source.fetches == 3
+
+
+async def test_a_replacement_that_fails_leaves_the_value_of_the_fetch_before_it() -> None:
     source = Source(1000)
     values = source.refresher()
     await values.value()
@@ -316,18 +347,29 @@ async def test_a_refused_value_joins_the_fetch_that_runs_already() -> None:
     assert at_once(values.value()) == 1
     replacing = asyncio.create_task(values.replace(refused(1)))
     await until(lambda: source.fetches == 2)
+    opened = source.open
+    source.hold()
+    opened.set()
+    await until(lambda: source.fetches == 3)
+    source.fault = OSError("on fire")
     source.open.set()
     assert await replacing
-    assert source.fetches == 2
+    assert await values.value() == 2
 
 
-async def test_the_previous_value_is_remembered() -> None:
-    values = Source().refresher()
+async def test_the_previous_values_are_remembered() -> None:
+    source = Source()
+    values = source.refresher()
     assert values.recent == ()
     await values.value()
     await values.replace(refused(1))
     await values.replace(refused(2))
-    assert values.recent == (3, 2)
+    assert values.recent == (3, 2, 1)
+    for value in range(3, 10):
+        source.clock.now += FORCED_REFRESH_INTERVAL
+        await values.replace(refused(value))
+    assert values.recent == tuple(range(10, 10 - len(values.recent), -1))
+    assert MAX_FORCED_REFRESHES < len(values.recent) < 10
 
 
 # Event loops.

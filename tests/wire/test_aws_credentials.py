@@ -44,7 +44,7 @@ from bud_asgi.http import Engine, HttpRequest, Origin, read_body
 from bud_asgi.providers import Bedrock, UpstreamUnavailable
 from bud_asgi.providers.bedrock.chain import THREAD_NAME
 from bud_asgi.providers.bedrock.credential import AwsCredential
-from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock
 from bud_asgi.testing.bedrock import AwsKey
 
@@ -242,7 +242,7 @@ async def test_a_refresh_that_fails_keeps_the_current_keys(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
-    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.2))
+    credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=0.2))
     assert await ask(credential, upstream) == 200
     aws.fault = "hang"
     assert not await refresh(credential, upstream)
@@ -265,7 +265,7 @@ async def test_the_fault_of_an_endpoint_is_logged_and_not_sent_to_the_client(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.3), **use(aws, home, monkeypatch))
+    credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=0.3), **use(aws, home, monkeypatch))
     aws.fault = fault
     with caplog.at_level(logging.WARNING, "bud_asgi"), pytest.raises(UpstreamUnavailable) as failed:
         await credential.apply(request_to(upstream), {})
@@ -302,7 +302,7 @@ async def test_an_endpoint_that_recovers_is_called_again(
     aws: Sources, upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_container(monkeypatch, aws)
-    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.2))
+    credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=0.2))
     aws.fault = "hang"
     failures = [credential.apply(request_to(upstream), {}) for _ in range(20)]
     assert {type(each) for each in await asyncio.gather(*failures, return_exceptions=True)} == {UpstreamUnavailable}
@@ -354,7 +354,7 @@ async def test_a_process_that_exceeds_the_timeout_is_killed(
     role = f"role_arn = {ROLE}\nsource_profile = base\n[profile base]\n" if by_role else ""
     command = shlex.join(["/bin/sh", str(script)])
     (home / "config").write_text(f"[profile work]\n{role}credential_process = {command}\n")
-    credential = AwsCredential(region="us-east-1", profile="work", timing=Timing(timeout=2.0))
+    credential = AwsCredential(region="us-east-1", profile="work", timing=RefreshTiming(timeout=2.0))
     with pytest.raises(UpstreamUnavailable, match="authentication failed"):
         await credential.apply(request_to(upstream), {})
     pid = int((home / "pid").read_text())
@@ -440,7 +440,7 @@ def test_a_loop_that_ends_leaves_nothing_behind(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    credential = AwsCredential(region="us-east-1", timing=Timing(timeout=1.0), **use(aws, home, monkeypatch))
+    credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=1.0), **use(aws, home, monkeypatch))
     aws.fault = "hang"
 
     async def left_waiting() -> asyncio.Task[HttpRequest]:
@@ -496,7 +496,7 @@ def test_clients_learn_only_that_authentication_failed(
     in_container(monkeypatch, aws)
     aws.fault = "hang"
     provider = Bedrock(region="us-east-1", endpoint=upstream.base_url)
-    provider.credential = AwsCredential(region="us-east-1", timing=Timing(timeout=0.3))
+    provider.credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=0.3))
     with gateway("", providers=[provider]) as here:
         reply = here.post()
         assert reply.status_code == 502

@@ -22,7 +22,7 @@ from bud_asgi.http import Engine, HttpRequest, Origin, read_body
 from bud_asgi.providers import UpstreamUnavailable
 from bud_asgi.providers.bedrock.chain import HOST_CHECK_INTERVAL, HostCredentials, seconds_left
 from bud_asgi.providers.bedrock.credential import AwsCredential
-from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock
 from bud_asgi.testing.bedrock.keys import AwsKey, AwsKeys
 
@@ -99,7 +99,7 @@ async def ask(credential: AwsCredential, upstream: ThreadedStandIn) -> int:
         await engine.aclose()
 
 
-def of_host(credentials: HostCredentials, timing: Timing | None = None) -> AwsCredential:
+def of_host(credentials: HostCredentials, timing: RefreshTiming | None = None) -> AwsCredential:
     return AwsCredential(region="us-east-1", credentials=credentials, timing=timing)
 
 
@@ -145,7 +145,7 @@ async def test_the_object_is_read_in_a_thread_once_a_minute_and_not_for_each_req
             return super().get_frozen_credentials()
 
     clock = Clock()
-    credential = of_host(Asked(key.access_key, key.secret_key), Timing(clock=clock))
+    credential = of_host(Asked(key.access_key, key.secret_key), RefreshTiming(clock=clock))
     for _ in range(5):
         await credential.apply(request_to(upstream), {})
     assert threads == ["bud_asgi AWS keys"]

@@ -47,7 +47,7 @@ def both() -> Generator[Gateway]:
         StandIn(api_key=UPSTREAM_KEY, models=LOCAL).in_thread() as local,
     ):
         providers = [provider(anthropic.base_url), provider(local.base_url, name="local")]
-        limits = [Limit("requests", 1, 3600.0)]
+        limits = [Limit("requests", 10_000, 3600.0)]
         with gateway("", providers=providers, auth=KEYS, routes=ROUTES, limits=limits) as here:
             yield here
             here.assert_nothing_open()
@@ -79,7 +79,7 @@ def test_all_that_is_routed_is_listed_the_newest_first(both: Gateway) -> None:
         "last_id": USUAL[-1],
     }
     assert reply.headers["request-id"].startswith("req_")
-    assert "anthropic-ratelimit-requests-limit" not in reply.headers
+    assert reply.headers["anthropic-ratelimit-requests-limit"] == "10000"
 
 
 def test_models_have_the_fields_that_their_upstream_gives(both: Gateway) -> None:
@@ -206,7 +206,7 @@ def test_listing_needs_a_key_and_other_methods_are_refused(both: Gateway) -> Non
 def test_a_head_is_that_of_the_answer(both: Gateway, path: str) -> None:
     got, head = get(both, path), get(both, path, method="HEAD")
     assert (head.status_code, head.content) == (got.status_code, b"")
-    varying = {"date", "request-id"}
+    varying = {"date", "request-id", "anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"}
     assert {n: v for n, v in head.headers.items() if n not in varying} == {
         n: v for n, v in got.headers.items() if n not in varying
     }
@@ -218,6 +218,21 @@ def test_its_account_is_that_of_an_answer_without_an_attempt(both: Gateway) -> N
     get(both, key=HAIKU_KEY)
     account = both.account(before + 1)
     assert (account.operation, account.outcome, account.status) == ("models.list", "answered", 200)
-    assert (account.attempts, account.usage, account.reservation) == ([], None, None)
+    assert (account.attempts, account.usage) == ([], None)
+    assert account.reservation is not None
     assert account.principal is not None
     assert account.principal.id == "haiku"
+
+
+def test_it_is_limited_on_its_own_and_per_caller() -> None:
+    """Names cannot be tried without end; asking for the list takes nothing from the messages."""
+    with StandIn(api_key=UPSTREAM_KEY, models=MODELS).in_thread() as upstream:
+        limits = [Limit("requests", 3, 3600.0)]
+        with gateway("", providers=[provider(upstream.base_url)], auth=KEYS, limits=limits) as here:
+            assert [get(here, path).status_code for path in ("", "/nobody", "?limit=0")] == [200, 404, 400]
+            refused = get(here, "/claude-opus-5")
+            assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+            assert 0 < int(refused.headers["retry-after"]) <= 1200
+            assert get(here, key=HAIKU_KEY).status_code == 200
+            assert here.post({"model": "claude-opus-5"}).status_code == 200
+            here.assert_nothing_open()

@@ -18,7 +18,7 @@ from support.gateway import Gateway, gateway
 
 from bud_asgi import Route
 from bud_asgi.http import Timeouts
-from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.providers.vertex import Vertex
 from bud_asgi.providers.vertex.credential import GoogleCredential
 from bud_asgi.testing import (
@@ -76,7 +76,11 @@ class Stage:
 
 @contextmanager
 def staged(
-    tmp_path: Path, *, service: Callable[[Google], Any] | None = None, timing: Timing | None = None, **options: Any
+    tmp_path: Path,
+    *,
+    service: Callable[[Google], Any] | None = None,
+    timing: RefreshTiming | None = None,
+    **options: Any,
 ) -> Generator[Stage]:
     google = Google()
     with ExitStack() as stack:
@@ -376,7 +380,7 @@ def test_a_token_endpoint_that_refuses(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_a_token_endpoint_that_hangs(tmp_path: Path) -> None:
-    with staged(tmp_path, timing=Timing(timeout=0.5)) as stage:
+    with staged(tmp_path, timing=RefreshTiming(timeout=0.5)) as stage:
         stage.tokens.enqueue(hang())
         replies = stage.at_once(10)
         assert {reply.status_code for reply in replies} == {502}

@@ -18,7 +18,7 @@ import msgspec
 
 from bud_asgi.providers.bedrock.sigv4 import Keys
 from bud_asgi.providers.debug_logs import without_debug_logs
-from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.providers.threads import start_thread
 from bud_asgi.secret import Secret
 
@@ -93,7 +93,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.role.arn} by {way}" if self.role else way
 
 
-async def fetch_keys(source: Source, timing: Timing) -> tuple[Keys, float]:
+async def fetch_keys(source: Source, timing: RefreshTiming) -> tuple[Keys, float]:
     """Return keys, and when they expire in seconds since the epoch.
 
     A session is made for each fetch, so that files that changed are read again. Raises whatever the chain raises, and
@@ -110,7 +110,7 @@ async def fetch_keys(source: Source, timing: Timing) -> tuple[Keys, float]:
 class _Fetch:
     """One fetch in a thread, and the processes that it started."""
 
-    def __init__(self, source: Source, timing: Timing) -> None:
+    def __init__(self, source: Source, timing: RefreshTiming) -> None:
         self._source = source
         self._timing = timing
         self._lock = threading.Lock()

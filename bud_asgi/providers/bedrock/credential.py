@@ -20,7 +20,7 @@ from bud_asgi.options import OptionError, check_text
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.bedrock.chain import HostCredentials, Role, Source, fetch_keys
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
-from bud_asgi.providers.refresher import Expiring, Refresher, Timing
+from bud_asgi.providers.refresher import Expiring, Refresher, RefreshTiming
 from bud_asgi.secret import AnySecret, Secret, redact, secret_option
 
 BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
@@ -89,7 +89,7 @@ class AwsCredential:
         session_name: str | None = None,
         bearer_token: AnySecret | None = None,
         credentials: HostCredentials | None = None,
-        timing: Timing | None = None,
+        timing: RefreshTiming | None = None,
     ) -> None:
         sources = _given(
             profile=profile,
@@ -111,7 +111,7 @@ class AwsCredential:
         self._fixed = Signer(self._keys, service, region) if self._keys and not role else None
         if self._bearer is None and self._fixed is None and credentials is None:
             require("Bedrock" if service == "bedrock" else f"The AWS service {service}", "botocore", "bedrock")
-        self._timing = timing or Timing()
+        self._timing = timing or RefreshTiming()
         what = f'AWS credentials for "{name or service}"'
         self._refresher = Refresher(self._fetch, self.redact, what, self._timing)
 

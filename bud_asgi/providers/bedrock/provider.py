@@ -16,16 +16,27 @@ import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts
-from bud_asgi.options import check_choice, check_flag, check_text, check_texts, check_type, key_text, mismatch
+from bud_asgi.options import (
+    OptionError,
+    check_choice,
+    check_flag,
+    check_text,
+    check_texts,
+    check_type,
+    key_text,
+    mismatch,
+)
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.headers import Headers, media_type, reply_fields
+from bud_asgi.protocol.patterns import base_name
 from bud_asgi.providers.bedrock.chain import HostCredentials
 from bud_asgi.providers.bedrock.credential import AwsCredential
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_reply, translate
 from bud_asgi.providers.bedrock.frames import CONTENT_TYPE
 from bud_asgi.providers.bedrock.request import (
     BedrockModel,
+    ModelMap,
     check_no_guardrail_fields,
     check_size,
     count_body,
@@ -36,14 +47,14 @@ from bud_asgi.providers.bedrock.request import (
 )
 from bud_asgi.providers.bedrock.stream import CountToJson, EventsToSse
 from bud_asgi.providers.compat.features import adapt
-from bud_asgi.providers.compat.model_ids import generation, geography
+from bud_asgi.providers.compat.model_ids import generation
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Credential, EncodedRequest, ProviderRequest
 from bud_asgi.secret import AnySecret
 
 InferenceProfile = Literal["auto", "none", "global", "us", "eu", "jp", "apac", "au", "us-gov"]
-"""The inference profile to call: that of the region's geography, none (the base id), or the one with this prefix."""
+"""The inference profile to call: the one that the model has in the region, none (the base id), or that of a prefix."""
 
 ServiceTier = Literal["default", "flex", "priority", "reserved"]
 """Bedrock's service tiers."""
@@ -128,8 +139,8 @@ class Bedrock:
         self.region = region
         self.credential: Credential = AwsCredential(region=region, service="bedrock", name=name, **credential)
         self._origin, self._path = _parse_endpoint(_host_of(region) if endpoint is None else endpoint, tls)
-        self._prefix = _prefix(inference_profile, region)
         self._model_ids = _checked_ids({} if model_ids is None else model_ids)
+        self._models = ModelMap(region, _prefix(inference_profile, region), self._model_ids)
         self._fixed_headers = _fixed_headers(service_tier, guardrail)
         set_already = {name for name, _ in self._fixed_headers}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
@@ -148,8 +159,9 @@ class Bedrock:
 
     @property
     def models(self) -> Sequence[str]:
-        """The models known to be on Bedrock, and the keys of `model_ids`."""
-        return tuple(dict.fromkeys((*self._model_ids, *served_at("bedrock"))))
+        """The models known to be on Bedrock in this region, and the keys of `model_ids`."""
+        served = (model for model in served_at("bedrock") if self._models.identifier(model) is not None)
+        return tuple(dict.fromkeys((*self._model_ids, *served)))
 
     def models_request(self) -> HttpRequest | None:
         """Return `None`: Bedrock has no Anthropic-format model list."""
@@ -159,13 +171,13 @@ class Bedrock:
         """Encode the request for InvokeModel, InvokeModelWithResponseStream or CountTokens.
 
         Raises `InvalidRequest` for what Bedrock does not support and cannot be left out, `NotFound` for an invalid
-        model name and for a model whose tokens are not counted, and `RequestTooLarge`.
+        model name, for a model that the region does not have and for one whose tokens are not counted, and
+        `RequestTooLarge`.
         """
         request = call.request
         if self._has_guardrail:
             check_no_guardrail_fields(request)
-        name = request.model if call.model is None else call.model
-        model = find_model(name, request.model, self._model_ids, self._prefix)
+        model = find_model(base_name(call.upstream_model), base_name(request.model), self._models)
         adapted = adapt(call, self._rules, model.name)
         more = self._user_profile(call)
         if request.counting:
@@ -252,11 +264,12 @@ def _host_of(region: str) -> str:
     return f"bedrock-runtime.{region}." + next(suffix for start, suffix in _SUFFIXES if region.startswith(start))
 
 
-def _prefix(inference_profile: InferenceProfile, region: str) -> str:
+def _prefix(inference_profile: InferenceProfile, region: str) -> str | None:
+    """Return the prefix of the profile for all models; `None` for `auto`."""
     check_choice("inference_profile", inference_profile, get_args(InferenceProfile))
-    if inference_profile == "auto":
-        return geography(region)
-    return "" if inference_profile == "none" else inference_profile
+    if region.startswith("us-gov-") and inference_profile not in {"auto", "none", "us-gov"}:
+        raise OptionError("inference_profile", f"{region} has the profiles of us-gov only", other="region")
+    return None if inference_profile == "auto" else "" if inference_profile == "none" else inference_profile
 
 
 def _checked_ids(model_ids: Mapping[str, str]) -> Mapping[str, str]:

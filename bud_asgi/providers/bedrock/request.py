@@ -18,6 +18,7 @@ from bud_asgi.protocol.account_fields import BEDROCK_FIELDS, account_field
 from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.request import MessagesRequest, splice
+from bud_asgi.providers.bedrock.profiles import profile_of
 from bud_asgi.providers.compat.features import Adaptation
 from bud_asgi.providers.compat.model_ids import base_id_in, bedrock_base_id, claude_name, generation, is_native
 
@@ -38,16 +39,44 @@ class BedrockModel(msgspec.Struct, frozen=True):
         return base_id_in(self.identifier) or bedrock_base_id(self.name)
 
 
-def find_model(model: str, client_model: str, model_ids: Mapping[str, str], prefix: str) -> BedrockModel:
-    """Find the model named `model`: Anthropic's id, a Bedrock id or ARN, or a key of `model_ids`.
+class ModelMap(msgspec.Struct, frozen=True):
+    """Maps the names of models to identifiers on Bedrock, for one region.
 
-    `prefix` is the prefix of inference profiles, empty to call base ids. If neither the identifier nor `model` reveals
-    which Claude model it is, `client_model` is assumed to. Raises `NotFound` for a name that cannot be a model's.
+    `ids` are the operator's own, by model name: they serve every name of that model, unless another entry names it.
+    For other models `profile` is the prefix of the inference profile, empty for the base id; `None` is the one that the
+    model has in the region.
     """
-    identifier = model_ids.get(model)
-    if identifier is None:
+
+    region: str
+    profile: str | None = None
+    ids: Mapping[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Add Anthropic's ids for the models in `ids`."""
+        by_id = {claude_name(bedrock_base_id(name)): identifier for name, identifier in self.ids.items()}
+        msgspec.structs.force_setattr(self, "ids", by_id | dict(self.ids))
+
+    def identifier(self, model: str) -> str | None:
+        """Return the identifier of a model; `None` if it has no inference profile in the region."""
         base_id = bedrock_base_id(model)
-        identifier = model if is_native(model) else f"{prefix}.{base_id}" if prefix else base_id
+        given = self.ids.get(model) or self.ids.get(claude_name(base_id))
+        if given is not None or is_native(model):
+            return given or model
+        prefix = profile_of(base_id, self.region) if self.profile is None else self.profile
+        if prefix is None:
+            return None
+        return f"{prefix}.{base_id}" if prefix else base_id
+
+
+def find_model(model: str, client_model: str, models: ModelMap) -> BedrockModel:
+    """Find the model named `model`: Anthropic's id, a Bedrock id or ARN, or a name that the operator has mapped.
+
+    If neither the identifier nor `model` reveals which Claude model it is, `client_model` is assumed to. Raises
+    `NotFound` for a name that cannot be a model's, and for a model that has no inference profile in the region.
+    """
+    identifier = models.identifier(model)
+    if identifier is None:
+        raise NotFound(f"model: {client_model} is not available in the AWS region {models.region}")
     if not is_identifier(identifier):
         raise NotFound(f"model: {client_model}")
     known_base_id = base_id_in(identifier)

@@ -25,7 +25,7 @@ from bud_asgi.http import Header, HttpRequest
 from bud_asgi.options import OptionError, check_text, mismatch
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.debug_logs import without_debug_logs
-from bud_asgi.providers.refresher import Expiring, Refresher, Timing
+from bud_asgi.providers.refresher import Expiring, Refresher, RefreshTiming
 from bud_asgi.providers.threads import start_thread
 from bud_asgi.secret import Secret, redact
 
@@ -72,7 +72,7 @@ class GoogleCredential:
         service_account_info: Mapping[str, object] | None = None,
         quota_project: str | None = None,
         name: str = "vertex",
-        timing: Timing | None = None,
+        timing: RefreshTiming | None = None,
     ) -> None:
         given = {
             "credentials": credentials,
@@ -94,7 +94,7 @@ class GoogleCredential:
         self._loaded: GoogleCredentials | None = None
         self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
-        self._timing = timing or Timing()
+        self._timing = timing or RefreshTiming()
         self._refresher = Refresher(self._fetch, self.redact, f'Google access tokens for "{name}"', self._timing)
 
     def __repr__(self) -> str:

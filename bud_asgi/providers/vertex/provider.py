@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -21,9 +22,10 @@ from bud_asgi.http.wire import content_length
 from bud_asgi.options import check_text
 from bud_asgi.protocol.errors import NotFound, RequestTooLarge
 from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
-from bud_asgi.providers.compat.model_ids import vertex_id
+from bud_asgi.providers.compat.model_ids import anthropic_id, generation, vertex_id
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
@@ -39,9 +41,12 @@ _OWN_HEADERS: tuple[Header, ...] = (
     (b"content-type", b"application/json"),
     (b"user-agent", b"bud_asgi"),
 )
+LAST_REGIONAL = (4, 6)
+"""The last generation that single regions serve; later ones are at `global`, `us` and `eu` only."""
+
 _LOCATION = re.compile(r"[a-z0-9-]{1,63}")
 _LOCATION_EXPECTED = 'a location: "global", "us", "eu" or a region'
-_MODEL = re.compile(r"[0-9A-Za-z][0-9A-Za-z._@-]*")  # nothing else is written into a path
+_MODEL = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,255}(?:@[0-9A-Za-z._-]{1,255})?")  # what is written into a path
 _ALIAS = re.compile(r"@(?:default|latest)$")
 
 
@@ -106,8 +111,8 @@ class Vertex:
 
     @property
     def models(self) -> Sequence[str]:
-        """The models on Vertex AI. Each must be enabled in the project, and regions lack the latest ones."""
-        return served_at("vertex")
+        """The models on Vertex AI in this location. Each must be enabled in the project."""
+        return _models_at(self.region)
 
     def models_request(self) -> HttpRequest | None:
         """Return `None`: Vertex AI has no Anthropic-format model list."""
@@ -117,14 +122,15 @@ class Vertex:
         """Encode the request: the model goes into the path, the version into the body.
 
         What Vertex AI does not support is left out. Raises `InvalidRequest` for what cannot be left out, `NotFound` for
-        a name that cannot be a model's, and `RequestTooLarge`.
+        an invalid model name, and `RequestTooLarge`.
         """
         request = call.request
-        name = request.model if call.model is None else call.model
-        adapted = adapt(call, self._rules, name)
-        model, without, changed = vertex_id(name), adapted.without, adapted.changed
+        name = base_name(call.upstream_model)
+        model = vertex_id(name)
         if not _MODEL.fullmatch(model):
             raise NotFound(f"model: {request.model}")
+        adapted = adapt(call, self._rules, anthropic_id(name))
+        without, changed = adapted.without, adapted.changed
         if request.counting:
             (origin, parent), method = self._counting, "count-tokens:rawPredict"
             if (model := _ALIAS.sub("", model)) != request.model:
@@ -158,6 +164,15 @@ class Vertex:
         """Translate an error of the front end; `None` for one of a model, which is an Anthropic error already."""
         error = google_error(status, body)
         return None if error is None else translate(error, call, self._own_projects)
+
+
+@cache
+def _models_at(location: str) -> tuple[str, ...]:
+    """The models at a location: a single region has no generation after `LAST_REGIONAL`."""
+    served = served_at("vertex")
+    if "-" not in location:
+        return served
+    return tuple(model for model in served if (generation(model) or LAST_REGIONAL) <= LAST_REGIONAL)
 
 
 def _parse_endpoint(project: str, location: str, base_url: str, tls: ssl.SSLContext | None) -> tuple[Origin, str]:

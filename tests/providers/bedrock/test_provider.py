@@ -19,6 +19,7 @@ from bud_asgi.providers.seam import EncodedRequest, ProviderRequest
 from providers.cloud_requests import MESSAGES, NEWER, OLDER, call_of, request_of
 
 SECRET = "a-secret-key-that-nobody-sees"
+OLDER_DATED = "claude-haiku-4-5-20251001"
 ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
 
 
@@ -101,6 +102,12 @@ MODELS: dict[str, tuple[dict[str, Any], str, str | None, str]] = {
     "no profile": ({"inference_profile": "none"}, "claude-opus-4-8", None, "anthropic.claude-opus-4-8"),
     "of the region": ({"region": "ap-northeast-1"}, "claude-opus-4-8", None, "jp.anthropic.claude-opus-4-8"),
     "given": ({"model_ids": {"claude-opus-4-8": ARN}}, "claude-opus-4-8", None, ARN.replace("/", "%2F")),
+    "given for an alias": ({"model_ids": {"claude-haiku-4-5": ARN}}, OLDER_DATED, None, ARN.replace("/", "%2F")),
+    "given for the id": ({"model_ids": {OLDER_DATED: ARN}}, "claude-haiku-4-5", None, ARN.replace("/", "%2F")),
+    "with a context window": ({}, "claude-opus-4-8[1m]", None, "us.anthropic.claude-opus-4-8"),
+    "an alias with a context window": ({}, "claude-haiku-4-5[200K]", None, f"us.anthropic.{OLDER_DATED}-v1:0"),
+    "mapped to a name with a context window": ({}, "big", "claude-opus-4-8[1m]", "us.anthropic.claude-opus-4-8"),
+    "an id of Vertex AI": ({}, "claude-haiku-4-5@20251001", None, f"us.anthropic.{OLDER_DATED}-v1:0"),
     "given for a mapped name": ({"model_ids": {"big": ARN}}, "claude-opus-4-8", "big", ARN.replace("/", "%2F")),
 }
 
@@ -126,9 +133,9 @@ def test_what_is_no_identifier_is_no_model_s_id(identifier: str) -> None:
 
 HIDDEN: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "by a target": ({}, "claude-sonnet-4-20250514", ARN),
-    "by its id": ({"model_ids": {"claude-sonnet-4": ARN}}, "claude-sonnet-4", None),
-    "by the id of a target": ({"model_ids": {"claude-sonnet-4": ARN}}, "claude-opus-5", "claude-sonnet-4"),
-    "by a name without a generation": ({"model_ids": {"big": ARN}}, "claude-sonnet-4", "big"),
+    "by its id": ({"model_ids": {"claude-sonnet-4-0": ARN}}, "claude-sonnet-4-0", None),
+    "by the id of a target": ({"model_ids": {"claude-sonnet-4-0": ARN}}, "claude-opus-5", "claude-sonnet-4-0"),
+    "by a name without a generation": ({"model_ids": {"big": ARN}}, "claude-sonnet-4-0", "big"),
 }
 
 
@@ -141,7 +148,7 @@ def test_the_features_behind_an_arn_follow_the_name_of_the_model(
 
 
 def test_the_features_of_a_mapped_model_follow_its_own_name() -> None:
-    call = call_of({"model": "claude-opus-4-8"}, betas="tool-search-tool-2025-10-19", model="claude-sonnet-4")
+    call = call_of({"model": "claude-opus-4-8"}, betas="tool-search-tool-2025-10-19", model="claude-sonnet-4-0")
     assert bedrock().encode(call).dropped == ("tool-search-tool-2025-10-19",)
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.waiting import until
 
-from bud_asgi.providers.refresher import Timing
+from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.providers.vertex.credential import THREAD_NAME, GoogleCredential
 from bud_asgi.testing import hang, late
 from bud_asgi.testing.google import CLOUD_PLATFORM
@@ -86,7 +86,7 @@ async def test_loops_share_one_fetch(served: Served) -> None:
 
 async def test_a_token_near_its_end_is_used_while_another_is_fetched(served: Served) -> None:
     clock = Clock()
-    credential = served.credential(timing=Timing(clock=clock))
+    credential = served.credential(timing=RefreshTiming(clock=clock))
     first = await bearer(credential)
     clock.ahead = 2800
     slowly(served, 1)
@@ -102,7 +102,7 @@ async def test_a_token_near_its_end_is_used_while_another_is_fetched(served: Ser
 
 async def test_a_token_at_its_end_is_not_used(served: Served) -> None:
     clock = Clock()
-    credential = served.credential(timing=Timing(clock=clock))
+    credential = served.credential(timing=RefreshTiming(clock=clock))
     first = await bearer(credential)
     clock.ahead = 3596
     served.google.lifetime = 7200

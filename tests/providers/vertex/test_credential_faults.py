@@ -16,7 +16,7 @@ import pytest
 from google.auth.exceptions import TransportError
 
 from bud_asgi.providers.errors import UpstreamUnavailable
-from bud_asgi.providers.refresher import FORCED_REFRESH_INTERVAL, Timing
+from bud_asgi.providers.refresher import FORCED_REFRESH_INTERVAL, RefreshTiming
 from bud_asgi.providers.vertex import google_auth
 from bud_asgi.providers.vertex.credential import THREAD_NAME, GoogleCredential
 from bud_asgi.testing import Reply, StandIn, hang, hang_mid_event, html, json_body, raw, reset_before_head
@@ -43,7 +43,7 @@ def clock() -> Monotonic:
 def served(clock: Monotonic) -> Generator[Served]:
     """A stand-in whose credentials have a timeout that a test can wait for."""
     with google_served() as one:
-        one.timing = Timing(timeout=0.5, monotonic=clock)
+        one.timing = RefreshTiming(timeout=0.5, monotonic=clock)
         yield one
 
 
@@ -91,7 +91,7 @@ async def test_an_endpoint_that_hangs_is_given_up(served: Served, clock: Monoton
 
 async def test_an_endpoint_that_hangs_does_not_delay_other_credentials(served: Served) -> None:
     served.stand_in.enqueue(hang())
-    stuck = asyncio.create_task(failed(served.credential(timing=Timing(timeout=1.0))))
+    stuck = asyncio.create_task(failed(served.credential(timing=RefreshTiming(timeout=1.0))))
     await asyncio.to_thread(served.stand_in.wait_requests)
     assert await bearer(served.credential()) == served.issued[0]
     assert not stuck.done()

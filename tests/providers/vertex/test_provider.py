@@ -152,6 +152,11 @@ NAMES = {
     "claude-opus-9-9": "claude-opus-9-9",
     "claude-opus-4-8@default": "claude-opus-4-8@default",
     "claude-haiku-4-5@20251001": "claude-haiku-4-5@20251001",
+    "claude-opus-4-8[1m]": "claude-opus-4-8",
+    "claude-haiku-4-5[200K]": "claude-haiku-4-5@20251001",
+    "claude-opus-4-0": "claude-opus-4@20250514",
+    "claude-3-7-sonnet-latest": "claude-3-7-sonnet@20250219",
+    "us.anthropic.claude-haiku-4-5-20251001-v1:0": "claude-haiku-4-5@20251001",
 }
 
 
@@ -170,6 +175,9 @@ NOT_NAMES = [
     "a\0",
     "..",
     "@a",
+    "-x",
+    "claude@a@b",
+    "x[1m]",
 ]
 
 
@@ -180,6 +188,14 @@ def test_nothing_but_a_name_is_written_into_the_path(model: str) -> None:
             encoded(sent=named(model), counting=counting)
         with pytest.raises(NotFound, match=r"^model: claude-a$"):
             encoded(sent=named("claude-a"), model=model, counting=counting)
+
+
+def test_a_single_region_lists_no_model_that_only_wider_locations_have() -> None:
+    for wide in ("global", "us", "eu"):
+        assert {"claude-opus-4-8", "claude-opus-5-5", "claude-sonnet-4-6"} <= set(vertex(region=wide).models)
+    regional = set(vertex(region="us-east5").models)
+    assert {"claude-sonnet-4-6", "claude-opus-4-6", "claude-haiku-4-5-20251001"} <= regional
+    assert not {"claude-opus-4-7", "claude-opus-4-8", "claude-opus-5-5", "claude-fable-5"} & regional
 
 
 def test_a_project_of_a_domain_is_encoded() -> None:
