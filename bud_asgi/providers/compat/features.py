@@ -197,18 +197,26 @@ def _drop_or_reject_fields(body: BodyEdit, support: Support) -> None:
 
 def _prune_fields(body: BodyEdit, support: Support) -> None:
     """Remove the nested fields that the service does not support, or that the operator drops."""
-    for root, fields in support.rules.nested_in.items():
+    for root, by_word in support.rules.nested_in.items():
         if root not in body.request.spans and root not in body.changed:
             continue
-        escaped = any(field.is_operators for field in fields) and body.matches(root, _ESCAPED_LETTER)
+        missing = {word: fields for word, fields in by_word.items() if not _has_all(fields, support)}
+        operators = any(field.is_operators for fields in missing.values() for field in fields)
+        escaped = operators and body.matches(root, _ESCAPED_LETTER)
         found = tuple(
             field
+            for word, fields in missing.items()
+            if escaped or body.contains(root, word)
             for field in fields
-            if (escaped or body.contains(root, field.path[-1].word))
-            and (field.is_operators or not support.has_field(field.rule))
+            if field.is_operators or not support.has_field(field.rule)
         )
         if found:
             _prune(body, root, found, support)
+
+
+def _has_all(fields: tuple[NestedField, ...], support: Support) -> bool:
+    """Return whether the model supports all of these fields by itself."""
+    return all(not field.is_operators and field.rule.supported_by(support.model) for field in fields)
 
 
 def _prune(body: BodyEdit, root: str, fields: tuple[NestedField, ...], support: Support) -> None:
@@ -259,7 +267,7 @@ def _needed(body: BodyEdit, rules: ServiceRules) -> Iterator[str]:
     for name, rule in rules.fields.items():
         if name in body.request.spans and name not in body.without:
             yield from rule.flags
-    for root, fields in rules.nested_in.items():
-        for field in fields:
-            if field.rule.flags and not field.is_operators and body.contains(root, field.path[-1].word):
-                yield from field.rule.flags
+    for root, by_word in rules.nested_in.items():
+        for word, fields in by_word.items():
+            if body.contains(root, word):
+                yield from (flag for field in fields if not field.is_operators for flag in field.rule.flags)

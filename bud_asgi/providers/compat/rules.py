@@ -103,7 +103,7 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
     the bytes that a tool contains. `edits` are made in this order, the removal of `nested` fields after the first ones.
 
     `allow_betas`, `drop_betas` (flags or `*` patterns) and `drop_fields` (paths) are the operator's. `nested_in` has
-    the nested fields by their top-level field; it is derived.
+    the nested fields by their top-level field and by the word that a body with them contains; it is derived.
     """
 
     max_body: int = 1 << 62
@@ -120,7 +120,7 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
     allow_betas: tuple[str, ...] = ()
     drop_betas: tuple[str, ...] = ()
     drop_fields: tuple[str, ...] = ()
-    nested_in: Mapping[str, tuple[NestedField, ...]] = {}
+    nested_in: Mapping[str, Mapping[bytes, tuple[NestedField, ...]]] = {}
 
     def __post_init__(self) -> None:
         """Derive `nested_in`."""
@@ -130,9 +130,10 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
             for path in self.drop_fields
             if "." in path
         ]
-        by_root: dict[str, tuple[NestedField, ...]] = {}
+        by_root: dict[str, dict[bytes, tuple[NestedField, ...]]] = {}
         for field in (*dropped, *known):
-            by_root[field.path[0].name] = (*by_root.get(field.path[0].name, ()), field)
+            by_word = by_root.setdefault(field.path[0].name, {})
+            by_word[field.path[-1].word] = (*by_word.get(field.path[-1].word, ()), field)
         msgspec.structs.force_setattr(self, "nested_in", by_root)
 
     def adjusted(
