@@ -24,7 +24,7 @@ from bud_asgi.protocol.errors import Outcome
 from bud_asgi.protocol.headers import merge_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import base_name, matches_any
-from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.protocol.request import MessagesRequest, NamedModel
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.reading import read_request
 from bud_asgi.tasks import BackgroundTasks
@@ -125,7 +125,10 @@ class ResolvedRoute(Protocol):
         ...
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets to try, in order. Called when the request is about to be sent."""
+        """The targets to try, in order. Called when the request is about to be sent.
+
+        Also called on the routes of the further models that the body names, to find which providers serve them.
+        """
         ...
 
 
@@ -195,7 +198,7 @@ class Exchange:
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
-    `named_routes` the routes of the further models that the body names, each with the name that it gives.
+    `named_routes` the further models that the body names, with their routes.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
@@ -257,7 +260,7 @@ class Exchange:
         self.unsent_event = b""
         self._path: str = scope["path"]
         self.account_fields: Sequence[Found] = ()
-        self.named_routes: Sequence[tuple[str, ResolvedRoute]] = ()
+        self.named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
         self._request: MessagesRequest | None = None
 
     @classmethod

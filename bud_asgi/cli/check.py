@@ -15,7 +15,7 @@ _AS_REQUESTED = "(as requested)"
 
 
 def show_settings(settings: Settings) -> str:
-    """Return three tables: models with their targets, keys with their models, limits."""
+    """Return tables: models with their targets, keys with their models, limits, and actions for fields if any."""
     url = {provider.name: provider.base_url for provider in settings.providers}
     targets = [
         ("" if place else route.model, target.provider, target.model or _AS_REQUESTED, url[target.provider])
@@ -33,6 +33,7 @@ def show_settings(settings: Settings) -> str:
             _table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
             _table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
             _table(("LIMIT", "FOR"), limits) if limits else "No limits.",
+            *([_table(("FIELD", "ACTION"), list(settings.fields.items()))] if settings.fields else []),
         ]
     )
 

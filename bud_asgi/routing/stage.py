@@ -16,6 +16,7 @@ class Router(Protocol):
     def resolve(self, model: str, principal: Principal | None) -> ResolvedRoute:
         """The route for a model name as the client wrote it. Pure: no I/O, no clock.
 
+        Also called for each further model that a body names, such as a fallback.
         Raises `NotFound` for a name that is not served, `ModelNotAllowed` for one that this principal may not use.
         """
         ...
@@ -34,7 +35,7 @@ def resolve(router: Router, exchange: Exchange) -> None:
     exchange.route = router.resolve(request.model, principal)
     if request.named_models:
         exchange.named_routes = tuple(
-            (named.model, _resolve_named(router, named.model, named.field, principal))
+            (named, _resolve_named(router, named.model, named.field, principal))
             for named in request.named_models
             if named.model is not None
         )
@@ -55,20 +56,21 @@ def check_permission(exchange: Exchange, principal: Principal) -> None:
     """Check every model that a request names, whatever the router did. Raises `ModelNotAllowed`."""
     request, route = exchange.decoded_request, exchange.route
     model = route.model if route is not None else request.model
-    if not principal.may_use(model) or (route is None and not _may_use_resource(principal, model)):
+    if not _is_allowed(principal, model, is_routed=route is not None):
         raise ModelNotAllowed(model)
     for named in request.named_models:
         if named.model is None:
             if not principal.may_use_all:
                 raise ModelNotAllowed("default", named.field)
-        elif not principal.may_use(named.model) or not (
-            exchange.named_routes or _may_use_resource(principal, named.model)
-        ):
+        elif not _is_allowed(principal, named.model, is_routed=bool(exchange.named_routes)):
             raise ModelNotAllowed(named.model, named.field)
 
 
-def _may_use_resource(principal: Principal, model: str) -> bool:
-    return not is_resource_name(model) or names_resource(principal.models, model)
+def _is_allowed(principal: Principal, model: str, *, is_routed: bool) -> bool:
+    """Whether the principal may use a model. A cloud's resource is named by its route, or by its own list."""
+    return principal.may_use(model) and (
+        is_routed or not is_resource_name(model) or names_resource(principal.models, model)
+    )
 
 
 def targets_for_all(exchange: Exchange, targets: Sequence[Target]) -> Sequence[Target]:
@@ -76,10 +78,9 @@ def targets_for_all(exchange: Exchange, targets: Sequence[Target]) -> Sequence[T
 
     The body goes to one upstream, which reads the names in it. Raises `InvalidRequest`.
     """
-    for number, (model, route) in enumerate(exchange.named_routes):
-        serving = {target.provider for target in route.choose(exchange) if target.model in {None, model}}
+    for named, route in exchange.named_routes:
+        serving = {target.provider for target in route.choose(exchange) if target.model in {None, named.model}}
         targets = [target for target in targets if target.provider in serving]
         if not targets:
-            fields = [named.field for named in exchange.decoded_request.named_models if named.model is not None]
-            raise InvalidRequest(f"{fields[number]}: {model} is not served together with the model of this request")
+            raise InvalidRequest(f"{named.field}: {named.model} is not served together with the model of this request")
     return targets

@@ -15,6 +15,7 @@ from support.captured import Captured, wire
 from support.counts import examples
 
 from bud_asgi import Anonymous, Anthropic, Bedrock, HostUser, MessagesApp, Vertex
+from bud_asgi.cli.check import show_settings
 from bud_asgi.config import ConfigError, read_file
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.account_fields import ACCOUNT_FIELDS
@@ -213,7 +214,11 @@ FILE = 'allow_anonymous = true\n[providers.a]\nkind = "anthropic"\nbase_url = "h
 def test_the_file_has_the_same_policy(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text(f'{FILE}speed = "refuse"\n"amazon-bedrock-*" = "drop"\n')
-    assert read_file(file, environ={}).fields == {"speed": "refuse", "amazon-bedrock-*": "drop"}
+    settings = read_file(file, environ={})
+    assert settings.fields == {"speed": "refuse", "amazon-bedrock-*": "drop"}
+    assert show_settings(settings).endswith(
+        "FIELD             ACTION\nspeed             refuse\namazon-bedrock-*  drop"
+    )
     file.write_text(f'{FILE}sped = "refuse"\nspeed = "deny"\nservice_tier = 1\n')
     with pytest.raises(ConfigError) as raised:
         read_file(file, environ={})

@@ -483,3 +483,15 @@ def test_the_search_for_models_never_holds_the_loop_for_long(make: Callable[[], 
     finally:
         gc.enable()
     assert max(held) < 0.1
+
+
+@pytest.mark.parametrize("offset", range(-8, 2))
+def test_no_place_in_a_large_body_hides_a_model(offset: int) -> None:
+    """Large bodies are searched in chunks of 4 MB: a key may lie across two of them."""
+    key, before = b'"model":"claude-opus-5-5"', b'[{"role":"user","content":"'
+    start = b'"},{"role":"system","content":[{"type":"tool_addition","tool":{'
+    text = b"x" * ((1 << 22) + offset - len(before) - len(start))
+    sent = large(before + text + start + key + b"}}]}]").replace(b'"m"', b'"claude-haiku-4-5"', 1)
+    status, kind, message = refused(Captured(models=HAIKU, providers=[anthropic()]), sent)
+    assert (status, kind) == (403, "permission_error")
+    assert message.startswith("messages.1.content.0.tool.model: ")
