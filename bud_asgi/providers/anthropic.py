@@ -31,7 +31,7 @@ BASE_URL = "https://api.anthropic.com"
 _HOST = "api.anthropic.com"
 _OWN_HEADERS: tuple[Header, ...] = (
     (b"accept", b"application/json"),
-    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte: nothing here decompresses
+    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte
     (b"content-type", b"application/json"),
     (b"user-agent", b"bud_asgi"),
 )

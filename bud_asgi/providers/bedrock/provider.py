@@ -73,7 +73,7 @@ _log = logging.getLogger("bud_asgi")
 
 _JSON = b"application/json"
 _OWN_HEADERS: tuple[Header, ...] = (
-    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte: nothing here decompresses
+    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte
     (b"content-type", _JSON),
     (b"user-agent", b"bud_asgi"),
 )
