@@ -58,13 +58,14 @@ class OutputEstimate:
     signature. Results of server tools and citations are no output.
     """
 
-    __slots__ = ("_block_began_at", "_content", "_head", "_lines", "_overhead", "_tails", "_tails_seen", "_tokens")
+    __slots__ = ("_block_began_at", "_content", "_head", "_lines", "_mark", "_overhead", "_tails", "_tails_seen", "_tokens")
 
     def __init__(self) -> None:
         self._content = 0.0  # bytes
         self._tokens = 0.0  # those that don't depend on `_content`
         self._block_began_at = 0.0
         self._head = _NO_RUN  # what precedes the content in the events of the current run
+        self._mark = _NO_RUN  # the end of the head, with quotes that cannot stand within a string of JSON
         self._lines = 0
         self._overhead = 0.0
         self._tails = 0
@@ -85,11 +86,12 @@ class OutputEstimate:
         head = self._head
         if not events.startswith(head):
             return False
-        count = 1
-        if events.find(b"\n", len(head)) != len(events) - 2:
-            count = events.count(head)
-            if events.count(b"\n") != count * self._lines:
-                return False
+        if events.find(b"\n", len(head)) == len(events) - 2:  # a single event, the common case
+            self._content += len(events) - self._overhead
+            return True
+        count = events.count(self._mark)
+        if events.count(b"\n") != count * self._lines:
+            return False
         self._content += len(events) - count * self._overhead
         return True
 
@@ -120,6 +122,7 @@ class OutputEstimate:
         self._tails_seen += 1
         if self._tails_seen >= _MIN_TAILS:
             self._head = head
+            self._mark = head[head.rfind(b"_delta") :]
             self._lines = head.count(b"\n") + 2
             self._overhead = len(head) + self._tails / self._tails_seen
 

@@ -109,7 +109,8 @@ class EventStream:
             if self.partial:
                 return self._feed_partial(chunk)
             chunk = self._complete(chunk)
-        self._observe(chunk)
+        if not self._output.add_run(chunk):
+            self._observe(chunk)
         return chunk
 
     def _complete(self, chunk: bytes) -> bytes:
@@ -155,12 +156,11 @@ class EventStream:
         """Read whole events. Runs of similar deltas are taken in one step, however many other events are near."""
         if b"\r" in events:
             events = _END_OF_LINE.sub(b"\n", events)
-        if self._output.add_run(events):
-            return
         middle = _middle(events) if len(events) > _RUN else 0
         if middle:
-            self._observe(events[:middle])
-            self._observe(events[middle:])
+            for half in (events[:middle], events[middle:]):
+                if not self._output.add_run(half):
+                    self._observe(half)
             return
         start = 0
         while start < len(events):
