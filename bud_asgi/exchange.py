@@ -52,6 +52,8 @@ an `error` event. `unknown`: the request was sent, and no usable reply arrived; 
 reply broke off after a part of it had been delivered. `client_gone`, `cancelled`: the exchange ended first.
 """
 
+_BILLED: frozenset[AttemptEnd | None] = frozenset({"answered", "unknown", "broken", "client_gone", "cancelled"})
+
 MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
 
 
@@ -133,7 +135,8 @@ class Attempt:
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
     `dropped` are the fields and betas that were left out because the provider lacks them. `end` is how it ended,
-    `failure` the reason in words for the log; it may name hosts and accounts.
+    `failure` the reason in words for the log; it may name hosts and accounts. `sent` is true once its request may have
+    reached the upstream.
     """
 
     __slots__ = (
@@ -143,6 +146,7 @@ class Attempt:
         "failure",
         "first_event",
         "head",
+        "sent",
         "started",
         "status",
         "target",
@@ -153,6 +157,7 @@ class Attempt:
         self.target = target
         self.dropped: tuple[str, ...] = ()
         self.started = time.monotonic()
+        self.sent = False
         self.head: float | None = None
         self.first_event: float | None = None
         self.ended: float | None = None
@@ -160,6 +165,12 @@ class Attempt:
         self.upstream_request_id: str | None = None
         self.end: AttemptEnd | None = None
         self.failure: str | None = None
+
+    @property
+    def possibly_billed(self) -> bool:
+        """Whether the upstream may charge for it, also where no reply came: it was sent, and not refused."""
+        refused = self.status is not None and 400 <= self.status < 500
+        return self.sent and not refused and self.end in _BILLED
 
 
 class Reservation(msgspec.Struct, frozen=True):

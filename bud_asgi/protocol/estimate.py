@@ -22,6 +22,7 @@ _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
 _TOKENS_PER_FILE = 1500  # an image has up to 1,600 (vendor page "Vision"), a page of a PDF 1,500 to 3,000
 
+_FILE = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/\\]{200})')
 _DELTA = re.compile(
     rb'((?:event: ?content_block_delta\n)?data: ?\{"type": ?"content_block_delta", ?"index": ?\d+, ?'
     rb'"delta": ?\{"type": ?"(?:text|thinking|input_json)_delta", ?"(?:text|thinking|partial_json)": ?")'
@@ -58,7 +59,17 @@ class OutputEstimate:
     signature. Results of server tools and citations are no output.
     """
 
-    __slots__ = ("_block_began_at", "_content", "_head", "_lines", "_mark", "_overhead", "_tails", "_tails_seen", "_tokens")
+    __slots__ = (
+        "_block_began_at",
+        "_content",
+        "_head",
+        "_lines",
+        "_mark",
+        "_overhead",
+        "_tails",
+        "_tails_seen",
+        "_tokens",
+    )
 
     def __init__(self) -> None:
         self._content = 0.0  # bytes
@@ -133,6 +144,23 @@ class OutputEstimate:
         if hidden:
             shown = (self._content - self._block_began_at) / _BYTES_PER_TOKEN
             self._tokens += max(0.0, (hidden - _SIGNATURE_HEAD) / _SIGNATURE_PER_TOKEN - shown)
+
+
+def estimated_input(body: bytes) -> Usage:
+    """The usage of a request that was sent and whose reply never came: the input by the size of its body.
+
+    The output stays unknown. A file in base64 counts as a fixed number of tokens: its size says little of its price.
+    """
+    size, files = len(body), 0
+    at = body.find(b'"data"')
+    while at >= 0:
+        match = _FILE.match(body, at)
+        end = at + 1 if match is None else body.find(b'"', match.end())
+        if match is not None and end - match.start(1) >= _MIN_FILE:
+            size -= end - match.start(1)
+            files += 1
+        at = body.find(b'"data"', end) if end > at else -1
+    return Usage(input_tokens=round(size / _BYTES_PER_TOKEN) + files * _TOKENS_PER_FILE, estimated=True)
 
 
 def is_delta(beginning: bytes) -> bool:

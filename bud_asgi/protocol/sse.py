@@ -63,20 +63,21 @@ class Event(msgspec.Struct, frozen=True):
 class EventStream:
     """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
-    `state` is a `StreamState`, `error` the data of the first `error` event. `partial` is true while an event of more
-    than `max_event` bytes passes through: only then do the bytes that were returned end inside an event.
+    `state` is a `StreamState`, `error` the data of the first `error` event, `reported` the usage in the events so far,
+    merged by the cumulative rule. `partial` is true while an event of more than `max_event` bytes passes through: only
+    then do the bytes that were returned end inside an event.
 
     What an event is follows its data's `type`, as in the official SDKs; its name counts if there is none, and an event
     named `error` is an error in any case.
     """
 
-    __slots__ = ("_final", "_held", "_max_event", "_output", "_partial_delta", "_reported", "error", "partial", "state")
+    __slots__ = ("_final", "_held", "_max_event", "_output", "_partial_delta", "error", "partial", "reported", "state")
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
         self._held = bytearray()
         self._output = OutputEstimate()
-        self._reported: Usage | None = None
+        self.reported: Usage | None = None
         self._final: float | None = None
         self._partial_delta = False
         self.state = StreamState.WAITING
@@ -90,14 +91,14 @@ class EventStream:
 
     @property
     def usage(self) -> Usage | None:
-        """What was reported so far, merged by the cumulative rule; `None` before the message has begun.
+        """What the message has cost so far; `None` before it has begun.
 
         The output is an estimate unless a `message_delta` has counted all content: the count in `message_start` is a
         placeholder.
         """
-        if self._reported is None and not self._output.size:
+        if self.reported is None and not self._output.size:
             return None
-        usage = self._reported or Usage()
+        usage = self.reported or Usage()
         if self._final == self._output.size:
             return usage
         output = max(usage.output_tokens or 0, self._output.tokens)
@@ -127,7 +128,7 @@ class EventStream:
             events = b""
         if len(self._held) > self._max_event:
             self.partial = True
-            self._partial_delta = is_delta(self._held)
+            self._partial_delta = is_delta(bytes(self._held[:_RUN]))
             self._add_partial(len(self._held))
             events += self._held
             del self._held[:-_SEAM]
@@ -196,7 +197,7 @@ class EventStream:
 
     def _report(self, usage: Usage | None) -> None:
         if usage is not None:
-            self._reported = usage if self._reported is None else self._reported.updated(usage)
+            self.reported = usage if self.reported is None else self.reported.updated(usage)
 
 
 def error_event(body: bytes) -> bytes:

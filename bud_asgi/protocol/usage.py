@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, cast
 
 import msgspec
 
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 
-MAX_COUNT = 1 << 53
-"""The largest count that is believed: up to here, every JSON reader has the same integer."""
+MAX_COUNT = (1 << 53) - 1
+"""The largest count that is believed: up to here, all readers of JSON have the same integers (RFC 8259, 6)."""
 
 _MAX_LENIENT = 1 << 20  # bytes: what is not strictly JSON is read by the slower decoder, which holds the loop longer
 _MAX_ITERATIONS = 100
@@ -157,16 +157,16 @@ def _decode_leniently(text: bytes) -> dict[str, Any]:
 
 
 def _usage_of_object(usage: object) -> Usage | None:
-    if not isinstance(usage, dict):
+    if not _is_object(usage):
         return None
     fields = _object(usage)
-    iterations = fields.get("iterations")
+    cache, details = fields.get("cache_creation"), fields.get("output_tokens_details")
     return Usage(
-        **_counts(fields, _COUNTS),
-        cache_creation=_details(CacheCreation, fields.get("cache_creation")),
-        output_tokens_details=_details(OutputTokensDetails, fields.get("output_tokens_details")),
+        *_counts(fields, _COUNTS),
+        cache_creation=CacheCreation(*_counts(cache, _TTLS)) if _is_object(cache) else None,
+        output_tokens_details=OutputTokensDetails(*_counts(details, _DETAILS)) if _is_object(details) else None,
         server_tool_use=_server_tool_use(fields.get("server_tool_use")),
-        iterations=_iterations(iterations) if isinstance(iterations, list) else None,
+        iterations=_iterations(fields.get("iterations")),
         service_tier=_word(fields.get("service_tier")),
         inference_geo=_word(fields.get("inference_geo")),
         speed=_word(fields.get("speed")),
@@ -176,33 +176,33 @@ def _usage_of_object(usage: object) -> Usage | None:
 _COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
-_Details = TypeVar("_Details", CacheCreation, OutputTokensDetails)
-
-
-def _details(kind: type[_Details], value: object) -> _Details | None:
-    return kind(**_counts(_object(value), kind.__struct_fields__)) if isinstance(value, dict) else None
+_TTLS = CacheCreation.__struct_fields__
+_DETAILS = OutputTokensDetails.__struct_fields__
+_TOOLS = ("web_search_requests", "web_fetch_requests")
 
 
 def _server_tool_use(value: object) -> ServerToolUse | None:
-    if not isinstance(value, dict):
+    if not _is_object(value):
         return None
     fields = _object(value)
-    known = ServerToolUse.__struct_fields__[:2]
-    names = [name for name in fields if name not in known and name.endswith("_requests") and _word(name)]
-    other = {name: count for name, count in _counts(fields, names).items() if count is not None}
-    return ServerToolUse(**_counts(fields, known), other=other)
+    names = [name for name in fields if name not in _TOOLS and name.endswith("_requests") and _word(name)]
+    other = {name: count for name in names if (count := _count(fields[name])) is not None}
+    return ServerToolUse(*_counts(fields, _TOOLS), other=other)
 
 
-def _iterations(values: list[object]) -> tuple[Iteration, ...]:
+def _iterations(values: object) -> tuple[Iteration, ...] | None:
+    if not isinstance(values, list):
+        return None
+    listed = [_object(value) for value in cast("list[object]", values)[:_MAX_ITERATIONS]]
     return tuple(
-        Iteration(_word(fields.get("type")), _word(fields.get("model")), **_counts(fields, _COUNTS))
-        for value in values[:_MAX_ITERATIONS]
-        if (fields := _object(value))
+        Iteration(_word(fields.get("type")), _word(fields.get("model")), *_counts(fields, _COUNTS))
+        for fields in listed
+        if fields
     )
 
 
-def _counts(fields: Mapping[str, object], names: tuple[str, ...] | list[str]) -> dict[str, int | None]:
-    return {name: _count(fields.get(name)) for name in names}
+def _counts(fields: object, names: Sequence[str]) -> list[int | None]:
+    return [_count(_object(fields).get(name)) for name in names]
 
 
 def _count(value: object) -> int | None:
@@ -218,20 +218,28 @@ def _word(value: object) -> str | None:
     return value if isinstance(value, str) and _WORD.match(value) else None
 
 
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
 def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _merged(earlier: object, later: object) -> object:
     """Merge one field of two reports."""
+    if earlier is None or later is None:
+        return earlier if later is None else later
     if isinstance(earlier, int) and isinstance(later, int):
         return max(earlier, later)
-    if isinstance(earlier, tuple) and isinstance(later, tuple):
-        return later if len(cast("tuple[object]", later)) >= len(cast("tuple[object]", earlier)) else earlier
-    if isinstance(earlier, CacheCreation | OutputTokensDetails | ServerToolUse) and isinstance(later, type(earlier)):
-        both = zip(msgspec.structs.astuple(earlier), msgspec.structs.astuple(later), strict=True)
-        return type(earlier)(*(_merged(*pair) for pair in both))
-    if isinstance(earlier, dict) and isinstance(later, dict):
+    if _is_object(earlier) and _is_object(later):
         fields, others = _object(earlier), _object(later)
         return {**fields, **{name: _merged(fields.get(name), value) for name, value in others.items()}}
-    return earlier if later is None else later
+    if isinstance(earlier, msgspec.Struct) and isinstance(later, msgspec.Struct):
+        fields = msgspec.structs.asdict(later)
+        return msgspec.structs.replace(
+            earlier, **{name: _merged(getattr(earlier, name), fields[name]) for name in fields}
+        )
+    if isinstance(earlier, tuple) and isinstance(later, tuple):
+        return max(cast("tuple[object]", later), cast("tuple[object]", earlier), key=len)  # the later one, if equal
+    return later

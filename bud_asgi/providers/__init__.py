@@ -8,7 +8,7 @@ from bud_asgi.providers.errors import (
     UpstreamUnavailable,
     unavailable,
 )
-from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest, ReportsUsage
 from bud_asgi.providers.sender import hide_credential_error, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
@@ -21,6 +21,7 @@ __all__ = [
     "GoogleCredential",
     "Provider",
     "ProviderRequest",
+    "ReportsUsage",
     "TranslatedUpstreamError",
     "UpstreamErrorResponse",
     "UpstreamUnavailable",

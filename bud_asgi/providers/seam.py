@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers.errors import TranslatedUpstreamError
 
 COUNTING_UNSUPPORTED = "The upstream of this model does not count tokens."
@@ -63,6 +64,16 @@ class Credential(Protocol):
 
     def redact(self, text: str) -> str:
         """Return a text from the upstream with the credential removed, for the log."""
+        ...
+
+
+@runtime_checkable
+class ReportsUsage(Protocol):
+    """An `HttpReply` whose upstream reports the usage beside the bytes of the reply, as AWS's metrics do."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The final usage, once it has been reported."""
         ...
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import inf
 
 from bud_asgi.http import Header, HttpError, HttpReply
+from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers.bedrock.stream import Codec
 
 _log = logging.getLogger("bud_asgi")
@@ -36,6 +37,11 @@ class ConvertedReply:
     def status(self) -> int:
         """The status of the upstream's reply."""
         return self._reply.status
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage that the upstream reported outside the bytes of the reply; see `ReportsUsage`."""
+        return self._codec.usage
 
     @property
     def done(self) -> bool:

@@ -6,7 +6,7 @@ Sources: AWS, "InvokeModelWithResponseStream" (`ResponseStream`), "CountTokens";
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from bud_asgi.protocol.errors import error_body
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.sse import ONE_LINE, PING, error_event
+from bud_asgi.protocol.usage import Usage, read_usage
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_message
 from bud_asgi.providers.bedrock.frames import EventStreamDecoder, EventStreamError, EventStreamMessage
 from bud_asgi.providers.errors import TranslatedUpstreamError
@@ -35,6 +36,15 @@ _NAMES = frozenset(
     }
 )
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_METRICS = b'"amazon-bedrock-invocationMetrics"'
+_COUNTS = {
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+}
+"""The counts of AWS's metrics, and their names in the Messages API."""
+
 _NAME = re.compile(r"[!-~]{1,100}")
 
 
@@ -50,8 +60,15 @@ class _Count(msgspec.Struct, frozen=True, rename="camel"):
     input_tokens: int
 
 
+class _Metrics(msgspec.Struct, frozen=True):
+    """AWS's account of an invocation, whatever the type of its numbers."""
+
+    metrics: Mapping[str, object] = msgspec.field(name="amazon-bedrock-invocationMetrics", default={})
+
+
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_metrics = msgspec.json.Decoder(_Metrics).decode
 _decode_count = msgspec.json.Decoder(_Count).decode
 
 
@@ -68,6 +85,11 @@ class Codec(Protocol):
         """The upstream's own error that ended the reply, if one did."""
         ...
 
+    @property
+    def usage(self) -> Usage | None:
+        """The usage that the upstream reported outside the converted bytes, if it did."""
+        ...
+
     def feed(self, data: bytes) -> bytes:
         """Convert a chunk; return the bytes that it completes."""
         ...
@@ -81,15 +103,17 @@ class EventsToSse:
     """Converts the stream of InvokeModelWithResponseStream to that of the Messages API. A `Codec`.
 
     The JSON of each event is unchanged, except that AWS's metrics are left out, whether they come in `message_stop` or
-    in a chunk of their own. An exception is passed through `translate` and becomes an `error` event with `request_id`.
+    in a chunk of their own; `usage` has their counts. An exception is passed through `translate` and becomes an `error`
+    event with `request_id`.
     Nothing is written after the last event.
     """
 
-    __slots__ = ("_decoder", "_ended", "_request_id", "_translate", "error", "upstream_error")
+    __slots__ = ("_decoder", "_ended", "_request_id", "_translate", "error", "upstream_error", "usage")
 
     def __init__(self, request_id: str, translate: Callable[[AwsError], TranslatedUpstreamError]) -> None:
         self.error = ""
         self.upstream_error: TranslatedUpstreamError | None = None
+        self.usage: Usage | None = None
         self._decoder = EventStreamDecoder()
         self._ended = False
         self._request_id = request_id
@@ -143,12 +167,23 @@ class EventsToSse:
         name = event[9 : event.find(b'"', 9)] if event.startswith(_TYPE) else b""
         if name not in _NAMES:
             name = _name_of(event)
+        if _METRICS in event and name in {b"message_stop", b""}:
+            self.usage = _usage_of_metrics(event)
         if name == b"message_stop":
             self._ended = True
             written.append(_STOP)
         elif name:
             self._ended = name == b"error"
             written += (b"event: ", name, b"\ndata: ", event, b"\n\n", PING if name == b"message_start" else b"")
+
+
+def _usage_of_metrics(event: bytes) -> Usage | None:
+    """The counts of AWS's metrics; `None` if they can't be read."""
+    try:
+        metrics = _decode_metrics(event).metrics
+    except MALFORMED_JSON:
+        return None
+    return read_usage(msgspec.json.encode({ours: metrics[name] for name, ours in _COUNTS.items() if name in metrics}))
 
 
 def _name_of(event: bytes) -> bytes:
@@ -165,6 +200,7 @@ class CountToJson:
     __slots__ = ("_read", "error")
 
     upstream_error = None
+    usage = None
 
     def __init__(self) -> None:
         self.error = ""
