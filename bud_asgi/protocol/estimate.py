@@ -17,7 +17,7 @@ _TOKENS_PER_BLOCK = {"text": 3, "thinking": 3, "tool_use": 35, "server_tool_use"
 _SHOWN = frozenset({"text", "text_delta", "thinking", "thinking_delta", "input_json_delta"})
 _SIGNATURE_HEAD = 260  # bytes of a signature that do not depend on the length of the thinking
 _SIGNATURE_PER_TOKEN = 5.4  # bytes
-_MIN_TAILS = 16  # events: the service pads each by 0 to 15 bytes, so that many give a fair mean
+_MIN_TAILS = 64  # events: the service pads each by 0 to 15 bytes, so that many give a fair mean
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
 _TOKENS_PER_FILE = 1500  # an image has up to 1,600 (vendor page "Vision"), a page of a PDF 1,500 to 3,000
@@ -98,10 +98,10 @@ class OutputEstimate:
         if not events.startswith(head):
             return False
         if events.find(b"\n", len(head)) == len(events) - 2:  # a single event, the common case
-            self._content += len(events) - self._overhead
+            self._content += events.rfind(b'"') - len(head)
             return True
         count = events.count(self._mark)
-        if events.count(b"\n") != count * self._lines:
+        if self._tails_seen < _MIN_TAILS or events.count(b"\n") != count * self._lines:
             return False
         self._content += len(events) - count * self._overhead
         return True
@@ -131,11 +131,10 @@ class OutputEstimate:
         """Learn how much of an event is not content: the head, and the mean of the tails."""
         self._tails += tail
         self._tails_seen += 1
-        if self._tails_seen >= _MIN_TAILS:
-            self._head = head
-            self._mark = head[head.rfind(b"_delta") :]
-            self._lines = head.count(b"\n") + 2
-            self._overhead = len(head) + self._tails / self._tails_seen
+        self._head = head
+        self._mark = head[head.rfind(b"_delta") :]
+        self._lines = head.count(b"\n") + 2
+        self._overhead = len(head) + self._tails / self._tails_seen
 
     def _add_content(self, content: _Content) -> None:
         if content.type in _SHOWN:
