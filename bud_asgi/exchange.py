@@ -169,7 +169,7 @@ class Attempt:
     @property
     def possibly_billed(self) -> bool:
         """Whether the upstream may charge for it, also where no reply came: it was sent, and not refused."""
-        refused = self.status is not None and (400 <= self.status < 500 or self.status in {503, 529})
+        refused = self.status is not None and (300 <= self.status < 500 or self.status in {503, 529})
         return self.sent and not refused and self.end in _BILLED
 
 

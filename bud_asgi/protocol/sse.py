@@ -71,12 +71,24 @@ class EventStream:
     named `error` is an error in any case.
     """
 
-    __slots__ = ("_final", "_held", "_max_event", "_output", "_partial_delta", "error", "partial", "reported", "state")
+    __slots__ = (
+        "_final",
+        "_held",
+        "_max_event",
+        "_output",
+        "_partial_delta",
+        "_placeholder",
+        "error",
+        "partial",
+        "reported",
+        "state",
+    )
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
         self._held = bytearray()
         self._output = OutputEstimate()
+        self._placeholder = 0
         self.reported: Usage | None = None
         self._final: float | None = None
         self._partial_delta = False
@@ -101,7 +113,7 @@ class EventStream:
         usage = self.reported or Usage()
         if self._final == self._output.size:
             return usage
-        output = max(usage.output_tokens or 0, self._output.tokens)
+        output = max(self._placeholder, usage.output_tokens or 0, self._output.tokens)
         return msgspec.structs.replace(usage, output_tokens=output, estimated=True)
 
     def feed(self, chunk: bytes) -> bytes:
@@ -186,7 +198,9 @@ class EventStream:
         if kind in {b"content_block_delta", b"content_block_start"}:
             self._output.add_event(block, event.data)
         elif kind == b"message_start":
-            self._report(usage_of_start(event.data))
+            usage = usage_of_start(event.data)
+            self._report(usage and msgspec.structs.replace(usage, output_tokens=None))
+            self._placeholder = (usage and usage.output_tokens) or 0
         elif kind == b"message_delta":
             usage = usage_of_message(event.data)
             self._report(usage)

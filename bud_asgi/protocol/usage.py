@@ -86,9 +86,13 @@ class Usage(msgspec.Struct, frozen=True):
     estimated: bool = False
 
     def updated(self, later: Usage) -> Usage:
-        """Merge a later report. Reports are cumulative: a count never shrinks, any other reported field is replaced."""
+        """Merge a later report. Reports are cumulative: a count never shrinks, any other reported field is replaced.
+
+        A report with `iterations` replaces the counts: after a compaction, its own are those of the last sampling
+        (recorded: `cache_read_input_tokens` 55,096 and then 0, with the former in the iterations).
+        """
         reported = {
-            name: _merged(getattr(self, name), value)
+            name: value if later.iterations else _merged(getattr(self, name), value)
             for name in self.__struct_fields__
             if (value := getattr(later, name)) is not None
         }
@@ -240,6 +244,4 @@ def _merged(earlier: object, later: object) -> object:
         return msgspec.structs.replace(
             earlier, **{name: _merged(getattr(earlier, name), fields[name]) for name in fields}
         )
-    if isinstance(earlier, tuple) and isinstance(later, tuple):
-        return max(cast("tuple[object]", later), cast("tuple[object]", earlier), key=len)  # the later one, if equal
     return later

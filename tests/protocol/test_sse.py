@@ -27,6 +27,7 @@ from support.streams import (
     text,
     usage_by_json,
     whole_events,
+    without_estimate,
 )
 
 from bud_asgi.protocol.sse import PING as OUR_PING
@@ -185,7 +186,7 @@ def observe(chunks: Iterable[bytes]) -> EventStream:
 
 
 def seen(stream: EventStream) -> tuple[StreamState, bytes | None, Usage | None, bool]:
-    return (stream.state, stream.error, stream.usage, stream.partial)
+    return (stream.state, stream.error, without_estimate(stream.usage), stream.partial)
 
 
 def without_names(wire: bytes) -> bytes:

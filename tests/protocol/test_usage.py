@@ -134,22 +134,28 @@ def test_a_later_report_adds_and_never_takes_away() -> None:
         cache_creation=CacheCreation(5, None),
         output_tokens_details=OutputTokensDetails(4),
         server_tool_use=ServerToolUse(3, None, {"a_requests": 2}),
-        iterations=(Iteration(output_tokens=1), Iteration(output_tokens=2)),
         service_tier="standard",
     )
     later = Usage(
         cache_creation=CacheCreation(0, 7),
         output_tokens_details=OutputTokensDetails(),
         server_tool_use=ServerToolUse(2, 1, {"a_requests": 1, "b_requests": 1}),
-        iterations=(Iteration(output_tokens=9),),
         service_tier="priority",
     )
     assert first.updated(later) == Usage(
         cache_creation=CacheCreation(5, 7),
         output_tokens_details=OutputTokensDetails(4),
         server_tool_use=ServerToolUse(3, 1, {"a_requests": 2, "b_requests": 1}),
-        iterations=(Iteration(output_tokens=1), Iteration(output_tokens=2)),
         service_tier="priority",
+    )
+
+
+def test_a_report_with_iterations_replaces_the_counts() -> None:
+    last = Usage(
+        181, 8, 0, 0, iterations=(Iteration("compaction", None, 100, 83, 0, 55_096), Iteration("message", None, 181, 8))
+    )
+    assert Usage(100, 7, 0, 55_096, service_tier="standard").updated(last) == msgspec.structs.replace(
+        last, service_tier="standard"
     )
 
 
@@ -160,7 +166,6 @@ _usages = st.builds(
     cache_creation=st.none() | st.builds(CacheCreation, _counts, _counts),
     server_tool_use=st.none()
     | st.builds(ServerToolUse, _counts, other=st.dictionaries(st.sampled_from("ab"), st.integers(0, 9))),
-    iterations=st.none() | st.lists(st.builds(Iteration, output_tokens=_counts), max_size=2).map(tuple),
     speed=st.none() | st.sampled_from(["fast", "standard"]),
 )
 
