@@ -15,6 +15,7 @@ from bud_asgi.exchange import Attempt, AttemptEnd, Exchange, Target
 from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
+from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.providers import (
     Provider,
     ProviderRequest,
@@ -102,8 +103,14 @@ class _AttemptScope:
             _log.warning("%s: a guardrail at %s intervened: %r", request_id, self._provider.name, attempt.guardrail)
         if isinstance(error, asyncio.CancelledError):
             attempt.end = "client_gone" if isinstance(self._request.aborted_by, ClientGone) else "cancelled"
+            self._estimate_usage()
+        elif isinstance(error, OSError):  # the server's report of a disconnect
+            attempt.end = "client_gone"
+            self._estimate_usage()
         elif isinstance(error, GatewayError):
             attempt.end = classify(error, has_content=response.has_content)
+            attempt.sent = attempt.sent and attempt.end != "not_sent"
+            self._estimate_usage()
             shown: GatewayError = error
             if attempt.end == "overloaded":
                 shown = hide_credential_error(self._provider, self._request.exchange.request_id, error)
@@ -116,6 +123,13 @@ class _AttemptScope:
         elif error is None:
             attempt.end = "answered"
         return False
+
+    def _estimate_usage(self) -> None:
+        """Estimate what a request has cost that was sent and whose reply has reported nothing."""
+        exchange = self._request.exchange
+        body = exchange.decoded_request.body
+        if self.attempt.possibly_billed and exchange.usage is None and not exchange.counting and body:
+            exchange.usage = estimated_input(body)
 
     def _note_failure(self, error: GatewayError) -> None:
         """Record and log why the attempt failed."""

@@ -53,6 +53,8 @@ an `error` event. `unknown`: the request was sent, and no usable reply arrived; 
 reply broke off after a part of it had been delivered. `client_gone`, `cancelled`: the exchange ended first.
 """
 
+_BILLED: frozenset[AttemptEnd | None] = frozenset({"answered", "unknown", "broken", "client_gone", "cancelled"})
+
 MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
 
 
@@ -143,8 +145,10 @@ class Attempt:
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
     `dropped` are the fields and betas that were left out because the provider lacks them. `end` is how it ended,
-    `failure` the reason in words for the log; it may name hosts and accounts. `guardrail` is the verdict of a Bedrock
-    guardrail in the reply, such as `NONE` or `INTERVENED`; `None` if the reply has none.
+    `failure` the reason in words for the log; it may name hosts and accounts. `sent` is true once its request may have
+    reached the upstream. `guardrail` is the verdict of a Bedrock guardrail in the reply, such as `NONE` or
+    `INTERVENED`; `None` if the reply has none. `metered` is the usage that the upstream reported beside the reply, as
+    AWS's metrics do.
     """
 
     __slots__ = (
@@ -155,6 +159,8 @@ class Attempt:
         "first_event",
         "guardrail",
         "head",
+        "metered",
+        "sent",
         "started",
         "status",
         "target",
@@ -165,6 +171,7 @@ class Attempt:
         self.target = target
         self.dropped: tuple[str, ...] = ()
         self.started = time.monotonic()
+        self.sent = False
         self.head: float | None = None
         self.first_event: float | None = None
         self.ended: float | None = None
@@ -173,6 +180,7 @@ class Attempt:
         self.end: AttemptEnd | None = None
         self.failure: str | None = None
         self.guardrail: str | None = None
+        self.metered: Usage | None = None
 
     @property
     def intervened(self) -> bool:
@@ -183,6 +191,12 @@ class Attempt:
         """Note the verdict of a guardrail, if there is one: an intervention is not taken back by a later event."""
         if action is not None and not self.intervened:
             self.guardrail = action
+
+    @property
+    def possibly_billed(self) -> bool:
+        """Whether the upstream may charge for it, also where no reply came: it was sent, and not refused."""
+        refused = self.status is not None and (300 <= self.status < 500 or self.status in {503, 529})
+        return self.sent and not refused and self.end in _BILLED
 
 
 class Reservation(msgspec.Struct, frozen=True):

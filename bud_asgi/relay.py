@@ -6,6 +6,7 @@ raised too, and ends the stream by an `error` event.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from bud_asgi.protocol.sse import (
     is_error_event,
     split_events,
 )
-from bud_asgi.protocol.usage import usage_of_message
+from bud_asgi.protocol.usage import Usage, usage_of_message
+from bud_asgi.protocol.usage_scan import UsageScanner
 from bud_asgi.providers import UpstreamErrorResponse, UpstreamUnavailable, authentication_failed, unavailable
 from bud_asgi.response import Response
 
@@ -34,6 +36,7 @@ MAX_HELD_JSON = 4 << 20
 """The largest JSON reply that is held until it is whole, in bytes; a larger one is relayed as it arrives."""
 
 _MAX_HELD_PINGS = 1 << 20
+_SCANNED_AT_ONCE = 128 << 10  # bytes
 
 _log = logging.getLogger("bud_asgi")
 
@@ -60,19 +63,31 @@ async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, res
     if length := fields.get(b"content-length"):
         headers.append((b"content-length", length))
     await response.start(headers)
-    await _relay_rest(reply, response, body)
+    await _relay_rest(exchange, reply, response, body)
 
 
-async def _relay_rest(reply: HttpReply, response: Response, chunk: bytes | None) -> None:
+async def _relay_rest(exchange: Exchange, reply: HttpReply, response: Response, chunk: bytes | None) -> None:
     """Relay a reply too large to be held. If it breaks off, so does the response: it is left without its end."""
+    scanner = UsageScanner()
     try:
         while chunk:
             await response.write(chunk, pings=False)
+            await _scan(scanner, chunk)
             chunk = await reply.more()
     except HttpError as error:
         response.break_off()
         raise unavailable(error) from error
+    finally:
+        exchange.usage = None if exchange.counting else scanner.usage
     await response.finish()
+
+
+async def _scan(scanner: UsageScanner, chunk: bytes) -> None:
+    """Look for the usage, in steps that hold the event loop for a few milliseconds at most."""
+    for at in range(0, len(chunk), _SCANNED_AT_ONCE):
+        scanner.feed(chunk[at : at + _SCANNED_AT_ONCE])
+        if len(chunk) > _SCANNED_AT_ONCE:
+            await asyncio.sleep(0)
 
 
 async def relay_stream(
@@ -89,7 +104,7 @@ async def relay_stream(
     searched: they are the model's output, and an upstream has no reason to echo a credential there.
 
     Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for a stream that breaks
-    off. Cancelled, the usage so far is in the exchange.
+    off. However it ends, the usage so far is in the exchange.
     """
     fields = reply_fields(reply.headers)
     if media_type(fields) != b"text/event-stream":
@@ -115,7 +130,15 @@ async def relay_stream(
     except HttpError as error:
         raise unavailable(error) from error
     finally:
-        exchange.usage = stream.usage
+        exchange.usage = _usage_of_stream(stream, attempt) or exchange.usage
+
+
+def _usage_of_stream(stream: EventStream, attempt: Attempt) -> Usage | None:
+    """The usage that a stream has reported; where its final count is missing, what its upstream reported beside it."""
+    usage = stream.usage
+    if (usage is None or usage.estimated) and attempt.metered is not None:
+        return (stream.reported or Usage()).updated(attempt.metered)
+    return usage
 
 
 async def _hold_until_first_event(stream: EventStream, reply: HttpReply, response: Response, within: float) -> None:

@@ -68,7 +68,7 @@ def account_of(exchange: Exchange) -> dict[str, str]:
     return {
         "request": f"{exchange.request_id} by {exchange.principal.id if exchange.principal else '-'}",
         "route": f"{exchange.route.model} -> {target.provider}, as {target.model or exchange.route.model}",
-        "tokens": f"{usage.input_tokens} in, {usage.output_tokens} out",
+        "tokens": f"{usage.input_tokens} in, {usage.output_tokens} out{' (estimated)' if usage.estimated else ''}",
         "time to first event": f"{(committed - exchange.started) * 1000:.1f} ms",
         "  added by the gateway": f"{added * 1000:.2f} ms",
     }

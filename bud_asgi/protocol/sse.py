@@ -12,6 +12,7 @@ from enum import IntEnum
 
 import msgspec
 
+from bud_asgi.protocol.estimate import OutputEstimate, is_delta
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.usage import Usage, usage_of_message, usage_of_start
 
@@ -33,6 +34,7 @@ MAX_EVENT = 4 << 20
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\r|\n){2}")
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
+_RUN = 2 << 10  # bytes: shorter runs of events are read one by one
 _SEAM = 2  # bytes: the longest line end, and so the most of an end of event that can precede its last byte
 
 
@@ -61,25 +63,58 @@ class Event(msgspec.Struct, frozen=True):
 class EventStream:
     """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
-    `state` is a `StreamState`, `error` the data of the first `error` event, `usage` what was reported so far, merged by
-    the cumulative rule. `partial` is true while an event of more than `max_event` bytes passes through: only then do
-    the bytes that were returned end inside an event.
+    `state` is a `StreamState`, `error` the data of the first `error` event, `reported` the usage in the events so far,
+    merged by the cumulative rule. `partial` is true while an event of more than `max_event` bytes passes through: only
+    then do the bytes that were returned end inside an event.
+
+    What an event is follows its data's `type`, as in the official SDKs; its name counts if there is none, and an event
+    named `error` is an error in any case.
     """
 
-    __slots__ = ("_held", "_max_event", "error", "partial", "state", "usage")
+    __slots__ = (
+        "_final",
+        "_held",
+        "_max_event",
+        "_output",
+        "_partial_delta",
+        "_placeholder",
+        "error",
+        "partial",
+        "reported",
+        "state",
+    )
 
     def __init__(self, *, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
         self._held = bytearray()
+        self._output = OutputEstimate()
+        self._placeholder = 0
+        self.reported: Usage | None = None
+        self._final: float | None = None
+        self._partial_delta = False
         self.state = StreamState.WAITING
         self.partial = False
         self.error: bytes | None = None
-        self.usage: Usage | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the stream has reached its end: `message_stop` or an `error` event."""
         return self.state >= StreamState.COMPLETE
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the message has cost so far; `None` before it has begun.
+
+        The output is an estimate unless a `message_delta` has counted all content: the count in `message_start` is a
+        placeholder.
+        """
+        if self.reported is None and not self._output.size:
+            return None
+        usage = self.reported or Usage()
+        if self._final == self._output.size:
+            return usage
+        output = max(self._placeholder, usage.output_tokens or 0, self._output.tokens)
+        return msgspec.structs.replace(usage, output_tokens=output, estimated=True)
 
     def feed(self, chunk: bytes) -> bytes:
         """Take in bytes as they arrive; return the events that they complete, byte for byte."""
@@ -87,8 +122,7 @@ class EventStream:
             if self.partial:
                 return self._feed_partial(chunk)
             chunk = self._complete(chunk)
-        # Backwards, because that skips by the first letters of these words, which are rarer in streams than the last.
-        if self.state is StreamState.WAITING or chunk.rfind(b"message_") >= 0 or chunk.rfind(b"error") >= 0:
+        if not self._output.add_run(chunk):
             self._observe(chunk)
         return chunk
 
@@ -106,6 +140,8 @@ class EventStream:
             events = b""
         if len(self._held) > self._max_event:
             self.partial = True
+            self._partial_delta = is_delta(bytes(self._held[:_RUN]))
+            self._add_partial(len(self._held))
             events += self._held
             del self._held[:-_SEAM]
         return events
@@ -116,54 +152,66 @@ class EventStream:
         end = _END_OF_EVENT.search(seam + chunk)
         if end is None:
             self._held = bytearray((seam + chunk)[-_SEAM:])
+            self._add_partial(len(chunk))
             return chunk
         self.partial = False
         self._held.clear()
         rest = end.end() - len(seam)
+        self._add_partial(rest)
         self.state = max(self.state, StreamState.OPEN)
         return chunk[:rest] + self.feed(chunk[rest:])
 
+    def _add_partial(self, size: int) -> None:
+        if self._partial_delta:
+            self._output.add_bytes(size)
+
     def _observe(self, events: bytes) -> None:
-        """Read the events that accounting needs. Only those that contain one of their words are parsed."""
+        """Read whole events. Runs of similar deltas are taken in one step, however many other events are near."""
         if b"\r" in events:
             events = _END_OF_LINE.sub(b"\n", events)
+        middle = _middle(events) if len(events) > _RUN else 0
+        if middle:
+            for half in (events[:middle], events[middle:]):
+                if not self._output.add_run(half):
+                    self._observe(half)
+            return
         start = 0
-        while self.state is StreamState.WAITING and start < len(events):
+        while start < len(events):
             end = _event_end(events, start)
-            self._observe_event(parse_event(events[start:end]))
+            self._observe_event(events[start:end])
             start = end
-        message, error = events.find(b"message_", start), events.find(b"error", start)
-        while message >= 0 or error >= 0:
-            found = min(message, error) if message >= 0 and error >= 0 else max(message, error)
-            before = events.rfind(b"\n\n", start, found)
-            begin = start if before < 0 else before + 2
-            start = _event_end(events, found)
-            self._observe_event(parse_event(events[begin:start]))
-            if 0 <= message < start:
-                message = events.find(b"message_", start)
-            if 0 <= error < start:
-                error = events.find(b"error", start)
 
-    def _observe_event(self, event: Event | None) -> None:
+    def _observe_event(self, block: bytes) -> None:
+        event = parse_event(block)
         if event is None:
             return
-        name = event.name or _type_of(event.data)
-        if name == b"ping":
+        kind = b"error" if event.name == b"error" else _type_of(event.data) or event.name
+        if kind == b"ping":
             return
-        if name == b"error":
+        if kind == b"error":
             if self.error is None:
                 self.error = event.data
             if not self.ended:
                 self.state = StreamState.REFUSED if self.state is StreamState.WAITING else StreamState.FAILED
             return
         self.state = max(self.state, StreamState.OPEN)
-        if name == b"message_start":
-            self.usage = usage_of_start(event.data)
-        elif name == b"message_delta":
-            if later := usage_of_message(event.data):
-                self.usage = (self.usage or Usage()).updated(later)
-        elif name == b"message_stop" and not self.ended:
+        if kind in {b"content_block_delta", b"content_block_start"}:
+            self._output.add_event(block, event.data)
+        elif kind == b"message_start":
+            usage = usage_of_start(event.data)
+            self._report(usage and msgspec.structs.replace(usage, output_tokens=None))
+            self._placeholder = (usage and usage.output_tokens) or 0
+        elif kind == b"message_delta":
+            usage = usage_of_message(event.data)
+            self._report(usage)
+            if usage is not None and usage.output_tokens is not None:
+                self._final = self._output.size
+        elif kind == b"message_stop" and not self.ended:
             self.state = StreamState.COMPLETE
+
+    def _report(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self.reported = usage if self.reported is None else self.reported.updated(usage)
 
 
 def error_event(body: bytes) -> bytes:
@@ -205,7 +253,7 @@ _decode_typed = msgspec.json.Decoder(_Typed).decode
 
 
 def _type_of(data: bytes) -> bytes:
-    """The `type` of an event without a name; `b""` if it has none."""
+    """The `type` of an event's data; `b""` if it has none."""
     try:
         return _decode_typed(data).type.encode()
     except (*MALFORMED_JSON, UnicodeEncodeError):
@@ -216,6 +264,15 @@ def _event_end(events: bytes, start: int) -> int:
     """The offset behind the event around `start`; the end of the bytes if it is not finished."""
     end = events.find(b"\n\n", start)
     return len(events) if end < 0 else end + 2
+
+
+def _middle(events: bytes) -> int:
+    """The offset of an event in the middle; 0 if there is only one."""
+    half = len(events) // 2
+    middle = _event_end(events, half)
+    if middle == len(events):
+        middle = events.rfind(b"\n\n", 0, half) + 2
+    return middle if middle > 1 else 0
 
 
 def _end_of_last_event(seam: bytes, chunk: bytes) -> int:

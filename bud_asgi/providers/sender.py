@@ -34,6 +34,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     attempt.dropped += encoded.dropped
     try:
         sent = await provider.credential.apply(encoded.request, call.headers)
+        attempt.sent = True
         reply = await client.send(sent)
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)

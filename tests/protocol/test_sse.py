@@ -27,6 +27,7 @@ from support.streams import (
     text,
     usage_by_json,
     whole_events,
+    without_estimate,
 )
 
 from bud_asgi.protocol.sse import PING as OUR_PING
@@ -185,7 +186,7 @@ def observe(chunks: Iterable[bytes]) -> EventStream:
 
 
 def seen(stream: EventStream) -> tuple[StreamState, bytes | None, Usage | None, bool]:
-    return (stream.state, stream.error, stream.usage, stream.partial)
+    return (stream.state, stream.error, without_estimate(stream.usage), stream.partial)
 
 
 def without_names(wire: bytes) -> bytes:
@@ -262,7 +263,7 @@ def test_the_state_of_a_stream_follows_its_events(wire: bytes, state: StreamStat
 
 USAGES: dict[str, tuple[bytes, Usage | None]] = {
     "none told": (event("message_start", message={"id": "msg_1"}), None),
-    "the start alone": (start(input_tokens=5, output_tokens=1), Usage(5, 1, None, None)),
+    "the start alone": (start(input_tokens=5, output_tokens=1), Usage(5, 1, estimated=True)),
     "later counts replace earlier ones": (
         start(input_tokens=5, output_tokens=1) + delta(output_tokens=7) + delta(output_tokens=9),
         Usage(5, 9, None, None),
@@ -271,22 +272,44 @@ USAGES: dict[str, tuple[bytes, Usage | None]] = {
         start(input_tokens=5, cache_read_input_tokens=2) + delta(input_tokens=None, output_tokens=0),
         Usage(5, 0, None, 2),
     ),
-    "a later zero is a count": (start(input_tokens=5) + delta(input_tokens=0), Usage(0, None, None, None)),
+    "a count never shrinks": (
+        start(input_tokens=1200, cache_read_input_tokens=90_000)
+        + delta(input_tokens=0, cache_read_input_tokens=0, output_tokens=7)
+        + delta(output_tokens=6),
+        Usage(1200, 7, None, 90_000),
+    ),
+    "a zero is a count": (start(input_tokens=0) + text("word " * 40) + delta(output_tokens=0), Usage(0, 0)),
+    "usage may come late": (
+        event("message_start", message={"id": "msg_1"}) + delta(input_tokens=3, output_tokens=7),
+        Usage(3, 7),
+    ),
+    "a delta without a count of the output is not final": (
+        start(input_tokens=5, output_tokens=1) + text("x" * 36) + delta(input_tokens=6),
+        Usage(6, 10, estimated=True),
+    ),
+    "content behind the final count": (
+        start(input_tokens=5, output_tokens=1) + delta(output_tokens=7) + text("x" * 360) + STOP,
+        Usage(5, 100, estimated=True),
+    ),
+    "a delta that can't be read is not final": (
+        start(input_tokens=5, output_tokens=1) + text("x" * 36) + b"event: message_delta\ndata: {\n\n" + STOP,
+        Usage(5, 10, estimated=True),
+    ),
     "input may grow": (
         start(input_tokens=2679, output_tokens=3) + delta(input_tokens=10682, output_tokens=510),
         Usage(10682, 510, None, None),
     ),
     "all four": (
         start(input_tokens=1, output_tokens=2, cache_creation_input_tokens=3, cache_read_input_tokens=4, more={"a": 1}),
-        Usage(1, 2, 3, 4),
+        Usage(1, 2, 3, 4, estimated=True),
     ),
     "a delta without a start": (delta(output_tokens=7), Usage(None, 7, None, None)),
     "a delta that can't be read changes nothing": (
         start(input_tokens=5) + b"event: message_delta\ndata: {\n\n",
-        Usage(5, None, None, None),
+        Usage(5, 0, estimated=True),
     ),
     "a start that can't be read tells nothing": (b"event: message_start\ndata: [\n\n", None),
-    "counts that are no numbers tell nothing": (start(input_tokens="5"), None),
+    "a number may be a string": (start(input_tokens="5") + delta(output_tokens="1e1"), Usage(5, 10)),
 }
 
 

@@ -88,17 +88,34 @@ def parse_as_the_sdk_does(stream: bytes) -> list[tuple[str | None, str]]:
 
 
 def usage_by_json(stream: bytes) -> Usage | None:
-    """The usage reported in a stream, merged without the code under test."""
-    reported: dict[str, int] | None = None
+    """The usage reported in a stream, merged without the code under test, and without output before its final count."""
+    reported: dict[str, Any] | None = None
     for name, data in parse(stream):
         if name not in {"message_start", "message_delta"}:
             continue
         read: dict[str, Any] = json.loads(data)
         usage: dict[str, Any] | None = (read["message"] if name == "message_start" else read).get("usage")
         if usage is not None:
-            reported = reported or {}
-            reported.update({key: usage[key] for key in Usage.__struct_fields__ if usage.get(key) is not None})
-    return None if reported is None else msgspec.convert(reported, Usage)
+            reported = _merged(reported or {}, usage, is_start=name == "message_start")
+    if reported is None:
+        return None
+    return msgspec.convert({**reported, "estimated": "output_tokens" not in reported}, Usage)
+
+
+def _merged(reported: dict[str, Any], usage: dict[str, Any], *, is_start: bool) -> dict[str, Any]:
+    merged = dict(reported)
+    for name in Usage.__struct_fields__:
+        value = usage.get(name)
+        if value is None or (is_start and name == "output_tokens"):
+            continue
+        cumulative = isinstance(value, int) and not usage.get("iterations")
+        merged[name] = max(value, merged.get(name, 0)) if cumulative else value
+    return merged
+
+
+def without_estimate(usage: Usage | None) -> Usage | None:
+    """A usage without its output, if that is an estimate."""
+    return usage and (msgspec.structs.replace(usage, output_tokens=None) if usage.estimated else usage)
 
 
 def cut(stream: bytes, size: int) -> Iterator[bytes]:

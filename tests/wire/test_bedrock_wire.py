@@ -18,7 +18,7 @@ from support.memory import request_body_bytes
 from support.sockets import raw_request, receive_until
 from support.waiting import wait_until
 
-from bud_asgi import Route, Target
+from bud_asgi import Route, Target, Usage
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import (
     Reply,
@@ -37,6 +37,7 @@ from bud_asgi.testing.bedrock import (
     metrics_apart,
     unknown_event,
 )
+from bud_asgi.testing.bedrock.stream import CONTENT_TYPE, chunk
 
 STREAM = {**BODY, "stream": True}
 
@@ -93,6 +94,19 @@ def test_a_stream(stage: Stage) -> None:
     assert account.outcome == "answered"
     assert account.usage is not None
     assert account.usage.output_tokens == events[-2][1]["usage"]["output_tokens"]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in the stop", "in a chunk of their own"])
+def test_usage_that_only_the_metrics_of_aws_report_is_accounted_for(stage: Stage, apart: bool) -> None:
+    metrics = b'"amazon-bedrock-invocationMetrics":{"inputTokenCount":5,"outputTokenCount":77}'
+    end = [b'{"type":"message_stop",%b}' % metrics]
+    if apart:
+        end = [b"{%b}" % metrics, b'{"type":"message_stop"}']
+    start = b'{"type":"message_start","message":{"id":"msg_1","usage":{"input_tokens":3,"output_tokens":1}}}'
+    frames = b"".join(map(chunk, [start, *end]))
+    reply = stage.stream(Reply(headers=(("content-type", CONTENT_TYPE),), body=(frames,)))
+    assert b"amazon" not in reply.content
+    assert stage.here.account().usage == Usage(5, 77)
 
 
 CUTS: dict[str, Callable[[Reply], Reply]] = {

@@ -110,10 +110,14 @@ def test_a_failure_before_the_answer_is_a_real_status(
     assert "x-should-retry" not in reply.headers
     account = here.account()
     assert account.outcome == "upstream_failed"
-    assert account.usage is None
     assert len(account.attempts) == 1
     assert account.attempts[0].failure
     assert len(upstream.requests) == 1
+    if not account.attempts[0].possibly_billed:
+        assert account.usage is None
+    else:
+        assert account.usage is not None
+        assert (account.usage.estimated, account.usage.output_tokens) == (True, None)
 
 
 def test_a_short_json_body_is_502(here: Gateway, upstream: ThreadedStandIn) -> None:

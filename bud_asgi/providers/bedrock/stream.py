@@ -6,7 +6,7 @@ Sources: AWS, "InvokeModelWithResponseStream" (`ResponseStream`), "CountTokens";
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -15,6 +15,7 @@ from bud_asgi.protocol.errors import error_body
 from bud_asgi.protocol.guardrail import guardrail_action
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.sse import ONE_LINE, PING, error_event
+from bud_asgi.protocol.usage import Usage, read_usage
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_message
 from bud_asgi.providers.bedrock.frames import EventStreamDecoder, EventStreamError, EventStreamMessage
 from bud_asgi.providers.errors import TranslatedUpstreamError
@@ -37,7 +38,16 @@ _NAMES = frozenset(
 )
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _AWS = "amazon-bedrock-"
+_AWS_SIGN = b'"amazon-bedrock-'
 _METRICS = "amazon-bedrock-invocationMetrics"
+_COUNTS = {
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+}
+"""The counts of AWS's metrics, and their names in the Messages API."""
+
 _NAME = re.compile(r"[!-~]{1,100}")
 
 
@@ -53,9 +63,16 @@ class _Count(msgspec.Struct, frozen=True, rename="camel"):
     input_tokens: int
 
 
+class _Metrics(msgspec.Struct, frozen=True):
+    """AWS's account of an invocation, whatever the type of its numbers."""
+
+    metrics: Mapping[str, object] = msgspec.field(name="amazon-bedrock-invocationMetrics", default={})
+
+
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_metrics = msgspec.json.Decoder(_Metrics).decode
 _decode_count = msgspec.json.Decoder(_Count).decode
 
 
@@ -63,9 +80,10 @@ class EventsToSse:
     """Converts the stream of InvokeModelWithResponseStream to that of the Messages API. A `Codec`.
 
     The JSON of each event is unchanged, except that AWS's metrics are left out, whether they come in `message_stop` or
-    in a chunk of their own. AWS's other fields in such a chunk, a guardrail's verdict and its trace, become part of
-    `message_stop`; the verdict is also noted in the `attempt`, even if it comes too late for that. An exception is
-    passed through `translate` and becomes an `error` event with `request_id`. Nothing is written after the last event.
+    in a chunk of their own: their counts are noted in the `attempt`. AWS's other fields in such a chunk, a guardrail's
+    verdict and its trace, become part of `message_stop`; the verdict is also noted in the `attempt`, even if it comes
+    too late for that. An exception is passed through `translate` and becomes an `error` event with `request_id`.
+    Nothing is written after the last event.
     """
 
     __slots__ = (
@@ -148,7 +166,8 @@ class EventsToSse:
         name = event[9 : event.find(b'"', 9)] if event.startswith(_TYPE) else b""
         if name not in _NAMES:
             name = _name_of(event)
-        self._note_verdict(event)
+        if _AWS_SIGN in event:
+            self._note(name, event)
         if not name:
             self._extra |= _aws_fields(event)
         elif self._ended:
@@ -160,9 +179,13 @@ class EventsToSse:
             self._ended = name == b"error"
             written += (b"event: ", name, b"\ndata: ", event, b"\n\n", PING if name == b"message_start" else b"")
 
-    def _note_verdict(self, event: bytes) -> None:
-        if self._attempt is not None:
-            self._attempt.note_guardrail(guardrail_action(event))
+    def _note(self, name: bytes, event: bytes) -> None:
+        """Note a guardrail's verdict and the counts of AWS's metrics in the attempt."""
+        if self._attempt is None:
+            return
+        self._attempt.note_guardrail(guardrail_action(event))
+        if name in {b"message_stop", b""} and (usage := _usage_of_metrics(event)) is not None:
+            self._attempt.metered = usage
 
     def _write_stop(self, stop: bytes) -> bytes:
         """Write `message_stop` with the fields of the chunks without a type, also of those that arrived with it."""
@@ -176,6 +199,17 @@ class EventsToSse:
 
 def _aws_fields(event: bytes) -> dict[str, msgspec.Raw]:
     return {name: value for name, value in _decode_fields(event).items() if name.startswith(_AWS) and name != _METRICS}
+
+
+def _usage_of_metrics(event: bytes) -> Usage | None:
+    """The counts of AWS's metrics; `None` if there are none, or they can't be read."""
+    try:
+        metrics = _decode_metrics(event).metrics
+    except MALFORMED_JSON:
+        return None
+    if not metrics:
+        return None
+    return read_usage(msgspec.json.encode({ours: metrics[name] for name, ours in _COUNTS.items() if name in metrics}))
 
 
 def _name_of(event: bytes) -> bytes:

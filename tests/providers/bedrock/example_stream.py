@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bud_asgi.exchange import Attempt
 from bud_asgi.protocol.sse import PING
 from bud_asgi.providers.bedrock.errors import AwsError, translate
 from bud_asgi.providers.bedrock.stream import EventsToSse
@@ -24,11 +25,11 @@ SSE = (
 ) % (START, PING, DELTA, DELTA, END)
 
 
-def codec() -> EventsToSse:
+def codec(attempt: Attempt | None = None) -> EventsToSse:
     def translated(error: AwsError) -> TranslatedUpstreamError:
         return translate(error, "claude-opus-4-8")
 
-    return EventsToSse("req_1", translated)
+    return EventsToSse("req_1", translated, attempt)
 
 
 def corrupt(at: int) -> bytes:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bud_asgi.exchange import Attempt, Target
 from bud_asgi.protocol.sse import PING
+from bud_asgi.protocol.usage import Usage
 from bud_asgi.testing.bedrock.frames import with_checksum
 from bud_asgi.testing.bedrock.stream import (
     chunk,
@@ -80,6 +82,31 @@ def test_an_event(payload: bytes, sse: bytes) -> None:
 
 def test_chunks_of_metrics_are_left_out_at_the_start_and_at_the_end() -> None:
     assert converted(metrics_chunk() + FRAMES + metrics_chunk()) == SSE
+
+
+METRICS: dict[str, tuple[bytes, Usage | None]] = {
+    "in the stop": (chunk(STOP), Usage(3, 9)),
+    "in a chunk of their own": (metrics_chunk({"input_tokens": 1, "output_tokens": 2}), Usage(1, 2)),
+    "of the cache": (
+        metrics_chunk({"cache_read_input_tokens": 5, "cache_creation_input_tokens": 6}),
+        Usage(0, 0, cache_creation_input_tokens=6, cache_read_input_tokens=5),
+    ),
+    "of another form": (
+        chunk(b'{"amazon-bedrock-invocationMetrics":{"inputTokenCount":"7","outputTokenCount":-1}}'),
+        Usage(7),
+    ),
+    "not an object": (chunk(b'{"amazon-bedrock-invocationMetrics":[1]}'), None),
+    "in a text": (chunk(DELTA.replace(b"\\n", b'\\"amazon-bedrock-invocationMetrics\\":{}')), None),
+}
+
+
+@pytest.mark.parametrize(("frames", "usage"), METRICS.values(), ids=METRICS.keys())
+def test_the_counts_of_metrics_are_kept(frames: bytes, usage: Usage | None) -> None:
+    attempt = Attempt(Target("bedrock"))
+    one = codec(attempt)
+    one.feed(frames)
+    assert not one.error
+    assert attempt.metered == usage
 
 
 def test_unknown_events_are_ignored() -> None:
