@@ -141,6 +141,9 @@ def test_whatever_is_answered_becomes_an_answer_or_an_error(straight: Line, repl
         assert answer.assert_error(502, "api_error")
     elif answer.status == 200 and reply.status == 200:
         assert answer.body.startswith(reply.body if isinstance(reply.body, bytes) else b"")
+    elif answer.status == reply.status and answer.body != reply.body:
+        assert reply.status >= 400
+        assert answer.json()["request_id"] == answer.headers["request-id"]
     elif answer.status == reply.status:
         assert answer.body == reply.body
     else:
