@@ -38,6 +38,7 @@ async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, res
     if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
         raise UpstreamUnavailable("The upstream's answer was not a Message.")
     headers = relayed_headers(fields, error=False)
+    exchange.release_body()
     if whole:
         exchange.usage = None if exchange.counting else usage_of_message(body)
         response.has_content = True

@@ -20,6 +20,8 @@ class GatewayConfig(TypedDict, total=False):
     routes: list[Any]
     limits: list[Any]
     max_body: int
+    body_budget: int
+    body_budget_per_principal: int
     access_log: bool
 
 
