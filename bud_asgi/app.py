@@ -42,9 +42,10 @@ class MessagesApp:
     single provider, all models go there); `limits` decide how much. Or `middleware` replaces these three stages.
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
-    Sizes are in bytes. `max_body` is the largest request body, `body_budget` what the app holds of request bodies at any
-    time (by default 256 MB, or a quarter of the process's memory limit if that is less), `body_budget_per_principal` what
-    it holds of one caller's (by default half of that). A request that finds no room gets a 529.
+    Sizes are in bytes. `max_body` is the largest request body. `body_budget` is what the app holds of request bodies at
+    any time (by default 256 MB, or a quarter of the process's memory limit if that is less),
+    `body_budget_per_principal` what it holds of one caller's (by default half of that). A request that finds no room
+    gets a 529.
 
     `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
     background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are

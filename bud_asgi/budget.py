@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 
 from bud_asgi.memory_limit import memory_limit
 from bud_asgi.options import OptionError, check_integer
@@ -13,6 +14,7 @@ MAX_DEFAULT = 256 << 20
 """The default budget where the process's memory has no limit, in bytes; otherwise at most a quarter of that limit."""
 
 _POLL = 0.02
+_REPORT_AGAIN = 60.0
 _EXPECTED = "a number of bytes, more than 0"
 
 _log = logging.getLogger("bud_asgi")
@@ -36,7 +38,7 @@ class BodyBudget:
     One body has at most `max_body` bytes. A request waits up to `patience` seconds for room.
     """
 
-    __slots__ = ("_by_principal", "_reported", "held", "max_body", "patience", "per_principal", "total")
+    __slots__ = ("_by_principal", "_report_at", "held", "max_body", "patience", "per_principal", "total")
 
     def __init__(self, max_body: int, total: int, per_principal: int, *, patience: float = 1.5) -> None:
         self.max_body = max_body
@@ -45,7 +47,7 @@ class BodyBudget:
         self.patience = patience
         self.held = 0
         self._by_principal: dict[str, int] = {}
-        self._reported = False
+        self._report_at = -inf
 
     def has_room(self, principal: str, size: int) -> bool:
         """Whether `size` more bytes of this principal's fit."""
@@ -67,13 +69,12 @@ class BodyBudget:
             self._by_principal[principal] = left
         else:
             self._by_principal.pop(principal, None)
-        if self.held < self.total // 2:
-            self._reported = False
 
     def refuse(self, principal: str) -> BodiesFull:
-        """Make the error for a request that found no room. The first of a series is logged."""
-        if not self._reported:
-            self._reported = True
+        """Make the error for a request that found no room. Logged once a minute at most."""
+        now = _now()
+        if now >= self._report_at:
+            self._report_at = now + _REPORT_AGAIN
             _log.warning(
                 "request bodies fill their memory budget: %d of %d bytes held, %d of %d by the principal %r; "
                 "requests get a 529 until others are answered (body_budget)",

@@ -24,9 +24,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     accept the final event of a stream that is cut short. `watch_after`: how long a request runs before its client is
     watched for a disconnect. `abort_within`: how long requests may take to end after a drain has cancelled them.
     `settle_within`: how long background work may take at shutdown. `silence`: how long a client may leave its response
-    unread before it is disconnected. `body_silence`: how long a client may pause within its request body. `body_within`:
-    how long the whole body may take. `body_room`: how long a request waits for room for its body. `discard_within`: how
-    long the rest of a body is read and dropped after an early refusal. `discard_silence`: how long it may pause then.
+    unread before it is disconnected. `body_silence`: how long a client may pause within its request body.
+    `body_within`: how long the whole body may take. `body_room`: how long a request waits for room for its body.
+    `discard_within`: how long the rest of a body is read and dropped after an early refusal. `discard_silence`: how
+    long it may pause then.
     """
 
     tick: float = TICK

@@ -55,10 +55,18 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     provider = _provider(environ, problems)
     keys = tuple(_keys(environ, problems))
     _check_callers(environ, problems)
-    sizes = _sizes(environ, problems)
+    settings = Settings(
+        source=SOURCE,
+        providers=(provider,) if provider else (),
+        keys=keys,
+        max_body=_size("max_body", DEFAULT_MAX_BODY, environ),
+        body_budget=_size("body_budget", None, environ),
+        body_budget_per_principal=_size("body_budget_per_principal", None, environ),
+        access_log=access_log,
+    )
+    _check_sizes(settings, problems)
     problems.raise_any()
-    providers = (provider,) if provider else ()
-    return Settings(source=SOURCE, providers=providers, keys=keys, access_log=access_log, **sizes)
+    return settings
 
 
 def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool | None:
@@ -68,16 +76,16 @@ def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool
     return value == "1" if value else None
 
 
-def _sizes(environ: Mapping[str, str], problems: Problems) -> dict[str, int]:
-    texts = {option: environ[variable] for option, variable in _SIZES.items() if environ.get(variable)}
-    sizes: dict[str, Any] = {option: int(text) if text.isdecimal() else text for option, text in texts.items()}
+def _size(option: str, default: Any, environ: Mapping[str, str]) -> Any:
+    text = environ.get(_SIZES[option])
+    return int(text) if text and text.isdecimal() else text or default
+
+
+def _check_sizes(sizes: Settings, problems: Problems) -> None:
     try:
-        body_budget(
-            sizes.get("max_body", DEFAULT_MAX_BODY), sizes.get("body_budget"), sizes.get("body_budget_per_principal")
-        )
+        body_budget(sizes.max_body, sizes.body_budget, sizes.body_budget_per_principal)
     except OptionError as error:
         problems.add((_SIZES[error.option],), error.problem)
-    return sizes
 
 
 def _provider(environ: Mapping[str, str], problems: Problems) -> ConfiguredProvider | None:

@@ -58,7 +58,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, allow_anonymous,'
-                " routes, limits, max_body or access_log"
+                " routes, limits, max_body, body_budget, body_budget_per_principal or access_log"
             )
         ],
     ),
