@@ -101,16 +101,21 @@ async def discard_body(receive: Receive, *, within: float, silence: float = 0.0)
     Stops after `within` seconds, after `silence` seconds without a byte (0: it takes only what has arrived already),
     and past `MAX_DISCARDED` bytes.
     """
-    now = asyncio.get_running_loop().time
-    deadline, size = now() + within, 0
+    deadline = asyncio.get_running_loop().time() + within
     with suppress(Exception):  # a `receive` of the host's may raise anything; the request has been refused already
         async with asyncio.timeout(None) as timer:
-            while size < MAX_DISCARDED:
-                timer.reschedule(min(now() + silence, deadline))
-                message = await receive()
-                if message["type"] != "http.request":
-                    return False
-                if not message.get("more_body", False):
-                    return True
-                size += len(message.get("body", b""))
+            return await _discard(receive, timer, deadline, silence)
+    return False
+
+
+async def _discard(receive: Receive, timer: asyncio.Timeout, deadline: float, silence: float) -> bool:
+    now, size = asyncio.get_running_loop().time, 0
+    while size < MAX_DISCARDED:
+        timer.reschedule(min(now() + silence, deadline))
+        message = await receive()
+        if message["type"] != "http.request":
+            return False
+        if not message.get("more_body", False):
+            return True
+        size += len(message.get("body", b""))
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
@@ -14,6 +15,7 @@ from support.waiting import wait_until
 
 from bud_asgi import ApiKeys, Limit, hash_api_key
 from bud_asgi.clock import Timing
+from bud_asgi.protocol.body import BodyReader
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang
 
 OTHER = {**HEADERS, "x-api-key": "sk-bud-another-key"}
@@ -32,7 +34,7 @@ def upstream() -> Generator[ThreadedStandIn]:
 @pytest.fixture(params=["stages", "middleware"])
 def here(upstream: ThreadedStandIn, request: pytest.FixtureRequest) -> Generator[Gateway]:
     """At most 4 MB of bodies, 2 MB of them for each caller; as an app with stages, and as a stack of middleware."""
-    options = {"auth": KEYS} if request.param == "stages" else {"middleware": stack(KEYS)}
+    options: dict[str, Any] = {"auth": KEYS} if request.param == "stages" else {"middleware": stack(KEYS)}
     sizes = {"max_body": 2 * MB, "body_budget": 4 * MB, "body_budget_per_principal": 2 * MB}
     with gateway(upstream.base_url, timing=QUICK, **sizes, **options) as one:
         yield one
@@ -100,7 +102,6 @@ def read_answer_kept(peer: object) -> tuple[int, bytes]:
 
 
 def test_many_tiny_chunks_are_kept_as_few_objects() -> None:
-    from bud_asgi.protocol.body import BodyReader  # noqa: PLC0415
 
     reader = BodyReader(1 << 20)
     for _ in range(100_000):

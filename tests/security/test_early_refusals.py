@@ -65,7 +65,7 @@ def test_a_client_that_goes_on_uploading_can_read_why_it_was_refused(
 
 
 def test_a_caller_over_its_limit_can_read_the_429_while_it_uploads(upstream: ThreadedStandIn) -> None:
-    limited = {"auth": KEYS, "limits": [Limit("requests", 1, 3600.0)]}
+    limited: dict[str, Any] = {"auth": KEYS, "limits": [Limit("requests", 1, 3600.0)]}
     with gateway(upstream.base_url, timing=TIMING, **limited) as here:
         assert here.post().status_code == 200
         with upload(here, CHUNKED, CHUNK) as peer:

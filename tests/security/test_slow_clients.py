@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
-from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.calls import BODY, KEY, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, messages_app, provider
 from support.sockets import connect, raw_request, receive_until
 from support.uploads import CHUNK, head, read_answer, stack, upload
@@ -23,7 +24,7 @@ from support.waiting import wait_until
 
 from bud_asgi import ApiKeys, hash_api_key
 from bud_asgi.clock import Timing
-from bud_asgi.testing import StandIn, ThreadedStandIn, big_stream
+from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, big_stream
 from bud_asgi.testing.server.serving import serving
 
 KEYS = ApiKeys({"me": hash_api_key(KEY)})
@@ -89,10 +90,6 @@ def test_an_upload_that_drips_for_ever_ends_at_the_deadline(upstream: ThreadedSt
         assert received.startswith(b"HTTP/1.1 408 ")
 
 
-def _stalled_reader(here: Gateway, body: Any) -> Any:
-    return raw_request(here.base_url, body, timeout=10)
-
-
 @pytest.mark.parametrize("kind", ["stages", "middleware"])
 def test_a_client_that_stops_reading_is_disconnected(upstream: ThreadedStandIn, kind: str) -> None:
     upstream.requests.clear()
@@ -100,7 +97,7 @@ def test_a_client_that_stops_reading_is_disconnected(upstream: ThreadedStandIn, 
     slow = provider(upstream.base_url, timeouts=PATIENT)
     with (
         gateway("", providers=[slow], **options(kind, silence=0.5, close_within=0.2)) as here,
-        _stalled_reader(here, {**BODY, "stream": True}) as client,
+        raw_request(here.base_url, {**BODY, "stream": True}, timeout=10) as client,
     ):
         receive_until(client, b"content_block_delta")
         account = here.account()
@@ -110,15 +107,14 @@ def test_a_client_that_stops_reading_is_disconnected(upstream: ThreadedStandIn, 
 
 
 def test_a_client_that_reads_slowly_but_steadily_gets_a_large_reply(upstream: ThreadedStandIn) -> None:
-    from bud_asgi.testing import Reply  # noqa: PLC0415
 
     text = "x" * 3_500_000
     message = {"type": "message", "content": [{"type": "text", "text": text}], "usage": {"output_tokens": 1}}
-    reply = Reply(headers=[(b"content-type", b"application/json")], body=json.dumps(message).encode())
+    reply = Reply(headers=(("content-type", "application/json"),), body=json.dumps(message).encode())
     upstream.enqueue(reply)
     slow = provider(upstream.base_url, timeouts=PATIENT)
     with gateway("", providers=[slow], **options("stages", silence=0.8)) as here, connect(here.base_url, 10) as peer:
-        peer.setsockopt(1, 8, 65536)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         lines = {"content-length": str(len(VALID)), "connection": "close"}
         peer.sendall(head("/llm/v1/messages", lines) + VALID)
         received = 0
