@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bud_asgi.auth import ApiKeys
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, Timing
+from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
@@ -137,21 +138,24 @@ class MessagesApp:
         try:
             async with Response(exchange, send, self._timing, receive=receive) as response:
                 loop = self._loops.get()
-                request = loop.add(exchange, response)
-                if self._find_operation(exchange, loop, scope) in PUBLIC:
-                    ready = exchange.operation != "readyz" or not loop.draining
-                    await response.send_whole(200 if ready else 503, (), b"")
-                elif self._stack is not None:
-                    with request:  # a middleware may read the body
-                        await self._stack(scope, receive, response.forward)
-                else:
-                    await self._gateway.serve(request, loop, scope, receive)
+                await self._answer(loop.add(exchange, response), loop, scope, receive)
         finally:
             if loop is not None:
                 try:
                     self._finish(exchange, loop)
                 finally:
                     loop.discard(exchange)
+
+    async def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
+        exchange, response = request.exchange, request.response
+        if self._find_operation(exchange, loop, scope) in PUBLIC:
+            ready = exchange.operation != "readyz" or not loop.draining
+            await response.send_whole(200 if ready else 503, (), b"")
+        elif self._stack is None:
+            await self._gateway.serve(request, loop, scope, receive)
+        else:
+            with request:  # a middleware may read the body, or wait
+                await self._stack(scope, receive, response.forward)
 
     def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
         """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""

@@ -31,7 +31,7 @@ _VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _SIZES: Mapping[str, str] = {
     "max_body": "BUD_ASGI_MAX_BODY",
     "body_budget": "BUD_ASGI_BODY_BUDGET",
-    "body_budget_per_principal": "BUD_ASGI_BODY_BUDGET_PER_PRINCIPAL",
+    "body_budget_per_principal": "BUD_ASGI_BODY_BUDGET_PRINCIPAL",
 }
 
 
@@ -42,7 +42,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     provider: `anthropic` (the default) is configured by `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL`, `bedrock` by
     `AWS_REGION`, `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` and `CLOUD_ML_REGION`. `BUD_ASGI_KEYS` are the callers'
     keys; `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_MAX_BODY`, `BUD_ASGI_BODY_BUDGET` and
-    `BUD_ASGI_BODY_BUDGET_PER_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless a file
+    `BUD_ASGI_BODY_BUDGET_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless a file
     sets it. Raises `ConfigError`.
     """
     environ = os.environ if environ is None else environ

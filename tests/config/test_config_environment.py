@@ -136,7 +136,7 @@ def test_the_sizes_of_bodies_are_variables_too() -> None:
     sizes = {
         "BUD_ASGI_MAX_BODY": "1000",
         "BUD_ASGI_BODY_BUDGET": "5000",
-        "BUD_ASGI_BODY_BUDGET_PER_PRINCIPAL": "2000",
+        "BUD_ASGI_BODY_BUDGET_PRINCIPAL": "2000",
     }
     settings = read_environment({**ENVIRON, **OPEN, **sizes})
     assert (settings.max_body, settings.body_budget, settings.body_budget_per_principal) == (1000, 5000, 2000)
@@ -149,7 +149,7 @@ def test_the_sizes_of_bodies_are_variables_too() -> None:
     [
         ("BUD_ASGI_BODY_BUDGET", "1000", "expected at least max_body (33554432 bytes), got 1000"),
         ("BUD_ASGI_BODY_BUDGET", "64MB", 'expected a number of bytes, more than 0, got "64MB"'),
-        ("BUD_ASGI_BODY_BUDGET_PER_PRINCIPAL", "-1", 'expected a number of bytes, more than 0, got "-1"'),
+        ("BUD_ASGI_BODY_BUDGET_PRINCIPAL", "-1", 'expected a number of bytes, more than 0, got "-1"'),
         ("BUD_ASGI_MAX_BODY", "0", "expected a number of bytes, more than 0, got 0"),
     ],
 )
