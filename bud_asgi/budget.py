@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from math import inf
 
 from bud_asgi.memory_limit import memory_limit
@@ -55,10 +56,11 @@ class BodyBudget:
 
     def take(self, principal: str, size: int) -> bool:
         """Count `size` more bytes, if they fit. Returns whether they do."""
-        if not self.has_room(principal, size):
+        share = self._by_principal.get(principal, 0) + size
+        if share > self.per_principal or self.held + size > self.total:
             return False
         self.held += size
-        self._by_principal[principal] = self._by_principal.get(principal, 0) + size
+        self._by_principal[principal] = share
         return True
 
     def give_back(self, principal: str, size: int) -> None:
@@ -104,26 +106,35 @@ class Upload:
         self._principal = ""
         self._size = 0
 
-    async def start(self, principal: str, declared: int) -> None:
-        """Begin to read for a principal; wait until a body of the declared length has room. Raises `BodiesFull`."""
+    def start(self, principal: str, declared: int) -> bool:
+        """Begin to read for a principal. Returns whether a body of the declared length has room."""
         self._principal = principal
-        budget = self.budget
-        if budget is None or budget.has_room(principal, declared):
-            return
-        deadline = _now() + budget.patience
-        while not budget.has_room(principal, declared):
-            await _pause(budget, principal, deadline)
+        return self.budget is None or self.budget.has_room(principal, declared)
 
-    async def grow(self, size: int) -> None:
-        """Count bytes that have arrived; wait until they have room. Raises `BodiesFull`."""
-        budget = self.budget
-        if budget is None:
-            return
-        if not budget.take(self._principal, size):
-            deadline = _now() + budget.patience
-            while not budget.take(self._principal, size):
-                await _pause(budget, self._principal, deadline)
+    def take(self, size: int) -> bool:
+        """Count bytes that have arrived, if they have room. Returns whether they do."""
+        if self.budget is None:
+            return True
+        if not self.budget.take(self._principal, size):
+            return False
         self._size += size
+        return True
+
+    async def wait_for_room(self, size: int) -> None:
+        """Wait until so many bytes have room. Raises `BodiesFull`."""
+        await self._wait(lambda: self.budget is None or self.budget.has_room(self._principal, size))
+
+    async def wait_to_take(self, size: int) -> None:
+        """Count bytes that have arrived as soon as they have room. Raises `BodiesFull`."""
+        await self._wait(lambda: self.take(size))
+
+    async def _wait(self, succeeds: Callable[[], bool]) -> None:
+        deadline: float | None = None
+        while not succeeds() and self.budget is not None:
+            deadline = deadline or _now() + self.budget.patience
+            if _now() >= deadline:
+                raise self.budget.refuse(self._principal)
+            await asyncio.sleep(_POLL)
 
     def release(self) -> None:
         """Give everything back to the budget. May be called twice."""
@@ -160,12 +171,6 @@ def _checked(option: str, size: int, max_body: int) -> int:
     if size < max_body:
         raise OptionError(option, f"expected at least max_body ({max_body} bytes), got {size}", other="max_body")
     return size
-
-
-async def _pause(budget: BodyBudget, principal: str, deadline: float) -> None:
-    if _now() >= deadline:
-        raise budget.refuse(principal)
-    await asyncio.sleep(_POLL)
 
 
 def _now() -> float:

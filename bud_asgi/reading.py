@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from bud_asgi.budget import Upload
 from bud_asgi.protocol.body import BodyReader
@@ -40,7 +40,8 @@ async def read_request(
     check_request_headers(headers)
     reader = BodyReader(max_body)
     try:
-        await upload.start(principal, reader.declare(headers.get(b"content-length")))
+        if not upload.start(principal, declared := reader.declare(headers.get(b"content-length"))):
+            await upload.wait_for_room(declared)
         await _read_body(receive, reader, upload)
         if reader.size > LARGE_BODY:
             await asyncio.sleep(0)
@@ -59,39 +60,36 @@ async def read_request(
 
 async def _read_body(receive: Receive, reader: BodyReader, upload: Upload) -> None:
     now = asyncio.get_running_loop().time
-    upload.began = now()
+    upload.began = upload.waiting_since = now()
     try:
         while not upload.complete:
-            upload.waiting_since = now()
-            message = await _receive(receive)
+            message = await receive()
             upload.waiting_since = None
+            if message["type"] != "http.request":
+                raise ClientGone("the client disconnected before its request was complete")
             await _feed(reader, message.get("body", b""), upload)
-            upload.complete = not message.get("more_body", False)
+            if message.get("more_body", False):
+                upload.waiting_since = now()
+            else:
+                upload.complete = True
             del message  # a client in the same process may have sent the whole body in it
-    finally:
-        upload.waiting_since = None
-
-
-async def _receive(receive: Receive) -> Message:
-    try:
-        message = await receive()
     except HTTPException as error:
         raise HostRefused(error) from error
-    if message["type"] != "http.request":
-        raise ClientGone("the client disconnected before its request was complete")
-    return message
+    finally:
+        upload.waiting_since = None
 
 
 async def _feed(reader: BodyReader, chunk: bytes, upload: Upload) -> None:
     """Servers pass on some 64 KB at a time; a client in the same process may pass all at once, which holds the loop."""
     if len(chunk) <= LARGE_BODY:
         reader.feed(chunk)
-        await upload.grow(len(chunk))
+        if not upload.take(len(chunk)):
+            await upload.wait_to_take(len(chunk))
         return
     for start in range(0, len(chunk), LARGE_BODY):
         piece = chunk[start : start + LARGE_BODY]
         reader.feed(piece)
-        await upload.grow(len(piece))
+        await upload.wait_to_take(len(piece))
         await asyncio.sleep(0)
 
 

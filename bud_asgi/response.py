@@ -283,10 +283,12 @@ class Response:
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
         """Send in pieces: one that is accepted shows that the client reads."""
-        for start in range(0, len(body) - PIECE, PIECE):
-            await self._deliver({"type": "http.response.body", "body": body[start : start + PIECE], "more_body": True})
-        rest = body if len(body) <= PIECE else body[(len(body) - 1) // PIECE * PIECE :]
-        await self._deliver({"type": "http.response.body", "body": rest, "more_body": more})
+        start = 0
+        while len(body) - start > PIECE:
+            piece = body[start : start + PIECE]
+            await self._deliver({"type": "http.response.body", "body": piece, "more_body": True})
+            start += PIECE
+        await self._deliver({"type": "http.response.body", "body": body[start:], "more_body": more})
 
     async def _send_head(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._move("start")
@@ -302,30 +304,26 @@ class Response:
         await self._send_body(b"" if self._exchange.method == "HEAD" else body, more=more)
 
     async def _send_refusal(self, error: GatewayError) -> None:
-        """Send an error as a whole response.
-
-        While the client is still uploading, the connection is closed after it. Bytes that nobody reads would turn that
-        close into a reset, and the client could lose the answer: so they are read for a while, and dropped.
-        """
+        """Send an error as a whole response, and close the connection while the client is still uploading."""
         exchange, receive = self._exchange, self._receive
         headers = [(b"content-type", b"application/json"), *error_headers(error)]
         body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
-        waits = exchange.headers.get(b"expect", b"").lower() == b"100-continue"  # reading on would ask for the body
         unread = exchange.body_unread and not isinstance(error, ClientGone)
-        if unread and receive is not None and not waits:
+        if unread and exchange.headers.get(b"expect", b"").lower() == b"100-continue":
+            receive = None  # to read on would ask the client for the body
+        elif unread and receive is not None:
             unread = not await discard_body(receive, within=0.0)
         if not exchange.uses_connection_header:
             headers = [line for line in headers if line[0] != b"connection"]
         elif unread or isinstance(error, ShuttingDown):
             headers.append((b"connection", b"close"))
-        if not unread or receive is None or waits:
+        if not unread or receive is None:
             await self._send_whole(error.status, headers, body)
             return
-        timing = self._timing
         await self._send_whole(error.status, headers, body, more=True)
-        try:
-            within = timing.close_within if isinstance(error, ShuttingDown) else timing.discard_within
-            await discard_body(receive, within=within, silence=timing.discard_silence)
+        within = self._timing.close_within if isinstance(error, ShuttingDown) else self._timing.discard_within
+        try:  # to close a connection with unread bytes resets it, and the client could lose the answer
+            await discard_body(receive, within=within, silence=self._timing.discard_silence)
         finally:
             await self._send_body(b"", more=False)
 

@@ -39,14 +39,15 @@ async def test_a_request_waits_for_room_and_is_refused_after_its_patience() -> N
     bodies = BodyBudget(10, 10, 10, patience=0.1)
     first, second = Upload(), Upload()
     first.budget = second.budget = bodies
-    await first.start("a", 0)
-    await first.grow(8)
-    await second.start("b", 2)
+    assert first.start("a", 0)
+    assert first.take(8)
+    assert second.start("b", 2)
+    assert not second.take(3)
     with pytest.raises(BodiesFull) as refused:
-        await second.grow(3)
+        await second.wait_to_take(3)
     assert (refused.value.status, refused.value.type) == (529, "overloaded_error")
     bodies.patience = 5.0
-    waiting = asyncio.create_task(second.grow(3))
+    waiting = asyncio.create_task(second.wait_to_take(3))
     await asyncio.sleep(0.03)
     assert not waiting.done()
     first.release()
