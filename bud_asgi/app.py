@@ -146,16 +146,14 @@ class MessagesApp:
                 finally:
                     loop.discard(exchange)
 
-    async def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
+    def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
         exchange, response = request.exchange, request.response
         if self._find_operation(exchange, loop, scope) in PUBLIC:
             ready = exchange.operation != "readyz" or not loop.draining
-            await response.send_whole(200 if ready else 503, (), b"")
-        elif self._stack is None:
-            await self._gateway.serve(request, loop, scope, receive)
-        else:
-            with request:  # a middleware may read the body, or wait
-                await self._stack(scope, receive, response.forward)
+            return response.send_whole(200 if ready else 503, (), b"")
+        if self._stack is None:
+            return self._gateway.serve(request, loop, scope, receive)
+        return _call_stack(self._stack, request, scope, receive)
 
     def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
         """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""
@@ -216,6 +214,11 @@ def _route_table(routes: Sequence[Route] | None, providers: frozenset[str]) -> R
             if target.provider not in providers:
                 raise ValueError(f"routes: unknown provider {target.provider!r} in the route {route.model!r}")
     return table
+
+
+async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:
+    with request:  # a middleware may read the body, or wait
+        await stack(scope, receive, request.response.forward)
 
 
 async def _call(on_settled: Callable[[Exchange], Any], exchange: Exchange) -> None:
