@@ -309,8 +309,9 @@ class Response:
         headers = [(b"content-type", b"application/json"), *error_headers(error)]
         body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
         unread = exchange.body_unread and not isinstance(error, ClientGone)
-        if unread and exchange.headers.get(b"expect", b"").lower() == b"100-continue":
-            receive = None  # to read on would ask the client for the body
+        expects = exchange.headers.get(b"expect", b"").lower() == b"100-continue"  # to read on would ask for the body
+        if expects or (isinstance(error, ShuttingDown) and exchange.upload.began is not None):  # a drain does not wait
+            receive = None
         elif unread and receive is not None:
             unread = not await discard_body(receive, within=0.0)
         if not exchange.uses_connection_header:
@@ -321,9 +322,9 @@ class Response:
             await self._send_whole(error.status, headers, body)
             return
         await self._send_whole(error.status, headers, body, more=True)
-        within = self._timing.close_within if isinstance(error, ShuttingDown) else self._timing.discard_within
+        timing = self._timing
         try:  # to close a connection with unread bytes resets it, and the client could lose the answer
-            await discard_body(receive, within=within, silence=self._timing.discard_silence)
+            await discard_body(receive, within=timing.discard_within, silence=timing.discard_silence)
         finally:
             await self._send_body(b"", more=False)
 
