@@ -14,7 +14,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import ApiKeys
+from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, Timing
+from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
@@ -44,10 +46,17 @@ class MessagesApp:
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
-    (`FieldPolicy`). `max_body` is in bytes. `client` makes the HTTP client of an event loop. `on_settled` is awaited
-    with each finished `Exchange`, in the background after the response; what it raises is logged. `access_log` writes
-    one line of JSON for each request to the logger `bud_asgi.access`, without its content. `drain_timeout` is how many
-    seconds requests in flight get at shutdown. `timing` holds the other durations.
+    (`FieldPolicy`).
+
+    Sizes are in bytes. `max_body` is the largest request body. `body_budget` is what the app holds of request bodies at
+    any time (by default 256 MB, or a quarter of the process's memory limit if that is less),
+    `body_budget_per_principal` what it holds of one caller's (by default half of that). A request that finds no room
+    gets a 529.
+
+    `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
+    background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are
+    dropped. `access_log` writes one line of JSON for each request to the logger `bud_asgi.access`, without its content.
+    `drain_timeout` is how many seconds requests in flight get at shutdown. `timing` holds the other durations.
     """
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
@@ -60,6 +69,8 @@ class MessagesApp:
         middleware: Sequence[Middleware] | None = None,
         field_policy: Mapping[str, Action] | None = None,
         max_body: int = DEFAULT_MAX_BODY,
+        body_budget: int | None = None,
+        body_budget_per_principal: int | None = None,
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
         access_log: bool = False,
@@ -68,9 +79,9 @@ class MessagesApp:
     ) -> None:
         names = _checked_names(providers)
         policy = FieldPolicy(field_policy)
-        self._loops = PerLoop(client, providers, timing)
+        bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
+        self._loops = PerLoop(client, providers, timing, bodies)
         self._timing = timing
-        self._max_body = max_body
         self._other_models = any(provider.has_own_bounds for provider in providers)
         self._on_settled = on_settled
         self._access_log = access_log
@@ -134,24 +145,25 @@ class MessagesApp:
         exchange = Exchange.of(scope)
         loop: LoopResources | None = None
         try:
-            async with Response(exchange, send, self._timing) as response:
+            async with Response(exchange, send, self._timing, receive=receive) as response:
                 loop = self._loops.get()
-                request = loop.add(exchange, response)
-                exchange.tasks, exchange.max_body = loop.tasks, self._max_body
-                exchange.other_models = self._other_models
-                if self._find_operation(exchange, loop, scope) in PUBLIC:
-                    ready = exchange.operation != "readyz" or not loop.draining
-                    await response.send_whole(200 if ready else 503, (), b"")
-                elif self._stack is not None:
-                    await self._stack(scope, receive, response.forward)
-                else:
-                    await self._gateway.serve(request, loop, scope, receive)
+                await self._answer(loop.add(exchange, response), loop, scope, receive)
         finally:
             if loop is not None:
                 try:
                     self._finish(exchange, loop)
                 finally:
                     loop.discard(exchange)
+
+    def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
+        exchange, response = request.exchange, request.response
+        exchange.other_models = self._other_models
+        if self._find_operation(exchange, loop, scope) in PUBLIC:
+            ready = exchange.operation != "readyz" or not loop.draining
+            return response.send_whole(200 if ready else 503, (), b"")
+        if self._stack is None:
+            return self._gateway.serve(request, loop, scope, receive)
+        return _call_stack(self._stack, request, scope, receive)
 
     def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
         """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""
@@ -173,13 +185,13 @@ class MessagesApp:
         """Complete the record, and report it."""
         exchange.ended = time.monotonic()
         exchange.outcome = exchange.outcome or "cancelled"
-        exchange.release_body()
+        exchange.release_body()  # a callback may take long
         if exchange.operation in PUBLIC:
             return
         if self._access_log:
             log_access(exchange)
-        if self._on_settled is not None:
-            loop.tasks.spawn(_call(self._on_settled, exchange))
+        if (on_settled := self._on_settled) is not None:
+            loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
 def _checked_names(providers: Sequence[Provider]) -> frozenset[str]:
@@ -212,6 +224,11 @@ def _route_table(routes: Sequence[Route] | None, providers: frozenset[str]) -> R
             if target.provider not in providers:
                 raise ValueError(f"routes: unknown provider {target.provider!r} in the route {route.model!r}")
     return table
+
+
+async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:
+    with request:  # a middleware may read the body, or wait
+        await stack(scope, receive, request.response.forward)
 
 
 async def _call(on_settled: Callable[[Exchange], Any], exchange: Exchange) -> None:

@@ -23,7 +23,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     long an upstream may take to end its reply after the last event. `close_within`: how long a client may take to
     accept the final event of a stream that is cut short. `watch_after`: how long a request runs before its client is
     watched for a disconnect. `abort_within`: how long requests may take to end after a drain has cancelled them.
-    `settle_within`: how long background work may take at shutdown.
+    `settle_within`: how long background work may take at shutdown. `silence`: how long a client may leave its response
+    unread before it is disconnected. `body_silence`: how long a client may pause within its request body.
+    `body_within`: how long the whole body may take. `body_room`: how long a request waits for room for its body.
+    `discard_within`: how long the rest of a body is read and dropped after an early refusal. `discard_silence`: how
+    long it may pause then.
     """
 
     tick: float = TICK
@@ -34,6 +38,12 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     watch_after: float = 0.2
     abort_within: float = 2.0
     settle_within: float = 5.0
+    silence: float = 300.0
+    body_silence: float = 30.0
+    body_within: float = 600.0
+    body_room: float = 1.5
+    discard_within: float = 2.0
+    discard_silence: float = 0.5
 
 
 DEFAULT_TIMING = Timing()

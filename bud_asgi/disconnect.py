@@ -10,9 +10,10 @@ from typing import Self
 
 from starlette.types import Receive
 
+from bud_asgi.budget import Upload
 from bud_asgi.clock import Timing
 from bud_asgi.exchange import Exchange
-from bud_asgi.protocol.errors import ClientGone, GatewayError
+from bud_asgi.protocol.errors import ClientGone, GatewayError, RequestTimeout
 from bud_asgi.response import Response
 
 _log = logging.getLogger("bud_asgi")
@@ -23,12 +24,13 @@ class ActiveRequest:
 
     As a context manager it can be aborted from another task. It works like `asyncio.timeout`: the task within is
     cancelled, and the cancellation becomes the error at the edge of the block; any other cancellation travels on.
+    Blocks may be nested, in tasks of their own: an abort ends the innermost.
     """
 
     __slots__ = (
-        "_cancelling",
+        "_blocks",
+        "_delivered",
         "_receive",
-        "_task",
         "_timing",
         "_watch_at",
         "_watcher",
@@ -42,8 +44,8 @@ class ActiveRequest:
         self.response = response
         self.aborted_by: GatewayError | None = None
         self._timing = timing
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
+        self._blocks: list[tuple[asyncio.Task[object], int]] = []
+        self._delivered = False
         self._watch_at = inf
         self._receive: Receive | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -52,8 +54,7 @@ class ActiveRequest:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an ASGI app must run in a task")
-        self._task = task
-        self._cancelling = task.cancelling()
+        self._blocks.append((task, task.cancelling()))
         return self
 
     def __exit__(
@@ -63,10 +64,11 @@ class ActiveRequest:
         self._receive = None
         if self._watcher is not None:
             self._watcher.cancel()
-        task, self._task = self._task, None
-        if self.aborted_by is None or task is None:
+        task, cancelling = self._blocks.pop()
+        if self.aborted_by is None or self._delivered:
             return
-        if task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+        self._delivered = True
+        if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
             raise self.aborted_by from error
 
     def watch_disconnect(self, receive: Receive) -> None:
@@ -80,18 +82,31 @@ class ActiveRequest:
 
     def abort(self, error: GatewayError) -> None:
         """End the block by this error, from another task. Only the first call counts; none does outside the block."""
-        if self.aborted_by is None and self._task is not None:
+        if self.aborted_by is None and self._blocks:
             self.aborted_by = error
-            self._task.cancel()
+            self._blocks[-1][0].cancel()
 
     def on_tick(self, now: float) -> None:
-        """Start to watch for a disconnect, and send a ping, where it is time."""
+        """Do what it is time for: end a stalled upload or download, watch for a disconnect, send a ping."""
+        upload = self.exchange.upload
+        if upload.waiting_since is not None:
+            self._check_upload(upload, now)
+        if now - self.response.sending_since >= self._timing.silence:
+            self.abort(ClientGone("the client stopped reading its response"))
         if now >= self._watch_at and self._receive is not None:
             self._watch_at = inf
             self._watcher = asyncio.get_running_loop().create_task(
                 self._wait_for_disconnect(self._receive), name="bud_asgi disconnect"
             )
         self.response.on_tick(now)
+
+    def _check_upload(self, upload: Upload, now: float) -> None:
+        timing = self._timing
+        began, waiting_since = upload.began or now, upload.waiting_since or now
+        if now - waiting_since >= timing.body_silence:
+            self.abort(RequestTimeout(f"The request body stalled for {timing.body_silence:g} seconds."))
+        elif now - began >= timing.body_within:
+            self.abort(RequestTimeout(f"The request body was not complete within {timing.body_within:g} seconds."))
 
     async def _wait_for_disconnect(self, receive: Receive) -> None:
         try:

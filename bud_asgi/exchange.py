@@ -15,8 +15,9 @@ import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
+from bud_asgi.budget import Upload
 from bud_asgi.field_policy import Found
-from bud_asgi.options import check_name, check_text, check_texts
+from bud_asgi.options import check_encodable, check_name, check_text, check_texts
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -74,6 +75,7 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check the options; a list of `models` becomes a tuple."""
         check_name("id", self.id)
+        check_encodable("id", self.id)
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
     def may_use(self, model: str) -> bool:
@@ -216,8 +218,8 @@ class Exchange:
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
     `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
-    that could not be sent. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
-    of a request are known only with its target.
+    that could not be sent. `upload` is the state of the body as it arrives. `other_models`: the app has providers whose
+    models are not Anthropic's, so that the bounds of a request are known only with its target.
     """
 
     __slots__ = (
@@ -229,6 +231,7 @@ class Exchange:
         "credential_header",
         "ended",
         "headers",
+        "http_version",
         "max_body",
         "method",
         "model_id",
@@ -246,17 +249,20 @@ class Exchange:
         "status",
         "tasks",
         "unsent_event",
+        "upload",
         "usage",
     )
 
     def __init__(self, scope: Scope) -> None:
         self.request_id = f"req_{os.urandom(12).hex()}"
         self.method: str = scope["method"]
+        self.http_version: str = scope.get("http_version", "1.1")
         self.headers = merge_headers(scope["headers"])
         self.operation: Operation | None = None
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY
         self.other_models = False
+        self.upload = Upload()
         self.principal: Principal | None = None
         self.credential_header: bytes | None = None
         self.route: ResolvedRoute | None = None
@@ -288,13 +294,15 @@ class Exchange:
     async def request(self, receive: Receive) -> MessagesRequest:
         """The decoded request: read by the first caller, the same for later ones.
 
-        Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `HostRefused`, and
-        `ClientGone` when the client disconnects before the body is complete.
+        Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
+        `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
         """
         if self._request is None:
             self._request = await read_request(
                 receive,
                 self.headers,
+                self.upload,
+                principal=self.principal.id if self.principal else "",
                 max_body=self.max_body,
                 counting=self.counting,
                 others=self.other_models,
@@ -310,8 +318,21 @@ class Exchange:
 
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
+        self.upload.release()
         if self._request is not None:
             self._request = msgspec.structs.replace(self._request, body=b"", spans={})
+
+    @property
+    def body_unread(self) -> bool:
+        """Whether the client may still be sending its body. Never over HTTP/2: there, an early answer stops it."""
+        if self.upload.complete or not self.uses_connection_header:
+            return False
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    @property
+    def uses_connection_header(self) -> bool:
+        """Whether the `connection` header exists in the version of HTTP in use: it does up to 1.1."""
+        return self.http_version.startswith("1")
 
     @property
     def counting(self) -> bool:
@@ -327,17 +348,15 @@ class Exchange:
 
     def replay_body(self, receive: Receive) -> Receive:
         """A `receive` for the app behind a middleware: the body if it has been read, then the server's messages."""
-        request = self._request
-        if request is None:
+        if self._request is None:
             return receive
-        body: bytes | None = request.body
+        replayed = False
 
         async def replay() -> Message:
-            nonlocal body
-            if body is None:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            message = {"type": "http.request", "body": body, "more_body": False}
-            body = None
-            return message
+            replayed = True
+            return {"type": "http.request", "body": self.decoded_request.body, "more_body": False}
 
         return replay

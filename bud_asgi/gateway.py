@@ -61,7 +61,9 @@ class Gateway:
             if exchange.operation in MODELS_API:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
-            await exchange.request(receive)  # 400, 413
+            if self._limiter is not None:
+                self._limiter.check(exchange)  # 429, where it is known before the body has been read
+            await exchange.request(receive)  # 400, 408, 413, 529
             exchange.account_fields = self._field_policy.check(exchange.decoded_request, exchange.headers)  # 400
             if self._router is not None:
                 resolve(self._router, exchange)  # 404, 403
@@ -121,12 +123,17 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through the `send` of the middleware in front."""
         loop, exchange = self._loop(), Exchange.of(scope)
-        async with Response(exchange, send, loop.timing) as response:
+        async with Response(exchange, send, loop.timing, receive=receive) as response:
             request = loop.in_flight.get(exchange)
-            if request is None:  # a middleware has made a new scope
-                request = ActiveRequest(exchange, response, loop.timing)
-            request.response = response
-            await self._gateway.serve(request, loop, scope, receive)
+            if request is not None:
+                request.response = response
+                await self._gateway.serve(request, loop, scope, receive)
+                return
+            request = loop.add(exchange, response)  # a middleware has made a new scope
+            try:
+                await self._gateway.serve(request, loop, scope, receive)
+            finally:
+                loop.discard(exchange)
 
 
 def _dropped_fields(policy: FieldPolicy, provider: Provider) -> frozenset[str]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from bud_asgi.budget import BodyBudget
 from bud_asgi.clock import Clock, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
@@ -23,11 +24,13 @@ _log = logging.getLogger("bud_asgi")
 class LoopResources:
     """The resources of one event loop, and its registry of requests in flight.
 
-    The registry serves drains, disconnects and pings: one clock, and one registration for each request.
+    The registry serves drains, disconnects and pings: one clock, and one registration for each request. `bodies` is the
+    budget of the app, of all its loops.
     """
 
-    def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing) -> None:
+    def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing, bodies: BodyBudget) -> None:
         self.client = client
+        self.bodies = bodies
         self.timing = timing
         self.model_lists = UpstreamModelLists(providers, client)
         self.tasks = BackgroundTasks()
@@ -37,14 +40,16 @@ class LoopResources:
         self._empty = asyncio.Event()
 
     def add(self, exchange: Exchange, response: Response) -> ActiveRequest:
-        """Register a request that has arrived."""
+        """Register a request that has arrived, and equip its record."""
+        exchange.tasks, exchange.max_body, exchange.upload.budget = self.tasks, self.bodies.max_body, self.bodies
         if not self.in_flight:
             self._clock.watch(self)
         request = self.in_flight[exchange] = ActiveRequest(exchange, response, self.timing)
         return request
 
     def discard(self, exchange: Exchange) -> None:
-        """Unregister a request that has been answered, or has ended otherwise."""
+        """Unregister a request that has been answered, or has ended otherwise, and release its body."""
+        exchange.release_body()
         self.in_flight.pop(exchange, None)
         if not self.in_flight:
             self._clock.unwatch(self)
@@ -86,8 +91,15 @@ class PerLoop:
     it mounts. So each loop gets a keeper task; it is cancelled when the loop ends, and closes the loop's resources.
     """
 
-    def __init__(self, client: Callable[[], HttpClient], providers: Sequence[Provider], timing: Timing) -> None:
+    def __init__(
+        self,
+        client: Callable[[], HttpClient],
+        providers: Sequence[Provider],
+        timing: Timing,
+        bodies: BodyBudget,
+    ) -> None:
         self._client = client
+        self._bodies = bodies
         self._providers = providers
         self._timing = timing
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[LoopResources, asyncio.Task[None]]] = {}
@@ -99,7 +111,7 @@ class PerLoop:
         if kept is None:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            resources = LoopResources(self._client(), self._providers, self._timing)
+            resources = LoopResources(self._client(), self._providers, self._timing, self._bodies)
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]

@@ -1,18 +1,23 @@
-"""Reading and decoding the body of a request."""
+"""Reading and decoding the body of a request, and discarding the body of one that is refused."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
+from bud_asgi.budget import Upload
 from bud_asgi.protocol.body import BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
 from bud_asgi.protocol.headers import Headers, check_request_headers
 from bud_asgi.protocol.named_models import named_models
 from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size, decode_request
+
+MAX_DISCARDED = 4 << 20
+"""The most that is read of a body whose request has been refused, in bytes."""
 
 
 class HostRefused(GatewayError):
@@ -27,20 +32,45 @@ class HostRefused(GatewayError):
 
 
 async def read_request(
-    receive: Receive, headers: Headers, *, max_body: int, counting: bool, others: bool = False
+    receive: Receive,
+    headers: Headers,
+    upload: Upload,
+    *,
+    principal: str,
+    max_body: int,
+    counting: bool,
+    others: bool = False,
 ) -> MessagesRequest:
     """Read the body and decode it; `others` is that of `decode_request`.
 
-    Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `HostRefused`, and
-    `ClientGone` when the client disconnects before the body is complete.
+    What it takes of the budget is released on errors, else by the caller.
+
+    Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
+    `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
     """
     check_request_headers(headers)
-    body = await _read_body(receive, BodyReader(max_body), headers.get(b"content-length"))
-    if len(body) > LARGE_BODY:
-        await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
-        check_unknown_size(body)
-        await asyncio.sleep(0)
-    request = decode_request(body, counting=counting, others=others)
+    reader = BodyReader(max_body)
+    try:
+        if not upload.start(principal, declared := reader.declare(headers.get(b"content-length"))):
+            await upload.wait_for_room(declared)
+        await _read_body(receive, reader, upload)
+        if reader.size > LARGE_BODY:
+            await asyncio.sleep(0)
+        body = reader.finish()
+        if len(body) > LARGE_BODY:
+            await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
+            check_unknown_size(body)
+            await asyncio.sleep(0)
+        return await _with_named_models(decode_request(body, counting=counting, others=others))
+    except BaseException:
+        reader.clear()  # the traceback of the error refers to it
+        body = b""
+        upload.release()
+        raise
+
+
+async def _with_named_models(request: MessagesRequest) -> MessagesRequest:
+    """Find the further models that the body names, in steps that let the event loop run."""
     found: list[NamedModel] = []
     for model in named_models(request):
         if model is None:
@@ -50,28 +80,62 @@ async def read_request(
     return msgspec.structs.replace(request, named_models=tuple(found)) if found else request
 
 
-async def _read_body(receive: Receive, reader: BodyReader, content_length: bytes | None) -> bytes:
-    reader.declare(content_length)
-    more = True
-    while more:
-        try:
+async def _read_body(receive: Receive, reader: BodyReader, upload: Upload) -> None:
+    now = asyncio.get_running_loop().time
+    upload.began = upload.waiting_since = now()
+    try:
+        while not upload.complete:
             message = await receive()
-        except HTTPException as error:
-            raise HostRefused(error) from error
-        if message["type"] != "http.request":
-            raise ClientGone("the client disconnected before its request was complete")
-        await _feed(reader, message.get("body", b""))
-        more = message.get("more_body", False)
-    if reader.size > LARGE_BODY:
-        await asyncio.sleep(0)
-    return reader.finish()
+            upload.waiting_since = None
+            if message["type"] != "http.request":
+                raise ClientGone("the client disconnected before its request was complete")
+            await _feed(reader, message.get("body", b""), upload)
+            if message.get("more_body", False):
+                upload.waiting_since = now()
+            else:
+                upload.complete = True
+            del message  # a client in the same process may have sent the whole body in it
+    except HTTPException as error:
+        raise HostRefused(error) from error
+    finally:
+        upload.waiting_since = None
 
 
-async def _feed(reader: BodyReader, chunk: bytes) -> None:
+async def _feed(reader: BodyReader, chunk: bytes, upload: Upload) -> None:
     """Servers pass on some 64 KB at a time; a client in the same process may pass all at once, which holds the loop."""
     if len(chunk) <= LARGE_BODY:
         reader.feed(chunk)
+        if not upload.take(len(chunk)):
+            await upload.wait_to_take(len(chunk))
         return
     for start in range(0, len(chunk), LARGE_BODY):
-        reader.feed(chunk[start : start + LARGE_BODY])
+        piece = chunk[start : start + LARGE_BODY]
+        reader.feed(piece)
+        await upload.wait_to_take(len(piece))
         await asyncio.sleep(0)
+
+
+async def discard_body(receive: Receive, *, within: float, silence: float = 0.0) -> bool:
+    """Read the rest of a body and drop it; return whether it has ended.
+
+    Stops after `within` seconds, after `silence` seconds without a byte (0: it takes only what has arrived already),
+    and past `MAX_DISCARDED` bytes.
+    """
+    deadline = asyncio.get_running_loop().time() + within
+    with suppress(Exception):  # a `receive` of the host's may raise anything; the request has been refused already
+        async with asyncio.timeout(None) as timer:
+            return await _discard(receive, timer, deadline, silence)
+    return False
+
+
+async def _discard(receive: Receive, timer: asyncio.Timeout, deadline: float, silence: float) -> bool:
+    now, size = asyncio.get_running_loop().time, 0
+    while size < MAX_DISCARDED:
+        timer.reschedule(min(now() + silence, deadline))
+        message = await receive()
+        if message["type"] != "http.request":
+            return False
+        if not message.get("more_body", False):
+            return True
+        size += len(message.get("body", b""))
+    return False

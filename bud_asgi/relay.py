@@ -54,6 +54,7 @@ async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, res
     if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
         raise UpstreamUnavailable("The upstream's answer was not a Message.")
     headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
+    exchange.release_body()
     if whole:
         exchange.usage = None if exchange.counting else usage_of_message(body)
         attempt.note_guardrail(guardrail_action(body))

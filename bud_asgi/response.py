@@ -16,12 +16,16 @@ from math import inf
 from types import TracebackType
 from typing import Literal, Self
 
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
+from bud_asgi.reading import discard_body
+
+PIECE = 256 << 10
+"""The most that is given to the server at once, in bytes."""
 
 _log = logging.getLogger("bud_asgi")
 
@@ -80,7 +84,10 @@ class Response:
     travels on.
 
     `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
-    exchange ended. `has_content` is true once a byte of an upstream's has been sent.
+    exchange ended. `has_content` is true once a byte of an upstream's has been sent. `sending_since` is when the `send`
+    began that the server has not accepted yet, on the loop's clock: the client does not read.
+
+    With a `receive` an error also reaches a client that is still uploading: the rest of the body is discarded.
     """
 
     __slots__ = (
@@ -89,23 +96,29 @@ class Response:
         "_idle_since",
         "_now",
         "_ping",
+        "_receive",
         "_send",
         "_timing",
         "has_content",
+        "sending_since",
         "state",
         "stream",
     )
 
-    def __init__(self, exchange: Exchange, send: Send, timing: Timing = DEFAULT_TIMING) -> None:
+    def __init__(
+        self, exchange: Exchange, send: Send, timing: Timing = DEFAULT_TIMING, *, receive: Receive | None = None
+    ) -> None:
         self.state = State.NEW
         self.stream: EventStream | None = None
         self.has_content = False
         self._exchange = exchange
+        self._receive = receive
         self._send = send
         self._timing = timing
         self._held = b""
         self._now = asyncio.get_running_loop().time
         self._idle_since = inf
+        self.sending_since = inf
         self._ping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -137,8 +150,8 @@ class Response:
     async def send_whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a whole response of known length."""
         self._move("send_whole")
-        self._exchange.outcome = "answered"
         await self._send_whole(status, headers, body)
+        self._exchange.outcome = "answered"
 
     def hold(self, events: bytes) -> None:
         """Keep an upstream's first events back."""
@@ -169,7 +182,7 @@ class Response:
             await self._finish_ping()
         self.has_content = True
         self._idle_since = inf
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send_body(chunk, more=True)
         if pings:
             self._idle_since = self._now()
 
@@ -179,7 +192,7 @@ class Response:
         self._move("finish")
         complete = self.stream is None or self.stream.state is StreamState.COMPLETE
         self._exchange.outcome = "answered" if complete else "upstream_failed"
-        await self._send({"type": "http.response.body", "body": chunk})
+        await self._send_body(chunk, more=False)
 
     def break_off(self) -> None:
         """Leave a response without its end: a JSON reply broke off that was too large to be held."""
@@ -198,8 +211,7 @@ class Response:
             self._exchange.outcome = self._exchange.outcome or _outcome_of_started(error)
             return
         self._exchange.outcome = error.outcome
-        body = b"" if isinstance(error, ClientGone) else error_body(error, self._exchange.request_id)
-        await self._send_whole(error.status, [(b"content-type", b"application/json"), *error_headers(error)], body)
+        await self._send_refusal(error)
 
     def closing_event(self, error: GatewayError) -> bytes:
         """The bytes that end a running stream by an error; none if it has reached its own end, or is not running."""
@@ -224,7 +236,7 @@ class Response:
     async def _send_ping(self) -> None:
         if self.state in {State.NEW, State.HELD}:
             await self._send_head(STREAM_HEADERS)
-        await self._send({"type": "http.response.body", "body": PING, "more_body": True})
+        await self._deliver({"type": "http.response.body", "body": PING, "more_body": True})
         self._idle_since = self._now()
 
     async def _finish_ping(self) -> None:
@@ -264,16 +276,57 @@ class Response:
             raise RuntimeError(f"a response that is {self.state.value} cannot {action}")
         self.state = following
 
+    async def _deliver(self, message: Message) -> None:
+        self.sending_since = self._now()
+        await self._send(message)
+        self.sending_since = inf
+
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
+        """Send in pieces: one that is accepted shows that the client reads."""
+        start = 0
+        while len(body) - start > PIECE:
+            piece = body[start : start + PIECE]
+            await self._deliver({"type": "http.response.body", "body": piece, "more_body": True})
+            start += PIECE
+        await self._deliver({"type": "http.response.body", "body": body[start:], "more_body": more})
+
     async def _send_head(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._move("start")
-        await self._send(self._head(200, headers))
+        await self._deliver(self._head(200, headers))
         if self.state is State.STARTING:
             self._move("started")
 
-    async def _send_whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    async def _send_whole(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, more: bool = False
+    ) -> None:
         length = (b"content-length", str(len(body)).encode())
-        await self._send(self._head(status, [*headers, length]))
-        await self._send({"type": "http.response.body", "body": b"" if self._exchange.method == "HEAD" else body})
+        await self._deliver(self._head(status, [*headers, length]))
+        await self._send_body(b"" if self._exchange.method == "HEAD" else body, more=more)
+
+    async def _send_refusal(self, error: GatewayError) -> None:
+        """Send an error as a whole response, and close the connection while the client is still uploading."""
+        exchange, receive = self._exchange, self._receive
+        headers = [(b"content-type", b"application/json"), *error_headers(error)]
+        body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
+        unread = exchange.body_unread and not isinstance(error, ClientGone)
+        expects = exchange.headers.get(b"expect", b"").lower() == b"100-continue"  # to read on would ask for the body
+        if expects or (isinstance(error, ShuttingDown) and exchange.upload.began is not None):  # a drain does not wait
+            receive = None
+        elif unread and receive is not None:
+            unread = not await discard_body(receive, within=0.0)
+        if not exchange.uses_connection_header:
+            headers = [line for line in headers if line[0] != b"connection"]
+        elif unread or isinstance(error, ShuttingDown):
+            headers.append((b"connection", b"close"))
+        if not unread or receive is None:
+            await self._send_whole(error.status, headers, body)
+            return
+        await self._send_whole(error.status, headers, body, more=True)
+        timing = self._timing
+        try:  # to close a connection with unread bytes resets it, and the client could lose the answer
+            await discard_body(receive, within=timing.discard_within, silence=timing.discard_silence)
+        finally:
+            await self._send_body(b"", more=False)
 
     def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
         """The head: the given headers, what the stages added, and our `request-id`."""
@@ -298,7 +351,7 @@ class Response:
         if hurried:
             await self._send_closing(closing)
         else:
-            await self._send({"type": "http.response.body", "body": closing})
+            await self._send_body(closing, more=False)
 
     async def _cancelled(self) -> None:
         """End a running stream in the step of a cancellation. If that fails, `FinalErrorEvent` may still do it."""

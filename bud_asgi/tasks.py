@@ -6,6 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
+MAX_CALLBACKS = 10_000
+"""The most callbacks that may run at once. One that never ends must not keep the record of every request."""
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -17,15 +20,34 @@ class BackgroundTasks:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
+        self._callbacks = 0
+        self._dropped = 0
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run a coroutine to its end, whatever happens to the caller."""
         task = asyncio.get_running_loop().create_task(_run(work), name="bud_asgi background")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
+
+    def spawn_callback(self, callback: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Spawn what `callback` returns. While `MAX_CALLBACKS` are running, it is dropped and that is logged."""
+        if self._callbacks >= MAX_CALLBACKS:
+            if not self._dropped:
+                _log.error("%d callbacks are running; further ones are dropped until some have ended", MAX_CALLBACKS)
+            self._dropped += 1
+            return
+        self._callbacks += 1
+        self.spawn(callback()).add_done_callback(self._end_callback)
+
+    def _end_callback(self, _task: object) -> None:
+        self._callbacks -= 1
+        if self._dropped and self._callbacks <= MAX_CALLBACKS // 2:
+            _log.error("%d callbacks were dropped", self._dropped)
+            self._dropped = 0
 
     def run_or_spawn(self, work: Callable[[], Coroutine[object, object, None] | None]) -> None:
         """Call `work`; if it returns a coroutine, run that in the background."""

@@ -29,7 +29,7 @@ class AuthMiddleware:
             try:
                 await authenticate(self.backend, exchange, scope)
             except GatewayError as error:
-                await Response(exchange, send).fail(error)
+                await Response(exchange, send, receive=receive).fail(error)
                 return
         elif scope["type"] == "websocket":
             try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
 from bud_asgi.auth import ApiKey
+from bud_asgi.budget import body_budget
 from bud_asgi.config.file import read_file
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.providers import KINDS
 from bud_asgi.config.reading import make_all_checks
 from bud_asgi.config.settings import ConfiguredProvider, Settings
 from bud_asgi.options import OptionError, check_choice, duplicates, shown
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 
 SOURCE = "environment"
 """Takes the place of a file name in errors."""
@@ -25,6 +28,12 @@ _VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """For each kind of provider its options, and the variables that set them: the first one that is set counts."""
 
+_SIZES: Mapping[str, str] = {
+    "max_body": "BUD_ASGI_MAX_BODY",
+    "body_budget": "BUD_ASGI_BODY_BUDGET",
+    "body_budget_per_principal": "BUD_ASGI_BODY_BUDGET_PRINCIPAL",
+}
+
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from `environ`, by default the process environment. An empty variable counts as not set.
@@ -32,8 +41,9 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     `BUD_ASGI_CONFIG` is the path of a file, which then decides. Otherwise `BUD_ASGI_PROVIDER` is the kind of the one
     provider: `anthropic` (the default) is configured by `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL`, `bedrock` by
     `AWS_REGION`, `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` and `CLOUD_ML_REGION`. `BUD_ASGI_KEYS` are the callers'
-    keys; `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless
-    a file sets it. Raises `ConfigError`.
+    keys; `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_MAX_BODY`, `BUD_ASGI_BODY_BUDGET` and
+    `BUD_ASGI_BODY_BUDGET_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless a file
+    sets it. Raises `ConfigError`.
     """
     environ = os.environ if environ is None else environ
     problems = Problems(SOURCE)
@@ -45,8 +55,18 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     provider = _provider(environ, problems)
     keys = tuple(_keys(environ, problems))
     _check_callers(environ, problems)
+    settings = Settings(
+        source=SOURCE,
+        providers=(provider,) if provider else (),
+        keys=keys,
+        max_body=_size("max_body", DEFAULT_MAX_BODY, environ),
+        body_budget=_size("body_budget", None, environ),
+        body_budget_per_principal=_size("body_budget_per_principal", None, environ),
+        access_log=access_log,
+    )
+    _check_sizes(settings, problems)
     problems.raise_any()
-    return Settings(source=SOURCE, providers=(provider,) if provider else (), keys=keys, access_log=access_log)
+    return settings
 
 
 def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool | None:
@@ -54,6 +74,18 @@ def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool
     if value not in {None, "", "0", "1"}:
         problems.add((variable,), f"expected 1 or 0, got {shown(value)}")
     return value == "1" if value else None
+
+
+def _size(option: str, default: Any, environ: Mapping[str, str]) -> Any:
+    text = environ.get(_SIZES[option])
+    return int(text) if text and text.isdecimal() else text or default
+
+
+def _check_sizes(sizes: Settings, problems: Problems) -> None:
+    try:
+        body_budget(sizes.max_body, sizes.body_budget, sizes.body_budget_per_principal)
+    except OptionError as error:
+        problems.add((_SIZES[error.option],), error.problem)
 
 
 def _provider(environ: Mapping[str, str], problems: Problems) -> ConfiguredProvider | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bud_asgi.auth import ApiKey
+from bud_asgi.budget import body_budget
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import ConfigError, Problem, Problems, render
 from bud_asgi.config.providers import read_provider
@@ -19,7 +20,7 @@ from bud_asgi.config.tables import GatewayConfig, KeyConfig, LimitConfig, RouteC
 from bud_asgi.exchange import Target
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limit
-from bud_asgi.options import OptionError, check_integer, duplicates, mismatch, nearest, one_of, shown
+from bud_asgi.options import OptionError, duplicates, mismatch, nearest, one_of, shown
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.routing import Route
 
@@ -63,9 +64,13 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
     """Read all parts of a file. Those with a problem are left out."""
     problems, known = reader.problems, gateway.get("providers", {})
     key_tables, route_tables = gateway.get("keys", []), gateway.get("routes", [])
-    max_body = gateway.get("max_body", DEFAULT_MAX_BODY)
+    sizes = max_body, budget, per_principal = (
+        gateway.get("max_body", DEFAULT_MAX_BODY),
+        gateway.get("body_budget"),
+        gateway.get("body_budget_per_principal"),
+    )
     try:
-        check_integer("max_body", max_body, "a number of bytes, more than 0", maximum=1 << 40)
+        body_budget(*sizes)
     except OptionError as error:
         problems.add_option((), error)
     _check_required(problems, gateway)
@@ -91,6 +96,8 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
         limits=tuple(filter(None, limits)),
         fields=fields,
         max_body=max_body,
+        body_budget=budget,
+        body_budget_per_principal=per_principal,
         access_log=gateway.get("access_log"),
     )
 

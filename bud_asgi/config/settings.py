@@ -23,8 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
     `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
-    the one provider. `fields` is the app's `field_policy`. `max_body` is in bytes. `access_log` is `None` if it was not
-    set.
+    the one provider. `fields` is the app's `field_policy`. `max_body` and the budgets are in bytes. A budget or
+    `access_log` is `None` if it was not set.
     """
 
     source: str
@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
     fields: Mapping[str, Action] = {}
     max_body: int = DEFAULT_MAX_BODY
+    body_budget: int | None = None
+    body_budget_per_principal: int | None = None
     access_log: bool | None = None
 
     def app(self) -> MessagesApp:
@@ -46,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 limits=self.limits,
                 field_policy=self.fields,
                 max_body=self.max_body,
+                body_budget=self.body_budget,
+                body_budget_per_principal=self.body_budget_per_principal,
                 access_log=bool(self.access_log),
             )
         except ValueError as error:

@@ -21,6 +21,8 @@ class GatewayConfig(TypedDict, total=False):
     limits: list[Any]
     fields: dict[str, Any]
     max_body: int
+    body_budget: int
+    body_budget_per_principal: int
     access_log: bool
 
 

@@ -31,9 +31,23 @@ class MemoryStore:
         """The number of reservations that are not settled yet."""
         return len(self._open)
 
+    def check(self, charges: Sequence[Charge]) -> None:
+        """Raise `RateLimited` where `reserve` would. Takes nothing."""
+        self._after(charges, self._clock())
+
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
         now = self._clock()
+        after, statuses = self._after(charges, now)
+        self._buckets.update(after)
+        self._sweep(now)
+        self._count += 1
+        reservation = Reservation(str(self._count))
+        self._open[reservation.id] = tuple(charges)
+        return Grant(reservation, tuple(statuses))
+
+    def _after(self, charges: Sequence[Charge], now: float) -> tuple[dict[_BucketKey, Bucket], list[LimitStatus]]:
+        """The buckets and limits as they are once the charges are taken. Raises `RateLimited`."""
         after: dict[_BucketKey, Bucket] = {}
         statuses: list[LimitStatus] = []
         longest, tightest = 0.0, None
@@ -48,12 +62,7 @@ class MemoryStore:
             statuses.append(_status(charge, left))
         if tightest is not None:
             raise RateLimited(tightest, longest)
-        self._buckets.update(after)
-        self._sweep(now)
-        self._count += 1
-        reservation = Reservation(str(self._count))
-        self._open[reservation.id] = tuple(charges)
-        return Grant(reservation, tuple(statuses))
+        return after, statuses
 
     def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
         """Book the actual amounts. Settling twice changes nothing."""

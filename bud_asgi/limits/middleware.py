@@ -38,7 +38,7 @@ class RateLimitMiddleware:
         try:
             hold = await self.limiter.admit(exchange)
         except GatewayError as error:
-            await Response(exchange, send).fail(error)
+            await Response(exchange, send, receive=receive).fail(error)
             return
         try:
             await self.app(scope, receive, send)

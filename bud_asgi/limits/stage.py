@@ -10,7 +10,8 @@ import msgspec
 from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limits.limit import Charge, Limit, charges_of
 from bud_asgi.limits.memory import MemoryStore
-from bud_asgi.limits.store import LimitStore, limit_headers
+from bud_asgi.limits.refusals import Refusals
+from bud_asgi.limits.store import LimitStore, RateLimited, limit_headers
 from bud_asgi.tasks import BackgroundTasks
 
 _REMAINING = attrgetter("remaining")
@@ -29,11 +30,27 @@ class Limiter:
     def __init__(self, limits: Sequence[Limit], store: LimitStore | None = None) -> None:
         self.limits = tuple(limits)
         self.store: LimitStore = store or MemoryStore()
+        self._refusals = Refusals()
+
+    def check(self, exchange: Exchange) -> None:
+        """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
+
+        A store in memory knows at once; of any other, the refusals are remembered.
+        """
+        charges = tuple(charges_of(self.limits, exchange))
+        if isinstance(self.store, MemoryStore):
+            self.store.check(charges)
+        else:
+            self._refusals.check(charges)
 
     async def admit(self, exchange: Exchange) -> Hold:
         """Reserve from all limits, or raise `RateLimited` with a true `retry-after`. Cancelled, nothing is reserved."""
         charges = tuple(charges_of(self.limits, exchange))
-        granted = await self.store.reserve(charges)
+        try:
+            granted = await self.store.reserve(charges)
+        except RateLimited as error:
+            self._refusals.note(charges, error)
+            raise
         exchange.reservation = granted.reservation
         if granted.statuses:
             exchange.reply_headers += limit_headers(min(granted.statuses, key=_REMAINING))

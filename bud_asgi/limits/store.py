@@ -57,7 +57,7 @@ LONGEST_WAIT = 60.0
 
 
 class RateLimited(GatewayError):
-    """A limit has no room for a request. After `retry_after` seconds it has."""
+    """A limit, of status `limit_status`, has no room for a request. After `retry_after` seconds it has."""
 
     status = 429
     type = "rate_limit_error"
@@ -77,6 +77,7 @@ class RateLimited(GatewayError):
         lines = {name.decode(): value.decode() for name, value in limit_headers(status)}
         super().__init__(message, headers={"retry-after": str(seconds), **lines})
         self.retry_after = retry_after
+        self.limit_status = status
 
 
 def limit_headers(status: LimitStatus) -> list[tuple[bytes, bytes]]:

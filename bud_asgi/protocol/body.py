@@ -9,6 +9,10 @@ from bud_asgi.protocol.errors import InvalidRequest, RequestTooLarge
 DEFAULT_MAX_BODY = 32 * 1024 * 1024
 """The largest body of a Messages request, in bytes (vendor page "Errors", request size limits)."""
 
+_SMALL = 4096
+_PIECE = 1 << 16
+"""Chunks below `_SMALL` bytes are put together in pieces of this size: an object for each byte takes forty times it."""
+
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
@@ -26,26 +30,29 @@ class BodyReader:
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._decoder: codecs.IncrementalDecoder | None = None
         self._inside_character = False
         self.size = 0
 
-    def declare(self, content_length: bytes | None) -> None:
-        """Check `content-length` before the body is read.
+    def declare(self, content_length: bytes | None) -> int:
+        """Check `content-length` before the body is read, and return it; 0 if there is none.
 
         Raises `RequestTooLarge` over the limit, `InvalidRequest` for a value that is not a number.
         """
-        if content_length is not None and content_length.isdigit() and len(content_length) <= 20:
-            self._check(int(content_length))
-        elif content_length is not None:
+        if content_length is None:
+            return 0
+        if not content_length.isdigit() or len(content_length) > 20:
             raise InvalidRequest("content-length: Input should be a valid integer")
+        size = int(content_length)
+        self._check(size)
+        return size
 
     def feed(self, chunk: bytes) -> None:
         """Add a chunk. Raises `RequestTooLarge` past the limit, `InvalidRequest` at the first invalid byte."""
         self.size += len(chunk)
         self._check(self.size)
-        self._chunks.append(chunk)
+        self._keep(chunk)
         if self._inside_character or not chunk.isascii():
             self._inside_character = self._decode(chunk, final=False)
 
@@ -54,7 +61,20 @@ class BodyReader:
         if self._inside_character:
             self._decode(b"", final=True)
         chunks, self._chunks = self._chunks, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+
+    def clear(self) -> None:
+        """Drop what has been collected."""
+        self._chunks.clear()
+
+    def _keep(self, chunk: bytes) -> None:
+        last = self._chunks[-1] if self._chunks else None
+        if last is None or len(chunk) >= _SMALL:
+            self._chunks.append(chunk)
+        elif isinstance(last, bytearray) and len(last) < _PIECE:
+            last += chunk
+        else:
+            self._chunks.append(bytearray(chunk))
 
     def _check(self, size: int) -> None:
         if size > self._max_body:

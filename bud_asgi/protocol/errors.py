@@ -90,6 +90,13 @@ class RequestTooLarge(GatewayError):
     retryable = False
 
 
+class RequestTimeout(GatewayError):
+    """The client paused for too long within its request body, or took too long for all of it."""
+
+    status = 408
+    type = "timeout_error"
+
+
 class ShuttingDown(GatewayError):
     """The gateway is stopping: another replica, or this one after its restart, can serve the request."""
 
@@ -97,7 +104,7 @@ class ShuttingDown(GatewayError):
     type = "overloaded_error"
 
     def __init__(self) -> None:
-        super().__init__("The gateway is shutting down.", headers={"retry-after": "1", "connection": "close"})
+        super().__init__("The gateway is shutting down.", headers={"retry-after": "1"})
 
 
 class ClientGone(GatewayError):

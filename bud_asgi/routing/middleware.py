@@ -35,6 +35,6 @@ class RoutingMiddleware:
             await exchange.request(receive)
             resolve(self.router, exchange)
         except GatewayError as error:
-            await Response(exchange, send).fail(error)
+            await Response(exchange, send, receive=receive).fail(error)
             return
         await self.app(scope, exchange.replay_body(receive), send)

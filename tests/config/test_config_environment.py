@@ -132,6 +132,33 @@ def test_the_kind_of_provider_is_named(environ: dict[str, str], shown: str) -> N
     assert isinstance(settings.app(), MessagesApp)
 
 
+def test_the_sizes_of_bodies_are_variables_too() -> None:
+    sizes = {
+        "BUD_ASGI_MAX_BODY": "1000",
+        "BUD_ASGI_BODY_BUDGET": "5000",
+        "BUD_ASGI_BODY_BUDGET_PRINCIPAL": "2000",
+    }
+    settings = read_environment({**ENVIRON, **OPEN, **sizes})
+    assert (settings.max_body, settings.body_budget, settings.body_budget_per_principal) == (1000, 5000, 2000)
+    settings = read_environment({**ENVIRON, **OPEN})
+    assert (settings.max_body, settings.body_budget, settings.body_budget_per_principal) == (32 << 20, None, None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("BUD_ASGI_BODY_BUDGET", "1000", "expected at least max_body (33554432 bytes), got 1000"),
+        ("BUD_ASGI_BODY_BUDGET", "64MB", 'expected a number of bytes, more than 0, got "64MB"'),
+        ("BUD_ASGI_BODY_BUDGET_PRINCIPAL", "-1", 'expected a number of bytes, more than 0, got "-1"'),
+        ("BUD_ASGI_MAX_BODY", "0", "expected a number of bytes, more than 0, got 0"),
+    ],
+)
+def test_a_size_that_makes_no_sense_is_named_by_its_variable(variable: str, value: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_environment({**ENVIRON, **OPEN, variable: value})
+    assert str(raised.value) == f"environment: {variable}: {problem}"
+
+
 def test_a_file_decides_except_for_an_access_log_that_it_does_not_set(tmp_path: Path) -> None:
     file = written(tmp_path, PROVIDER + KEYS)
     environ = {**ENVIRON, **OPEN, "BUD_ASGI_CONFIG": str(file), "BUD_ASGI_ACCESS_LOG": "1"}

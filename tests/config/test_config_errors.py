@@ -58,7 +58,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, allow_anonymous,'
-                " routes, limits, fields, max_body or access_log"
+                " routes, limits, fields, max_body, body_budget, body_budget_per_principal or access_log"
             )
         ],
     ),
@@ -75,6 +75,18 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "a size of zero": ("max_body = 0\n" + GOOD, ["1: max_body: expected a number of bytes, more than 0, got 0"]),
+    "a budget for bodies that is smaller than one": (
+        "max_body = 1000\nbody_budget = 999\n" + GOOD,
+        ["2: body_budget: expected at least max_body (1000 bytes), got 999"],
+    ),
+    "a share of the budget that is larger than all": (
+        "body_budget = 100_000_000\nbody_budget_per_principal = 200_000_000\n" + GOOD,
+        ["2: body_budget_per_principal: expected at most body_budget (100000000 bytes), got 200000000"],
+    ),
+    "a budget with a unit": (
+        'body_budget = "64MB"\n' + GOOD,
+        ['1: body_budget: expected a whole number, got "64MB"'],
+    ),
     "a huge number": (
         f"max_body = 0x{'f' * 5000}\n" + GOOD,
         ["1: max_body: expected a number of bytes, more than 0, got a number of more than 64 bits"],

@@ -18,6 +18,8 @@ from bud_asgi.testing.server.serving import serving
 
 WHOLE = f"""
 max_body = 1000000
+body_budget = 8000000
+body_budget_per_principal = 2000000
 access_log = true
 
 [providers.anthropic]
@@ -90,6 +92,8 @@ def test_it_is_equivalent_to_code(tmp_path: Path) -> None:
             Route("qwen*", ["local", "anthropic"]),
         ),
         max_body=1_000_000,
+        body_budget=8_000_000,
+        body_budget_per_principal=2_000_000,
         access_log=True,
     )
 
