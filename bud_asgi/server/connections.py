@@ -1,0 +1,102 @@
+"""All connections of one server: how many there are, and one clock for their deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Any, cast
+
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from bud_asgi.clock import Clock
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.server.concurrency import ConcurrencyLimit
+from bud_asgi.server.connection import ServerConnection
+from bud_asgi.server.limits import ServerLimits
+
+_log = logging.getLogger("bud_asgi")
+
+
+class Connections:
+    """The open connections of a server, in one event loop.
+
+    `now` is the loop's time at the last tick: deadlines are measured from it, so that no request reads a clock.
+    """
+
+    def __init__(self, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
+        self.limits = limits
+        self.now = loop.time()
+        self._loop = loop
+        self._clock = Clock(loop, tick=limits.tick)
+        self._open: set[ServerConnection] = set()
+        self._refused: Counter[int] = Counter()
+
+    def add(self, connection: ServerConnection) -> bool:
+        """Register a connection; return whether it is within the limit."""
+        if not self._open:
+            self.now = self._loop.time()
+            self._clock.watch(self)
+        self._open.add(connection)
+        return self.limits.connections is None or len(self._open) <= self.limits.connections
+
+    @property
+    def may_answer_more(self) -> bool:
+        """Whether a connection beyond the limit gets an answer. Each one that lingers to be read holds a descriptor."""
+        limit = self.limits.connections
+        return limit is None or len(self._open) <= limit + limit // 4
+
+    def discard(self, connection: ServerConnection) -> None:
+        """Unregister a connection that has been lost."""
+        self._open.discard(connection)
+        if not self._open:
+            self._clock.unwatch(self)
+            self._report()
+
+    def count(self, error: GatewayError) -> None:
+        """Count a request or a connection that was refused before it reached the app."""
+        self._refused[error.status] += 1
+
+    def on_tick(self, now: float) -> None:
+        """Let the connections whose deadline is over do what is due."""
+        self.now = now
+        for connection in tuple(self._open):
+            if now >= connection.deadline:
+                connection.on_deadline()
+        self._report()
+
+    def _report(self) -> None:
+        """Log what was refused since the last tick: one line, however many clients there were."""
+        if self._refused:
+            counts = ", ".join(f"{count} with {status}" for status, count in sorted(self._refused.items()))
+            _log.warning("refused requests before they reached the app: %s", counts)
+            self._refused.clear()
+
+
+class ConnectionFactory:
+    """Makes the protocol of each connection, as `http=` of `uvicorn.Config`. Use one factory for each server."""
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._limits = limits
+        self._connections: Connections | None = None
+        self._app: ASGIApp | None = None
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> ServerConnection:
+        """Make the protocol of one connection. The arguments are uvicorn's."""
+        loop = _loop or asyncio.get_running_loop()
+        if self._connections is None:
+            self._connections = Connections(self._limits, loop)
+            self._app = cast("ASGIApp", config.loaded_app)  # pyright: ignore[reportUnknownMemberType] - uvicorn's
+            if self._limits.concurrency is not None:
+                self._app = ConcurrencyLimit(self._app, self._limits.concurrency, self._connections.count)
+        connection = ServerConnection(config, server_state, app_state, loop, register=self._connections)
+        connection.app = self._app  # pyright: ignore[reportAttributeAccessIssue] - uvicorn has a type of its own
+        return connection
