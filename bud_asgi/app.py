@@ -23,6 +23,7 @@ from bud_asgi.limits import Limit, Limiter
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
+from bud_asgi.protocol.headers import check_head
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
@@ -128,6 +129,7 @@ class MessagesApp:
         loop: LoopResources | None = None
         try:
             async with Response(exchange, send, self._timing) as response:
+                check_head(scope["headers"], len(scope["path"]) + len(scope.get("query_string", b"")))
                 loop = self._loops.get()
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body

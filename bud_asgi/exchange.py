@@ -20,7 +20,7 @@ from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
-from bud_asgi.protocol.headers import merge_headers
+from bud_asgi.protocol.headers import MAX_HEADER_LINES, merge_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.protocol.request import MessagesRequest
@@ -209,7 +209,9 @@ class Exchange:
     def __init__(self, scope: Scope) -> None:
         self.request_id = f"req_{os.urandom(12).hex()}"
         self.method: str = scope["method"]
-        self.headers = merge_headers(scope["headers"])
+        lines = scope["headers"]
+        # A longer list costs more than it should before the app can refuse it.
+        self.headers = merge_headers(lines) if len(lines) <= MAX_HEADER_LINES else {}
         self.operation: Operation | None = None
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
-from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.errors import HeadTooLarge, InvalidRequest
 
 Headers = Mapping[bytes, bytes]
 """Header values by lower-case name; the lines of a repeated field are joined (RFC 9110, 5.3)."""
+
+MAX_HEAD = 1 << 16
+"""Bytes of a request's target and header fields."""
+
+MAX_HEADER_LINES = 200
+"""Number of a request's header fields."""
 
 _VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
@@ -23,6 +30,17 @@ _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _FROM_REPLY = (b"content-type",)
 _FROM_ERROR = (b"retry-after", b"retry-after-ms", b"x-should-retry")
+
+
+def check_head(lines: Sequence[tuple[bytes, bytes]], target: int) -> None:
+    """Check the size of a request's head; `target` is the length of its path and query. Raises `HeadTooLarge`.
+
+    Several servers have no limit of their own, and every stage reads the headers.
+    """
+    if len(lines) > MAX_HEADER_LINES:
+        raise HeadTooLarge(f"The request has more than {MAX_HEADER_LINES} header lines")
+    if len(b"".join(chain.from_iterable(lines))) + 4 * len(lines) + target > MAX_HEAD:
+        raise HeadTooLarge(f"The request line and headers exceed {MAX_HEAD} bytes")
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

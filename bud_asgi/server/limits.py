@@ -6,6 +6,8 @@ import sys
 
 import msgspec
 
+from bud_asgi.protocol.headers import MAX_HEAD, MAX_HEADER_LINES
+
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a server's connections. Sizes are in bytes, durations in seconds.
@@ -25,8 +27,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     often deadlines are looked at.
     """
 
-    head: int = 1 << 16
-    header_lines: int = 200
+    head: int = MAX_HEAD
+    header_lines: int = MAX_HEADER_LINES
     framing: int = 1 << 15
     head_timeout: float = 15.0
     first_byte: float = 15.0
