@@ -24,8 +24,9 @@ from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.headers import check_head
+from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
-from bud_asgi.providers import Provider
+from bud_asgi.providers import Provider, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.telemetry import log_access
@@ -64,7 +65,8 @@ class MessagesApp:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         names = _checked_names(providers)
-        self._loops = PerLoop(client, providers, timing)
+        self._id = gateway_id(providers)
+        self._loops = PerLoop(client, providers, timing, self._id)
         self._timing = timing
         self._max_body = max_body
         self._on_settled = on_settled
@@ -129,7 +131,8 @@ class MessagesApp:
         loop: LoopResources | None = None
         try:
             async with Response(exchange, send, self._timing) as response:
-                check_head(scope["headers"], len(scope["path"]) + len(scope.get("query_string", b"")))
+                target = len(scope["path"]) + len(scope.get("query_string", b""))
+                check_head(len(scope["headers"]), exchange.headers, target)
                 loop = self._loops.get()
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body
@@ -148,11 +151,17 @@ class MessagesApp:
                     loop.discard(exchange)
 
     def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
-        """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""
+        """The operation of a request.
+
+        Raises `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
+        """
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
-        if loop.draining and operation not in PUBLIC:
+        if operation in PUBLIC:
+            return operation
+        if loop.draining:
             raise ShuttingDown
+        exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
         return operation

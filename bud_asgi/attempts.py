@@ -136,4 +136,4 @@ def _provider_request(exchange: Exchange, target: Target) -> ProviderRequest:
     headers = exchange.headers
     if exchange.credential_header is not None:
         headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
-    return ProviderRequest(exchange.decoded_request, headers, target.model, exchange.request_id)
+    return ProviderRequest(exchange.decoded_request, headers, target.model, exchange.request_id, exchange.hops)

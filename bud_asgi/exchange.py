@@ -175,9 +175,9 @@ class Exchange:
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
-    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
-    what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
-    that could not be sent.
+    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `hops` are the
+    ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
+    gateway. `unsent_event` is the final event of a cancelled stream that could not be sent.
     """
 
     __slots__ = (
@@ -188,6 +188,7 @@ class Exchange:
         "credential_header",
         "ended",
         "headers",
+        "hops",
         "max_body",
         "method",
         "model_id",
@@ -212,6 +213,7 @@ class Exchange:
         lines = scope["headers"]
         # A longer list costs more than it should before the app can refuse it.
         self.headers = merge_headers(lines) if len(lines) <= MAX_HEADER_LINES else {}
+        self.hops = b""
         self.operation: Operation | None = None
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY

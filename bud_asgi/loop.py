@@ -26,10 +26,10 @@ class LoopResources:
     The registry serves drains, disconnects and pings: one clock, and one registration for each request.
     """
 
-    def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing) -> None:
+    def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing, hops: bytes = b"") -> None:
         self.client = client
         self.timing = timing
-        self.model_lists = UpstreamModelLists(providers, client)
+        self.model_lists = UpstreamModelLists(providers, client, hops=hops)
         self.tasks = BackgroundTasks()
         self.in_flight: dict[Exchange, ActiveRequest] = {}
         self.draining = False
@@ -86,10 +86,13 @@ class PerLoop:
     it mounts. So each loop gets a keeper task; it is cancelled when the loop ends, and closes the loop's resources.
     """
 
-    def __init__(self, client: Callable[[], HttpClient], providers: Sequence[Provider], timing: Timing) -> None:
+    def __init__(
+        self, client: Callable[[], HttpClient], providers: Sequence[Provider], timing: Timing, hops: bytes = b""
+    ) -> None:
         self._client = client
         self._providers = providers
         self._timing = timing
+        self._hops = hops
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[LoopResources, asyncio.Task[None]]] = {}
 
     def get(self) -> LoopResources:
@@ -99,7 +102,7 @@ class PerLoop:
         if kept is None:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            resources = LoopResources(self._client(), self._providers, self._timing)
+            resources = LoopResources(self._client(), self._providers, self._timing, self._hops)
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]

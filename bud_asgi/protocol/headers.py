@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 
 from bud_asgi.protocol.errors import HeadTooLarge, InvalidRequest
 
@@ -32,14 +31,14 @@ _FROM_REPLY = (b"content-type",)
 _FROM_ERROR = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
-def check_head(lines: Sequence[tuple[bytes, bytes]], target: int) -> None:
-    """Check the size of a request's head; `target` is the length of its path and query. Raises `HeadTooLarge`.
+def check_head(lines: int, headers: Headers, target: int) -> None:
+    """Check the size of a request's head: the number of its lines, the merged headers, the length of path and query.
 
-    Several servers have no limit of their own, and every stage reads the headers.
+    Several servers have no limit of their own. Raises `HeadTooLarge`.
     """
-    if len(lines) > MAX_HEADER_LINES:
+    if lines > MAX_HEADER_LINES:
         raise HeadTooLarge(f"The request has more than {MAX_HEADER_LINES} header lines")
-    if len(b"".join(chain.from_iterable(lines))) + 4 * len(lines) + target > MAX_HEAD:
+    if len(b"".join(headers)) + len(b"".join(headers.values())) + 4 * lines + target > MAX_HEAD:
         raise HeadTooLarge(f"The request line and headers exceed {MAX_HEAD} bytes")
 
 

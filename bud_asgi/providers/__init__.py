@@ -8,6 +8,7 @@ from bud_asgi.providers.errors import (
     UpstreamUnavailable,
     unavailable,
 )
+from bud_asgi.providers.hops import gateway_id, with_hops
 from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.sender import hide_credential_error, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
@@ -25,7 +26,9 @@ __all__ = [
     "UpstreamErrorResponse",
     "UpstreamUnavailable",
     "Vertex",
+    "gateway_id",
     "hide_credential_error",
     "send",
     "unavailable",
+    "with_hops",
 ]

@@ -23,13 +23,15 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """A decoded Messages or token counting request, on its way to a provider.
 
     `headers` are the client's, by lower-case name. `model` is the upstream model; `None` for the one in the request.
-    `request_id` is the gateway's, for error bodies that the provider writes.
+    `request_id` is the gateway's, for error bodies that the provider writes. `hops` is the header with the ids of the
+    gateways that the request has been through; the sender adds it.
     """
 
     request: MessagesRequest
     headers: Headers
     model: str | None = None
     request_id: str = ""
+    hops: bytes = b""
 
 
 class EncodedRequest(msgspec.Struct, frozen=True, gc=False):

@@ -16,6 +16,7 @@ from bud_asgi.providers.errors import (
     check_encoding,
     unavailable,
 )
+from bud_asgi.providers.hops import with_hops
 from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Provider, ProviderRequest
 
 _MAX_ERROR_BODY = 1 << 20
@@ -33,14 +34,15 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     """
     encoded = provider.encode(call)
     attempt.dropped = encoded.dropped
+    request = with_hops(encoded.request, call.hops)
     try:
-        sent = await provider.credential.apply(encoded.request, call.headers)
+        sent = await provider.credential.apply(request, call.headers)
         reply = await client.send(sent)
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)
         error = await _read_error(provider, call, reply, attempt)
         if _is_of_credential(error) and await provider.credential.refresh(sent):
-            reply = await client.send(await provider.credential.apply(encoded.request, call.headers))
+            reply = await client.send(await provider.credential.apply(request, call.headers))
             if reply.status == 200:
                 return _accept(provider, call, reply, attempt)
             error = await _read_error(provider, call, reply, attempt)

@@ -45,6 +45,7 @@ class Register(Protocol):
 
     limits: ServerLimits
     now: float
+    idle: dict[ServerConnection, None]
 
     def add(self, connection: ServerConnection) -> bool:
         """Register it; return whether it is within the limit."""
@@ -107,7 +108,7 @@ class ServerConnection(HttpToolsProtocol):
         if self._register.may_answer_more:
             self._refuse(TooManyConnections())
         else:
-            transport.abort()
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the request in progress, if there is one."""
@@ -115,6 +116,10 @@ class ServerConnection(HttpToolsProtocol):
         self._register.discard(self)
         self._detach()
         super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close at once, without an answer."""
+        self._socket.abort()
 
     def on_deadline(self) -> None:
         """Do what is due: refuse a slow head, close an idle connection, give up one that is being closed."""
@@ -176,6 +181,7 @@ class ServerConnection(HttpToolsProtocol):
             raise self._error
         self._phase = Phase.BODY
         self.deadline = inf
+        self._register.idle.pop(self, None)
         self._framing = self._unread = 0
         super().on_headers_complete()
         self.headers = []  # takes the trailers, which the scope must not show as headers
@@ -194,7 +200,7 @@ class ServerConnection(HttpToolsProtocol):
         super().on_message_complete()
         self._phase = Phase.IDLE
         if self.cycle.response_complete:
-            self.deadline = self._register.now + self._limits.keep_alive
+            self._wait()
 
     def _head_is_too_large(self) -> bool:
         if self._head + self._piece <= self._limits.head:
@@ -228,10 +234,12 @@ class ServerConnection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """Wait for the next request, or first for the rest of a body that the app did not read."""
+        if self._phase is Phase.BODY:
+            self.deadline = self._register.now + self._limits.linger
+            return
+        self._register.idle[self] = None
         if self._phase is Phase.IDLE:
             self.deadline = self._register.now + self._limits.keep_alive
-        elif self._phase is Phase.BODY:
-            self.deadline = self._register.now + self._limits.linger
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer a request that the app does not get, or has not answered yet; parse nothing more."""
@@ -243,7 +251,7 @@ class ServerConnection(HttpToolsProtocol):
             self.deadline = inf
             self.flow.pause_reading()
         elif cycle.response_started or self.pipeline:
-            self._socket.abort()
+            self.abort()
         else:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -259,6 +267,7 @@ class ServerConnection(HttpToolsProtocol):
     def _close(self) -> None:
         """Close once all is sent. If the client may still be sending, tell it that nothing more comes, and linger."""
         self._closing = True
+        self._register.idle.pop(self, None)
         self._detach()
         if self._error is None and self._phase is not Phase.BODY:
             self._close_socket()
@@ -279,7 +288,7 @@ class ServerConnection(HttpToolsProtocol):
         """Close the socket; give it up if the client has read nothing since the last deadline."""
         unsent = self._socket.get_write_buffer_size()
         if unsent and unsent == self._unsent:
-            self._socket.abort()
+            self.abort()
         else:
             self._close_socket()
 

@@ -23,24 +23,33 @@ _log = logging.getLogger("bud_asgi")
 class Connections:
     """The open connections of a server, in one event loop.
 
-    `now` is the loop's time at the last tick: deadlines are measured from it, so that no request reads a clock.
+    `now` is the loop's time at the last tick: deadlines are measured from it, so that no request reads a clock. `idle`
+    are those that run no request, the longest idle one first. At the limit they make room for new ones, so that clients
+    without a request cannot keep others out.
     """
 
     def __init__(self, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.limits = limits
         self.now = loop.time()
+        self.idle: dict[ServerConnection, None] = {}
         self._loop = loop
         self._clock = Clock(loop, tick=limits.tick)
         self._open: set[ServerConnection] = set()
         self._refused: Counter[int] = Counter()
 
     def add(self, connection: ServerConnection) -> bool:
-        """Register a connection; return whether it is within the limit."""
+        """Register a connection; return whether it is within the limit, perhaps in the place of an idle one."""
         if not self._open:
             self.now = self._loop.time()
             self._clock.watch(self)
+        limit = self.limits.connections
+        if limit is not None and len(self._open) >= limit and self.idle:
+            longest_idle = next(iter(self.idle))
+            self.discard(longest_idle)
+            longest_idle.abort()
         self._open.add(connection)
-        return self.limits.connections is None or len(self._open) <= self.limits.connections
+        self.idle[connection] = None
+        return limit is None or len(self._open) <= limit
 
     @property
     def may_answer_more(self) -> bool:
@@ -51,6 +60,7 @@ class Connections:
     def discard(self, connection: ServerConnection) -> None:
         """Unregister a connection that has been lost."""
         self._open.discard(connection)
+        self.idle.pop(connection, None)
         if not self._open:
             self._clock.unwatch(self)
             self._report()

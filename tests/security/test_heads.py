@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.asgi import Receiving, call, http_scope
 from support.calls import HEADERS, KEY
 from support.gateway import messages_app
 from support.server import HEALTH, LAST_HEALTH, assert_refuses, assert_serves, limited_server, status_of
-from support.sockets import connect, raw_exchange, receive_until, request_head
+from support.sockets import connect, raw_exchange, receive_until
 
 from bud_asgi import MessagesApp
 
@@ -144,7 +145,9 @@ def test_trailers_and_chunk_extensions_without_end_are_cut_off(url: str, start: 
 
 def test_many_small_chunks_are_served(url: str) -> None:
     body = b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
-    reply = raw_exchange(url, CHUNKED + f"x-api-key: {KEY}\r\nanthropic-version: 1\r\n\r\n".encode() + body, timeout=1.0)
+    reply = raw_exchange(
+        url, CHUNKED + f"x-api-key: {KEY}\r\nanthropic-version: 1\r\n\r\n".encode() + body, timeout=1.0
+    )
     assert status_of(reply) == 400
     assert b"JSON" in reply or b"json" in reply
 
@@ -160,7 +163,9 @@ def test_a_trailer_is_not_a_header(trailer: str, cut: int) -> None:
 
     with limited_server(app) as served, connect(served) as peer:  # type: ignore[arg-type]
         request = CHUNKED + b"\r\n1\r\n{\r\n0\r\n"
-        for part in (request + f"{trailer}\r\n\r\n".encode(),) if cut == 0 else (request, f"{trailer}\r\n\r\n".encode()):
+        for part in (
+            (request + f"{trailer}\r\n\r\n".encode(),) if cut == 0 else (request, f"{trailer}\r\n\r\n".encode())
+        ):
             peer.sendall(part)
             time.sleep(0.02)
         receive_until(peer, b"\r\n\r\n")
@@ -187,7 +192,7 @@ def _resident() -> int:
 
 # Mounted in a server that bounds nothing.
 
-MOUNTED = {
+MOUNTED: dict[str, dict[str, Any]] = {
     "many lines": {"headers": [(b"a", b"b")] * 201},
     "300,000 lines": {"headers": [(b"a", b"b")] * 300_000},
     "300,000 names": {"headers": [(b"a%d" % number, b"b") for number in range(300_000)]},
@@ -199,7 +204,9 @@ MOUNTED = {
 
 
 @pytest.mark.parametrize("more", MOUNTED.values(), ids=MOUNTED.keys())
-async def test_a_mounted_app_refuses_such_a_head_before_it_authenticates(app: MessagesApp, more: dict[str, object]) -> None:
+async def test_a_mounted_app_refuses_such_a_head_before_it_authenticates(
+    app: MessagesApp, more: dict[str, Any]
+) -> None:
     scope, receive = http_scope(**more), Receiving()
     began = time.perf_counter()
     sent = await call(app, scope, receive)
@@ -212,4 +219,6 @@ async def test_a_mounted_app_refuses_such_a_head_before_it_authenticates(app: Me
 async def test_a_mounted_app_serves_a_head_within_the_limits(app: MessagesApp) -> None:
     lines = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
     lines += [(b"a%d" % number, b"x" * 300) for number in range(190)]
-    assert (await call(app, http_scope(headers=lines), Receiving({"type": "http.request", "body": b"{}"}))).status == 400
+    assert (
+        await call(app, http_scope(headers=lines), Receiving({"type": "http.request", "body": b"{}"}))
+    ).status == 400

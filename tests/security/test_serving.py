@@ -1,10 +1,11 @@
-"""What a client without a key can do to `bud-asgi serve` and to its other clients: hold connections, descriptors, bytes."""
+"""A client without a key cannot hold connections, descriptors or bytes of `bud-asgi serve`, nor disturb its others."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Generator
+from contextlib import suppress
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -21,7 +22,7 @@ from support.server import (
     status_of,
 )
 from support.sockets import connect, raw_exchange, receive_until, request_head
-from support.waiting import wait_until
+from support.waiting import answers, wait_until
 
 from bud_asgi import MessagesApp
 
@@ -41,6 +42,16 @@ def _read_all(peer: socket.socket) -> bytes:
     return received
 
 
+def _seconds_until_refused(peer: socket.socket, data: bytes) -> float:
+    """How long a server accepts `data`, sent again and again."""
+    began = time.monotonic()
+    with suppress(ConnectionError):
+        while time.monotonic() - began < 5.0:
+            peer.sendall(data)
+            time.sleep(TICK)
+    return time.monotonic() - began
+
+
 def _seconds_until_closed(peer: socket.socket) -> float:
     began = time.monotonic()
     assert _read_all(peer) == b""
@@ -54,11 +65,7 @@ def test_a_silent_connection_is_closed(app: MessagesApp) -> None:
 
 def test_empty_lines_do_not_keep_a_connection_open(app: MessagesApp) -> None:
     with limited_server(app, first_byte=SHORT) as url, connect(url) as peer:
-        began = time.monotonic()
-        with pytest.raises(ConnectionError):
-            while time.monotonic() - began < 5.0:
-                peer.sendall(b"\r\n")
-                time.sleep(TICK)
+        assert _seconds_until_refused(peer, b"\r\n") < 1.0
 
 
 def test_an_idle_connection_is_kept_for_the_next_request_and_then_closed(app: MessagesApp) -> None:
@@ -90,13 +97,13 @@ def test_a_dripping_head_is_refused_at_the_deadline(app: MessagesApp, before: by
 
 
 def test_a_slow_body_is_not_a_slow_head(app: MessagesApp) -> None:
-    with limited_server(_reads_the_body, head_timeout=SHORT, first_byte=SHORT, keep_alive=SHORT) as url:
-        with connect(url) as peer:
-            peer.sendall(request_head(4))
-            for byte in (b"a", b"b", b"c", b"d"):
-                time.sleep(0.1)
-                peer.sendall(byte)
-            assert receive_until(peer, b"abcd")
+    limits = {"head_timeout": SHORT, "first_byte": SHORT, "keep_alive": SHORT}
+    with limited_server(_reads_the_body, **limits) as url, connect(url) as peer:
+        peer.sendall(request_head(4))
+        for byte in (b"a", b"b", b"c", b"d"):
+            time.sleep(0.1)
+            peer.sendall(byte)
+        assert receive_until(peer, b"abcd")
 
 
 async def _reads_the_body(scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,34 +119,74 @@ async def _reads_the_body(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def small(app: MessagesApp) -> Generator[str]:
-    with limited_server(app, connections=4, first_byte=0.6) as url:
+def small() -> Generator[str]:
+    app = messages_app("http://127.0.0.1:9")
+    with limited_server(app, connections=4, linger=0.2) as url:
         yield url
 
 
+def _busy(url: str, count: int) -> list[socket.socket]:
+    """Connections on which a request is running: its body does not come."""
+    peers = [connect(url) for _ in range(count)]
+    for peer in peers:
+        peer.sendall(request_head(10, "/v1/messages"))
+    return peers
+
+
+IDLE = {
+    "silent": b"",
+    "dripping": b"GET /heal",
+    "idle after a request": HEALTH,
+    "dripping after a request": HEALTH + b"GET /heal",
+}
+
+
+@pytest.mark.parametrize("sent", IDLE.values(), ids=IDLE.keys())
+def test_connections_without_a_request_do_not_keep_callers_out(small: str, sent: bytes) -> None:
+    peers = [connect(small) for _ in range(40)]
+    for peer in peers:
+        with suppress(ConnectionError):
+            peer.sendall(sent)
+    wait_until(lambda: answers(f"{small}/healthz"), "their requests have been answered", 1.0)
+    for _ in range(3):
+        assert_serves(small)
+    for peer in peers:
+        peer.close()
+
+
+def test_an_idle_connection_is_not_closed_while_there_is_room(small: str) -> None:
+    with connect(small) as one, connect(small) as two:
+        for peer in (one, two, one, two):
+            peer.sendall(HEALTH)
+            receive_until(peer, b"\r\n\r\n")
+            assert_serves(small)
+
+
 def test_connections_beyond_the_limit_get_a_503_and_callers_get_in_again(small: str) -> None:
-    silent = [connect(small) for _ in range(4)]
-    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached", 0.5)
+    busy = _busy(small, 4)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached", 1.0)
     reply = raw_exchange(small, LAST_HEALTH)
     assert_refused(reply, 503, "api_error")
     assert b"retry-after: 1\r\n" in reply
+    busy.pop().close()
     wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 200, "callers get in", 2.0)
-    for peer in silent:
+    for peer in busy:
         peer.close()
 
 
 def test_a_flood_of_connections_does_not_pile_up_behind_the_limit(small: str) -> None:
+    busy = _busy(small, 4)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached", 1.0)
+    time.sleep(0.5)
     peers = [connect(small) for _ in range(40)]
     answered = 0
-    for peer in peers[4:]:
-        try:
-            answered += bool(_read_all(peer))
-        except ConnectionResetError:
-            pass
-    assert answered <= 2  # the others are closed at once, without an answer
     for peer in peers:
+        with suppress(ConnectionResetError):
+            answered += bool(_read_all(peer))
+    assert 1 <= answered <= 2  # the others are closed at once, without an answer
+    for peer in (*busy, *peers):
         peer.close()
-    assert_serves(small)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 200, "callers get in", 2.0)
 
 
 def test_requests_beyond_the_limit_get_a_529_while_health_checks_are_answered() -> None:
@@ -184,26 +231,18 @@ def test_an_upload_that_is_refused_early_is_cut_off_after_some_seconds(app: Mess
     with limited_server(app, linger=0.3) as url, connect(url) as peer:
         peer.sendall(request_head(1000, "/nothing"))
         assert status_of(receive_until(peer, b"request_id")) == 404
-        began = time.monotonic()
-        with pytest.raises(ConnectionError):
-            while time.monotonic() - began < 5.0:
-                peer.sendall(b"x")
-                time.sleep(0.05)
-        assert time.monotonic() - began < 2.0
+        assert _seconds_until_refused(peer, b"x") < 2.0
 
 
 def test_the_rest_of_a_refused_body_is_not_taken_for_the_next_request(app: MessagesApp) -> None:
     smuggled = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
     with limited_server(app) as url, connect(url) as peer:
         peer.sendall(request_head(len(smuggled), "/nothing"))
-        receive_until(peer, b"request_id")
+        receive_until(peer, b"}")
         peer.sendall(smuggled)
         peer.settimeout(0.2)
-        rest = b""
         with pytest.raises(TimeoutError):
-            while chunk := peer.recv(65536):
-                rest += chunk
-        assert b"HTTP/1.1" not in rest
+            peer.recv(65536)
 
 
 def test_a_client_that_expects_100_continue_and_is_refused_cannot_have_its_next_request_read_as_a_body(
@@ -225,9 +264,11 @@ def test_a_client_that_does_not_read_its_last_answer_does_not_hold_the_connectio
     with limited_server(much, close_timeout=0.2) as url, connect(url) as peer:
         peer.sendall(HEALTH)
         time.sleep(1.0)
-        with pytest.raises(ConnectionError):
-            assert len(_read_all(peer)) < 32 << 20
-            raise ConnectionResetError  # some systems report the end of the stream
+        received = 0
+        with suppress(ConnectionResetError):
+            while chunk := peer.recv(1 << 20):
+                received += len(chunk)
+        assert received < 32 << 20
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_last_answer() -> None:

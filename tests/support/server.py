@@ -21,7 +21,8 @@ LAST_HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 @contextmanager
 def limited_server(app: ASGIApp, **limits: Any) -> Generator[str]:
     """Serve `app`; `limits` are those of `ServerLimits`. Yields the base URL."""
-    with serving(app, http=ConnectionFactory(ServerLimits(**{"tick": TICK, **limits}))) as url:
+    settings: dict[str, Any] = {"tick": TICK, **limits}
+    with serving(app, http=ConnectionFactory(ServerLimits(**settings))) as url:
         yield url
 
 
