@@ -40,6 +40,9 @@ class Phase(Enum):
     """The body, its chunks and trailers. It stays unfinished if the client does not send all of it."""
 
 
+IDLE, HEAD, BODY = Phase
+
+
 class Register(Protocol):
     """What a connection knows of all connections."""
 
@@ -85,7 +88,7 @@ class ServerConnection(HttpToolsProtocol):
         self._register = register
         self._limits = register.limits
         self._socket: asyncio.Transport
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         self._piece = 0
         self._head = 0
         self._framing = 0
@@ -107,6 +110,7 @@ class ServerConnection(HttpToolsProtocol):
             return
         if self._register.may_answer_more:
             self._refuse(TooManyConnections())
+            self._register.idle.pop(self, None)
         else:
             self.abort()
 
@@ -125,7 +129,7 @@ class ServerConnection(HttpToolsProtocol):
         """Do what is due: refuse a slow head, close an idle connection, give up one that is being closed."""
         if self._closing:
             self._finish_closing()
-        elif self._phase is not Phase.HEAD:
+        elif self._phase is not HEAD:
             self.transport.close()
         elif self.flow.read_paused:  # the rest of the head may have been sent: the request before has to end first
             self.deadline = self._register.now + self._limits.head_timeout
@@ -148,7 +152,7 @@ class ServerConnection(HttpToolsProtocol):
         if self._closing or self._error is not None or self.parser is None:
             self._discard(len(piece))
             return
-        in_body = self._phase is Phase.BODY
+        in_body = self._phase is BODY
         self._piece, self._body = len(piece), 0
         try:
             self.parser.feed_data(piece)
@@ -158,11 +162,11 @@ class ServerConnection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._error or not_http())
             return
-        if self._phase is Phase.HEAD:
+        if self._phase is HEAD:
             self._head += len(piece)  # may count bytes before the head as well, but no more than a piece of them
             if self._head > 2 * self._limits.head:
                 self._refuse(head_too_large())
-        elif in_body and self._phase is Phase.BODY:
+        elif in_body and self._phase is BODY:
             self._check_framing(len(piece) - self._body)
             if self.cycle.response_complete:
                 self._discard(len(piece))
@@ -170,7 +174,7 @@ class ServerConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self._phase = Phase.HEAD
+        self._phase = HEAD
         self._head = 0
         self.deadline = self._register.now + self._limits.head_timeout
 
@@ -179,7 +183,7 @@ class ServerConnection(HttpToolsProtocol):
         if len(self.headers) > self._limits.header_lines or self._head_is_too_large():
             self._error = head_too_large()
             raise self._error
-        self._phase = Phase.BODY
+        self._phase = BODY
         self.deadline = inf
         self._register.idle.pop(self, None)
         self._framing = self._unread = 0
@@ -198,7 +202,7 @@ class ServerConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the body."""
         super().on_message_complete()
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         if self.cycle.response_complete:
             self._wait()
 
@@ -226,7 +230,7 @@ class ServerConnection(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         elif self._error is not None:
             self._send_refusal(self._error)
-        elif self._phase is Phase.BODY and self.expect_100_continue:
+        elif self._phase is BODY and self.expect_100_continue:
             self.transport.close()  # whether the body will be sent is unknown
         else:
             self.flow.resume_reading()
@@ -234,11 +238,11 @@ class ServerConnection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         """Wait for the next request, or first for the rest of a body that the app did not read."""
-        if self._phase is Phase.BODY:
+        if self._phase is BODY:
             self.deadline = self._register.now + self._limits.linger
             return
         self._register.idle[self] = None
-        if self._phase is Phase.IDLE:
+        if self._phase is IDLE:
             self.deadline = self._register.now + self._limits.keep_alive
 
     def _refuse(self, error: GatewayError) -> None:
@@ -247,7 +251,7 @@ class ServerConnection(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is None or cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison] - uvicorn's type is wrong
             self._send_refusal(error)
-        elif self._phase is not Phase.BODY:  # the requests before this one are answered first
+        elif self._phase is not BODY:  # the requests before this one are answered first
             self.deadline = inf
             self.flow.pause_reading()
         elif cycle.response_started or self.pipeline:
@@ -267,14 +271,14 @@ class ServerConnection(HttpToolsProtocol):
     def _close(self) -> None:
         """Close once all is sent. If the client may still be sending, tell it that nothing more comes, and linger."""
         self._closing = True
-        self._register.idle.pop(self, None)
         self._detach()
-        if self._error is None and self._phase is not Phase.BODY:
+        if self._error is None and self._phase is not BODY:
             self._close_socket()
             return
         if self._socket.can_write_eof():
             self._socket.write_eof()
         self.flow.resume_reading()
+        self._register.idle[self] = None
         self.deadline = self._register.now + self._limits.linger
 
     def _discard(self, size: int) -> None:

@@ -24,8 +24,8 @@ class Connections:
     """The open connections of a server, in one event loop.
 
     `now` is the loop's time at the last tick: deadlines are measured from it, so that no request reads a clock. `idle`
-    are those that run no request, the longest idle one first. At the limit they make room for new ones, so that clients
-    without a request cannot keep others out.
+    are those that run no request, the longest idle one first, and those that linger after a refusal. At the limit they
+    make room for new ones, so that clients without a request cannot keep others out.
     """
 
     def __init__(self, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,7 +55,7 @@ class Connections:
     def may_answer_more(self) -> bool:
         """Whether a connection beyond the limit gets an answer. Each one that lingers to be read holds a descriptor."""
         limit = self.limits.connections
-        return limit is None or len(self._open) <= limit + limit // 4
+        return limit is None or len(self._open) <= limit + limit // 4 + 16
 
     def discard(self, connection: ServerConnection) -> None:
         """Unregister a connection that has been lost."""

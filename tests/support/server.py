@@ -19,10 +19,10 @@ LAST_HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
 @contextmanager
-def limited_server(app: ASGIApp, **limits: Any) -> Generator[str]:
+def limited_server(app: ASGIApp, *, loop: str = "auto", **limits: Any) -> Generator[str]:
     """Serve `app`; `limits` are those of `ServerLimits`. Yields the base URL."""
     settings: dict[str, Any] = {"tick": TICK, **limits}
-    with serving(app, http=ConnectionFactory(ServerLimits(**settings))) as url:
+    with serving(app, loop=loop, http=ConnectionFactory(ServerLimits(**settings))) as url:
         yield url
 
 
