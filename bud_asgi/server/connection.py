@@ -48,7 +48,7 @@ class Register(Protocol):
 
     limits: ServerLimits
     now: float
-    idle: dict[ServerConnection, None]
+    idle: dict[ServerConnection, float]
 
     def add(self, connection: ServerConnection) -> bool:
         """Register it; return whether it is within the limit."""
@@ -241,7 +241,7 @@ class ServerConnection(HttpToolsProtocol):
         if self._phase is BODY:
             self.deadline = self._register.now + self._limits.linger
             return
-        self._register.idle[self] = None
+        self._register.idle[self] = self._register.now
         if self._phase is IDLE:
             self.deadline = self._register.now + self._limits.keep_alive
 
@@ -278,7 +278,7 @@ class ServerConnection(HttpToolsProtocol):
         if self._socket.can_write_eof():
             self._socket.write_eof()
         self.flow.resume_reading()
-        self._register.idle[self] = None
+        self._register.idle[self] = self._register.now
         self.deadline = self._register.now + self._limits.linger
 
     def _discard(self, size: int) -> None:

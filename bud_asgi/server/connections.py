@@ -24,14 +24,14 @@ class Connections:
     """The open connections of a server, in one event loop.
 
     `now` is the loop's time at the last tick: deadlines are measured from it, so that no request reads a clock. `idle`
-    are those that run no request, the longest idle one first, and those that linger after a refusal. At the limit they
-    make room for new ones, so that clients without a request cannot keep others out.
+    are those that run no request, or linger after a refusal, with the time since when; the longest idle one is first.
+    At the limit they make room for new ones, so that clients without a request cannot keep others out.
     """
 
     def __init__(self, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.limits = limits
         self.now = loop.time()
-        self.idle: dict[ServerConnection, None] = {}
+        self.idle: dict[ServerConnection, float] = {}
         self._loop = loop
         self._clock = Clock(loop, tick=limits.tick)
         self._open: set[ServerConnection] = set()
@@ -43,12 +43,10 @@ class Connections:
             self.now = self._loop.time()
             self._clock.watch(self)
         limit = self.limits.connections
-        if limit is not None and len(self._open) >= limit and self.idle:
-            longest_idle = next(iter(self.idle))
-            self.discard(longest_idle)
-            longest_idle.abort()
+        if limit is not None and len(self._open) >= limit:
+            self._make_room()
         self._open.add(connection)
-        self.idle[connection] = None
+        self.idle[connection] = self.now
         return limit is None or len(self._open) <= limit
 
     @property
@@ -56,6 +54,13 @@ class Connections:
         """Whether a connection beyond the limit gets an answer. Each one that lingers to be read holds a descriptor."""
         limit = self.limits.connections
         return limit is None or len(self._open) <= limit + limit // 4 + 16
+
+    def _make_room(self) -> None:
+        """Close the connection that has been idle for longest, unless its request may just be arriving."""
+        longest_idle, since = next(iter(self.idle.items()), (None, 0.0))
+        if longest_idle is not None and self._loop.time() - since >= self.limits.idle_grace:
+            self.discard(longest_idle)
+            longest_idle.abort()
 
     def discard(self, connection: ServerConnection) -> None:
         """Unregister a connection that has been lost."""

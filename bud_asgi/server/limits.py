@@ -23,8 +23,9 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     that time to read the answer: a socket that is closed with unread bytes is reset. `close_timeout`: how long a client
     may stop reading on a connection that is being closed.
 
-    `connections`: how many may be open, `concurrency`: how many requests may run; `None` for any number. `tick`: how
-    often deadlines are looked at.
+    `connections`: how many may be open, `concurrency`: how many requests may run; `None` for any number. `idle_grace`:
+    how long a connection without a request is safe from making room for another at the limit. `tick`: how often
+    deadlines are looked at.
     """
 
     head: int = MAX_HEAD
@@ -38,6 +39,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     close_timeout: float = 10.0
     connections: int | None = None
     concurrency: int | None = None
+    idle_grace: float = 1.0
     tick: float = 0.25
 
 

@@ -100,6 +100,7 @@ def test_silent_connections_do_not_use_up_the_file_descriptors(tmp_path: Path) -
         for _ in range(300):
             with suppress(ConnectionError):
                 peers.append(connect(server.url))
+        wait_until(lambda: answers(f"{server.url}/healthz"), "callers get in", 3.0)
         for _ in range(5):
             assert answers(f"{server.url}/healthz")
         for peer in peers:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -97,7 +98,7 @@ def test_a_dripping_head_is_refused_at_the_deadline(app: MessagesApp, before: by
 
 
 def test_a_slow_body_is_not_a_slow_head(app: MessagesApp) -> None:
-    limits = {"head_timeout": SHORT, "first_byte": SHORT, "keep_alive": SHORT}
+    limits: dict[str, Any] = {"head_timeout": SHORT, "first_byte": SHORT, "keep_alive": SHORT}
     with limited_server(_reads_the_body, **limits) as url, connect(url) as peer:
         peer.sendall(request_head(4))
         for byte in (b"a", b"b", b"c", b"d"):
@@ -121,7 +122,7 @@ async def _reads_the_body(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def small() -> Generator[str]:
     app = messages_app("http://127.0.0.1:9")
-    with limited_server(app, connections=4, linger=0.2) as url:
+    with limited_server(app, connections=4, linger=0.2, idle_grace=0.2) as url:
         yield url
 
 
@@ -147,7 +148,7 @@ def test_connections_without_a_request_do_not_keep_callers_out(small: str, sent:
     for peer in peers:
         with suppress(ConnectionError):
             peer.sendall(sent)
-    wait_until(lambda: answers(f"{small}/healthz"), "their requests have been answered", 1.0)
+    wait_until(lambda: answers(f"{small}/healthz"), "callers get in", 1.5)
     for _ in range(3):
         assert_serves(small)
     for peer in peers:
@@ -160,6 +161,15 @@ def test_an_idle_connection_is_not_closed_while_there_is_room(small: str) -> Non
             peer.sendall(HEALTH)
             receive_until(peer, b"\r\n\r\n")
             assert_serves(small)
+
+
+def test_a_caller_is_not_cut_off_by_those_who_come_after_it(small: str) -> None:
+    with connect(small) as caller:
+        floods = [connect(small) for _ in range(20)]
+        caller.sendall(LAST_HEALTH)
+        assert status_of(_read_all(caller)) == 200
+        for peer in floods:
+            peer.close()
 
 
 def test_connections_beyond_the_limit_get_a_503_and_callers_get_in_again(small: str) -> None:
@@ -204,8 +214,9 @@ def test_requests_beyond_the_limit_get_a_529_while_health_checks_are_answered() 
         wait_until(lambda: status_of(raw_exchange(url, head + b"0123456789")) == 400, "a place is free", 2.0)
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("framing", ["chunked", "declared"])
-def test_an_upload_that_is_refused_early_can_read_its_answer_and_is_cut_off(app: MessagesApp, framing: str) -> None:
+def test_an_upload_that_is_refused_early_can_read_its_answer_and_is_cut_off(loop: str, framing: str) -> None:
     async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 401, "headers": [(b"connection", b"close")]})
@@ -213,7 +224,7 @@ def test_an_upload_that_is_refused_early_can_read_its_answer_and_is_cut_off(app:
 
     size = 64 << 20
     head = CHUNKED + b"%x\r\n" % size if framing == "chunked" else request_head(size)
-    with limited_server(refuses, linger=0.5, linger_bytes=1 << 20) as url, connect(url) as peer:
+    with limited_server(refuses, loop=loop, linger=0.5, linger_bytes=1 << 20) as url, connect(url) as peer:
         peer.sendall(head)
         sent, received = 0, b""
         peer.settimeout(0.3)
@@ -271,13 +282,14 @@ def test_a_client_that_does_not_read_its_last_answer_does_not_hold_the_connectio
         assert received < 32 << 20
 
 
-def test_a_client_that_reads_slowly_gets_all_of_its_last_answer() -> None:
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(loop: str) -> None:
     async def much(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
             await send({"type": "http.response.body", "body": b"x" * (16 << 20)})
 
-    with limited_server(much, close_timeout=0.2) as url, connect(url) as peer:
+    with limited_server(much, loop=loop, close_timeout=0.2) as url, connect(url) as peer:
         peer.sendall(HEALTH)
         received = 0
         while chunk := peer.recv(1 << 20):

@@ -1,4 +1,4 @@
-"""What our connection needs of uvicorn. If one of these fails, uvicorn has changed: read its httptools protocol again."""
+"""What our connection needs of uvicorn. If one of these fails, uvicorn has changed: read its protocol again."""
 
 from __future__ import annotations
 
