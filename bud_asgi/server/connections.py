@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp
 from uvicorn.config import Config
@@ -91,12 +92,15 @@ class Connections:
 
 
 class ConnectionFactory:
-    """Makes the protocol of each connection, as `http=` of `uvicorn.Config`. Use one factory for each server."""
+    """Makes the protocol of each connection, as `http=` of `uvicorn.Config`. The limits are those of each server."""
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
-        self._connections: Connections | None = None
-        self._app: ASGIApp | None = None
+        self._servers: WeakKeyDictionary[ServerState, tuple[Connections, ASGIApp]] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[ConnectionFactory], tuple[ServerLimits]]:
+        """Workers get a factory with the same limits."""
+        return ConnectionFactory, (self._limits,)
 
     def __call__(
         self,
@@ -107,11 +111,16 @@ class ConnectionFactory:
     ) -> ServerConnection:
         """Make the protocol of one connection. The arguments are uvicorn's."""
         loop = _loop or asyncio.get_running_loop()
-        if self._connections is None:
-            self._connections = Connections(self._limits, loop)
-            self._app = cast("ASGIApp", config.loaded_app)  # pyright: ignore[reportUnknownMemberType] - uvicorn's
-            if self._limits.concurrency is not None:
-                self._app = ConcurrencyLimit(self._app, self._limits.concurrency, self._connections.count)
-        connection = ServerConnection(config, server_state, app_state, loop, register=self._connections)
-        connection.app = self._app  # pyright: ignore[reportAttributeAccessIssue] - uvicorn has a type of its own
+        server = self._servers.get(server_state)
+        if server is None:
+            server = self._servers[server_state] = self._new_server(config, loop)
+        connection = ServerConnection(config, server_state, app_state, loop, register=server[0])
+        connection.app = server[1]  # pyright: ignore[reportAttributeAccessIssue] - uvicorn has a type of its own
         return connection
+
+    def _new_server(self, config: Config, loop: asyncio.AbstractEventLoop) -> tuple[Connections, ASGIApp]:
+        connections = Connections(self._limits, loop)
+        app = cast("ASGIApp", config.loaded_app)  # pyright: ignore[reportUnknownMemberType] - uvicorn's
+        if self._limits.concurrency is not None:
+            app = ConcurrencyLimit(app, self._limits.concurrency, connections.count)
+        return connections, app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from cli_process import BUD_ASGI, KEY, environment, free_port, gateway_file, run, served
 from support.calls import BODY
-from support.server import HEALTH, LAST_HEALTH, assert_refused, status_of
+from support.server import HEALTH, LAST_HEALTH, assert_refused, assert_refuses, status_of
 from support.sockets import connect, raw_exchange, receive_until
 from support.waiting import answers, wait_until
 
@@ -106,6 +107,13 @@ def test_silent_connections_do_not_use_up_the_file_descriptors(tmp_path: Path) -
         for peer in peers:
             peer.close()
         assert server.stop()[0] == 0
+
+
+def test_uvicorn_takes_it_as_an_option(tmp_path: Path) -> None:
+    file = gateway_file(tmp_path)
+    factory = ["--factory", "bud_asgi.config:from_env", "--http", "bud_asgi.server:http_protocol", "--port", "0"]
+    with served([sys.executable, "-m", "uvicorn", *factory], environment(BUD_ASGI_CONFIG=str(file))) as server:
+        assert_refuses(server.url, b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 201 + b"\r\n", 431, "invalid_request_error")
 
 
 def test_a_server_that_is_its_own_upstream_under_another_name_answers_508(tmp_path: Path) -> None:
