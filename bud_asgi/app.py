@@ -131,8 +131,6 @@ class MessagesApp:
         loop: LoopResources | None = None
         try:
             async with Response(exchange, send, self._timing) as response:
-                target = len(scope["path"]) + len(scope.get("query_string", b""))
-                check_head(len(scope["headers"]), exchange.headers, target)
                 loop = self._loops.get()
                 request = loop.add(exchange, response)
                 exchange.tasks, exchange.max_body = loop.tasks, self._max_body
@@ -153,8 +151,10 @@ class MessagesApp:
     def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
         """The operation of a request.
 
-        Raises `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
+        Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
         """
+        target = len(scope["path"]) + len(scope.get("query_string", b""))
+        check_head(len(scope["headers"]), exchange.headers, target)
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
         if operation in PUBLIC:

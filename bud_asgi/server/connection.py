@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from enum import Enum
 from itertools import chain
 from math import inf
@@ -275,9 +276,10 @@ class ServerConnection(HttpToolsProtocol):
         if self._error is None and self._phase is not BODY:
             self._close_socket()
             return
-        if self._socket.can_write_eof():
-            self._socket.write_eof()
-        self.flow.resume_reading()
+        with suppress(OSError, RuntimeError):  # the client has reset it, and that is about to be reported
+            if self._socket.can_write_eof():
+                self._socket.write_eof()
+            self.flow.resume_reading()
         self._register.idle[self] = self._register.now
         self.deadline = self._register.now + self._limits.linger
 

@@ -18,6 +18,8 @@ from bud_asgi.server.concurrency import ConcurrencyLimit
 from bud_asgi.server.connection import ServerConnection
 from bud_asgi.server.limits import ServerLimits
 
+_REPORT_EVERY = 10.0
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -37,6 +39,7 @@ class Connections:
         self._clock = Clock(loop, tick=limits.tick)
         self._open: set[ServerConnection] = set()
         self._refused: Counter[int] = Counter()
+        self._report_at = self.now
 
     def add(self, connection: ServerConnection) -> bool:
         """Register a connection; return whether it is within the limit, perhaps in the place of an idle one."""
@@ -69,7 +72,7 @@ class Connections:
         self.idle.pop(connection, None)
         if not self._open:
             self._clock.unwatch(self)
-            self._report()
+            self._report(self._loop.time())
 
     def count(self, error: GatewayError) -> None:
         """Count a request or a connection that was refused before it reached the app."""
@@ -81,11 +84,12 @@ class Connections:
         for connection in tuple(self._open):
             if now >= connection.deadline:
                 connection.on_deadline()
-        self._report()
+        self._report(now)
 
-    def _report(self) -> None:
-        """Log what was refused since the last tick: one line, however many clients there were."""
-        if self._refused:
+    def _report(self, now: float) -> None:
+        """Log what was refused: one line in ten seconds, however many clients there were."""
+        if self._refused and now >= self._report_at:
+            self._report_at = now + _REPORT_EVERY
             counts = ", ".join(f"{count} with {status}" for status, count in sorted(self._refused.items()))
             _log.warning("refused requests before they reached the app: %s", counts)
             self._refused.clear()
