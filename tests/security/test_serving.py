@@ -289,12 +289,12 @@ def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(loop: str) -> No
             await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
             await send({"type": "http.response.body", "body": b"x" * (16 << 20)})
 
-    with limited_server(much, loop=loop, close_timeout=0.2) as url, connect(url) as peer:
+    with limited_server(much, loop=loop, close_timeout=0.6) as url, connect(url) as peer:
         peer.sendall(HEALTH)
         received = 0
         while chunk := peer.recv(1 << 20):
             received += len(chunk)
-            time.sleep(0.03)
+            time.sleep(0.06)
         assert received > 16 << 20
 
 
