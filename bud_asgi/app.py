@@ -27,8 +27,10 @@ from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
+from bud_asgi.protocol.headers import check_head
+from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
-from bud_asgi.providers import Provider
+from bud_asgi.providers import Provider, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.telemetry import log_access
@@ -80,7 +82,8 @@ class MessagesApp:
         names = _checked_names(providers)
         policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
-        self._loops = PerLoop(client, providers, timing, bodies)
+        self._id = gateway_id(providers)
+        self._loops = PerLoop(client, providers, timing, bodies, self._id)
         self._timing = timing
         self._other_models = any(provider.has_own_bounds for provider in providers)
         self._on_settled = on_settled
@@ -166,11 +169,19 @@ class MessagesApp:
         return _call_stack(self._stack, request, scope, receive)
 
     def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
-        """The operation of a request. Raises `NotFound`, `MethodNotAllowed`, and `ShuttingDown` during a drain."""
+        """The operation of a request.
+
+        Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
+        """
+        target = len(scope["path"]) + len(scope.get("query_string", b""))
+        check_head(len(scope["headers"]), exchange.headers, target)
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
-        if loop.draining and operation not in PUBLIC:
+        if operation in PUBLIC:
+            return operation
+        if loop.draining:
             raise ShuttingDown
+        exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
         return operation

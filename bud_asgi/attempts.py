@@ -166,4 +166,6 @@ def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[s
         request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
     if exchange.credential_header is not None:
         headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
-    return ProviderRequest(request, headers, attempt.target.model, exchange.request_id, attempt)
+    return ProviderRequest(
+        request, headers, attempt.target.model, exchange.request_id, hops=exchange.hops, attempt=attempt
+    )

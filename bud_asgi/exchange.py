@@ -22,7 +22,7 @@ from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
-from bud_asgi.protocol.headers import merge_headers
+from bud_asgi.protocol.headers import MAX_HEADER_LINES, merge_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import base_name, matches_any
 from bud_asgi.protocol.request import MessagesRequest, NamedModel
@@ -216,10 +216,11 @@ class Exchange:
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
-    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
-    what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
-    that could not be sent. `upload` is the state of the body as it arrives. `other_models`: the app has providers whose
-    models are not Anthropic's, so that the bounds of a request are known only with its target.
+    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `hops` are the
+    ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
+    gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
+    the body as it arrives. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
+    of a request are known only with its target.
     """
 
     __slots__ = (
@@ -231,6 +232,7 @@ class Exchange:
         "credential_header",
         "ended",
         "headers",
+        "hops",
         "http_version",
         "max_body",
         "method",
@@ -257,7 +259,10 @@ class Exchange:
         self.request_id = f"req_{os.urandom(12).hex()}"
         self.method: str = scope["method"]
         self.http_version: str = scope.get("http_version", "1.1")
-        self.headers = merge_headers(scope["headers"])
+        lines = scope["headers"]
+        # A longer list costs more than it should before the app can refuse it.
+        self.headers = merge_headers(lines) if len(lines) <= MAX_HEADER_LINES else {}
+        self.hops = b""
         self.operation: Operation | None = None
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY

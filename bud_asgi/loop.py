@@ -28,11 +28,18 @@ class LoopResources:
     budget of the app, of all its loops.
     """
 
-    def __init__(self, client: HttpClient, providers: Sequence[Provider], timing: Timing, bodies: BodyBudget) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        providers: Sequence[Provider],
+        timing: Timing,
+        bodies: BodyBudget,
+        hops: bytes = b"",
+    ) -> None:
         self.client = client
         self.bodies = bodies
         self.timing = timing
-        self.model_lists = UpstreamModelLists(providers, client)
+        self.model_lists = UpstreamModelLists(providers, client, hops=hops)
         self.tasks = BackgroundTasks()
         self.in_flight: dict[Exchange, ActiveRequest] = {}
         self.draining = False
@@ -97,11 +104,13 @@ class PerLoop:
         providers: Sequence[Provider],
         timing: Timing,
         bodies: BodyBudget,
+        hops: bytes = b"",
     ) -> None:
         self._client = client
         self._bodies = bodies
         self._providers = providers
         self._timing = timing
+        self._hops = hops
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[LoopResources, asyncio.Task[None]]] = {}
 
     def get(self) -> LoopResources:
@@ -111,7 +120,7 @@ class PerLoop:
         if kept is None:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            resources = LoopResources(self._client(), self._providers, self._timing, self._bodies)
+            resources = LoopResources(self._client(), self._providers, self._timing, self._bodies, self._hops)
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]

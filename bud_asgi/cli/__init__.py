@@ -1,4 +1,4 @@
-"""The command line: `bud-asgi serve`, `check`, `keys`, `demo`. Only this package imports uvicorn and click."""
+"""The command line: `bud-asgi serve`, `check`, `keys`, `demo`. Only this package imports click."""
 
 from __future__ import annotations
 

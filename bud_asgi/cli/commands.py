@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -54,34 +55,31 @@ def group(context: click.Context) -> None:
     type=click.IntRange(1),
     help="Seconds that running requests may take to finish after SIGTERM.",
 )
-def serve(
-    config: str | None,
-    *,
-    host: str,
-    port: int,
-    workers: int,
-    per_worker_limits: bool,
-    log_level: str,
-    forwarded_allow_ips: str | None,
-    drain_timeout: int,
-) -> None:
+@click.option(
+    "--keep-alive",
+    default=75,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Seconds that a connection stays open after a response.",
+)
+@click.option(
+    "--limit-connections",
+    type=click.IntRange(1),
+    help="Number of open connections, beyond which new ones get a 503.  [default: half of the open files limit]",
+)
+@click.option(
+    "--limit-concurrency",
+    type=click.IntRange(1),
+    help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
+)
+def serve(config: str | None, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     GATEWAY.TOML is the configuration file. Without it, environment variables are used.
     """
     with _report_config_errors():
         settings = _settings(config)
-        options = ServeOptions(
-            config=config,
-            host=host,
-            port=port,
-            workers=workers,
-            per_worker_limits=per_worker_limits,
-            log_level=log_level,
-            forwarded_allow_ips=forwarded_allow_ips,
-            drain_timeout=drain_timeout,
-        )
-        serve_settings(settings, options)
+        serve_settings(settings, ServeOptions(config=config, **options))
 
 
 @group.command()

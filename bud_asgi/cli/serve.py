@@ -19,9 +19,10 @@ from bud_asgi.app import MessagesApp
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.config.problems import render
 from bud_asgi.providers import Bedrock
+from bud_asgi.server import ConnectionFactory, ServerLimits, default_connections
 
-AFTER_DRAIN = 5
-"""Seconds that uvicorn leaves to connections after the drain, for unfinished uploads."""
+AFTER_DRAIN = 2
+"""Seconds that uvicorn leaves to connections after the drain: clients may still be reading their last answer."""
 
 _log = logging.getLogger("bud_asgi")
 
@@ -29,7 +30,11 @@ LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of `bud-asgi serve`. `config` is the file, `None` for the environment. `drain_timeout` is seconds."""
+    """The options of `bud-asgi serve`.
+
+    `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
+    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker.
+    """
 
     config: str | None
     host: str
@@ -39,6 +44,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     forwarded_allow_ips: str | None
     drain_timeout: int
+    keep_alive: int
+    limit_connections: int | None
+    limit_concurrency: int | None
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -107,11 +115,20 @@ def _shared(options: ServeOptions) -> dict[str, Any]:
         "host": options.host,
         "port": options.port,
         "forwarded_allow_ips": options.forwarded_allow_ips,
+        "http": ConnectionFactory(_limits(options)),
         "lifespan": "on",
         "ws": "none",  # the app refuses WebSockets: no need to load a library for them
         "access_log": False,  # the app writes its own
         "log_config": _log_config(options.log_level),
     }
+
+
+def _limits(options: ServeOptions) -> ServerLimits:
+    return ServerLimits(
+        keep_alive=options.keep_alive,
+        connections=default_connections() if options.limit_connections is None else options.limit_connections,
+        concurrency=options.limit_concurrency,
+    )
 
 
 def _check_options(settings: Settings, options: ServeOptions) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from bud_asgi.http import HttpClient, HttpError, HttpRequest, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.models_api import MAX_LISTING, Model, read_listing
-from bud_asgi.providers import Provider, shown_in_log
+from bud_asgi.providers import Provider, shown_in_log, with_hops
 
 ModelsByProvider = Mapping[str, Mapping[str, Model]]
 """The models that upstreams list: by provider name, then by id in the upstream's order."""
@@ -42,7 +42,8 @@ DEFAULT_TIMING = ListTiming()
 class UpstreamModelLists:
     """The model lists of all providers, for one event loop. A list is fetched on first use.
 
-    `clock` gives the seconds that ages and deadlines are measured in. `close` must be called in the end.
+    `clock` gives the seconds that ages and deadlines are measured in. `hops` is this gateway's id.
+    `close` must be called in the end.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class UpstreamModelLists:
         *,
         timing: ListTiming = DEFAULT_TIMING,
         clock: Callable[[], float] = time.monotonic,
+        hops: bytes = b"",
     ) -> None:
         self._client = client
         self._providers = tuple(providers)
         self._timing = timing
         self._clock = clock
+        self._hops = hops
         self._lists: dict[str, Mapping[str, Model]] = {}
         self._started_at: dict[str, float] = {}
         self._fetches: dict[str, asyncio.Task[None]] = {}
@@ -90,6 +93,7 @@ class UpstreamModelLists:
             return
         request = provider.models_request()
         if request is not None:
+            request = with_hops(request, self._hops)
             self._started_at[name] = now
             self._fetches[name] = asyncio.get_running_loop().create_task(self._fetch(provider, request))
 

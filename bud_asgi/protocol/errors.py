@@ -97,6 +97,22 @@ class RequestTimeout(GatewayError):
     type = "timeout_error"
 
 
+class HeadTooLarge(GatewayError):
+    """The request line and the header fields together exceed a limit."""
+
+    status = 431
+    type = "invalid_request_error"
+    retryable = False
+
+
+class LoopDetected(GatewayError):
+    """The request has been through this gateway before, or through too many gateways."""
+
+    status = 508
+    type = "api_error"
+    retryable = False
+
+
 class ShuttingDown(GatewayError):
     """The gateway is stopping: another replica, or this one after its restart, can serve the request."""
 

@@ -9,10 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.errors import HeadTooLarge, InvalidRequest
 
 Headers = Mapping[bytes, bytes]
 """Header values by lower-case name; the lines of a repeated field are joined (RFC 9110, 5.3)."""
+
+MAX_HEAD = 1 << 16
+"""Bytes of a request's target and header fields."""
+
+MAX_HEADER_LINES = 200
+"""Number of a request's header fields."""
 
 _VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
@@ -30,6 +36,17 @@ _FROM_ERROR = (
 _IN_UTF_8 = re.compile(rb"(?:application/json|text/event-stream)(?:[ \t]*;[ \t]*charset=\"?utf-?8\"?)?", re.IGNORECASE)
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+def check_head(lines: int, headers: Headers, target: int) -> None:
+    """Check the size of a request's head: the number of its lines, the merged headers, the length of path and query.
+
+    Several servers have no limit of their own. Raises `HeadTooLarge`.
+    """
+    if lines > MAX_HEADER_LINES:
+        raise HeadTooLarge(f"The request has more than {MAX_HEADER_LINES} header lines")
+    if len(b"".join(headers)) + len(b"".join(headers.values())) + 4 * lines + target > MAX_HEAD:
+        raise HeadTooLarge(f"The request line and headers exceed {MAX_HEAD} bytes")
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -9,6 +9,7 @@ from bud_asgi.providers.errors import (
     UpstreamUnavailable,
     unavailable,
 )
+from bud_asgi.providers.hops import gateway_id, with_hops
 from bud_asgi.providers.seam import AllowsFields, Credential, EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
@@ -29,8 +30,10 @@ __all__ = [
     "Vertex",
     "authentication_failed",
     "check_bounds",
+    "gateway_id",
     "hide_credential_error",
     "send",
     "shown_in_log",
     "unavailable",
+    "with_hops",
 ]

@@ -25,14 +25,16 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """A decoded Messages or token counting request, on its way to a provider.
 
     `headers` are the client's, by lower-case name. `model` is the upstream model; `None` for the one in the request.
-    `request_id` is the gateway's, for error bodies that the provider writes. `attempt` is the record of this try, for
-    what only the provider can see in the reply.
+    `request_id` is the gateway's, for error bodies that the provider writes. `hops` is the header with the ids of the
+    gateways that the request has been through; the sender adds it. `attempt` is the record of this try, for what only
+    the provider can see in the reply.
     """
 
     request: MessagesRequest
     headers: Headers
     model: str | None = None
     request_id: str = ""
+    hops: bytes = b""
     attempt: Attempt | None = None
 
     @property

@@ -13,6 +13,7 @@ from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, re
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.error_replies import authentication_failed, decode_error, hide_credential_error
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
+from bud_asgi.providers.hops import with_hops
 from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.threads import start_thread
 
@@ -32,15 +33,16 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     check_bounds(call.request, provider, call.model)
     encoded = await _encode(provider, call)
     attempt.dropped += encoded.dropped
+    request = with_hops(encoded.request, call.hops)
     try:
-        sent = await provider.credential.apply(encoded.request, call.headers)
+        sent = await provider.credential.apply(request, call.headers)
         attempt.sent = True
         reply = await client.send(sent)
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)
         error = await _read_error(provider, call, reply, attempt)
         if _is_of_credential(error) and await provider.credential.refresh(sent):
-            reply = await client.send(await provider.credential.apply(encoded.request, call.headers))
+            reply = await client.send(await provider.credential.apply(request, call.headers))
             if reply.status == 200:
                 return _accept(provider, call, reply, attempt)
             error = await _read_error(provider, call, reply, attempt)

@@ -1,0 +1,52 @@
+"""The id of a gateway, and the header that carries it to upstreams that may lead back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib.resources import files
+
+import msgspec
+
+from bud_asgi.http import HttpRequest
+from bud_asgi.protocol.hops import HOPS
+from bud_asgi.protocol.patterns import matches_any
+from bud_asgi.providers.seam import Provider
+
+
+class _VendorHosts(msgspec.Struct, frozen=True):
+    as_of: str
+    hosts: tuple[str, ...]
+
+
+_VENDOR_HOSTS = msgspec.json.decode(
+    (files("bud_asgi") / "data" / "vendor_hosts.json").read_bytes(), type=_VendorHosts
+).hosts
+
+
+def gateway_id(providers: Iterable[Provider]) -> bytes:
+    """The id of a gateway with these providers, in 16 hexadecimal digits: a digest of their names, kinds and addresses.
+
+    All workers and replicas of one configuration have the same. A provider without a `base_url` makes it the id of this
+    process: nothing else is known about where its requests go.
+    """
+    lines = sorted(
+        f"{provider.name}\n{type(provider).__name__}\n{getattr(provider, 'base_url', None) or os.urandom(16).hex()}"
+        for provider in providers
+    )
+    return hashlib.sha256("\n\n".join(lines).encode()).hexdigest()[:16].encode()
+
+
+def with_hops(request: HttpRequest, hops: bytes) -> HttpRequest:
+    """Add the header with the ids of the gateways, unless the request goes to a vendor, where no gateway can be."""
+    if not hops or is_vendor_host(request.origin.host):
+        return request
+    return request.with_headers(((HOPS, hops),))
+
+
+@lru_cache(maxsize=1024)
+def is_vendor_host(host: str) -> bool:
+    """Whether a host name is one of Anthropic's, AWS's or Google's own for models."""
+    return matches_any(_VENDOR_HOSTS, host.lower().rstrip("."))

@@ -1,0 +1,13 @@
+"""What `bud-asgi serve` runs in uvicorn: the protocol of its connections, with limits on heads and connections.
+
+Any other app can use it: `uvicorn --http bud_asgi.server:http_protocol`, or in code, with limits of its own,
+`uvicorn.Config(app, http=ConnectionFactory(ServerLimits(...)))`. Needs the extra `server`.
+"""
+
+from bud_asgi.server.connections import ConnectionFactory
+from bud_asgi.server.limits import ServerLimits, default_connections
+
+__all__ = ["ConnectionFactory", "ServerLimits", "default_connections", "http_protocol"]
+
+http_protocol = ConnectionFactory(ServerLimits(connections=default_connections()))
+"""The factory with the default limits."""

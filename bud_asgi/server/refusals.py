@@ -1,0 +1,74 @@
+"""The errors that the server answers itself, before or instead of the app."""
+
+from __future__ import annotations
+
+import os
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from bud_asgi.protocol.errors import GatewayError, HeadTooLarge, InvalidRequest, error_body, error_headers
+
+
+class SlowHead(GatewayError):
+    """The head of a request did not arrive in time."""
+
+    status = 408
+    type = "timeout_error"
+
+    def __init__(self) -> None:
+        super().__init__("The request headers took too long to arrive")
+
+
+class TooManyConnections(GatewayError):
+    """The server has as many connections as it may have."""
+
+    status = 503
+    type = "api_error"
+
+    def __init__(self) -> None:
+        super().__init__("Too many connections", headers={"retry-after": "1"})
+
+
+class Overloaded(GatewayError):
+    """As many requests are running as may run."""
+
+    status = 529
+    type = "overloaded_error"
+
+    def __init__(self) -> None:
+        super().__init__("Too many requests are running", headers={"retry-after": "1", "connection": "close"})
+
+
+def head_too_large() -> GatewayError:
+    """The error for a head beyond the limits."""
+    return HeadTooLarge("The request line and headers are too large")
+
+
+def framing_too_large() -> GatewayError:
+    """The error for a body whose trailers or chunk extensions are beyond the limit."""
+    return HeadTooLarge("The trailers and chunk extensions of the request are too large")
+
+
+def not_http() -> GatewayError:
+    """The error for what is not a valid HTTP/1.1 request."""
+    return InvalidRequest("Invalid HTTP request received")
+
+
+def render_parts(error: GatewayError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The headers and the body of an error, with a `request-id` of its own."""
+    request_id = f"req_{os.urandom(12).hex()}"
+    body = error_body(error, request_id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"request-id", request_id.encode()),
+        *error_headers(error),
+    ]
+    return headers, body
+
+
+def render(error: GatewayError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """An error as a whole HTTP/1.1 response, after which the connection is closed."""
+    headers, body = render_parts(error)
+    lines = [b"%b: %b\r\n" % line for line in (*default_headers, *headers)]
+    return b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", body])
