@@ -11,8 +11,13 @@ from typing import Protocol
 
 import msgspec
 
+from bud_asgi.options import check_seconds
+
 TICK = 0.25
 """Seconds between two ticks: how late a deadline may be."""
+
+LONGEST = 1e9
+"""The longest duration in seconds, about thirty years: event loops do not accept infinity."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +28,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     long an upstream may take to end its reply after the last event. `close_within`: how long a client may take to
     accept the final event of a stream that is cut short. `watch_after`: how long a request runs before its client is
     watched for a disconnect. `abort_within`: how long requests may take to end after a drain has cancelled them.
-    `settle_within`: how long background work may take at shutdown.
+    `settle_within`: how long background work may take at shutdown. Raises `OptionError`.
     """
 
     tick: float = TICK
@@ -34,6 +39,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     watch_after: float = 0.2
     abort_within: float = 2.0
     settle_within: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the durations: 0 means at once."""
+        for name in self.__struct_fields__:
+            check_seconds(name, getattr(self, name), maximum=LONGEST, zero=True)
 
 
 DEFAULT_TIMING = Timing()

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from math import inf
-from typing import cast
+from typing import TypeVar, cast
 
-_SECRET = re.compile(
-    r"(?i:sk-|sha256:|bearer )|ABSK|A[KS]IA[0-9A-Z]|AIza|ya29\.|eyJ|gh[oprsu]_|-----BEGIN|[A-Za-z0-9+/=_-]{32}"
+T = TypeVar("T")
+
+_CREDENTIAL = re.compile(
+    r"(?i:(?<![a-z0-9])(?:sk|pk|rk)[-_](?=[a-z0-9])|sha256:|bearer |basic )"
+    r"|ABSK|A[KS]IA[0-9A-Z]|AIza|ya29\.|GOCSPX-|eyJ|gh[oprsu]_|github_pat_|glpat-|hf_|xox[a-z]-|bedrock-api-key-"
+    r"|-----BEGIN|(?<![A-Za-z0-9])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    r"|(?=[A-Za-z0-9+=_-]*[0-9])(?=[A-Za-z0-9+=_-]*[a-z])(?=[A-Za-z0-9+=_-]*[A-Z])[A-Za-z0-9+=_-]{20}"
+    r"|[A-Za-z0-9+=]{32}"
 )
+"""The usual forms of keys and tokens, and long runs of random letters and digits."""
+
+_SECRET = re.compile(rf"{_CREDENTIAL.pattern}|[A-Za-z0-9+/=_-]{{32}}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _OPTION_PART = re.compile(r'\[(\d+)\]|("(?:[^"\\]|\\.)*")|([^.\[\]"]+)')
 _LONGEST_SHOWN = 60
+_ABOVE_ZERO = 5e-324
 _TYPES: dict[type, str] = {list: "list", tuple: "tuple", dict: "dict"}
 
 
@@ -54,6 +65,13 @@ def check_name(option: str, value: object) -> None:
     check_text(option, value, "a string that is not empty")
 
 
+def check_unicode(option: str, value: object) -> None:
+    """Check for a string that is not empty and can be written as UTF-8, in a log for example."""
+    check_name(option, value)
+    if not cast("str", value).isascii() and any("\ud800" <= letter <= "\udfff" for letter in cast("str", value)):
+        raise OptionError(option, "must not contain half of a surrogate pair: it cannot be encoded as UTF-8")
+
+
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """Check for one of the given strings."""
     if not isinstance(value, str) or value not in choices:
@@ -73,16 +91,51 @@ def check_integer(option: str, value: object, expected: str, *, minimum: int = 1
         raise mismatch(option, expected, value)
 
 
-def check_seconds(option: str, value: object, *, maximum: float = inf) -> None:
-    """Check for a number above 0, and up to `maximum`. A bool is not a number."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= maximum:  # false for NaN
-        raise mismatch(option, "a number of seconds, more than 0", value)
+def check_seconds(option: str, value: object, *, maximum: float = inf, zero: bool = False) -> None:
+    """Check for a number above 0, and up to `maximum`. A bool is not a number. With `zero`, 0 is allowed too."""
+    least = 0.0 if zero else _ABOVE_ZERO
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= maximum:  # false for NaN
+        raise mismatch(option, f"a number of seconds, {'at least' if zero else 'more than'} 0", value)
 
 
 def check_type(option: str, value: object, kind: type, expected: str) -> None:
     """Check for an instance of a class."""
     if not isinstance(value, kind):
         raise mismatch(option, expected, value)
+
+
+def check_function(option: str, value: object, expected: str, *arguments: object) -> None:
+    """Check for a function, or another callable object, that can be called with these arguments."""
+    if not callable(value):
+        raise mismatch(option, expected, value)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # some of those written in C have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise mismatch(option, expected, value) from None
+
+
+def check_methods(option: str, value: object, expected: str, methods: Iterable[str]) -> None:
+    """Check for an object with these methods, of whatever type: not for a class of such objects."""
+    if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in methods):
+        raise mismatch(option, expected, value)
+
+
+def check_items(option: str, value: Sequence[T], expected: str, check: Callable[[str, T], None]) -> tuple[T, ...]:
+    """Check for a list or another sequence, and each item by `check`, which gets its name; return it as a tuple.
+
+    A string, a mapping and an iterator are no lists: an iterator can be read only once.
+    """
+    given = cast("object", value)
+    if isinstance(given, str | bytes | bytearray) or not isinstance(given, Sequence):
+        raise mismatch(option, expected, given)
+    items = tuple(value)
+    for index, item in enumerate(items):
+        check(f"{option}[{index}]", item)
+    return items
 
 
 def check_texts(option: str, value: object, expected: str, form: re.Pattern[str] | None = None) -> tuple[str, ...]:
@@ -119,6 +172,8 @@ def shown(value: object) -> str:
         return repr(value)
     if name := _TYPES.get(type(value)):
         return f"a {name}" if value else f"an empty {name}"
+    if isinstance(value, type) or inspect.isroutine(value):
+        return f"the {'class' if isinstance(value, type) else 'function'} {value.__name__}"
     return f"an object of type {type(value).__name__}"
 
 
@@ -140,13 +195,18 @@ def looks_secret(text: str) -> bool:
     return _SECRET.search(text) is not None
 
 
+def is_credential(text: str) -> bool:
+    """Whether a text has the form of a key or token: stricter than `looks_secret`, for names that are valid."""
+    return _CREDENTIAL.search(text) is not None
+
+
 def one_of(choices: Iterable[str]) -> str:
     """List the choices: `"a", "b" or "c"`."""
-    *most, last = (f'"{choice}"' for choice in choices)
+    *most, last = map(shown, choices)
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Ask `(did you mean "x"?)` for the known name that is closest; empty if none is close."""
-    close = difflib.get_close_matches(name, list(known), 1)
+    close = difflib.get_close_matches(name, [other for other in known if not looks_secret(other)], 1)
     return f' (did you mean "{close[0]}"?)' if close else ""

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from bud_asgi.options import check_function, check_seconds
 from bud_asgi.providers.errors import UpstreamUnavailable
 
 REFRESH_AHEAD = 900.0
@@ -28,18 +29,27 @@ MAX_FORCED_REFRESHES = 3
 
 T = TypeVar("T")
 
+CLOCK_EXPECTED = "a function without arguments that returns seconds"
+
 _log = logging.getLogger("bud_asgi")
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long a fetch may take, in seconds, and the clocks that a `Refresher` reads.
 
-    `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals.
+    `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals. Raises
+    `OptionError`.
     """
 
     timeout: float = 10.0
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_seconds("timeout", self.timeout)
+        check_function("clock", self.clock, CLOCK_EXPECTED)
+        check_function("monotonic", self.monotonic, CLOCK_EXPECTED)
 
 
 class FetchFailed(Exception):
