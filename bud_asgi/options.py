@@ -195,9 +195,9 @@ def looks_secret(text: str) -> bool:
     return _SECRET.search(text) is not None
 
 
-def is_credential(text: str) -> bool:
-    """Whether a text has the form of a key or token: stricter than `looks_secret`, for names that are valid."""
-    return _CREDENTIAL.search(text) is not None
+def name_shown(name: str) -> str:
+    """A valid name as it may be shown: one with the form of a key or token is not. Allows more than `looks_secret`."""
+    return "(not shown)" if _CREDENTIAL.search(name) else name
 
 
 def one_of(choices: Iterable[str]) -> str:

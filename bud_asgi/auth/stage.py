@@ -53,7 +53,7 @@ async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name:
         fault = f"the authentication backend {type(backend).__name__} returned a wrong result: {error}"
         raise host_code_error(name, fault, "The authentication of this gateway is misconfigured.") from error
     except Exception as error:
-        if not isinstance(error, GatewayError):
+        if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
             error.add_note(f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
         raise
     scope["auth"], scope["user"] = result

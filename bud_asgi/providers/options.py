@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from bud_asgi.http import Origin, Timeouts
-from bud_asgi.options import OptionError, check_name, check_texts, check_type, mismatch
+from bud_asgi.options import (
+    OptionError,
+    check_flag,
+    check_items,
+    check_methods,
+    check_name,
+    check_texts,
+    check_type,
+    duplicates,
+    mismatch,
+    name_shown,
+)
+from bud_asgi.providers.seam import Provider
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 _PATH = re.compile(r"[!-~]*")
@@ -20,6 +33,27 @@ def check_common(name: str, timeouts: Timeouts | None) -> None:
     check_name("name", name)
     if timeouts is not None:
         check_type("timeouts", timeouts, Timeouts, "a Timeouts")
+
+
+def check_providers(providers: Sequence[Provider]) -> tuple[Provider, ...]:
+    """Check for a list of providers with different names, and return it as a tuple. Raises `OptionError`."""
+    checked = check_items("providers", providers, "a list of providers", _check_provider)
+    if not checked:
+        raise OptionError("providers", "at least one is needed")
+    names = [provider.name for provider in checked]
+    for index, first in duplicates(names):
+        same = f"two have the name {name_shown(names[index])!r}, providers[{first}] and providers[{index}]"
+        raise OptionError("providers", f"{same}; give one of them another name=")
+    return checked
+
+
+def _check_provider(option: str, provider: object) -> None:
+    expected = "a provider, such as Anthropic(...)"
+    check_methods(option, provider, expected, ("encode", "decode", "translate_error", "models_request"))
+    check_name(f"{option}.name", getattr(provider, "name", None))
+    credential: object = getattr(provider, "credential", None)
+    check_methods(f"{option}.credential", credential, "a Credential", ("apply", "refresh", "redact"))
+    check_flag(f"{option}.credential.is_operators", getattr(credential, "is_operators", None))
 
 
 def check_edits(allow_betas: object, drop_fields: object) -> None:

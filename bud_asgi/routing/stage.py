@@ -68,7 +68,7 @@ def _check_offer(name: str, offer: object) -> None:
 
 def _fault_of(targets: object, providers: Container[str]) -> str:
     """What is wrong with the targets that a router chose; empty if nothing is."""
-    if not isinstance(targets, list | tuple):
+    if isinstance(targets, str) or not isinstance(targets, Sequence):
         return f"{shown(targets)} instead of a list of Target"
     for target in cast("Sequence[object]", targets):
         if not isinstance(target, Target):
