@@ -26,7 +26,6 @@ from bud_asgi.options import (
     OptionError,
     check_flag,
     check_function,
-    check_integer,
     check_items,
     check_seconds,
     check_type,
@@ -37,12 +36,10 @@ from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers
+from bud_asgi.reading import check_max_body
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.telemetry import log_access
-
-LARGEST_BODY = 1 << 40
-"""The largest `max_body` that is accepted, in bytes."""
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
 
@@ -193,7 +190,7 @@ class MessagesApp:
 
 
 def _check_settings(max_body: object, client: object, on_settled: object, access_log: object, timing: object) -> None:
-    check_integer("max_body", max_body, "a number of bytes, more than 0", maximum=LARGEST_BODY)
+    check_max_body(max_body)
     check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
     if isinstance(client, type):
         check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)

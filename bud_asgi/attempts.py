@@ -132,8 +132,8 @@ def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
 
 
 def _provider_request(exchange: Exchange, target: Target) -> ProviderRequest:
-    """The request for a provider, without the header that proved the caller to us: that credential stays here."""
+    """The request for a provider, without the headers that proved the caller to us: these credentials stay here."""
     headers = exchange.headers
-    if exchange.credential_header is not None:
-        headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
+    if exchange.credential_headers:
+        headers = {name: value for name, value in headers.items() if name not in exchange.credential_headers}
     return ProviderRequest(exchange.decoded_request, headers, target.model, exchange.request_id)

@@ -184,7 +184,7 @@ class Exchange:
     `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
-    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `tasks` runs
+    `credential_headers` are those that proved the caller to the gateway: they are never sent upstream. `tasks` runs
     what must outlive the request; `None` outside a gateway. `unsent_event` is the final event of a cancelled stream
     that could not be sent.
     """
@@ -194,7 +194,7 @@ class Exchange:
         "_request",
         "attempts",
         "committed",
-        "credential_header",
+        "credential_headers",
         "ended",
         "headers",
         "max_body",
@@ -223,7 +223,7 @@ class Exchange:
         self.model_id = ""
         self.max_body = DEFAULT_MAX_BODY
         self.principal: Principal | None = None
-        self.credential_header: bytes | None = None
+        self.credential_headers: tuple[bytes, ...] = ()
         self.route: ResolvedRoute | None = None
         self.offers: Sequence[Offer] | None = None
         self.reservation: Reservation | None = None

@@ -156,8 +156,14 @@ def _check_earlier_routes(host: Starlette, prefix: str) -> None:
 
 
 def _sample_path(path: str) -> str | None:
-    """A path that matches a pattern of Starlette's; `None` if one of its convertors is the host's own."""
-    _, form, convertors = compile_path(path)
+    """A path that matches a pattern of Starlette's; `None` if one of its convertors is the host's own.
+
+    Raises `OptionError` for an invalid pattern.
+    """
+    try:
+        _, form, convertors = compile_path(path)
+    except (AssertionError, ValueError) as error:
+        raise OptionError("path", str(error)) from None
     if not set(map(type, convertors.values())) <= _SAMPLES.keys():
         return None
     return form.format(**{name: _SAMPLES[type(convertor)] for name, convertor in convertors.items()})

@@ -23,6 +23,7 @@ _CREDENTIAL = re.compile(
 
 _SECRET = re.compile(rf"{_CREDENTIAL.pattern}|[A-Za-z0-9+/=_-]{{32}}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_PATH_LIKE = re.compile(r"[a-z_-]+|.*[./].*")
 _OPTION_PART = re.compile(r'\[(\d+)\]|("(?:[^"\\]|\\.)*")|([^.\[\]"]+)')
 _LONGEST_SHOWN = 60
 _ABOVE_ZERO = 5e-324
@@ -200,9 +201,24 @@ def name_shown(name: str) -> str:
     return "(not shown)" if _CREDENTIAL.search(name) else name
 
 
+def url_shown(url: str) -> str:
+    """A URL as it may be shown: some proxies take a key as a part of the path."""
+    scheme_and_host, path = url.split("/")[:3], url.split("/")[3:]
+    return "/".join([*scheme_and_host, *map(name_shown, path)])
+
+
+def path_shown(path: str) -> str:
+    """The path of a file as it may be shown: what stands there may be a secret that was pasted."""
+    pasted = not _PATH_LIKE.fullmatch(path) or any(map(looks_secret, path.split("/")))
+    joined = "" if path.startswith(("/", ".", "~")) else path.replace("/", "")  # base64 has slashes too
+    return (
+        "the file, whose name looks like a secret and is not shown" if pasted or name_shown(joined) != joined else path
+    )
+
+
 def one_of(choices: Iterable[str]) -> str:
     """List the choices: `"a", "b" or "c"`."""
-    *most, last = map(shown, choices)
+    *most, last = (f'"{name_shown(choice)}"' for choice in choices)
     return f"{', '.join(most)} or {last}" if most else last
 
 

@@ -7,6 +7,7 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
+from bud_asgi.options import check_integer
 from bud_asgi.protocol.body import BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
 from bud_asgi.protocol.headers import Headers, check_request_headers
@@ -64,3 +65,8 @@ async def _feed(reader: BodyReader, chunk: bytes) -> None:
     for start in range(0, len(chunk), LARGE_BODY):
         reader.feed(chunk[start : start + LARGE_BODY])
         await asyncio.sleep(0)
+
+
+def check_max_body(value: object) -> None:
+    """Check the option `max_body`. Raises `OptionError`."""
+    check_integer("max_body", value, "a number of bytes, more than 0", maximum=1 << 40)

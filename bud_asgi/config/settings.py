@@ -7,10 +7,12 @@ import msgspec
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
 from bud_asgi.config.problems import ConfigError, Problem
-from bud_asgi.limits import Limit
+from bud_asgi.limits import Limit, check_limits
+from bud_asgi.options import check_flag, check_items, check_name
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.providers import Anthropic, Bedrock, Vertex
-from bud_asgi.routing import Route
+from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
+from bud_asgi.reading import check_max_body
+from bud_asgi.routing import Route, RouteTable
 
 ConfiguredProvider = Anthropic | Bedrock | Vertex
 """The providers that a configuration can contain."""
@@ -20,7 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
     `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
-    the one provider. `max_body` is in bytes. `access_log` is `None` if it was not set.
+    the one provider. `max_body` is in bytes. `access_log` is `None` if it was not set. Raises
+    `OptionError`.
     """
 
     source: str
@@ -30,6 +33,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
     max_body: int = DEFAULT_MAX_BODY
     access_log: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check each value on its own; the app checks whether they fit together."""
+        check_name("source", self.source)
+        check_items("providers", self.providers, "a list of providers", check_provider)
+        ApiKeys(self.keys)
+        if self.routes is not None:
+            RouteTable(self.routes)
+        check_limits(self.limits)
+        check_max_body(self.max_body)
+        if self.access_log is not None:
+            check_flag("access_log", self.access_log)
 
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""

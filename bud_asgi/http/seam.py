@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from bud_asgi.options import check_integer, check_seconds, check_text, check_type
+from bud_asgi.options import check_integer, check_seconds, check_text, check_type, url_shown
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 
@@ -93,7 +93,8 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         """Leaves out headers and body: they contain credentials and user data."""
-        return f"HttpRequest({self.method.decode()} {self.origin.authority.decode()}{self.target.decode()})"
+        url = url_shown(f"//{self.origin.authority.decode()}{self.target.decode('latin-1')}")
+        return f"HttpRequest({self.method.decode('latin-1')} {url.removeprefix('//')})"
 
 
 class HttpReply(Protocol):

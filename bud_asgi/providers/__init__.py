@@ -8,7 +8,7 @@ from bud_asgi.providers.errors import (
     UpstreamUnavailable,
     unavailable,
 )
-from bud_asgi.providers.options import check_providers
+from bud_asgi.providers.options import check_provider, check_providers
 from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.sender import hide_credential_error, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
@@ -26,6 +26,7 @@ __all__ = [
     "UpstreamErrorResponse",
     "UpstreamUnavailable",
     "Vertex",
+    "check_provider",
     "check_providers",
     "hide_credential_error",
     "send",

@@ -37,7 +37,7 @@ def check_common(name: str, timeouts: Timeouts | None) -> None:
 
 def check_providers(providers: Sequence[Provider]) -> tuple[Provider, ...]:
     """Check for a list of providers with different names, and return it as a tuple. Raises `OptionError`."""
-    checked = check_items("providers", providers, "a list of providers", _check_provider)
+    checked = check_items("providers", providers, "a list of providers", check_provider)
     if not checked:
         raise OptionError("providers", "at least one is needed")
     names = [provider.name for provider in checked]
@@ -47,7 +47,8 @@ def check_providers(providers: Sequence[Provider]) -> tuple[Provider, ...]:
     return checked
 
 
-def _check_provider(option: str, provider: object) -> None:
+def check_provider(option: str, provider: object) -> None:
+    """Check for an object with what a `Provider` has: not for its class. Raises `OptionError`."""
     expected = "a provider, such as Anthropic(...)"
     check_methods(option, provider, expected, ("encode", "decode", "translate_error", "models_request"))
     check_name(f"{option}.name", getattr(provider, "name", None))
@@ -70,12 +71,13 @@ def parse_base_url(base_url: str, tls: ssl.SSLContext | None, option: str = "bas
     """
     expected = "an http or https URL with a host"
     try:
+        may_have_password = "@" in base_url
         url = urlsplit(base_url)
         port = url.port
     except (ValueError, AttributeError, TypeError):  # the text of a ValueError shows what could be a password
         raise mismatch(option, "a URL with a valid host and port", base_url, hide=True) from None
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise mismatch(option, expected, base_url, hide="@" in base_url)
+        raise mismatch(option, expected, base_url, hide=may_have_password)
     if url.username is not None or url.query or url.fragment:
         raise OptionError(option, "must not contain a user, query or fragment; a credential has its own option")
     if not _PATH.fullmatch(url.path) or not _HOST.fullmatch(url.hostname) or port == 0 or not base_url.isprintable():

@@ -31,6 +31,10 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     model: str | None = None
     request_id: str = ""
 
+    def __repr__(self) -> str:
+        """Leave out the headers: they contain credentials."""
+        return f"ProviderRequest({self.request!r}, model={self.model!r}, request_id={self.request_id!r})"
+
 
 class EncodedRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""

@@ -22,7 +22,7 @@ import msgspec
 
 from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
-from bud_asgi.options import OptionError, check_text, mismatch
+from bud_asgi.options import OptionError, check_text, check_type, mismatch, path_shown
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.refresher import Expiring, Refresher, Timing
 from bud_asgi.providers.threads import start_thread
@@ -86,12 +86,15 @@ class GoogleCredential:
             require("Vertex", module, "vertex")
         self._given = credentials
         self._file = _path(service_account_file)
-        self._info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
+        info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
+        self._info = lambda: info  # no attribute: it contains a private key
         self._key()
         self._quota_project = quota_project
         self._loaded: GoogleCredentials | None = None
         self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
+        if timing is not None:
+            check_type("timing", timing, Timing, "a Timing")
         self._timing = timing or Timing()
         self._refresher = Refresher(self._fetch, self.redact, f'Google access tokens for "{name}"', self._timing)
 
@@ -142,7 +145,7 @@ class GoogleCredential:
         return Expiring(AccessToken(token, tuple(headers)), expires_at)
 
     def _key(self) -> Mapping[str, object] | None:
-        return self._info if self._file is None else _read(self._file)
+        return self._info() if self._file is None else _read(self._file)
 
 
 def _path(file: str | os.PathLike[str] | None) -> Path | None:
@@ -158,7 +161,7 @@ def _read(file: Path) -> Mapping[str, object]:
     try:
         return _checked(json.loads(file.read_bytes()), "service_account_file", f"{file}: ")
     except OSError as error:
-        raise OptionError("service_account_file", f"cannot read {file}: {error.strerror}") from None
+        raise OptionError("service_account_file", f"cannot read {path_shown(str(file))}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise OptionError("service_account_file", f"{file}: not valid JSON") from None
 
