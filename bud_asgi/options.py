@@ -209,11 +209,11 @@ def url_shown(url: str) -> str:
 
 def path_shown(path: str) -> str:
     """The path of a file as it may be shown: what stands there may be a secret that was pasted."""
-    pasted = not _PATH_LIKE.fullmatch(path) or any(map(looks_secret, path.split("/")))
-    joined = "" if path.startswith(("/", ".", "~")) else path.replace("/", "")  # base64 has slashes too
-    return (
-        "the file, whose name looks like a secret and is not shown" if pasted or name_shown(joined) != joined else path
-    )
+    absolute = path.startswith(("/", ".", "~"))
+    parts = path.split("/") if absolute else [*path.split("/"), path.replace("/", "")]  # base64 has slashes too
+    pasted = any(map(_CREDENTIAL.search, parts)) or (not absolute and any(map(looks_secret, parts[:-1])))
+    hide = pasted or not _PATH_LIKE.fullmatch(path)
+    return "the file, whose name looks like a secret and is not shown" if hide else path
 
 
 def one_of(choices: Iterable[str]) -> str:

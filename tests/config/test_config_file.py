@@ -63,7 +63,7 @@ def of_credential(credential: object) -> tuple[str, str | None]:
 
 def of_provider(provider: ConfiguredProvider) -> dict[str, object]:
     """The state of a provider. Secrets and origins compare by identity, so they are replaced by their content."""
-    there = vars(provider) | {"credential": of_credential(provider.credential)}
+    there: dict[str, Any] = vars(provider) | {"credential": of_credential(provider.credential)}
     origin = there.pop("_origin")
     return {**there, "origin": (origin.host, origin.port, origin.tls is None)}
 

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC
 from math import inf
@@ -86,8 +86,7 @@ class GoogleCredential:
             require("Vertex", module, "vertex")
         self._given = credentials
         self._file = _path(service_account_file)
-        info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
-        self._info = lambda: info  # no attribute: it contains a private key
+        self._info = None if service_account_info is None else _hidden(service_account_info)
         self._key()
         self._quota_project = quota_project
         self._loaded: GoogleCredentials | None = None
@@ -145,7 +144,15 @@ class GoogleCredential:
         return Expiring(AccessToken(token, tuple(headers)), expires_at)
 
     def _key(self) -> Mapping[str, object] | None:
-        return self._info() if self._file is None else _read(self._file)
+        if self._file is None:
+            return None if self._info is None else self._info()
+        return _read(self._file)
+
+
+def _hidden(info: Mapping[str, object]) -> Callable[[], Mapping[str, object]]:
+    """The key of a service account, in no attribute: it contains a private key."""
+    fields = _checked(info, "service_account_info")
+    return lambda: fields
 
 
 def _path(file: str | os.PathLike[str] | None) -> Path | None:
