@@ -15,7 +15,7 @@ import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
-from bud_asgi.options import check_text, check_texts, check_type, check_unicode
+from bud_asgi.options import check_name, check_text, check_texts, check_type
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -70,11 +70,11 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check the options; a list of `models` becomes a tuple."""
-        check_unicode("id", self.id)
+        check_name("id", self.id)
         if self.name != "":
-            check_unicode("name", self.name)
+            check_name("name", self.name)
         if self.team is not None:
-            check_unicode("team", self.team)
+            check_name("team", self.team)
         check_type("metadata", self.metadata, Mapping, "a mapping of names to strings")
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TypeVar, cast
 
@@ -59,18 +59,13 @@ def check_text(
     """Check for a string that is not empty and, if there is a `form`, matches all of it."""
     if not isinstance(value, str) or not value or (form is not None and not form.fullmatch(value)):
         raise mismatch(option, expected, value, hide=hide)
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise OptionError(option, "must not contain half of a surrogate pair: it cannot be encoded as UTF-8")
 
 
 def check_name(option: str, value: object) -> None:
     """Check for a string that is not empty."""
     check_text(option, value, "a string that is not empty")
-
-
-def check_unicode(option: str, value: object) -> None:
-    """Check for a string that is not empty and can be written as UTF-8, in a log for example."""
-    check_name(option, value)
-    if not cast("str", value).isascii() and any("\ud800" <= letter <= "\udfff" for letter in cast("str", value)):
-        raise OptionError(option, "must not contain half of a surrogate pair: it cannot be encoded as UTF-8")
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
@@ -119,6 +114,14 @@ def check_function(option: str, value: object, expected: str, *arguments: object
         raise mismatch(option, expected, value) from None
 
 
+def check_clock(option: str, value: object) -> None:
+    """Check for a clock: a function that returns seconds, and no class."""
+    expected = "a function without arguments that returns seconds"
+    if isinstance(value, type):
+        raise mismatch(option, expected, value)
+    check_function(option, value, expected)
+
+
 def check_methods(option: str, value: object, expected: str, methods: Iterable[str]) -> None:
     """Check for an object with these methods, of whatever type: not for a class of such objects."""
     if isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in methods):
@@ -144,7 +147,7 @@ def check_texts(option: str, value: object, expected: str, form: re.Pattern[str]
 
     A single string is not one: read letter by letter, `"*"` or `"claude-*"` would allow everything.
     """
-    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
         raise mismatch(option, expected, cast("object", value))
     items: list[str] = []
     for item in cast("Collection[object]", value):

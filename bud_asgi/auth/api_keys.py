@@ -17,10 +17,10 @@ from bud_asgi.exchange import MODELS_EXPECTED, Exchange, Principal
 from bud_asgi.options import (
     OptionError,
     check_items,
+    check_name,
     check_text,
     check_texts,
     check_type,
-    check_unicode,
     duplicates,
     mismatch,
 )
@@ -45,10 +45,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check the options; a list of `models` becomes a tuple."""
-        check_unicode("name", self.name)
+        check_name("name", self.name)
         check_text("hash", self.hash, HASH_EXPECTED, _HASH, hide=True)
         if self.team is not None:
-            check_unicode("team", self.team)
+            check_name("team", self.team)
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
     def __repr__(self) -> str:

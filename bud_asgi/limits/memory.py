@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from bud_asgi.exchange import Reservation
 from bud_asgi.limits.limit import Bucket, Charge, Limit, refilled, taken, waiting_time
 from bud_asgi.limits.store import Grant, LimitStatus, RateLimited
-from bud_asgi.options import check_function
+from bud_asgi.options import check_clock
 
 _BucketKey = tuple[Limit, str]
 _MIN_BEFORE_SWEEP = 1024
@@ -21,7 +21,7 @@ class MemoryStore:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        check_function("clock", clock, "a function without arguments that returns seconds")
+        check_clock("clock", clock)
         self._clock = clock
         self._buckets: dict[_BucketKey, Bucket] = {}
         self._open: dict[str, tuple[Charge, ...]] = {}

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from bud_asgi.options import check_function, check_seconds
+from bud_asgi.options import check_clock, check_seconds
 from bud_asgi.providers.errors import UpstreamUnavailable
 
 REFRESH_AHEAD = 900.0
@@ -28,8 +28,6 @@ MAX_FORCED_REFRESHES = 3
 """Forced fetches per `FORCED_REFRESH_INTERVAL`, so that an upstream that refuses every new value causes no flood."""
 
 T = TypeVar("T")
-
-CLOCK_EXPECTED = "a function without arguments that returns seconds"
 
 _log = logging.getLogger("bud_asgi")
 
@@ -48,8 +46,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check the options."""
         check_seconds("timeout", self.timeout)
-        check_function("clock", self.clock, CLOCK_EXPECTED)
-        check_function("monotonic", self.monotonic, CLOCK_EXPECTED)
+        check_clock("clock", self.clock)
+        check_clock("monotonic", self.monotonic)
 
 
 class FetchFailed(Exception):

@@ -22,7 +22,7 @@ import msgspec
 
 from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
-from bud_asgi.options import OptionError, check_text, check_type, mismatch, path_shown
+from bud_asgi.options import OptionError, check_methods, check_name, check_text, check_type, mismatch, path_shown
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.refresher import Expiring, Refresher, Timing
 from bud_asgi.providers.threads import start_thread
@@ -92,6 +92,9 @@ class GoogleCredential:
         self._loaded: GoogleCredentials | None = None
         self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
+        if credentials is not None:
+            check_methods("credentials", credentials, "an object of google-auth with refresh()", ("refresh",))
+        check_name("name", name)
         if timing is not None:
             check_type("timing", timing, Timing, "a Timing")
         self._timing = timing or Timing()
