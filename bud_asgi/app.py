@@ -6,16 +6,17 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from inspect import iscoroutinefunction, unwrap
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import ApiKeys
+from bud_asgi.auth import ApiKeys, check_backend
 from bud_asgi.budget import body_budget as make_budget
-from bud_asgi.clock import DEFAULT_TIMING, Timing
+from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.field_policy import FieldPolicy
@@ -24,13 +25,23 @@ from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
 from bud_asgi.limits import Limit, Limiter
 from bud_asgi.loop import LoopResources, PerLoop
+from bud_asgi.options import (
+    OptionError,
+    check_flag,
+    check_function,
+    check_items,
+    check_seconds,
+    check_type,
+    mismatch,
+    name_shown,
+)
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.headers import check_head
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
-from bud_asgi.providers import Provider, gateway_id
+from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.telemetry import log_access
@@ -58,7 +69,8 @@ class MessagesApp:
     `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
     background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are
     dropped. `access_log` writes one line of JSON for each request to the logger `bud_asgi.access`, without its content.
-    `drain_timeout` is how many seconds requests in flight get at shutdown. `timing` holds the other durations.
+    `drain_timeout` is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
+    `OptionError`, a `ValueError`, for any of them that is invalid.
     """
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
@@ -79,7 +91,9 @@ class MessagesApp:
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        names = _checked_names(providers)
+        providers = check_providers(providers)
+        _check_settings(client, on_settled, access_log, timing)
+        check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
         policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
@@ -90,21 +104,21 @@ class MessagesApp:
         self._access_log = access_log
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
+        limiter = Limiter(limits)
         if middleware is None:
             _check_auth(auth, providers)
-            limiter = Limiter(limits) if limits else None
-            router = _route_table(routes, names)
-            self._gateway = Gateway(providers, backend=auth, router=router, limiter=limiter, field_policy=policy)
+            self._gateway = Gateway(
+                providers,
+                backend=auth,
+                router=_route_table(routes, providers),
+                limiter=limiter if limiter.limits else None,
+                field_policy=policy,
+            )
             return
-        if auth is not None or routes is not None or limits:
+        if auth is not None or routes is not None or limiter.limits:
             raise ValueError("middleware= replaces auth=, routes= and limits=: pass them to your middleware instead")
-        for layer in middleware:
-            backend = layer.kwargs.get("backend")
-            _check_auth(backend if isinstance(backend, ApiKeys) else None, providers, required=False)
         self._gateway = Gateway(providers, field_policy=policy)
-        self._stack = GatewayApp(self._gateway, self._loops.get)
-        for layer in reversed(middleware):
-            self._stack = layer.cls(self._stack, *layer.args, **layer.kwargs)
+        self._stack = _stack(middleware, GatewayApp(self._gateway, self._loops.get), providers)
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -115,8 +129,10 @@ class MessagesApp:
 
         `final_error_event` puts a layer of ours outermost in the host: only with it can a stream below a
         `BaseHTTPMiddleware` end with an `error` event when the server cancels it past its grace period. Raises
-        `ValueError` where an app is mounted already.
+        `OptionError`, a `ValueError`, for an invalid path, and where an earlier route of the host would get the
+        requests.
         """
+        check_flag("final_error_event", final_error_event)
         install(host, path, self, self.lifespan)
         if final_error_event:
             host.add_middleware(FinalErrorEvent)
@@ -136,8 +152,10 @@ class MessagesApp:
 
         The default is the app's `drain_timeout`. Streams that are aborted get an `error` event. Settlements have been
         awaited when this returns. A host that knows of a shutdown before its server does can call it earlier; readiness
-        (`/readyz`) is false from then on.
+        (`/readyz`) is false from then on. Raises `OptionError`.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout, maximum=LONGEST, zero=True)
         await self._loops.drain(self._drain_timeout if timeout is None else timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -205,35 +223,63 @@ class MessagesApp:
             loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
-def _checked_names(providers: Sequence[Provider]) -> frozenset[str]:
-    names = [provider.name for provider in providers]
-    if not names:
-        raise ValueError("providers: at least one is needed")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"providers: two have the name {name!r}; give one of them another name=")
-    return frozenset(names)
+def _check_settings(client: object, on_settled: object, access_log: object, timing: object) -> None:
+    check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
+    if isinstance(client, type):
+        check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
+    if on_settled is not None:
+        expected = "an async function of the Exchange"
+        check_function("on_settled", on_settled, expected, None)
+        call = getattr(on_settled, "__call__", None)  # noqa: B004 - it may be async where the object is not a function
+        if not any(iscoroutinefunction(unwrap(cast("Callable[..., object]", made))) for made in (on_settled, call)):
+            raise mismatch("on_settled", expected, on_settled)
+    check_flag("access_log", access_log)
+    check_type("timing", timing, Timing, "a Timing")
 
 
-def _check_auth(backend: AuthenticationBackend | None, providers: Sequence[Provider], *, required: bool = True) -> None:
-    if backend is None and required:
-        raise ValueError(
-            "auth: missing; expected auth=ApiKeys(...), auth=HostUser(...), or auth=Anonymous() to accept every request"
+def _check_auth(backend: object, providers: Sequence[Provider]) -> None:
+    if backend is None:
+        raise OptionError(
+            "auth",
+            "missing; expected auth=ApiKeys(...), auth=HostUser(...), or auth=Anonymous() to accept every request",
         )
+    check_backend("auth", backend)
+    _check_pass_through(backend, providers)
+
+
+def _check_pass_through(backend: object, providers: Sequence[Provider]) -> None:
     if isinstance(backend, ApiKeys) and not all(provider.credential.is_operators for provider in providers):
-        raise ValueError(
-            'auth: with ApiKeys(...) no provider can have auth="client": callers have keys of this gateway only'
+        raise OptionError(
+            "auth", 'with ApiKeys(...) no provider can have auth="client": callers have keys of this gateway only'
         )
 
 
-def _route_table(routes: Sequence[Route] | None, providers: frozenset[str]) -> RouteTable:
-    if routes is None and len(providers) > 1:
-        raise ValueError("routes: needed with more than one provider, to choose between them")
-    table = RouteTable(routes if routes is not None else [Route("*", to=list(providers))])
+def _stack(layers: Sequence[Middleware], app: ASGIApp, providers: Sequence[Provider]) -> ASGIApp:
+    """Put the layers around the app, the first one outermost."""
+    expected = "a list of Middleware"
+    for layer in reversed(check_items("middleware", layers, expected, _check_layer)):
+        _check_pass_through(layer.kwargs.get("backend"), providers)
+        app = layer.cls(app, *layer.args, **layer.kwargs)
+    return app
+
+
+def _check_layer(option: str, layer: object) -> None:
+    check_type(option, layer, Middleware, "a Middleware, made by Middleware(AuthMiddleware, backend=...) for example")
+
+
+def _route_table(routes: Sequence[Route] | None, providers: Sequence[Provider]) -> RouteTable:
+    names = [provider.name for provider in providers]
+    if routes is None and len(names) > 1:
+        raise OptionError("routes", "needed with more than one provider, to choose between them")
+    table = RouteTable(routes if routes is not None else [Route("*", to=names)])
+    if not table.routes:
+        raise OptionError("routes", "an empty list serves no model; expected at least one Route")
     for route in table.routes:
         for target in route.targets:
-            if target.provider not in providers:
-                raise ValueError(f"routes: unknown provider {target.provider!r} in the route {route.model!r}")
+            if target.provider not in names:
+                raise OptionError(
+                    "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
+                )
     return table
 
 

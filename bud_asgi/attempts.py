@@ -159,13 +159,13 @@ def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
 def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[str]) -> ProviderRequest:
     """The request for a provider, without the dropped account fields, which are noted in the attempt.
 
-    The header that proved the caller to us is left out: that credential stays here.
+    The headers that proved the caller to us are left out: these credentials stay here.
     """
     request, headers = exchange.decoded_request, exchange.headers
     if exchange.account_fields:
         request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
-    if exchange.credential_header is not None:
-        headers = {name: value for name, value in headers.items() if name != exchange.credential_header}
+    if exchange.credential_headers:
+        headers = {name: value for name, value in headers.items() if name not in exchange.credential_headers}
     return ProviderRequest(
         request, headers, attempt.target.model, exchange.request_id, hops=exchange.hops, attempt=attempt
     )

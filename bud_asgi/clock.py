@@ -11,8 +11,13 @@ from typing import Protocol
 
 import msgspec
 
+from bud_asgi.options import check_seconds
+
 TICK = 0.25
 """Seconds between two ticks: how late a deadline may be."""
+
+LONGEST = 1e9
+"""The longest duration in seconds, about thirty years: event loops do not accept infinity."""
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +32,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     unread before it is disconnected. `body_silence`: how long a client may pause within its request body.
     `body_within`: how long the whole body may take. `body_room`: how long a request waits for room for its body.
     `discard_within`: how long the rest of a body is read and dropped after an early refusal. `discard_silence`: how
-    long it may pause then.
+    long it may pause then. Raises `OptionError`.
     """
 
     tick: float = TICK
@@ -44,6 +49,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     body_room: float = 1.5
     discard_within: float = 2.0
     discard_silence: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the durations: 0 means at once."""
+        for name in self.__struct_fields__:
+            check_seconds(name, getattr(self, name), maximum=LONGEST, zero=True)
 
 
 DEFAULT_TIMING = Timing()

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope
 
 from bud_asgi.budget import Upload
 from bud_asgi.field_policy import Found
-from bud_asgi.options import check_encodable, check_name, check_text, check_texts
+from bud_asgi.options import check_encodable, check_name, check_text, check_texts, check_type
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -76,7 +76,16 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
         """Check the options; a list of `models` becomes a tuple."""
         check_name("id", self.id)
         check_encodable("id", self.id)
+        if self.name != "":
+            check_name("name", self.name)
+        if self.team is not None:
+            check_name("team", self.team)
+        check_type("metadata", self.metadata, Mapping, "a mapping of names to strings")
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
+
+    def __repr__(self) -> str:
+        """Leave out the metadata, which may hold anything of the host's."""
+        return f"Principal(id={self.id!r}, name={self.name!r}, team={self.team!r}, models={self.models!r})"
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use the model of that name, with or without a context window (`[1m]`)."""
@@ -216,7 +225,7 @@ class Exchange:
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
-    `credential_header` is the header that proved the caller to the gateway: it is never sent upstream. `hops` are the
+    `credential_headers` are those that proved the caller to the gateway: they are never sent upstream. `hops` are the
     ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
     gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
     the body as it arrives. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
@@ -229,7 +238,7 @@ class Exchange:
         "account_fields",
         "attempts",
         "committed",
-        "credential_header",
+        "credential_headers",
         "ended",
         "headers",
         "hops",
@@ -269,7 +278,7 @@ class Exchange:
         self.other_models = False
         self.upload = Upload()
         self.principal: Principal | None = None
-        self.credential_header: bytes | None = None
+        self.credential_headers: tuple[bytes, ...] = ()
         self.route: ResolvedRoute | None = None
         self.offers: Sequence[Offer] | None = None
         self.reservation: Reservation | None = None

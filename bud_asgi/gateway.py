@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.authentication import AuthenticationBackend
@@ -13,17 +12,16 @@ from bud_asgi.auth import AuthenticationFailed, authenticate
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.field_policy import FieldPolicy
+from bud_asgi.host_code import host_code_error
 from bud_asgi.limits import Limiter
 from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
-from bud_asgi.printable import one_line
-from bud_asgi.protocol.errors import GatewayError, NotFound
+from bud_asgi.options import shown
+from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.providers import AllowsFields, Provider, check_bounds
 from bud_asgi.response import Response
-from bud_asgi.routing import Router, check_permission, resolve, targets_for_all
-
-_log = logging.getLogger("bud_asgi")
+from bud_asgi.routing import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
 
 
 class Gateway:
@@ -85,7 +83,7 @@ class Gateway:
         self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
     ) -> None:
         if self._router is not None:
-            exchange.offers = self._router.offers(exchange.principal)
+            exchange.offers = find_offers(self._router, exchange)
         offers: Sequence[Offer] = exchange.offers or ()
         if exchange.offers is None and self._only is not None:
             offers = (Offer("*", (self._only,)),)
@@ -97,20 +95,14 @@ class Gateway:
                 self._limiter.settle(hold, loop.tasks)
 
     def _targets(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets of the route, or the only provider. Checks what a router of the host's may have got wrong."""
+        """The targets of the route, or the only provider."""
         route = exchange.route
         model = route.model if route is not None else exchange.decoded_request.model
         if route is None:
             if self._only is None:
                 raise NotFound(f"model: {model}")
             return (self._only,)
-        targets = route.choose(exchange)
-        unknown = [target.provider for target in targets if target.provider not in self._providers]
-        if unknown or not targets:
-            reason = f"the unknown provider '{one_line(unknown[0], 200)}'" if unknown else "no target"
-            _log.error("%s: the router chose %s for model '%s'", exchange.request_id, reason, one_line(model))
-            raise GatewayError(f"The route of this model is misconfigured: {model}")
-        return targets_for_all(exchange, targets)
+        return targets_for_all(exchange, choose_targets(route, exchange, self._providers))
 
 
 class GatewayApp:
@@ -146,4 +138,7 @@ def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
         exchange.principal = user
     if exchange.principal is None:
         raise AuthenticationFailed("x-api-key header is required")
+    if not isinstance(exchange.principal, Principal):  # pyright: ignore[reportUnnecessaryIsInstance]
+        fault = f"a middleware in front set the principal to {shown(exchange.principal)} instead of a Principal"
+        raise host_code_error(exchange.request_id, fault, "The authentication of this gateway is misconfigured.")
     return exchange.principal

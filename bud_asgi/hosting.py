@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from starlette.applications import Starlette
-from starlette.routing import Mount, Route
+from starlette.convertors import FloatConvertor, IntegerConvertor, PathConvertor, StringConvertor, UUIDConvertor
+from starlette.routing import BaseRoute, Match, Mount, Route, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange
+from bud_asgi.options import OptionError, check_type, shown
 
 EnterLifespan = Callable[[], AbstractAsyncContextManager[None]]
+
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[^/?#\\\x00-\x1f\x7f]+)*")
+_SAMPLES: Mapping[type, str] = {
+    StringConvertor: "sample",
+    PathConvertor: "sample",
+    IntegerConvertor: "1",
+    FloatConvertor: "1.5",
+    UUIDConvertor: "00000000-0000-4000-8000-000000000000",
+}
+"""For each convertor of Starlette's a text that it matches."""
 
 _log = logging.getLogger("bud_asgi")
 
@@ -92,13 +105,11 @@ def install(
 ) -> None:
     """Mount an app in a Starlette or FastAPI host at a prefix, and enter its lifespan within the host's.
 
-    Raises `ValueError` for a path without a leading slash, or where an app is mounted already.
+    Raises `OptionError`: for an invalid path, and where an earlier route of the host would get all messages.
     """
-    prefix = path.rstrip("/")
-    if not path.startswith("/"):
-        raise ValueError(f"the path to install at must begin with a slash, not {path!r}")
-    if any(isinstance(route, Mount) and route.path == prefix for route in host.router.routes):
-        raise ValueError(f"an app is mounted at {prefix or '/'!r} already, and would get the requests first")
+    check_type("host", host, Starlette, "a Starlette or FastAPI app")
+    prefix = _checked_prefix(path)
+    _check_earlier_routes(host, prefix)
     if prefix:
         host.router.routes.append(Route(prefix, _ExactPrefix(app)))  # without it, Starlette redirects there
     host.router.routes.append(Mount(prefix, app))
@@ -110,3 +121,71 @@ def install(
             yield state
 
     host.router.lifespan_context = both
+
+
+def _checked_prefix(path: object) -> str:
+    check_type("path", path, str, 'a path such as "/llm"')
+    text = cast("str", path)
+    if not text.startswith("/"):
+        raise OptionError("path", f"the path to install at must begin with a slash, not {text!r}")
+    prefix = text.rstrip("/")
+    if "//" in prefix or not _PREFIX.fullmatch(prefix):
+        raise OptionError("path", f"expected a path without //, ?, #, . and .. segments, got {shown(text)}")
+    return prefix
+
+
+def _check_earlier_routes(host: Starlette, prefix: str) -> None:
+    """Check that a request for a message would reach a mount at a prefix. Raises `OptionError`."""
+    messages = _sample_path(f"{prefix}/v1/messages")
+    if messages is None:
+        return
+    for route in host.router.routes:
+        if _takes(route, "POST", messages):
+            here = isinstance(route, Mount) and route.path == prefix
+            taken = (
+                f"an app is mounted at {prefix or '/'!r} already" if here else f"{_shown_route(route)} comes earlier"
+            )
+            raise OptionError(
+                "path",
+                f"{taken} and would get the requests first; install before it, or at a path that it does not match",
+            )
+        if _takes(route, "GET", _sample_path(f"{prefix}/v1/models") or "") and _takes(route, "GET", messages):
+            _log.warning(
+                "%s comes earlier and answers GET %s/v1/models: install before it", _shown_route(route), prefix
+            )
+
+
+def _sample_path(path: str) -> str | None:
+    """A path that matches a pattern of Starlette's; `None` if one of its convertors is the host's own.
+
+    Raises `OptionError` for an invalid pattern.
+    """
+    try:
+        _, form, convertors = compile_path(path)
+    except (AssertionError, ValueError) as error:
+        raise OptionError("path", str(error)) from None
+    if not set(map(type, convertors.values())) <= _SAMPLES.keys():
+        return None
+    return form.format(**{name: _SAMPLES[type(convertor)] for name, convertor in convertors.items()})
+
+
+def _takes(route: BaseRoute, method: str, path: str) -> bool:
+    """Whether a route answers a request. One that matches the path but not the method lets later routes answer."""
+    scope: Scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"host.invalid")],
+        "path_params": {},
+    }
+    return route.matches(scope)[0] is Match.FULL
+
+
+def _shown_route(route: BaseRoute) -> str:
+    where: object = getattr(route, "path", None) or getattr(route, "host", None) or "/"
+    return f"the host's {type(route).__name__} {where!r}"

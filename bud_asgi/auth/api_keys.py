@@ -14,7 +14,17 @@ from starlette.requests import HTTPConnection
 
 from bud_asgi.auth.stage import Authenticated, authenticated
 from bud_asgi.exchange import MODELS_EXPECTED, Exchange, Principal
-from bud_asgi.options import OptionError, check_name, check_text, check_texts, check_type, duplicates
+from bud_asgi.options import (
+    OptionError,
+    check_items,
+    check_name,
+    check_text,
+    check_texts,
+    check_type,
+    duplicates,
+    mismatch,
+)
+from bud_asgi.protocol.headers import one_credential
 
 HASH_EXPECTED = "sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -41,6 +51,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
             check_name("team", self.team)
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
 
+    def __repr__(self) -> str:
+        """Leave out the hash."""
+        return f"ApiKey(name={self.name!r}, team={self.team!r}, models={self.models!r})"
+
 
 def new_api_key() -> str:
     """Make a random key of 256 bits. Give it to its owner and store only `hash_api_key(key)`."""
@@ -48,7 +62,11 @@ def new_api_key() -> str:
 
 
 def hash_api_key(key: str) -> str:
-    """The form in which a key is stored. A plain hash is enough for 256 random bits; it would not be for a password."""
+    """The form in which a key is stored. A plain hash is enough for 256 random bits; it would not be for a password.
+
+    Raises `OptionError`, which does not show the key, for what is not a string or is empty.
+    """
+    check_text("key", key, "an API key, as made by new_api_key()", hide=True)
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
@@ -56,8 +74,9 @@ class ApiKeys(AuthenticationBackend):
     """Authenticates by API keys, of which only the hashes are known.
 
     Takes `{name: hash}` or a sequence of `ApiKey`. Where a request has both headers, the bearer token is tried first,
-    and one valid credential is enough. Raises `OptionError` for a value that is not a hash (it is not shown, because it
-    may be a key) and for two keys of the same name or hash.
+    and one valid credential is enough. A header that is sent twice counts as one if both lines are equal. Raises
+    `OptionError` for a value that is not a hash (it is not shown, because it may be a key) and for two keys of the same
+    name or hash.
     """
 
     def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
@@ -75,12 +94,14 @@ class ApiKeys(AuthenticationBackend):
         """The principal of the key, `None` without a credential. Raises `AuthenticationError` for an invalid one."""
         exchange = Exchange.of(conn.scope) if conn.scope["type"] == "http" else None
         headers = exchange.headers if exchange else dict(conn.scope["headers"])
-        bearer, api_key = _bearer_token(headers.get(b"authorization", b"")), headers.get(b"x-api-key")
-        for header, credential in ((b"authorization", bearer), (b"x-api-key", api_key)):
-            if credential and (found := self._lookup(credential)):
-                if exchange:
-                    exchange.credential_header = header
-                return found
+        bearer = _bearer_token(one_credential(headers.get(b"authorization", b"")))
+        api_key = one_credential(headers.get(b"x-api-key", b""))
+        by_bearer, by_api_key = self._lookup(bearer), self._lookup(api_key)
+        if exchange:  # both if both are keys of the gateway: neither may be sent upstream
+            proofs = ((b"authorization", by_bearer), (b"x-api-key", by_api_key))
+            exchange.credential_headers = tuple(header for header, found in proofs if found)
+        if found := by_bearer or by_api_key:
+            return found
         if bearer:
             raise AuthenticationError("Invalid bearer token")
         if api_key or headers.get(b"authorization"):
@@ -89,7 +110,7 @@ class ApiKeys(AuthenticationBackend):
 
     def _lookup(self, credential: bytes) -> Authenticated | None:
         """Look up by the first bytes of the hash, then compare the whole in constant time."""
-        if len(credential) > _LONGEST_KEY:
+        if not credential or len(credential) > _LONGEST_KEY:
             return None
         digest = hashlib.sha256(credential).digest()
         known = self._known.get(digest[:8])
@@ -105,12 +126,16 @@ def _keys(keys: Mapping[str, str] | Sequence[ApiKey]) -> Iterator[ApiKey]:
             except OptionError as error:
                 raise OptionError(f"keys[{index}].{error.option}", error.problem) from None
         return
-    check_type("keys", keys, Sequence, "a mapping of names to hashes, or a list of ApiKey")
-    for index, key in enumerate(keys):
-        check_type(f"keys[{index}]", key, ApiKey, "an ApiKey")
-        yield key
+    expected = "a mapping of names to hashes, or a list of ApiKey"
+    if isinstance(keys, str | bytes):
+        raise mismatch("keys", expected, keys, hide=True)
+    yield from check_items("keys", keys, expected, _check_key)
 
 
-def _bearer_token(authorization: bytes) -> bytes | None:
+def _check_key(option: str, key: object) -> None:
+    check_type(option, key, ApiKey, "an ApiKey")
+
+
+def _bearer_token(authorization: bytes) -> bytes:
     scheme = _BEARER.match(authorization)
-    return authorization[scheme.end() :].strip() if scheme else None
+    return authorization[scheme.end() :].strip() if scheme else b""

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from bud_asgi.auth.stage import authenticated
 from bud_asgi.exchange import Principal
-from bud_asgi.options import mismatch
+from bud_asgi.options import check_function, mismatch
 
 Found = Principal | str | None
 """What a host's function returns: a principal, its id, or `None` for an unauthenticated request."""
@@ -20,12 +20,15 @@ Found = Principal | str | None
 class HostUser(AuthenticationBackend):
     """Uses the host application's own authentication. `user` reads the ASGI scope, and may be async.
 
-    It returns a `Principal`, an id, or `None` for an unauthenticated request (401). Raises `OptionError`.
+    It returns a `Principal`, an id, or `None` for an unauthenticated request (401); an empty id is none. Raises
+    `OptionError`. A function that returns anything else is reported in the log, and the request answered with a 500.
     """
 
     def __init__(self, user: Callable[[Scope], Found | Awaitable[Found]]) -> None:
-        if not callable(user):
-            raise mismatch("user", "a function of the ASGI scope", user)
+        expected = "a function of the ASGI scope"
+        if isinstance(user, type):  # what it makes would be taken for a user
+            raise mismatch("user", expected, user)
+        check_function("user", user, expected, {})
         self._user = user
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
@@ -33,9 +36,17 @@ class HostUser(AuthenticationBackend):
         found = self._user(conn.scope)
         if isawaitable(found):
             found = await found
-        if not found:
-            return None
-        return authenticated(Principal(id=found) if isinstance(found, str) else found)
+        return _authenticated(found)
+
+
+def _authenticated(found: object) -> tuple[AuthCredentials, BaseUser] | None:
+    if found is None or found is False or found == "":
+        return None
+    if isinstance(found, str):
+        return authenticated(Principal(id=found))
+    if not isinstance(found, Principal):
+        raise mismatch("the result of user()", "a Principal, an id or None", found)
+    return authenticated(found)
 
 
 class Anonymous(AuthenticationBackend):

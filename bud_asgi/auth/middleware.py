@@ -5,8 +5,9 @@ from __future__ import annotations
 from starlette.authentication import AuthenticationBackend
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth.stage import authenticate, authenticate_scope
+from bud_asgi.auth.stage import authenticate, authenticate_scope, check_backend
 from bud_asgi.exchange import Exchange
+from bud_asgi.host_code import check_app
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.response import Response
 
@@ -15,10 +16,13 @@ class AuthMiddleware:
     """Passes authenticated requests on; answers others with 401, without reading the body.
 
     `backend` is any Starlette `AuthenticationBackend`. Its user becomes the exchange's `Principal`, `scope["user"]` and
-    `scope["auth"]`. Websockets are authenticated too, and closed (policy violation, 1008) if that fails.
+    `scope["auth"]`. Websockets are authenticated too, and closed (policy violation, 1008) if that fails. Raises
+    `OptionError`.
     """
 
     def __init__(self, app: ASGIApp, *, backend: AuthenticationBackend) -> None:
+        check_app(app)
+        check_backend("backend", backend)
         self.app = app
         self.backend = backend
 
@@ -33,7 +37,7 @@ class AuthMiddleware:
                 return
         elif scope["type"] == "websocket":
             try:
-                await authenticate_scope(self.backend, scope)
+                await authenticate_scope(self.backend, scope, "websocket")
             except GatewayError as error:
                 await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
                 return

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from bud_asgi.exchange import Exchange, Principal
+from bud_asgi.host_code import host_code_error
+from bud_asgi.options import OptionError, check_function, check_methods, mismatch
 from bud_asgi.protocol.errors import GatewayError
+
+BACKEND_EXPECTED = (
+    "an object with an async method authenticate(connection), such as ApiKeys({...}), HostUser(...) or Anonymous()"
+)
+_NO_IDENTITY = (None, "")
+_REQUIRED = "x-api-key header is required"
 
 Authenticated = tuple[AuthCredentials, BaseUser]
 """What a Starlette backend returns: the scopes that a user has, and the user."""
@@ -25,31 +36,71 @@ async def authenticate(backend: AuthenticationBackend, exchange: Exchange, scope
     """Set the exchange's principal, and Starlette's `scope["user"]` and `scope["auth"]`.
 
     A user that is a `Principal` is taken as it is, any other by its `identity` and `display_name`. Raises
-    `AuthenticationFailed`.
+    `AuthenticationFailed`, and a `GatewayError` (500) if the backend returns what is neither `None` nor
+    `AuthCredentials` with a user. Any other exception is the backend's own.
     """
-    exchange.principal = await authenticate_scope(backend, scope)
+    exchange.principal = await authenticate_scope(backend, scope, exchange.request_id)
 
 
-async def authenticate_scope(backend: AuthenticationBackend, scope: Scope) -> Principal:
-    """The same for a scope without an exchange: a websocket's."""
+async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name: str) -> Principal:
+    """The same for a scope without an exchange: a websocket's. `name` is what log lines call the request."""
     try:
-        result = await backend.authenticate(HTTPConnection(scope))
+        result = _checked(await backend.authenticate(HTTPConnection(scope)))
+        principal = _principal_of(result[1])
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error) or "invalid credential") from error
-    if result is None:
-        raise AuthenticationFailed("x-api-key header is required")
-    credentials, user = result
-    principal = _principal_of(user)
-    scope["auth"], scope["user"] = credentials, user
+    except OptionError as error:
+        fault = f"the authentication backend {type(backend).__name__} returned a wrong result: {error}"
+        raise host_code_error(name, fault, "The authentication of this gateway is misconfigured.") from error
+    except Exception as error:
+        if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
+            error.add_note(f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
+        raise
+    scope["auth"], scope["user"] = result
     return principal
+
+
+def check_backend(option: str, value: object) -> None:
+    """Check for an authentication backend: not its class, and no function. Raises `OptionError`."""
+    check_methods(option, value, BACKEND_EXPECTED, ("authenticate",))
+    if getattr(type(value), "authenticate", None) is AuthenticationBackend.authenticate:  # which is not implemented
+        raise mismatch(option, BACKEND_EXPECTED, value)
+    check_function(option, cast("AuthenticationBackend", value).authenticate, BACKEND_EXPECTED, None)
+
+
+def _checked(result: object) -> Authenticated:
+    """The result of a backend. Raises `AuthenticationFailed` for `None`, `OptionError` for anything else."""
+    if result is None:
+        raise AuthenticationFailed(_REQUIRED)
+    parts = cast("Sequence[object]", result) if isinstance(result, tuple | list) else ()
+    if len(parts) != 2 or not isinstance(parts[0], AuthCredentials):
+        raise mismatch("the result of authenticate()", "None, or AuthCredentials and a user", cast("object", result))
+    return parts[0], cast("BaseUser", parts[1])
 
 
 def _principal_of(user: BaseUser) -> Principal:
     if isinstance(user, Principal):
         return user
-    if not user.is_authenticated:
-        raise AuthenticationFailed("x-api-key header is required")
-    return Principal(id=user.identity, name=user.display_name)
+    is_authenticated: object = getattr(user, "is_authenticated", None)
+    if is_authenticated is False:
+        raise AuthenticationFailed(_REQUIRED)
+    if is_authenticated is not True:  # a method in place of the property would be true for everyone
+        raise mismatch("user.is_authenticated", "a property that is True or False", is_authenticated)
+    try:
+        identity = user.identity
+    except (NotImplementedError, AttributeError):
+        kind = type(user).__name__
+        raise OptionError("user.identity", f"{kind} has none; return a Principal, or a user with one") from None
+    if identity in _NO_IDENTITY:
+        raise AuthenticationFailed(_REQUIRED)
+    return Principal(id=identity, name=_display_name(user))
+
+
+def _display_name(user: BaseUser) -> str:
+    try:
+        return user.display_name
+    except (NotImplementedError, AttributeError):
+        return ""
 
 
 def authenticated(principal: Principal) -> Authenticated:

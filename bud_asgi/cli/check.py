@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bud_asgi.config import Settings
+from bud_asgi.config import Settings, permission_warnings
+from bud_asgi.options import name_shown, url_shown
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.routing import Route
 
@@ -16,7 +17,7 @@ _AS_REQUESTED = "(as requested)"
 
 def show_settings(settings: Settings) -> str:
     """Return tables: models with their targets, keys with their models, limits, and actions for fields if any."""
-    url = {provider.name: provider.base_url for provider in settings.providers}
+    url = {provider.name: url_shown(provider.base_url) for provider in settings.providers}
     targets = [
         ("" if place else route.model, target.provider, target.model or _AS_REQUESTED, url[target.provider])
         for route in _routes(settings)
@@ -39,7 +40,8 @@ def show_settings(settings: Settings) -> str:
 
 
 def warnings_of(settings: Settings) -> Iterator[str]:
-    """Yield a warning for what is valid but probably not intended."""
+    """Yield a warning for what is valid but dangerous, or probably not intended."""
+    yield from permission_warnings(settings.source)
     models = tuple(route.model for route in _routes(settings))
     if missing := [name for name in CLAUDE_CODE_MODELS if not matches_any(models, name)]:
         yield f"no route serves {', '.join(missing)}, which Claude Code also requests in the background"
@@ -50,6 +52,7 @@ def _routes(settings: Settings) -> Sequence[Route]:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    rows = [tuple(cell if "://" in cell else name_shown(cell) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     return "\n".join(line.rstrip() for line in lines)

@@ -16,8 +16,9 @@ import msgspec
 import uvicorn
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.config import ConfigError, Problem, Settings
+from bud_asgi.config import ConfigError, Problem, Settings, log_warnings
 from bud_asgi.config.problems import render
+from bud_asgi.options import url_shown
 from bud_asgi.providers import Bedrock
 from bud_asgi.server import ConnectionFactory, ServerLimits, default_connections
 
@@ -60,6 +61,7 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     if options.workers == 1:
         messages = msgspec.structs.replace(settings, access_log=access_log).app()
         config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
+        log_warnings(settings)  # the logs are configured now
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve_here(config, messages, options.drain_timeout))
         return
@@ -142,7 +144,9 @@ def _check_options(settings: Settings, options: ServeOptions) -> None:
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:
             key = "endpoint" if isinstance(provider, Bedrock) else "base_url"
             path = render(("providers", provider.name, key))
-            problems.append(Problem(settings.source, path, f"{provider.base_url} is the address of this server itself"))
+            problems.append(
+                Problem(settings.source, path, f"{url_shown(provider.base_url)} is the address of this server itself")
+            )
     if problems:
         raise ConfigError(problems)
 

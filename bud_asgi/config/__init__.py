@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.config.environment import read_environment
 from bud_asgi.config.file import read_file
+from bud_asgi.config.permissions import permission_warnings
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.config.settings import Settings
 
-__all__ = ["ConfigError", "Problem", "Settings", "from_env", "from_file", "read_environment", "read_file"]
+__all__ = [
+    "ConfigError",
+    "Problem",
+    "Settings",
+    "from_env",
+    "from_file",
+    "log_warnings",
+    "permission_warnings",
+    "read_environment",
+    "read_file",
+]
+
+_log = logging.getLogger("bud_asgi")
 
 
 def from_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> MessagesApp:
@@ -20,7 +34,9 @@ def from_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None
     Secrets are looked up in `environ` (by default the process environment) and in files. Raises `ConfigError` with
     every problem of the file.
     """
-    return read_file(path, environ=environ).app()
+    settings = read_file(path, environ=environ)
+    log_warnings(settings)
+    return settings.app()
 
 
 def from_env(environ: Mapping[str, str] | None = None) -> MessagesApp:
@@ -29,4 +45,12 @@ def from_env(environ: Mapping[str, str] | None = None) -> MessagesApp:
     `BUD_ASGI_CONFIG` is the path of a file, which then decides; without it, `ANTHROPIC_API_KEY` and `BUD_ASGI_KEYS` are
     enough. Raises `ConfigError` with every problem.
     """
-    return read_environment(environ).app()
+    settings = read_environment(environ)
+    log_warnings(settings)
+    return settings.app()
+
+
+def log_warnings(settings: Settings) -> None:
+    """Write the warnings about the permissions of the files to the log."""
+    for warning in permission_warnings(settings.source):
+        _log.warning("%s", warning)

@@ -20,11 +20,12 @@ from bud_asgi.config.tables import GatewayConfig, KeyConfig, LimitConfig, RouteC
 from bud_asgi.exchange import Target
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limit
-from bud_asgi.options import OptionError, duplicates, mismatch, nearest, one_of, shown
+from bud_asgi.options import OptionError, duplicates, looks_secret, mismatch, nearest, one_of, shown
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.routing import Route
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _DURATION = re.compile(r"[1-9][0-9]{0,5}[smh]")
 
 
@@ -37,9 +38,7 @@ def read_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None
     text = _read_text(file)
     problems = Problems(str(file), text)
     reader = TableReader(problems, os.environ if environ is None else environ, file.parent)
-    settings = _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {})
-    problems.raise_any()
-    return settings
+    return _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {})
 
 
 def _read_text(file: Path) -> str:
@@ -57,11 +56,18 @@ def _parse(source: str, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise ConfigError([Problem(source, "", f"invalid TOML: {error}", int(line[1]) if line else None)]) from None
+        raise ConfigError(
+            [Problem(source, "", f"invalid TOML: {_without_secrets(str(error))}", int(line[1]) if line else None)]
+        ) from None
+
+
+def _without_secrets(message: str) -> str:
+    """The message of a syntax error without the keys in it that look like secrets."""
+    return _QUOTED.sub(lambda quoted: "(not shown)" if looks_secret(quoted[0]) else quoted[0], message)
 
 
 def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
-    """Read all parts of a file. Those with a problem are left out."""
+    """Read all parts of a file. Raises `ConfigError` with every problem."""
     problems, known = reader.problems, gateway.get("providers", {})
     key_tables, route_tables = gateway.get("keys", []), gateway.get("routes", [])
     sizes = max_body, budget, per_principal = (
@@ -88,6 +94,7 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
         _check_unique(problems, name, tables, field)
     for index, first in duplicates(limit or object() for limit in limits):
         problems.add(("limits", index), f"duplicate of limits[{first}]")
+    problems.raise_any()
     return Settings(
         source=problems.source,
         providers=tuple(filter(None, providers)),

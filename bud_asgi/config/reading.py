@@ -14,7 +14,7 @@ from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.tables import GatewayConfig
 from bud_asgi.extras import MissingExtra
-from bud_asgi.options import OptionError, looks_secret, nearest, option_path, shown
+from bud_asgi.options import OptionError, looks_secret, nearest, option_path, path_shown, shown
 from bud_asgi.secret import Secret
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ _TYPES = {
 _SERVE_OPTIONS = {"drain_timeout", "host", "log_level", "port", "workers"}
 _REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\0]+)")
 _FOREIGN_REFERENCE = re.compile(r"\$\{?\w+\}?|\{env[.:]\w+\}|\{\{.*\}\}|%\w+%|os\.environ.*|env\.\w+", re.DOTALL)
-_VARIABLE = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
+_VARIABLE = re.compile(r"[A-Z]{1,20}[0-9]?(?:_[A-Z0-9]{1,20})*")
 _EXPECTED_REFERENCE = "expected a reference such as env:NAME or file:PATH"
 _UNRESOLVED = Secret("unresolved")
 
@@ -180,7 +180,7 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
             return Secret(value).reveal()
         except ValueError as error:
             raise ValueError(f"the environment variable {name} cannot be used: {error}") from None
-    if looks_secret(name) and not _VARIABLE.fullmatch(name):
+    if not _VARIABLE.fullmatch(name) or ("_" not in name and looks_secret(name)):
         raise ValueError("the environment variable is not set; its name looks like a secret and is not shown")
     raise ValueError(f"the environment variable {name} is not set")
 
@@ -188,8 +188,7 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
 def _file_text(name: str, folder: Path) -> str:
     """Read a file, without the line break that editors leave at its end."""
     file = folder / name
-    hide = any(looks_secret(part) for part in name.split("/"))
-    shown_file = "the file, whose name looks like a secret and is not shown" if hide else str(file)
+    shown_file = str(file) if path_shown(name) == name else path_shown(name)
     try:
         return Secret(file.read_bytes().decode().removesuffix("\n").removesuffix("\r")).reveal()
     except OSError as error:

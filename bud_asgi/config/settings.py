@@ -8,12 +8,15 @@ import msgspec
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
+from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
-from bud_asgi.limits import Limit
+from bud_asgi.field_policy import FieldPolicy
+from bud_asgi.limits import Limit, check_limits
+from bud_asgi.options import check_flag, check_items, check_name
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.providers import Anthropic, Bedrock, Vertex
-from bud_asgi.routing import Route
+from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
+from bud_asgi.routing import Route, RouteTable
 
 ConfiguredProvider = Anthropic | Bedrock | Vertex
 """The providers that a configuration can contain."""
@@ -24,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
     the one provider. `fields` is the app's `field_policy`. `max_body` and the budgets are in bytes. A budget or
-    `access_log` is `None` if it was not set.
+    `access_log` is `None` if it was not set. Raises `OptionError`.
     """
 
     source: str
@@ -37,6 +40,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_budget: int | None = None
     body_budget_per_principal: int | None = None
     access_log: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check each value on its own; the app checks whether they fit together."""
+        check_name("source", self.source)
+        check_items("providers", self.providers, "a list of providers", check_provider)
+        ApiKeys(self.keys)
+        if self.routes is not None:
+            RouteTable(self.routes)
+        check_limits(self.limits)
+        FieldPolicy(self.fields)
+        body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
+        if self.access_log is not None:
+            check_flag("access_log", self.access_log)
 
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""

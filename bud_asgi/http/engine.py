@@ -11,6 +11,7 @@ from bud_asgi.http.pool import Pool, PoolLimits, PoolStats
 from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import HttpError, HttpRequest, Origin
 from bud_asgi.http.wire import request_head
+from bud_asgi.options import check_type
 
 
 class Engine:
@@ -24,7 +25,9 @@ class Engine:
     __slots__ = ("_closed", "_limits", "_loop_state", "_pools")
 
     def __init__(self, limits: PoolLimits | None = None) -> None:
-        """Bind to the running loop; raises `RuntimeError` if there is none."""
+        """Bind to the running loop; raises `RuntimeError` if there is none, `OptionError` for other `limits`."""
+        if limits is not None:
+            check_type("limits", limits, PoolLimits, "a PoolLimits")
         self._loop_state = LoopState(asyncio.get_running_loop())
         self._limits = limits or PoolLimits()
         self._pools: dict[Origin, Pool] = {}

@@ -9,8 +9,8 @@ import msgspec
 
 from bud_asgi.http.connection import Connection, LoopState
 from bud_asgi.http.dial import dial
-from bud_asgi.http.seam import HttpError, Origin, check_seconds
-from bud_asgi.options import OptionError
+from bud_asgi.http.seam import HttpError, Origin
+from bud_asgi.options import check_integer, check_seconds
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -31,14 +31,9 @@ class PoolLimits(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         check_seconds("keep_alive", self.keep_alive)
         check_seconds("max_age", self.max_age)
-        _check_count("max_idle", self.max_idle, least=0)
+        check_integer("max_idle", self.max_idle, "a whole number, at least 0", minimum=0)
         if self.max_open is not None:
-            _check_count("max_open", self.max_open, least=1)
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(name, f"must be an integer of at least {least}")
+            check_integer("max_open", self.max_open, "a whole number, at least 1, or None")
 
 
 class PoolStats(msgspec.Struct, frozen=True):

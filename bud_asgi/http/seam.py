@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +14,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from bud_asgi.options import OptionError
+from bud_asgi.options import check_integer, check_seconds, check_text, check_type, url_shown
+
+_HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 
 Header = tuple[bytes, bytes]
 """A header field: its lower-case name, and its value as sent on the wire."""
@@ -25,12 +28,19 @@ Body = bytes | Sequence[bytes | memoryview]
 class Origin(msgspec.Struct, frozen=True, eq=False):
     """An upstream server (RFC 9110, 4.3.1): created once, from configuration, never from a request.
 
-    Compared by identity: connections are pooled per `Origin` object.
+    Compared by identity: connections are pooled per `Origin` object. Raises `OptionError`.
     """
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_text("host", self.host, "the name or address of a host, without a scheme or a port", _HOST)
+        check_integer("port", self.port, "a port, 1 to 65535", maximum=65535)
+        if self.tls is not None:
+            check_type("tls", self.tls, ssl.SSLContext, "an ssl.SSLContext")
 
     @property
     def authority(self) -> bytes:
@@ -62,12 +72,6 @@ class Timeouts(msgspec.Struct, frozen=True):
         check_seconds("silence", self.silence)
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Raise `OptionError` unless the option's value is a positive number; infinity is one, NaN is not."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise OptionError(name, "must be a positive number of seconds")
-
-
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request; every attempt creates its own.
 
@@ -89,7 +93,8 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         """Leaves out headers and body: they contain credentials and user data."""
-        return f"HttpRequest({self.method.decode()} {self.origin.authority.decode()}{self.target.decode()})"
+        url = url_shown(f"//{self.origin.authority.decode()}{self.target.decode('latin-1')}")
+        return f"HttpRequest({self.method.decode('latin-1')} {url.removeprefix('//')})"
 
 
 class HttpReply(Protocol):

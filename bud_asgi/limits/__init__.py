@@ -1,6 +1,6 @@
 """Limits: the stage that reserves and settles, its middleware, the arithmetic, and the store in memory."""
 
-from bud_asgi.limits.limit import Charge, Limit
+from bud_asgi.limits.limit import Charge, Limit, check_limits
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.middleware import RateLimitMiddleware
 from bud_asgi.limits.stage import Limiter
@@ -16,4 +16,5 @@ __all__ = [
     "MemoryStore",
     "RateLimitMiddleware",
     "RateLimited",
+    "check_limits",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import msgspec
 
 from bud_asgi.exchange import Exchange
-from bud_asgi.options import check_choice, check_integer, check_seconds
+from bud_asgi.options import check_choice, check_integer, check_items, check_seconds, check_type
 from bud_asgi.protocol.operations import MODELS_API
 
 ROUNDING = 1e-9
@@ -35,6 +36,13 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
         check_integer("amount", self.amount, "a whole number, at least 1")
         check_seconds("window", self.window, maximum=1e9)
         check_choice("per", self.per, get_args(_Per))
+
+
+def check_limits(limits: Sequence[Limit]) -> tuple[Limit, ...]:
+    """Check for a list of limits, and return it as a tuple. Raises `OptionError`."""
+    return check_items(
+        "limits", limits, "a list of Limit", lambda name, limit: check_type(name, limit, Limit, "a Limit")
+    )
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):

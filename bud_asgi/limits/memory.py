@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from bud_asgi.exchange import Reservation
 from bud_asgi.limits.limit import Bucket, Charge, Limit, refilled, taken, waiting_time
 from bud_asgi.limits.store import Grant, LimitStatus, RateLimited
+from bud_asgi.options import check_clock
 
 _BucketKey = tuple[Limit, str]
 _MIN_BEFORE_SWEEP = 1024
@@ -16,10 +17,11 @@ _MIN_BEFORE_SWEEP = 1024
 class MemoryStore:
     """Counts in memory. It never awaits, so its steps are atomic. Full buckets are removed: they hold no information.
 
-    `clock` returns seconds and only goes forward.
+    `clock` returns seconds and only goes forward. Raises `OptionError`.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        check_clock("clock", clock)
         self._clock = clock
         self._buckets: dict[_BucketKey, Bucket] = {}
         self._open: dict[str, tuple[Charge, ...]] = {}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange
+from bud_asgi.host_code import check_app
 from bud_asgi.limits.limit import Limit
 from bud_asgi.limits.stage import Limiter
 from bud_asgi.limits.store import LimitStore
@@ -19,10 +20,11 @@ class RateLimitMiddleware:
     """Passes a request on that all `limits` have room for; answers others with 429 and a true `retry-after`.
 
     Counts in this process's memory unless another `store` is given. What was reserved is settled when the request
-    ends: at once, or in a background task that cancellation can't skip.
+    ends: at once, or in a background task that cancellation can't skip. Raises `OptionError`.
     """
 
     def __init__(self, app: ASGIApp, *, limits: Sequence[Limit], store: LimitStore | None = None) -> None:
+        check_app(app)
         self.app = app
         self.limiter = Limiter(limits, store)
         self._tasks = BackgroundTasks()  # in front of an app that is not ours

@@ -8,10 +8,12 @@ from operator import attrgetter
 import msgspec
 
 from bud_asgi.exchange import Exchange, Reservation
-from bud_asgi.limits.limit import Charge, Limit, charges_of
+from bud_asgi.host_code import host_code_error
+from bud_asgi.limits.limit import Charge, Limit, charges_of, check_limits
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.refusals import Refusals
-from bud_asgi.limits.store import LimitStore, RateLimited, limit_headers
+from bud_asgi.limits.store import Grant, LimitStatus, LimitStore, RateLimited, limit_headers
+from bud_asgi.options import OptionError, check_methods, check_type, mismatch
 from bud_asgi.tasks import BackgroundTasks
 
 _REMAINING = attrgetter("remaining")
@@ -25,11 +27,16 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
 
 class Limiter:
-    """Admits requests by limits. Counts in this process's memory unless another `store` is given."""
+    """Admits requests by limits. Counts in this process's memory unless another `store` is given.
+
+    Raises `OptionError`.
+    """
 
     def __init__(self, limits: Sequence[Limit], store: LimitStore | None = None) -> None:
-        self.limits = tuple(limits)
-        self.store: LimitStore = store or MemoryStore()
+        self.limits = check_limits(limits)
+        if store is not None:
+            check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
+        self.store: LimitStore = MemoryStore() if store is None else store
         self._refusals = Refusals()
 
     def check(self, exchange: Exchange) -> None:
@@ -44,13 +51,20 @@ class Limiter:
             self._refusals.check(charges)
 
     async def admit(self, exchange: Exchange) -> Hold:
-        """Reserve from all limits, or raise `RateLimited` with a true `retry-after`. Cancelled, nothing is reserved."""
+        """Reserve from all limits, or raise `RateLimited` with a true `retry-after`. Cancelled, nothing is reserved.
+
+        A store that returns no `Grant` admits nobody: raises a `GatewayError` (500). Any other exception is its own.
+        """
         charges = tuple(charges_of(self.limits, exchange))
         try:
-            granted = await self.store.reserve(charges)
+            granted = _checked(await self.store.reserve(charges))
         except RateLimited as error:
             self._refusals.note(charges, error)
             raise
+        except OptionError as error:
+            fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
+            answer = "The rate limits of this gateway are misconfigured."
+            raise host_code_error(exchange.request_id, fault, answer) from error
         exchange.reservation = granted.reservation
         if granted.statuses:
             exchange.reply_headers += limit_headers(min(granted.statuses, key=_REMAINING))
@@ -60,3 +74,12 @@ class Limiter:
         """Book what was used, at once or in the background: cancellation can't skip it."""
         amounts = [charge.amount for charge in hold.charges]
         tasks.run_or_spawn(lambda: self.store.settle(hold.reservation, amounts))
+
+
+def _checked(granted: object) -> Grant:
+    """What a store returned. Raises `OptionError`."""
+    if not isinstance(granted, Grant):
+        raise mismatch("the result of reserve()", "a Grant", granted)
+    for status in granted.statuses:
+        check_type("the statuses of the Grant", status, LimitStatus, "a LimitStatus for each charge")
+    return granted

@@ -104,7 +104,28 @@ def forwarded_headers(headers: Headers, *, trace_context: bool = False) -> list[
 
 def credential_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The headers that carry the client's own credential."""
-    return [line for line in headers.items() if line[0] in _CREDENTIALS and _PRINTABLE.fullmatch(line[1])]
+    return [
+        (name, one_credential(value))
+        for name, value in headers.items()
+        if name in _CREDENTIALS and _PRINTABLE.fullmatch(value)
+    ]
+
+
+def one_credential(value: bytes) -> bytes:
+    """The value of a credential's header; where its lines were joined and all are equal, that of one line.
+
+    The Python SDK sends `x-api-key` twice if a caller sets it in `extra_headers`. The case of a scheme does not matter
+    (RFC 9110, 11.1).
+    """
+    if b"," not in value:
+        return value
+    lines = [line.strip(b" \t") for line in value.split(b",")]
+    return lines[0] if len(set(map(_with_lower_scheme, lines))) == 1 else value
+
+
+def _with_lower_scheme(line: bytes) -> bytes:
+    scheme, blank, credential = line.partition(b" ")
+    return scheme.lower() + blank + credential.strip(b" ") if blank else line
 
 
 def reply_fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:

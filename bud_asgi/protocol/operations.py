@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -28,6 +29,8 @@ _OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
 }
 _ONE_MODEL: Mapping[str, Operation] = {"GET": "models.retrieve", "HEAD": "models.retrieve"}
 _MODEL_PATH = "/v1/models/"
+_DOUBLED = re.compile(r"(?:/v1(?:/messages)?)+(/v1/(?:messages(?:/count_tokens)?|models))/?$")
+"""The path that a client requests if its base URL has a part of the path already."""
 _NOT_SERVED = ("/v1/messages/batches", "/v1/files")
 
 
@@ -37,6 +40,10 @@ def find_operation(path: str, method: str) -> Operation:
     if methods is None:
         if any(path == start or path.startswith(f"{start}/") for start in _NOT_SERVED):
             raise NotFound(f"{path} is not served by this gateway")
+        if doubled := _DOUBLED.match(path):
+            raise NotFound(
+                f"Not found. The path is {doubled[1]}: the client's base URL must not contain any part of it"
+            )
         raise NotFound("Not found")
     operation = methods.get(method)
     if operation is None:

@@ -10,6 +10,7 @@ from bud_asgi.providers.errors import (
     unavailable,
 )
 from bud_asgi.providers.hops import gateway_id, with_hops
+from bud_asgi.providers.options import check_provider, check_providers
 from bud_asgi.providers.seam import AllowsFields, Credential, EncodedRequest, Provider, ProviderRequest
 from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
@@ -30,6 +31,8 @@ __all__ = [
     "Vertex",
     "authentication_failed",
     "check_bounds",
+    "check_provider",
+    "check_providers",
     "gateway_id",
     "hide_credential_error",
     "send",

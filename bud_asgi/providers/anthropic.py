@@ -5,6 +5,7 @@ Wire facts: vendor pages "API overview", "Create a Message", "Errors".
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Collection, Sequence
 from typing import Literal, get_args
@@ -13,7 +14,7 @@ import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Body, Header, HttpReply, HttpRequest, Timeouts
-from bud_asgi.options import OptionError, check_choice, check_flag
+from bud_asgi.options import OptionError, check_choice, check_flag, url_shown
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import read_error, type_of_status
 from bud_asgi.protocol.foreign_errors import error_text
@@ -45,6 +46,9 @@ _MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
 _MODELS_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 
 
+_API_PATH = re.compile(r"(?:/v1(?:/messages)?)?/*$")
+"""What a `base_url` may end in and does not need."""
+
 _Auth = Literal["x-api-key", "bearer", "client"]
 
 
@@ -55,15 +59,15 @@ class ApiKeyCredential:
 
     def __init__(self, api_key: Secret | None, header: Literal["x-api-key", "bearer"]) -> None:
         self._api_key = api_key
-        self._line: tuple[Header, ...] = ()
-        if api_key is not None and header == "bearer":
-            self._line = ((b"authorization", b"Bearer " + api_key.reveal().encode()),)
-        elif api_key is not None:
-            self._line = ((b"x-api-key", api_key.reveal().encode()),)
+        self._header = header
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """Add the key to the request."""
-        return request.with_headers(self._line)
+        if self._api_key is None:
+            return request
+        value = self._api_key.reveal().encode()
+        line = (b"authorization", b"Bearer " + value) if self._header == "bearer" else (b"x-api-key", value)
+        return request.with_headers((line,))
 
     async def refresh(self, refused: HttpRequest) -> bool:
         """Return `False`: there is no other key."""
@@ -97,11 +101,11 @@ class Anthropic:
 
     `api_key` is sent as `x-api-key`, or as a bearer token with `auth="bearer"`; only a server at another `base_url`
     may have none. With `auth="client"` the client's own credential is passed through, and so are the upstream's errors
-    about it. `/v1/messages` is appended to the path of `base_url`. `tls` replaces the default context (system
-    certificate authorities, verified). `timeouts` are in seconds. `trace_context` forwards the client's `traceparent`
-    and `tracestate`. For a server that refuses what it does not know, `drop_betas` are beta flags, or patterns with
-    `*`, not to send, except those in `allow_betas`; `drop_fields` are request fields to leave out, such as `metadata`
-    or `tools.strict`. Raises `OptionError`.
+    about it. `/v1/messages` is appended to the path of `base_url`; if it has that at its end already, or `/v1`, it is
+    not doubled. `tls` replaces the default context (system certificate authorities, verified). `timeouts` are in
+    seconds. `trace_context` forwards the client's `traceparent` and `tracestate`. For a server that refuses what it
+    does not know, `drop_betas` are beta flags, or patterns with `*`, not to send, except those in `allow_betas`;
+    `drop_fields` are request fields to leave out, such as `metadata` or `tools.strict`. Raises `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between servers
@@ -122,8 +126,7 @@ class Anthropic:
         check_choice("auth", auth, get_args(_Auth))
         check_flag("trace_context", trace_context)
         self._origin, path = parse_base_url(base_url, tls)
-        if path.endswith("/v1"):
-            raise OptionError("base_url", "must not end in /v1: /v1/messages is appended to it")
+        base_url, path = (_API_PATH.sub("", text) for text in (base_url, path))
         secret = secret_option("api_key", api_key)
         if auth == "client" and secret is not None:
             raise OptionError("api_key", 'cannot be combined with auth = "client"', other="auth")
@@ -140,7 +143,7 @@ class Anthropic:
         self._rules = rules if drop_betas or drop_fields else None
 
     def __repr__(self) -> str:
-        return f"Anthropic(name={self.name!r}, base_url={self.base_url!r})"
+        return f"Anthropic(name={self.name!r}, base_url={url_shown(self.base_url)!r})"
 
     @property
     def edits_bodies(self) -> bool:

@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 import msgspec
 
+from bud_asgi.options import check_clock, check_seconds
 from bud_asgi.printable import one_line
 from bud_asgi.providers.errors import UpstreamUnavailable
 
@@ -42,12 +43,19 @@ _log = logging.getLogger("bud_asgi")
 class RefreshTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long a fetch may take, in seconds, and the clocks that a `Refresher` reads.
 
-    `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals.
+    `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals. Raises
+    `OptionError`.
     """
 
     timeout: float = 10.0
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_seconds("timeout", self.timeout)
+        check_clock("clock", self.clock)
+        check_clock("monotonic", self.monotonic)
 
 
 class FetchFailed(Exception):

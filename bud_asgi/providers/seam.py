@@ -42,6 +42,10 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
         """The name of the model at the provider: the upstream model, or the client's without a context window."""
         return base_name(self.request.model) if self.model is None else self.model
 
+    def __repr__(self) -> str:
+        """Leave out the headers: they contain credentials."""
+        return f"ProviderRequest({self.request!r}, model={self.model!r}, request_id={self.request_id!r})"
+
 
 class EncodedRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in the provider's own form, without credential. `dropped` names the fields and betas left out of it."""

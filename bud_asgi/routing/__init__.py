@@ -1,7 +1,17 @@
 """Routing: the stage that resolves a model name, its middleware, and the route table."""
 
 from bud_asgi.routing.middleware import RoutingMiddleware
-from bud_asgi.routing.stage import Router, check_permission, resolve, targets_for_all
+from bud_asgi.routing.stage import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
 from bud_asgi.routing.table import Route, RouteTable
 
-__all__ = ["Route", "RouteTable", "Router", "RoutingMiddleware", "check_permission", "resolve", "targets_for_all"]
+__all__ = [
+    "Route",
+    "RouteTable",
+    "Router",
+    "RoutingMiddleware",
+    "check_permission",
+    "choose_targets",
+    "find_offers",
+    "resolve",
+    "targets_for_all",
+]

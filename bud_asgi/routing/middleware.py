@@ -5,19 +5,24 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange
+from bud_asgi.host_code import check_app
+from bud_asgi.options import check_methods
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.response import Response
-from bud_asgi.routing.stage import Router, resolve
+from bud_asgi.routing.stage import Router, find_offers, resolve
 
 
 class RoutingMiddleware:
     """Reads the request and leaves its route in the exchange; the app behind can read the body too.
 
     Answers 404 or 403 for a model, 400 or 413 for an invalid request. For the Models API it leaves the offers.
+    Raises `OptionError`.
     """
 
     def __init__(self, app: ASGIApp, *, router: Router) -> None:
+        check_app(app)
+        check_methods("router", router, "an object with the methods of a Router", ("resolve", "offers"))
         self.app = app
         self.router = router
 
@@ -28,7 +33,11 @@ class RoutingMiddleware:
             return
         exchange = Exchange.of(scope)
         if exchange.operation in MODELS_API:
-            exchange.offers = self.router.offers(exchange.principal)
+            try:
+                exchange.offers = find_offers(self.router, exchange)
+            except GatewayError as error:
+                await Response(exchange, send).fail(error)
+                return
             await self.app(scope, receive, send)
             return
         try:

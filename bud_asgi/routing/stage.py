@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Container, Sequence
+from typing import Protocol, cast
 
 from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
-from bud_asgi.protocol.errors import InvalidRequest, ModelNotAllowed, NotFound
+from bud_asgi.host_code import host_code_error
+from bud_asgi.options import OptionError, check_items, check_type, shown
+from bud_asgi.protocol.errors import GatewayError, InvalidRequest, ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import is_resource_name, names_resource
 
 
@@ -29,13 +31,13 @@ class Router(Protocol):
 def resolve(router: Router, exchange: Exchange) -> None:
     """Set the exchange's route, and those of the further models that the body names. The request must have been read.
 
-    Raises `NotFound`, `ModelNotAllowed`.
+    Raises `NotFound`, `ModelNotAllowed`, and a `GatewayError` (500) for a router that returns no route.
     """
     request, principal = exchange.decoded_request, exchange.principal
-    exchange.route = router.resolve(request.model, principal)
+    exchange.route = _resolve(router, request.model, exchange)
     if request.named_models:
         exchange.named_routes = tuple(
-            (named, _resolve_named(router, named.model, named.field, principal))
+            (named, _resolve_named(router, named.model, named.field, exchange))
             for named in request.named_models
             if named.model is not None
         )
@@ -43,9 +45,18 @@ def resolve(router: Router, exchange: Exchange) -> None:
         check_permission(exchange, principal)
 
 
-def _resolve_named(router: Router, model: str, field: str, principal: Principal | None) -> ResolvedRoute:
+def _resolve(router: Router, model: str, exchange: Exchange) -> ResolvedRoute:
+    route = router.resolve(model, exchange.principal)
+    name: object = getattr(route, "model", None)
+    if not name or not isinstance(name, str) or not callable(getattr(route, "choose", None)):
+        fault = f"{shown(route)} instead of a route with a model and a method choose()"
+        raise _misconfigured(exchange, "the router returned", fault, model)
+    return route
+
+
+def _resolve_named(router: Router, model: str, field: str, exchange: Exchange) -> ResolvedRoute:
     try:
-        return router.resolve(model, principal)
+        return _resolve(router, model, exchange)
     except NotFound:
         raise NotFound(f"{field}: {model}") from None
     except ModelNotAllowed:
@@ -84,3 +95,46 @@ def targets_for_all(exchange: Exchange, targets: Sequence[Target]) -> Sequence[T
         if not targets:
             raise InvalidRequest(f"{named.field}: {named.model} is not served together with the model of this request")
     return targets
+
+
+def choose_targets(route: ResolvedRoute, exchange: Exchange, providers: Container[str]) -> Sequence[Target]:
+    """The targets of a route, in their order.
+
+    Raises a `GatewayError` (500) for a route that chooses no target, or one of an unknown provider.
+    """
+    targets = route.choose(exchange)
+    if fault := _fault_of(targets, providers):
+        raise _misconfigured(exchange, "the router chose", fault, route.model)
+    return targets
+
+
+def find_offers(router: Router, exchange: Exchange) -> Sequence[Offer]:
+    """What the router offers to the principal. Raises a `GatewayError` (500) for what are no offers."""
+    offers = router.offers(exchange.principal)
+    try:
+        check_items("the result of offers()", offers, "a list of Offer", _check_offer)
+    except OptionError as error:
+        answer = "The routes of this gateway are misconfigured."
+        raise host_code_error(exchange.request_id, f"the router returned a wrong result: {error}", answer) from error
+    return offers
+
+
+def _check_offer(name: str, offer: object) -> None:
+    check_type(name, offer, Offer, "an Offer")
+
+
+def _fault_of(targets: object, providers: Container[str]) -> str:
+    """What is wrong with the targets that a router chose; empty if nothing is."""
+    if isinstance(targets, str) or not isinstance(targets, Sequence):
+        return f"{shown(targets)} instead of a list of Target"
+    for target in cast("Sequence[object]", targets):
+        if not isinstance(target, Target):
+            return f"{shown(target)} instead of a Target"
+        if target.provider not in providers:
+            return f"the unknown provider {target.provider!r}"
+    return "" if targets else "no target"
+
+
+def _misconfigured(exchange: Exchange, did: str, fault: str, model: str) -> GatewayError:
+    answer = f"The route of this model is misconfigured: {model}"
+    return host_code_error(exchange.request_id, f"{did} {fault} for model {model!r}", answer)

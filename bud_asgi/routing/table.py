@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
-from bud_asgi.options import OptionError, check_text, check_type, duplicates, mismatch
+from bud_asgi.options import OptionError, check_items, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import Pattern, base_name, compile_pattern, is_resource_name, names_resource
@@ -41,6 +41,10 @@ class Route(msgspec.Struct, frozen=True):
         return tuple(Target(to) if isinstance(to, str) else to for to in self.to)
 
 
+def _check_route(name: str, route: object) -> None:
+    check_type(name, route, Route, "a Route")
+
+
 class _Resolved(msgspec.Struct, frozen=True):
     """A model name with the targets of the route that it matched."""
 
@@ -63,11 +67,10 @@ class RouteTable:
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        for index, route in enumerate(routes):
-            check_type(f"routes[{index}]", route, Route, "a Route")
+        routes = check_items("routes", routes, "a list of Route", _check_route)
         for index, first in duplicates(route.model for route in routes):
             raise OptionError(f"routes[{index}].model", f"duplicate route, already defined by routes[{first}]")
-        self.routes = tuple(routes)
+        self.routes = routes
         ordered = sorted(routes, key=lambda route: "*" in route.model)
         self._offers = tuple(Offer(route.model, route.targets) for route in ordered)
         self._exact: dict[str, _Resolved] = {}

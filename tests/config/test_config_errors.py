@@ -281,10 +281,6 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
             ),
         ],
     ),
-    "a base URL that ends in /v1": (
-        provider('base_url = "http://localhost:8000/v1"'),
-        ["7: providers.p.base_url: must not end in /v1: /v1/messages is appended to it"],
-    ),
     "a list over several lines": (
         route('to = [\n  "anthropic", # the first\n  "]",\n  5,\n]'),
         [

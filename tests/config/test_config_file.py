@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -57,9 +58,15 @@ to = ["local", "anthropic"]
 """
 
 
+def of_credential(credential: object) -> tuple[str, str | None]:
+    """How a fixed API key is sent, and the key."""
+    held = vars(credential)
+    return held["_header"], held["_api_key"].reveal() if held["_api_key"] else None
+
+
 def of_provider(provider: ConfiguredProvider) -> dict[str, object]:
     """The state of a provider. Secrets and origins compare by identity, so they are replaced by their content."""
-    there = vars(provider) | {"credential": vars(provider.credential)["_line"]}
+    there: dict[str, Any] = vars(provider) | {"credential": of_credential(provider.credential)}
     origin = there.pop("_origin")
     return {**there, "origin": (origin.host, origin.port, origin.tls is None)}
 
@@ -126,7 +133,7 @@ def test_one_line_break_at_the_end_of_a_file_is_removed(content: str, used: str,
     (tmp_path / "folder" / "key").write_bytes(content.encode())
     provider = PROVIDER.replace("env:ANTHROPIC_API_KEY", "file:folder/key")
     settings = read_file(written(tmp_path, provider + KEYS), environ={})
-    assert vars(settings.providers[0].credential)["_line"] == ((b"x-api-key", used.encode()),)
+    assert of_credential(settings.providers[0].credential) == ("x-api-key", used)
 
 
 def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -139,7 +146,7 @@ def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_another_server_needs_no_key(tmp_path: Path) -> None:
     provider = '[providers.local]\nkind = "anthropic"\nbase_url = "http://127.0.0.1:1"\n'
     settings = read_file(written(tmp_path, provider + KEYS), environ={})
-    assert vars(settings.providers[0].credential)["_line"] == ()
+    assert of_credential(settings.providers[0].credential) == ("x-api-key", None)
 
 
 def test_anonymous_access_is_set_explicitly(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_timeout_that_is_not_a_positive_number_is_refused_by_name(option: str,
     with pytest.raises(OptionError) as refused:
         Timeouts(**{option: value})  # pyright: ignore[reportArgumentType] - wrong on purpose
     assert refused.value.option == option
-    assert str(refused.value) == f"{option}: must be a positive number of seconds"
+    assert "expected a number of seconds, more than 0" in str(refused.value)
 
 
 def test_any_positive_number_is_a_timeout() -> None:

@@ -300,7 +300,7 @@ async def test_an_engine_works_only_in_its_own_loop(client: Client) -> None:
     ],
 )
 def test_limits_out_of_range_are_refused_by_name(option: str, value: object) -> None:
-    with pytest.raises(OptionError, match=f"^{option}: must be ") as refused:
+    with pytest.raises(OptionError, match=f"^{option}: expected a ") as refused:
         PoolLimits(**{option: value})  # pyright: ignore[reportArgumentType] - wrong on purpose
     assert refused.value.option == option
 

@@ -67,7 +67,25 @@ UNKNOWN = [
     "/v1/filesx",
     "/v1/complete",
     "/healthz/",
+    "/v1/v1",
+    "/v1/v1/messagesx",
+    "/v1/v2/messages",
 ]
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/v1/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+        ("/v1/v1/models", "/v1/models"),
+        ("/v1/messages/v1/messages", "/v1/messages"),
+        ("/v1/v1/v1/messages/", "/v1/messages"),
+    ],
+)
+def test_a_doubled_path_is_not_found_and_the_right_one_is_named(path: str, right: str) -> None:
+    with pytest.raises(NotFound, match=rf"^Not found\. The path is {right}: the client's base URL must not contain"):
+        find_operation(path, "POST")
 
 
 @pytest.mark.parametrize("path", UNKNOWN)

@@ -128,11 +128,25 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a blank in the path": ("https://h.example/a b", NOT_PRINTABLE),
     "a path beyond ASCII": ("https://h.example/é", NOT_PRINTABLE),
     "a host beyond ASCII": ("https://hé.example", NOT_PRINTABLE),
-    "a path that would be sent twice": (
-        "http://localhost:8000/v1/",
-        "base_url: must not end in /v1: /v1/messages is appended to it",
-    ),
 }
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "/v1/messages", "/v1/messages/"])
+@pytest.mark.parametrize("path", ["", "/proxy", "/v1/account"])
+def test_a_base_url_that_ends_in_the_path_of_the_api_is_not_doubled(path: str, end: str) -> None:
+    provider = Anthropic(base_url=f"http://h.example:8000{path}{end}", api_key=KEY)
+    assert written(provider, body()).target == f"{path}/v1/messages".encode()
+    assert provider.base_url == f"http://h.example:8000{path}"
+    models = provider.models_request()
+    assert models is not None
+    assert models.target.startswith(f"{path}/v1/models?".encode())
+
+
+def test_anthropics_own_api_needs_a_key_however_its_url_ends() -> None:
+    for end in ("/", "/v1", "/v1/messages"):
+        with pytest.raises(ValueError, match=r"^api_key: missing"):
+            Anthropic(base_url=f"https://api.anthropic.com{end}")
+        assert Anthropic(base_url=f"https://api.anthropic.com{end}", api_key=KEY).models
 
 
 @pytest.mark.parametrize(("base_url", "words"), REFUSED.values(), ids=REFUSED.keys())

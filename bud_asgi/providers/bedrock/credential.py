@@ -16,7 +16,7 @@ from inspect import iscoroutinefunction
 from bud_asgi.extras import require
 from bud_asgi.http import HttpRequest
 from bud_asgi.http.wire import content_length
-from bud_asgi.options import OptionError, check_text
+from bud_asgi.options import OptionError, check_name, check_text, check_type
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.bedrock.chain import HostCredentials, Role, Source, fetch_keys
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
@@ -111,6 +111,10 @@ class AwsCredential:
         self._fixed = Signer(self._keys, service, region) if self._keys and not role else None
         if self._bearer is None and self._fixed is None and credentials is None:
             require("Bedrock" if service == "bedrock" else f"The AWS service {service}", "botocore", "bedrock")
+        if timing is not None:
+            check_type("timing", timing, RefreshTiming, "a RefreshTiming")
+        if name is not None:
+            check_name("name", name)
         self._timing = timing or RefreshTiming()
         what = f'AWS credentials for "{name or service}"'
         self._refresher = Refresher(self._fetch, self.redact, what, self._timing)
@@ -180,7 +184,9 @@ def _given(**options: AnySecret | None) -> dict[str, AnySecret]:
 def _check_patterns(options: Mapping[str, object]) -> None:
     for name, (pattern, expected) in _PATTERNS.items():
         if name in options:
-            check_text(name, options[name], expected, pattern, hide=name == "external_id")
+            value = options[name]
+            pasted = name == "role_arn" and not re.match(r"arn:|[a-z]+$", str(value))
+            check_text(name, value, expected, pattern, hide=pasted or name == "external_id")
 
 
 def _check_together(given: set[str]) -> None:

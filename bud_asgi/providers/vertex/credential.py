@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC
 from math import inf
@@ -22,7 +22,7 @@ import msgspec
 
 from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
-from bud_asgi.options import OptionError, check_text, mismatch
+from bud_asgi.options import OptionError, check_methods, check_name, check_text, check_type, mismatch, path_shown
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.debug_logs import without_debug_logs
 from bud_asgi.providers.refresher import Expiring, Refresher, RefreshTiming
@@ -88,12 +88,17 @@ class GoogleCredential:
             require("Vertex", module, "vertex")
         self._given = credentials
         self._file = _path(service_account_file)
-        self._info = None if service_account_info is None else _checked(service_account_info, "service_account_info")
+        self._info = None if service_account_info is None else _hidden(service_account_info)
         self._key()
         self._quota_project = quota_project
         self._loaded: GoogleCredentials | None = None
         self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
+        if credentials is not None:
+            check_methods("credentials", credentials, "an object of google-auth with refresh()", ("refresh",))
+        check_name("name", name)
+        if timing is not None:
+            check_type("timing", timing, RefreshTiming, "a RefreshTiming")
         self._timing = timing or RefreshTiming()
         self._refresher = Refresher(self._fetch, self.redact, f'Google access tokens for "{name}"', self._timing)
 
@@ -144,7 +149,15 @@ class GoogleCredential:
         return Expiring(AccessToken(token, tuple(headers)), expires_at)
 
     def _key(self) -> Mapping[str, object] | None:
-        return self._info if self._file is None else _read(self._file)
+        if self._file is None:
+            return None if self._info is None else self._info()
+        return _read(self._file)
+
+
+def _hidden(info: Mapping[str, object]) -> Callable[[], Mapping[str, object]]:
+    """The key of a service account, in no attribute: it contains a private key."""
+    fields = _checked(info, "service_account_info")
+    return lambda: fields
 
 
 def _path(file: str | os.PathLike[str] | None) -> Path | None:
@@ -160,7 +173,7 @@ def _read(file: Path) -> Mapping[str, object]:
     try:
         return _checked(json.loads(file.read_bytes()), "service_account_file", f"{file}: ")
     except OSError as error:
-        raise OptionError("service_account_file", f"cannot read {file}: {error.strerror}") from None
+        raise OptionError("service_account_file", f"cannot read {path_shown(str(file))}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise OptionError("service_account_file", f"{file}: not valid JSON") from None
 
