@@ -6,8 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from inspect import iscoroutinefunction, unwrap
-from typing import Any, cast
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
@@ -23,7 +22,7 @@ from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
-from bud_asgi.limits import Limit, Limiter
+from bud_asgi.limits import Limit, Limiter, check_limits
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.options import (
     OptionError,
@@ -32,7 +31,6 @@ from bud_asgi.options import (
     check_items,
     check_seconds,
     check_type,
-    mismatch,
     name_shown,
 )
 from bud_asgi.protocol.account_fields import Action
@@ -92,33 +90,26 @@ class MessagesApp:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         providers = check_providers(providers)
-        _check_settings(client, on_settled, access_log, timing)
-        check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
+        _check_settings(client, on_settled, access_log, drain_timeout, timing)
         policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._loops = PerLoop(client, providers, timing, bodies, self._id)
         self._timing = timing
         self._other_models = any(provider.has_own_bounds for provider in providers)
-        self._on_settled = on_settled
-        self._access_log = access_log
+        self._on_settled, self._access_log = on_settled, access_log
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
-        limiter = Limiter(limits)
+        limiter = Limiter(limits) if check_limits(limits) else None
         if middleware is None:
             _check_auth(auth, providers)
-            self._gateway = Gateway(
-                providers,
-                backend=auth,
-                router=_route_table(routes, providers),
-                limiter=limiter if limiter.limits else None,
-                field_policy=policy,
-            )
-            return
-        if auth is not None or routes is not None or limiter.limits:
+            table = _route_table(routes, providers)
+            self._gateway = Gateway(providers, backend=auth, router=table, limiter=limiter, field_policy=policy)
+        elif auth is not None or routes is not None or limiter is not None:
             raise ValueError("middleware= replaces auth=, routes= and limits=: pass them to your middleware instead")
-        self._gateway = Gateway(providers, field_policy=policy)
-        self._stack = _stack(middleware, GatewayApp(self._gateway, self._loops.get), providers)
+        else:
+            self._gateway = Gateway(providers, field_policy=policy)
+            self._stack = _stack(middleware, GatewayApp(self._gateway, self._loops.get), providers)
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -223,17 +214,16 @@ class MessagesApp:
             loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
-def _check_settings(client: object, on_settled: object, access_log: object, timing: object) -> None:
+def _check_settings(
+    client: object, on_settled: object, access_log: object, drain_timeout: object, timing: object
+) -> None:
     check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
     if isinstance(client, type):
         check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
     if on_settled is not None:
-        expected = "an async function of the Exchange"
-        check_function("on_settled", on_settled, expected, None)
-        call = getattr(on_settled, "__call__", None)  # noqa: B004 - it may be async where the object is not a function
-        if not any(iscoroutinefunction(unwrap(cast("Callable[..., object]", made))) for made in (on_settled, call)):
-            raise mismatch("on_settled", expected, on_settled)
+        check_function("on_settled", on_settled, "an async function of the Exchange", None)
     check_flag("access_log", access_log)
+    check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 
 

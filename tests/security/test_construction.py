@@ -152,7 +152,7 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
     "an engine in place of its factory": ({"client": Odd()}, "client: expected a function"),
     "a client class of another library": ({"client": Odd}, "client: .*expected Engine"),
     "a factory with an argument": ({"client": hash_api_key}, "client: expected a function"),
-    "a callback that is not async": ({"on_settled": hash_api_key}, "on_settled: expected an async function"),
+    "a callback that is not a function": ({"on_settled": "ledger"}, "on_settled: expected an async function"),
     "a callback without a parameter": ({"on_settled": None.__class__}, "on_settled: expected an async function"),
     "a log level": ({"access_log": "info"}, 'access_log: expected true or false, got "info"'),
     "one": ({"access_log": 1}, "access_log: expected true or false, got 1"),
