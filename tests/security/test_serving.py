@@ -26,6 +26,7 @@ from support.sockets import connect, raw_exchange, receive_until, request_head
 from support.waiting import answers, wait_until
 
 from bud_asgi import MessagesApp
+from bud_asgi.clock import Timing
 
 SHORT = 0.15
 CHUNKED = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: wrong\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -33,7 +34,7 @@ CHUNKED = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: wrong\r\ntransfe
 
 @pytest.fixture
 def app() -> MessagesApp:
-    return messages_app("http://127.0.0.1:9")
+    return messages_app("http://127.0.0.1:9", timing=Timing(discard_within=0.3))
 
 
 def _read_all(peer: socket.socket) -> bytes:
