@@ -14,7 +14,7 @@ from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.error_replies import authentication_failed, decode_error, hide_credential_error
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
 from bud_asgi.providers.hops import with_hops
-from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest, traits_of
 from bud_asgi.providers.threads import start_thread
 
 _MAX_ERROR_BODY = 1 << 20
@@ -58,13 +58,15 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
 
 def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:
     """Raise `InvalidRequest` for what Anthropic's models reject, unless the upstream `model` is another vendor's."""
-    if request.violation and not (provider.has_own_bounds and "claude" not in (model or request.model).lower()):
+    if request.violation and not (
+        traits_of(provider).has_own_bounds and "claude" not in (model or request.model).lower()
+    ):
         raise InvalidRequest(request.violation)
 
 
 async def _encode(provider: Provider, call: ProviderRequest) -> EncodedRequest:
     """Encode a request. A large one is edited in a thread: it would block the event loop for up to a second."""
-    if not provider.edits_bodies or len(call.request.body) <= _MAX_INLINE:
+    if not traits_of(provider).edits_bodies or len(call.request.body) <= _MAX_INLINE:
         return provider.encode(call)
 
     def encode() -> EncodedRequest | GatewayError:
