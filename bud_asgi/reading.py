@@ -16,7 +16,7 @@ from bud_asgi.protocol.headers import Headers, check_request_headers
 from bud_asgi.protocol.named_models import named_models
 from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size, decode_request
 
-MAX_DISCARDED = 8 << 20
+MAX_DISCARDED = 4 << 20
 """The most that is read of a body whose request has been refused, in bytes, unless its length is declared."""
 
 MAX_DECLARED_DISCARDED = 64 << 20
