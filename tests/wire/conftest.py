@@ -1,33 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Generator
+from support.fixtures import gateway_and_upstream, here, upstream
 
-import pytest
-from support.calls import UPSTREAM_KEY
-from support.gateway import Gateway, gateway
-
-from bud_asgi.testing import StandIn, ThreadedStandIn
-
-
-@pytest.fixture
-def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """A gateway and its upstream. A module that needs other options, or one pair for all its tests, overrides this."""
-    with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in, gateway(stand_in.base_url) as one:
-        yield one, stand_in
-
-
-@pytest.fixture
-def here(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
-    """The gateway, without records of earlier tests, and with nothing left open at the end of the test."""
-    one, _ = gateway_and_upstream
-    one.settled.clear()
-    yield one
-    one.assert_nothing_open()
-
-
-@pytest.fixture
-def upstream(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    """The upstream, without requests of earlier tests."""
-    _, stand_in = gateway_and_upstream
-    stand_in.requests.clear()
-    return stand_in
+__all__ = ["gateway_and_upstream", "here", "upstream"]
