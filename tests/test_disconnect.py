@@ -194,7 +194,7 @@ async def test_a_task_that_was_already_being_cancelled_stays_cancelled() -> None
     assert seen == ["client gone"]
 
 
-async def test_an_error_of_the_block_s_own_is_kept_although_the_client_has_left() -> None:
+async def test_an_error_of_the_block_is_kept_although_the_client_has_left() -> None:
     client = Client()
 
     async def answer() -> int:

@@ -154,7 +154,7 @@ async def test_a_large_body_is_weighed_before_it_is_decoded() -> None:
         await exchange_of().request(Receiving(*chunks(sent)))
 
 
-async def test_before_the_body_is_read_the_app_behind_has_the_server_s_own_receive() -> None:
+async def test_before_the_body_is_read_the_app_behind_has_the_servers_receive() -> None:
     receive = Receiving()
     assert exchange_of().replay_body(receive) is receive
 

@@ -231,7 +231,7 @@ async def show(request: Request) -> PlainTextResponse:
     return PlainTextResponse(f"{user.identity} {user.display_name} {user.team}")
 
 
-def test_the_keys_are_a_backend_for_starlette_s_own_middleware() -> None:
+def test_the_keys_are_a_backend_for_starlettes_middleware() -> None:
     app = Starlette(routes=[Route("/", show)], middleware=[Middleware(AuthenticationMiddleware, backend=KEYS)])
     client = TestClient(app)
     assert client.get("/", headers={"authorization": f"Bearer {KEY}"}).text == "ci ci t"

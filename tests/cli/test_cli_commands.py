@@ -227,7 +227,7 @@ def test_each_command_has_help(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("module", ["bud_asgi", "bud_asgi.config"])
-def test_uvicorn_and_click_are_the_command_lines_alone(module: str) -> None:
+def test_only_the_command_line_needs_uvicorn_and_click(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('uvicorn', 'click') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"

@@ -80,7 +80,7 @@ def test_hello_at_startup(claude: ClaudeCode, tap: Tap, upstream: ThreadedStandI
     assert httpx.head(f"{tap.base_url}/api/hello").status_code == 200
 
 
-def test_sessions_and_agents_can_be_told_apart(claude: ClaudeCode, upstream: ThreadedStandIn) -> None:
+def test_sessions_and_agents_can_be_distinguished(claude: ClaudeCode, upstream: ThreadedStandIn) -> None:
     """`on_settled` sees the ids of the session and of its agent."""
     call = {"description": "Look around", "prompt": "Look around.", "subagent_type": "general-purpose"}
     main, agent = Script(tool_use("Agent", call), text("All done.")), Script(text("Nothing to see."))

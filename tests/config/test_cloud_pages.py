@@ -239,7 +239,9 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("service", "name", "given", "words"), ERRORS)
-def test_each_error_is_told_as_it_is_said(service: Service, name: str, given: str, words: str, served: Served) -> None:
+def test_each_error_has_the_documented_form(
+    service: Service, name: str, given: str, words: str, served: Served
+) -> None:
     served.upstreams[service].always(aws_error(name, SAID) if service == "bedrock" else google_error(name, SAID))
     try:
         reply = served.post(service)
@@ -253,7 +255,7 @@ def test_each_error_is_told_as_it_is_said(service: Service, name: str, given: st
     assert "retry-after" not in reply.headers
 
 
-def test_what_bedrocks_page_says_of_the_model_and_of_streams(served: Served) -> None:
+def test_bedrocks_page_about_models_and_streams(served: Served) -> None:
     upstream = served.upstreams["bedrock"]
     upstream.enqueue(model_error(400, "The model says no."), model_error(503, "The model is ill."))
     assert [served.post("bedrock").status_code for _ in range(2)] == [400, 500]

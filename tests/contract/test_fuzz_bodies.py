@@ -30,7 +30,7 @@ def _assert_refused(line: Line, content: bytes) -> None:
 @pytest.mark.torture
 @examples(25, 5000)
 @given(content=bodies())
-def test_a_valid_body_goes_up_as_it_is(straight: Line, content: bytes) -> None:
+def test_a_valid_body_is_forwarded_unchanged(straight: Line, content: bytes) -> None:
     _assert_sent(straight.reset(), content)
 
 
@@ -116,7 +116,7 @@ PLAIN = body(a='\u00e9\U0001f600 \\ "', b=[0.5, -1e3, None])
 @pytest.mark.torture
 @examples(60, 8000)
 @given(data=st.data())
-def test_a_broken_body_is_refused_where_it_is_no_longer_a_request(straight: Line, data: st.DataObject) -> None:
+def test_a_broken_body_is_refused(straight: Line, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(PLAIN)))
     gone = data.draw(st.integers(0, 3))
     put = data.draw(
@@ -136,7 +136,7 @@ def test_a_broken_body_is_refused_where_it_is_no_longer_a_request(straight: Line
 @pytest.mark.torture
 @examples(20, 2000)
 @given(content=st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace")))
-def test_what_is_no_request_at_all_is_refused(straight: Line, content: bytes) -> None:
+def test_other_bytes_than_a_request_are_refused(straight: Line, content: bytes) -> None:
     _assert_refused(straight.reset(), content)
 
 

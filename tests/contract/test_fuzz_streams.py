@@ -58,7 +58,7 @@ _pieces = st.none() | st.sampled_from([1, 2, 3, 5, 17, 100, 1000])
 @pytest.mark.torture
 @examples(50, 5000)
 @given(wire=streams(), piece=_pieces, segment=_pieces)
-def test_a_stream_comes_through(straight: Line, wire: bytes, piece: int | None, segment: int | None) -> None:
+def test_a_stream_is_relayed(straight: Line, wire: bytes, piece: int | None, segment: int | None) -> None:
     line = straight.reset()
     line.upstream.enqueue(replace(sse(wire), piece=piece, segment=segment))
     answer = line.request(STREAM)
@@ -96,7 +96,7 @@ def test_a_stream_that_is_cut_ends_with_an_error(
 @pytest.mark.torture
 @examples(30, 5000)
 @given(said=objects, piece=_pieces, framing=st.sampled_from(["length", "chunked", "none"]))
-def test_a_message_comes_through(straight: Line, said: str, piece: int | None, framing: Any) -> None:
+def test_a_message_is_relayed(straight: Line, said: str, piece: int | None, framing: Any) -> None:
     line = straight.reset()
     line.upstream.enqueue(replace(json_body(said.encode()), piece=piece, framing=framing))
     answer = line.request(PLAIN)

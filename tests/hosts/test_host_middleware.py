@@ -82,7 +82,7 @@ def test_a_stream_arrives_event_by_event_and_errors_keep_our_format(
         assert broken.body.count(b"event: error\n") == 1
 
 
-def test_gzip_compresses_a_message_and_leaves_a_stream_alone(upstream: ThreadedStandIn) -> None:
+def test_gzip_compresses_a_message_but_not_a_stream(upstream: ThreadedStandIn) -> None:
     long = {**BODY, "messages": [{"role": "user", "content": "hello " * 200}]}
     with serving(host(upstream, GZIP)) as url:
         reply = post(f"{url}/llm", long, {"accept-encoding": "gzip"})
@@ -160,7 +160,7 @@ def test_a_hosts_limit_on_bodies_of_unknown_length_is_a_413_in_our_format(
 
 
 @pytest.mark.parametrize("kind", [Starlette, FastAPI])
-def test_a_host_can_raise_its_limit_on_bodies_for_the_mounted_app_alone(
+def test_a_host_can_raise_its_limit_on_bodies_only_for_the_mounted_app(
     upstream: ThreadedStandIn, kind: type[Starlette]
 ) -> None:
     messages = messages_app(upstream.base_url)

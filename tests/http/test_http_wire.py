@@ -11,7 +11,7 @@ from bud_asgi.http.wire import MAX_JOINED_BODY, MAX_WRITE, request_head, write_b
 ORIGIN = Origin("api.example", 80)
 
 
-def test_a_head_is_encoded_unchanged_with_the_engine_s_own_fields() -> None:
+def test_a_head_is_encoded_unchanged_with_the_engines_fields() -> None:
     request = HttpRequest(ORIGIN, b"POST", b"/v1?a=%2F&b", [(b"x-a", b"1"), (b"x-b", b"")], [b"ab", memoryview(b"cde")])
     assert request_head(request) == (
         b"POST /v1?a=%2F&b HTTP/1.1\r\nhost: api.example\r\nx-a: 1\r\nx-b: \r\ncontent-length: 5\r\n\r\n"

@@ -326,7 +326,7 @@ async def test_a_programming_error_is_logged_with_its_traceback(
     assert record.exc_info is not None
 
 
-async def test_with_the_client_s_own_credential_nothing_is_fetched(upstream: StandIn, engine: Engine) -> None:
+async def test_with_the_clients_credential_nothing_is_fetched(upstream: StandIn, engine: Engine) -> None:
     passing = Anthropic(auth="client", base_url=upstream.base_url)
     assert await ids(UpstreamModelLists([passing], engine)) == {}
     assert upstream.connections_made == 0

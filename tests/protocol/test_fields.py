@@ -57,7 +57,7 @@ def with_field(name: str, value: bytes) -> bytes:
     return b"{" + b",".join(b'"%b": %b' % (key.encode(), fields[key]) for key in fields) + b"}"
 
 
-def test_the_table_speaks_of_every_field() -> None:
+def test_the_table_lists_every_field() -> None:
     assert WORDS.keys() == FIELDS.keys()
 
 

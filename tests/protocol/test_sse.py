@@ -107,7 +107,7 @@ def check_whole(chunks: Iterable[bytes]) -> None:
         assert parse(returned, errors="replace") == events
 
 
-def test_an_empty_name_is_no_name() -> None:
+def test_an_empty_name_is_refused() -> None:
     assert parse_event(b"event:\ndata: 1") == Event(b"", b"1")
 
 

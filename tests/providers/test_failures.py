@@ -24,9 +24,7 @@ FLAGS = list(product([False, True], repeat=3))
 
 @pytest.mark.parametrize("kind", FAILED)
 @pytest.mark.parametrize(("reused", "sent", "answered"), FLAGS)
-def test_a_failure_says_what_happened_and_nothing_of_where(
-    kind: Kind, reused: bool, sent: bool, answered: bool
-) -> None:
+def test_a_failure_states_what_happened_but_no_address(kind: Kind, reused: bool, sent: bool, answered: bool) -> None:
     error = HttpError(kind, "10.0.0.1: refused", reused=reused, sent=sent, answered=answered)
     failure = unavailable(error)
     assert (failure.status, failure.type, str(failure)) == FAILED[kind]
@@ -35,6 +33,6 @@ def test_a_failure_says_what_happened_and_nothing_of_where(
     assert error_headers(failure) == []
 
 
-def test_a_failure_is_a_502_that_is_not_asked_elsewhere_unless_it_says_so() -> None:
+def test_a_failure_is_a_502_after_which_no_other_target_is_tried_unless_marked() -> None:
     failure = UpstreamUnavailable("no")
     assert (failure.status, failure.type, failure.not_sent) == (502, "api_error", False)

@@ -133,7 +133,7 @@ async def test_an_error_is_handed_on_as_it_came(status: int) -> None:
         (Reply(403), "upstream authentication failed"),
     ],
 )
-async def test_what_is_no_answer_is_a_failure_and_closed(reply: Reply, words: str) -> None:
+async def test_an_invalid_reply_is_a_failure_and_closed(reply: Reply, words: str) -> None:
     with pytest.raises(UpstreamUnavailable, match=f"^{words}"):
         await sent(Client(reply), provider(0))
     assert reply.closed
@@ -148,7 +148,7 @@ async def test_after_a_401_a_fresh_credential_is_tried_once() -> None:
     assert [wire(request) for request in client.requests] == [body(model=b'"other"')] * 2
 
 
-async def test_a_401_is_one_whatever_it_says() -> None:
+async def test_a_401_is_about_the_credential_whatever_its_text() -> None:
     client = Client(Reply(401, b"<html>"), second := Reply(200))
     assert (await sent(client, provider(9)))[0] is second
     with pytest.raises(TranslatedUpstreamError, match=r"^upstream authentication failed$") as refused:
@@ -161,7 +161,7 @@ async def test_a_401_is_one_whatever_it_says() -> None:
 
 
 @pytest.mark.parametrize(("left", "asked"), [(0, 1), (9, 2)])
-async def test_a_401_that_stays_is_ours_to_mend(left: int, asked: int) -> None:
+async def test_a_401_after_a_refresh_is_a_502(left: int, asked: int) -> None:
     client = Client(first := Reply(401), second := Reply(401))
     with pytest.raises(UpstreamUnavailable, match=r"^upstream authentication failed$"):
         await sent(client, provider(left))
@@ -193,7 +193,7 @@ class Talkative(Anthropic):
     ("said", "words"),
     [(b"quota|key sk-of-the-operators", "quota"), (b"bad sk-of-the-operators", "upstream authentication failed")],
 )
-async def test_a_translated_error_never_tells_our_credential(
+async def test_a_translated_error_never_shows_our_credential(
     said: bytes, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises((TranslatedUpstreamError, UpstreamUnavailable), match=f"^{words}$") as refused:

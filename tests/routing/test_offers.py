@@ -66,7 +66,7 @@ SOFT: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("more", HARD.values(), ids=HARD.keys())
-async def test_state_of_one_account_goes_to_its_first_provider_alone(more: bytes) -> None:
+async def test_state_of_one_account_goes_only_to_its_first_provider(more: bytes) -> None:
     assert await chosen([ONE, TWO, THREE], more) == [ONE, THREE]
     assert await chosen([TWO, ONE, THREE], more) == [TWO]
     assert await chosen([ONE], more) == [ONE]

@@ -293,7 +293,7 @@ def test_a_guardrail_and_a_tier_of_the_operator_s() -> None:
         assert stage.count().status_code == 200
 
 
-def test_nothing_of_the_client_s_own_goes_up(stage: Stage) -> None:
+def test_no_header_of_the_client_is_forwarded_unless_allowed(stage: Stage) -> None:
     stage.post(None, cookie="a=b", anthropic_workspace_id="w", x_amzn_bedrock_trace="ENABLED", user_agent="SDK")
     names = {name.decode() for name, _ in stage.sent.headers}
     assert names == {

@@ -60,7 +60,7 @@ def count(here: Gateway, body: Any = None, *, query: str = "", **headers: str) -
 
 
 @pytest.mark.parametrize("query", ["", "?beta=true"])
-def test_bytes_are_not_bent_either_way(here: Gateway, upstream: ThreadedStandIn, query: str) -> None:
+def test_bytes_are_unchanged_in_both_directions(here: Gateway, upstream: ThreadedStandIn, query: str) -> None:
     upstream.enqueue(json_body(ANSWER))
     reply = count(here, ODD, query=query, **{"anthropic-beta": "token-counting-2024-11-01"})
     assert reply.content == ANSWER
@@ -129,7 +129,7 @@ def test_what_the_gateway_refuses(
     assert upstream.requests == []
 
 
-def test_it_asks_for_key_version_and_method_like_a_message(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_it_requires_key_version_and_method_like_a_message(here: Gateway, upstream: ThreadedStandIn) -> None:
     url = f"{here.base_url}/v1/messages/count_tokens"
     assert httpx.post(url, json=COUNT).status_code == 401
     no_version = httpx.post(url, json=COUNT, headers={"x-api-key": KEY})

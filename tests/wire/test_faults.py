@@ -281,7 +281,7 @@ def test_an_upstream_error_about_our_credential_is_not_forwarded(
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
-def test_an_error_that_tells_our_credential_is_never_passed_on(
+def test_an_error_that_contains_our_credential_is_never_relayed(
     here: Gateway, upstream: ThreadedStandIn, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream.enqueue(error(status, "invalid_request_error", "Incorrect API key: sk-ant-the-operators-key."))
@@ -291,7 +291,7 @@ def test_an_error_that_tells_our_credential_is_never_passed_on(
     assert UPSTREAM_KEY not in caplog.text + reply.text
 
 
-def test_a_wrong_credential_of_ours_is_502() -> None:
+def test_a_rejected_credential_of_the_operator_is_a_502() -> None:
     with StandIn(api_key="another").in_thread() as upstream, gateway(upstream.base_url) as here:
         assert here.post().status_code == 502
 

@@ -124,7 +124,7 @@ def test_models_are_chosen_by_their_lifecycle(both: Gateway, query: str, found: 
     assert ids(get(both, f"?{query}")) == found
 
 
-def test_a_key_sees_its_own_models_alone(both: Gateway) -> None:
+def test_a_key_sees_only_its_own_models(both: Gateway) -> None:
     assert ids(get(both, key=HAIKU_KEY)) == ["house", "claude-haiku-4-5-20251001", "claude-haiku-4-5"]
     assert ids(get(both, key=NOBODY_KEY)) == []
     for name in ("claude-opus-5", "llama-4"):
@@ -161,7 +161,7 @@ def test_a_model_that_is_not_offered_is_not_found(both: Gateway, name: str) -> N
     assert reply.headers["x-should-retry"] == "false"
 
 
-def test_the_beta_form_tells_more(both: Gateway) -> None:
+def test_the_beta_form_has_more_fields(both: Gateway) -> None:
     for told in (
         get(both, "/claude-opus-5?beta=true").json(),
         get(both, "/claude-opus-5", **{"anthropic-beta": "a-1"}).json(),

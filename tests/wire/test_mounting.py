@@ -197,7 +197,7 @@ def test_a_websocket_is_refused(upstream: ThreadedStandIn) -> None:
         pass
 
 
-def test_what_goes_wrong_inside_is_a_500_of_ours_and_not_the_hosts(
+def test_an_exception_inside_is_a_500_of_the_gateway_not_of_the_host(
     upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
@@ -218,7 +218,7 @@ def test_what_goes_wrong_inside_is_a_500_of_ours_and_not_the_hosts(
     assert "a secret of ours" not in reply.text
 
 
-def test_a_client_that_cannot_be_made_is_a_500_of_ours_too(
+def test_a_client_that_cannot_be_made_is_a_500_of_the_gateway_too(
     upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> Any:

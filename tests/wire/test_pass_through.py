@@ -51,7 +51,7 @@ CREDENTIALS: dict[str, list[tuple[str, str]]] = {
 
 @pytest.mark.parametrize("path", ["", "/count_tokens"])
 @pytest.mark.parametrize("lines", CREDENTIALS.values(), ids=CREDENTIALS.keys())
-def test_the_client_s_credential_goes_up_as_it_came_and_nothing_of_ours(
+def test_the_clients_credential_is_forwarded_unchanged_without_ours(
     here: Gateway, upstream: ThreadedStandIn, lines: list[tuple[str, str]], path: str
 ) -> None:
     upstream.enqueue(json_body({"type": "message"}))
@@ -110,7 +110,7 @@ NEVER = {"cookie": "a=b", "proxy-authorization": "Basic eDp5", "x-forwarded-for"
 
 
 @pytest.mark.parametrize(("model", "whose"), [("claude-a", ACCOUNT), ("other", {})], ids=["the client's", "ours"])
-def test_whom_it_bills_is_the_client_s_to_say_only_with_its_own_credential(
+def test_the_client_selects_who_is_billed_only_with_its_own_credential(
     here: Gateway, upstream: ThreadedStandIn, model: str, whose: dict[str, str]
 ) -> None:
     here.post({"model": model}, headers={"x-api-key": TOKEN, **VERSION, **ACCOUNT, **TRACE, **NEVER})
@@ -119,7 +119,7 @@ def test_whom_it_bills_is_the_client_s_to_say_only_with_its_own_credential(
     assert {name: sent[name] for name in {*ACCOUNT, *TRACE, *NEVER} & sent.keys()} == whose
 
 
-def test_keys_of_the_gateway_s_own_go_to_no_upstream() -> None:
+def test_the_gateways_keys_are_sent_to_no_upstream() -> None:
     mine = Anthropic(auth="client", name="mine")
     keys = ApiKeys({"me": hash_api_key(KEY)})
     for providers in ([mine], [Anthropic(api_key="k"), mine]):
@@ -149,7 +149,7 @@ def test_a_credential_of_its_own_would_be_a_contradiction() -> None:
 
 
 @pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
-def test_trace_context_goes_up_where_the_operator_wants_it(upstream: ThreadedStandIn, on: bool) -> None:
+def test_trace_context_is_forwarded_if_the_operator_allows_it(upstream: ThreadedStandIn, on: bool) -> None:
     traced = provider(upstream.base_url, trace_context=True) if on else provider(upstream.base_url)
     with gateway("", providers=[traced]) as here:
         lines = {"x-api-key": KEY, **VERSION, **TRACE, **ACCOUNT, **NEVER}

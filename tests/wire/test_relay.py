@@ -88,7 +88,7 @@ REQUEST = (
 )
 
 
-def test_a_request_goes_up_byte_for_byte(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_a_request_is_forwarded_byte_for_byte(here: Gateway, upstream: ThreadedStandIn) -> None:
     assert here.post(REQUEST).status_code == 200
     assert upstream.requests[0].body == REQUEST
 
@@ -102,7 +102,7 @@ def test_only_a_mapped_model_is_replaced_in_place(upstream: ThreadedStandIn) -> 
     assert sent == REQUEST.replace(b'"claude-haiku-4-5"', json.dumps(name, ensure_ascii=False).encode())
 
 
-def test_unknown_fields_reach_an_upstream_that_takes_them() -> None:
+def test_unknown_fields_reach_an_upstream_that_accepts_them() -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream, gateway(upstream.base_url) as here:
         body = json.dumps({**BODY, "a_field_of_tomorrow": {"b": [1, 2]}}).encode()
         here.post(body)

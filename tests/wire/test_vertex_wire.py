@@ -355,7 +355,7 @@ def test_many_refused_at_once_share_one_new_token(tmp_path: Path) -> None:
         assert len(stage.tokens.requests) == 2
 
 
-def test_a_token_that_is_refused_for_ever_is_the_gateways_shame(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_token_that_is_always_refused_is_a_502(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     stage.upstream.always(token_expired())
     reply = stage.post()
     assert (reply.status_code, reply.json()["error"]) == (

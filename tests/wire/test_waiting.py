@@ -64,7 +64,7 @@ def test_pings_fill_the_silence_and_then_the_answer_comes_byte_for_byte(
     assert (account.usage.input_tokens, account.usage.output_tokens) == (3, 9)
 
 
-def test_the_account_knows_when_what_came(here: Gateway, upstream: ThreadedStandIn) -> None:
+def test_the_record_has_the_times_of_each_step(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(late(LATE, sse(STREAM, chunk_sizes=[9], delay=0.05)))
     here.post(SENT)
     account = here.account()
@@ -161,7 +161,7 @@ def failed() -> Ended:
 
 
 @pytest.mark.parametrize("name", FAILED)
-def test_a_failure_comes_as_an_event_of_ours(failed: Ended, name: str) -> None:
+def test_a_failure_is_an_error_event(failed: Ended, name: str) -> None:
     reply, account = failed[name]
     assert told_by(after_pings(reply.content)) == ("api_error", FAILED[name][1], account.request_id)
     assert (account.outcome, account.status, len(account.attempts)) == ("upstream_failed", 200, 1)

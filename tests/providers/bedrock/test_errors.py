@@ -174,12 +174,12 @@ def test_a_rejected_credential_is_recognised_beside_names(text: str) -> None:
     ]
     + [(status, (500, "api_error", FAILED)) for status in (401, 403, 404, 500, 503, 0)],
 )
-def test_the_model_s_own_error_has_the_model_s_status(model_status: int, wanted: tuple[int, str, str]) -> None:
+def test_the_models_error_has_the_models_status(model_status: int, wanted: tuple[int, str, str]) -> None:
     error = translated(424, "ModelErrorException", "no", originalStatusCode=model_status)
     assert (error.status, error.type, str(error)) == wanted
 
 
-def test_the_model_s_own_error_for_a_prompt_that_is_too_long() -> None:
+def test_the_models_error_for_a_prompt_that_is_too_long() -> None:
     error = translated(424, "ModelErrorException", "Input is too long for requested model.", originalStatusCode=400)
     assert str(error).startswith("prompt is too long: ")
 

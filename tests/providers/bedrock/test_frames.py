@@ -337,7 +337,7 @@ def test_many_messages_in_one_chunk_are_not_copied_for_each_message() -> None:
     assert spent(lambda: EventStreamDecoder().feed(batch)) < 1
 
 
-def test_it_takes_at_most_a_third_of_the_time_of_botocore() -> None:
+def test_it_needs_at_most_a_third_of_the_time_of_botocore() -> None:
     batch = message(CHUNK, b'{"bytes":"%b","p":"abcdef"}' % (b"eyJ0" * 30)) * 20
 
     def theirs() -> None:

@@ -126,7 +126,7 @@ def test_a_name_that_is_unsafe_in_a_path_is_not_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("identifier", ["", ".", "..", "-a", "/", "a/b", "a%2Fb", "arn:", "arn:a b", "a" * 2049])
-def test_what_is_no_identifier_is_no_model_s_id(identifier: str) -> None:
+def test_an_invalid_identifier_is_not_a_model_id(identifier: str) -> None:
     with pytest.raises(ValueError, match=r"^model_ids\.a: expected the id or ARN of a model on Bedrock, got "):
         bedrock(model_ids={"a": identifier})
 

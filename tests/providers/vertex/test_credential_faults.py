@@ -111,7 +111,9 @@ REFUSED: dict[str, tuple[Reply, str]] = {
 
 
 @pytest.mark.parametrize(("reply", "reason"), REFUSED.values(), ids=REFUSED.keys())
-async def test_the_log_says_why(served: Served, caplog: pytest.LogCaptureFixture, reply: Reply, reason: str) -> None:
+async def test_the_log_has_the_reason(
+    served: Served, caplog: pytest.LogCaptureFixture, reply: Reply, reason: str
+) -> None:
     caplog.set_level(logging.WARNING, "bud_asgi")
     served.stand_in.enqueue(reply)
     error = await failed(served.credential())

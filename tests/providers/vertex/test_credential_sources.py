@@ -108,7 +108,7 @@ asyncio.run(main())
 """
 
 
-def test_a_machine_asks_its_metadata_server(served: Served) -> None:
+def test_a_machine_uses_its_metadata_server(served: Served) -> None:
     host = served.stand_in.base_url.removeprefix("http://")
     environment = {**os.environ, "GCE_METADATA_HOST": host, "GCE_METADATA_IP": host}
     ran = subprocess.run(

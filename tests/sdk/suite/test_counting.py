@@ -12,7 +12,7 @@ from cues import Cue, reply
 WEATHER: Any = {"name": "get_weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
 
 
-def test_a_count_is_what_a_message_says(client: anthropic.Anthropic) -> None:
+def test_a_count_equals_the_usage_of_a_message(client: anthropic.Anthropic) -> None:
     cue = Cue()
     given: dict[str, Any] = {"system": "Be brief.", "tools": [WEATHER]}
     count = client.messages.count_tokens(**cue.ask_for_a_count(**given))

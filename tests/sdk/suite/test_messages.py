@@ -30,7 +30,7 @@ async def test_a_message_async(async_client: anthropic.AsyncAnthropic) -> None:
     assert said(message) == [("text", "Hello there")]
 
 
-def test_all_that_is_said_goes_up(client: anthropic.Anthropic) -> None:
+def test_the_whole_conversation_is_forwarded(client: anthropic.Anthropic) -> None:
     cue = Cue()
     given = cue.ask(
         messages=[

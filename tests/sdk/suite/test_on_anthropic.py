@@ -15,7 +15,7 @@ EDITS: Any = {"edits": [{"type": "clear_tool_uses_20250919"}]}
 MANAGED = "context-management-2025-06-27"
 
 
-def test_what_goes_up(client: anthropic.Anthropic) -> None:
+def test_what_is_forwarded(client: anthropic.Anthropic) -> None:
     cue = Cue()
     client.messages.create(**cue.ask(extra_headers={**cue.headers, "anthropic-new": "1", "cookie": "a=b"}))
     (upstream,) = cue.seen()["upstream"]
@@ -130,7 +130,7 @@ def test_a_wrong_credential_of_ones_own() -> None:
     assert body["request_id"] == raised.value.response.headers["upstream-request-id"]
 
 
-def test_models_are_as_the_service_tells_them(client: anthropic.Anthropic) -> None:
+def test_models_are_as_the_service_lists_them(client: anthropic.Anthropic) -> None:
     told: Any = client.models.retrieve("claude-opus-5").model_dump()
     assert told["display_name"] == "Claude Opus 5"
     assert told["created_at"].isoformat() == "2026-07-14T00:00:00+00:00"

@@ -52,7 +52,7 @@ def test_only_so_often(client: anthropic.Anthropic) -> None:
     assert cue.asked() == 4
 
 
-def test_what_the_upstream_says_of_retrying(client: anthropic.Anthropic) -> None:
+def test_the_upstreams_retry_headers(client: anthropic.Anthropic) -> None:
     retrying = client.with_options(max_retries=2)
     yes = Cue(failure(400, "invalid_request_error", x_should_retry="true", **SOON), reply("text", "At last."))
     assert said(retrying.messages.create(**yes.ask())) == [("text", "At last.")]
@@ -66,14 +66,14 @@ def test_what_the_upstream_says_of_retrying(client: anthropic.Anthropic) -> None
 @pytest.mark.parametrize(
     "headers", [{"retry_after_ms": "1"}, {"retry_after": "0.001"}], ids=lambda one: next(iter(one))
 )
-def test_it_waits_as_it_is_told(client: anthropic.Anthropic, headers: dict[str, str]) -> None:
+def test_it_waits_as_long_as_the_header_requires(client: anthropic.Anthropic, headers: dict[str, str]) -> None:
     cue = Cue(failure(429, "rate_limit_error", **headers), reply("text", "At last."))
     began = time.monotonic()
     client.with_options(max_retries=1).messages.create(**cue.ask())
     assert time.monotonic() - began < BACKOFF
 
 
-def test_milliseconds_come_first_and_both_are_told(client: anthropic.Anthropic) -> None:
+def test_milliseconds_take_precedence_and_both_are_sent(client: anthropic.Anthropic) -> None:
     cue = Cue(failure(429, "rate_limit_error", retry_after="4", retry_after_ms="200"), reply("text", "At last."))
     began = time.monotonic()
     client.with_options(max_retries=1).messages.create(**cue.ask())

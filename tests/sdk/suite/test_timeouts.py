@@ -64,7 +64,7 @@ async def test_a_call_that_is_given_up(async_client: anthropic.AsyncAnthropic, s
     await until(lambda: cue.seen()["upstream"][0]["aborted"])
 
 
-def test_the_timeout_is_told(client: anthropic.Anthropic) -> None:
+def test_the_timeout_is_sent(client: anthropic.Anthropic) -> None:
     cue = Cue()
     client.messages.create(timeout=7, **cue.ask(extra_headers=cue.headers))
     assert cue.seen()["client"][0]["headers"]["x-stainless-read-timeout"] == "7"

@@ -45,7 +45,7 @@ async def listed(upstream: StandIn, query: str) -> tuple[list[str], bool]:
     return ids, body["has_more"]
 
 
-async def test_a_listing_is_newest_first_and_says_all_of_a_model(upstream: StandIn) -> None:
+async def test_a_listing_is_newest_first_with_all_fields_of_a_model(upstream: StandIn) -> None:
     status, body = await get(upstream, "/v1/models")
     assert status == 200
     newest, older = body["data"]
@@ -102,7 +102,7 @@ async def test_one_model(upstream: StandIn) -> None:
     assert (status, body["error"]) == (404, {"type": "not_found_error", "message": "model: claude-7"})
 
 
-async def test_the_beta_form_tells_fallbacks(upstream: StandIn) -> None:
+async def test_the_beta_form_lists_fallbacks(upstream: StandIn) -> None:
     for body in (
         (await get(upstream, "/v1/models/claude-opus-5?beta=true"))[1],
         (await get(upstream, "/v1/models", anthropic_beta="a-1"))[1]["data"][0],
