@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from support.calls import UPSTREAM_KEY
-from support.gateway import Gateway, gateway
 
 from bud_asgi.testing import StandIn, ThreadedStandIn
+from support.calls import UPSTREAM_KEY
+from support.gateway import Gateway, gateway
 
 
 @pytest.fixture
