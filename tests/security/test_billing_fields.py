@@ -130,14 +130,14 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("name", SPELLINGS)
 @pytest.mark.parametrize("make", [anthropic, bedrock, vertex])
-def test_fields_of_bedrock_s_own_are_refused(make: Any, name: str) -> None:
+def test_fields_of_bedrock_are_refused(make: Any, name: str) -> None:
     app = Captured(providers=[make()])
     error = app.post({**BODY, name: {"tagSuffix": "x"}}).error
     assert (error["type"], error["message"]) == ("invalid_request_error", f"{name}: Extra inputs are not permitted")
     assert app.requests == []
 
 
-def test_a_caller_cannot_weaken_the_operator_s_guardrail() -> None:
+def test_a_caller_cannot_weaken_the_operators_guardrail() -> None:
     allowed: dict[str, Any] = {"field_policy": {"amazon-bedrock-*": "forward"}}
     app = Captured(providers=[bedrock()], **allowed)
     assert dropped(app, GUARDRAIL) == [""]

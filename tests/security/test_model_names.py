@@ -214,7 +214,7 @@ def asked(upstream: ThreadedStandIn) -> str:
 
 
 @pytest.mark.parametrize(("model", "base"), WINDOWS.items(), ids=WINDOWS)
-def test_a_context_window_behind_a_name_is_the_client_s_own(
+def test_a_context_window_behind_a_name_is_a_setting_of_the_client(
     with_routes: tuple[Gateway, ThreadedStandIn, str], model: str, base: str
 ) -> None:
     """The base model is asked for, by routes and permissions that name it; the rest of the body is unchanged."""

@@ -317,7 +317,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("model", [*BAD_NAMES, "arn:aws:bedrock:us-east-1:1:x/../../y"])
-def test_a_name_cannot_leave_its_place_in_a_cloud_s_path(model: str) -> None:
+def test_a_name_cannot_leave_its_place_in_a_clouds_path(model: str) -> None:
     for cloud in (
         Bedrock(region="us-east-1", bearer_token="k"),
         Vertex(project="p", credentials=cast("Any", SimpleNamespace(token="t"))),
