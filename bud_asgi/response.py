@@ -263,10 +263,15 @@ class Response:
     # A stack of middleware that is not ours, around the gateway.
 
     async def forward(self, message: Message) -> None:
-        """An ASGI `send` for such a stack: passes everything on, and notes that the response is no longer ours."""
+        """An ASGI `send` for such a stack: passes everything on, and notes what a middleware answers by itself."""
         if self.state is State.NEW:
             self.state = State.ENDED
+        exchange = self._exchange
+        if exchange.status is None and message["type"] == "http.response.start":
+            exchange.status, exchange.committed = message["status"], time.monotonic()
         await self._send(message)
+        if exchange.outcome is None and message["type"] == "http.response.body" and not message.get("more_body", False):
+            exchange.outcome = "refused" if (exchange.status or 0) >= 400 else "answered"
 
     # Sending.
 

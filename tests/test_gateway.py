@@ -9,6 +9,7 @@ import pytest
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support.asgi import VERSION, Receiving, Sent, http_scope
 
@@ -125,3 +126,24 @@ async def test_the_credential_that_proved_the_caller_to_us_is_never_forwarded(ow
             set(),
         ]
         assert all(KEY.encode() not in b"".join(headers.values()) for headers in seen)
+
+
+async def test_what_a_middleware_answers_by_itself_is_in_the_record() -> None:
+    class Closed:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await PlainTextResponse("closed", 403)(scope, receive, send)
+
+    settled: list[Exchange] = []
+
+    async def settle(exchange: Exchange) -> None:
+        settled.append(exchange)
+
+    provider = Anthropic(api_key="sk-ant-x", base_url="http://127.0.0.1:1")
+    messages = MessagesApp(providers=[provider], middleware=[Middleware(Closed)], on_settled=settle)
+    async with messages.lifespan():
+        assert (await post(messages)).status == 403
+    (exchange,) = settled
+    assert (exchange.outcome, exchange.status) == ("refused", 403)
