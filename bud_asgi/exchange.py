@@ -333,7 +333,7 @@ class Exchange:
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
         self.upload.release()
-        if self._request is not None:
+        if self._request is not None and self._request.body:
             self._request = msgspec.structs.replace(self._request, body=b"", spans={})
 
     @property

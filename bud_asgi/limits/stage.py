@@ -44,7 +44,7 @@ class Limiter:
 
         A store in memory knows at once; of any other, the refusals are remembered.
         """
-        charges = tuple(charges_of(self.limits, exchange))
+        charges = charges_of(self.limits, exchange)
         if isinstance(self.store, MemoryStore):
             self.store.check(charges)
         else:
@@ -55,7 +55,7 @@ class Limiter:
 
         A store that returns no `Grant` admits nobody: raises a `GatewayError` (500). Any other exception is its own.
         """
-        charges = tuple(charges_of(self.limits, exchange))
+        charges = charges_of(self.limits, exchange)
         try:
             granted = _checked(await self.store.reserve(charges))
         except RateLimited as error:

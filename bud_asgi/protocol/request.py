@@ -235,14 +235,13 @@ def _key(body: bytes, position: int) -> tuple[str, int]:
 
 def _validate(body: bytes, spans: Mapping[str, Span], *, counting: bool, others: bool) -> str:
     """Validate the fields; return the first error that only Anthropic's models have. Raises `InvalidRequest`."""
-    if others:
-        validate_needed(body, spans)
     try:
         validate(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
     except InvalidRequest as error:
-        if others:
-            return str(error)
-        raise
+        if not others:
+            raise
+        validate_needed(body, spans)
+        return str(error)
     return ""
 
 
