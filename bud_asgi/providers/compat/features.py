@@ -68,15 +68,20 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     _prune_fields(body, support)
     if "cache_control" in rules.edits:
         move_automatic_breakpoint(body)
-    body.flags += [rules.tool_words[word] for word in body.found_in("tools", rules.tool_words)]
+    if rules.tool_words:
+        body.flags += [rules.tool_words[word] for word in body.found_in("tools", rules.tool_words)]
     body.without.add("anthropic_beta")
     if rules.version and request.value("anthropic_version") in {None, b"null"}:
         body.changed["anthropic_version"] = msgspec.json.encode(_version(call, support))
     withdrawn = _withdrawn(body, support) if body.lost else frozenset[str]()
-    sent = {flag: [name for name in support.sent_as(flag) if name not in withdrawn] for flag in requested}
-    names = dict.fromkeys([name for names in sent.values() for name in names] + body.flags)
-    unsent = [flag for flag, names in sent.items() if not names]
-    betas = tuple(name for name in names if support.sent_as(name))
+    names: list[str] = []
+    unsent: list[str] = []
+    for flag in requested:
+        sent = [name for name in support.sent_as(flag) if name not in withdrawn]
+        names += sent
+        if not sent:
+            unsent.append(flag)
+    betas = tuple([name for name in dict.fromkeys(names + body.flags) if support.sent_as(name)])
     return Adaptation(frozenset(body.without), body.changed, betas, (*unsent, *body.dropped))
 
 
