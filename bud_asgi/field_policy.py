@@ -81,6 +81,8 @@ def without_fields(
 
 
 def _in_body(request: MessagesRequest) -> list[Found]:
+    if request.spans.keys() <= _OTHERS:
+        return []
     found = [Found(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
     if "fallbacks" in request.spans:
         for n, item in enumerate(_fallbacks(request)):
@@ -89,9 +91,11 @@ def _in_body(request: MessagesRequest) -> list[Found]:
 
 
 def _in_headers(headers: Headers) -> list[Found]:
-    named = [_SERVICE_TIER] if _SERVICE_TIER in headers else []
+    named: list[bytes] = []
     if b" ".join(headers).count(_ANTHROPIC) > (_VERSION in headers) + (_BETA in headers):
         named += (header for header in headers if header[:9] == _ANTHROPIC and header not in {_VERSION, _BETA})
+    if _SERVICE_TIER in headers:
+        named.append(_SERVICE_TIER)
     if not named:
         return []
     return [Found(name, line.decode("latin-1"), is_header=True) for line in named if (name := account_header(line))]
