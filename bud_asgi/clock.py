@@ -47,7 +47,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     body_silence: float = 30.0
     body_within: float = 600.0
     body_room: float = 1.5
-    discard_within: float = 2.0
+    discard_within: float = 5.0
     discard_silence: float = 0.5
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope
 
 from bud_asgi.budget import Upload
 from bud_asgi.field_policy import Found
-from bud_asgi.options import check_encodable, check_name, check_text, check_texts, check_type
+from bud_asgi.options import check_name, check_text, check_texts, check_type
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -75,7 +75,6 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check the options; a list of `models` becomes a tuple."""
         check_name("id", self.id)
-        check_encodable("id", self.id)
         if self.name != "":
             check_name("name", self.name)
         if self.team is not None:

@@ -39,8 +39,8 @@ class FieldPolicy:
     `OptionError`.
     """
 
-    def __init__(self, actions: Mapping[str, Action] | None = None) -> None:
-        self._set = _checked(actions)
+    def __init__(self, actions: Mapping[str, Action] | None = None, option: str = "field_policy") -> None:
+        self._set = _checked(actions, option)
         chosen = {name: self._set.get(name, field.action) for name, field in ACCOUNT_FIELDS.items()}
         self._refused = frozenset(name for name, action in chosen.items() if action == "refuse")
         self._dropped = frozenset(name for name, action in chosen.items() if action == "drop")
@@ -113,15 +113,15 @@ def _changed_fallbacks(request: MessagesRequest, dropped: frozenset[str]) -> Map
     return {"fallbacks": msgspec.json.encode(kept)} if kept != items else {}
 
 
-def _checked(actions: Mapping[str, Action] | None) -> Mapping[str, Action]:
+def _checked(actions: Mapping[str, Action] | None, option: str) -> Mapping[str, Action]:
     if actions is None:
         return {}
-    check_type("field_policy", actions, Mapping, _EXPECTED)
+    check_type(option, actions, Mapping, _EXPECTED)
     for name, action in actions.items():
-        option = f"field_policy.{key_text(str(name))}"
+        path = f"{option}.{key_text(str(name))}"
         if name not in ACCOUNT_FIELDS:
             raise OptionError(
-                option, f"unknown field{nearest(str(name), ACCOUNT_FIELDS)}; expected {one_of(ACCOUNT_FIELDS)}"
+                path, f"unknown field{nearest(str(name), ACCOUNT_FIELDS)}; expected {one_of(ACCOUNT_FIELDS)}"
             )
-        check_choice(option, action, get_args(Action))
+        check_choice(path, action, get_args(Action))
     return dict(actions)

@@ -19,7 +19,7 @@ from bud_asgi.models import answer_models
 from bud_asgi.options import shown
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.operations import MODELS_API
-from bud_asgi.providers import AllowsFields, Provider, check_bounds
+from bud_asgi.providers import Provider, check_bounds, traits_of
 from bud_asgi.response import Response
 from bud_asgi.routing import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
 
@@ -129,8 +129,7 @@ class GatewayApp:
 
 
 def _dropped_fields(policy: FieldPolicy, provider: Provider) -> frozenset[str]:
-    allowed = provider.allowed_fields if isinstance(provider, AllowsFields) else ()
-    return policy.dropped_for(allowed, client_pays=not provider.credential.is_operators)
+    return policy.dropped_for(traits_of(provider).allowed_fields, client_pays=not provider.credential.is_operators)
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:

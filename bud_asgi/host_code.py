@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from bud_asgi.options import check_function, mismatch
+from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import GatewayError
 
 _log = logging.getLogger("bud_asgi")
@@ -15,7 +16,7 @@ _log = logging.getLogger("bud_asgi")
 
 def host_code_error(request_id: str, fault: str, answer: str) -> GatewayError:
     """Report a wrong result in one line of the log, and make the error for the client, which contains `answer` only."""
-    _log.error("%s: %s", request_id, fault)
+    _log.error("%s: %s", request_id, one_line(fault))
     return GatewayError(answer)
 
 

@@ -68,16 +68,6 @@ def check_name(option: str, value: object) -> None:
     check_text(option, value, "a string that is not empty")
 
 
-def check_encodable(option: str, value: str) -> None:
-    """Check that a string can be written as UTF-8: a lone surrogate cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise OptionError(
-            option, "expected a string that can be written as UTF-8, got a lone surrogate in it"
-        ) from None
-
-
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """Check for one of the given strings."""
     if not isinstance(value, str) or value not in choices:

@@ -16,8 +16,11 @@ from bud_asgi.protocol.headers import Headers, check_request_headers
 from bud_asgi.protocol.named_models import named_models
 from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size, decode_request
 
-MAX_DISCARDED = 4 << 20
-"""The most that is read of a body whose request has been refused, in bytes."""
+MAX_DISCARDED = 8 << 20
+"""The most that is read of a body whose request has been refused, in bytes, unless its length is declared."""
+
+MAX_DECLARED_DISCARDED = 64 << 20
+"""The longest declared length up to which such a body is read to its end: many clients read only when all is sent."""
 
 
 class HostRefused(GatewayError):
@@ -115,22 +118,25 @@ async def _feed(reader: BodyReader, chunk: bytes, upload: Upload) -> None:
         await asyncio.sleep(0)
 
 
-async def discard_body(receive: Receive, *, within: float, silence: float = 0.0) -> bool:
+async def discard_body(receive: Receive, headers: Headers, *, within: float, silence: float = 0.0) -> bool:
     """Read the rest of a body and drop it; return whether it has ended.
 
     Stops after `within` seconds, after `silence` seconds without a byte (0: it takes only what has arrived already),
-    and past `MAX_DISCARDED` bytes.
+    and past `MAX_DISCARDED` bytes, or the length in `headers` if that is at most `MAX_DECLARED_DISCARDED`.
     """
+    declared = headers.get(b"content-length", b"")
+    length = int(declared) if declared.isdigit() and len(declared) < 10 else 0
+    limit = length if MAX_DISCARDED < length <= MAX_DECLARED_DISCARDED else MAX_DISCARDED
     deadline = asyncio.get_running_loop().time() + within
     with suppress(Exception):  # a `receive` of the host's may raise anything; the request has been refused already
         async with asyncio.timeout(None) as timer:
-            return await _discard(receive, timer, deadline, silence)
+            return await _discard(receive, timer, deadline, silence, limit)
     return False
 
 
-async def _discard(receive: Receive, timer: asyncio.Timeout, deadline: float, silence: float) -> bool:
+async def _discard(receive: Receive, timer: asyncio.Timeout, deadline: float, silence: float, limit: int) -> bool:
     now, size = asyncio.get_running_loop().time, 0
-    while size < MAX_DISCARDED:
+    while size < limit:
         timer.reschedule(min(now() + silence, deadline))
         message = await receive()
         if message["type"] != "http.request":

@@ -315,7 +315,7 @@ class Response:
         if expects or (isinstance(error, ShuttingDown) and exchange.upload.began is not None):  # a drain does not wait
             receive = None
         elif unread and receive is not None:
-            unread = not await discard_body(receive, within=0.0)
+            unread = not await discard_body(receive, exchange.headers, within=0.0)
         if not exchange.uses_connection_header:
             headers = [line for line in headers if line[0] != b"connection"]
         elif unread or isinstance(error, ShuttingDown):
@@ -326,7 +326,8 @@ class Response:
         await self._send_whole(error.status, headers, body, more=True)
         timing = self._timing
         try:  # to close a connection with unread bytes resets it, and the client could lose the answer
-            await discard_body(receive, within=timing.discard_within, silence=timing.discard_silence)
+            within, silence = timing.discard_within, timing.discard_silence
+            await discard_body(receive, exchange.headers, within=within, silence=silence)
         finally:
             await self._send_body(b"", more=False)
 

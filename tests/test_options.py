@@ -36,7 +36,7 @@ HASH = hash_api_key("x")
 PATTERNS = 'models: expected a list of model names or patterns with *, such as ["claude-haiku-*"]'
 AUTH = 'expected "x-api-key", "bearer" or "client"'
 BETAS = 'allow_betas: expected a list of beta flags, such as ["context-1m-2025-08-07"]'
-FIELDS = 'drop_fields: expected a list of top-level request fields, such as ["metadata"]'
+FIELDS = 'drop_fields: expected a list of request fields, such as ["metadata", "tools.strict"]'
 
 
 def anthropic(**options: Any) -> Anthropic:

@@ -55,18 +55,17 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     provider = _provider(environ, problems)
     keys = tuple(_keys(environ, problems))
     _check_callers(environ, problems)
-    settings = Settings(
+    max_body, budget, per_principal = _sizes(environ, problems)
+    problems.raise_any()
+    return Settings(
         source=SOURCE,
         providers=(provider,) if provider else (),
         keys=keys,
-        max_body=_size("max_body", DEFAULT_MAX_BODY, environ),
-        body_budget=_size("body_budget", None, environ),
-        body_budget_per_principal=_size("body_budget_per_principal", None, environ),
+        max_body=max_body,
+        body_budget=budget,
+        body_budget_per_principal=per_principal,
         access_log=access_log,
     )
-    _check_sizes(settings, problems)
-    problems.raise_any()
-    return settings
 
 
 def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool | None:
@@ -81,11 +80,17 @@ def _size(option: str, default: Any, environ: Mapping[str, str]) -> Any:
     return int(text) if text and text.isdecimal() else text or default
 
 
-def _check_sizes(sizes: Settings, problems: Problems) -> None:
+def _sizes(environ: Mapping[str, str], problems: Problems) -> tuple[Any, Any, Any]:
+    sizes = (
+        _size("max_body", DEFAULT_MAX_BODY, environ),
+        _size("body_budget", None, environ),
+        _size("body_budget_per_principal", None, environ),
+    )
     try:
-        body_budget(sizes.max_body, sizes.body_budget, sizes.body_budget_per_principal)
+        body_budget(*sizes)
     except OptionError as error:
         problems.add((_SIZES[error.option],), error.problem)
+    return sizes
 
 
 def _provider(environ: Mapping[str, str], problems: Problems) -> ConfiguredProvider | None:

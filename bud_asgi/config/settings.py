@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.routes is not None:
             RouteTable(self.routes)
         check_limits(self.limits)
-        FieldPolicy(self.fields)
+        FieldPolicy(self.fields, "fields")
         body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
         if self.access_log is not None:
             check_flag("access_log", self.access_log)

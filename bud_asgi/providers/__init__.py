@@ -11,12 +11,11 @@ from bud_asgi.providers.errors import (
 )
 from bud_asgi.providers.hops import gateway_id, with_hops
 from bud_asgi.providers.options import check_provider, check_providers
-from bud_asgi.providers.seam import AllowsFields, Credential, EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest, Traits, traits_of
 from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
-    "AllowsFields",
     "Anthropic",
     "AwsCredential",
     "Bedrock",
@@ -25,6 +24,7 @@ __all__ = [
     "GoogleCredential",
     "Provider",
     "ProviderRequest",
+    "Traits",
     "TranslatedUpstreamError",
     "UpstreamErrorResponse",
     "UpstreamUnavailable",
@@ -37,6 +37,7 @@ __all__ = [
     "hide_credential_error",
     "send",
     "shown_in_log",
+    "traits_of",
     "unavailable",
     "with_hops",
 ]

@@ -23,7 +23,7 @@ from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
-from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
+from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest, Traits
 from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BASE_URL = "https://api.anthropic.com"
@@ -141,19 +141,10 @@ class Anthropic:
         self._timeouts = timeouts or Timeouts()
         rules = adjusted_rules("anthropic", allow_betas, drop_betas, drop_fields)
         self._rules = rules if drop_betas or drop_fields else None
+        self.traits = Traits(edits_bodies=self._rules is not None, has_own_bounds=self._origin.host != _HOST)
 
     def __repr__(self) -> str:
         return f"Anthropic(name={self.name!r}, base_url={url_shown(self.base_url)!r})"
-
-    @property
-    def edits_bodies(self) -> bool:
-        """Whether the operator drops anything."""
-        return self._rules is not None
-
-    @property
-    def has_own_bounds(self) -> bool:
-        """Whether it is another server than Anthropic's own, which may serve models of other vendors."""
-        return self._origin.host != _HOST
 
     @property
     def models(self) -> Sequence[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -81,14 +81,26 @@ class Credential(Protocol):
         ...
 
 
-@runtime_checkable
-class AllowsFields(Protocol):
-    """A provider with options of its own that let clients set account fields. Optional for a `Provider`."""
+class Traits(msgspec.Struct, frozen=True):
+    """How a provider differs from others: its attribute `traits`, which is optional.
 
-    @property
-    def allowed_fields(self) -> Collection[str]:
-        """The fields, by their names in `ACCOUNT_FIELDS`."""
-        ...
+    `edits_bodies`: `encode` changes values inside the body, which takes long for a large one, and so runs in a thread
+    then. `has_own_bounds`: it may serve models of other vendors, whose bounds (`temperature`, `top_k`) only it knows.
+    `allowed_fields`: the account fields that its options let clients set, by their names in `ACCOUNT_FIELDS`.
+    """
+
+    edits_bodies: bool = False
+    has_own_bounds: bool = False
+    allowed_fields: tuple[str, ...] = ()
+
+
+_USUAL = Traits()
+
+
+def traits_of(provider: Provider) -> Traits:
+    """The traits of a provider, or the usual ones."""
+    traits: object = getattr(provider, "traits", None)
+    return traits if isinstance(traits, Traits) else _USUAL
 
 
 class Provider(Protocol):
@@ -107,16 +119,6 @@ class Provider(Protocol):
     @property
     def models(self) -> Sequence[str]:
         """The ids of the models that it is known to serve; empty if it may serve any."""
-        ...
-
-    @property
-    def edits_bodies(self) -> bool:
-        """Whether `encode` changes values inside the body, which takes long for a large one: then it is in a thread."""
-        ...
-
-    @property
-    def has_own_bounds(self) -> bool:
-        """Whether it may serve models of other vendors, whose bounds (`temperature`, `top_k`) only it knows."""
         ...
 
     def models_request(self) -> HttpRequest | None:

@@ -14,7 +14,7 @@ from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.error_replies import authentication_failed, decode_error, hide_credential_error
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
 from bud_asgi.providers.hops import with_hops
-from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest
+from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest, traits_of
 from bud_asgi.providers.threads import start_thread
 
 _MAX_ERROR_BODY = 1 << 20
@@ -31,7 +31,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     call is aborted at once. The caller closes the reply.
     """
     check_bounds(call.request, provider, call.model)
-    inline = not provider.edits_bodies or len(call.request.body) <= _MAX_INLINE
+    inline = len(call.request.body) <= _MAX_INLINE or not traits_of(provider).edits_bodies
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     attempt.dropped += encoded.dropped
     request = with_hops(encoded.request, call.hops)
@@ -59,7 +59,9 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
 
 def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:
     """Raise `InvalidRequest` for what Anthropic's models reject, unless the upstream `model` is another vendor's."""
-    if request.violation and not (provider.has_own_bounds and "claude" not in (model or request.model).lower()):
+    if request.violation and not (
+        traits_of(provider).has_own_bounds and "claude" not in (model or request.model).lower()
+    ):
         raise InvalidRequest(request.violation)
 
 

@@ -100,15 +100,9 @@ def access_line(exchange: Exchange) -> bytes:
 
 
 def log_access(exchange: Exchange) -> None:
-    """Write the line to the logger `bud_asgi.access`, at level INFO. One that cannot be encoded is reported instead."""
-    if not _log.isEnabledFor(logging.INFO):
-        return
-    try:
-        line = access_line(exchange).decode()
-    except (TypeError, ValueError) as error:  # a router of the host's may use any object as a name
-        _log.error("%s: the access line cannot be encoded: %s", exchange.request_id, error)
-        return
-    _log.info("%s", line)
+    """Write the line to the logger `bud_asgi.access`, at level INFO."""
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("%s", access_line(exchange).decode())
 
 
 def _encode(line: AccessLine) -> bytes:

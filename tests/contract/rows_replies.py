@@ -120,12 +120,13 @@ def errors_pass_as_they_came(line: Line) -> None:
 
 
 def a_reply_of_a_middlebox_becomes_an_error(line: Line) -> None:
-    """Row 19: pages, nothing at all, somebody's else JSON."""
+    """Row 19: pages, nothing at all, somebody else's JSON. An error keeps its status."""
     strange = json_body({"errors": [{"code": 1}]}, status=503)
-    for fault in (html(), html(403), html(503), empty(), empty(500), strange, sse(b"")):
+    faults = {html(): 502, html(403): 502, html(503): 503, empty(): 502, empty(500): 500, strange: 503, sse(b""): 502}
+    for fault, status in faults.items():
         for content in (PLAIN, STREAM):
             line.upstream.enqueue(fault)
-            line.request(content).assert_error(502, "api_error")
+            line.request(content).assert_error(status, "api_error")
 
 
 def an_exhausted_budget_has_the_time_of_its_reset(line: Line) -> None:

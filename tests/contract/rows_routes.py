@@ -201,7 +201,7 @@ def errors_of_the_gateway_are_in_the_envelope(line: Line) -> None:
     line.upstream.enqueue(error(401, "authentication_error", "invalid x-api-key"), html(503))
     assert line.request().assert_error(502, "api_error") == "upstream authentication failed"
     answer = line.request()
-    assert answer.assert_error(502, "api_error")
+    assert answer.assert_error(503, "api_error")
     assert "x-should-retry" not in answer.headers
 
 

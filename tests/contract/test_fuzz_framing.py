@@ -80,7 +80,10 @@ def test_a_body_in_pieces_is_the_same_body(straight: Line, writes: list[int]) ->
 
 
 FORWARDED = {b"anthropic-version", b"anthropic-beta", b"anthropic-x"}
-OURS = {b"host", b"accept", b"accept-encoding", b"content-type", b"user-agent", b"content-length", b"x-api-key"}
+OURS = {
+    *(b"host", b"accept", b"accept-encoding", b"content-type", b"user-agent", b"content-length", b"x-api-key"),
+    b"bud-hops",
+}
 _names = st.sampled_from(
     [
         b"anthropic-beta",

@@ -99,10 +99,9 @@ def test_a_body_that_is_too_large_gets_a_413_that_the_client_can_read(served: Se
 def test_a_client_that_disconnects_ends_the_upstream_request(
     served: Served, reply: Any, body: Any, after: bytes
 ) -> None:
-    settled = len(served.outcomes())
+    before = served.outcomes().count("client_gone")
     assert_disconnect_ends_upstream_request(served.base_url, served.upstream, reply, body, after)
-    wait_until(lambda: len(served.outcomes()) == settled + 1, "the request is settled", LONG)
-    assert served.outcomes()[-1] == "client_gone"
+    wait_until(lambda: served.outcomes().count("client_gone") == before + 1, "the request is settled", LONG)
 
 
 @pytest.mark.parametrize("name", [name for name in SERVERS if "uvloop" not in name])

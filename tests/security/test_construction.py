@@ -153,7 +153,7 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
     "a client class of another library": ({"client": Odd}, "client: .*expected Engine"),
     "a factory with an argument": ({"client": hash_api_key}, "client: expected a function"),
     "a callback that is not a function": ({"on_settled": "ledger"}, "on_settled: expected an async function"),
-    "a callback without a parameter": ({"on_settled": None.__class__}, "on_settled: expected an async function"),
+    "a callback without a parameter": ({"on_settled": lambda: None}, "on_settled: expected an async function"),
     "a log level": ({"access_log": "info"}, 'access_log: expected true or false, got "info"'),
     "one": ({"access_log": 1}, "access_log: expected true or false, got 1"),
     "a size in words": ({"max_body": "32MB"}, 'max_body: expected a number of bytes, more than 0, got "32MB"'),

@@ -6,6 +6,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -319,7 +320,7 @@ BAD_NAMES = [
 def test_a_name_cannot_leave_its_place_in_a_cloud_s_path(model: str) -> None:
     for cloud in (
         Bedrock(region="us-east-1", bearer_token="k"),
-        Vertex(project="p", credentials=cast("Any", object())),
+        Vertex(project="p", credentials=cast("Any", SimpleNamespace(token="t"))),
     ):
         app = Captured(models=("*", "arn:*"), providers=[cloud])
         assert refused(app, {**BODY, "model": model})[0] in {400, 404}

@@ -26,6 +26,7 @@ from support.sockets import connect, raw_exchange, receive_until, request_head
 from support.waiting import answers, wait_until
 
 from bud_asgi import MessagesApp
+from bud_asgi.clock import Timing
 
 SHORT = 0.15
 CHUNKED = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: wrong\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -33,7 +34,7 @@ CHUNKED = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: wrong\r\ntransfe
 
 @pytest.fixture
 def app() -> MessagesApp:
-    return messages_app("http://127.0.0.1:9")
+    return messages_app("http://127.0.0.1:9", timing=Timing(discard_within=0.3))
 
 
 def _read_all(peer: socket.socket) -> bytes:
@@ -242,7 +243,7 @@ def test_an_upload_that_is_refused_early_is_cut_off_after_some_seconds(app: Mess
     with limited_server(app, linger=0.3) as url, connect(url) as peer:
         peer.sendall(request_head(1000, "/nothing"))
         assert status_of(receive_until(peer, b"request_id")) == 404
-        assert _seconds_until_refused(peer, b"x") < 2.0
+        assert _seconds_until_refused(peer, b"x") < 4.0
 
 
 def test_the_rest_of_a_refused_body_is_not_taken_for_the_next_request(app: MessagesApp) -> None:
@@ -251,9 +252,7 @@ def test_the_rest_of_a_refused_body_is_not_taken_for_the_next_request(app: Messa
         peer.sendall(request_head(len(smuggled), "/nothing"))
         receive_until(peer, b"}")
         peer.sendall(smuggled)
-        peer.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            peer.recv(65536)
+        assert b"HTTP/1.1" not in _read_all(peer)
 
 
 def test_a_client_that_expects_100_continue_and_is_refused_cannot_have_its_next_request_read_as_a_body(

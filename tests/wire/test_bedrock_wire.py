@@ -297,6 +297,7 @@ def test_nothing_of_the_client_s_own_goes_up(stage: Stage) -> None:
     stage.post(None, cookie="a=b", anthropic_workspace_id="w", x_amzn_bedrock_trace="ENABLED", user_agent="SDK")
     names = {name.decode() for name, _ in stage.sent.headers}
     assert names == {
+        "bud-hops",
         "host",
         "accept",
         "accept-encoding",

@@ -130,6 +130,7 @@ def test_a_message(stage: Stage) -> None:
     names = {name.lower() for name, _ in stage.sent.headers}
     assert names == {
         *(b"accept", b"accept-encoding", b"authorization", b"content-length", b"content-type", b"host", b"user-agent"),
+        b"bud-hops",
     }
     assert KEY.encode() not in b"".join(value for _, value in stage.sent.headers)
     usage = stage.here.account().usage

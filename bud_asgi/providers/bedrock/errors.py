@@ -105,7 +105,7 @@ _IS_TOO_LONG = re.compile(r"(?:Input|[Pp]rompt) is too long")
 _NO_SUCH_MODEL = re.compile(r"model identifier is invalid|on-demand throughput")
 _NOT_COUNTED = re.compile(r"support counting tokens")
 _CREDENTIAL_REJECTED = re.compile(
-    r"(?<![\w./:@=-])(?:security token|expired|API key|bearer token|authentication failed)(?![\w/:@=-]|\.\w)",
+    r"(?<![\w./:@=-])(?:security token|expired|API key|x-api-key|bearer token|authentication failed)(?![\w/:@=-]|\.\w)",
     re.IGNORECASE,
 )
 _NAMES = re.compile(

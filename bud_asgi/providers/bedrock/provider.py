@@ -50,7 +50,7 @@ from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.compat.model_ids import generation
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
-from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Credential, EncodedRequest, ProviderRequest
+from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Credential, EncodedRequest, ProviderRequest, Traits
 from bud_asgi.secret import AnySecret
 
 InferenceProfile = Literal["auto", "none", "global", "us", "eu", "jp", "apac", "au", "us-gov"]
@@ -110,9 +110,6 @@ class Bedrock:
     certificate authorities, verified). The other options are those of `AwsCredential`. Raises `OptionError`.
     """
 
-    edits_bodies = True
-    has_own_bounds = False
-
     def __init__(  # noqa: PLR0913 - one for each thing that differs between accounts
         self,
         *,
@@ -144,7 +141,7 @@ class Bedrock:
         self._fixed_headers = _fixed_headers(service_tier, guardrail)
         set_already = {name for name, _ in self._fixed_headers}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
-        self.allowed_fields = ("user_profile_id",) if user_profiles else ()
+        self.traits = Traits(edits_bodies=True, allowed_fields=("user_profile_id",) if user_profiles else ())
         self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
 

@@ -22,7 +22,7 @@ import msgspec
 
 from bud_asgi.extras import require
 from bud_asgi.http import Header, HttpRequest
-from bud_asgi.options import OptionError, check_methods, check_name, check_text, check_type, mismatch, path_shown
+from bud_asgi.options import OptionError, check_name, check_text, check_type, mismatch, path_shown
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.debug_logs import without_debug_logs
 from bud_asgi.providers.refresher import Expiring, Refresher, RefreshTiming
@@ -49,6 +49,11 @@ class AccessToken(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "AccessToken(...)"
+
+
+def _check_credentials(value: object) -> None:
+    if isinstance(value, type) or not (hasattr(value, "token") or hasattr(value, "refresh")):
+        raise mismatch("credentials", "a credentials object of google-auth", value)
 
 
 class GoogleCredential:
@@ -95,7 +100,7 @@ class GoogleCredential:
         self._running: Future[Expiring[AccessToken]] | None = None
         self._lock = threading.Lock()
         if credentials is not None:
-            check_methods("credentials", credentials, "an object of google-auth with refresh()", ("refresh",))
+            _check_credentials(credentials)
         check_name("name", name)
         if timing is not None:
             check_type("timing", timing, RefreshTiming, "a RefreshTiming")

@@ -28,7 +28,7 @@ from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.compat.model_ids import anthropic_id, generation, vertex_id
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
-from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest
+from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest, Traits
 from bud_asgi.providers.vertex.credential import PROJECT, PROJECT_EXPECTED, GoogleCredential
 from bud_asgi.providers.vertex.errors import google_error, translate
 
@@ -62,8 +62,7 @@ class Vertex:
     `tools.strict`. Raises `OptionError`.
     """
 
-    edits_bodies = True
-    has_own_bounds = False
+    traits = Traits(edits_bodies=True)
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between deployments
         self,

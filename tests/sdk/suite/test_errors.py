@@ -164,17 +164,17 @@ BREAKS: dict[str, dict[str, Any]] = {
     "a page with a status": reply("html", 503),
     "nothing": reply("empty"),
     "a redirect": reply("redirect", "http://127.0.0.1:1/"),
-    "compressed": reply("gzip_unasked"),
     "a reset": reply("reset_before_head"),
     "an end": reply("eof_before_head"),
 }
+KEPT = {"a page with a status": 503}
 
 
 @pytest.mark.parametrize("how", BREAKS)
 def test_an_upstream_that_breaks(client: anthropic.Anthropic, how: str) -> None:
     with pytest.raises(anthropic.InternalServerError) as raised:
         client.messages.create(**Cue(BREAKS[how], BREAKS[how]).ask())  # it may ask again where a connection was stale
-    assert (raised.value.status_code, raised.value.type) == (502, "api_error")
+    assert (raised.value.status_code, raised.value.type) == (KEPT.get(how, 502), "api_error")
     body: Any = raised.value.body
     assert body["request_id"] == raised.value.request_id
 
@@ -184,7 +184,7 @@ async def test_an_upstream_that_breaks_a_stream(async_client: anthropic.AsyncAnt
     with pytest.raises(anthropic.InternalServerError) as raised:
         async with async_client.messages.stream(**Cue(BREAKS[how], BREAKS[how]).ask()):
             pytest.fail("it began")
-    assert (raised.value.status_code, raised.value.type) == (502, "api_error")
+    assert (raised.value.status_code, raised.value.type) == (KEPT.get(how, 502), "api_error")
 
 
 NOT_SERVED: dict[str, Callable[[anthropic.Anthropic], object]] = {
