@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
@@ -71,11 +72,10 @@ def _checked(result: object) -> Authenticated:
     """The result of a backend. Raises `AuthenticationFailed` for `None`, `OptionError` for anything else."""
     if result is None:
         raise AuthenticationFailed(_REQUIRED)
-    match result:
-        case [AuthCredentials() as scopes, user]:
-            return scopes, cast("BaseUser", user)
-        case _:
-            raise mismatch("the result of authenticate()", "None, or AuthCredentials and a user", result)
+    parts = cast("Sequence[object]", result) if isinstance(result, (tuple, list)) else ()
+    if len(parts) != 2 or not isinstance(parts[0], AuthCredentials):
+        raise mismatch("the result of authenticate()", "None, or AuthCredentials and a user", cast("object", result))
+    return parts[0], cast("BaseUser", parts[1])
 
 
 def _principal_of(user: BaseUser) -> Principal:
