@@ -205,7 +205,6 @@ class MessagesApp:
         """Complete the record, and report it."""
         exchange.ended = time.monotonic()
         exchange.outcome = exchange.outcome or "cancelled"
-        exchange.release_body()  # a callback may take long
         if exchange.operation in PUBLIC:
             return
         if self._access_log:

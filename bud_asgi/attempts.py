@@ -101,7 +101,9 @@ class _AttemptScope:
         if attempt.intervened:
             request_id = self._request.exchange.request_id
             _log.warning("%s: a guardrail at %s intervened: %r", request_id, self._provider.name, attempt.guardrail)
-        if isinstance(error, asyncio.CancelledError):
+        if error is None:
+            attempt.end = "answered"
+        elif isinstance(error, asyncio.CancelledError):
             attempt.end = "client_gone" if isinstance(self._request.aborted_by, ClientGone) else "cancelled"
             self._estimate_usage()
         elif isinstance(error, OSError):  # the server's report of a disconnect
@@ -120,8 +122,6 @@ class _AttemptScope:
                 return True
             if shown is not error:
                 raise shown from None
-        elif error is None:
-            attempt.end = "answered"
         return False
 
     def _estimate_usage(self) -> None:
@@ -165,7 +165,9 @@ def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[s
     if exchange.account_fields:
         request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
     if exchange.credential_headers:
-        headers = {name: value for name, value in headers.items() if name not in exchange.credential_headers}
+        headers = dict(headers)
+        for name in exchange.credential_headers:
+            headers.pop(name, None)
     return ProviderRequest(
         request, headers, attempt.target.model, exchange.request_id, hops=exchange.hops, attempt=attempt
     )

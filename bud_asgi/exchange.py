@@ -88,6 +88,8 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use the model of that name, with or without a context window (`[1m]`)."""
+        if "*" in self.models:
+            return True
         base = base_name(model)
         return matches_any(self.models, base) or (base is not model and model in self.models)
 
@@ -332,7 +334,7 @@ class Exchange:
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
         self.upload.release()
-        if self._request is not None:
+        if self._request is not None and self._request.body:
             self._request = msgspec.structs.replace(self._request, body=b"", spans={})
 
     @property

@@ -16,7 +16,7 @@ from bud_asgi.protocol.request import MessagesRequest, edited
 
 _EXPECTED = 'a mapping of fields to actions, such as {"speed": "refuse"}'
 _OTHERS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
-_OTHER_HEADERS = frozenset((b"anthropic-version", b"anthropic-beta"))
+_VERSION, _BETA = b"anthropic-version", b"anthropic-beta"
 _ANTHROPIC = b"anthropic"  # some servers read `_` as the `-` that follows
 _SERVICE_TIER = ACCOUNT_FIELDS["service_tier"].header
 
@@ -47,11 +47,11 @@ class FieldPolicy:
 
     def check(self, request: MessagesRequest, headers: Headers) -> tuple[Found, ...]:
         """Find the account fields of a request. Raises `InvalidRequest`, naming the field, for one that is refused."""
-        found = (*_in_body(request), *_in_headers(headers))
+        found = _in_body(request) + _in_headers(headers)
         for each in found:
             if each.name in self._refused:
                 raise InvalidRequest(f"{each.field}: Extra inputs are not permitted")
-        return found
+        return tuple(found)
 
     def dropped_for(self, allowed: Collection[str], *, client_pays: bool) -> frozenset[str]:
         """The fields to drop at one provider.
@@ -81,6 +81,8 @@ def without_fields(
 
 
 def _in_body(request: MessagesRequest) -> list[Found]:
+    if request.spans.keys() <= _OTHERS:
+        return []
     found = [Found(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
     if "fallbacks" in request.spans:
         for n, item in enumerate(_fallbacks(request)):
@@ -89,9 +91,13 @@ def _in_body(request: MessagesRequest) -> list[Found]:
 
 
 def _in_headers(headers: Headers) -> list[Found]:
-    named = [header for header in headers if header[:9] == _ANTHROPIC and header not in _OTHER_HEADERS]
+    named: list[bytes] = []
+    if b" ".join(headers).count(_ANTHROPIC) > (_VERSION in headers) + (_BETA in headers):
+        named += (header for header in headers if header[:9] == _ANTHROPIC and header not in {_VERSION, _BETA})
     if _SERVICE_TIER in headers:
         named.append(_SERVICE_TIER)
+    if not named:
+        return []
     return [Found(name, line.decode("latin-1"), is_header=True) for line in named if (name := account_header(line))]
 
 

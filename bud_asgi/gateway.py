@@ -61,8 +61,8 @@ class Gateway:
                 return
             if self._limiter is not None:
                 self._limiter.check(exchange)  # 429, where it is known before the body has been read
-            await exchange.request(receive)  # 400, 408, 413, 529
-            exchange.account_fields = self._field_policy.check(exchange.decoded_request, exchange.headers)  # 400
+            decoded = await exchange.request(receive)  # 400, 408, 413, 529
+            exchange.account_fields = self._field_policy.check(decoded, exchange.headers)  # 400
             if self._router is not None:
                 resolve(self._router, exchange)  # 404, 403
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from math import inf
@@ -286,14 +286,16 @@ class Response:
         await self._send(message)
         self.sending_since = inf
 
-    async def _send_body(self, body: bytes, *, more: bool) -> None:
+    def _send_body(self, body: bytes, *, more: bool) -> Coroutine[object, object, None]:
         """Send in pieces: one that is accepted shows that the client reads."""
-        start = 0
-        while len(body) - start > PIECE:
-            piece = body[start : start + PIECE]
-            await self._deliver({"type": "http.response.body", "body": piece, "more_body": True})
-            start += PIECE
-        await self._deliver({"type": "http.response.body", "body": body[start:], "more_body": more})
+        if len(body) <= PIECE:
+            return self._deliver({"type": "http.response.body", "body": body, "more_body": more})
+        return self._send_pieces(body, more=more)
+
+    async def _send_pieces(self, body: bytes, *, more: bool) -> None:
+        for start in range(0, len(body), PIECE):
+            piece, is_last = body[start : start + PIECE], start + PIECE >= len(body)
+            await self._deliver({"type": "http.response.body", "body": piece, "more_body": more or not is_last})
 
     async def _send_head(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._move("start")

@@ -98,8 +98,8 @@ class ApiKeys(AuthenticationBackend):
         api_key = one_credential(headers.get(b"x-api-key", b""))
         by_bearer, by_api_key = self._lookup(bearer), self._lookup(api_key)
         if exchange:  # both if both are keys of the gateway: neither may be sent upstream
-            proofs = ((b"authorization", by_bearer), (b"x-api-key", by_api_key))
-            exchange.credential_headers = tuple(header for header, found in proofs if found)
+            proofs = (b"authorization",) if by_bearer else ()
+            exchange.credential_headers = (*proofs, b"x-api-key") if by_api_key else proofs
         if found := by_bearer or by_api_key:
             return found
         if bearer:

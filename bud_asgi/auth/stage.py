@@ -72,7 +72,7 @@ def _checked(result: object) -> Authenticated:
     """The result of a backend. Raises `AuthenticationFailed` for `None`, `OptionError` for anything else."""
     if result is None:
         raise AuthenticationFailed(_REQUIRED)
-    parts = cast("Sequence[object]", result) if isinstance(result, tuple | list) else ()
+    parts = cast("Sequence[object]", result) if isinstance(result, (tuple, list)) else ()
     if len(parts) != 2 or not isinstance(parts[0], AuthCredentials):
         raise mismatch("the result of authenticate()", "None, or AuthCredentials and a user", cast("object", result))
     return parts[0], cast("BaseUser", parts[1])

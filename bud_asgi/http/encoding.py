@@ -26,6 +26,8 @@ def decode_content(reply: HttpReply) -> HttpReply:
     other codings, and for more than one.
     """
     values = [value for name, value in reply.headers if name == b"content-encoding"]
+    if not values:
+        return reply
     codings = [coding for value in values for each in value.split(b",") if (coding := each.strip().lower())]
     applied = [coding for coding in codings if coding != b"identity"]
     if not applied:

@@ -75,7 +75,7 @@ def content_length(body: Body) -> int:
     """Return the size of a body in bytes."""
     if isinstance(body, bytes):
         return len(body)
-    return sum(memoryview(part).nbytes for part in body)
+    return sum([memoryview(part).nbytes for part in body])
 
 
 def write_batches(head: bytes, body: Body) -> Iterator[list[bytes | memoryview]]:

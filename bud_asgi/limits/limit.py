@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 import msgspec
@@ -18,7 +19,7 @@ _Kind = Literal["requests"]
 _Per = Literal["principal", "all"]
 
 
-class Limit(msgspec.Struct, frozen=True, gc=False):
+class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """At most `amount` of a kind in `window` seconds, for each principal or for all together.
 
     It is a token bucket: a caller that was idle may use the whole amount at once; then it refills evenly. Raises
@@ -45,7 +46,7 @@ def check_limits(limits: Sequence[Limit]) -> tuple[Limit, ...]:
     )
 
 
-class Charge(msgspec.Struct, frozen=True, gc=False):
+class Charge(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """An amount to take from one bucket of a limit, in whole units of its kind. `key` names the bucket."""
 
     limit: Limit
@@ -53,7 +54,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     amount: int
 
 
-def charges_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
+def charges_of(limits: tuple[Limit, ...], exchange: Exchange) -> tuple[Charge, ...]:
     """The charges of a request, one for each limit. Requests without a principal share one bucket.
 
     Counting tokens has buckets of its own, as at the service (vendor page "Token counting"), and so has the Models API.
@@ -61,8 +62,13 @@ def charges_of(limits: tuple[Limit, ...], exchange: Exchange) -> list[Charge]:
     operation = "count_tokens" if exchange.counting else "messages"
     if exchange.operation in MODELS_API:
         operation = "models"
-    principal = exchange.principal.id if exchange.principal else ""
-    return [Charge(limit, f"{operation}:{principal}" if limit.per == "principal" else operation, 1) for limit in limits]
+    return _charges(limits, operation, exchange.principal.id if exchange.principal else "")
+
+
+@lru_cache(maxsize=1024)
+def _charges(limits: tuple[Limit, ...], operation: str, principal: str) -> tuple[Charge, ...]:
+    keys = {"principal": f"{operation}:{principal}", "all": operation}
+    return tuple(Charge(limit, keys[limit.per], 1) for limit in limits)
 
 
 class Bucket(msgspec.Struct, frozen=True, gc=False):

@@ -35,7 +35,8 @@ class MemoryStore:
 
     def check(self, charges: Sequence[Charge]) -> None:
         """Raise `RateLimited` where `reserve` would. Takes nothing."""
-        self._after(charges, self._clock())
+        if not self._is_ample(charges):
+            self._after(charges, self._clock())
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
@@ -47,6 +48,15 @@ class MemoryStore:
         reservation = Reservation(str(self._count))
         self._open[reservation.id] = tuple(charges)
         return Grant(reservation, tuple(statuses))
+
+    def _is_ample(self, charges: Sequence[Charge]) -> bool:
+        """Whether each bucket had room for all charges together when it was last changed; it only refills since."""
+        total = sum([charge.amount for charge in charges])
+        for charge in charges:
+            bucket = self._buckets.get((charge.limit, charge.key))
+            if charge.limit.amount < total or (bucket is not None and bucket.tokens < total):
+                return False
+        return True
 
     def _after(self, charges: Sequence[Charge], now: float) -> tuple[dict[_BucketKey, Bucket], list[LimitStatus]]:
         """The buckets and limits as they are once the charges are taken. Raises `RateLimited`."""

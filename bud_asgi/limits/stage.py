@@ -13,7 +13,7 @@ from bud_asgi.limits.limit import Charge, Limit, charges_of, check_limits
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.store import Grant, LimitStatus, LimitStore, RateLimited, limit_headers
-from bud_asgi.options import OptionError, check_methods, check_type, mismatch
+from bud_asgi.options import OptionError, check_methods, mismatch
 from bud_asgi.tasks import BackgroundTasks
 
 _REMAINING = attrgetter("remaining")
@@ -44,7 +44,7 @@ class Limiter:
 
         A store in memory knows at once; of any other, the refusals are remembered.
         """
-        charges = tuple(charges_of(self.limits, exchange))
+        charges = charges_of(self.limits, exchange)
         if isinstance(self.store, MemoryStore):
             self.store.check(charges)
         else:
@@ -55,7 +55,7 @@ class Limiter:
 
         A store that returns no `Grant` admits nobody: raises a `GatewayError` (500). Any other exception is its own.
         """
-        charges = tuple(charges_of(self.limits, exchange))
+        charges = charges_of(self.limits, exchange)
         try:
             granted = _checked(await self.store.reserve(charges))
         except RateLimited as error:
@@ -81,5 +81,6 @@ def _checked(granted: object) -> Grant:
     if not isinstance(granted, Grant):
         raise mismatch("the result of reserve()", "a Grant", granted)
     for status in granted.statuses:
-        check_type("the statuses of the Grant", status, LimitStatus, "a LimitStatus for each charge")
+        if not isinstance(status, LimitStatus):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise mismatch("the statuses of the Grant", "a LimitStatus for each charge", status)
     return granted

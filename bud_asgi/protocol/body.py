@@ -52,7 +52,10 @@ class BodyReader:
         """Add a chunk. Raises `RequestTooLarge` past the limit, `InvalidRequest` at the first invalid byte."""
         self.size += len(chunk)
         self._check(self.size)
-        self._keep(chunk)
+        if not self._chunks or len(chunk) >= _SMALL:
+            self._chunks.append(chunk)
+        else:
+            self._join(chunk)
         if self._inside_character or not chunk.isascii():
             self._inside_character = self._decode(chunk, final=False)
 
@@ -67,11 +70,9 @@ class BodyReader:
         """Drop what has been collected."""
         self._chunks.clear()
 
-    def _keep(self, chunk: bytes) -> None:
-        last = self._chunks[-1] if self._chunks else None
-        if last is None or len(chunk) >= _SMALL:
-            self._chunks.append(chunk)
-        elif isinstance(last, bytearray) and len(last) < _PIECE:
+    def _join(self, chunk: bytes) -> None:
+        last = self._chunks[-1]
+        if isinstance(last, bytearray) and len(last) < _PIECE:
             last += chunk
         else:
             self._chunks.append(bytearray(chunk))

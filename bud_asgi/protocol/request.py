@@ -31,6 +31,7 @@ MAX_KEYS = 1000
 _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
 
 _COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # before a key
+_COMMAS = frozenset(b"{,")
 
 _END = re.compile(rb"[ \t\n\r]*+\}")
 
@@ -111,10 +112,12 @@ def _spliced(
     request: MessagesRequest, without: Collection[str], changed: Mapping[str, bytes]
 ) -> Iterator[tuple[str, bytes | memoryview, bytes | memoryview]]:
     """The fields that remain: name, bytes up to the value, value."""
-    view, end = memoryview(request.body), 0
+    body, view, end = request.body, memoryview(request.body), 0
     for name, (start, until) in request.spans.items():
-        comma = _COMMA.match(request.body, end)
-        begin, end = (comma.end() if comma else end), until
+        begin = end + 1
+        if body[end] not in _COMMAS and (comma := _COMMA.match(body, end)):
+            begin = comma.end()
+        end = until
         if name not in without:
             yield name, view[begin:start], changed.get(name) or view[start:until]
     for name, value in changed.items():
@@ -235,14 +238,13 @@ def _key(body: bytes, position: int) -> tuple[str, int]:
 
 def _validate(body: bytes, spans: Mapping[str, Span], *, counting: bool, others: bool) -> str:
     """Validate the fields; return the first error that only Anthropic's models have. Raises `InvalidRequest`."""
-    if others:
-        validate_needed(body, spans)
     try:
         validate(body, spans, REQUIRED_TO_COUNT if counting else REQUIRED)
     except InvalidRequest as error:
-        if others:
-            return str(error)
-        raise
+        if not others:
+            raise
+        validate_needed(body, spans)
+        return str(error)
     return ""
 
 

@@ -90,5 +90,5 @@ def shown_in_log(credential: Credential, headers: Headers, text: str) -> str:
     `headers` are the client's.
     """
     text = credential.redact(text)
-    parts = (part for _, value in credential_headers(headers) for part in value.decode("latin-1").split())
+    parts = [part for _, value in credential_headers(headers) for part in value.decode("latin-1").split()]
     return one_line(redact(text, parts))

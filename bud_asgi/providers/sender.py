@@ -31,7 +31,8 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     call is aborted at once. The caller closes the reply.
     """
     check_bounds(call.request, provider, call.model)
-    encoded = await _encode(provider, call)
+    inline = len(call.request.body) <= _MAX_INLINE or not traits_of(provider).edits_bodies
+    encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     attempt.dropped += encoded.dropped
     request = with_hops(encoded.request, call.hops)
     try:
@@ -64,10 +65,8 @@ def check_bounds(request: MessagesRequest, provider: Provider, model: str | None
         raise InvalidRequest(request.violation)
 
 
-async def _encode(provider: Provider, call: ProviderRequest) -> EncodedRequest:
-    """Encode a request. A large one is edited in a thread: it would block the event loop for up to a second."""
-    if not traits_of(provider).edits_bodies or len(call.request.body) <= _MAX_INLINE:
-        return provider.encode(call)
+async def _encode_in_thread(provider: Provider, call: ProviderRequest) -> EncodedRequest:
+    """Encode a large request, which is edited: it would block the event loop for up to a second."""
 
     def encode() -> EncodedRequest | GatewayError:
         try:
@@ -83,8 +82,8 @@ async def _encode(provider: Provider, call: ProviderRequest) -> EncodedRequest:
 
 def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
     try:
-        _note_head(provider, reply, attempt)
-        return provider.decode(call, _without_coding(reply))
+        is_coded = b"content-encoding" in _note_head(provider, reply, attempt)
+        return provider.decode(call, _without_coding(reply) if is_coded else reply)
     except BaseException:
         reply.close()
         raise

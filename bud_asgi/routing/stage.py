@@ -125,7 +125,7 @@ def _check_offer(name: str, offer: object) -> None:
 
 def _fault_of(targets: object, providers: Container[str]) -> str:
     """What is wrong with the targets that a router chose; empty if nothing is."""
-    if isinstance(targets, str) or not isinstance(targets, Sequence):
+    if isinstance(targets, str) or not isinstance(targets, (tuple, Sequence)):  # a tuple is recognized at once
         return f"{shown(targets)} instead of a list of Target"
     for target in cast("Sequence[object]", targets):
         if not isinstance(target, Target):

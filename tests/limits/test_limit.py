@@ -24,9 +24,9 @@ def test_a_limit_is_per_minute_and_per_principal_by_default() -> None:
 def test_a_request_takes_one_of_each_limit() -> None:
     each, all_ = Limit("requests", 5), Limit("requests", 50, per="all")
     exchange = Exchange(http_scope())
-    assert charges_of((each, all_), exchange) == [Charge(each, "messages:", 1), Charge(all_, "messages", 1)]
+    assert charges_of((each, all_), exchange) == (Charge(each, "messages:", 1), Charge(all_, "messages", 1))
     exchange.principal = Principal(id="p")
-    assert charges_of((each, all_), exchange) == [Charge(each, "messages:p", 1), Charge(all_, "messages", 1)]
+    assert charges_of((each, all_), exchange) == (Charge(each, "messages:p", 1), Charge(all_, "messages", 1))
 
 
 def test_no_principal_shares_the_buckets_of_another() -> None:

@@ -205,3 +205,37 @@ def test_a_wait_of_whole_seconds_is_enough_whatever_the_rounding(begin: float, a
         error = refused(store, Charge(limit, "a", 1))
         clock.now += float(error.headers["retry-after"])
         at_once(store.reserve([Charge(limit, "a", 1)]))
+
+
+_SOME_LIMITS = (Limit("requests", 1), Limit("requests", 3, 30.0), Limit("requests", 4, per="all"))
+_SOME_CHARGES = st.lists(
+    st.builds(Charge, st.sampled_from(_SOME_LIMITS), st.sampled_from(("a", "b")), st.integers(1, 3)), max_size=4
+)
+
+
+@examples(200)
+@given(st.lists(st.tuples(_SOME_CHARGES, st.sampled_from((0.0, 0.5, 20.0))), max_size=12), st.booleans())
+def test_a_check_refuses_what_a_reservation_would_be_refused_and_nothing_else(
+    steps: list[tuple[list[Charge], float]], gives_back: bool
+) -> None:
+    """Also where several charges of a request meet in one bucket."""
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    for charges, passed in steps:
+        clock.now += passed
+        wait = checked_wait(store, charges)
+        if wait:
+            assert refused(store, *charges).retry_after == wait
+            continue
+        granted = at_once(store.reserve(charges))
+        if gives_back:
+            store.settle(granted.reservation, [0] * len(charges))
+
+
+def checked_wait(store: MemoryStore, charges: list[Charge]) -> float:
+    """The wait that a check refuses the charges with; 0 if it does not."""
+    try:
+        store.check(charges)
+    except RateLimited as error:
+        return error.retry_after
+    return 0.0

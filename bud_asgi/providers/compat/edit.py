@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -49,15 +49,14 @@ class BodyEdit:
             return None
         return self.changed[name] if name in self.changed else self.request.value(name)
 
-    def contains(self, name: str, word: bytes) -> bool:
-        """Return whether a top-level value contains `word`, without copying the value."""
+    def found_in(self, name: str, words: Iterable[bytes]) -> list[bytes]:
+        """Return those of the words that a top-level value contains, without copying the value."""
         if name in self.without:
-            return False
-        changed = self.changed.get(name)
-        if changed is not None:
-            return word in changed
-        span = self.request.spans.get(name)
-        return span is not None and self.request.body.find(word, *span) >= 0
+            return []
+        body = self.changed.get(name)
+        start, end = (0, len(body)) if body is not None else self.request.spans.get(name, (0, 0))
+        find = (self.request.body if body is None else body).find
+        return [word for word in words if find(word, start, end) >= 0]
 
     def matches(self, name: str, pattern: re.Pattern[bytes]) -> bool:
         """Return whether a part of a top-level value matches, without copying the value."""

@@ -14,7 +14,8 @@ Vendor pages: "Beta headers", "Features overview", "Claude on Amazon Bedrock", "
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -25,7 +26,7 @@ from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit, TooManyValues
 from bud_asgi.providers.compat.model_ids import generation
 from bud_asgi.providers.compat.moves import apply_edits, move_automatic_breakpoint
 from bud_asgi.providers.compat.prune import is_neutral, pruned, tree_of
-from bud_asgi.providers.compat.rules import FieldRule, NestedField, ServiceRules
+from bud_asgi.providers.compat.rules import FieldRule, NestedField, NestedFields, ServiceRules
 from bud_asgi.providers.seam import ProviderRequest
 
 MAX_BETAS = 64
@@ -67,17 +68,20 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     _prune_fields(body, support)
     if "cache_control" in rules.edits:
         move_automatic_breakpoint(body)
-    for word, flag in rules.tool_betas.items():
-        if body.contains("tools", word.encode()):
-            body.flags.append(flag)
+    if rules.tool_words:
+        body.flags += [rules.tool_words[word] for word in body.found_in("tools", rules.tool_words)]
     body.without.add("anthropic_beta")
     if rules.version and request.value("anthropic_version") in {None, b"null"}:
         body.changed["anthropic_version"] = msgspec.json.encode(_version(call, support))
     withdrawn = _withdrawn(body, support) if body.lost else frozenset[str]()
-    sent = {flag: [name for name in support.sent_as(flag) if name not in withdrawn] for flag in requested}
-    names = dict.fromkeys([name for names in sent.values() for name in names] + body.flags)
-    unsent = [flag for flag, names in sent.items() if not names]
-    betas = tuple(name for name in names if support.sent_as(name))
+    names: list[str] = []
+    unsent: list[str] = []
+    for flag in requested:
+        sent = [name for name in support.sent_as(flag) if name not in withdrawn]
+        names += sent
+        if not sent:
+            unsent.append(flag)
+    betas = tuple([name for name in dict.fromkeys(names + body.flags) if support.sent_as(name)])
     return Adaptation(frozenset(body.without), body.changed, betas, (*unsent, *body.dropped))
 
 
@@ -106,7 +110,7 @@ def requested_betas(call: ProviderRequest) -> tuple[str, ...]:
 class Support:
     """Which beta flags and fields a service accepts in one request, for one model."""
 
-    def __init__(self, call: ProviderRequest, rules: ServiceRules, model: str, requested: Sequence[str]) -> None:
+    def __init__(self, call: ProviderRequest, rules: ServiceRules, model: str, requested: tuple[str, ...]) -> None:
         self._request = call.request
         self._counting = rules.counting_betas if call.request.counting else None
         self.requested = requested
@@ -130,7 +134,7 @@ class Support:
         """
         if rule.supported_by(self.model):
             return True
-        paired = [name for flag in self.requested for name in self._known_names(flag) if matches_any(rule.flags, name)]
+        paired = self.rules.requested_flags(rule, self.requested)
         if paired:
             sent = {name for flag in self.requested for name in self.sent_as(flag)}
             return any(name in sent for name in paired)
@@ -157,11 +161,6 @@ class Support:
 
     def _names_left(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if self.rules.prefers(name) != "drop")
-
-    def _known_names(self, flag: str) -> tuple[str, ...]:
-        """Return the names of a flag at the service, whether they are sent or not."""
-        rule = self.rules.betas.get(flag)
-        return rule.sent_as if rule and rule.sent_as else (flag,)
 
 
 def _version(call: ProviderRequest, support: Support) -> str:
@@ -197,26 +196,34 @@ def _drop_or_reject_fields(body: BodyEdit, support: Support) -> None:
 
 def _prune_fields(body: BodyEdit, support: Support) -> None:
     """Remove the nested fields that the service does not support, or that the operator drops."""
-    for root, by_word in support.rules.nested_in.items():
+    rules = support.rules
+    for root, by_word in _missing(rules, support.model, support.requested).items():
         if root not in body.request.spans and root not in body.changed:
             continue
-        missing = {word: fields for word, fields in by_word.items() if not _has_all(fields, support)}
-        operators = any(field.is_operators for fields in missing.values() for field in fields)
+        operators = rules.drop_fields and any(field.is_operators for fields in by_word.values() for field in fields)
         escaped = operators and body.matches(root, _ESCAPED_LETTER)
-        found = tuple(
-            field
-            for word, fields in missing.items()
-            if escaped or body.contains(root, word)
-            for field in fields
-            if field.is_operators or not support.has_field(field.rule)
-        )
-        if found:
-            _prune(body, root, found, support)
+        found = [field for word in (by_word if escaped else body.found_in(root, by_word)) for field in by_word[word]]
+        removed = tuple(field for field in found if field.is_operators or not support.has_field(field.rule))
+        if removed:
+            _prune(body, root, removed, support)
 
 
-def _has_all(fields: tuple[NestedField, ...], support: Support) -> bool:
-    """Return whether the model supports all of these fields by itself."""
-    return all(not field.is_operators and field.rule.supported_by(support.model) for field in fields)
+@lru_cache(maxsize=256)
+def _missing(rules: ServiceRules, model: str, requested: tuple[str, ...]) -> NestedFields:
+    """Return the nested fields that may be unsupported: neither by the model, nor for want of a requested flag."""
+
+    def is_missing(field: NestedField) -> bool:
+        rule = field.rule
+        if field.is_operators:
+            return True
+        return not rule.supported_by(model) and not (rule.only_requested and not rules.requested_flags(rule, requested))
+
+    missing: dict[str, Mapping[bytes, tuple[NestedField, ...]]] = {}
+    for root, by_word in rules.nested_in.items():
+        left = {word: kept for word, fields in by_word.items() if (kept := tuple(filter(is_missing, fields)))}
+        if left:
+            missing[root] = left
+    return missing
 
 
 def _prune(body: BodyEdit, root: str, fields: tuple[NestedField, ...], support: Support) -> None:
@@ -268,6 +275,5 @@ def _needed(body: BodyEdit, rules: ServiceRules) -> Iterator[str]:
         if name in body.request.spans and name not in body.without:
             yield from rule.flags
     for root, by_word in rules.nested_in.items():
-        for word, fields in by_word.items():
-            if body.contains(root, word):
-                yield from (flag for field in fields if not field.is_operators for flag in field.rule.flags)
+        for word in body.found_in(root, by_word):
+            yield from (flag for field in by_word[word] if not field.is_operators for flag in field.rule.flags)

@@ -86,6 +86,10 @@ class NestedField(msgspec.Struct, frozen=True):
     is_operators: bool = False
 
 
+NestedFields = Mapping[str, Mapping[bytes, tuple[NestedField, ...]]]
+"""Nested fields by their top-level field, and by the word that a body with them contains."""
+
+
 class VersionRule(msgspec.Struct, frozen=True):
     """A service's name for a version of the API, and the first model generation that supports it."""
 
@@ -93,8 +97,8 @@ class VersionRule(msgspec.Struct, frozen=True):
     since: Generation | None = None
 
 
-class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about one service. `max_body` is the largest request, in bytes.
+class ServiceRules(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What is known about one service. Compared by identity. `max_body` is the largest request, in bytes.
 
     `versions` maps versions of the API to those of the service; `version` is the one that all of its models support,
     empty where the version is a header. `betas` are the flags that it accepts; `sends_unknown_betas`: any other too.
@@ -103,7 +107,8 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
     the bytes that a tool contains. `edits` are made in this order, the removal of `nested` fields after the first ones.
 
     `allow_betas`, `drop_betas` (flags or `*` patterns) and `drop_fields` (paths) are the operator's. `nested_in` has
-    the nested fields by their top-level field and by the word that a body with them contains; it is derived.
+    the nested fields by their top-level field and by the word that a body with them contains; `tool_words` is
+    `tool_betas` in bytes. Both are derived.
     """
 
     max_body: int = 1 << 62
@@ -120,10 +125,11 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
     allow_betas: tuple[str, ...] = ()
     drop_betas: tuple[str, ...] = ()
     drop_fields: tuple[str, ...] = ()
-    nested_in: Mapping[str, Mapping[bytes, tuple[NestedField, ...]]] = {}
+    nested_in: NestedFields = {}
+    tool_words: Mapping[bytes, str] = {}
 
     def __post_init__(self) -> None:
-        """Derive `nested_in`."""
+        """Derive `nested_in` and `tool_words`."""
         known = [NestedField(parse_path(path), one.name, one.rule) for one in self.nested for path in one.paths]
         dropped = [
             NestedField(parse_path(path), path, FieldRule(flags=self.flags_of(path)), is_operators=True)
@@ -135,6 +141,9 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
             by_word = by_root.setdefault(field.path[0].name, {})
             by_word[field.path[-1].word] = (*by_word.get(field.path[-1].word, ()), field)
         msgspec.structs.force_setattr(self, "nested_in", by_root)
+        msgspec.structs.force_setattr(
+            self, "tool_words", {word.encode(): flag for word, flag in self.tool_betas.items()}
+        )
 
     def adjusted(
         self, *, allow_betas: Collection[str] = (), drop_betas: Collection[str] = (), drop_fields: Collection[str] = ()
@@ -154,6 +163,16 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
             for flag in one.rule.flags
         ]
         return (*(top.flags if top else ()), *inside)
+
+    def requested_flags(self, rule: FieldRule, requested: Collection[str]) -> list[str]:
+        """Return the names, at the service, of the requested flags that enable the field of a rule."""
+        names = [name for flag in requested for name in self._names_of(flag)]
+        return [name for name in names if matches_any(rule.flags, name)]
+
+    def _names_of(self, flag: str) -> tuple[str, ...]:
+        """Return the names of a flag at the service, whether they are sent or not."""
+        rule = self.betas.get(flag)
+        return rule.sent_as if rule and rule.sent_as else (flag,)
 
     def prefers(self, flag: str) -> Literal["allow", "drop"] | None:
         """Return what the operator wants of a flag: the longest name or pattern that matches it decides."""
