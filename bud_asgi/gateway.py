@@ -61,15 +61,8 @@ class Gateway:
                 return
             if self._limiter is not None:
                 self._limiter.check(exchange)  # 429, where it is known before the body has been read
-            decoded = await exchange.request(receive)  # 400, 408, 413, 529
-            exchange.account_fields = self._field_policy.check(decoded, exchange.headers)  # 400
-            if self._router is not None:
-                resolve(self._router, exchange)  # 404, 403
-            else:
-                check_permission(exchange, principal)  # 403
-            if exchange.decoded_request.violation:
-                first = self._targets(exchange)[0]
-                check_bounds(exchange.decoded_request, self._providers[first.provider], first.model)  # 400
+            await exchange.request(receive)  # 400, 408, 413, 529
+            self._judge(exchange, principal)  # 400, 403, 404
             hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
             try:
                 request.watch_disconnect(receive)
@@ -78,6 +71,18 @@ class Gateway:
             finally:
                 if self._limiter is not None and hold is not None:
                     self._limiter.settle(hold, loop.tasks)
+
+    def _judge(self, exchange: Exchange, principal: Principal) -> None:
+        """Resolve the models that the request names, and check its fields. Raises `GatewayError`."""
+        request = exchange.decoded_request
+        exchange.account_fields = self._field_policy.check(request, exchange.headers)  # 400
+        if self._router is not None:
+            resolve(self._router, exchange)  # 404, 403
+        else:
+            check_permission(exchange, principal)  # 403
+        if request.violation:
+            first = self._targets(exchange)[0]
+            check_bounds(request, self._providers[first.provider], first.model)  # 400
 
     async def _answer_models(
         self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
