@@ -92,7 +92,11 @@ async def test_any_cut_is_an_error(data: st.DataObject, text: bytes) -> None:
     assert not decoded.done
 
 
-@pytest.mark.parametrize("body", [b"not gzip at all", b"\x1f\x8bxx", gzip.compress(TEXT) + b"\x1f\x8bxx"])
+@pytest.mark.parametrize(
+    "body",
+    [b"not gzip at all", b"\x1f\x8bxx", gzip.compress(TEXT) + b"\x1f\x8bxx"],
+    ids=["text", "a broken head", "a broken second member"],
+)
 async def test_what_is_not_compressed_is_an_error(body: bytes) -> None:
     with pytest.raises(HttpError, match="compressed body is invalid"):
         await whole(decode_content(Reply(body)))
