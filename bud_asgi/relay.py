@@ -38,6 +38,9 @@ MAX_HELD_JSON = 4 << 20
 _MAX_HELD_PINGS = 1 << 20
 _SCANNED_AT_ONCE = 128 << 10  # bytes
 
+Redact = Callable[[str], str]
+"""Removes a credential from a text."""
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -92,12 +95,7 @@ async def _scan(scanner: UsageScanner, chunk: bytes) -> None:
 
 
 async def relay_stream(
-    exchange: Exchange,
-    attempt: Attempt,
-    reply: HttpReply,
-    response: Response,
-    timing: Timing,
-    redact: Callable[[str], str],
+    exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, timing: Timing, redact: Redact
 ) -> None:
     """Deliver a stream of status 200.
 
@@ -188,7 +186,7 @@ async def _relay_events(
     raise UpstreamUnavailable("The upstream ended its stream before the message was whole.")
 
 
-def _without_echo(events: bytes, redact: Callable[[str], str], request_id: str) -> bytes:
+def _without_echo(events: bytes, redact: Redact, request_id: str) -> bytes:
     """Replace `error` events that contain the gateway's credential by an error without it."""
     kept: list[bytes] = []
     for event in split_events(events):

@@ -75,10 +75,7 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
         gateway.get("body_budget"),
         gateway.get("body_budget_per_principal"),
     )
-    try:
-        body_budget(*sizes)
-    except OptionError as error:
-        problems.add_option((), error)
+    _check_sizes(problems, *sizes)
     _check_required(problems, gateway)
     providers = [read_provider(reader, name, table, has_keys=bool(key_tables)) for name, table in known.items()]
     keys = [_read_key(reader, table, ("keys", index)) for index, table in enumerate(key_tables)]
@@ -107,6 +104,13 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
         body_budget_per_principal=per_principal,
         access_log=gateway.get("access_log"),
     )
+
+
+def _check_sizes(problems: Problems, max_body: int, budget: int | None, per_principal: int | None) -> None:
+    try:
+        body_budget(max_body, budget, per_principal)
+    except OptionError as error:
+        problems.add_option((), error)
 
 
 def _check_fields(problems: Problems, fields: Mapping[str, Any]) -> None:

@@ -180,10 +180,7 @@ class _Fetch:
         chain: Any = session.get_component("credential_provider")
         profile = session.get_config_variable("profile") or "default"
         by_method = {provider.METHOD: provider for provider in chain.providers}
-        sources: list[Any] = [
-            EnvProvider(),
-            *(by_method[name] for name in ("container-role", "iam-role") if name in by_method),
-        ]
+        machine = [by_method[name] for name in ("container-role", "iam-role") if name in by_method]
 
         def source_session(source_profile: str) -> Session:
             source = self._session(source_profile)
@@ -198,7 +195,7 @@ class _Fetch:
                 cache={},
                 profile_name=profile,
                 prompter=_refuse_mfa,
-                credential_sourcer=CanonicalNameCredentialSourcer(sources),
+                credential_sourcer=CanonicalNameCredentialSourcer([EnvProvider(), *machine]),
                 profile_provider_builder=_SourceProfiles(source_session),
             ),
         ]

@@ -102,6 +102,7 @@ class AwsCredential:
             bearer_token=bearer_token,
         )
         _check_sources(region, service, sources, credentials)
+        _check_own(name, timing)
         self.region, self.service = region, service
         is_default = not sources and credentials is None
         self._bearer = _environment_token(service) if is_default else secret_option("bearer_token", bearer_token)
@@ -111,13 +112,8 @@ class AwsCredential:
         self._fixed = Signer(self._keys, service, region) if self._keys and not role else None
         if self._bearer is None and self._fixed is None and credentials is None:
             require("Bedrock" if service == "bedrock" else f"The AWS service {service}", "botocore", "bedrock")
-        if timing is not None:
-            check_type("timing", timing, RefreshTiming, "a RefreshTiming")
-        if name is not None:
-            check_name("name", name)
         self._timing = timing or RefreshTiming()
-        what = f'AWS credentials for "{name or service}"'
-        self._refresher = Refresher(self._fetch, self.redact, what, self._timing)
+        self._refresher = Refresher(self._fetch, self.redact, f'AWS credentials for "{name or service}"', self._timing)
 
     def __repr__(self) -> str:
         way = "bearer token" if self._bearer else str(self._source)
@@ -175,6 +171,13 @@ def _check_sources(region: str, service: str, sources: Mapping[str, object], cre
     _check_patterns({"region": region, "service": service, **sources})
     _check_host_credentials(credentials, set(sources))
     _check_together(set(sources))
+
+
+def _check_own(name: object, timing: object) -> None:
+    if name is not None:
+        check_name("name", name)
+    if timing is not None:
+        check_type("timing", timing, RefreshTiming, "a RefreshTiming")
 
 
 def _given(**options: AnySecret | None) -> dict[str, AnySecret]:

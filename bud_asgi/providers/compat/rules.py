@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Literal
 
@@ -98,7 +98,9 @@ class VersionRule(msgspec.Struct, frozen=True):
 
 
 class ServiceRules(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What is known about one service. Compared by identity. `max_body` is the largest request, in bytes.
+    """What is known about one service. Compared by identity: there is one object for equal adjustments.
+
+    `max_body` is the largest request, in bytes.
 
     `versions` maps versions of the API to those of the service; `version` is the one that all of its models support,
     empty where the version is a header. `betas` are the flags that it accepts; `sends_unknown_betas`: any other too.
@@ -149,9 +151,7 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         self, *, allow_betas: Collection[str] = (), drop_betas: Collection[str] = (), drop_fields: Collection[str] = ()
     ) -> ServiceRules:
         """Return these rules with more flags to send, flags not to send, and fields to leave out."""
-        return msgspec.structs.replace(
-            self, allow_betas=tuple(allow_betas), drop_betas=tuple(drop_betas), drop_fields=tuple(drop_fields)
-        )
+        return _adjusted(self, tuple(allow_betas), tuple(drop_betas), tuple(drop_fields))
 
     def flags_of(self, path: str) -> tuple[str, ...]:
         """Return the flags that enable the field at a path, or fields inside it."""
@@ -188,6 +188,13 @@ def _longest(patterns: tuple[str, ...], flag: str) -> int:
         (len(flag) + 1 if pattern == flag else len(pattern.replace("*", ""))) if matches_any((pattern,), flag) else -1
         for pattern in (*patterns, "")
     )
+
+
+@lru_cache(maxsize=64)
+def _adjusted(
+    rules: ServiceRules, allow_betas: tuple[str, ...], drop_betas: tuple[str, ...], drop_fields: tuple[str, ...]
+) -> ServiceRules:
+    return msgspec.structs.replace(rules, allow_betas=allow_betas, drop_betas=drop_betas, drop_fields=drop_fields)
 
 
 class KnownRules(msgspec.Struct, frozen=True):
