@@ -114,7 +114,7 @@ PLAIN = body(a='\u00e9\U0001f600 \\ "', b=[0.5, -1e3, None])
 
 
 @pytest.mark.torture
-@examples(60, 8000)
+@examples(30, 8000)
 @given(data=st.data())
 def test_a_broken_body_is_refused(straight: Line, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(PLAIN)))

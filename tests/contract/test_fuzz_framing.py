@@ -104,7 +104,7 @@ _KEPT_OUT = re.compile(
 
 
 @pytest.mark.torture
-@examples(80, 8000)
+@examples(40, 8000)
 @given(lines=st.lists(st.tuples(_names.filter(lambda name: not _KEPT_OUT.fullmatch(name)), _values), max_size=4))
 def test_headers_of_every_kind_are_taken_or_refused(straight: Line, lines: list[tuple[bytes, bytes]]) -> None:
     """None is let through that was not meant to be, and none makes another of itself."""

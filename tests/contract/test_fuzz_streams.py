@@ -129,7 +129,7 @@ _strange = st.builds(
 
 
 @pytest.mark.torture
-@examples(80, 5000)
+@examples(40, 5000)
 @given(reply=_strange, stream=st.booleans())
 def test_whatever_is_answered_becomes_an_answer_or_an_error(straight: Line, reply: Reply, stream: bool) -> None:
     """No 500 of the gateway's own, nothing compressed, no redirect, no cookie."""

@@ -1,7 +1,7 @@
 """Cancelling or closing an exchange at any suspension point neither leaks a connection nor closes one used by another.
 
 Each seed is one round: exchanges run concurrently over shared connections, and some are cancelled after a number of
-loop iterations. `make test` runs 300 seeds (30 for the httpx engines), `make torture` 10,000.
+loop iterations. `make test` runs 100 seeds (10 for the httpx engines), `make torture` 10,000.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peer import CHUNKED, Certificates, Peer, PeerConnection, read
 from bud_asgi.http import HttpRequest, Origin, Timeouts
 
 TORTURE = "BUD_ASGI_TORTURE" in os.environ
-SEEDS = 10_000 if TORTURE else 300
+SEEDS = 10_000 if TORTURE else 100
 HTTPX_SEEDS = 10_000 if TORTURE else 30
 TIMEOUTS = Timeouts(connect=20, first_byte=20, silence=20)
 

@@ -178,7 +178,7 @@ def test_no_stretch_of_time_sees_more_requests_than_it_may(steps: list[float], a
 
 
 @pytest.mark.torture
-@examples(300)
+@examples(150)
 @given(
     begin=st.floats(0, 1e6), steps=_times, amount=st.integers(1, 60), window=st.sampled_from([1.0, 7.0, 60.0, 3600.0])
 )
@@ -213,7 +213,7 @@ _SOME_CHARGES = st.lists(
 )
 
 
-@examples(200)
+@examples(100)
 @given(st.lists(st.tuples(_SOME_CHARGES, st.sampled_from((0.0, 0.5, 20.0))), max_size=12), st.booleans())
 def test_a_check_refuses_what_a_reservation_would_be_refused_and_nothing_else(
     steps: list[tuple[list[Charge], float]], gives_back: bool

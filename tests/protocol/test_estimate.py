@@ -129,7 +129,7 @@ def test_thinking_that_is_not_shown_counts_by_its_signature() -> None:
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(
     kinds=st.lists(st.sampled_from(["text", "thinking", "tool_use"]), min_size=1, max_size=4),
     pieces=st.lists(st.text(max_size=30), max_size=60),

@@ -46,7 +46,7 @@ def scanned(body: bytes, size: int) -> Usage | None:
 
 
 @pytest.mark.torture
-@examples(150)
+@examples(75)
 @given(
     before=st.dictionaries(st.sampled_from(KEYS[1:]), _values, max_size=3),
     usage=_usages,
@@ -65,7 +65,7 @@ def test_the_usage_is_that_of_the_message_at_every_cut(
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(message=st.dictionaries(st.sampled_from(KEYS[1:]), _values, max_size=4))
 def test_a_message_without_usage_has_none(message: dict[str, Any]) -> None:
     body = json.dumps(message).encode()

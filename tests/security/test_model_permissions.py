@@ -428,7 +428,7 @@ _bodies = st.tuples(
 
 
 @pytest.mark.torture
-@examples(300, 50_000)
+@examples(150, 50_000)
 @given(_bodies)
 def test_no_body_takes_a_model_outside_the_list_upstream(parts: tuple[str, str]) -> None:
     more, messages = parts
