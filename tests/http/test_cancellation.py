@@ -18,7 +18,7 @@ from bud_asgi.http import HttpRequest, Origin, Timeouts
 
 TORTURE = "BUD_ASGI_TORTURE" in os.environ
 SEEDS = 10_000 if TORTURE else 100
-HTTPX_SEEDS = 10_000 if TORTURE else 30
+HTTPX_SEEDS = 10_000 if TORTURE else 10
 TIMEOUTS = Timeouts(connect=20, first_byte=20, silence=20)
 
 

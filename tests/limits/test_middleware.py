@@ -212,7 +212,7 @@ async def test_five_thousand_racing_requests_are_admitted_exactly_as_many_as_may
         await Behind()(scope, receive, send)
 
     guarded = RateLimitMiddleware(app, limits=[Limit("requests", 123), Limit("requests", 4000, per="all")], store=store)
-    total = count(1_000, 50_000)
+    total = count(5_000, 50_000)
     sent = [Sent() for _ in range(total)]
     scopes = [scope_of(f"{index % 10}") for index in range(total)]
     await asyncio.gather(*(guarded(*three) for three in zip(scopes, [Receiving()] * total, sent, strict=True)))
