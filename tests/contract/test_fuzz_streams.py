@@ -84,7 +84,8 @@ def test_a_stream_that_is_cut_ends_with_an_error(
         return
     assert answer.status == 200
     whole = whole_events(wire[:cut])
-    assert answer.body.startswith(whole)
+    # A line feed that arrives with the next event, behind the carriage return that ended one, may be held with it.
+    assert answer.body.startswith(whole.rstrip(b"\r\n"))
     events = parse(answer.body)
     if "message_stop" in before:
         assert answer.body == whole
