@@ -122,6 +122,9 @@ class _AttemptScope:
                 return True
             if shown is not error:
                 raise shown from None
+        elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
+            attempt.end = "broken" if response.has_content else "unknown" if attempt.sent else "unsupported"
+            self._estimate_usage()
         return False
 
     def _estimate_usage(self) -> None:

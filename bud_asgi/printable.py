@@ -11,8 +11,8 @@ MAX_SHOWN = 1000
 def one_line(text: object, limit: int = MAX_SHOWN) -> str:
     """Return the text on one line: white space collapsed, other unprintable characters escaped, cut at `limit`.
 
-    Unprintable are control characters, line and paragraph separators, and what changes the direction of text. Secrets
-    must be redacted before: a secret that is cut is no longer found.
+    Unprintable are control characters, line and paragraph separators, and what changes the direction of text. Redact
+    secrets first: one that is cut off cannot be found any more.
     """
     shown = str(text)[: limit * 8]  # white space is collapsed: most of it is enough
     return printable(" ".join(shown.split()))[:limit]

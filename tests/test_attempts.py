@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from support.asgi import VERSION, Receiving, Sent, chunks, http_scope
+from support.calls import BODY
 
+from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
 from bud_asgi.attempts import TRY_NEXT, classify
 from bud_asgi.exchange import AttemptEnd
-from bud_asgi.http import HttpError
+from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound
 from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
 
@@ -48,3 +52,27 @@ def test_every_end_has_a_line_in_the_table_and_in_the_docs() -> None:
 
 def test_the_next_target_is_tried_only_where_nothing_was_begun() -> None:
     assert [end for end, following in TRY_NEXT.items() if following] == ["not_sent"]
+
+
+async def test_an_exception_of_the_hosts_client_leaves_an_attempt_that_may_have_been_billed() -> None:
+    class Broken:
+        async def send(self, request: HttpRequest) -> HttpReply:
+            raise RuntimeError("a fault of the host's transport")
+
+        async def aclose(self) -> None:
+            return
+
+    settled: list[Exchange] = []
+
+    async def settle(exchange: Exchange) -> None:
+        settled.append(exchange)
+
+    provider = Anthropic(api_key="sk-ant-x", base_url="http://127.0.0.1:1")
+    messages = MessagesApp(auth=Anonymous(), providers=[provider], client=Broken, on_settled=settle)
+    sent = Sent()
+    async with messages.lifespan():
+        await messages(http_scope([VERSION]), Receiving(*chunks(json.dumps(BODY).encode())), sent)
+    (exchange,) = settled
+    assert (sent.status, exchange.attempts[0].end) == (500, "unknown")
+    assert exchange.usage is not None
+    assert exchange.usage.estimated

@@ -206,7 +206,7 @@ class Connection(asyncio.BufferedProtocol):
             self._abort_transport()
             return
         parser = reply.received
-        if self._served and not parser.any_received and self._is_unasked():
+        if self._served and not parser.any_received and self._is_unrequested():
             self.fail("protocol", "a reply arrived before the upstream had received the request")
             return
         reply.last_read_at = self._loop_state.loop.time()
@@ -269,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.writelines(batch)
         self._pumping = False
 
-    def _is_unasked(self) -> bool:
+    def _is_unrequested(self) -> bool:
         """Whether the bytes that begin a reply were sent before any byte of the request had arrived.
 
         Only an upstream that sends two replies for one request does that; without the check, each caller after that

@@ -37,7 +37,7 @@ class Limiter:
         if store is not None:
             check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
         self.store: LimitStore = MemoryStore() if store is None else store
-        self._refusals = Refusals()
+        self._refusals = None if isinstance(self.store, MemoryStore) else Refusals()
 
     def check(self, exchange: Exchange) -> None:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
@@ -47,19 +47,20 @@ class Limiter:
         charges = charges_of(self.limits, exchange)
         if isinstance(self.store, MemoryStore):
             self.store.check(charges)
-        else:
+        elif self._refusals is not None:
             self._refusals.check(charges)
 
     async def admit(self, exchange: Exchange) -> Hold:
         """Reserve from all limits, or raise `RateLimited` with a true `retry-after`. Cancelled, nothing is reserved.
 
-        A store that returns no `Grant` admits nobody: raises a `GatewayError` (500). Any other exception is its own.
+        Raises a `GatewayError` (500) if the store returns anything but a `Grant`. The store's own exceptions propagate.
         """
         charges = charges_of(self.limits, exchange)
         try:
             granted = _checked(await self.store.reserve(charges))
         except RateLimited as error:
-            self._refusals.note(charges, error)
+            if self._refusals is not None:
+                self._refusals.note(charges, error)
             raise
         except OptionError as error:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"

@@ -84,7 +84,7 @@ class _Searcher:
         self._work = 0
 
     def models(self, value: bytes, field: str, *, lenient: bool = False) -> _Found:
-        """Find the models in a value. Raises `InvalidRequest`; if `lenient`, a value that is no name is ignored."""
+        """Find the models in a value. Raises `InvalidRequest`; if `lenient`, values that are not names are ignored."""
         self._searched += len(value)
         if self._searched > MAX_SEARCHED:
             raise InvalidRequest(f"{field}: more than {MAX_SEARCHED} bytes in values that name a model")

@@ -151,7 +151,7 @@ def read_usage(usage: bytes | msgspec.Raw) -> Usage | None:
 
 
 def _decode_leniently(text: bytes) -> dict[str, Any]:
-    """Decode JSON with `NaN`, numbers of any size, or invalid UTF-8; empty if it is no object."""
+    """Decode JSON with `NaN`, numbers of any size, or invalid UTF-8; empty if it is not an object."""
     if len(text) > _MAX_LENIENT:
         return {}
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import msgspec
@@ -21,9 +21,10 @@ class _VendorHosts(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...]
 
 
-_VENDOR_HOSTS = msgspec.json.decode(
-    (files("bud_asgi") / "data" / "vendor_hosts.json").read_bytes(), type=_VendorHosts
-).hosts
+@cache
+def _vendor_hosts() -> tuple[str, ...]:
+    content = (files("bud_asgi") / "data" / "vendor_hosts.json").read_bytes()
+    return msgspec.json.decode(content, type=_VendorHosts).hosts
 
 
 def gateway_id(providers: Iterable[Provider]) -> bytes:
@@ -49,4 +50,4 @@ def with_hops(request: HttpRequest, hops: bytes) -> HttpRequest:
 @lru_cache(maxsize=1024)
 def is_vendor_host(host: str) -> bool:
     """Whether a host name is one of Anthropic's, AWS's or Google's own for models."""
-    return matches_any(_VENDOR_HOSTS, host.lower().rstrip("."))
+    return matches_any(_vendor_hosts(), host.lower().rstrip("."))

@@ -96,8 +96,8 @@ def _without_custom(item: msgspec.Raw, lost: list[str]) -> msgspec.Raw | None:
 def move_automatic_breakpoint(body: BodyEdit) -> None:
     """Replace the automatic cache breakpoint with an explicit one in the same place: on the last block.
 
-    If no block can have one, it goes to the end of the system prompt, then of the tools. When counting tokens, where it
-    has no effect, and where there is no place for it, it is dropped.
+    If no block can have one, it goes to the end of the system prompt, then of the tools. It is dropped if
+    neither exists, and when counting tokens, where it has no effect.
     """
     breakpoint_ = body.value("cache_control")
     if breakpoint_ is None:
