@@ -39,7 +39,7 @@ from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.headers import check_head
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
-from bud_asgi.providers import Provider, check_providers, gateway_id, traits_of
+from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.telemetry import log_access
@@ -96,7 +96,6 @@ class MessagesApp:
         self._id = gateway_id(providers)
         self._loops = PerLoop(client, providers, timing, bodies, self._id)
         self._timing = timing
-        self._other_models = any(traits_of(provider).has_own_bounds for provider in providers)
         self._on_settled, self._access_log = on_settled, access_log
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
@@ -169,7 +168,6 @@ class MessagesApp:
 
     def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
         exchange, response = request.exchange, request.response
-        exchange.other_models = self._other_models
         if self._find_operation(exchange, loop, scope) in PUBLIC:
             ready = exchange.operation != "readyz" or not loop.draining
             return response.send_whole(200 if ready else 503, (), b"")

@@ -18,6 +18,7 @@ from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
 from bud_asgi.options import shown
 from bud_asgi.protocol.errors import NotFound
+from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.providers import Provider, check_bounds, traits_of
 from bud_asgi.response import Response
@@ -127,6 +128,7 @@ class GatewayApp:
                 await self._gateway.serve(request, loop, scope, receive)
                 return
             request = loop.add(exchange, response)  # a middleware has made a new scope
+            exchange.hops = next_hops(exchange.headers.get(HOPS), loop.hops)
             try:
                 await self._gateway.serve(request, loop, scope, receive)
             finally:

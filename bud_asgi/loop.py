@@ -14,7 +14,7 @@ from bud_asgi.exchange import Exchange
 from bud_asgi.http import HttpClient
 from bud_asgi.models import UpstreamModelLists
 from bud_asgi.protocol.errors import ShuttingDown
-from bud_asgi.providers import Provider
+from bud_asgi.providers import Provider, traits_of
 from bud_asgi.response import Response
 from bud_asgi.tasks import BackgroundTasks
 
@@ -25,7 +25,7 @@ class LoopResources:
     """The resources of one event loop, and its registry of requests in flight.
 
     The registry serves drains, disconnects and pings: one clock, and one registration for each request. `bodies` is the
-    budget of the app, of all its loops.
+    budget of the app, of all its loops, and `hops` the id of this gateway.
     """
 
     def __init__(
@@ -39,7 +39,9 @@ class LoopResources:
         self.client = client
         self.bodies = bodies
         self.timing = timing
+        self.hops = hops
         self.model_lists = UpstreamModelLists(providers, client, hops=hops)
+        self._other_models = any(traits_of(provider).has_own_bounds for provider in providers)
         self.tasks = BackgroundTasks()
         self.in_flight: dict[Exchange, ActiveRequest] = {}
         self.draining = False
@@ -49,6 +51,7 @@ class LoopResources:
     def add(self, exchange: Exchange, response: Response) -> ActiveRequest:
         """Register a request that has arrived, and equip its record."""
         exchange.tasks, exchange.max_body, exchange.upload.budget = self.tasks, self.bodies.max_body, self.bodies
+        exchange.other_models = self._other_models
         if not self.in_flight:
             self._clock.watch(self)
         request = self.in_flight[exchange] = ActiveRequest(exchange, response, self.timing)

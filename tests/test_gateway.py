@@ -95,6 +95,7 @@ async def test_a_middleware_that_makes_a_new_scope_is_served() -> None:
         messages = MessagesApp(providers=[provider], middleware=[Middleware(NewScope)])
         async with messages.lifespan():
             assert (await post(messages)).status == 200
+        assert upstream.requests[0].header("bud-hops")  # a gateway that calls itself is still recognised
 
 
 class Wrapped(AuthenticationBackend):
