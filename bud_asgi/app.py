@@ -154,17 +154,22 @@ class MessagesApp:
             await self._serve_other(scope, receive, send)
             return
         exchange = Exchange.of(scope)
-        loop: LoopResources | None = None
         try:
-            async with Response(exchange, send, self._timing, receive=receive) as response:
-                loop = self._loops.get()
-                await self._answer(loop.add(exchange, response), loop, scope, receive)
+            loop = self._loops.get()
+        except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
+            await Response(exchange, send, self._timing, receive=receive).answer_error(error)
+            return
+        response = Response(exchange, send, self._timing, receive=receive, now=loop.now)
+        try:
+            await self._answer(loop.add(exchange, response), loop, scope, receive)
+        except BaseException as error:
+            if not await response.answer_error(error):
+                raise
         finally:
-            if loop is not None:
-                try:
-                    self._finish(exchange, loop)
-                finally:
-                    loop.discard(exchange)
+            try:
+                self._finish(exchange, loop)
+            finally:
+                loop.discard(exchange)
 
     def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
         exchange, response = request.exchange, request.response

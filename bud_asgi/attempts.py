@@ -6,8 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -16,6 +14,7 @@ from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.protocol.sse import EventStream
 from bud_asgi.providers import (
     Provider,
     ProviderRequest,
@@ -26,7 +25,7 @@ from bud_asgi.providers import (
     send,
     shown_in_log,
 )
-from bud_asgi.relay import relay_json, relay_stream
+from bud_asgi.relay import open_stream, relay_events, relay_json, usage_of_stream
 
 TRY_NEXT: Mapping[AttemptEnd, bool] = {
     "answered": False,
@@ -64,86 +63,81 @@ async def run_attempts(
         response.enable_pings()
     for number, target in enumerate(targets, 1):
         provider = providers[target.provider]
-        with _AttemptScope(request, provider, target, is_last=number == len(targets)) as current:
+        attempt = Attempt(target)
+        exchange.attempts.append(attempt)
+        stream = EventStream() if streaming else None
+        reply: HttpReply | None = None
+        try:
             # The encoded request is not kept in a variable: an open stream would retain the body.
-            dropped = dropped_fields[target.provider]
-            reply = current.reply = await send(
-                client, provider, _provider_request(exchange, current.attempt, dropped), current.attempt
-            )
-            if streaming:
-                await relay_stream(exchange, current.attempt, reply, response, timing, provider.credential.redact)
+            call = (exchange, attempt, dropped_fields[target.provider])
+            reply, fields = await send(client, provider, _provider_request(*call), attempt)
+            if stream is None:
+                await relay_json(exchange, attempt, reply, fields, response)
             else:
-                await relay_json(exchange, current.attempt, reply, response)
-            return
-
-
-class _AttemptScope:
-    """One attempt: its end is classified and recorded, its reply closed, its error dropped if a target follows."""
-
-    def __init__(self, request: ActiveRequest, provider: Provider, target: Target, *, is_last: bool) -> None:
-        self.attempt = Attempt(target)
-        self.reply: HttpReply | None = None
-        self._request = request
-        self._provider = provider
-        self._is_last = is_last
-
-    def __enter__(self) -> Self:
-        self._request.exchange.attempts.append(self.attempt)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        attempt, response = self.attempt, self._request.response
-        attempt.ended = time.monotonic()
-        if self.reply is not None:
-            self.reply.close()
-        if attempt.intervened:
-            request_id = self._request.exchange.request_id
-            _log.warning("%s: a guardrail at %s intervened: %r", request_id, self._provider.name, attempt.guardrail)
-        if error is None:
+                await open_stream(stream, attempt, reply, fields, response, timing.commit_after)
+                exchange.release_body()
+                del fields  # an open stream retains nothing that it no longer needs
+                redact = provider.credential.redact
+                await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
+                exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
+        except BaseException as error:  # noqa: BLE001 - it is raised again, or recorded in the attempt
+            if stream is not None:
+                exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
+            _note_failure(request, provider, attempt, error)
+            if attempt.end is None or not TRY_NEXT[attempt.end] or number == len(targets):
+                raise _shown(exchange, provider, attempt, error) from error.__cause__
+            response.release()
+        else:
             attempt.end = "answered"
-        elif isinstance(error, asyncio.CancelledError):
-            attempt.end = "client_gone" if isinstance(self._request.aborted_by, ClientGone) else "cancelled"
-            self._estimate_usage()
-        elif isinstance(error, OSError):  # the server's report of a disconnect
-            attempt.end = "client_gone"
-            self._estimate_usage()
-        elif isinstance(error, GatewayError):
-            attempt.end = classify(error, has_content=response.has_content)
-            attempt.sent = attempt.sent and attempt.end != "not_sent"
-            self._estimate_usage()
-            shown: GatewayError = error
-            if attempt.end == "overloaded":
-                shown = hide_credential_error(self._provider, self._request.exchange.request_id, error)
-            self._note_failure(shown)
-            if TRY_NEXT[attempt.end] and not self._is_last:
-                response.release()
-                return True
-            if shown is not error:
-                raise shown from None
-        elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
-            attempt.end = "broken" if response.has_content else "unknown" if attempt.sent else "unsupported"
-            self._estimate_usage()
-        return False
+            return
+        finally:
+            _finish(exchange, attempt, reply)
 
-    def _estimate_usage(self) -> None:
-        """Estimate what a request has cost that was sent and whose reply has reported nothing."""
-        exchange = self._request.exchange
-        body = exchange.decoded_request.body
-        if self.attempt.possibly_billed and exchange.usage is None and not exchange.counting and body:
-            exchange.usage = estimated_input(body)
 
-    def _note_failure(self, error: GatewayError) -> None:
-        """Record and log why the attempt failed."""
-        exchange = self._request.exchange
-        if isinstance(error, TranslatedUpstreamError):
-            self.attempt.failure = error.upstream_message
-        elif isinstance(error, UpstreamUnavailable):
-            text = str(error.__cause__ or error)
-            self.attempt.failure = shown_in_log(self._provider.credential, exchange.headers, text)
-        if self.attempt.failure is not None:
-            _log.warning("%s: %s failed: %s", exchange.request_id, self._provider.name, self.attempt.failure)
+def _finish(exchange: Exchange, attempt: Attempt, reply: HttpReply | None) -> None:
+    attempt.ended = time.monotonic()
+    if reply is not None:
+        reply.close()
+    if attempt.intervened:
+        name, verdict = attempt.target.provider, attempt.guardrail
+        _log.warning("%s: a guardrail at %s intervened: %r", exchange.request_id, name, verdict)
+
+
+def _note_failure(request: ActiveRequest, provider: Provider, attempt: Attempt, error: BaseException) -> None:
+    """Record how an attempt ended."""
+    exchange, response = request.exchange, request.response
+    if isinstance(error, asyncio.CancelledError):
+        attempt.end = "client_gone" if isinstance(request.aborted_by, ClientGone) else "cancelled"
+    elif isinstance(error, OSError):  # the server's report of a disconnect
+        attempt.end = "client_gone"
+    elif isinstance(error, GatewayError):
+        attempt.end = classify(error, has_content=response.has_content)
+        attempt.sent = attempt.sent and attempt.end != "not_sent"
+        _log_failure(exchange, provider, attempt, error)
+    elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
+        attempt.end = "broken" if response.has_content else "unknown" if attempt.sent else "unsupported"
+    body = exchange.decoded_request.body
+    if attempt.possibly_billed and exchange.usage is None and not exchange.counting and body:
+        exchange.usage = estimated_input(body)
+
+
+def _shown(exchange: Exchange, provider: Provider, attempt: Attempt, error: BaseException) -> BaseException:
+    """The error as the client may see it: an `error` event about the gateway's credential is replaced."""
+    if attempt.end != "overloaded" or not isinstance(error, GatewayError):
+        return error
+    hidden = hide_credential_error(provider, exchange.request_id, error)
+    if hidden is not error:
+        _log_failure(exchange, provider, attempt, hidden)
+    return hidden
+
+
+def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error: BaseException) -> None:
+    if isinstance(error, TranslatedUpstreamError):
+        attempt.failure = error.upstream_message
+    elif isinstance(error, UpstreamUnavailable):
+        attempt.failure = shown_in_log(provider.credential, exchange.headers, str(error.__cause__ or error))
+    if attempt.failure is not None:
+        _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
 
 
 def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:

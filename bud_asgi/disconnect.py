@@ -30,6 +30,7 @@ class ActiveRequest:
     __slots__ = (
         "_blocks",
         "_delivered",
+        "_loop",
         "_receive",
         "_timing",
         "_watch_at",
@@ -39,11 +40,12 @@ class ActiveRequest:
         "response",
     )
 
-    def __init__(self, exchange: Exchange, response: Response, timing: Timing) -> None:
+    def __init__(self, exchange: Exchange, response: Response, timing: Timing, loop: asyncio.AbstractEventLoop) -> None:
         self.exchange = exchange
         self.response = response
         self.aborted_by: GatewayError | None = None
         self._timing = timing
+        self._loop = loop
         self._blocks: list[tuple[asyncio.Task[object], int]] = []
         self._delivered = False
         self._watch_at = inf
@@ -51,7 +53,7 @@ class ActiveRequest:
         self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("an ASGI app must run in a task")
         self._blocks.append((task, task.cancelling()))
@@ -78,7 +80,7 @@ class ActiveRequest:
         costs 25 µs and many requests are over by then, so it starts at a tick, `watch_after` seconds from now.
         """
         self._receive = receive
-        self._watch_at = asyncio.get_running_loop().time() + self._timing.watch_after
+        self._watch_at = self._loop.time() + self._timing.watch_after
 
     def abort(self, error: GatewayError) -> None:
         """End the block by this error, from another task. Only the first call counts; none does outside the block."""
@@ -95,9 +97,7 @@ class ActiveRequest:
             self.abort(ClientGone("the client stopped reading its response"))
         if now >= self._watch_at and self._receive is not None:
             self._watch_at = inf
-            self._watcher = asyncio.get_running_loop().create_task(
-                self._wait_for_disconnect(self._receive), name="bud_asgi disconnect"
-            )
+            self._watcher = self._loop.create_task(self._wait_for_disconnect(self._receive), name="bud_asgi disconnect")
         self.response.on_tick(now)
 
     def _check_upload(self, upload: Upload, now: float) -> None:

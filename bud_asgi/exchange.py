@@ -6,7 +6,6 @@ read and fill it; that is how they can be reordered, replaced, left out, or move
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -28,6 +27,7 @@ from bud_asgi.protocol.patterns import base_name, matches_any
 from bud_asgi.protocol.request import MessagesRequest, NamedModel
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.reading import read_request
+from bud_asgi.request_id import new_request_id
 from bud_asgi.tasks import BackgroundTasks
 
 SCOPE_KEY = "bud_asgi.exchange"
@@ -266,7 +266,7 @@ class Exchange:
     )
 
     def __init__(self, scope: Scope) -> None:
-        self.request_id = f"req_{os.urandom(12).hex()}"
+        self.request_id = new_request_id()
         self.method: str = scope["method"]
         self.http_version: str = scope.get("http_version", "1.1")
         lines = scope["headers"]

@@ -121,17 +121,20 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through the `send` of the middleware in front."""
         loop, exchange = self._loop(), Exchange.of(scope)
-        async with Response(exchange, send, loop.timing, receive=receive) as response:
-            request = loop.in_flight.get(exchange)
-            if request is not None:
-                request.response = response
-                await self._gateway.serve(request, loop, scope, receive)
-                return
-            request = loop.add(exchange, response)  # a middleware has made a new scope
-            exchange.hops = next_hops(exchange.headers.get(HOPS), loop.hops)
-            try:
-                await self._gateway.serve(request, loop, scope, receive)
-            finally:
+        response = Response(exchange, send, loop.timing, receive=receive, now=loop.now)
+        request = loop.in_flight.get(exchange)
+        is_new = request is None  # a middleware has made a new scope
+        try:
+            if request is None:
+                request = loop.add(exchange, response)
+                exchange.hops = next_hops(exchange.headers.get(HOPS), loop.hops)
+            request.response = response
+            await self._gateway.serve(request, loop, scope, receive)
+        except BaseException as error:
+            if not await response.answer_error(error):
+                raise
+        finally:
+            if is_new:
                 loop.discard(exchange)
 
 

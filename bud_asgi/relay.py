@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from bud_asgi.clock import Timing
 from bud_asgi.exchange import Attempt, Exchange
 from bud_asgi.http import HttpError, HttpReply, read_body
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error
 from bud_asgi.protocol.guardrail import guardrail_action
-from bud_asgi.protocol.headers import Headers, media_type, relayed_headers, reply_fields
+from bud_asgi.protocol.headers import Headers, media_type, relayed_headers
 from bud_asgi.protocol.sse import (
     STREAM_HEADERS,
     EventStream,
@@ -44,13 +43,14 @@ Redact = Callable[[str], str]
 _log = logging.getLogger("bud_asgi")
 
 
-async def relay_json(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response) -> None:
+async def relay_json(
+    exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, response: Response
+) -> None:
     """Deliver a JSON reply of status 200. Raises `UpstreamUnavailable` before the response has started."""
-    fields = reply_fields(reply.headers)
     if media_type(fields) != b"application/json":
         raise UpstreamUnavailable("The upstream's answer was not JSON.")
     try:
-        body, whole = await read_body(reply, MAX_HELD_JSON)
+        body, whole = (reply.take(), True) if reply.done else await read_body(reply, MAX_HELD_JSON)
     except HttpError as error:
         raise unavailable(error) from error
     attempt.first_event = time.monotonic()
@@ -94,45 +94,29 @@ async def _scan(scanner: UsageScanner, chunk: bytes) -> None:
             await asyncio.sleep(0)
 
 
-async def relay_stream(
-    exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, timing: Timing, redact: Redact
+async def open_stream(
+    stream: EventStream, attempt: Attempt, reply: HttpReply, fields: Headers, response: Response, commit_after: float
 ) -> None:
-    """Deliver a stream of status 200.
+    """Start to deliver a stream of status 200, once its first event has arrived or `commit_after` seconds are over.
 
-    An `error` event that `redact` would change contains the gateway's credential, and is replaced. Other events are not
-    searched: they are the model's output, and an upstream has no reason to echo a credential there.
-
-    Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for a stream that breaks
-    off. However it ends, the usage so far is in the exchange.
+    Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for what is not a stream.
     """
-    fields = reply_fields(reply.headers)
     if media_type(fields) != b"text/event-stream":
         raise UpstreamUnavailable("The upstream's answer was not an event stream.")
-    stream = EventStream()
-    request_id = exchange.request_id
-
-    def replace_echo(events: bytes) -> bytes:
-        return events if stream.error is None else _without_echo(events, redact, request_id)
-
     try:
-        await _hold_until_first_event(stream, reply, response, timing.commit_after)
-        attempt.first_event = time.monotonic()
-        if stream.state is StreamState.REFUSED:
-            _raise_refusal(stream, fields, attempt.upstream_request_id)
-        headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
-        await response.start([*headers, *STREAM_HEADERS[1:]])
-        response.enable_pings()  # an upstream may stay silent after its head
-        response.stream = stream
-        exchange.release_body()
-        del fields, headers  # an open stream retains nothing that it no longer needs
-        await _relay_events(stream, reply, response, timing.linger, replace_echo)
+        await _hold_until_first_event(stream, reply, response, commit_after)
     except HttpError as error:
         raise unavailable(error) from error
-    finally:
-        exchange.usage = _usage_of_stream(stream, attempt) or exchange.usage
+    attempt.first_event = time.monotonic()
+    if stream.state is StreamState.REFUSED:
+        _raise_refusal(stream, fields, attempt.upstream_request_id)
+    headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
+    await response.start([*headers, *STREAM_HEADERS[1:]])
+    response.enable_pings()  # an upstream may stay silent after its head
+    response.stream = stream
 
 
-def _usage_of_stream(stream: EventStream, attempt: Attempt) -> Usage | None:
+def usage_of_stream(stream: EventStream, attempt: Attempt) -> Usage | None:
     """The usage that a stream has reported; where its final count is missing, what its upstream reported beside it."""
     usage = stream.usage
     if (usage is None or usage.estimated) and attempt.metered is not None:
@@ -163,21 +147,34 @@ def _raise_refusal(stream: EventStream, fields: Headers, request_id: str | None)
         raise UpstreamErrorResponse(status, stream.error, headers, event=True)
 
 
-async def _relay_events(
-    stream: EventStream, reply: HttpReply, response: Response, linger: float, edit: Callable[[bytes], bytes]
+async def relay_events(
+    stream: EventStream, reply: HttpReply, response: Response, linger: float, redact: Redact, request_id: str
 ) -> None:
-    """Relay events, as `edit` returns them, until the stream has ended; end the response with its last ones."""
-    events = edit(response.take_held())
-    while not reply.done:
-        if events:
-            await response.write(events, pings=not (stream.partial or stream.ended))
-            events = b""
-        chunk = await reply.more(linger if stream.ended else inf)
-        if chunk is None:
-            break
-        if chunk:
-            events = edit(stream.feed(chunk))
-    events += edit(stream.feed(reply.take()))
+    """Relay the events of a stream that is open until it has ended; end the response with the last ones.
+
+    An `error` event that `redact` would change contains the gateway's credential, and is replaced. Other events are not
+    searched: they are the model's output, and an upstream has no reason to echo a credential there.
+
+    Raises `UpstreamUnavailable` for a stream that breaks off, up to `linger` seconds after its end.
+    """
+    events = response.take_held()
+    try:
+        while not reply.done:
+            if events:
+                if stream.error is not None:
+                    events = _without_echo(events, redact, request_id)
+                await response.write(events, pings=not (stream.partial or stream.ended))
+                events = b""
+            chunk = await reply.more(linger if stream.ended else inf)
+            if chunk is None:
+                break
+            if chunk:
+                events = stream.feed(chunk)
+    except HttpError as error:
+        raise unavailable(error) from error
+    events += stream.feed(reply.take())
+    if stream.error is not None:
+        events = _without_echo(events, redact, request_id)
     if stream.ended:
         await response.finish(events)
         return

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
+from enum import StrEnum
 from math import inf
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from starlette.types import Message, Receive, Send
 
@@ -30,7 +29,7 @@ PIECE = 256 << 10
 _log = logging.getLogger("bud_asgi")
 
 
-class State(Enum):
+class State(StrEnum):
     """How far a response has come."""
 
     NEW = "new"
@@ -76,18 +75,14 @@ TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
 
 
 class Response:
-    """Writes the response of one exchange. As a context manager it is the error boundary of the code within.
-
-    A `GatewayError` that leaves the block answers the client, any other exception is logged and answered as a 500;
-    neither leaves the block. An `OSError` after the start is the server's report of a disconnect (ASGI, "HTTP"). A
-    cancellation gets the final event of a running stream in the same step, because a server lets no later one out, and
-    travels on.
+    """Writes the response of one exchange. `answer_error` makes it the error boundary of the code around it.
 
     `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
     exchange ended. `has_content` is true once a byte of an upstream's has been sent. `sending_since` is when the `send`
     began that the server has not accepted yet, on the loop's clock: the client does not read.
 
-    With a `receive` an error also reaches a client that is still uploading: the rest of the body is discarded.
+    With a `receive` an error also reaches a client that is still uploading: the rest of the body is discarded. `now` is
+    the clock of the running loop.
     """
 
     __slots__ = (
@@ -106,7 +101,13 @@ class Response:
     )
 
     def __init__(
-        self, exchange: Exchange, send: Send, timing: Timing = DEFAULT_TIMING, *, receive: Receive | None = None
+        self,
+        exchange: Exchange,
+        send: Send,
+        timing: Timing = DEFAULT_TIMING,
+        *,
+        receive: Receive | None = None,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self.state = State.NEW
         self.stream: EventStream | None = None
@@ -116,19 +117,18 @@ class Response:
         self._send = send
         self._timing = timing
         self._held = b""
-        self._now = asyncio.get_running_loop().time
+        self._now = now or asyncio.get_running_loop().time
         self._idle_since = inf
         self.sending_since = inf
         self._ping: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def answer_error(self, error: BaseException) -> bool:
+        """Answer the client after an error that nothing has handled; return `False` if it has to travel on.
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if error is None:
-            return False
+        A `GatewayError` is answered as it is, any other exception is logged and answered as a 500. An `OSError` after
+        the start is the server's report of a disconnect (ASGI, "HTTP"). A cancellation gets the final event of a
+        running stream in the same step, because a server lets no later one out, and travels on.
+        """
         if isinstance(error, asyncio.CancelledError):
             await self._cancelled()
             return False
@@ -182,7 +182,12 @@ class Response:
             await self._finish_ping()
         self.has_content = True
         self._idle_since = inf
-        await self._send_body(chunk, more=True)
+        if len(chunk) > PIECE:
+            await self._send_pieces(chunk, more=True)
+        else:
+            self.sending_since = self._now()
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self.sending_since = inf
         if pings:
             self._idle_since = self._now()
 
@@ -306,9 +311,16 @@ class Response:
     async def _send_whole(
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, more: bool = False
     ) -> None:
-        length = (b"content-length", str(len(body)).encode())
-        await self._deliver(self._head(status, [*headers, length]))
-        await self._send_body(b"" if self._exchange.method == "HEAD" else body, more=more)
+        head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
+        if self._exchange.method == "HEAD":
+            body = b""
+        self.sending_since = self._now()
+        await self._send(head)
+        if len(body) > PIECE:
+            await self._send_pieces(body, more=more)
+            return
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.sending_since = inf
 
     async def _send_refusal(self, error: GatewayError) -> None:
         """Send an error as a whole response, and close the connection while the client is still uploading."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -40,6 +41,16 @@ BROKEN = UpstreamUnavailable("The upstream closed the connection before its answ
 def response_of(*, method: str = "POST", timing: Timing = DEFAULT_TIMING) -> tuple[Response, Exchange, Sent]:
     exchange, sent = Exchange({**http_scope([]), "method": method}), Sent()
     return Response(exchange, sent, timing), exchange, sent
+
+
+@asynccontextmanager
+async def boundary(response: Response) -> AsyncGenerator[None]:
+    """What the gateway does around the code that answers a request."""
+    try:
+        yield
+    except BaseException as error:
+        if not await response.answer_error(error):
+            raise
 
 
 async def new(_response: Response) -> None:
@@ -241,7 +252,7 @@ class Boundary(RuntimeError):
 
 async def test_the_boundary_answers_any_error(caplog: pytest.LogCaptureFixture) -> None:
     response, exchange, sent = response_of()
-    async with response:
+    async with boundary(response):
         raise Boundary
     assert (sent.status, json.loads(sent.body)["error"]["message"]) == (500, "Internal server error")
     (record,) = caplog.records
@@ -257,7 +268,7 @@ async def test_a_cancellation_travels_on_and_ends_a_running_stream_in_its_own_st
     response, exchange, sent = response_of()
 
     async def answer() -> None:
-        async with response:
+        async with boundary(response):
             await way(response)
             await asyncio.get_running_loop().create_future()
 
@@ -285,9 +296,11 @@ async def test_a_server_that_raises_in_send_reports_a_disconnect(caplog: pytest.
         sent.append(message)
 
     exchange = Exchange(http_scope([]))
-    async with Response(exchange, send) as response:
-        await response.start(STREAM_HEADERS)
+    response = Response(exchange, send)
+    await response.start(STREAM_HEADERS)
+    with pytest.raises(OSError, match="broken pipe") as caught:
         await response.write(b"x")
+    assert await response.answer_error(caught.value)
     assert (exchange.outcome, caplog.records) == ("client_gone", [])
 
 
@@ -309,7 +322,7 @@ async def test_while_the_head_is_being_sent_a_failure_sends_nothing() -> None:
     response = Response(exchange, send)
 
     async def answer() -> None:
-        async with response:
+        async with boundary(response):
             await response.start(STREAM_HEADERS)
 
     task = asyncio.create_task(answer())
@@ -379,10 +392,10 @@ async def test_an_error_that_cannot_be_sent_does_not_leave_the_boundary() -> Non
             raise OSError("broken pipe")
 
     exchange = Exchange(http_scope([]))
-    async with Response(exchange, send, Timing(ping_after=0)) as response:
-        await response.start(STREAM_HEADERS)
-        response.enable_pings()
-        response.on_tick(asyncio.get_running_loop().time() + 1)
-        await asyncio.sleep(0)
-        raise BROKEN
+    response = Response(exchange, send, Timing(ping_after=0))
+    await response.start(STREAM_HEADERS)
+    response.enable_pings()
+    response.on_tick(asyncio.get_running_loop().time() + 1)
+    await asyncio.sleep(0)
+    assert await response.answer_error(BROKEN)
     assert exchange.outcome == "client_gone"

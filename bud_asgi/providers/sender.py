@@ -23,8 +23,12 @@ _MAX_INLINE = 1 << 18  # bytes of a body that is edited in the event loop; the w
 _log = logging.getLogger("bud_asgi")
 
 
-async def send(client: HttpClient, provider: Provider, call: ProviderRequest, attempt: Attempt) -> HttpReply:
-    """Send a request to a provider; return its reply of status 200 in the Anthropic format.
+Accepted = tuple[HttpReply, Headers]
+"""A reply of status 200 in the Anthropic format, and its header fields by lower-case name."""
+
+
+async def send(client: HttpClient, provider: Provider, call: ProviderRequest, attempt: Attempt) -> Accepted:
+    """Send a request to a provider; return its reply of status 200 in the Anthropic format, with its header fields.
 
     Notes in the attempt what was left out and what came back. Raises `UpstreamUnavailable`, `TranslatedUpstreamError`,
     `UpstreamErrorResponse`, and `InvalidRequest` or `NotFound` for what the provider does not support. Cancelled, the
@@ -80,10 +84,11 @@ async def _encode_in_thread(provider: Provider, call: ProviderRequest) -> Encode
     return encoded
 
 
-def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> HttpReply:
+def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> Accepted:
     try:
-        is_coded = b"content-encoding" in _note_head(provider, reply, attempt)
-        return provider.decode(call, _without_coding(reply) if is_coded else reply)
+        fields = _note_head(provider, reply, attempt)
+        decoded = provider.decode(call, _without_coding(reply) if b"content-encoding" in fields else reply)
+        return decoded, fields if decoded is reply else reply_fields(decoded.headers)
     except BaseException:
         reply.close()
         raise

@@ -97,7 +97,8 @@ def provider(left: int) -> Anthropic:
 
 async def sent(client: Client, made: Anthropic, model: str | None = None) -> tuple[HttpReply, Attempt]:
     attempt = Attempt(Target("anthropic", model))
-    return await send(client, made, ProviderRequest(decode(body()), HEADERS, model), attempt), attempt
+    reply, _ = await send(client, made, ProviderRequest(decode(body()), HEADERS, model), attempt)
+    return reply, attempt
 
 
 async def test_a_200_is_handed_on_open() -> None:
