@@ -8,6 +8,7 @@ from math import inf
 from types import TracebackType
 from typing import Self
 
+import msgspec
 from starlette.types import Receive
 
 from bud_asgi.budget import Upload
@@ -19,7 +20,7 @@ from bud_asgi.response import Response
 _log = logging.getLogger("bud_asgi")
 
 
-class ActiveRequest:
+class ActiveRequest(msgspec.Struct, eq=False):
     """One request in flight, registered once: for drains, disconnects and pings.
 
     As a context manager it can be aborted from another task. It works like `asyncio.timeout`: the task within is
@@ -27,30 +28,16 @@ class ActiveRequest:
     Blocks may be nested, in tasks of their own: an abort ends the innermost.
     """
 
-    __slots__ = (
-        "_blocks",
-        "_delivered",
-        "_loop",
-        "_receive",
-        "_timing",
-        "_watch_at",
-        "_watcher",
-        "aborted_by",
-        "exchange",
-        "response",
-    )
-
-    def __init__(self, exchange: Exchange, response: Response, timing: Timing, loop: asyncio.AbstractEventLoop) -> None:
-        self.exchange = exchange
-        self.response = response
-        self.aborted_by: GatewayError | None = None
-        self._timing = timing
-        self._loop = loop
-        self._blocks: list[tuple[asyncio.Task[object], int]] = []
-        self._delivered = False
-        self._watch_at = inf
-        self._receive: Receive | None = None
-        self._watcher: asyncio.Task[None] | None = None
+    exchange: Exchange
+    response: Response
+    _timing: Timing
+    _loop: asyncio.AbstractEventLoop
+    aborted_by: GatewayError | None = None
+    _blocks: list[tuple[asyncio.Task[object], int]] = []
+    _delivered: bool = False
+    _watch_at: float = inf
+    _receive: Receive | None = None
+    _watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
         task = asyncio.current_task(self._loop)

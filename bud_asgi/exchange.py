@@ -153,7 +153,7 @@ class Offer(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
     `dropped` are the fields and betas that were left out because the provider lacks them. `end` is how it ended,
@@ -163,36 +163,19 @@ class Attempt:
     AWS's metrics do.
     """
 
-    __slots__ = (
-        "dropped",
-        "end",
-        "ended",
-        "failure",
-        "first_event",
-        "guardrail",
-        "head",
-        "metered",
-        "sent",
-        "started",
-        "status",
-        "target",
-        "upstream_request_id",
-    )
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.dropped: tuple[str, ...] = ()
-        self.started = time.monotonic()
-        self.sent = False
-        self.head: float | None = None
-        self.first_event: float | None = None
-        self.ended: float | None = None
-        self.status: int | None = None
-        self.upstream_request_id: str | None = None
-        self.end: AttemptEnd | None = None
-        self.failure: str | None = None
-        self.guardrail: str | None = None
-        self.metered: Usage | None = None
+    target: Target
+    dropped: tuple[str, ...] = ()
+    started: float = msgspec.field(default_factory=time.monotonic)
+    sent: bool = False
+    head: float | None = None
+    first_event: float | None = None
+    ended: float | None = None
+    status: int | None = None
+    upstream_request_id: str | None = None
+    end: AttemptEnd | None = None
+    failure: str | None = None
+    guardrail: str | None = None
+    metered: Usage | None = None
 
     @property
     def intervened(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-_DIGITS = 24
 _BATCH = 128
 
 _unused: list[str] = []
@@ -12,12 +11,9 @@ _unused: list[str] = []
 
 def new_request_id() -> str:
     """Return a new id. Randomness is read for many ids at once: each read is a system call."""
-    while True:
-        try:
-            return _unused.pop()
-        except IndexError:
-            digits = os.urandom(_BATCH * _DIGITS // 2).hex()
-            _unused.extend(f"req_{digits[at : at + _DIGITS]}" for at in range(0, len(digits), _DIGITS))
+    while not _unused:
+        _unused.extend(os.urandom(12 * _BATCH).hex(" ", 12).split())
+    return "req_" + _unused.pop()
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,6 +15,7 @@ from enum import StrEnum
 from math import inf
 from typing import Literal
 
+import msgspec
 from starlette.types import Message, Receive, Send
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
@@ -74,7 +75,11 @@ TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
 """What may be done in which state, and the state that follows. Anything else is a programming error."""
 
 
-class Response:
+def _loop_clock() -> Callable[[], float]:
+    return asyncio.get_running_loop().time
+
+
+class Response(msgspec.Struct, eq=False):
     """Writes the response of one exchange. `answer_error` makes it the error boundary of the code around it.
 
     `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
@@ -85,42 +90,18 @@ class Response:
     the clock of the running loop.
     """
 
-    __slots__ = (
-        "_exchange",
-        "_held",
-        "_idle_since",
-        "_now",
-        "_ping",
-        "_receive",
-        "_send",
-        "_timing",
-        "has_content",
-        "sending_since",
-        "state",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        send: Send,
-        timing: Timing = DEFAULT_TIMING,
-        *,
-        receive: Receive | None = None,
-        now: Callable[[], float] | None = None,
-    ) -> None:
-        self.state = State.NEW
-        self.stream: EventStream | None = None
-        self.has_content = False
-        self._exchange = exchange
-        self._receive = receive
-        self._send = send
-        self._timing = timing
-        self._held = b""
-        self._now = now or asyncio.get_running_loop().time
-        self._idle_since = inf
-        self.sending_since = inf
-        self._ping: asyncio.Task[None] | None = None
+    _exchange: Exchange
+    _send: Send
+    _timing: Timing = DEFAULT_TIMING
+    receive: Receive | None = None
+    now: Callable[[], float] = msgspec.field(default_factory=_loop_clock)
+    state: State = State.NEW
+    stream: EventStream | None = None
+    has_content: bool = False
+    sending_since: float = inf
+    _held: bytes = b""
+    _idle_since: float = inf
+    _ping: asyncio.Task[None] | None = None
 
     async def answer_error(self, error: BaseException) -> bool:
         """Answer the client after an error that nothing has handled; return `False` if it has to travel on.
@@ -185,11 +166,11 @@ class Response:
         if len(chunk) > PIECE:
             await self._send_pieces(chunk, more=True)
         else:
-            self.sending_since = self._now()
+            self.sending_since = self.now()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             self.sending_since = inf
         if pings:
-            self._idle_since = self._now()
+            self._idle_since = self.now()
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last bytes. Without `message_stop` the exchange counts as failed by the upstream."""
@@ -230,7 +211,7 @@ class Response:
 
     def enable_pings(self) -> None:
         """Keep a streaming response alive from now on, whatever its upstreams do."""
-        self._idle_since = self._now()
+        self._idle_since = self.now()
 
     def on_tick(self, now: float) -> None:
         """Send a ping where nothing has been sent for long enough, and nothing is being sent."""
@@ -242,7 +223,7 @@ class Response:
         if self.state in {State.NEW, State.HELD}:
             await self._send_head(STREAM_HEADERS)
         await self._deliver({"type": "http.response.body", "body": PING, "more_body": True})
-        self._idle_since = self._now()
+        self._idle_since = self.now()
 
     async def _finish_ping(self) -> None:
         """Stop pings, and wait for the one that is being sent. Raises what sending it raised."""
@@ -287,7 +268,7 @@ class Response:
         self.state = following
 
     async def _deliver(self, message: Message) -> None:
-        self.sending_since = self._now()
+        self.sending_since = self.now()
         await self._send(message)
         self.sending_since = inf
 
@@ -314,7 +295,7 @@ class Response:
         head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
         if self._exchange.method == "HEAD":
             body = b""
-        self.sending_since = self._now()
+        self.sending_since = self.now()
         await self._send(head)
         if len(body) > PIECE:
             await self._send_pieces(body, more=more)
@@ -324,7 +305,7 @@ class Response:
 
     async def _send_refusal(self, error: GatewayError) -> None:
         """Send an error as a whole response, and close the connection while the client is still uploading."""
-        exchange, receive = self._exchange, self._receive
+        exchange, receive = self._exchange, self.receive
         headers = [(b"content-type", b"application/json"), *error_headers(error)]
         body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
         unread = exchange.body_unread and not isinstance(error, ClientGone)

@@ -54,6 +54,8 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """Replace the secret in a text of an upstream's, which may have echoed it; see `redact`."""
+        if not MIN_REDACTED <= len(self._value) <= len(text):  # escapes make it longer, never shorter
+            return text
         return redact(text, (self._value,))
 
     def __repr__(self) -> str:
