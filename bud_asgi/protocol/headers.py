@@ -34,6 +34,7 @@ _FROM_ERROR = (
     (b"x-should-retry", re.compile(rb"true|false")),
 )
 _IN_UTF_8 = re.compile(rb"(?:application/json|text/event-stream)(?:[ \t]*;[ \t]*charset=\"?utf-?8\"?)?", re.IGNORECASE)
+_USUAL_TYPES = frozenset({b"application/json", b"text/event-stream", b"text/event-stream; charset=utf-8"})
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -154,7 +155,8 @@ def relayed_headers(headers: Headers, *, error: bool, request_id: str | None) ->
         relayed = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
     else:
         content_type = headers.get(b"content-type", b"")
-        relayed = [(b"content-type", content_type if _IN_UTF_8.fullmatch(content_type) else media_type(headers))]
+        is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
+        relayed = [(b"content-type", content_type if is_usual else media_type(headers))]
     if request_id:
         relayed.append((b"upstream-request-id", request_id.encode("ascii")))
     return relayed
