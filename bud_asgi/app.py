@@ -186,7 +186,7 @@ class MessagesApp:
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
         """
         target = len(scope["path"]) + len(scope.get("query_string", b""))
-        check_head(len(scope["headers"]), exchange.headers, target)
+        check_head(len(scope["headers"]), exchange.head_size + target)
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
         if operation in PUBLIC:

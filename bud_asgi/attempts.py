@@ -166,5 +166,5 @@ def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[s
         for name in exchange.credential_headers:
             headers.pop(name, None)
     return ProviderRequest(
-        request, headers, attempt.target.model, exchange.request_id, hops=exchange.hops, attempt=attempt
+        request, headers, attempt.target.model, exchange.request_id, exchange.hops, attempt, exchange.header_names
     )

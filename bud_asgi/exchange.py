@@ -21,7 +21,7 @@ from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
-from bud_asgi.protocol.headers import MAX_HEADER_LINES, merge_headers
+from bud_asgi.protocol.headers import MAX_HEADER_LINES, check_request_headers, read_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import base_name, matches_any
 from bud_asgi.protocol.request import MessagesRequest, NamedModel
@@ -204,7 +204,8 @@ class Exchange:
     """One request, from its arrival to its settlement.
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
-    `status`, `outcome`. `headers` are the client's, by lower-case name. `started`, `committed` (the response
+    `status`, `outcome`. `headers` are the client's, by lower-case name; `header_names` is what their
+    names show, `head_size` their length in bytes. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
@@ -224,6 +225,8 @@ class Exchange:
         "committed",
         "credential_headers",
         "ended",
+        "head_size",
+        "header_names",
         "headers",
         "hops",
         "http_version",
@@ -254,7 +257,7 @@ class Exchange:
         self.http_version: str = scope.get("http_version", "1.1")
         lines = scope["headers"]
         # A longer list costs more than it should before the app can refuse it.
-        self.headers = merge_headers(lines) if len(lines) <= MAX_HEADER_LINES else {}
+        self.headers, self.header_names, self.head_size = read_headers(lines if len(lines) <= MAX_HEADER_LINES else ())
         self.hops = b""
         self.operation: Operation | None = None
         self.model_id = ""
@@ -296,6 +299,7 @@ class Exchange:
         `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
         """
         if self._request is None:
+            check_request_headers(self.headers, self.header_names)
             self._request = await read_request(
                 receive,
                 self.headers,

@@ -16,9 +16,6 @@ from bud_asgi.protocol.request import MessagesRequest, edited
 
 _EXPECTED = 'a mapping of fields to actions, such as {"speed": "refuse"}'
 _OTHERS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
-_VERSION, _BETA = b"anthropic-version", b"anthropic-beta"
-_ANTHROPIC = b"anthropic"  # some servers read `_` as the `-` that follows
-_SERVICE_TIER = ACCOUNT_FIELDS["service_tier"].header
 
 _decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
@@ -45,9 +42,13 @@ class FieldPolicy:
         self._refused = frozenset(name for name, action in chosen.items() if action == "refuse")
         self._dropped = frozenset(name for name, action in chosen.items() if action == "drop")
 
-    def check(self, request: MessagesRequest, headers: Headers) -> tuple[Found, ...]:
-        """Find the account fields of a request. Raises `InvalidRequest`, naming the field, for one that is refused."""
-        found = _in_body(request) + _in_headers(headers)
+    def check(self, request: MessagesRequest, headers: Collection[bytes]) -> tuple[Found, ...]:
+        """Find the account fields of a request; `headers` are the names of its headers that are account fields.
+
+        Raises `InvalidRequest`, naming the field, for one that is refused.
+        """
+        found = _in_body(request)
+        found += [Found(name, line.decode("latin-1"), True) for line in headers if (name := account_header(line))]
         for each in found:
             if each.name in self._refused:
                 raise InvalidRequest(f"{each.field}: Extra inputs are not permitted")
@@ -88,17 +89,6 @@ def _in_body(request: MessagesRequest) -> list[Found]:
         for n, item in enumerate(_fallbacks(request)):
             found += [Found(name, f"fallbacks.{n}.{key[:100]}") for key in item if (name := account_field(key))]
     return found
-
-
-def _in_headers(headers: Headers) -> list[Found]:
-    named: list[bytes] = []
-    if b" ".join(headers).count(_ANTHROPIC) > (_VERSION in headers) + (_BETA in headers):
-        named += (header for header in headers if header[:9] == _ANTHROPIC and header not in {_VERSION, _BETA})
-    if _SERVICE_TIER in headers:
-        named.append(_SERVICE_TIER)
-    if not named:
-        return []
-    return [Found(name, line.decode("latin-1"), is_header=True) for line in named if (name := account_header(line))]
 
 
 def _fallbacks(request: MessagesRequest) -> list[dict[str, msgspec.Raw]]:

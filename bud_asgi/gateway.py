@@ -76,7 +76,7 @@ class Gateway:
     def _judge(self, exchange: Exchange, principal: Principal) -> None:
         """Resolve the models that the request names, and check its fields. Raises `GatewayError`."""
         request = exchange.decoded_request
-        exchange.account_fields = self._field_policy.check(request, exchange.headers)  # 400
+        exchange.account_fields = self._field_policy.check(request, exchange.header_names.account)  # 400
         if self._router is not None:
             resolve(self._router, exchange)  # 404, 403
         else:

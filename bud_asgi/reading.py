@@ -12,7 +12,7 @@ from starlette.types import Receive
 from bud_asgi.budget import Upload
 from bud_asgi.protocol.body import BodyReader
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
-from bud_asgi.protocol.headers import Headers, check_request_headers
+from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.named_models import named_models
 from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size, decode_request
 
@@ -51,7 +51,6 @@ async def read_request(
     Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
     `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
     """
-    check_request_headers(headers)
     reader = BodyReader(max_body)
     try:
         if not upload.start(principal, declared := reader.declare(headers.get(b"content-length"))):

@@ -3,8 +3,9 @@
 from bud_asgi.http.converted import Codec, ConvertedReply
 from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
+from bud_asgi.http.header_block import Header, HeaderBlock, header_block
 from bud_asgi.http.pool import PoolLimits, PoolStats
-from bud_asgi.http.seam import Body, Header, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
+from bud_asgi.http.seam import Body, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
 
 __all__ = [
     "Body",
@@ -12,6 +13,7 @@ __all__ = [
     "ConvertedReply",
     "Engine",
     "Header",
+    "HeaderBlock",
     "HttpClient",
     "HttpError",
     "HttpReply",
@@ -21,5 +23,6 @@ __all__ = [
     "PoolStats",
     "Timeouts",
     "decode_content",
+    "header_block",
     "read_body",
 ]

@@ -8,18 +8,15 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Sequence
-from functools import lru_cache
 from math import inf
 from typing import Literal, Protocol
 
 import msgspec
 
+from bud_asgi.http.header_block import Header, HeaderBlock, header_block
 from bud_asgi.options import check_integer, check_seconds, check_text, check_type, url_shown
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
-
-Header = tuple[bytes, bytes]
-"""A header field: its lower-case name, and its value as sent on the wire."""
 
 Body = bytes | Sequence[bytes | memoryview]
 """A request body as buffers, so that it can be sent again and assembled without copying."""
@@ -28,12 +25,14 @@ Body = bytes | Sequence[bytes | memoryview]
 class Origin(msgspec.Struct, frozen=True, eq=False):
     """An upstream server (RFC 9110, 4.3.1): created once, from configuration, never from a request.
 
-    Compared by identity: connections are pooled per `Origin` object. Raises `OptionError`.
+    Compared by identity: connections are pooled per `Origin` object. `authority` is the value of the `host` header,
+    without the scheme's default port; it follows from the others. Raises `OptionError`.
     """
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    authority: bytes = b""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -41,17 +40,9 @@ class Origin(msgspec.Struct, frozen=True, eq=False):
         check_integer("port", self.port, "a port, 1 to 65535", maximum=65535)
         if self.tls is not None:
             check_type("tls", self.tls, ssl.SSLContext, "an ssl.SSLContext")
-
-    @property
-    def authority(self) -> bytes:
-        """The value of the `host` header, without the scheme's default port."""
-        return _authority(self.host, self.port, 443 if self.tls else 80)
-
-
-@lru_cache(maxsize=256)
-def _authority(host: str, port: int, default: int) -> bytes:
-    host = f"[{host}]" if ":" in host else host
-    return (host if port == default else f"{host}:{port}").encode("ascii")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        authority = host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        msgspec.structs.force_setattr(self, "authority", authority.encode("ascii"))
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -76,19 +67,22 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
     """One request; every attempt creates its own.
 
     `target` is the path and query as raw bytes: nothing re-encodes it, so a signature over it stays valid. `headers`
-    must not contain `host`, `content-length`, `connection` or `transfer-encoding`: the engine adds what is needed.
+    are lines, or a block of lines that have been checked already. They must not contain `host`, `content-length`,
+    `connection` or `transfer-encoding`: the engine adds what is needed.
     """
 
     origin: Origin
     method: bytes
     target: bytes
-    headers: Sequence[Header]
+    headers: Sequence[Header] | HeaderBlock
     body: Body = b""
     timeouts: Timeouts = Timeouts()
 
-    def with_headers(self, more: Sequence[Header]) -> HttpRequest:
-        """Return a copy with more header fields."""
-        headers = (*self.headers, *more)
+    def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
+        """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
+        own = self.headers if isinstance(self.headers, HeaderBlock) else header_block(self.headers)
+        new = more if isinstance(more, HeaderBlock) else header_block(more)
+        headers = HeaderBlock(own.lines + new.lines, own.wire + new.wire)
         return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
 
     def __repr__(self) -> str:

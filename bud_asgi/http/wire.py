@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bud_asgi.http.header_block import TCHAR, header_block
 from bud_asgi.http.seam import Body, HttpRequest
 
 MAX_WRITE = 256 << 10
@@ -12,58 +13,40 @@ MAX_WRITE = 256 << 10
 MAX_JOINED_BODY = 64 << 10
 """Size in bytes up to which copying the body behind the head is cheaper than writing two buffers."""
 
-_TCHAR = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _VISIBLE = bytes(range(0x21, 0x7F))
-_FIELD_VALUE = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))
-_RESERVED = frozenset((b"host", b"content-length", b"connection", b"transfer-encoding"))
-_MAX_KNOWN_NAMES = 1024
-_known_names: set[bytes] = set()
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+_METHODS = frozenset((b"GET", b"HEAD", *_WITH_BODY))
+_MAX_KNOWN_TARGETS = 256
+_MAX_KNOWN_TARGET = 256
+_known_targets: set[bytes] = set()
 
 
 def request_head(request: HttpRequest) -> bytes:
     """Encode the request line and the header fields, including `host` and `content-length`, up to the empty line.
 
     Raises `ValueError` for anything that could be read as something other than this one request: spaces or control
-    characters in the method or target, header names that are not tokens, control characters in values, and headers
-    that the engine writes itself. The message never contains a value, which may be a credential.
+    characters in the method or target, and what `header_block` rejects. The message never contains a value, which may
+    be a credential.
     """
-    check_request(request)
+    check_target(request)
     length = content_length(request.body)
-    lines = [request.method, b" ", request.target, b" HTTP/1.1\r\nhost: ", request.origin.authority, b"\r\n"]
-    for name, value in request.headers:
-        lines += (name, b": ", value, b"\r\n")
+    start = (request.method, request.target, request.origin.authority, header_block(request.headers).wire)
     if needs_content_length(request.method, length):
-        lines.append(b"content-length: %d\r\n" % length)
-    lines.append(b"\r\n")
-    return b"".join(lines)
+        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (*start, length)
+    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % start
 
 
-def check_request(request: HttpRequest) -> None:
-    """Raise `ValueError` for an invalid method, target or header, as described in `request_head`.
-
-    All values are checked as one string: checking each would cost more than encoding the head. Names are few, so each
-    is checked only once.
-    """
-    if not request.method or request.method.translate(None, _TCHAR):
+def check_target(request: HttpRequest) -> None:
+    """Raise `ValueError` for an invalid method or target. Targets are few, so most are checked only once."""
+    if request.method not in _METHODS and (not request.method or request.method.translate(None, TCHAR)):
         raise ValueError("the method is not a token")
-    if not request.target or request.target.translate(None, _VISIBLE):
+    target = request.target
+    if target in _known_targets:
+        return
+    if not target or target.translate(None, _VISIBLE):
         raise ValueError("the request target is empty or contains a space, a control character or a byte above 0x7e")
-    for name, _ in request.headers:
-        if name not in _known_names:
-            _check_name(name)
-    if b"".join([value for _, value in request.headers]).translate(None, _FIELD_VALUE):
-        invalid = next(name for name, value in request.headers if value.translate(None, _FIELD_VALUE))
-        raise ValueError(f"the value of header {invalid.decode('ascii')} contains a control character")
-
-
-def _check_name(name: bytes) -> None:
-    if not name or name.translate(None, _TCHAR):
-        raise ValueError("a header name is not a token")
-    if name.lower() in _RESERVED:
-        raise ValueError("host, content-length, connection and transfer-encoding are written by the engine")
-    if len(_known_names) < _MAX_KNOWN_NAMES:
-        _known_names.add(name)
+    if len(_known_targets) < _MAX_KNOWN_TARGETS and len(target) <= _MAX_KNOWN_TARGET:
+        _known_targets.add(target)
 
 
 def needs_content_length(method: bytes, length: int) -> bool:

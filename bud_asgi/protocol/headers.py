@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
+from bud_asgi.protocol.account_fields import ACCOUNT_FIELDS, account_header
 from bud_asgi.protocol.errors import HeadTooLarge, InvalidRequest
 
 Headers = Mapping[bytes, bytes]
@@ -20,11 +23,17 @@ MAX_HEAD = 1 << 16
 MAX_HEADER_LINES = 200
 """Number of a request's header fields."""
 
-_VERSION = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
+_MAX_KNOWN = 256
+_MAX_KNOWN_SIZE = 4096
+"""Bytes that the names of one client may take in memory to be remembered, by estimate: 1 MB for all."""
+
+_VERSION = b"anthropic-version"
+_VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _ANTHROPIC = b"anthropic-"
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
+_SPECIAL = _TRACE_CONTEXT | {field.header for field in ACCOUNT_FIELDS.values() if field.header}
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NUMBER = rb"[0-9]{1,10}(?:\.[0-9]{1,6})?"
 _DATE = rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"  # RFC 9110, 5.6.7
@@ -37,17 +46,73 @@ _IN_UTF_8 = re.compile(rb"(?:application/json|text/event-stream)(?:[ \t]*;[ \t]*
 _USUAL_TYPES = frozenset({b"application/json", b"text/event-stream", b"text/event-stream; charset=utf-8"})
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_known_names: dict[tuple[bytes, ...], HeaderNames] = {}
 
 
-def check_head(lines: int, headers: Headers, target: int) -> None:
-    """Check the size of a request's head: the number of its lines, the merged headers, the length of path and query.
+class HeaderNames(msgspec.Struct, frozen=True):
+    """What the names of a request's headers show.
+
+    `size` is their length in bytes. `forwarded` are those of the `anthropic-*` family, `traced` the same with those of
+    the trace context, `account` those of account fields.
+    """
+
+    are_lower: bool
+    size: int
+    forwarded: tuple[bytes, ...]
+    traced: tuple[bytes, ...]
+    account: tuple[bytes, ...]
+
+
+def names_of(headers: Iterable[bytes]) -> HeaderNames:
+    """What the names of these headers show: remembered, because a client sends the same names each time."""
+    names = tuple(headers)
+    known = _known_names.get(names)
+    if known is None:
+        known = _read_names(names)
+        if known.size + 64 * len(names) <= _MAX_KNOWN_SIZE:
+            if len(_known_names) >= _MAX_KNOWN:
+                _known_names.clear()
+            _known_names[names] = known
+    return known
+
+
+def _read_names(names: tuple[bytes, ...]) -> HeaderNames:
+    joined = b"".join(names)
+    special = [name for name in names if name[:9] == b"anthropic" or name in _SPECIAL]
+    traced = tuple([name for name in special if name[:10] == _ANTHROPIC or name in _TRACE_CONTEXT])
+    return HeaderNames(
+        are_lower=joined.islower(),
+        size=len(joined),
+        forwarded=tuple([name for name in traced if name not in _TRACE_CONTEXT]),
+        traced=traced,
+        account=tuple([name for name in special if account_header(name)]),
+    )
+
+
+def check_head(lines: int, size: int) -> None:
+    """Check the size of a request's head: the number of its header lines, and its bytes with the path and query.
 
     Several servers have no limit of their own. Raises `HeadTooLarge`.
     """
     if lines > MAX_HEADER_LINES:
         raise HeadTooLarge(f"The request has more than {MAX_HEADER_LINES} header lines")
-    if len(b"".join(headers)) + len(b"".join(headers.values())) + 4 * lines + target > MAX_HEAD:
+    if size > MAX_HEAD:
         raise HeadTooLarge(f"The request line and headers exceed {MAX_HEAD} bytes")
+
+
+def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderNames, int]:
+    """Return merged header lines, what their names show, and their size in the head of a request.
+
+    Most clients' lines need no merging, which is found out at less cost than merging them.
+    """
+    merged = dict(lines)
+    names = _known_names.get(tuple(merged)) or names_of(merged)
+    values = b" %b " % b" ".join(merged.values())
+    # A value that begins or ends with a space makes two in a row.
+    if len(merged) < len(lines) or not names.are_lower or 0x09 in values or values.find(b"  ") >= 0:
+        merged = merge_headers(lines)
+        names, values = names_of(merged), b" %b " % b" ".join(merged.values())
+    return merged, names, names.size + len(values) - len(merged) - 1 + 4 * len(lines)
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -56,28 +121,22 @@ def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     Spaces and tabs around a value are removed (RFC 9110, 5.5): servers leave trailing ones in place. Lines of
     `anthropic-beta` are joined by a bare comma, as the service's own SDKs write it.
     """
-    lines = tuple(lines)
-    merged: dict[bytes, bytes] = dict(lines)
-    if len(merged) == len(lines) and b"".join(merged).islower():  # no name is repeated: the common case
-        values = b"\0%b\0" % b"\0".join(merged.values())
-        if not (b" \0" in values or b"\0 " in values or b"\t" in values):
-            return merged
     values_of: dict[bytes, list[bytes]] = {}
     for name, value in lines:
         values_of.setdefault(name.lower(), []).append(value.strip(b" \t"))
     return {name: (b"," if name == b"anthropic-beta" else b", ").join(values) for name, values in values_of.items()}
 
 
-def check_request_headers(headers: Headers) -> None:
+def check_request_headers(headers: Headers, names: HeaderNames) -> None:
     """Check the headers that a Messages request must have or must not have. Raises `InvalidRequest`.
 
     Exactly one `anthropic-version` is required; the upstream decides whether it supports that version. Headers that
     are forwarded must be printable ASCII.
     """
-    version = headers.get(b"anthropic-version")
+    version = headers.get(_VERSION)
     if not version:
         raise InvalidRequest("anthropic-version: header is required")
-    if not _VERSION.fullmatch(version):
+    if not _VERSIONS.fullmatch(version):
         shown = version[:100].decode("ascii", "backslashreplace")
         raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
     encoding = headers.get(b"content-encoding")
@@ -86,23 +145,24 @@ def check_request_headers(headers: Headers) -> None:
             "content-encoding: compressed request bodies are not supported",
             details={"error_code": "request_body_encoding_unsupported"},
         )
-    if b" ".join(headers).count(_ANTHROPIC) == 1:
-        return  # no others than the version
-    for name in [name for name in headers if name[:10] == _ANTHROPIC]:
-        if not _PRINTABLE.fullmatch(headers[name]):
+    for name in names.forwarded:
+        if name != _VERSION and not _PRINTABLE.fullmatch(headers.get(name, b"")):
             raise InvalidRequest(f"{name.decode('latin-1')}: header must be printable ASCII")
 
 
-def forwarded_headers(headers: Headers, *, trace_context: bool = False) -> list[tuple[bytes, bytes]]:
+def forwarded_headers(
+    headers: Headers, names: HeaderNames | None = None, *, trace_context: bool = False
+) -> list[tuple[bytes, bytes]]:
     """The client's headers that are forwarded to an Anthropic-format upstream: `anthropic-*`, unchanged.
 
-    `trace_context` includes `traceparent` and `tracestate` (W3C "Trace Context").
+    `names` may be those of a larger set of headers. `trace_context` includes `traceparent` and `tracestate` (W3C
+    "Trace Context").
     """
-    return [
-        line
-        for line in headers.items()
-        if line[0][:10] == _ANTHROPIC or (trace_context and line[0] in _TRACE_CONTEXT and _PRINTABLE.fullmatch(line[1]))
-    ]
+    names = names or names_of(headers)
+    lines = [(name, headers[name]) for name in (names.traced if trace_context else names.forwarded) if name in headers]
+    if trace_context:
+        lines = [line for line in lines if line[0] not in _TRACE_CONTEXT or _PRINTABLE.fullmatch(line[1])]
+    return lines
 
 
 def credential_headers(headers: Headers) -> list[tuple[bytes, bytes]]:

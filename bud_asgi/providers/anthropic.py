@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Literal, get_args
 
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Body, Header, HttpReply, HttpRequest, Timeouts
+from bud_asgi.http import Body, Header, HeaderBlock, HttpReply, HttpRequest, Timeouts, header_block
 from bud_asgi.options import OptionError, check_choice, check_flag, url_shown
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import read_error, type_of_status
@@ -30,19 +31,26 @@ BASE_URL = "https://api.anthropic.com"
 """Anthropic's own API."""
 
 _HOST = "api.anthropic.com"
-_OWN_HEADERS: tuple[Header, ...] = (
-    (b"accept", b"application/json"),
-    (b"accept-encoding", b"identity"),  # replies are relayed byte for byte
-    (b"content-type", b"application/json"),
-    (b"user-agent", b"bud_asgi"),
+_OWN_HEADERS = header_block(
+    (
+        (b"accept", b"application/json"),
+        (b"accept-encoding", b"identity"),  # replies are relayed byte for byte
+        (b"content-type", b"application/json"),
+        (b"user-agent", b"bud_asgi"),
+    )
 )
-_MODELS_HEADERS: tuple[Header, ...] = (
-    *(line for line in _OWN_HEADERS if line[0] != b"content-type"),
-    (b"anthropic-version", b"2023-06-01"),
+_MODELS_HEADERS = header_block(
+    (
+        *(line for line in _OWN_HEADERS if line[0] != b"content-type"),
+        (b"anthropic-version", b"2023-06-01"),
+    )
 )
 _MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
 )
+_MAX_REMEMBERED = 1024
+"""Bytes of forwarded headers that are remembered: with the lines and what is sent, under 1 MB for 256 of them."""
+
 _MODELS_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 
 
@@ -59,15 +67,13 @@ class ApiKeyCredential:
 
     def __init__(self, api_key: Secret | None, header: Literal["x-api-key", "bearer"]) -> None:
         self._api_key = api_key
-        self._header = header
+        value = b"" if api_key is None else api_key.reveal().encode()
+        line = (b"authorization", b"Bearer " + value) if header == "bearer" else (b"x-api-key", value)
+        self._fields = header_block(() if api_key is None else (line,))
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """Add the key to the request."""
-        if self._api_key is None:
-            return request
-        value = self._api_key.reveal().encode()
-        line = (b"authorization", b"Bearer " + value) if self._header == "bearer" else (b"x-api-key", value)
-        return request.with_headers((line,))
+        return request.with_headers(self._fields)
 
     async def refresh(self, refused: HttpRequest) -> bool:
         """Return `False`: there is no other key."""
@@ -166,7 +172,7 @@ class Anthropic:
         drops. Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
         """
         request, model = call.request, call.upstream_model
-        forwarded = forwarded_headers(call.headers, trace_context=self._trace_context)
+        forwarded = forwarded_headers(call.headers, call.names, trace_context=self._trace_context)
         body: Body = request.body
         renamed = {} if model == request.model else {"model": msgspec.json.encode(model)}
         dropped: tuple[str, ...] = ()
@@ -182,7 +188,7 @@ class Anthropic:
                 origin=self._origin,
                 method=b"POST",
                 target=self._target + b"/count_tokens" if request.counting else self._target,
-                headers=(*_OWN_HEADERS, *forwarded),
+                headers=_with_own(forwarded),
                 body=body,
                 timeouts=self._timeouts,
             ),
@@ -212,6 +218,19 @@ class Anthropic:
         return TranslatedUpstreamError(
             message, status=status, type_=type_of_status(status), upstream_message=f"{status} {text}"
         )
+
+
+def _with_own(forwarded: Sequence[Header]) -> HeaderBlock:
+    """Return the headers of a request: remembered, because clients send the same ones each time."""
+    size = 0
+    for name, value in forwarded:
+        size += len(name) + len(value)
+    return (_remembered if size <= _MAX_REMEMBERED else _remembered.__wrapped__)(tuple(forwarded))
+
+
+@lru_cache(maxsize=256)
+def _remembered(forwarded: tuple[Header, ...]) -> HeaderBlock:
+    return _OWN_HEADERS + header_block(forwarded)
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import msgspec
 
-from bud_asgi.http import HttpRequest
+from bud_asgi.http import HeaderBlock, HttpRequest, header_block
 from bud_asgi.protocol.hops import HOPS
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.providers.seam import Provider
@@ -44,7 +44,13 @@ def with_hops(request: HttpRequest, hops: bytes) -> HttpRequest:
     """Add the header with the ids of the gateways, unless the request goes to a vendor, where no gateway can be."""
     if not hops or is_vendor_host(request.origin.host):
         return request
-    return request.with_headers(((HOPS, hops),))
+    return request.with_headers(_line_of(hops))
+
+
+@lru_cache(maxsize=256)
+def _line_of(hops: bytes) -> HeaderBlock:
+    """The header for these ids, most often those of this gateway alone. They are few, so the cache is bounded."""
+    return header_block(((HOPS, hops),))
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ import msgspec
 
 from bud_asgi.exchange import Attempt
 from bud_asgi.http import HttpReply, HttpRequest
-from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.headers import HeaderNames, Headers
 from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.errors import TranslatedUpstreamError
@@ -27,7 +27,7 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     `headers` are the client's, by lower-case name. `model` is the upstream model; `None` for the one in the request.
     `request_id` is the gateway's, for error bodies that the provider writes. `hops` is the header with the ids of the
     gateways that the request has been through; the sender adds it. `attempt` is the record of this try, for what only
-    the provider can see in the reply.
+    the provider can see in the reply. `names` is what the names of the client's headers show, where it is known.
     """
 
     request: MessagesRequest
@@ -36,6 +36,7 @@ class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     request_id: str = ""
     hops: bytes = b""
     attempt: Attempt | None = None
+    names: HeaderNames | None = None
 
     @property
     def upstream_model(self) -> str:

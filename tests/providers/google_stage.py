@@ -49,8 +49,9 @@ def google_served(**options: Any) -> Generator[Served]:
 async def applied(credential: GoogleCredential) -> dict[str, str]:
     """The headers that the credential puts on a request, by name."""
     request = await credential.apply(REQUEST, {})
-    assert request.headers[: len(REQUEST.headers)] == REQUEST.headers
-    return {name.decode(): value.decode() for name, value in request.headers[len(REQUEST.headers) :]}
+    given, sent = tuple(REQUEST.headers), tuple(request.headers)
+    assert sent[: len(given)] == given
+    return {name.decode(): value.decode() for name, value in sent[len(given) :]}
 
 
 async def bearer(credential: GoogleCredential) -> str:

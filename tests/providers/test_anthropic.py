@@ -41,7 +41,7 @@ def test_the_request_is_sent_unchanged() -> None:
     request = written(Anthropic(api_key=KEY), sent)
     assert request.body is sent
     assert (request.method, request.target) == (b"POST", b"/v1/messages")
-    assert request.headers == (
+    assert tuple(request.headers) == (
         (b"accept", b"application/json"),
         (b"accept-encoding", b"identity"),
         (b"content-type", b"application/json"),

@@ -106,7 +106,7 @@ async def test_a_200_is_handed_on_open() -> None:
     reply, attempt = await sent(client, provider(9))
     assert reply is first
     assert not first.closed
-    assert [request.headers[-1] for request in client.requests] == [(b"authorization", b"Bearer 1")]
+    assert [list(request.headers)[-1] for request in client.requests] == [(b"authorization", b"Bearer 1")]
     assert (attempt.status, attempt.upstream_request_id) == (200, "req_up")
 
 
@@ -145,7 +145,7 @@ async def test_after_a_401_a_fresh_credential_is_tried_once() -> None:
     reply, _ = await sent(client, provider(9), "other")
     assert reply is second
     assert (first.closed, second.closed) == (True, False)
-    assert [request.headers[-1][1] for request in client.requests] == [b"Bearer 1", b"Bearer 2"]
+    assert [list(request.headers)[-1][1] for request in client.requests] == [b"Bearer 1", b"Bearer 2"]
     assert [wire(request) for request in client.requests] == [body(model=b'"other"')] * 2
 
 

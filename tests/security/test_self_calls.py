@@ -224,13 +224,13 @@ OTHER_HOSTS: Sequence[str] = [
 @pytest.mark.parametrize("host", VENDORS)
 def test_a_vendor_does_not_see_the_header(host: str) -> None:
     request = HttpRequest(Origin(host, 443), b"POST", b"/", ())
-    assert with_hops(request, OTHERS[0]).headers == ()
+    assert tuple(with_hops(request, OTHERS[0]).headers) == ()
 
 
 @pytest.mark.parametrize("host", OTHER_HOSTS)
 def test_any_other_server_does(host: str) -> None:
     request = HttpRequest(Origin(host, 443), b"POST", b"/", ((b"a", b"b"),))
-    assert with_hops(request, OTHERS[0]).headers == ((b"a", b"b"), (HOPS, OTHERS[0]))
+    assert tuple(with_hops(request, OTHERS[0]).headers) == ((b"a", b"b"), (HOPS, OTHERS[0]))
 
 
 @pytest.mark.parametrize(

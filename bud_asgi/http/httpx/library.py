@@ -9,8 +9,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
+from bud_asgi.http.header_block import header_block
 from bud_asgi.http.seam import Body, HttpRequest
-from bud_asgi.http.wire import check_request, content_length, needs_content_length, write_batches
+from bud_asgi.http.wire import check_target, content_length, needs_content_length, write_batches
 
 if TYPE_CHECKING:
     import httpx
@@ -70,7 +71,8 @@ class Library:
 
         Raises `ValueError` for an invalid request.
         """
-        check_request(request)
+        check_target(request)
+        fields = header_block(request.headers)
         origin = request.origin
         scheme = "https" if origin.tls else "http"
         if not request.target.startswith(b"/"):
@@ -80,7 +82,7 @@ class Library:
         except self._invalid:
             # The message of httpx may contain the target.
             raise ValueError("httpx does not accept the request target as a URL") from None
-        headers = [(b"host", origin.authority), *request.headers]
+        headers = [(b"host", origin.authority), *fields]
         length = content_length(request.body)
         if needs_content_length(request.method, length):
             headers.append((b"content-length", b"%d" % length))

@@ -15,7 +15,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.http import Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts, header_block
 from bud_asgi.options import (
     OptionError,
     check_choice,
@@ -77,6 +77,7 @@ _OWN_HEADERS: tuple[Header, ...] = (
     (b"content-type", _JSON),
     (b"user-agent", b"bud_asgi"),
 )
+_COUNT_HEADERS = header_block(((b"accept", _JSON), *_OWN_HEADERS))
 _SUFFIXES = (("cn-", "amazonaws.com.cn"), ("eusc-", "amazonaws.eu"), ("", "amazonaws.com"))
 _VISIBLE = re.compile(r"[!-~]{1,2048}")
 _GUARDRAIL_VERSION = re.compile(r"[1-9][0-9]{0,7}|DRAFT")
@@ -138,8 +139,11 @@ class Bedrock:
         self._origin, self._path = _parse_endpoint(_host_of(region) if endpoint is None else endpoint, tls)
         self._model_ids = _checked_ids({} if model_ids is None else model_ids)
         self._models = ModelMap(region, _prefix(inference_profile, region), self._model_ids)
-        self._fixed_headers = _fixed_headers(service_tier, guardrail)
-        set_already = {name for name, _ in self._fixed_headers}
+        fixed = _fixed_headers(service_tier, guardrail)
+        set_already = {name for name, _ in fixed}
+        self._headers = {
+            accept: header_block(((b"accept", accept), *_OWN_HEADERS, *fixed)) for accept in (_JSON, CONTENT_TYPE)
+        }
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
         self.traits = Traits(edits_bodies=True, allowed_fields=("user_profile_id",) if user_profiles else ())
         self._has_guardrail = guardrail is not None
@@ -180,13 +184,14 @@ class Bedrock:
         if request.counting:
             path = path_of(self._counting_id(model), "count-tokens")
             body = (count_body(request, adapted, more),)
-            headers: Sequence[Header] = ((b"accept", _JSON), *_OWN_HEADERS)
+            headers = _COUNT_HEADERS
         else:
             path = path_of(model.identifier, "invoke-with-response-stream" if request.stream else "invoke")
             body = invoke_body(request, adapted, more)
             check_size(body, self._rules.max_body)
-            accept = CONTENT_TYPE if request.stream else _JSON
-            headers = ((b"accept", accept), *_OWN_HEADERS, *self._fixed_headers, *self._set_by_client(call.headers))
+            headers = self._headers[CONTENT_TYPE if request.stream else _JSON]
+            if own := self._set_by_client(call.headers):
+                headers += header_block(own)
         target = self._path + path
         return EncodedRequest(
             HttpRequest(self._origin, b"POST", target, headers, body, self._timeouts),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from bud_asgi.extras import require
-from bud_asgi.http import Header, HttpRequest
+from bud_asgi.http import HeaderBlock, HttpRequest, header_block
 from bud_asgi.options import OptionError, check_name, check_text, check_type, mismatch, path_shown
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.debug_logs import without_debug_logs
@@ -45,7 +45,7 @@ class AccessToken(msgspec.Struct, frozen=True):
     """A token, and the headers that it is sent in; the first is `authorization`."""
 
     token: str
-    headers: tuple[Header, ...]
+    headers: HeaderBlock
 
     def __repr__(self) -> str:
         return "AccessToken(...)"
@@ -120,7 +120,7 @@ class GoogleCredential:
         Many callers share one fetch. The current token stays if it fails.
         """
         authorization = dict(refused.headers).get(b"authorization")
-        return await self._refresher.replace(lambda token: token.headers[0][1] == authorization)
+        return await self._refresher.replace(lambda token: token.headers.lines[0][1] == authorization)
 
     def redact(self, text: str) -> str:
         """Replace the current token and the previous one in a text."""
@@ -151,7 +151,7 @@ class GoogleCredential:
         if project := self._quota_project or credentials.quota_project_id:
             headers.append((b"x-goog-user-project", project.encode()))
         expires_at = inf if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
-        return Expiring(AccessToken(token, tuple(headers)), expires_at)
+        return Expiring(AccessToken(token, header_block(headers)), expires_at)
 
     def _key(self) -> Mapping[str, object] | None:
         if self._file is None:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Header, HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.http import HttpReply, HttpRequest, Origin, Timeouts, header_block
 from bud_asgi.http.wire import content_length
 from bud_asgi.options import check_text
 from bud_asgi.protocol.errors import NotFound, RequestTooLarge
@@ -35,11 +35,13 @@ from bud_asgi.providers.vertex.errors import google_error, translate
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-_OWN_HEADERS: tuple[Header, ...] = (
-    (b"accept", b"application/json"),
-    (b"accept-encoding", b"identity"),  # otherwise it compresses even its errors
-    (b"content-type", b"application/json"),
-    (b"user-agent", b"bud_asgi"),
+_OWN_HEADERS = header_block(
+    (
+        (b"accept", b"application/json"),
+        (b"accept-encoding", b"identity"),  # otherwise it compresses even its errors
+        (b"content-type", b"application/json"),
+        (b"user-agent", b"bud_asgi"),
+    )
 )
 LAST_REGIONAL = (4, 6)
 """The last generation that single regions serve; later ones are at `global`, `us` and `eu` only."""
@@ -146,7 +148,7 @@ class Vertex:
                 origin=origin,
                 method=b"POST",
                 target=f"{parent}/{method}".encode(),
-                headers=(*_OWN_HEADERS, *betas),
+                headers=_OWN_HEADERS + header_block(betas),
                 body=body,
                 timeouts=self._timeouts,
             ),

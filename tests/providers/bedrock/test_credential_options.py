@@ -157,7 +157,7 @@ async def test_the_environments_token_takes_precedence_over_the_chain_only(monke
 
 async def test_a_request_is_unchanged_but_for_the_signature_which_names_its_scope() -> None:
     signed = await credential(**TEMPORARY, service="bedrock-mantle", region="eu-west-1").apply(REQUEST, {})
-    assert tuple(signed.headers[:1]) == tuple(REQUEST.headers)
+    assert tuple(signed.headers)[:1] == tuple(REQUEST.headers)
     assert (signed.target, signed.body, signed.origin) == (REQUEST.target, REQUEST.body, REQUEST.origin)
     added = dict(signed.headers)
     assert set(added) == {b"content-type", b"authorization", b"x-amz-date", b"x-amz-security-token"}

@@ -72,7 +72,7 @@ def test_the_model_goes_into_the_path_and_the_version_into_the_body() -> None:
     request = encoded().request
     assert (request.method, request.target) == (b"POST", f"{PARENT}/{MODEL}:rawPredict".encode())
     assert wire(request) == b'{"messages":[{}],"max_tokens":1,"anthropic_version":"vertex-2023-10-16"}'
-    assert request.headers == (
+    assert tuple(request.headers) == (
         (b"accept", b"application/json"),
         (b"accept-encoding", b"identity"),
         (b"content-type", b"application/json"),
