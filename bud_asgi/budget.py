@@ -92,16 +92,17 @@ class BodyBudget:
 class Upload:
     """The body of one request as it arrives, and its part of the budget.
 
-    `complete`: all of it has arrived. `began` is when the first byte was awaited, `waiting_since` when the next one
-    was: seconds on the loop's clock, `None` while nothing is awaited. Without a `budget` nothing is counted.
+    `began`: its bytes have been asked for. `waiting`: the next ones have not arrived. `complete`: all of it has. The
+    clock that watches it sets `began_at` and `waiting_since` when it first finds it waiting: seconds on the loop's
+    clock, which a body that arrives at once need not read. Without a `budget` nothing is counted.
     """
 
-    __slots__ = ("_principal", "_size", "began", "budget", "complete", "waiting_since")
+    __slots__ = ("_principal", "_size", "began", "began_at", "budget", "complete", "waiting", "waiting_since")
 
     def __init__(self) -> None:
         self.budget: BodyBudget | None = None
-        self.complete = False
-        self.began: float | None = None
+        self.began = self.waiting = self.complete = False
+        self.began_at: float | None = None
         self.waiting_since: float | None = None
         self._principal = ""
         self._size = 0
@@ -138,9 +139,9 @@ class Upload:
 
     def release(self) -> None:
         """Give everything back to the budget. May be called twice."""
-        size, self._size = self._size, 0
-        if size and self.budget is not None:
-            self.budget.give_back(self._principal, size)
+        if self._size and self.budget is not None:
+            self.budget.give_back(self._principal, self._size)
+            self._size = 0
 
 
 def body_budget(

@@ -14,7 +14,7 @@ import msgspec
 from bud_asgi.options import check_seconds
 
 TICK = 0.25
-"""Seconds between two ticks: how late a deadline may be."""
+"""Seconds between two ticks: how late a deadline may be. Those of a request body may be two ticks late."""
 
 LONGEST = 1e9
 """The longest duration in seconds, about thirty years: event loops do not accept infinity."""

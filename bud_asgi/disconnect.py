@@ -78,7 +78,7 @@ class ActiveRequest(msgspec.Struct, eq=False):
     def on_tick(self, now: float) -> None:
         """Do what it is time for: end a stalled upload or download, watch for a disconnect, send a ping."""
         upload = self.exchange.upload
-        if upload.waiting_since is not None:
+        if upload.waiting:
             self._check_upload(upload, now)
         if now - self.response.sending_since >= self._timing.silence:
             self.abort(ClientGone("the client stopped reading its response"))
@@ -89,7 +89,8 @@ class ActiveRequest(msgspec.Struct, eq=False):
 
     def _check_upload(self, upload: Upload, now: float) -> None:
         timing = self._timing
-        began, waiting_since = upload.began or now, upload.waiting_since or now
+        began = upload.began_at = upload.began_at or now
+        waiting_since = upload.waiting_since = upload.waiting_since or now
         if now - waiting_since >= timing.body_silence:
             self.abort(RequestTimeout(f"The request body stalled for {timing.body_silence:g} seconds."))
         elif now - began >= timing.body_within:

@@ -322,7 +322,7 @@ class Exchange:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
         self.upload.release()
         if self._request is not None and self._request.body:
-            self._request = msgspec.structs.replace(self._request, body=b"", spans={})
+            self._request = msgspec.structs.replace(self._request, body=b"", located={})
 
     @property
     def body_unread(self) -> bool:

@@ -82,7 +82,7 @@ def without_fields(
 
 
 def _in_body(request: MessagesRequest) -> list[Found]:
-    if request.spans.keys() <= _OTHERS:
+    if request.is_plain or request.spans.keys() <= _OTHERS:
         return []
     found = [Found(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
     if "fallbacks" in request.spans:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from bud_asgi.budget import Upload
-from bud_asgi.protocol.body import BodyReader
+from bud_asgi.protocol.body import BodyReader, declared_size
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.named_models import named_models
@@ -51,22 +51,19 @@ async def read_request(
     Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
     `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
     """
-    reader = BodyReader(max_body)
+    body = b""
     try:
-        if not upload.start(principal, declared := reader.declare(headers.get(b"content-length"))):
+        if not upload.start(principal, declared := declared_size(headers.get(b"content-length"), max_body)):
             await upload.wait_for_room(declared)
-        await _read_body(receive, reader, upload)
-        if reader.size > LARGE_BODY:
-            await asyncio.sleep(0)
-        body = reader.finish()
+        body = await _read_body(receive, upload, max_body)
         if len(body) > LARGE_BODY:
             await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
             check_unknown_size(body)
             await asyncio.sleep(0)
-        return await _with_named_models(decode_request(body, counting=counting, others=others))
+        request = decode_request(body, counting=counting, others=others)
+        return request if request.is_plain else await _with_named_models(request)
     except BaseException:
-        reader.clear()  # the traceback of the error refers to it
-        body = b""
+        body = b""  # the traceback of the error refers to it
         upload.release()
         raise
 
@@ -82,25 +79,42 @@ async def _with_named_models(request: MessagesRequest) -> MessagesRequest:
     return msgspec.structs.replace(request, named_models=tuple(found)) if found else request
 
 
-async def _read_body(receive: Receive, reader: BodyReader, upload: Upload) -> None:
-    now = asyncio.get_running_loop().time
-    upload.began = upload.waiting_since = now()
+async def _read_body(receive: Receive, upload: Upload, max_body: int) -> bytes:
+    reader: BodyReader | None = None
+    upload.began = True
     try:
         while not upload.complete:
+            upload.waiting, upload.waiting_since = True, None
             message = await receive()
-            upload.waiting_since = None
+            upload.waiting = False
             if message["type"] != "http.request":
                 raise ClientGone("the client disconnected before its request was complete")
-            await _feed(reader, message.get("body", b""), upload)
-            if message.get("more_body", False):
-                upload.waiting_since = now()
-            else:
-                upload.complete = True
-            del message  # a client in the same process may have sent the whole body in it
+            chunk: bytes = message.get("body", b"")
+            upload.complete = not message.get("more_body", False)
+            if (
+                upload.complete
+                and reader is None
+                and len(chunk) <= max_body
+                and chunk.isascii()
+                and upload.take(len(chunk))
+            ):
+                return bytes(chunk)
+            reader = reader or BodyReader(max_body)
+            await _feed(reader, chunk, upload)
+            del message, chunk  # a client in the same process may have sent the whole body in it
+        return await _joined(reader) if reader else b""
     except HTTPException as error:
         raise HostRefused(error) from error
     finally:
-        upload.waiting_since = None
+        upload.waiting = False
+        if reader:
+            reader.clear()  # the traceback of an error refers to it
+
+
+async def _joined(reader: BodyReader) -> bytes:
+    if reader.size > LARGE_BODY:
+        await asyncio.sleep(0)
+    return reader.finish()
 
 
 async def _feed(reader: BodyReader, chunk: bytes, upload: Upload) -> None:

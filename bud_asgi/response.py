@@ -310,7 +310,7 @@ class Response(msgspec.Struct, eq=False):
         body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
         unread = exchange.body_unread and not isinstance(error, ClientGone)
         expects = exchange.headers.get(b"expect", b"").lower() == b"100-continue"  # to read on would ask for the body
-        if expects or (isinstance(error, ShuttingDown) and exchange.upload.began is not None):  # a drain does not wait
+        if expects or (isinstance(error, ShuttingDown) and exchange.upload.began):  # a drain does not wait
             receive = None
         elif unread and receive is not None:
             unread = not await discard_body(receive, exchange.headers, within=0.0)

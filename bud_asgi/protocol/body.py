@@ -21,12 +21,29 @@ def invalid_body(reason: str) -> InvalidRequest:
     return InvalidRequest(f"The request body is not valid JSON: {reason}")
 
 
+def declared_size(content_length: bytes | None, max_body: int) -> int:
+    """Check `content-length` before the body is read, and return it; 0 if there is none.
+
+    Raises `RequestTooLarge` over the limit, `InvalidRequest` for a value that is not a number.
+    """
+    if content_length is None:
+        return 0
+    if not content_length.isdigit() or len(content_length) > 20:
+        raise InvalidRequest("content-length: Input should be a valid integer")
+    size = int(content_length)
+    if size > max_body:
+        raise _too_large(max_body)
+    return size
+
+
 class BodyReader:
     """Collects the chunks of one body. No I/O.
 
     UTF-8 is checked chunk by chunk, because checking 32 MB at once would block the event loop for 46 ms. It has to be
     checked here, because the JSON decoder does not look inside values that it returns as raw bytes.
     """
+
+    __slots__ = ("_chunks", "_decoder", "_inside_character", "_max_body", "size")
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
@@ -35,23 +52,11 @@ class BodyReader:
         self._inside_character = False
         self.size = 0
 
-    def declare(self, content_length: bytes | None) -> int:
-        """Check `content-length` before the body is read, and return it; 0 if there is none.
-
-        Raises `RequestTooLarge` over the limit, `InvalidRequest` for a value that is not a number.
-        """
-        if content_length is None:
-            return 0
-        if not content_length.isdigit() or len(content_length) > 20:
-            raise InvalidRequest("content-length: Input should be a valid integer")
-        size = int(content_length)
-        self._check(size)
-        return size
-
     def feed(self, chunk: bytes) -> None:
         """Add a chunk. Raises `RequestTooLarge` past the limit, `InvalidRequest` at the first invalid byte."""
         self.size += len(chunk)
-        self._check(self.size)
+        if self.size > self._max_body:
+            raise _too_large(self._max_body)
         if not self._chunks or len(chunk) >= _SMALL:
             self._chunks.append(chunk)
         else:
@@ -77,10 +82,6 @@ class BodyReader:
         else:
             self._chunks.append(bytearray(chunk))
 
-    def _check(self, size: int) -> None:
-        if size > self._max_body:
-            raise RequestTooLarge(f"Request exceeds the maximum size of {self._max_body} bytes")
-
     def _decode(self, chunk: bytes, *, final: bool) -> bool:
         """Decode a chunk; true if it ends inside a character."""
         decoder = self._decoder = self._decoder or _utf8()
@@ -89,3 +90,7 @@ class BodyReader:
         except UnicodeDecodeError as error:
             raise invalid_body(f"it is not UTF-8 ({error.reason})") from None
         return bool(decoder.getstate()[0])
+
+
+def _too_large(max_body: int) -> RequestTooLarge:
+    return RequestTooLarge(f"Request exceeds the maximum size of {max_body} bytes")

@@ -121,11 +121,9 @@ def validate(body: bytes, spans: Mapping[str, tuple[int, int]], required: tuple[
         field = FIELDS.get(name)
         if field is None:
             check_spelling(name)
-            continue
-        first = body[start]
-        if first not in field.first_bytes:
+        elif body[start] not in field.first_bytes:
             raise InvalidRequest(f"{name}: {field.type_error}")
-        if first in _DIGITS:
+        elif body[start] in _DIGITS:
             _validate_number(name, field, body[start:end])
     _validate_model(body, spans["model"])
     _validate_messages(body, spans["messages"][0])

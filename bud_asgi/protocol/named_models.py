@@ -247,10 +247,16 @@ def _contains(pattern: re.Pattern[bytes], body: bytes, start: int, end: int) -> 
 
 
 def _is_plain(body: bytes, start: int, end: int) -> bool:
-    """Whether a small part of a body has no sign of a block that brings in tools: the usual case, decided at once."""
+    """Whether a small part of a body has no sign of a block that brings in tools: the usual case, decided at once.
+
+    A single byte is found thirty times as fast as a pattern, and prose has few of these.
+    """
     if end - start > _CHUNK:
         return False
-    return _SIGN.search(body, start, end) is None and _ESCAPED_LETTER.search(body, start, end) is None
+    sign, escape = body.find(b"_", start, end), body.find(b"\\", start, end)
+    return (sign < 0 or not _SIGN.search(body, sign, end)) and (
+        escape < 0 or not _ESCAPED_LETTER.search(body, escape, end)
+    )
 
 
 def _has_sign(body: bytes, start: int, end: int) -> _Search:

@@ -10,11 +10,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
+from msgspec import UNSET
 
 from bud_asgi.protocol.body import invalid_body
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.fields import FIELDS, REQUIRED, REQUIRED_TO_COUNT, integer_of, validate, validate_needed
 from bud_asgi.protocol.malformed import MALFORMED_JSON
+from bud_asgi.protocol.plain import MAX_PLAIN, plain_fields
 
 Span = tuple[int, int]
 """The position of a value in the body: start and end, as in a slice."""
@@ -36,6 +38,7 @@ _COMMAS = frozenset(b"{,")
 _END = re.compile(rb"[ \t\n\r]*+\}")
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_string = msgspec.json.Decoder(str).decode
 _KnownFields = msgspec.defstruct("_KnownFields", [(name, msgspec.Raw, msgspec.Raw()) for name in FIELDS])
 _decode_known = msgspec.json.Decoder(_KnownFields).decode
 
@@ -52,17 +55,26 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     `counting`: a request to count tokens instead of creating a Message; `max_tokens` is optional then. `violation`: why
     Anthropic's models would reject it, where the gateway also has models of others; empty if they would not.
-    `named_models` are the models that the body names besides `model`.
+    `named_models` are the models that the body names besides `model`. `is_plain`: it is known to have neither such
+    names nor fields outside `PLAIN_FIELDS`. `located` are the `spans`, once something has asked for them.
     """
 
     body: bytes
-    spans: Mapping[str, Span]
     model: str
     max_tokens: int | None
     stream: bool
     counting: bool = False
     violation: str = ""
     named_models: tuple[NamedModel, ...] = ()
+    is_plain: bool = False
+    located: Mapping[str, Span] | None = None
+
+    @property
+    def spans(self) -> Mapping[str, Span]:
+        """The position of each top-level value, in the order of the body."""
+        if self.located is None:
+            msgspec.structs.force_setattr(self, "located", split_object(self.body)[1])
+        return self.located or {}
 
     def __repr__(self) -> str:
         """Leave out the body, which contains user data."""
@@ -105,7 +117,7 @@ def edited(
         start = end + 1 + len(key)
         end = start + len(value)
         spans[name] = (start, end)
-    return msgspec.structs.replace(request, body=b"".join((*parts, b"}")), spans=spans)
+    return msgspec.structs.replace(request, body=b"".join((*parts, b"}")), located=spans, is_plain=False)
 
 
 def _spliced(
@@ -151,21 +163,25 @@ def decode_request(body: bytes, *, counting: bool = False, others: bool = False)
     Raises `InvalidRequest` with the invalid field or the error in the body as a whole. Takes microseconds for a small
     body, 0.3 ms per megabyte of text, 66 ms for the worst 32 MB.
     """
+    if len(body) <= MAX_PLAIN and (plain := plain_fields(body)) and (counting or plain.max_tokens is not UNSET):
+        limit = None if plain.max_tokens is UNSET else plain.max_tokens
+        stream = plain.stream is True and not counting
+        return MessagesRequest(body, plain.model, limit, stream, counting, is_plain=True)
     fields, spans = split_object(body)
     try:
         violation = _validate(body, spans, counting=counting, others=others)
-        model = msgspec.json.decode(fields["model"], type=str)
+        model = _decode_string(fields["model"])
     except MALFORMED_JSON as error:
         raise invalid_json(error) from None
     limit = spans.get("max_tokens")
     return MessagesRequest(
         body=body,
-        spans=spans,
         model=model,
         max_tokens=None if limit is None or violation else integer_of(body[limit[0] : limit[1]]),
         stream=not counting and "stream" in spans and body.startswith(b"true", spans["stream"][0]),
         counting=counting,
         violation=violation,
+        located=spans,
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.bodies import take_in
 from support.counts import examples
 
-from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader
+from bud_asgi.protocol.body import DEFAULT_MAX_BODY, BodyReader, declared_size
 from bud_asgi.protocol.errors import InvalidRequest, RequestTooLarge
 
 NOT_UTF_8: dict[str, tuple[tuple[bytes, ...], str]] = {
@@ -107,21 +107,21 @@ def test_the_size_counts_bytes() -> None:
 
 @pytest.mark.parametrize("declared", [None, b"0", b"8", b"00000000000000000008"])
 def test_a_declared_length_within_the_limit_or_none_is_accepted(declared: bytes | None) -> None:
-    BodyReader(8).declare(declared)
+    declared_size(declared, 8)
 
 
 @pytest.mark.parametrize("declared", [b"9", b"33554433", b"99999999999999999999"])
 def test_a_declared_length_over_the_limit_is_refused_before_the_first_byte(declared: bytes) -> None:
     with pytest.raises(RequestTooLarge, match=r"^Request exceeds the maximum size of 8 bytes$"):
-        BodyReader(8).declare(declared)
+        declared_size(declared, 8)
 
 
 @pytest.mark.parametrize("declared", [b"", b"-1", b"+1", b" 1", b"1 ", b"1.0", b"0x1", b"1, 1", b"a", b"\xb2", b"1_0"])
 def test_a_declared_length_that_is_not_a_number_is_refused(declared: bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^content-length: Input should be a valid integer$"):
-        BodyReader(8).declare(declared)
+        declared_size(declared, 8)
 
 
 def test_a_declared_length_of_ten_thousand_digits_is_refused_without_being_parsed() -> None:
     with pytest.raises(InvalidRequest, match=r"^content-length: Input should be a valid integer$"):
-        BodyReader(8).declare(b"9" * 10_000)
+        declared_size(b"9" * 10_000, 8)

@@ -1,0 +1,78 @@
+"""The common request body, decoded and validated in one pass of the decoder: small, compact, all fields known.
+
+It has no whitespace between its tokens, no field that concerns the account, and no model besides `model`. Whatever is
+uncertain here is left to `decode_request`, which finds the words for what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, cast
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from bud_asgi.protocol.account_fields import ACCOUNT_FIELDS
+from bud_asgi.protocol.fields import FIELDS, MAX_MODEL_NAME
+from bud_asgi.protocol.malformed import MALFORMED_JSON
+
+PLAIN_FIELDS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
+"""The known fields that do not change what is billed, or to whom."""
+
+MAX_PLAIN = 1 << 14
+"""The size in bytes up to which a second pass over a body costs less than to locate its values."""
+
+_TYPES: Mapping[tuple[str, ...], object] = {
+    ("string",): str | UnsetType | None,
+    ("array",): list[Raw] | UnsetType | None,
+    ("object",): dict[str, Raw] | UnsetType | None,
+    ("string", "array"): str | list[Raw] | UnsetType | None,
+    ("string", "object"): str | dict[str, Raw] | UnsetType | None,
+}
+_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+_decode_share = msgspec.json.Decoder(Annotated[float, Meta(ge=0, le=1)]).decode
+
+
+class PlainFields(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields that the gateway reads, and those whose numbers have bounds; the decoded struct has all others too."""
+
+    messages: Raw
+    model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_NAME)]
+    max_tokens: _Count | UnsetType = UNSET
+    stream: bool | UnsetType = UNSET
+    top_k: _Count | UnsetType | None = UNSET
+    temperature: Raw = Raw()
+    top_p: Raw = Raw()
+
+
+_others = [
+    (name, _TYPES[field.kinds], UNSET)
+    for name, field in FIELDS.items()
+    if name in PLAIN_FIELDS and name not in PlainFields.__struct_fields__
+]
+_All = msgspec.defstruct("_All", _others, bases=(PlainFields,), forbid_unknown_fields=True)
+_decode = msgspec.json.Decoder(cast("type[PlainFields]", _All)).decode
+_encode = msgspec.json.Encoder().encode
+_BACKSLASH = ord("\\")
+
+
+def plain_fields(body: bytes) -> PlainFields | None:
+    """The fields of a body that is valid except that `max_tokens` may be missing; `None` where that is uncertain.
+
+    Expects valid UTF-8. Its keys are compared by size: the encoder writes each pair in the fewest bytes, and the
+    decoder drops all but the last of equal keys. A body of exactly the encoded size has neither whitespace nor these.
+    """
+    try:
+        known = _decode(body)
+        encoded = _encode(known)
+        if known.temperature:
+            _decode_share(known.temperature)
+        if known.top_p:
+            _decode_share(known.top_p)
+    except MALFORMED_JSON:
+        return None
+    if len(encoded) != len(body) or not encoded.startswith(b'{"messages":[{'):
+        return None
+    # A key `model` of any case, or one with escaped letters, may name a further model.
+    is_escaped = _BACKSLASH in body and body.find(b"\\u00") >= 0
+    return known if not is_escaped and body.lower().count(b'"model"') == 1 else None
