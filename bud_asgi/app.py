@@ -123,7 +123,8 @@ class MessagesApp:
         requests.
         """
         check_flag("final_error_event", final_error_event)
-        install(host, path, self, self.lifespan)
+        # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
+        install(host, path, self, self.lifespan, shortcut=self._stack is None)
         if final_error_event:
             host.add_middleware(FinalErrorEvent)
 

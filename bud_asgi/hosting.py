@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import FunctionType
 from typing import Any, cast
 
+from starlette import __version__ as starlette_version
 from starlette.applications import Starlette
 from starlette.convertors import FloatConvertor, IntegerConvertor, PathConvertor, StringConvertor, UUIDConvertor
-from starlette.routing import BaseRoute, Match, Mount, Route, compile_path
+from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketRoute, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange
@@ -29,6 +34,11 @@ _SAMPLES: Mapping[type, str] = {
 }
 """For each convertor of Starlette's a text that it matches."""
 
+_FREQUENT = ("/v1/messages", "/v1/messages/count_tokens")
+"""The paths below the prefix that `Shortcut` serves."""
+_ROUTER_SETS_ROUTE = tuple(map(int, starlette_version.split(".")[:2])) >= (1, 7)
+"""Whether Starlette's router puts the matching route into the scope."""
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -45,8 +55,10 @@ def local_path(scope: Scope) -> str:
             path = path.removesuffix("/")  # Litestar appends one
     prefix: str = scope.get("root_path", "").rstrip("/")
     while prefix:
-        if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}:
-            return path[len(prefix) :]
+        if path.startswith(prefix):
+            below = path[len(prefix) :]
+            if not below or below[0] == "/":
+                return below
         _, slash, tail = prefix[1:].partition("/")
         prefix = slash + tail
     return path
@@ -100,19 +112,104 @@ class _ExactPrefix:
         await self.app(scope, receive, send)
 
 
+class Shortcut:
+    """The innermost middleware of a host: hands frequent requests to a mount without asking the host's router.
+
+    Starlette's `ExceptionMiddleware`, router and mount cost more than the rest of the host for a small request. The
+    scope becomes what they would make of it, except for the key that `ExceptionMiddleware` sets for endpoints.
+
+    The router is asked wherever it could decide otherwise: an earlier route could match, the prefix has parameters, the
+    router is of another class (FastAPI's also serves its telemetry), another middleware is further in, or a monitoring
+    tool has replaced methods of Starlette's.
+
+    If `send` of a host's middleware raises, the exception reaches the host's handler for 500 as it is;
+    `ExceptionMiddleware` would replace it with a `RuntimeError` if its class has a handler.
+    """
+
+    def __init__(self, app: ASGIApp, mount: Mount) -> None:
+        self.app = app
+        self._mount = mount
+        self._router = _plain_router(app) if mount.param_convertors.keys() == {"path"} else None
+        self._paths = {mount.path + path for path in _FREQUENT}
+        self._routes: list[BaseRoute] = []
+        """The host's routes when it was last checked whether the mount is the first that could match."""
+        self._is_first = False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve a frequent request to the mount, and pass on everything else."""
+        router = self._router
+        if router is None or scope["type"] != "http":
+            return self.app(scope, receive, send)
+        path: str = scope["path"]
+        root_path: str = scope.get("root_path", "")
+        if root_path and path.startswith(root_path) and path[len(root_path) :][:1] in {"", "/"}:
+            path = path[len(root_path) :]
+        if path not in self._paths:
+            return self.app(scope, receive, send)
+        if router.routes != self._routes:
+            self._check(router.routes)
+        if not self._is_first:
+            return self.app(scope, receive, send)
+        mount = self._mount
+        scope.setdefault("router", router)
+        if _ROUTER_SETS_ROUTE:
+            scope["route"] = mount
+        scope["path_params"] = dict(scope.get("path_params", ()))
+        scope.setdefault("app_root_path", root_path)
+        scope["root_path"] = root_path + mount.path
+        scope["endpoint"] = mount.app
+        return mount.app(scope, receive, send)
+
+    def _check(self, routes: list[BaseRoute]) -> None:
+        mount = self._mount
+        earlier = list(itertools.takewhile(lambda route: route is not mount, routes))
+        self._is_first = len(earlier) < len(routes) and all(_never_matches(route, self._paths) for route in earlier)
+        self._routes = list(routes)
+
+
+def _plain_router(app: ASGIApp) -> Router | None:
+    """The router behind a host's `ExceptionMiddleware`, if nothing but Starlette's own code is in between."""
+    while isinstance(app, Shortcut):
+        app = app.app
+    router: object = app.app if isinstance(app, ExceptionMiddleware) else None
+    if not isinstance(router, Router) or type(app) is not ExceptionMiddleware or type(router) is not Router:
+        return None
+    replaceable = (ExceptionMiddleware.__call__, Router.__call__, Router.app, Mount.matches, Mount.handle)
+    is_plain = router.middleware_stack == router.app and all(
+        type(function) is FunctionType and function.__globals__["__name__"].startswith("starlette.")
+        for function in replaceable
+    )
+    return router if is_plain else None
+
+
+def _never_matches(route: BaseRoute, paths: set[str]) -> bool:
+    if type(route) is Route or type(route) is Mount:
+        return not any(map(route.path_regex.match, paths))
+    return type(route) is WebSocketRoute
+
+
 def install(
-    host: Starlette, path: str, app: ASGIApp, lifespan: Callable[[], AbstractAsyncContextManager[None]]
+    host: Starlette,
+    path: str,
+    app: ASGIApp,
+    lifespan: Callable[[], AbstractAsyncContextManager[None]],
+    *,
+    shortcut: bool = False,
 ) -> None:
     """Mount an app in a Starlette or FastAPI host at a prefix, and enter its lifespan within the host's.
 
-    Raises `OptionError`: for an invalid path, and where an earlier route of the host would get all messages.
+    With `shortcut`, frequent requests do not go through the host's router (`Shortcut`). Raises `OptionError`: for an
+    invalid path, and where an earlier route of the host would get all messages.
     """
     check_type("host", host, Starlette, "a Starlette or FastAPI app")
     prefix = _checked_prefix(path)
     _check_earlier_routes(host, prefix)
     if prefix:
         host.router.routes.append(Route(prefix, _ExactPrefix(app)))  # without it, Starlette redirects there
-    host.router.routes.append(Mount(prefix, app))
+    mount = Mount(prefix, app)
+    host.router.routes.append(mount)
+    if shortcut:
+        host.user_middleware.append(Middleware(Shortcut, mount))
     inner = host.router.lifespan_context
 
     @asynccontextmanager
