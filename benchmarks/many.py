@@ -8,7 +8,8 @@ from load import keys_of
 
 from bud_asgi import Anthropic, ApiKey, ApiKeys, Limit, MessagesApp, Route, hash_api_key
 
-NEVER_REACHED = 1_000_000_000
+NEVER_REACHED = 1_000_000
+YEARS = 1e9  # seconds: no limit is full again within a run, so that the store has to keep every caller's
 
 app = MessagesApp(
     auth=ApiKeys(
@@ -18,6 +19,6 @@ app = MessagesApp(
         ]
     ),
     routes=[Route("claude-*", to=["upstream"])],
-    limits=[Limit("requests", NEVER_REACHED), Limit("requests", NEVER_REACHED, per="all")],
+    limits=[Limit("requests", NEVER_REACHED, YEARS), Limit("requests", NEVER_REACHED, YEARS, per="all")],
     providers=[Anthropic(name="upstream", api_key="sk-ant-upstream", base_url=os.environ["UPSTREAM"])],
 )

@@ -136,7 +136,7 @@ def report_idle(idle: Samples, streams: int) -> None:
 
 
 def nginx_version() -> str:
-    """The version of nginx, or how to get a row of it."""
+    """The version of nginx, or how to get a column of it."""
     if NGINX is None:
         return "nginx is not installed: its column is left out (apt-get install nginx-light)"
     shown = subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True)
@@ -153,12 +153,13 @@ def main() -> None:
         samples = measure(bench, cells, options.rounds, quick=options.quick)
         if bench.access_log.exists() and not bench.access_log.stat().st_size:
             sys.exit("bud-asgi serve wrote no access log")
-    print_machine(describe() | {"": nginx_version()})
+    print_machine(describe())
+    print(nginx_version())
     if cells:
         report(samples, cells)
+        print(f"\n{samples.compared} exchanges were compared at both ends: all bytes are the same.")
     if idle.results:
         report_idle(idle, streams)
-    print(f"\n{samples.compared} exchanges were compared at both ends: all bytes are the same.")
     memory = {app: [result.stream_bytes for result in results] for (_, app), results in idle.results.items()}
     write_json(options, "relay.json", samples, idle_stream_bytes=memory)
     if samples.has("small", ALONE) and not options.quick:
