@@ -37,7 +37,7 @@ def main() -> None:
     for cell in cells:
         ratios = samples.ratios(cell.key, MANY, REPEATED.key, MANY)
         grown = [result.grown / result.units for result in samples.results[cell.key, MANY.name]]
-        memory = f"{statistics.median(grown):.0f}"
+        memory = f"{statistics.fmean(grown):.0f}"
         rows.append([cell.name, f"{samples.median(cell.key, MANY):.1f}", spread(ratios), memory])
     print("\nCPU of a small request, with 100,000 keys, directly under uvicorn:")
     table(["", "µs", "ratio: median (least-greatest)", "memory grows by, bytes a request"], rows)
