@@ -28,9 +28,11 @@ format: .venv/ready
 	$(RUN)/ruff check --fix .
 
 bench: .venv/ready
-	$(RUN)/python benchmarks/cost.py
 	$(RUN)/python benchmarks/relay.py $(ARGS)
-	$(RUN)/python benchmarks/clouds.py
+	$(RUN)/python benchmarks/clouds.py $(ARGS)
+	$(RUN)/python benchmarks/memos.py $(ARGS)
+	$(RUN)/python benchmarks/instructions.py $(ARGS)
+	$(RUN)/python benchmarks/cost.py $(ARGS)
 
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)

@@ -1,314 +1,171 @@
-"""What relaying costs: the whole gateway beside bare pass-throughs, in one interleaved run: `make bench`.
+"""What relaying costs, beside bare pass-throughs and nginx, in one interleaved run: `make bench`.
 
-CPU (user and system) of the gateway's process and its children, for one request or one event, under plain uvicorn:
+CPU (user and system) of the server's process for one request or one event:
 
-- uvicorn answering alone, without an upstream;
-- (a) a bare ASGI pass-through on aiohttp (`bare_aiohttp.py`), the baseline on plain sockets, with the same timeouts as
-  the engine;
-- (b) the same on the project's own engine (`bare_engine.py`);
-- (c) the whole app with authentication, rate limits and routing, mounted in a Starlette app (`whole.py`).
+- uvicorn answering alone, without an upstream (`alone.py`);
+- nginx as a reverse proxy: buffering off, connections to the upstream kept (only if `nginx` is installed);
+- bare: an ASGI pass-through on aiohttp (`bare_aiohttp.py`), under plain uvicorn, with the engine's timeouts. All ratios
+  are to this one, in the same round;
+- bare, our engine: the same on the project's HTTP client (`bare_engine.py`);
+- mounted: the gateway in a Starlette app, under plain uvicorn, with keys, routes and two limits (`whole.py`);
+- serve: the command `bud-asgi serve` with a TOML file of the same, its access log written to a file.
 
-And of (c) the memory of an idle open stream, and how soon upstream calls end when 500 clients vanish from silent
-streams. Each figure is the median of the rounds; a ratio is the median of the ratios to (a) within a round. Fails when
-(a) costs more than 5 times uvicorn alone: then it would be no measure; or when bytes differ between the two ends.
+Also the memory of an idle stream, and how soon upstream calls end when 500 clients disconnect. Exits with an error when
+bytes differ between the two ends, or when bare costs more than 5 times uvicorn alone: then it is not a fair baseline.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import resource
-import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
-from pathlib import Path
+from contextlib import ExitStack
 
-import msgspec
-from load import Job, Kind, Result
+from harness import (
+    NGINX,
+    App,
+    Bench,
+    Cell,
+    Options,
+    Samples,
+    describe,
+    measure,
+    options_of,
+    print_machine,
+    progress,
+    spread,
+    table,
+    verdict,
+    write_json,
+)
+from load import Result
 
-from bud_asgi import new_api_key
+ALONE = App("uvicorn alone", "alone", upstream=False)
+PROXY = App("nginx", server="nginx")
+BARE = App("bare", "bare_aiohttp")
+ENGINE = App("bare, our engine", "bare_engine")
+WHOLE = App("mounted", "whole", "/anthropic/v1/messages")
+SERVE = App("serve", server="serve")
+ALL = (ALONE, PROXY, BARE, ENGINE, WHOLE, SERVE)
 
-HERE = Path(__file__).parent
-FLAGS = ("--loop", "uvloop", "--http", "httptools", "--lifespan", "auto", "--no-access-log", "--log-level", "warning")
-PACKAGES = ("bud-asgi", "aiohttp", "uvicorn", "uvloop", "httptools", "starlette", "msgspec")
-
-HONEST = 5.0
-"""How many times uvicorn alone (a) may cost."""
-
-STREAMS = 500
-"""Idle streams."""
-
-STREAM_GOAL = 20.0
-"""KB that one of them may take."""
-
-VANISH_GOAL = 1.0
-"""Seconds in which every upstream call must have ended."""
-
-
-class Cell(msgspec.Struct, frozen=True):
-    """One column: what is done, how often, and how much of (a) on plain sockets the whole may cost."""
-
-    name: str
-    kind: Kind
-    connections: int
-    count: int
-    quick: int
-    goal: float
-    noise: float = 0.10
-    tls: bool = False
-
+GATEWAYS = (*((PROXY,) if NGINX else ()), BARE, WHOLE, SERVE)
 
 CELLS = (
-    Cell("small JSON", "small", 16, 4000, 500, 0.90),
-    Cell("event, 100 streams at 50/s", "paced", 100, 4, 1, 1.0, noise=0.15),
-    Cell("event, flat out", "flat", 4, 60_000, 5000, 0.40),
-    Cell("400 KB body", "body", 8, 500, 50, 1.0),
-    Cell("small JSON, TLS upstream", "small", 16, 4000, 500, 1.05, tls=True),
-    Cell("event at 50/s, TLS upstream", "paced", 100, 4, 1, 1.4, noise=0.15, tls=True),
+    Cell("small", "small JSON", "small", 16, 4000, 500, (ALONE, ENGINE, *GATEWAYS), {"mounted": 0.90, "serve": 0.62}),
+    Cell(
+        "small-tls", "small JSON, TLS upstream", "small", 16, 4000, 500, (WHOLE,), {"mounted": 1.05}, 0.1, True, "small"
+    ),
+    Cell("paced", "event, 100 streams at 50/s", "paced", 100, 3, 1, GATEWAYS, {"mounted": 0.95}, 0.15),
+    Cell(
+        "paced-tls", "event at 50/s, TLS upstream", "paced", 100, 3, 1, (WHOLE,), {"mounted": 1.4}, 0.15, True, "paced"
+    ),
+    Cell("flat", "event, flat out", "flat", 4, 60_000, 5000, (ENGINE, *GATEWAYS), {"mounted": 0.36}),
+    Cell("short", "event, flat out, 16 streams of 500 each", "short", 16, 20, 2, GATEWAYS, {"mounted": 0.40}),
+    Cell("body", "400 KB body", "body", 8, 500, 50, (ENGINE, *GATEWAYS), {"mounted": 0.80}),
 )
 
+IDLE = "idle"
+IDLE_GOALS = {"mounted": 20.0, "serve": 16.0}
+"""KB of memory for an idle stream."""
 
-class App(msgspec.Struct, frozen=True):
-    """One row: an app, and where it takes requests. `rewritten`: what it sends upstream is not what it was sent."""
+END_GOAL = 1.0
+"""Seconds in which every upstream call must have ended."""
 
-    name: str
-    module: str
-    path: str = "/v1/messages"
-    rewritten: bool = False
-
-
-ALONE = App("uvicorn alone", "alone")
-BARE = App("(a) bare, aiohttp", "bare_aiohttp")
-ENGINE = App("(b) bare, our engine", "bare_engine")
-WHOLE = App("(c) the whole", "whole", "/anthropic/v1/messages")
-GATEWAYS = (BARE, ENGINE, WHOLE)
-
-Samples = dict[tuple[App, Cell], list[float]]
-"""Microseconds for one unit, one figure a round."""
+FAIR = 5.0
+"""How many times uvicorn alone the baseline may cost."""
 
 
-class Server(msgspec.Struct, frozen=True):
-    """A process that serves an app."""
-
-    app: App
-    pid: int
-    port: int
+def chosen(options: Options) -> list[Cell]:
+    """The cells to measure, with those that their ratios refer to."""
+    bases = {cell.base for cell in CELLS if options.wants(cell.key)}
+    return [cell for cell in CELLS if options.wants(cell.key) or cell.key in bases]
 
 
-class Bench:
-    """The processes of a run, and their environment."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._key = new_api_key()
-        self._ca_file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ca.pem"
-        upstream = stack.enter_context(_process([sys.executable, "upstream.py", str(self._ca_file)]))
-        assert upstream.stdout is not None
-        plain, secure = upstream.stdout.readline().decode().split()
-        self._upstream = int(plain)
-        self._urls = {False: f"http://127.0.0.1:{plain}", True: f"https://127.0.0.1:{secure}"}
-
-    def start(self, app: App, *, tls: bool = False) -> Server:
-        """Serve an app until the end of the run."""
-        return self._stack.enter_context(self.serving(app, tls=tls))
-
-    @contextmanager
-    def serving(self, app: App, *, tls: bool = False) -> Generator[Server]:
-        """Serve an app under plain uvicorn, its upstream plain or over TLS."""
-        port = _free_port()
-        command = [sys.executable, "-m", "uvicorn", f"{app.module}:app", "--host", "127.0.0.1", "--port", str(port)]
-        settings = {"UPSTREAM": self._urls[tls], "KEY": self._key, "SSL_CERT_FILE": str(self._ca_file)}
-        with _process([*command, *FLAGS], settings) as process:
-            _wait_for(process, port)
-            yield Server(app, process.pid, port)
-
-    def load(self, server: Server, kind: Kind, *size: int) -> Result:
-        """Put a load of so many connections and so many units on a server, from a process of its own."""
-        connections, count = size
-        upstream = self._upstream if server.app is not ALONE else 0
-        app = server.app
-        job = Job(kind, server.port, app.path, self._key, server.pid, upstream, connections, count, app.rewritten)
-        command = [sys.executable, "load.py", msgspec.json.encode(job).decode()]
-        ended = subprocess.run(command, cwd=HERE, capture_output=True, timeout=120, check=False)
-        if ended.returncode:
-            sys.exit(f"{server.app.name}, {kind}: {ended.stderr.decode()[-2000:]}")
-        return msgspec.json.decode(ended.stdout, type=Result)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@contextmanager
-def _process(command: list[str], settings: dict[str, str] | None = None) -> Generator[subprocess.Popen[bytes]]:
-    """A process of ours in the folder of the benchmarks, ended with the block."""
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)} | (settings or {})
-    process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        process.kill()  # connections are still open: nothing to wait for
-        process.communicate()
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    sys.exit(f"{process.args!r} did not start")
-
-
-def tell(words: str) -> None:
-    """A line of progress."""
-    print(words, file=sys.stderr, flush=True)
-
-
-def relayed(bench: Bench, rounds: int, *, quick: bool) -> tuple[Samples, int]:
-    """All rounds: in each every cell, and in each cell every app, another one first each time; exchanges compared."""
-    alone = bench.start(ALONE)
-    servers = {tls: [bench.start(app, tls=tls) for app in GATEWAYS] for tls in (False, True)}
-    samples: Samples = {}
-    compared = 0
+def idle_streams(bench: Bench, rounds: int, streams: int) -> Samples:
+    """Idle streams, in a fresh process each time."""
+    samples = Samples()
+    cell = Cell(IDLE, "idle streams", "idle", streams, 0, 0, (WHOLE, SERVE))
     for number in range(rounds):
-        for cell in CELLS:
-            turn = number % len(GATEWAYS)
-            asked = servers[cell.tls][turn:] + servers[cell.tls][:turn]
-            if cell is CELLS[0]:
-                asked = [alone, *asked]
-            for server in asked:
-                result = bench.load(server, cell.kind, cell.connections, cell.quick if quick else cell.count)
-                compared += result.compared
-                samples.setdefault((server.app, cell), []).append(result.cpu / result.units * 1e6)
-            figures = ", ".join(f"{server.app.name} {samples[server.app, cell][-1]:.1f}" for server in asked)
-            tell(f"round {number + 1} of {rounds}, {cell.name}: {figures} µs")
-    return samples, compared
+        for app in cell.apps:
+            with bench.serving(app) as server:
+                result = bench.load(server, cell, 0)
+            samples.add(IDLE, app, result)
+            figures = f"{result.stream_bytes / 1000:.1f} KB each, ended within {result.ended_within:.2f} s"
+            progress(f"idle streams, {number + 1} of {rounds}, {app.name}: {figures}")
+    return samples
 
 
-def silent(bench: Bench, rounds: int) -> list[Result]:
-    """Silent streams through the whole, in a fresh process each time."""
-    results: list[Result] = []
-    for number in range(rounds):
-        with bench.serving(WHOLE) as server:
-            results.append(bench.load(server, "idle", STREAMS, 0))
-        kilobytes, seconds = results[-1].stream_bytes / 1000, results[-1].ended_within
-        tell(f"silent streams, {number + 1} of {rounds}: {kilobytes:.1f} KB each, ended within {seconds:.2f} s")
-    return results
-
-
-def ratio(samples: Samples, app: App, cell: Cell) -> float:
-    """To (a) on plain sockets: the median over the rounds."""
-    plain = next(each for each in CELLS if each.kind == cell.kind and not each.tls)
-    pairs = zip(samples[app, cell], samples[BARE, plain], strict=True)
-    return statistics.median(one / bare for one, bare in pairs)
-
-
-def verdict(figure: float, goal: float, noise: float = 0.0) -> str:
-    """Whether a goal is met."""
-    if figure <= goal:
-        return "met"
-    return "within noise" if figure <= goal * (1 + noise) else "MISSED"
-
-
-def report(samples: Samples, results: list[Result], compared: int, machine: dict[str, str]) -> None:
-    """The Markdown."""
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print("\nCPU in µs for one request or event, and in brackets times (a) on plain sockets:\n")
-    print("| | " + " | ".join(cell.name for cell in CELLS) + " |")
-    print("|---" * (len(CELLS) + 1) + "|")
-    for app in (ALONE, *GATEWAYS):
-        figures = [
-            f"{statistics.median(samples[app, cell]):.1f} ({ratio(samples, app, cell):.2f})"
-            if (app, cell) in samples
-            else "-"
-            for cell in CELLS
-        ]
-        print(f"| {app.name} | " + " | ".join(figures) + " |")
-    print("| goal for (c) | " + " | ".join(f"{cell.goal:.2f}" for cell in CELLS) + " |")
-    met = [verdict(ratio(samples, WHOLE, cell), cell.goal, cell.noise) for cell in CELLS]
-    print("| | " + " | ".join(met) + " |")
-    kilobytes = statistics.median(result.stream_bytes for result in results) / 1000
-    seconds = max(result.ended_within for result in results)
-    print(f"\n| silent streams through (c), {STREAMS} at once | measured | goal | |\n|---|---|---|---|")
-    print(f"| memory of one, KB | {kilobytes:.1f} | {STREAM_GOAL:g} | {verdict(kilobytes, STREAM_GOAL)} |")
-    print(f"| upstream calls ended after, s | {seconds:.2f} | {VANISH_GOAL:g} | {verdict(seconds, VANISH_GOAL)} |")
-    print(f"\nBytes compared at both ends: {compared} exchanges, all the same.")
-
-
-def as_json(samples: Samples, results: list[Result], compared: int, machine: dict[str, str]) -> str:
-    """Every figure of every round."""
-    rows = [
-        {
-            "app": app.name,
-            "cell": cell.name,
-            "microseconds": figures,
-            "ratio": ratio(samples, app, cell),
-            "goal": cell.goal if app is WHOLE else None,
-        }
-        for (app, cell), figures in samples.items()
-    ]
-    streams = [{"bytes": result.stream_bytes, "ended_within": result.ended_within} for result in results]
-    found = {"machine": machine, "relayed": rows, "silent_streams": streams, "exchanges_compared": compared}
-    return json.dumps(found, indent=2, ensure_ascii=False)
-
-
-def describe() -> dict[str, str]:
-    """The machine."""
-    processor = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
+def report(samples: Samples, cells: list[Cell]) -> None:
+    """Print the figures, and what of them has a goal."""
+    print("\nCPU in µs for one request or event; in brackets, times bare (on plain sockets):")
+    apps = [app for app in ALL if any(samples.has(cell.key, app) for cell in cells)]
+    table(
+        ["", *(app.name for app in apps)],
+        [[cell.name, *(figure(samples, cell, app) for app in apps)] for cell in cells],
     )
-    machine = {"machine": processor, "cores": str(os.cpu_count()), "Linux": platform.release()}
-    return machine | {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    rows = [
+        [f"{cell.name}, {app.name}", spread(ratios), f"{cell.goals[app.name]:.2f}", judged]
+        for cell in cells
+        for app in cell.apps
+        if app.name in cell.goals
+        for ratios in [samples.ratios(cell.key, app, cell.base or cell.key, BARE)]
+        for judged in [verdict(statistics.median(ratios), cell.goals[app.name], cell.noise)]
+    ]
+    table(["times bare", "median (least-greatest)", "goal", ""], rows)
 
 
-def _end(number: int, _frame: object) -> None:
-    """Ended from outside, end what was started too."""
-    sys.exit(128 + number)
+def figure(samples: Samples, cell: Cell, app: App) -> str:
+    """One figure of the table."""
+    if not samples.has(cell.key, app):
+        return "-"
+    ratio = statistics.median(samples.ratios(cell.key, app, cell.base or cell.key, BARE))
+    return f"{samples.median(cell.key, app):.1f} ({ratio:.2f})"
+
+
+def report_idle(idle: Samples, streams: int) -> None:
+    """Print what idle streams take."""
+    rows: list[list[str]] = []
+    for app in (WHOLE, SERVE):
+        results: list[Result] = idle.results[IDLE, app.name]
+        kilobytes = statistics.median(result.stream_bytes for result in results) / 1000
+        seconds = max(result.ended_within for result in results)
+        goal = IDLE_GOALS[app.name]
+        rows.append([f"memory of one, KB, {app.name}", f"{kilobytes:.1f}", f"{goal:g}", verdict(kilobytes, goal, 0.05)])
+        rows.append([f"upstream calls ended after, s, {app.name}", f"{seconds:.2f}", "1", verdict(seconds, END_GOAL)])
+    table([f"idle streams, {streams} at once", "measured", "goal", ""], rows)
+
+
+def nginx_version() -> str:
+    """The version of nginx, or how to get a column of it."""
+    if NGINX is None:
+        return "nginx is not installed: its column is left out (apt-get install nginx-light)"
+    shown = subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True)
+    return shown.stderr.strip().replace("nginx version: nginx/", "nginx ")
 
 
 def main() -> None:
     """Measure everything and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round with small counts: whether it runs, no more")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every figure")
-    arguments = parser.parse_args()
-    quick: bool = arguments.quick
-    rounds: int = 1 if quick else arguments.rounds
-    file: Path | None = arguments.json
-    signal.signal(signal.SIGTERM, _end)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # 500 streams are 1000 sockets for a gateway
+    options = options_of(__doc__, [*(cell.key for cell in CELLS), IDLE])
+    cells, streams = chosen(options), 100 if options.quick else 500
     with ExitStack() as stack:
-        bench = Bench(stack)
-        results = silent(bench, min(3, rounds))
-        samples, compared = relayed(bench, rounds, quick=quick)
-    machine = describe()
-    report(samples, results, compared, machine)
-    if file is not None:
-        file.write_text(as_json(samples, results, compared, machine))
-    times = 1 / ratio(samples, ALONE, CELLS[0])
-    if times > HONEST:
-        sys.exit(f"(a) costs {times:.1f} times uvicorn alone, more than {HONEST:g}: it is not a valid baseline")
+        bench = Bench(stack, quick=options.quick)
+        idle = idle_streams(bench, min(3, options.rounds), streams) if options.wants(IDLE) else Samples()
+        samples = measure(bench, cells, options.rounds, quick=options.quick)
+        if bench.access_log.exists() and not bench.access_log.stat().st_size:
+            sys.exit("bud-asgi serve wrote no access log")
+    print_machine(describe())
+    print(nginx_version())
+    if cells:
+        report(samples, cells)
+        print(f"\n{samples.compared} exchanges were compared at both ends: all bytes are the same.")
+    if idle.results:
+        report_idle(idle, streams)
+    memory = {app: [result.stream_bytes for result in results] for (_, app), results in idle.results.items()}
+    write_json(options, "relay.json", samples, idle_stream_bytes=memory)
+    if samples.has("small", ALONE) and not options.quick:
+        times = statistics.median(samples.ratios("small", BARE, "small", ALONE))
+        if times > FAIR:
+            sys.exit(f"bare costs {times:.1f} times uvicorn alone, more than {FAIR:g}: it is not a fair baseline")
 
 
 if __name__ == "__main__":

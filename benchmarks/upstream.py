@@ -1,10 +1,10 @@
-"""The upstream of the benchmark: raw HTTP over asyncio, plain and TLS, so that it costs little beside the gateways.
+"""The upstream of the benchmarks: raw HTTP over asyncio, plain and TLS, so that it costs little beside the gateways.
 
-`python upstream.py CA_FILE` writes its authority there and prints its two ports. The model of a request says how it is
-answered: `claude-haiku-4-5` with a small Message, `claude-paced` with `max_tokens` events at 50 a second, `claude-flat`
-with so many as fast as they are taken, `claude-silent` with the beginning of a stream and nothing more. A call of
-Bedrock's gets the same in Bedrock's frames.
-`GET /ledger` tells what was received and sent, and forgets it; `GET /open` how many streams are open.
+`python upstream.py CA_FILE` writes its certificate authority there and prints its two ports. The reply depends on the
+model: `claude-haiku...` gets a small Message, `claude-paced` a stream with `max_tokens` deltas at 50 a second,
+`claude-flat` the same as fast as the connection takes it, `claude-silent` the beginning of a stream and nothing more.
+A call of Bedrock gets the same in Bedrock's frames.
+`GET /ledger` returns a digest of what was received and sent since the last time, `GET /open` how many streams are open.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EVERY = 0.02
 """Seconds between two events of a paced stream."""
 
 BATCH = 64
-"""Events of a flat-out stream that are written at once, each of them a chunk of its own."""
+"""Deltas of a flat-out stream that are written at once, each as a chunk of its own."""
 
 MESSAGE = json.dumps(
     {
@@ -50,12 +50,20 @@ START = (
     b'"type":"message","role":"assistant","content":[],"model":"claude-haiku-4-5","stop_reason":null,'
     b'"stop_sequence":null,"usage":{"input_tokens":12,"output_tokens":1}}}\n\n'
 )
+BLOCK = (
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+    b'"content_block":{"type":"text","text":""}}\n\n'
+)
 DELTAS = [
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
     b'"delta":{"type":"text_delta","text":" word %02d"}}\n\n' % number
     for number in range(BATCH)
 ]
-STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+END = (
+    b'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n',
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{},"usage":{"output_tokens":500}}\n\n',
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+)
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model":"claude-([a-z]+)')
@@ -66,7 +74,7 @@ _NUMBER = re.compile(rb'"user_id":"\d+"')
 
 
 def json_reply(body: bytes) -> bytes:
-    """A whole reply."""
+    """A complete reply."""
     return b"%bapplication/json\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, len(body), body)
 
 
@@ -76,18 +84,18 @@ def chunked(event: bytes) -> bytes:
 
 
 def framed(event: bytes) -> bytes:
-    """The same event as a chunk with a frame of Bedrock's."""
+    """The same event as a chunk that contains a frame of Bedrock."""
     return chunked(frame(event[event.index(b"data: ") + 6 : -2]))
 
 
 class Form:
-    """How a stream looks on the wire, and what of it must reach the client: `head`, then `start`, `chunks`, `last`."""
+    """A stream on the wire: `head`, `start`, `chunks`, `last`. `started` is what the client gets for `start`."""
 
     def __init__(self, media_type: bytes, write: Callable[[bytes], bytes], after_start: bytes) -> None:
         self.head = b"%b%b\r\ntransfer-encoding: chunked\r\n\r\n" % (_HEAD, media_type)
-        self.start, self.started = write(START), START + after_start
+        self.start, self.started = write(START) + write(BLOCK), START + after_start + BLOCK
         self.chunks = [write(event) for event in DELTAS]
-        self.last = write(STOP) + b"0\r\n\r\n"
+        self.last = b"".join(write(event) for event in END) + b"0\r\n\r\n"
 
 
 EVENTS = Form(b"text/event-stream; charset=utf-8", chunked, b"")
@@ -95,8 +103,8 @@ FRAMES = Form(b"application/vnd.amazon.eventstream", framed, PING)
 MESSAGE_REPLY = json_reply(MESSAGE)
 
 
-def asked(body: bytes) -> bytes:
-    """What tells one request from another, whatever else of it was written anew on the way to a cloud."""
+def identity(body: bytes) -> bytes:
+    """The number in a request, which stays when the request is rewritten for a cloud."""
     number = _NUMBER.search(body)
     return number[0] if number else b""
 
@@ -108,11 +116,11 @@ class Ledger:
         self._entries: list[bytes] = []
 
     def add(self, request: bytes, reply: bytes) -> None:
-        """Enter the two digests of one exchange."""
+        """Add the two digests of one exchange."""
         self._entries.append(request + reply)
 
     def close(self) -> list[int | str]:
-        """How many entries, and one digest over all, whatever their order; begins anew."""
+        """Return the number of entries and one digest of all, in any order; begin again with none."""
         entries, self._entries = sorted(self._entries), []
         return [len(entries), hashlib.sha256(b"".join(entries)).hexdigest()]
 
@@ -123,7 +131,7 @@ def digest(data: bytes) -> bytes:
 
 
 class Shared:
-    """What all connections write into."""
+    """State that all connections share."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -143,22 +151,22 @@ class Upstream(asyncio.Protocol):
         self._writable = True
         self._streaming = self._flat = False
         self._left = 0
-        self._asked = b""
+        self._received_digest = b""
         self._form = EVENTS
         self._sent = hashlib.sha256()
         self._next = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody is there."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is there any more."""
+        """The gateway has closed the connection."""
         self._end_stream()
 
     def data_received(self, data: bytes) -> None:
-        """Collect a request, answer it when it is whole."""
+        """Collect a request, and answer it when it is complete."""
         pending = self._pending
         pending += data
         if self._whole is None:
@@ -176,7 +184,7 @@ class Upstream(asyncio.Protocol):
             self._answer(target, body)
 
     def pause_writing(self) -> None:
-        """The transport holds enough."""
+        """The transport's buffer is full."""
         self._writable = False
 
     def resume_writing(self) -> None:
@@ -188,16 +196,16 @@ class Upstream(asyncio.Protocol):
     def _answer(self, target: bytes, body: bytes) -> None:
         shared = self._shared
         if target.startswith(b"GET "):
-            told = shared.ledger.close() if target == b"GET /ledger" else [shared.open, shared.all_ended_at]
-            self._transport.write(json_reply(json.dumps(told).encode()))
+            counts = shared.ledger.close() if target == b"GET /ledger" else [shared.open, shared.all_ended_at]
+            self._transport.write(json_reply(json.dumps(counts).encode()))
             return
         on_bedrock = _ON_BEDROCK.match(target)
         model = on_bedrock or _MODEL.search(body)
         kind = model[1] if model else b""
         self._form = FRAMES if on_bedrock else EVENTS
-        self._asked = digest(asked(body) if on_bedrock else body)
+        self._received_digest = digest(identity(body) if on_bedrock else body)
         if kind == b"haiku":
-            shared.ledger.add(self._asked, digest(MESSAGE))
+            shared.ledger.add(self._received_digest, digest(MESSAGE))
             self._transport.write(MESSAGE_REPLY)
             return
         events = _EVENTS.search(body)
@@ -214,7 +222,7 @@ class Upstream(asyncio.Protocol):
             self._flood()
 
     def _pace(self) -> None:
-        """One event, then the next by the clock."""
+        """Write one event, and the next one by the clock."""
         if not self._left:
             self._stop()
             return
@@ -226,7 +234,7 @@ class Upstream(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_at(self._next, self._pace)
 
     def _flood(self) -> None:
-        """Batches of events, as long as the transport takes them."""
+        """Write batches of events while the transport takes them."""
         while self._writable and self._left:
             size = min(self._left, BATCH)
             self._left -= size
@@ -236,8 +244,8 @@ class Upstream(asyncio.Protocol):
             self._stop()
 
     def _stop(self) -> None:
-        self._sent.update(STOP)
-        self._shared.ledger.add(self._asked, self._sent.digest())
+        self._sent.update(b"".join(END))
+        self._shared.ledger.add(self._received_digest, self._sent.digest())
         self._end_stream()
         self._transport.write(self._form.last)
 
