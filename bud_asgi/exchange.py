@@ -88,10 +88,9 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may use the model of that name, with or without a context window (`[1m]`)."""
-        if "*" in self.models:
-            return True
-        base = base_name(model)
-        return matches_any(self.models, base) or (base is not model and model in self.models)
+        if model[-1:] == "]":
+            return matches_any(self.models, base_name(model)) or model in self.models
+        return matches_any(self.models, model)
 
     @property
     def may_use_all(self) -> bool:

@@ -3,7 +3,7 @@
 from bud_asgi.auth.api_keys import ApiKey, ApiKeys, hash_api_key, new_api_key
 from bud_asgi.auth.host import Anonymous, HostUser
 from bud_asgi.auth.middleware import AuthMiddleware
-from bud_asgi.auth.stage import AuthenticationFailed, authenticate, check_backend
+from bud_asgi.auth.stage import AuthenticationFailed, authenticate, authenticate_now, check_backend
 
 __all__ = [
     "Anonymous",
@@ -13,6 +13,7 @@ __all__ = [
     "AuthenticationFailed",
     "HostUser",
     "authenticate",
+    "authenticate_now",
     "check_backend",
     "hash_api_key",
     "new_api_key",

@@ -9,10 +9,9 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-from starlette.authentication import AuthenticationBackend, AuthenticationError
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError
 from starlette.requests import HTTPConnection
 
-from bud_asgi.auth.stage import Authenticated, authenticated
 from bud_asgi.exchange import MODELS_EXPECTED, Exchange, Principal
 from bud_asgi.options import (
     OptionError,
@@ -24,12 +23,21 @@ from bud_asgi.options import (
     duplicates,
     mismatch,
 )
-from bud_asgi.protocol.headers import one_credential
+from bud_asgi.protocol.headers import Headers, one_credential
 
 HASH_EXPECTED = "sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_BEARER = re.compile(rb"bearer +", re.IGNORECASE)
+_SCHEME = re.compile(rb"bearer +", re.IGNORECASE)
 _LONGEST_KEY = 512  # bytes; nothing longer is hashed
+_BEARER, _API_KEY, _BOTH = (b"authorization",), (b"x-api-key",), (b"authorization", b"x-api-key")
+
+Authenticated = tuple[AuthCredentials, Principal]
+"""A backend's result, in Starlette's terms: the scopes that a user has, and the user."""
+
+
+def authenticated(principal: Principal) -> Authenticated:
+    """A backend's result for a principal."""
+    return AuthCredentials(["authenticated"]), principal
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,25 +100,31 @@ class ApiKeys(AuthenticationBackend):
 
     async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
         """The principal of the key, `None` without a credential. Raises `AuthenticationError` for an invalid one."""
-        exchange = Exchange.of(conn.scope) if conn.scope["type"] == "http" else None
-        headers = exchange.headers if exchange else dict(conn.scope["headers"])
-        bearer = _bearer_token(one_credential(headers.get(b"authorization", b"")))
-        api_key = one_credential(headers.get(b"x-api-key", b""))
-        by_bearer, by_api_key = self._lookup(bearer), self._lookup(api_key)
-        if exchange:  # both if both are keys of the gateway: neither may be sent upstream
-            proofs = (b"authorization",) if by_bearer else ()
-            exchange.credential_headers = (*proofs, b"x-api-key") if by_api_key else proofs
-        if found := by_bearer or by_api_key:
-            return found
+        if conn.scope["type"] == "http":
+            return self.authenticate_exchange(Exchange.of(conn.scope))
+        return self._find(dict(conn.scope["headers"]))[0]
+
+    def authenticate_exchange(self, exchange: Exchange) -> Authenticated | None:
+        """Do the same for a request. Sets `credential_headers`: both if both are keys, neither may be sent upstream."""
+        found, exchange.credential_headers = self._find(exchange.headers)
+        return found
+
+    def _find(self, headers: Headers) -> tuple[Authenticated | None, tuple[bytes, ...]]:
+        """The principal, and the names of the headers that prove it."""
+        authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
+        bearer = _bearer_token(one_credential(authorization)) if authorization else b""
+        by_bearer = self._look_up(bearer) if bearer else None
+        if api_key and (api_key := one_credential(api_key)) and (by_api_key := self._look_up(api_key)):
+            return (by_bearer, _BOTH) if by_bearer else (by_api_key, _API_KEY)
+        if by_bearer or not (authorization or api_key):
+            return by_bearer, _BEARER if by_bearer else ()
         if bearer:
             raise AuthenticationError("Invalid bearer token")
-        if api_key or headers.get(b"authorization"):
-            raise AuthenticationError("invalid x-api-key" if api_key else "Invalid authorization header")
-        return None
+        raise AuthenticationError("invalid x-api-key" if api_key else "Invalid authorization header")
 
-    def _lookup(self, credential: bytes) -> Authenticated | None:
+    def _look_up(self, credential: bytes) -> Authenticated | None:
         """Look up by the first bytes of the hash, then compare the whole in constant time."""
-        if not credential or len(credential) > _LONGEST_KEY:
+        if len(credential) > _LONGEST_KEY:
             return None
         digest = hashlib.sha256(credential).digest()
         known = self._known.get(digest[:8])
@@ -137,5 +151,5 @@ def _check_key(option: str, key: object) -> None:
 
 
 def _bearer_token(authorization: bytes) -> bytes:
-    scheme = _BEARER.match(authorization)
+    scheme = _SCHEME.match(authorization)
     return authorization[scheme.end() :].strip() if scheme else b""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 
-from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser
+from starlette.authentication import AuthenticationBackend
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.stage import authenticated
+from bud_asgi.auth.api_keys import Authenticated, authenticated
 from bud_asgi.exchange import Principal
 from bud_asgi.options import check_function, mismatch
 
@@ -31,7 +31,7 @@ class HostUser(AuthenticationBackend):
         check_function("user", user, expected, {})
         self._user = user
 
-    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+    async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
         """Call the host's function."""
         found = self._user(conn.scope)
         if isawaitable(found):
@@ -39,7 +39,7 @@ class HostUser(AuthenticationBackend):
         return _authenticated(found)
 
 
-def _authenticated(found: object) -> tuple[AuthCredentials, BaseUser] | None:
+def _authenticated(found: object) -> Authenticated | None:
     if found is None or found is False or found == "":
         return None
     if isinstance(found, str):
@@ -55,6 +55,6 @@ class Anonymous(AuthenticationBackend):
     def __init__(self) -> None:
         self._principal = Principal(id="anonymous")
 
-    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+    async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
         """Return the anonymous principal."""
         return authenticated(self._principal)

@@ -9,6 +9,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Aut
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from bud_asgi.auth.api_keys import ApiKeys
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.host_code import host_code_error
 from bud_asgi.options import OptionError, check_function, check_methods, mismatch
@@ -19,9 +20,6 @@ BACKEND_EXPECTED = (
 )
 _NO_IDENTITY = (None, "")
 _REQUIRED = "x-api-key header is required"
-
-Authenticated = tuple[AuthCredentials, BaseUser]
-"""What a Starlette backend returns: the scopes that a user has, and the user."""
 
 
 class AuthenticationFailed(GatewayError):
@@ -39,7 +37,24 @@ async def authenticate(backend: AuthenticationBackend, exchange: Exchange, scope
     `AuthenticationFailed`, and a `GatewayError` (500) if the backend returns what is neither `None` nor
     `AuthCredentials` with a user. Any other exception is the backend's own.
     """
+    if authenticate_now(backend, exchange, scope):
+        return
     exchange.principal = await authenticate_scope(backend, scope, exchange.request_id)
+
+
+def authenticate_now(backend: AuthenticationBackend, exchange: Exchange, scope: Scope) -> bool:
+    """Do what `authenticate` does, without a coroutine, if the backend is `ApiKeys`. Otherwise return `False`."""
+    if type(backend) is not ApiKeys:  # a subclass may have an `authenticate` of its own
+        return False
+    try:
+        found = backend.authenticate_exchange(exchange)
+    except AuthenticationError as error:
+        raise AuthenticationFailed(str(error)) from error
+    if found is None:
+        raise AuthenticationFailed(_REQUIRED)
+    scope["auth"], scope["user"] = found
+    exchange.principal = found[1]
+    return True
 
 
 async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name: str) -> Principal:
@@ -68,7 +83,7 @@ def check_backend(option: str, value: object) -> None:
     check_function(option, cast("AuthenticationBackend", value).authenticate, BACKEND_EXPECTED, None)
 
 
-def _checked(result: object) -> Authenticated:
+def _checked(result: object) -> tuple[AuthCredentials, BaseUser]:
     """The result of a backend. Raises `AuthenticationFailed` for `None`, `OptionError` for anything else."""
     if result is None:
         raise AuthenticationFailed(_REQUIRED)
@@ -101,8 +116,3 @@ def _display_name(user: BaseUser) -> str:
         return user.display_name
     except (NotImplementedError, AttributeError):
         return ""
-
-
-def authenticated(principal: Principal) -> Authenticated:
-    """A backend's result for a principal, in Starlette's terms."""
-    return AuthCredentials(["authenticated"]), principal

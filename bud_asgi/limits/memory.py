@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from math import inf
 
-from bud_asgi.exchange import Reservation
-from bud_asgi.limits.limit import Bucket, Charge, Limit, refilled, taken, waiting_time
+import msgspec
+
+from bud_asgi.exchange import Exchange, Reservation
+from bud_asgi.limits.limit import ROUNDING, Bucket, Charge, Limit, charges_of, own_key, waiting_time
 from bud_asgi.limits.store import Grant, LimitStatus, RateLimited
 from bud_asgi.options import check_clock
 
-_BucketKey = tuple[Limit, str]
 _MIN_BEFORE_SWEEP = 1024
+_MAX_ACCOUNTS = 4096
+_LONGEST_KEY = 256  # characters
+
+
+class Draw(msgspec.Struct, frozen=True, gc=False):
+    """What a request takes from one bucket."""
+
+    bucket: Bucket
+    amount: float
+    charge: Charge
+
+
+class Account(msgspec.Struct, frozen=True, gc=False):
+    """What a request takes, in the order of its charges, and the total of that. To be used at once."""
+
+    draws: tuple[Draw, ...]
+    amounts: tuple[int, ...]
+    total: float
 
 
 class MemoryStore:
@@ -23,9 +43,10 @@ class MemoryStore:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         check_clock("clock", clock)
         self._clock = clock
-        self._buckets: dict[_BucketKey, Bucket] = {}
-        self._open: dict[str, tuple[Charge, ...]] = {}
+        self._buckets: dict[tuple[Limit, str], Bucket] = {}
+        self._accounts: dict[tuple[tuple[Limit, ...], str], Account] = {}  # all their buckets are in `_buckets`
         self._sweep_at = _MIN_BEFORE_SWEEP
+        self._open: dict[str, Account] = {}
         self._count = 0
 
     @property
@@ -33,77 +54,106 @@ class MemoryStore:
         """The number of reservations that are not settled yet."""
         return len(self._open)
 
-    def check(self, charges: Sequence[Charge]) -> None:
-        """Raise `RateLimited` where `reserve` would. Takes nothing."""
-        if not self._is_ample(charges):
-            self._after(charges, self._clock())
+    def account(self, charges: Sequence[Charge]) -> Account:
+        """Find the buckets of these charges. Missing ones are added: they are full."""
+        now = self._clock()
+        if len(self._buckets) >= self._sweep_at:
+            self._sweep(now)
+        draws = tuple([Draw(self._bucket(charge, now), float(charge.amount), charge) for charge in charges])
+        amounts = tuple([charge.amount for charge in charges])
+        return Account(draws, amounts, float(sum(amounts)))
+
+    def account_for(self, limits: tuple[Limit, ...], exchange: Exchange) -> Account:
+        """The account of a request. It is remembered for the next one of this principal."""
+        key = limits, own_key(exchange)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self.account(charges_of(limits, exchange))
+            if len(self._accounts) >= _MAX_ACCOUNTS:
+                self._accounts.clear()
+            if len(key[1]) <= _LONGEST_KEY:
+                self._accounts[key] = account
+        return account
+
+    def check(self, account: Account) -> None:
+        """Raise `RateLimited` where `take` would. Takes nothing."""
+        for draw in account.draws:
+            if draw.bucket.tokens < account.total:  # it may have refilled since
+                self._refill(account)
+                return
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
-        now = self._clock()
-        after, statuses = self._after(charges, now)
-        self._buckets.update(after)
-        self._sweep(now)
+        return self.take(self.account(charges))
+
+    def take(self, account: Account) -> Grant:
+        """Reserve, without a coroutine. Raises `RateLimited`."""
+        self._refill(account)
+        tightest, least = None, inf
+        for draw in account.draws:
+            bucket = draw.bucket
+            bucket.tokens = tokens = bucket.tokens - draw.amount
+            if tokens < least:
+                tightest, least = draw, tokens
         self._count += 1
         reservation = Reservation(str(self._count))
-        self._open[reservation.id] = tuple(charges)
-        return Grant(reservation, tuple(statuses))
-
-    def _is_ample(self, charges: Sequence[Charge]) -> bool:
-        """Whether each bucket had room for all charges together when it was last changed; it only refills since."""
-        total = sum([charge.amount for charge in charges])
-        for charge in charges:
-            bucket = self._buckets.get((charge.limit, charge.key))
-            if charge.limit.amount < total or (bucket is not None and bucket.tokens < total):
-                return False
-        return True
-
-    def _after(self, charges: Sequence[Charge], now: float) -> tuple[dict[_BucketKey, Bucket], list[LimitStatus]]:
-        """The buckets and limits as they are once the charges are taken. Raises `RateLimited`."""
-        after: dict[_BucketKey, Bucket] = {}
-        statuses: list[LimitStatus] = []
-        longest, tightest = 0.0, None
-        for charge in charges:
-            limit = charge.limit
-            key = (limit, charge.key)
-            bucket = after.get(key) or self._bucket(key, now)
-            wait = waiting_time(bucket, charge.amount, capacity=limit.amount, window=limit.window)
-            if wait > longest:
-                longest, tightest = wait, _status(charge, bucket)
-            after[key] = left = taken(bucket, charge.amount)
-            statuses.append(_status(charge, left))
-        if tightest is not None:
-            raise RateLimited(tightest, longest)
-        return after, statuses
+        self._open[reservation.id] = account
+        return Grant(reservation, () if tightest is None else (_status(tightest, least),))
 
     def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
         """Book the actual amounts. Settling twice changes nothing."""
+        account = self._open.pop(reservation.id, None)
+        if account is None or amounts == account.amounts:
+            return
         now = self._clock()
-        for charge, amount in zip(self._open.pop(reservation.id, ()), amounts, strict=False):
-            if amount != charge.amount:
-                key = (charge.limit, charge.key)
-                self._buckets[key] = taken(self._bucket(key, now), amount - charge.amount)
+        for draw, amount in zip(account.draws, amounts, strict=False):
+            bucket = self._bucket(draw.charge, now)  # that of the account may have been removed since
+            bucket.tokens = bucket.refill(now) - (amount - draw.amount)
 
-    def _bucket(self, key: _BucketKey, now: float) -> Bucket:
-        limit = key[0]
-        bucket = self._buckets.get(key) or Bucket(limit.amount, now)
-        return refilled(bucket, now, capacity=limit.amount, window=limit.window)
+    def _bucket(self, charge: Charge, now: float) -> Bucket:
+        limit = charge.limit
+        key = limit, charge.key
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            full = float(limit.amount)
+            bucket = self._buckets[key] = Bucket(full, now, full, float(limit.window))
+        return bucket
+
+    def _refill(self, account: Account) -> None:
+        """Bring the buckets up to date. Raises `RateLimited` if they have no room for the charges."""
+        now, total, ample = self._clock(), account.total, True
+        for draw in account.draws:
+            if draw.bucket.refill(now) < total:
+                ample = False
+        if not ample:
+            _check(account.draws)
 
     def _sweep(self, now: float) -> None:
         """Remove full buckets, each time the number of buckets has doubled."""
-        if len(self._buckets) < self._sweep_at:
-            return
-        for (limit, key), bucket in list(self._buckets.items()):
-            if refilled(bucket, now, capacity=limit.amount, window=limit.window).tokens >= limit.amount:
-                del self._buckets[limit, key]
+        self._accounts.clear()
+        for key, bucket in list(self._buckets.items()):
+            if bucket.refill(now) >= bucket.capacity:
+                del self._buckets[key]
         self._sweep_at = max(_MIN_BEFORE_SWEEP, 2 * len(self._buckets))
 
 
-def _status(charge: Charge, bucket: Bucket) -> LimitStatus:
-    limit, level = charge.limit, bucket.tokens
-    missing = limit.amount - level
-    return LimitStatus(
-        charge,
-        int(level + 1e-9) if level > 0 else 0,
-        missing * limit.window / limit.amount if missing > 0 else 0.0,
-    )
+def _check(draws: Sequence[Draw]) -> None:
+    """Raise `RateLimited` with the longest wait, if buckets that are up to date have no room for all draws together."""
+    left: dict[int, float] = {}
+    longest, refused, level = 0.0, None, 0.0
+    for draw in draws:
+        bucket = draw.bucket
+        tokens = left.get(id(bucket), bucket.tokens)  # several draws may meet in one bucket
+        wait = waiting_time(tokens, draw.amount, capacity=bucket.capacity, window=bucket.window)
+        if wait > longest:
+            longest, refused, level = wait, draw, tokens
+        left[id(bucket)] = tokens - draw.amount
+    if refused is not None:
+        raise RateLimited(_status(refused, level), longest)
+
+
+def _status(draw: Draw, tokens: float) -> LimitStatus:
+    capacity = draw.bucket.capacity
+    missing = capacity - tokens
+    full_in = missing * draw.bucket.window / capacity if missing > 0.0 else 0.0
+    return LimitStatus(draw.charge, int(tokens + ROUNDING) if tokens > 0.0 else 0, full_in)

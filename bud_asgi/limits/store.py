@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits.limit import Charge
+from bud_asgi.limits.limit import Charge, Limit
 from bud_asgi.protocol.errors import GatewayError
 
 
@@ -25,7 +25,7 @@ class LimitStatus(msgspec.Struct, frozen=True, gc=False):
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
-    """A reservation, and the status of each limit after it, in the order of the charges."""
+    """A reservation, and the status of the tightest limit of each kind after it. More statuses do no harm."""
 
     reservation: Reservation
     statuses: tuple[LimitStatus, ...]
@@ -82,19 +82,15 @@ class RateLimited(GatewayError):
 
 def limit_headers(status: LimitStatus) -> list[tuple[bytes, bytes]]:
     """The headers that report a limit to its caller, named as the service names them (vendor page "Rate limits")."""
-    limit = status.charge.limit
-    amount, remaining, reset = _names(limit.kind)
-    return [
-        (amount, b"%d" % limit.amount),
-        (remaining, b"%d" % status.remaining),
-        (reset, _rfc3339(math.ceil(time.time() + status.full_in))),
-    ]
+    amount, remaining, reset = _parts(status.charge.limit)
+    full_at = math.ceil(time.time() + status.full_in)
+    return [amount, (remaining, b"%d" % status.remaining), (reset, _rfc3339(full_at))]
 
 
 @lru_cache(maxsize=256)
-def _names(kind: str) -> tuple[bytes, bytes, bytes]:
-    family = f"anthropic-ratelimit-{kind}-".encode()
-    return family + b"limit", family + b"remaining", family + b"reset"
+def _parts(limit: Limit) -> tuple[tuple[bytes, bytes], bytes, bytes]:
+    family = f"anthropic-ratelimit-{limit.kind}-".encode()
+    return (family + b"limit", b"%d" % limit.amount), family + b"remaining", family + b"reset"
 
 
 @lru_cache(maxsize=256)

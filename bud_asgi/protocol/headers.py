@@ -31,6 +31,7 @@ _VERSION = b"anthropic-version"
 _VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
+_COMMA = ord(",")
 _ANTHROPIC = b"anthropic-"
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 _SPECIAL = _TRACE_CONTEXT | {field.header for field in ACCOUNT_FIELDS.values() if field.header}
@@ -180,7 +181,7 @@ def one_credential(value: bytes) -> bytes:
     The Python SDK sends `x-api-key` twice if a caller sets it in `extra_headers`. The case of a scheme does not matter
     (RFC 9110, 11.1).
     """
-    if b"," not in value:
+    if _COMMA not in value:
         return value
     lines = [line.strip(b" \t") for line in value.split(b",")]
     return lines[0] if len(set(map(_with_lower_scheme, lines))) == 1 else value

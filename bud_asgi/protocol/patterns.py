@@ -8,7 +8,9 @@ from functools import lru_cache
 
 import msgspec
 
-_MAX_REMEMBERED = 16_384
+_MAX_REMEMBERED = 4096
+_LONGEST_REMEMBERED = 100  # characters: clients choose names
+_RESOURCE_INITIALS = frozenset("aA/p")
 _CONTEXT_WINDOW = re.compile(r"[0-9]{1,4}[kKmM]\]")
 
 
@@ -48,8 +50,9 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
+@lru_cache(maxsize=4096)
 def compile_pattern(pattern: str) -> Pattern:
-    """Split a name or pattern at its `*`, once for all names that it is matched against."""
+    """Split a name or pattern at its `*`. Cached: patterns are the operator's."""
     first, *others = pattern.split("*")
     return Pattern(first, tuple(part for part in others[:-1] if part), others[-1]) if others else Pattern(first)
 
@@ -61,7 +64,9 @@ def matches(pattern: str, name: str) -> bool:
 
 def is_resource_name(model: str) -> bool:
     """Whether a name is a cloud's full name of a resource, which may belong to another account."""
-    return model[:4].lower() == "arn:" or model.startswith(("//", "projects/", "publishers/"))
+    return model[:1] in _RESOURCE_INITIALS and (
+        model[:4].lower() == "arn:" or model.startswith(("//", "projects/", "publishers/"))
+    )
 
 
 def names_resource(patterns: Iterable[str], name: str) -> bool:
@@ -69,10 +74,19 @@ def names_resource(patterns: Iterable[str], name: str) -> bool:
     return any(is_resource_name(pattern) and matches(pattern, name) for pattern in patterns)
 
 
-@lru_cache(maxsize=4096)
 def matches_any(patterns: tuple[str, ...], name: str) -> bool:
-    """Whether a name matches one of the patterns. Cached: most callers use few names; a miss costs microseconds."""
-    return any(matches(pattern, name) for pattern in patterns)
+    """Whether a name matches one of the patterns, which are the operator's. Remembered for names of usual length."""
+    return _matches_any(patterns, name) if len(name) <= _LONGEST_REMEMBERED else _search(patterns, name)
+
+
+def _search(patterns: tuple[str, ...], name: str) -> bool:
+    for pattern in patterns:  # noqa: SIM110 - a generator costs more than most matches
+        if matches(pattern, name):
+            return True
+    return False
+
+
+_matches_any = lru_cache(maxsize=_MAX_REMEMBERED)(_search)
 
 
 class PatternIndex:
@@ -102,9 +116,10 @@ class PatternIndex:
             return self._found[name]
         except KeyError:
             found = self._search(name)
-        if len(self._found) >= _MAX_REMEMBERED:
-            self._found.clear()
-        self._found[name] = found
+        if len(name) <= _LONGEST_REMEMBERED:
+            if len(self._found) >= 4 * _MAX_REMEMBERED:
+                self._found.clear()
+            self._found[name] = found
         return found
 
     def _search(self, name: str) -> int | None:

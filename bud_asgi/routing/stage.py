@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
 from bud_asgi.host_code import host_code_error
@@ -66,7 +66,7 @@ def _resolve_named(router: Router, model: str, field: str, exchange: Exchange) -
 def check_permission(exchange: Exchange, principal: Principal) -> None:
     """Check every model that a request names, whatever the router did. Raises `ModelNotAllowed`."""
     request, route = exchange.decoded_request, exchange.route
-    model = route.model if route is not None else request.model
+    model = request.model if route is None else route.model
     if not _is_allowed(principal, model, is_routed=route is not None):
         raise ModelNotAllowed(model)
     for named in request.named_models:
@@ -123,11 +123,12 @@ def _check_offer(name: str, offer: object) -> None:
     check_type(name, offer, Offer, "an Offer")
 
 
-def _fault_of(targets: object, providers: Container[str]) -> str:
+def _fault_of(targets: Sequence[object], providers: Container[str]) -> str:
     """What is wrong with the targets that a router chose; empty if nothing is."""
-    if isinstance(targets, str) or not isinstance(targets, (tuple, Sequence)):  # a tuple is recognized at once
+    is_list = isinstance(targets, (tuple, Sequence))  # pyright: ignore[reportUnnecessaryIsInstance] - a tuple is faster
+    if not is_list or isinstance(targets, str):
         return f"{shown(targets)} instead of a list of Target"
-    for target in cast("Sequence[object]", targets):
+    for target in targets:
         if not isinstance(target, Target):
             return f"{shown(target)} instead of a Target"
         if target.provider not in providers:

@@ -83,13 +83,13 @@ class RouteTable:
 
     def resolve(self, model: str, principal: Principal | None) -> _Resolved:
         """The route for a model name. Raises `NotFound`, `ModelNotAllowed`."""
-        base = base_name(model)
-        resolved = self._exact.get(model) or self._exact.get(base) or self._match(base)
+        named = self._exact.get(model)
+        resolved = named or self._match(base_name(model))
         if resolved is None:
             raise NotFound(f"model: {model}")
         if principal is not None and not principal.may_use(model):
             raise ModelNotAllowed(model)
-        if is_resource_name(model) and not self._names(model, principal):
+        if named is None and is_resource_name(model) and not self._names(model, principal):
             raise ModelNotAllowed(model)
         return resolved
 
@@ -103,6 +103,8 @@ class RouteTable:
         return names_resource(patterns if principal is None else [*patterns, *principal.models], resource)
 
     def _match(self, model: str) -> _Resolved | None:
+        if named := self._exact.get(model):
+            return named
         for pattern, targets in self._patterns:
             if pattern.matches(model):
                 return _Resolved(model, targets)

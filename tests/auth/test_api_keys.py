@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.authentication import requires
+from starlette.authentication import AuthenticationError, requires
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from support.asgi import Behind, Receiving, call, http_scope
 from support.counts import examples
 
-from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, hash_api_key, new_api_key
-from bud_asgi.exchange import Principal
+from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, authenticate_now, hash_api_key, new_api_key
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
 
 KEY, OTHER, WRONG = "sk-bud-the-key", "sk-bud-the-other", "sk-bud-wrong"
@@ -239,3 +239,23 @@ def test_the_keys_are_a_backend_for_starlettes_middleware() -> None:
     refused = client.get("/", headers={"x-api-key": WRONG})
     assert (refused.status_code, refused.text) == (400, "invalid x-api-key")
     assert client.get("/").status_code == 403
+
+
+class Weekdays(ApiKeys):
+    """Keys that are closed today."""
+
+    async def authenticate(self, conn: HTTPConnection) -> None:
+        raise AuthenticationError("closed")
+
+
+async def test_a_subclass_s_own_authenticate_is_called() -> None:
+    keys = {"ci": hash_api_key(KEY)}
+    scope = http_scope([(X, K)])
+    exchange = Exchange.of(scope)
+    assert not authenticate_now(Weekdays(keys), exchange, scope)
+    sent = await call(AuthMiddleware(Behind(), backend=Weekdays(keys)), scope)
+    assert (sent.status, sent.error["message"]) == (401, "closed")
+    assert exchange.principal is None
+    assert authenticate_now(ApiKeys(keys), exchange, scope)
+    assert (exchange.principal, exchange.credential_headers) == (Principal(id="ci"), (X,))
+    assert (scope["user"], scope["auth"].scopes) == (Principal(id="ci"), ["authenticated"])

@@ -66,6 +66,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.store = MemoryStore(clock=self.clock)
         self.levels: dict[tuple[Limit, str], Fraction] = {}
+        self.known: list[list[Charge]] = []
         self.open: list[tuple[Reservation, list[Charge]]] = []
         self.settled: list[Reservation] = []
 
@@ -87,6 +88,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(wanted=_charges)
     def reserve(self, wanted: list[tuple[Limit, str, int]]) -> None:
         charges = [Charge(limit, key, amount) for limit, key, amount in wanted]
+        self.known.append(charges)
+        self.request(charges)
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def reserve_the_same(self, data: st.DataObject) -> None:
+        self.request(data.draw(st.sampled_from(self.known)))
+
+    def request(self, charges: list[Charge]) -> None:
         waits = [
             max(Fraction(0), min(d.amount, d.limit.amount) - self.level(d.limit, d.key))
             * Fraction(d.limit.window)
@@ -98,13 +108,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert error.retry_after == max(waits)
             return
         granted = at_once(self.store.reserve(charges))
-        for charge, status in zip(charges, granted.statuses, strict=True):
+        for charge in charges:
             self.levels[charge.limit, charge.key] = self.level(charge.limit, charge.key) - charge.amount
-            level = self.level(charge.limit, charge.key)
-            assert status.charge == charge
+            bucket = self.store._buckets[charge.limit, charge.key]  # pyright: ignore[reportPrivateUsage] - the subject
+            assert bucket.tokens == self.level(charge.limit, charge.key)
+        assert len(granted.statuses) == min(1, len(charges))
+        for status in granted.statuses:
+            assert status.charge in charges
+            level = self.level(status.charge.limit, status.charge.key)
+            assert level == min(self.level(charge.limit, charge.key) for charge in charges)
             assert status.remaining == max(0, math.floor(level))
-            missing = charge.limit.amount - level
-            assert status.full_in == missing * Fraction(charge.limit.window) / charge.limit.amount
+            missing = status.charge.limit.amount - level
+            assert status.full_in == missing * Fraction(status.charge.limit.window) / status.charge.limit.amount
         self.open.append((granted.reservation, charges))
 
     @precondition(lambda self: self.open)
@@ -235,7 +250,7 @@ def test_a_check_refuses_what_a_reservation_would_be_refused_and_nothing_else(
 def checked_wait(store: MemoryStore, charges: list[Charge]) -> float:
     """The wait that a check refuses the charges with; 0 if it does not."""
     try:
-        store.check(charges)
+        store.check(store.account(charges))
     except RateLimited as error:
         return error.retry_after
     return 0.0

@@ -12,6 +12,7 @@ from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limits import Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
 from bud_asgi.limits.limit import charges_of
 from bud_asgi.limits.refusals import Refusals
+from bud_asgi.tasks import BackgroundTasks
 
 ONE_AN_HOUR = Limit("requests", 1, 3600.0)
 
@@ -32,7 +33,7 @@ async def test_a_store_in_memory_refuses_before_the_body_and_takes_nothing() -> 
     assert refused.value.headers["retry-after"] == "3600"
     limiter.check(exchange_of("bob"))
     limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
-    assert hold.charges
+    assert hold.amounts == (1,)
 
 
 class Shared:
@@ -88,6 +89,46 @@ def test_no_id_that_a_caller_may_choose_reaches_the_bucket_of_another(name: str)
     theirs = {charge.key for path in paths for charge in charges_of(limits, exchange_of("other:victim", path))}
     assert len(mine) == 2
     assert not mine & theirs
+
+
+class Counted(MemoryStore):
+    """A store of one's own on top of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reserved = 0
+
+    async def reserve(self, charges: Sequence[Charge]) -> Grant:
+        self.reserved += 1
+        return await super().reserve(charges)
+
+
+async def test_a_subclass_s_own_reserve_is_called() -> None:
+    store = Counted()
+    limiter = Limiter([ONE_AN_HOUR], store)
+    assert limiter.admit_now(exchange_of("ann")) is None
+    hold = await limiter.admit(exchange_of("ann"))
+    with pytest.raises(RateLimited):
+        limiter.check(exchange_of("ann"))
+    limiter.settle(hold, BackgroundTasks())
+    assert (store.reserved, store.open) == (1, 0)
+
+
+async def test_what_is_remembered_of_principals_is_bounded() -> None:
+    limiter = Limiter([Limit("requests", 5), Limit("requests", 100_000, per="all")])
+    store = limiter._memory
+    assert store is not None
+    for number in range(10_000):
+        exchange = exchange_of(f"p{number}")
+        limiter.check(exchange)
+        assert limiter.admit_now(exchange) is not None
+        assert len(store._accounts) <= 4096
+    accounts = len(store._accounts)
+    exchange = exchange_of("x" * 100_000)
+    for remaining in (b"4", b"3", b"2"):
+        assert limiter.admit_now(exchange) is not None
+        assert exchange.reply_headers[-2] == (b"anthropic-ratelimit-requests-remaining", remaining)
+    assert len(store._accounts) == accounts
 
 
 async def test_idle_buckets_are_dropped() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
+from bud_asgi.protocol import patterns
 from bud_asgi.protocol.patterns import PatternIndex, compile_pattern, matches, matches_any
 
 MATCHES: dict[str, tuple[str, str, bool]] = {
@@ -94,3 +95,17 @@ def test_thousands_of_patterns_are_looked_up_without_trying_each() -> None:
     began = time.process_time()
     assert [index.first(f"team-{number}-x") for number in range(5_000)] == list(range(5_000))
     assert time.process_time() - began < 1.0
+
+
+def test_what_is_remembered_of_names_is_bounded() -> None:
+    """Clients choose names: long ones are not remembered."""
+    index = PatternIndex(["claude-*"])
+    before = patterns._matches_any.cache_info().misses
+    for number in range(100):
+        name = f"claude-{number}-{'x' * 200}"
+        assert matches_any(("claude-*",), name)
+        assert not matches_any(("claude",), name)
+        assert index.first(name) == 0
+    assert patterns._matches_any.cache_info().misses == before
+    assert patterns._matches_any.cache_info().maxsize == 4096
+    assert len(index._found) == 0
