@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from math import inf
 
+import msgspec
+
 from bud_asgi.memory_limit import memory_limit
 from bud_asgi.options import OptionError, check_integer
 from bud_asgi.protocol.errors import GatewayError
@@ -89,7 +91,7 @@ class BodyBudget:
         return BodiesFull()
 
 
-class Upload:
+class Upload(msgspec.Struct, eq=False):
     """The body of one request as it arrives, and its part of the budget.
 
     `began`: its bytes have been asked for. `waiting`: the next ones have not arrived. `complete`: all of it has. The
@@ -97,15 +99,14 @@ class Upload:
     clock, which a body that arrives at once need not read. Without a `budget` nothing is counted.
     """
 
-    __slots__ = ("_principal", "_size", "began", "began_at", "budget", "complete", "waiting", "waiting_since")
-
-    def __init__(self) -> None:
-        self.budget: BodyBudget | None = None
-        self.began = self.waiting = self.complete = False
-        self.began_at: float | None = None
-        self.waiting_since: float | None = None
-        self._principal = ""
-        self._size = 0
+    budget: BodyBudget | None = None
+    began: bool = False
+    waiting: bool = False
+    complete: bool = False
+    began_at: float | None = None
+    waiting_since: float | None = None
+    _principal: str = ""
+    _size: int = 0
 
     def start(self, principal: str, declared: int) -> bool:
         """Begin to read for a principal. Returns whether a body of the declared length has room."""

@@ -21,7 +21,7 @@ from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
-from bud_asgi.protocol.headers import MAX_HEADER_LINES, check_request_headers, read_headers
+from bud_asgi.protocol.headers import MAX_HEADER_LINES, HeaderNames, Headers, check_request_headers, read_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import base_name, matches_any
 from bud_asgi.protocol.request import MessagesRequest, NamedModel
@@ -199,7 +199,7 @@ class Reservation(msgspec.Struct, frozen=True):
     id: str
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request, from its arrival to its settlement.
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
@@ -216,80 +216,55 @@ class Exchange:
     of a request are known only with its target.
     """
 
-    __slots__ = (
-        "_path",
-        "_request",
-        "account_fields",
-        "attempts",
-        "committed",
-        "credential_headers",
-        "ended",
-        "head_size",
-        "header_names",
-        "headers",
-        "hops",
-        "http_version",
-        "max_body",
-        "method",
-        "model_id",
-        "named_routes",
-        "offers",
-        "operation",
-        "other_models",
-        "outcome",
-        "principal",
-        "reply_headers",
-        "request_id",
-        "reservation",
-        "route",
-        "started",
-        "status",
-        "tasks",
-        "unsent_event",
-        "upload",
-        "usage",
-    )
-
-    def __init__(self, scope: Scope) -> None:
-        self.request_id = new_request_id()
-        self.method: str = scope["method"]
-        self.http_version: str = scope.get("http_version", "1.1")
-        lines = scope["headers"]
-        # A longer list costs more than it should before the app can refuse it.
-        self.headers, self.header_names, self.head_size = read_headers(lines if len(lines) <= MAX_HEADER_LINES else ())
-        self.hops = b""
-        self.operation: Operation | None = None
-        self.model_id = ""
-        self.max_body = DEFAULT_MAX_BODY
-        self.other_models = False
-        self.upload = Upload()
-        self.principal: Principal | None = None
-        self.credential_headers: tuple[bytes, ...] = ()
-        self.route: ResolvedRoute | None = None
-        self.offers: Sequence[Offer] | None = None
-        self.reservation: Reservation | None = None
-        self.attempts: list[Attempt] = []
-        self.usage: Usage | None = None
-        self.outcome: Outcome | None = None
-        self.status: int | None = None
-        self.reply_headers: list[tuple[bytes, bytes]] = []
-        self.started = time.monotonic()
-        self.committed: float | None = None
-        self.ended: float | None = None
-        self.tasks: BackgroundTasks | None = None
-        self.unsent_event = b""
-        self._path: str = scope["path"]
-        self.account_fields: Sequence[Found] = ()
-        self.named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
-        self._request: MessagesRequest | None = None
+    request_id: str
+    method: str
+    http_version: str
+    headers: Headers
+    header_names: HeaderNames
+    head_size: int
+    _path: str
+    started: float
+    hops: bytes = b""
+    operation: Operation | None = None
+    model_id: str = ""
+    max_body: int = DEFAULT_MAX_BODY
+    other_models: bool = False
+    upload: Upload = msgspec.field(default_factory=Upload)
+    principal: Principal | None = None
+    credential_headers: tuple[bytes, ...] = ()
+    route: ResolvedRoute | None = None
+    offers: Sequence[Offer] | None = None
+    reservation: Reservation | None = None
+    attempts: list[Attempt] = []
+    usage: Usage | None = None
+    outcome: Outcome | None = None
+    status: int | None = None
+    reply_headers: list[tuple[bytes, bytes]] = []
+    committed: float | None = None
+    ended: float | None = None
+    tasks: BackgroundTasks | None = None
+    unsent_event: bytes = b""
+    account_fields: Sequence[Found] = ()
+    named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
+    _request: MessagesRequest | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
         """The record of this request, made here if it does not exist yet."""
         exchange: Exchange | None = scope.get(SCOPE_KEY)
         if exchange is None:
-            exchange = scope[SCOPE_KEY] = cls(scope)
+            lines = scope["headers"]
+            # A longer list costs more than it should before the app can refuse it.
+            headers, names, size = read_headers(lines if len(lines) <= MAX_HEADER_LINES else ())
+            version = scope.get("http_version", "1.1")
+            request_id = new_request_id()
+            exchange = cls(request_id, scope["method"], version, headers, names, size, scope["path"], time.monotonic())
+            scope[SCOPE_KEY] = exchange
         return exchange
+
+    def __repr__(self) -> str:
+        """Leave out headers and body: they contain credentials and user data."""
+        return f"Exchange({self.request_id!r}, operation={self.operation!r}, outcome={self.outcome!r})"
 
     async def request(self, receive: Receive) -> MessagesRequest:
         """The decoded request: read by the first caller, the same for later ones.

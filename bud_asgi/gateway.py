@@ -8,7 +8,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.types import Receive, Scope, Send
 
 from bud_asgi.attempts import run_attempts
-from bud_asgi.auth import AuthenticationFailed, authenticate
+from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.field_policy import FieldPolicy
@@ -54,7 +54,7 @@ class Gateway:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
         exchange = request.exchange
         with request:
-            if self._backend is not None:
+            if self._backend is not None and not authenticate_now(self._backend, exchange, scope):
                 await authenticate(self._backend, exchange, scope)  # 401
             principal = _require_principal(exchange, scope)
             if exchange.operation in MODELS_API:
@@ -64,7 +64,9 @@ class Gateway:
                 self._limiter.check(exchange)  # 429, where it is known before the body has been read
             await exchange.request(receive)  # 400, 408, 413, 529
             self._judge(exchange, principal)  # 400, 403, 404
-            hold = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
+            hold = None
+            if self._limiter is not None:
+                hold = self._limiter.admit_now(exchange) or await self._limiter.admit(exchange)  # 429
             try:
                 request.watch_disconnect(receive)
                 targets = self._targets(exchange)

@@ -40,7 +40,7 @@ SOON = Timing(tick=0.0, watch_after=0.0)
 
 
 def active(timing: Timing = SOON) -> ActiveRequest:
-    exchange = Exchange(http_scope([]))
+    exchange = Exchange.of(http_scope([]))
     return ActiveRequest(exchange, Response(exchange, Sent(), timing), timing, asyncio.get_running_loop())
 
 

@@ -20,7 +20,7 @@ TOO_LARGE = "Request exceeds the maximum size of 33554432 bytes"
 
 
 def exchange_of(*headers: tuple[bytes, bytes], method: str = "POST") -> Exchange:
-    return Exchange(http_scope([VERSION, *headers], method=method))
+    return Exchange.of(http_scope([VERSION, *headers], method=method))
 
 
 def test_the_record_is_made_on_first_use_and_travels_in_the_scope() -> None:
@@ -105,7 +105,7 @@ async def test_refusals_come_in_order_and_before_the_body_is_read(
 ) -> None:
     receive = Receiving(*chunks(body))
     with pytest.raises((InvalidRequest, RequestTooLarge)) as refused:
-        await Exchange(http_scope(headers)).request(receive)
+        await Exchange.of(http_scope(headers)).request(receive)
     assert (str(refused.value), receive.calls) == (words, calls)
 
 

@@ -39,7 +39,7 @@ BROKEN = UpstreamUnavailable("The upstream closed the connection before its answ
 
 
 def response_of(*, method: str = "POST", timing: Timing = DEFAULT_TIMING) -> tuple[Response, Exchange, Sent]:
-    exchange, sent = Exchange({**http_scope([]), "method": method}), Sent()
+    exchange, sent = Exchange.of({**http_scope([]), "method": method}), Sent()
     return Response(exchange, sent, timing), exchange, sent
 
 
@@ -295,7 +295,7 @@ async def test_a_server_that_raises_in_send_reports_a_disconnect(caplog: pytest.
             raise OSError("broken pipe")
         sent.append(message)
 
-    exchange = Exchange(http_scope([]))
+    exchange = Exchange.of(http_scope([]))
     response = Response(exchange, send)
     await response.start(STREAM_HEADERS)
     with pytest.raises(OSError, match="broken pipe") as caught:
@@ -318,7 +318,7 @@ async def test_while_the_head_is_being_sent_a_failure_sends_nothing() -> None:
         sent.append(message)
         await blocked.wait()
 
-    exchange = Exchange(http_scope([]))
+    exchange = Exchange.of(http_scope([]))
     response = Response(exchange, send)
 
     async def answer() -> None:
@@ -391,7 +391,7 @@ async def test_an_error_that_cannot_be_sent_does_not_leave_the_boundary() -> Non
         if message.get("body"):
             raise OSError("broken pipe")
 
-    exchange = Exchange(http_scope([]))
+    exchange = Exchange.of(http_scope([]))
     response = Response(exchange, send, Timing(ping_after=0))
     await response.start(STREAM_HEADERS)
     response.enable_pings()

@@ -125,7 +125,7 @@ def test_the_log_config_for_uvicorn_writes_our_lines(tmp_path: Path) -> None:
 
 def test_the_access_line_has_the_documented_fields() -> None:
     (shown,) = re.findall(r"```json\n(\{\"request_id.*?)```", ALONE, re.DOTALL)
-    line = access_line(Exchange({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []}))
+    line = access_line(Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []}))
     assert set(json.loads(line)) <= set(json.loads(shown))
 
 

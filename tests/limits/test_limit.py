@@ -23,7 +23,7 @@ def test_a_limit_is_per_minute_and_per_principal_by_default() -> None:
 
 def test_a_request_takes_one_of_each_limit() -> None:
     each, all_ = Limit("requests", 5), Limit("requests", 50, per="all")
-    exchange = Exchange(http_scope())
+    exchange = Exchange.of(http_scope())
     assert charges_of((each, all_), exchange) == (Charge(each, "messages:", 1), Charge(all_, "messages", 1))
     exchange.principal = Principal(id="p")
     assert charges_of((each, all_), exchange) == (Charge(each, "messages:p", 1), Charge(all_, "messages", 1))
@@ -34,7 +34,7 @@ def test_no_principal_shares_the_buckets_of_another() -> None:
     limits = (Limit("requests", 5), Limit("requests", 50, per="all"))
     keys: list[str] = []
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
-        exchange = Exchange({**http_scope(), "path": path})
+        exchange = Exchange.of({**http_scope(), "path": path})
         for name in (None, "p", "count_tokens:p", "messages:p", "messages", "count_tokens"):
             exchange.principal = None if name is None else Principal(id=name)
             keys.append(charges_of(limits, exchange)[0].key)
@@ -46,7 +46,7 @@ def test_each_kind_of_operation_has_buckets_of_its_own() -> None:
     keys: set[str] = set()
     operations: tuple[Operation, ...] = ("messages.create", "messages.count_tokens", "models.list", "models.retrieve")
     for operation in operations:
-        exchange = Exchange(http_scope())
+        exchange = Exchange.of(http_scope())
         exchange.operation = operation
         keys |= {charge.key for charge in charges_of((Limit("requests", 1), Limit("requests", 2, per="all")), exchange)}
     assert keys == {"messages:", "messages", "count_tokens:", "count_tokens", "models:", "models"}

@@ -18,7 +18,7 @@ ONE_AN_HOUR = Limit("requests", 1, 3600.0)
 
 
 def exchange_of(principal: str, path: str = "/v1/messages") -> Exchange:
-    exchange = Exchange(http_scope(path=path))
+    exchange = Exchange.of(http_scope(path=path))
     exchange.principal = Principal(id=principal)
     return exchange
 

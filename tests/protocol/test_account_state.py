@@ -133,14 +133,14 @@ def test_escapes_as_serializers_write_them_are_not_state(text: str) -> None:
 
 
 async def test_the_exchange_has_the_state_once_the_request_is_read() -> None:
-    exchange = Exchange(http_scope([VERSION]))
+    exchange = Exchange.of(http_scope([VERSION]))
     assert exchange.account_state == set()
     await exchange.request(Receiving(*chunks(BODY[:-1] + b',"container":"c"}')))
     assert exchange.account_state == {"container"}
 
 
 async def test_the_exchange_has_no_state_after_the_body_is_released() -> None:
-    exchange, receive = Exchange(http_scope([VERSION])), Receiving(*chunks(BODY))
+    exchange, receive = Exchange.of(http_scope([VERSION])), Receiving(*chunks(BODY))
     exchange.release_body()
     request = await exchange.request(receive)
     exchange.release_body()

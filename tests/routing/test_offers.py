@@ -43,7 +43,7 @@ async def test_for_a_message_there_are_no_offers_but_a_route() -> None:
 
 async def chosen(to: Sequence[str | Target], more: bytes) -> list[Target]:
     """Where a request with these fields is led."""
-    exchange = Exchange(http_scope([VERSION]))
+    exchange = Exchange.of(http_scope([VERSION]))
     body = b'{"model":"m","max_tokens":1' + more + (b"" if b'"messages"' in more else b',"messages":[{}]') + b"}"
     await exchange.request(Receiving(*chunks(body)))
     return list(RouteTable([Route("m", to)]).resolve("m", None).choose(exchange))
@@ -79,4 +79,4 @@ async def test_what_another_account_can_serve_too_is_led_to_all(more: bytes) -> 
 
 
 async def test_a_request_that_has_not_been_read_is_routed_to_all() -> None:
-    assert list(RouteTable([Route("m", [ONE, TWO])]).resolve("m", None).choose(Exchange(http_scope()))) == [ONE, TWO]
+    assert list(RouteTable([Route("m", [ONE, TWO])]).resolve("m", None).choose(Exchange.of(http_scope()))) == [ONE, TWO]

@@ -16,7 +16,7 @@ from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing import Route, RouteTable
 
-EXCHANGE = Exchange(http_scope())
+EXCHANGE = Exchange.of(http_scope())
 
 
 def table(*models: str) -> RouteTable:

@@ -26,7 +26,7 @@ class Resolved:
 
 
 def exchange(**fields: Any) -> Exchange:
-    one = Exchange({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
+    one = Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
     for name, value in fields.items():
         setattr(one, name, value)
     return one
