@@ -3,7 +3,7 @@
 from bud_asgi.http.converted import Codec, ConvertedReply
 from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
-from bud_asgi.http.header_block import Header, HeaderBlock, header_block
+from bud_asgi.http.fields import Header, HeaderBlock, header_block
 from bud_asgi.http.pool import PoolLimits, PoolStats
 from bud_asgi.http.seam import Body, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
 

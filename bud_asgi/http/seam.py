@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from bud_asgi.http.header_block import Header, HeaderBlock, header_block
+from bud_asgi.http.fields import Header, HeaderBlock, header_block
 from bud_asgi.options import check_integer, check_seconds, check_text, check_type, url_shown
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")

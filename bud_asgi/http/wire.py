@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from bud_asgi.http.header_block import TCHAR, header_block
+from bud_asgi.http.fields import TCHAR, header_block
 from bud_asgi.http.seam import Body, HttpRequest
 
 MAX_WRITE = 256 << 10
@@ -18,7 +18,8 @@ _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 _METHODS = frozenset((b"GET", b"HEAD", *_WITH_BODY))
 _MAX_KNOWN_TARGETS = 256
 _MAX_KNOWN_TARGET = 256
-_known_targets: set[bytes] = set()
+known_targets: set[bytes] = set()
+"""Targets that are valid. They are few, so most are checked only once."""
 
 
 def request_head(request: HttpRequest) -> bytes:
@@ -37,16 +38,16 @@ def request_head(request: HttpRequest) -> bytes:
 
 
 def check_target(request: HttpRequest) -> None:
-    """Raise `ValueError` for an invalid method or target. Targets are few, so most are checked only once."""
+    """Raise `ValueError` for an invalid method or target."""
     if request.method not in _METHODS and (not request.method or request.method.translate(None, TCHAR)):
         raise ValueError("the method is not a token")
     target = request.target
-    if target in _known_targets:
+    if target in known_targets:
         return
     if not target or target.translate(None, _VISIBLE):
         raise ValueError("the request target is empty or contains a space, a control character or a byte above 0x7e")
-    if len(_known_targets) < _MAX_KNOWN_TARGETS and len(target) <= _MAX_KNOWN_TARGET:
-        _known_targets.add(target)
+    if len(known_targets) < _MAX_KNOWN_TARGETS and len(target) <= _MAX_KNOWN_TARGET:
+        known_targets.add(target)
 
 
 def needs_content_length(method: bytes, length: int) -> bool:
@@ -58,7 +59,12 @@ def content_length(body: Body) -> int:
     """Return the size of a body in bytes."""
     if isinstance(body, bytes):
         return len(body)
-    return sum([memoryview(part).nbytes for part in body])
+    return sum([part.nbytes if isinstance(part, memoryview) else len(part) for part in body])
+
+
+def join_small(parts: Sequence[bytes | memoryview]) -> Body:
+    """Join the buffers of a body of up to `MAX_JOINED_BODY` bytes: it is written as one, and costs less as one."""
+    return parts if content_length(parts) > MAX_JOINED_BODY else b"".join(parts)
 
 
 def write_batches(head: bytes, body: Body) -> Iterator[list[bytes | memoryview]]:

@@ -47,7 +47,6 @@ _IN_UTF_8 = re.compile(rb"(?:application/json|text/event-stream)(?:[ \t]*;[ \t]*
 _USUAL_TYPES = frozenset({b"application/json", b"text/event-stream", b"text/event-stream; charset=utf-8"})
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_known_names: dict[tuple[bytes, ...], HeaderNames] = {}
 
 
 class HeaderNames(msgspec.Struct, frozen=True):
@@ -64,16 +63,20 @@ class HeaderNames(msgspec.Struct, frozen=True):
     account: tuple[bytes, ...]
 
 
+known_names: dict[tuple[bytes, ...], HeaderNames] = {}
+"""What the names that clients sent show. It is emptied when it is full."""
+
+
 def names_of(headers: Iterable[bytes]) -> HeaderNames:
     """What the names of these headers show: remembered, because a client sends the same names each time."""
     names = tuple(headers)
-    known = _known_names.get(names)
+    known = known_names.get(names)
     if known is None:
         known = _read_names(names)
         if known.size + 64 * len(names) <= _MAX_KNOWN_SIZE:
-            if len(_known_names) >= _MAX_KNOWN:
-                _known_names.clear()
-            _known_names[names] = known
+            if len(known_names) >= _MAX_KNOWN:
+                known_names.clear()
+            known_names[names] = known
     return known
 
 
@@ -107,7 +110,7 @@ def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderN
     Most clients' lines need no merging, which is found out at less cost than merging them.
     """
     merged = dict(lines)
-    names = _known_names.get(tuple(merged)) or names_of(merged)
+    names = known_names.get(tuple(merged)) or names_of(merged)
     values = b" %b " % b" ".join(merged.values())
     # A value that begins or ends with a space makes two in a row.
     if len(merged) < len(lines) or not names.are_lower or 0x09 in values or values.find(b"  ") >= 0:

@@ -12,7 +12,10 @@ HOPS = b"bud-hops"
 MAX_HOPS = 10
 """How many gateways a request may have been through before this one."""
 
-_ID = re.compile(rb"[0-9a-f]{16}")
+ID_LENGTH = 16
+"""Hexadecimal digits in the id of a gateway."""
+
+_ID = re.compile(rb"[0-9a-f]{%d}" % ID_LENGTH)
 
 
 def next_hops(received: bytes | None, own: bytes) -> bytes:

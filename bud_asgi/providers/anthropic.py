@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 from typing import Literal, get_args
 
 import msgspec
@@ -48,9 +47,15 @@ _MODELS_HEADERS = header_block(
 _MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
 )
-_MAX_REMEMBERED = 1024
-"""Bytes of forwarded headers that are remembered: with the lines and what is sent, under 1 MB for 256 of them."""
+_REMEMBERED = frozenset({b"anthropic-version", b"anthropic-beta", b"anthropic-dangerous-direct-browser-access"})
+"""Headers whose values are public and few: no other may be kept beyond its request."""
 
+_MAX_KNOWN_BLOCKS = 256
+_MAX_KNOWN_BLOCK = 1024
+"""Bytes, as they are sent, of the headers that are remembered: with their lines 1 MB for all."""
+
+known_blocks: dict[tuple[Header, ...], HeaderBlock] = {}
+"""The headers of requests by those that they forward. It is emptied when it is full."""
 _MODELS_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 
 
@@ -221,16 +226,16 @@ class Anthropic:
 
 
 def _with_own(forwarded: Sequence[Header]) -> HeaderBlock:
-    """Return the headers of a request: remembered, because clients send the same ones each time."""
-    size = 0
-    for name, value in forwarded:
-        size += len(name) + len(value)
-    return (_remembered if size <= _MAX_REMEMBERED else _remembered.__wrapped__)(tuple(forwarded))
-
-
-@lru_cache(maxsize=256)
-def _remembered(forwarded: tuple[Header, ...]) -> HeaderBlock:
-    return _OWN_HEADERS + header_block(forwarded)
+    """Return the headers of a request: remembered, because a client sends the same ones each time."""
+    lines = tuple(forwarded)
+    block = known_blocks.get(lines)
+    if block is None:
+        block = _OWN_HEADERS + header_block(lines)
+        if len(block.wire) <= _MAX_KNOWN_BLOCK and _REMEMBERED.issuperset(dict(lines)):
+            if len(known_blocks) >= _MAX_KNOWN_BLOCKS:
+                known_blocks.clear()
+            known_blocks[lines] = block
+    return block
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

@@ -11,7 +11,7 @@ from importlib.resources import files
 import msgspec
 
 from bud_asgi.http import HeaderBlock, HttpRequest, header_block
-from bud_asgi.protocol.hops import HOPS
+from bud_asgi.protocol.hops import HOPS, ID_LENGTH
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.providers.seam import Provider
 
@@ -37,20 +37,20 @@ def gateway_id(providers: Iterable[Provider]) -> bytes:
         f"{provider.name}\n{type(provider).__name__}\n{getattr(provider, 'base_url', None) or os.urandom(16).hex()}"
         for provider in providers
     )
-    return hashlib.sha256("\n\n".join(lines).encode()).hexdigest()[:16].encode()
+    return hashlib.sha256("\n\n".join(lines).encode()).hexdigest()[:ID_LENGTH].encode()
 
 
 def with_hops(request: HttpRequest, hops: bytes) -> HttpRequest:
     """Add the header with the ids of the gateways, unless the request goes to a vendor, where no gateway can be."""
     if not hops or is_vendor_host(request.origin.host):
         return request
-    return request.with_headers(_line_of(hops))
+    return request.with_headers(_own_id(hops) if len(hops) == ID_LENGTH else ((HOPS, hops),))
 
 
-@lru_cache(maxsize=256)
-def _line_of(hops: bytes) -> HeaderBlock:
-    """The header for these ids, most often those of this gateway alone. They are few, so the cache is bounded."""
-    return header_block(((HOPS, hops),))
+@lru_cache(maxsize=16)
+def _own_id(own: bytes) -> HeaderBlock:
+    """The header of a request that has been through this gateway only."""
+    return header_block(((HOPS, own),))
 
 
 @lru_cache(maxsize=1024)

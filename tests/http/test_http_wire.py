@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from peer import OK, Peer, PeerConnection, read, reply_with, request_to
 
-from bud_asgi.http import Engine, Header, HttpRequest, Origin
-from bud_asgi.http.wire import MAX_JOINED_BODY, MAX_WRITE, request_head, write_batches
+from bud_asgi.http import Engine, Header, HeaderBlock, HttpRequest, Origin, header_block
+from bud_asgi.http.fields import known_names
+from bud_asgi.http.wire import MAX_JOINED_BODY, MAX_WRITE, known_targets, request_head, write_batches
 
 ORIGIN = Origin("api.example", 80)
 
@@ -70,6 +71,60 @@ def test_the_error_for_an_invalid_value_contains_the_header_s_name_only() -> Non
     with pytest.raises(ValueError, match="x-api-key") as refused:
         request_head(HttpRequest(ORIGIN, b"GET", b"/", [(b"x-a", b"b"), (b"x-api-key", b"sk-secret\n")]))
     assert "sk-secret" not in str(refused.value)
+
+
+FORMS = {
+    "a list": [(b"x-a", b"1"), (b"x-b", b"2")],
+    "a tuple": ((b"x-a", b"1"), (b"x-b", b"2")),
+    "a block": header_block([(b"x-a", b"1"), (b"x-b", b"2")]),
+}
+
+
+@pytest.mark.parametrize("first", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize("more", FORMS.values(), ids=FORMS.keys())
+def test_no_line_is_lost_whichever_form_headers_have(
+    first: list[Header] | HeaderBlock, more: list[Header] | HeaderBlock
+) -> None:
+    request = HttpRequest(ORIGIN, b"GET", b"/", first)
+    longer = request.with_headers(more).with_headers([(b"x-c", b"3")])
+    assert dict(longer.headers) == {b"x-a": b"1", b"x-b": b"2", b"x-c": b"3"}
+    assert tuple(request.headers) == tuple(first)
+    assert request_head(longer).endswith(b"x-a: 1\r\nx-b: 2\r\nx-a: 1\r\nx-b: 2\r\nx-c: 3\r\n\r\n")
+
+
+@pytest.mark.parametrize("headers", [each[2] for each in INJECTED.values() if each[2]])
+def test_a_block_is_checked_when_it_is_made_and_when_it_is_added_to(headers: list[Header]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        header_block(headers)
+    with pytest.raises(ValueError, match=r"."):
+        HttpRequest(ORIGIN, b"GET", b"/", []).with_headers(headers)
+
+
+def test_a_block_shows_its_names_only() -> None:
+    block = header_block([(b"accept", b"text/plain"), (b"x-api-key", b"sk-secret")])
+    assert repr(block) == "HeaderBlock(accept, x-api-key)"
+    assert "sk-secret" not in f"{block} {HttpRequest(ORIGIN, b'GET', b'/', block)!r}"
+
+
+def test_an_invalid_name_or_target_is_refused_each_time() -> None:
+    for _ in range(3):
+        with pytest.raises(ValueError, match="not a token"):
+            header_block([(b"a b", b"")])
+        with pytest.raises(ValueError, match="target"):
+            request_head(HttpRequest(ORIGIN, b"GET", b"/a b", []))
+
+
+def test_the_names_and_targets_that_are_remembered_are_few_and_short() -> None:
+    for number in range(3000):
+        path = b"/%d" % number + b"x" * (number % 2 * 1000)
+        request = HttpRequest(ORIGIN, b"GET", path, [(b"x-%d" % number + b"x" * (number % 2 * 1000), b"")])
+        assert request_head(request).startswith(b"GET " + path + b" HTTP/1.1")
+    assert sum(map(len, known_names)) <= 1024 * 64
+    assert sum(map(len, known_targets)) <= 256 * 256
+
+
+def test_the_authority_follows_from_the_host() -> None:
+    assert Origin("a.example", 80, authority=b"b.example").authority == b"a.example"
 
 
 def test_a_small_body_is_joined_to_its_head_and_a_large_one_is_not_copied() -> None:

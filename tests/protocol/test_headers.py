@@ -11,10 +11,13 @@ from support.counts import examples
 
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.headers import (
+    MAX_HEADER_LINES,
     check_request_headers,
     forwarded_headers,
+    known_names,
     media_type,
     merge_headers,
+    names_of,
     read_headers,
     relayed_headers,
     reply_fields,
@@ -79,6 +82,43 @@ def test_a_hundred_thousand_lines_are_merged_within_a_second(name: bytes) -> Non
     merged = read_headers(lines)[0]
     assert time.process_time() - began < 1.0
     assert merged[name].count(b"b") == 100_000
+
+
+@given(lines=st.lists(st.tuples(_line_names, st.text("a, \t", max_size=4).map(str.encode)), min_size=1, max_size=6))
+def test_the_size_is_that_of_the_merged_lines(lines: Lines) -> None:
+    headers, names, size = read_headers(lines)
+    assert names == names_of(headers)
+    assert size == sum(len(name) + len(value) for name, value in headers.items()) + 4 * len(lines)
+
+
+_kinds = [VERSION[0], b"anthropic-user-profile-id", b"anthropic_workspace_id", b"traceparent", b"tracestate"]
+_kinds += [b"x-amzn-bedrock-service-tier", b"x-api-key", b"accept", b"a\0anthropic-beta", b"anthropic", b""]
+
+
+@given(names=st.lists(st.sampled_from(_kinds), unique=True))
+def test_what_names_show_does_not_depend_on_what_is_remembered(names: list[bytes]) -> None:
+    for _ in range(2):
+        known = names_of(names)
+        assert known.forwarded == tuple(name for name in names if name.startswith(b"anthropic-"))
+        assert known.traced == tuple(
+            name for name in names if name.startswith(b"anthropic-") or name in {b"traceparent", b"tracestate"}
+        )
+        assert known.account == tuple(name for name in names if name in {_kinds[1], _kinds[2], _kinds[5]})
+    known_names.clear()
+
+
+def test_the_names_that_are_remembered_are_bounded_in_number_and_size() -> None:
+    for number in range(2000):
+        read_headers([(b"x-%d-%d" % (number, line), b"secret") for line in range(number % MAX_HEADER_LINES)])
+        read_headers([(b"x-%d" % number + b"x" * 64_000, b"secret")])
+    assert len(known_names) <= 256
+    assert all(sum(map(len, names)) + 64 * len(names) <= 4096 for names in known_names)
+    assert "secret" not in repr(known_names)
+
+
+def test_headers_that_were_left_out_are_not_forwarded() -> None:
+    _, names, _ = read_headers([VERSION, (b"anthropic-workspace-id", b"w")])
+    assert forwarded_headers(dict([VERSION]), names) == [VERSION]
 
 
 def check(lines: Lines) -> None:

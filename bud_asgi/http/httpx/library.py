@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from bud_asgi.http.header_block import header_block
+from bud_asgi.http.fields import header_block
 from bud_asgi.http.seam import Body, HttpRequest
 from bud_asgi.http.wire import check_target, content_length, needs_content_length, write_batches
 

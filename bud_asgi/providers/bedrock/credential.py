@@ -14,7 +14,7 @@ from functools import lru_cache
 from inspect import iscoroutinefunction
 
 from bud_asgi.extras import require
-from bud_asgi.http import HttpRequest, header_block
+from bud_asgi.http import HttpRequest
 from bud_asgi.http.wire import content_length
 from bud_asgi.options import OptionError, check_name, check_text, check_type
 from bud_asgi.protocol.headers import Headers
@@ -106,8 +106,6 @@ class AwsCredential:
         self.region, self.service = region, service
         is_default = not sources and credentials is None
         self._bearer = _environment_token(service) if is_default else secret_option("bearer_token", bearer_token)
-        if self._bearer is not None:
-            self._bearer_line = header_block(((b"authorization", b"Bearer " + self._bearer.reveal().encode()),))
         self._keys = _keys(access_key, secret_key, session_token)
         role = Role(role_arn, session_name or "bud_asgi", external_id) if role_arn else None
         self._source = Source(region=region, profile=profile, keys=self._keys, role=role, host=credentials)
@@ -127,7 +125,7 @@ class AwsCredential:
         Raises `UpstreamUnavailable` if no valid keys could be fetched.
         """
         if self._bearer is not None:
-            return request.with_headers(self._bearer_line)
+            return request.with_headers(((b"authorization", b"Bearer " + self._bearer.reveal().encode()),))
         body = request.body
         is_large = content_length(body) > HASH_IN_THREAD_OVER
         body_hash = await asyncio.to_thread(payload_hash, body) if is_large else payload_hash(body)

@@ -10,12 +10,14 @@ import logging
 import re
 import ssl
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Literal, TypedDict, Unpack, get_args
 
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts, header_block
+from bud_asgi.http import Body, Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts, header_block
+from bud_asgi.http.wire import join_small
 from bud_asgi.options import (
     OptionError,
     check_choice,
@@ -139,12 +141,10 @@ class Bedrock:
         self._origin, self._path = _parse_endpoint(_host_of(region) if endpoint is None else endpoint, tls)
         self._model_ids = _checked_ids({} if model_ids is None else model_ids)
         self._models = ModelMap(region, _prefix(inference_profile, region), self._model_ids)
-        fixed = _fixed_headers(service_tier, guardrail)
-        set_already = {name for name, _ in fixed}
-        self._headers = {
-            accept: header_block(((b"accept", accept), *_OWN_HEADERS, *fixed)) for accept in (_JSON, CONTENT_TYPE)
-        }
-        self._client_headers = [name for name in _checked_headers(client_headers) if name not in set_already]
+        self._find_model = lru_cache(maxsize=256)(partial(find_model, models=self._models))  # names are short
+        fixed = header_block((*_OWN_HEADERS, *_fixed_headers(service_tier, guardrail)))
+        self._headers = {accept: header_block(((b"accept", accept),)) + fixed for accept in (_JSON, CONTENT_TYPE)}
+        self._client_headers = [name for name in _checked_headers(client_headers) if name not in dict(fixed)]
         self.traits = Traits(edits_bodies=True, allowed_fields=("user_profile_id",) if user_profiles else ())
         self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
@@ -178,16 +178,16 @@ class Bedrock:
         request = call.request
         if self._has_guardrail:
             check_no_guardrail_fields(request)
-        model = find_model(base_name(call.upstream_model), base_name(request.model), self._models)
+        model = self._find_model(base_name(call.upstream_model), base_name(request.model))
         adapted = adapt(call, self._rules, model.name)
         more = self._user_profile(call)
         if request.counting:
             path = path_of(self._counting_id(model), "count-tokens")
-            body = (count_body(request, adapted, more),)
+            body: Body = count_body(request, adapted, more)
             headers = _COUNT_HEADERS
         else:
             path = path_of(model.identifier, "invoke-with-response-stream" if request.stream else "invoke")
-            body = invoke_body(request, adapted, more)
+            body = join_small(invoke_body(request, adapted, more))
             check_size(body, self._rules.max_body)
             headers = self._headers[CONTENT_TYPE if request.stream else _JSON]
             if own := self._set_by_client(call.headers):

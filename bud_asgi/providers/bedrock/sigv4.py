@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import quote_from_bytes
 
 import msgspec
 
-from bud_asgi.http import Body, Header, HttpRequest
+from bud_asgi.http import Body, Header, HeaderBlock, HttpRequest, header_block
 from bud_asgi.secret import Secret
 
 _ALGORITHM = b"AWS4-HMAC-SHA256"
@@ -55,9 +55,8 @@ class Signer:
         self.keys = keys
         self._access_key = keys.access_key.reveal().encode()
         self._secret_key = keys.secret_key.reveal().encode()
-        self._token: tuple[Header, ...] = ()
-        if keys.session_token is not None:
-            self._token = ((b"x-amz-security-token", keys.session_token.reveal().encode()),)
+        token = keys.session_token
+        self._token = header_block(() if token is None else ((b"x-amz-security-token", token.reveal().encode()),))
         self._scope = (region.encode(), service.encode(), b"aws4_request")
         self._day = (b"", b"", b"")
         """A date, its scope, and the key derived for it."""
@@ -66,7 +65,7 @@ class Signer:
         """Whether a signed request was signed with this key."""
         added = dict(request.headers)
         start = b"%b Credential=%b/" % (_ALGORITHM, self._access_key)
-        token = self._token[0][1] if self._token else None
+        token = dict(self._token).get(b"x-amz-security-token")
         return added.get(b"authorization", b"").startswith(start) and added.get(b"x-amz-security-token") == token
 
     def __eq__(self, other: object) -> bool:
@@ -75,25 +74,26 @@ class Signer:
     def __hash__(self) -> int:
         return hash(self._all())
 
-    def sign(self, request: HttpRequest, payload: bytes, timestamp: bytes) -> tuple[Header, ...]:
+    def sign(self, request: HttpRequest, payload: bytes, timestamp: bytes) -> HeaderBlock:
         """Return the header fields to add to a request that has none of them yet.
 
         `payload` is the hash of its body, `timestamp` is as in `20150830T123600Z`. Only `host`, `content-type` and
         `x-amz-*` are signed, because proxies may change other fields. The path is encoded once more for the signature.
         """
-        added: tuple[Header, ...] = ((b"x-amz-date", timestamp), *self._token)
+        date = (b"x-amz-date", timestamp)
         path, query = _canonical_target(request.target)
-        names, lines = _canonical_headers(request, added)
+        names, lines = _canonical_headers(request, (date, *self._token))
         canonical = b"%b\n%b\n%b\n%b\n\n%b\n%b" % (request.method, path, query, lines, names, payload)
         scope, key = self._derived(timestamp[:8])
         digest = hashlib.sha256(canonical).hexdigest().encode()
         to_sign = b"%b\n%b\n%b\n%b" % (_ALGORITHM, timestamp, scope, digest)
         signature = hmac.digest(key, to_sign, "sha256").hex().encode()
         parts = (_ALGORITHM, self._access_key, scope, names, signature)
-        return ((b"authorization", b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % parts), *added)
+        authorization = b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % parts
+        return header_block(((b"authorization", authorization), date)) + self._token
 
     def _all(self) -> tuple[object, ...]:
-        return self._access_key, self._secret_key, self._token, self._scope
+        return self._access_key, self._secret_key, self._token.wire, self._scope
 
     def _derived(self, date: bytes) -> tuple[bytes, bytes]:
         derived_for, scope, key = self._day
@@ -106,7 +106,7 @@ class Signer:
         return scope, key
 
 
-def _canonical_headers(request: HttpRequest, added: tuple[Header, ...]) -> tuple[bytes, bytes]:
+def _canonical_headers(request: HttpRequest, added: Iterable[Header]) -> tuple[bytes, bytes]:
     values = {b"host": request.origin.authority}
     values.update(added)
     for name, value in request.headers:

@@ -54,7 +54,9 @@ class BodyEdit:
         if name in self.without:
             return []
         body = self.changed.get(name)
-        start, end = (0, len(body)) if body is not None else self.request.spans.get(name, (0, 0))
+        if body is None and name not in self.request.spans:
+            return []
+        start, end = (0, len(body)) if body is not None else self.request.spans[name]
         find = (self.request.body if body is None else body).find
         return [word for word in words if find(word, start, end) >= 0]
 

@@ -17,7 +17,8 @@ _IN_VALUE = bytes(byte in _FIELD_VALUE for byte in range(256))  # 0 for what a v
 _RESERVED = frozenset((b"host", b"content-length", b"connection", b"transfer-encoding"))
 _MAX_KNOWN_NAMES = 1024
 _MAX_KNOWN_NAME = 64
-_known_names: set[bytes] = set()
+known_names: set[bytes] = set()
+"""Names that are valid. They are few, so most are checked only once."""
 
 
 class HeaderBlock(msgspec.Struct, frozen=True, gc=False):
@@ -50,7 +51,7 @@ def header_block(headers: Iterable[Header] | HeaderBlock) -> HeaderBlock:
         return headers
     lines = tuple(headers)
     for name, value in lines:
-        if name not in _known_names:
+        if name not in known_names:
             _check_name(name)
         if 0 in value.translate(_IN_VALUE):
             raise ValueError(f"the value of header {name.decode('ascii')} contains a control character")
@@ -58,10 +59,9 @@ def header_block(headers: Iterable[Header] | HeaderBlock) -> HeaderBlock:
 
 
 def _check_name(name: bytes) -> None:
-    """Names are few, so most are checked only once."""
     if not name or name.translate(None, TCHAR):
         raise ValueError("a header name is not a token")
     if name.lower() in _RESERVED:
         raise ValueError("host, content-length, connection and transfer-encoding are written by the engine")
-    if len(_known_names) < _MAX_KNOWN_NAMES and len(name) <= _MAX_KNOWN_NAME:
-        _known_names.add(name)
+    if len(known_names) < _MAX_KNOWN_NAMES and len(name) <= _MAX_KNOWN_NAME:
+        known_names.add(name)
