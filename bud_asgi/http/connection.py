@@ -125,13 +125,15 @@ class Connection(asyncio.BufferedProtocol):
             raise HttpError("reset", "the connection ended before the request was sent", reused=self._served)
         reply = self._reply = Reply(self, request.timeouts, self._loop_state.loop)
         self._parser.begin(reply, is_head=request.method == b"HEAD")
-        self._written = 0
+        self._last_write_at = self._loop_state.loop.time()
         whole = joined(head, request.body)
         if whole is None:
+            self._written = 0
             self._outgoing = write_batches(head, request.body)
             self._pump()
         elif not self._transport.is_closing():
-            self._write([whole])
+            self._written = len(whole)
+            self._transport.write(whole)
         return reply
 
     def is_reusable(self, now: float) -> bool:
@@ -261,13 +263,10 @@ class Connection(asyncio.BufferedProtocol):
             if batch is None:
                 self._outgoing = None
                 break
-            self._write(batch)
+            self._last_write_at = self._loop_state.loop.time()
+            self._written += sum(map(len, batch))
+            self._transport.writelines(batch)
         self._pumping = False
-
-    def _write(self, batch: list[bytes | memoryview]) -> None:
-        self._last_write_at = self._loop_state.loop.time()
-        self._written += sum(map(len, batch))
-        self._transport.writelines(batch)
 
     def _is_unrequested(self) -> bool:
         """Whether the bytes that begin a reply were sent before any byte of the request had arrived.
