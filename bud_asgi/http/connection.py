@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Literal, Protocol, cast
 
 from bud_asgi.clock import Clock
-from bud_asgi.http.parser import InvalidResponseError, ResponseParser
+from bud_asgi.http.parser import InvalidResponseError, ReplyParser
 from bud_asgi.http.reply import READ_AHEAD, Reply
 from bud_asgi.http.seam import HttpError, HttpRequest
 from bud_asgi.http.socket_state import unacknowledged, unread_check
-from bud_asgi.http.wire import write_batches
+from bud_asgi.http.wire import joined, write_batches
 
 READ_BUFFER = 64 << 10
 """Size in bytes of the read buffer that all connections of a loop share."""
@@ -35,12 +36,13 @@ MAX_CHECKED = 16 << 10
 class LoopState:
     """What the connections of one event loop share."""
 
-    __slots__ = ("buffer", "clock", "loop")
+    __slots__ = ("buffer", "clock", "count", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.clock = Clock(loop)
         self.buffer = memoryview(bytearray(READ_BUFFER))
+        self.count = array("i", [0])
 
 
 class ConnectionOwner(Protocol):
@@ -66,19 +68,20 @@ class ConnectionOwner(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """An open connection to one origin.
 
-    After a failed exchange, `stale` is true if the peer had most likely closed the connection before it received the
-    request, so that the request may be sent once more (RFC 9112, 9.3.1).
+    `opened_at` and `idle_until` are times of the loop's clock; past the second, an idle connection is closed. After a
+    failed exchange, `stale` is true if the peer had most likely closed the connection before it received the request,
+    so that the request may be sent once more (RFC 9112, 9.3.1).
     """
 
     __slots__ = (
         "_close_after",
         "_gone",
         "_has_unread",
-        "_idle_until",
         "_last_write_at",
         "_loop_state",
         "_outgoing",
         "_owner",
+        "_parser",
         "_plain",
         "_pumping",
         "_reading",
@@ -89,10 +92,12 @@ class Connection(asyncio.BufferedProtocol):
         "_unsent",
         "_writable",
         "_written",
+        "idle_until",
         "opened_at",
         "stale",
     )
     _transport: asyncio.Transport
+    _has_unread: Callable[[], bool]  # once it has been idle
 
     def __init__(self, loop_state: LoopState, owner: ConnectionOwner, connected: socket.socket) -> None:
         self.opened_at = loop_state.loop.time()
@@ -101,59 +106,53 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._socket = connected
         self._plain = True
-        self._has_unread = unread_check(connected)
-        self._reply: Reply[ResponseParser] | None = None
+        self._parser = ReplyParser()
+        self._reply: Reply | None = None
         self._outgoing: Iterator[list[bytes | memoryview]] | None = None
         self._pumping = self._gone = self._served = self._close_after = False
         self._reading = self._writable = True
         self._unsent: int = 0
         self._written = 0
         self._last_write_at = 0.0
-        self._idle_until = inf
+        self.idle_until = inf
 
-    async def exchange(self, request: HttpRequest, head: bytes) -> Reply[ResponseParser]:
-        """Send the request, whose head is already encoded, and wait for the head of its reply.
+    def start(self, request: HttpRequest, head: bytes) -> Reply:
+        """Send the request, whose head is already encoded; the head of the reply is still to be waited for.
 
-        Raises `HttpError`. If cancelled, the connection is aborted.
+        Raises `HttpError` if the connection has ended.
         """
         if self._gone:
             raise HttpError("reset", "the connection ended before the request was sent", reused=self._served)
-        parser = ResponseParser(is_head=request.method == b"HEAD")
-        reply = Reply(self, parser, request.timeouts, self._loop_state.loop)
-        self._reply = reply
-        self._outgoing = write_batches(head, request.body)
-        self._written = 0
-        self._pump()
-        try:
-            await reply.head()
-        except BaseException:
-            reply.close()
-            raise
+        reply = self._reply = Reply(self, request.timeouts, self._loop_state.loop)
+        self._parser.begin(reply, is_head=request.method == b"HEAD")
+        self._last_write_at = self._loop_state.loop.time()
+        whole = joined(head, request.body)
+        if whole is None:
+            self._written = 0
+            self._outgoing = write_batches(head, request.body)
+            self._pump()
+        elif not self._transport.is_closing():
+            self._written = len(whole)
+            self._transport.write(whole)
         return reply
 
     def is_reusable(self, now: float) -> bool:
         """Whether it can serve another request: open, not expired, and with no unread bytes in the kernel."""
-        return not (self._gone or now >= self._idle_until or self._transport.is_closing() or self._has_unread())
-
-    def mark_idle(self, until: float) -> None:
-        """Keep the idle connection open until this time of the loop's clock."""
-        self._idle_until = until
+        return not (self._gone or now >= self.idle_until or self._transport.is_closing() or self._has_unread())
 
     def disown(self) -> None:
         """Clean up after a cancelled dial: uvloop closes the transport without calling `connection_lost`."""
-        self._gone = True
-        self._loop_state.clock.unwatch(self)
+        self._leave()
         self._owner.lost(self)
 
     def fail(self, kind: Literal["tls", "timeout", "reset", "protocol"], reason: str) -> None:
         """Close the connection at once and fail the pending exchange, if any, with an `HttpError`."""
-        reply, self._reply = self._reply, None
+        reply = self._reply
         if reply is not None:
             # A busy connection has always written something.
-            answered = reply.received.any_received
+            answered = self._parser.any_received
             reply.error = HttpError(kind, reason, reused=self._served, sent=True, answered=answered)
-            reply.received.release()
-            reply.wake()
+            self._release(reply)
         self._abort_transport()
 
     # Called by the reply and the clock.
@@ -175,9 +174,9 @@ class Connection(asyncio.BufferedProtocol):
         """Check the deadline of the current state."""
         reply = self._reply
         if reply is None:
-            if now >= self._idle_until:
+            if now >= self.idle_until:
                 self._abort_transport()
-        elif reply.received.has_head:
+        elif reply.has_head:
             if reply.check_deadlines(now):
                 self.fail("timeout", f"no data for {reply.timeouts.silence:g} s within the reply")
         elif self._upload_pending(now):
@@ -205,28 +204,28 @@ class Connection(asyncio.BufferedProtocol):
         if reply is None:
             self._abort_transport()
             return
-        parser = reply.received
+        state, parser = self._loop_state, self._parser
         if self._served and not parser.any_received and self._is_unrequested():
             self.fail("protocol", "a reply arrived before the upstream had received the request")
             return
-        reply.last_read_at = self._loop_state.loop.time()
+        reply.last_read_at = state.loop.time()
         try:
-            parser.feed(self._loop_state.buffer[:nbytes])
+            parser.feed(state.buffer[:nbytes])
         except InvalidResponseError as error:
             self.fail("protocol", f"not a valid HTTP/1.1 reply: {error}")
             return
-        if self._outgoing is not None and parser.status >= 400:
+        if self._outgoing is not None and reply.status >= 400:
             # The upstream rejected the request before it had read it. The rest of the body is not sent, so the
             # connection cannot carry another request (RFC 9112, 9.3).
             self._outgoing = None
             self._close_after = True
-        if parser.complete:
+        if reply.done:
             self._finish(reply)
             return
-        if parser.buffered >= READ_AHEAD and self._reading:
+        if reply.buffered >= READ_AHEAD and self._reading:
             self._reading = False
             self._transport.pause_reading()
-        if parser.has_head:
+        if reply.has_head:
             reply.wake()
 
     def eof_received(self) -> bool:
@@ -276,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
         would get the reply of the one before. Every segment acknowledges what its sender has received. So for a small
         request, of one TLS record at most for each of head and body, the kernel knows.
         """
-        return self._written <= MAX_CHECKED and unacknowledged(self._socket) >= self._written
+        return self._written <= MAX_CHECKED and unacknowledged(self._socket, self._loop_state.count) >= self._written
 
     def _read_remaining(self) -> None:
         """Read what the kernel still holds after a failed write: an error reply that the peer sent before its reset.
@@ -284,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         Only on plain sockets, which are still open at this point.
         """
         with contextlib.suppress(OSError):
-            while self._plain and self._reply is not None and self._reply.received.buffered < READ_AHEAD:
+            while self._plain and self._reply is not None and self._reply.buffered < READ_AHEAD:
                 nbytes = self._socket.recv_into(self._loop_state.buffer)
                 if not nbytes:
                     return
@@ -297,28 +296,35 @@ class Connection(asyncio.BufferedProtocol):
             self._unsent, self._last_write_at = unsent, now
         return unsent > 0 or self._outgoing is not None
 
-    def _finish(self, reply: Reply[ResponseParser]) -> None:
+    def _finish(self, reply: Reply) -> None:
         """Free the connection of a complete reply at once, even if its reader has not taken all of it yet."""
-        self._reply = None
-        reply.wake()
-        parser, transport = reply.received, self._transport
+        self._release(reply)
+        parser, transport = self._parser, self._transport
         written = self._outgoing is None and not self._close_after and not transport.get_write_buffer_size()
         if not (parser.persistent and written and not parser.trailing_data) or transport.is_closing():
             self._abort_transport()
             return
-        self._served = True
+        if not self._served:
+            self._served = True
+            self._has_unread = unread_check(self._socket)
         self.resume_reading()
         self._owner.give_back(self)
+
+    def _release(self, reply: Reply) -> None:
+        """Wake the reader of a reply that is complete or has failed, and forget it."""
+        self._reply = None
+        self._parser.release()
+        reply.wake()
 
     def _handle_end(self, exc: Exception | None) -> None:
         """Handle the end of the input: it completes the reply, or it is an error."""
         reply = self._reply
         if reply is None:
             self._abort_transport()
-        elif exc is None and reply.received.end():
+        elif exc is None and self._parser.end():
             self._finish(reply)
         else:
-            answered = reply.received.any_received
+            answered = self._parser.any_received
             kind = "tls" if isinstance(exc, ssl.SSLError) and not answered else "reset"
             recent = self._loop_state.loop.time() - self._last_write_at <= STALE_WITHIN
             self.stale = kind == "reset" and self._served and not answered and recent
@@ -326,10 +332,14 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(kind, f"the connection ended {where}{f': {exc}' if exc else ''}")
 
     def _abort_transport(self) -> None:
-        if self._gone:
-            return
-        self._gone = True
-        self._outgoing = None
-        self._loop_state.clock.unwatch(self)
-        self._owner.drop(self)
-        self._transport.abort()
+        if not self._gone:
+            self._leave()
+            self._owner.drop(self)
+            self._transport.abort()
+
+    def _leave(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self._outgoing = None
+            self._parser.close()
+            self._loop_state.clock.unwatch(self)

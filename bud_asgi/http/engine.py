@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 
 from bud_asgi.http.connection import LoopState
-from bud_asgi.http.parser import ResponseParser
 from bud_asgi.http.pool import Pool, PoolLimits, PoolStats
 from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import HttpError, HttpRequest, Origin
@@ -52,7 +51,7 @@ class Engine:
         """Return the connection counts of every origin that a request has been sent to."""
         return {origin: pool.stats for origin, pool in self._pools.items()}
 
-    async def send(self, request: HttpRequest) -> Reply[ResponseParser]:
+    async def send(self, request: HttpRequest) -> Reply:
         """Send the request and wait for the head of its final reply.
 
         Raises `HttpError`; `ValueError` for an invalid method, target or header (before a connection is used);
@@ -63,13 +62,13 @@ class Engine:
         connection = pool.reuse()
         if connection is not None:
             try:
-                return await connection.exchange(request, head)
+                return await connection.start(request, head).head()
             except HttpError:
                 if not connection.stale or self._closed:
                     raise
                 pool.stale_retries += 1
         connection = await pool.dial(request.timeouts.connect)
-        return await connection.exchange(request, head)
+        return await connection.start(request, head).head()
 
     async def aclose(self) -> None:
         """Abort every connection and wait until all are closed. May be called twice."""

@@ -152,8 +152,8 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Take back a connection that is idle and reusable."""
         limits = self._limits
-        until = min(self._loop_state.loop.time() + limits.keep_alive, connection.opened_at + limits.max_age)
-        connection.mark_idle(until)
+        now = self._loop_state.loop.time()
+        connection.idle_until = min(now + limits.keep_alive, connection.opened_at + limits.max_age)
         self._idle.append(connection)
         if len(self._idle) > limits.max_idle:
             self._idle[0].fail("reset", "too many idle connections")

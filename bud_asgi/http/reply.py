@@ -1,34 +1,15 @@
-"""The engines' `HttpReply`: a reader's view of a reply that is still being received."""
+"""The engines' `HttpReply`: one record of a reply, filled while it is received, and read meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, Self
 
 from bud_asgi.http.seam import Header, Timeouts
 
 READ_AHEAD = 256 << 10
 """Bytes of memory that are buffered for the reader before the connection stops reading."""
-
-
-class Received(Protocol):
-    """What has been received of a reply.
-
-    `has_head`: the final head is available. `complete`: the whole reply is. `buffered`: bytes of memory held for the
-    reader.
-    """
-
-    status: int
-    headers: list[Header]
-    has_head: bool
-    complete: bool
-    buffered: int
-
-    def take(self) -> bytes:
-        """Remove and return the buffered body; `b""` if there is none."""
-        ...
 
 
 class ReplySource(Protocol):
@@ -43,62 +24,55 @@ class ReplySource(Protocol):
         ...
 
 
-R = TypeVar("R", bound=Received)
-
-
-class Reply(Generic[R]):
+class Reply:
     """An `HttpReply`; made when its request is sent, returned to the caller when its head has arrived.
 
-    `received` is what has arrived, `error` why nothing more will. The source fills the first or sets the second, then
-    calls `wake`. Only one reader may wait at a time.
+    The source fills it and then calls `wake`: `status` and `headers`, complete once `has_head` is true; `chunks`, the
+    body that the reader has not taken, of at most `buffered` bytes of memory; at the end either `done`, the whole reply
+    has been received, or `error`, why nothing more will be. `last_read_at` is when something arrived. Only one reader
+    may wait at a time.
     """
 
     __slots__ = (
         "_loop",
         "_source",
-        "_wait_expired",
         "_wait_until",
         "_waiter",
+        "buffered",
+        "chunks",
+        "done",
         "error",
+        "has_head",
+        "headers",
         "last_read_at",
-        "received",
+        "status",
         "timeouts",
     )
 
-    def __init__(self, source: ReplySource, received: R, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
-        self.received = received
-        self.timeouts = timeouts
+    def __init__(self, source: ReplySource, timeouts: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+        self.status = 0
+        self.headers: list[Header] = []
+        self.has_head = self.done = False
+        self.chunks: list[bytes] = []
+        self.buffered = 0
         self.error: Exception | None = None
+        self.timeouts = timeouts
         self.last_read_at = 0.0
         self._source = source
         self._loop = loop
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
         self._wait_until = inf
-        self._wait_expired = False
-
-    @property
-    def status(self) -> int:
-        """The final status code."""
-        return self.received.status
-
-    @property
-    def headers(self) -> Sequence[Header]:
-        """The header fields in their order, with lower-case names and unchanged values."""
-        return self.received.headers
-
-    @property
-    def done(self) -> bool:
-        """Whether the whole reply has been received."""
-        return self.received.complete
 
     def take(self) -> bytes:
         """Remove and return the buffered body; `b""` if there is none."""
-        received = self.received
-        if not received.buffered:
+        chunks = self.chunks
+        if not chunks:
             return b""
-        full = received.buffered >= READ_AHEAD
-        data = received.take()
-        if full:
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        full = self.buffered >= READ_AHEAD
+        self.buffered = 0
+        if full and not self.done:
             self._source.resume_reading()
         return data
 
@@ -109,53 +83,54 @@ class Reply(Generic[R]):
         has been returned. If cancelled, nothing is lost.
         """
         data = self.take()
-        if data or self.received.complete:
+        if data or self.done:
             return data
         self._wait_until = self._loop.time() + within
-        self._wait_expired = False
-        while self.error is None and not self._wait_expired:
-            await self._wait()
+        while self.error is None:
+            timely = await self._next_wake()
             data = self.take()
-            if data or self.received.complete:
+            if data or self.done:
                 return data
-        if self.error is not None:
-            raise self.error
-        return None
+            if not timely and self.error is None:
+                return None
+        raise self.error
 
     def close(self) -> None:
         """End the exchange: unless the reply is done, its connection is closed at once. May be called twice."""
         self._source.abort(self)
 
-    async def head(self) -> None:
-        """Wait for the final head. Raises `HttpError`; if cancelled, the caller must call `close()`."""
-        while not self.received.has_head:
-            if self.error is not None:
-                raise self.error
-            await self._wait()
+    async def head(self) -> Self:
+        """Wait for the final head and return the reply. Raises `HttpError`; then, or if cancelled, it is closed."""
+        try:
+            while not self.has_head:
+                if self.error is not None:
+                    raise self.error  # noqa: TRY301 - closes the reply, as a cancellation does
+                await self._next_wake()
+        except BaseException:
+            self.close()
+            raise
+        return self
 
-    def wake(self) -> None:
-        """Wake the waiting reader, if any: the head, body bytes, the end or an error has arrived."""
-        waiter = self._waiter
+    def wake(self, *, timely: bool = True) -> None:
+        """Wake the waiting reader, if any: something has arrived or, if not `timely`, its `within` has elapsed."""
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(timely)
 
     def check_deadlines(self, now: float) -> bool:
         """Wake a reader whose `within` has elapsed; return whether it has waited longer than `silence`.
 
         Only a waiting reader can time out: without one, it is not the peer that is waited for.
         """
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             return False
         if now >= self._wait_until:
-            self._wait_expired = True
-            self.wake()
+            self.wake(timely=False)
         return now - self.last_read_at >= self.timeouts.silence
 
-    async def _wait(self) -> None:
-        if self._waiter is not None:
+    def _next_wake(self) -> asyncio.Future[bool]:
+        """Return what the next wake resolves: to `False` if that is because `within` has elapsed."""
+        if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("a reply can have only one reader: another call is already waiting")
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        waiter = self._waiter = self._loop.create_future()
+        return waiter

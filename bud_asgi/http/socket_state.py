@@ -57,14 +57,18 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
-    def unacknowledged(connected: socket.socket) -> int:
-        """The number of bytes that the peer's TCP has not acknowledged; 0 where the platform does not report it."""
-        count = array.array("i", [0])
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(connected, termios.TIOCOUTQ, count)
+    def unacknowledged(connected: socket.socket, count: array.array[int]) -> int:
+        """The number of bytes that the peer's TCP has not acknowledged; 0 where the platform does not report it.
+
+        `count` is overwritten: an array of one C integer, so that no call makes a new one.
+        """
+        try:
+            fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, count)
+        except OSError:
+            return 0
         return count[0]
 else:
 
-    def unacknowledged(connected: socket.socket) -> int:
+    def unacknowledged(connected: socket.socket, count: array.array[int]) -> int:
         """The number of bytes that the peer's TCP has not acknowledged; 0 where the platform does not report it."""
         return 0

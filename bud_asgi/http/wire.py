@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from bud_asgi.http.fields import TCHAR, header_block
 from bud_asgi.http.seam import Body, HttpRequest
 
-MAX_WRITE = 256 << 10
+MAX_WRITE = 512 << 10
 """Most bytes of body in one write: bounds the transport's buffer, and the time that one TLS write blocks the loop."""
 
 MAX_JOINED_BODY = 64 << 10
@@ -67,15 +67,22 @@ def join_small(parts: Sequence[bytes | memoryview]) -> Body:
     return parts if content_length(parts) > MAX_JOINED_BODY else b"".join(parts)
 
 
+def joined(head: bytes, body: Body) -> bytes | None:
+    """Return head and body as one buffer, or `None` if the body is too large to be copied."""
+    if content_length(body) > MAX_JOINED_BODY:
+        return None
+    return head + body if isinstance(body, bytes) else b"".join((head, *body))
+
+
 def write_batches(head: bytes, body: Body) -> Iterator[list[bytes | memoryview]]:
     """Yield head and body as lists of buffers, one list per write, with at most `MAX_WRITE` bytes of body in each.
 
     A small body is joined to its head; a large one is not copied.
     """
-    parts = (body,) if isinstance(body, bytes) else body
-    if content_length(body) <= MAX_JOINED_BODY:
-        yield [b"".join((head, *parts))]
+    if (whole := joined(head, body)) is not None:
+        yield [whole]
         return
+    parts = (body,) if isinstance(body, bytes) else body
     batch: list[bytes | memoryview] = [head]
     room = MAX_WRITE
     for part in parts:

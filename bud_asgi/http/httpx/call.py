@@ -18,7 +18,7 @@ from bud_asgi.http.dial import os_error_text, tls_error_text
 from bud_asgi.http.httpx.library import Library
 from bud_asgi.http.parser import MAX_OVERHEAD
 from bud_asgi.http.reply import READ_AHEAD, Reply
-from bud_asgi.http.seam import Header, HttpError, HttpRequest
+from bud_asgi.http.seam import HttpError, HttpRequest
 
 if TYPE_CHECKING:
     import httpx
@@ -46,44 +46,6 @@ _CONNECTION_ENDED = (
     "<StreamReset",
 )
 """First words of the messages of httpcore, h11 and h2 for a connection that ended: the error class is a general one."""
-
-
-class Incoming:
-    """What has been received of a reply; filled by its `HttpxCall`."""
-
-    __slots__ = ("_chunks", "buffered", "complete", "has_head", "headers", "status")
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: list[Header] = []
-        self.has_head = self.complete = False
-        self.buffered = 0
-        self._chunks: list[bytes] = []
-
-    def set_head(self, response: httpx.Response) -> str:
-        """Store the head; returns what is invalid about it, or `""`."""
-        self.status = response.status_code
-        self.headers = [(name.lower(), value) for name, value in response.headers.raw]
-        if self.status < 200:
-            return "an unrequested upgrade"
-        if {b"content-length", b"transfer-encoding"} <= dict(self.headers).keys():
-            return "a length beside a transfer-encoding"
-        if sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_OVERHEAD:
-            return f"more than {MAX_OVERHEAD} bytes of head"
-        self.has_head = True
-        return ""
-
-    def add(self, data: bytes) -> None:
-        """Buffer bytes of the body."""
-        self._chunks.append(data)
-        self.buffered += len(data)
-
-    def take(self) -> bytes:
-        """Remove and return the buffered body; `b""` if there is none."""
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        self.buffered = 0
-        return data
 
 
 class _Stream(Protocol):
@@ -131,7 +93,6 @@ class HttpxCall:
         "_began_at",
         "_clock",
         "_has_room",
-        "_incoming",
         "_loop",
         "_request",
         "_trace",
@@ -153,12 +114,11 @@ class HttpxCall:
         self._clock = clock
         self._request = request
         self._trace = _Trace()
-        self._incoming = Incoming()
         self._has_room = asyncio.Event()
         self._began_at = self._loop.time()
         self._upload_moved_at: float | None = None
         self._uploaded_at: float | None = None
-        self.reply = Reply(self, self._incoming, request.timeouts, self._loop)
+        self.reply = Reply(self, request.timeouts, self._loop)
         httpx_request = library.request(request, self._trace.record, self._upload_moved)
         self.task = self._loop.create_task(self._run(send, httpx_request))
         self.task.add_done_callback(self._finished)
@@ -177,7 +137,7 @@ class HttpxCall:
 
     def fail(self, kind: Kind, reason: str) -> None:
         """End the call with an `HttpError`, unless it is already over; httpx then closes the connection."""
-        if self.reply.error is None and not self._incoming.complete:
+        if self.reply.error is None and not self.reply.done:
             self.reply.error = self._http_error(kind, reason)
             self.reply.wake()
             self.task.cancel()
@@ -185,7 +145,7 @@ class HttpxCall:
     def on_tick(self, now: float) -> None:
         """Check the deadline of the current state."""
         timeouts = self._request.timeouts
-        if self._incoming.has_head:
+        if self.reply.has_head:
             if self.reply.check_deadlines(now):
                 self.fail("timeout", f"no data for {timeouts.silence:g} s within the reply")
         elif self._uploaded_at is not None:
@@ -210,7 +170,7 @@ class HttpxCall:
             finally:
                 await response.aclose()
             # Not before: only now can the connection serve another request.
-            self._incoming.complete = self.reply.error is None
+            self.reply.done = self.reply.error is None
             self.reply.wake()
         except asyncio.CancelledError:
             await self._trace.close_handshake()
@@ -219,19 +179,20 @@ class HttpxCall:
             self._end(self._translate(error))
 
     async def _receive(self, response: httpx.Response) -> None:
-        incoming, reply = self._incoming, self.reply
+        reply = self.reply
         reply.last_read_at = self._loop.time()
-        if invalid := incoming.set_head(response):
+        if invalid := _set_head(reply, response):
             self._end(self._http_error("protocol", f"not a valid HTTP/1.1 reply: {invalid}"))
             return
         # Later, so that body bytes of the same read are buffered before the reader runs.
         self._loop.call_soon(reply.wake)
-        async with contextlib.aclosing(_raw_chunks(response, incoming)) as chunks:
+        async with contextlib.aclosing(_raw_chunks(response, reply)) as chunks:
             async for chunk in chunks:
-                incoming.add(chunk)
+                reply.chunks.append(chunk)
+                reply.buffered += len(chunk)
                 reply.last_read_at = self._loop.time()
                 reply.wake()
-                while incoming.buffered >= READ_AHEAD:
+                while reply.buffered >= READ_AHEAD:
                     self._has_room.clear()
                     await self._has_room.wait()
 
@@ -268,7 +229,7 @@ class HttpxCall:
             kind, answered = "reset", False
         if type(error).__name__ == "ConnectTimeout":
             reason = f"no connection within {self._request.timeouts.connect:g} s"
-        elif self._trace.handshaking or (isinstance(cause, ssl.SSLError) and not self._incoming.status):
+        elif self._trace.handshaking or (isinstance(cause, ssl.SSLError) and not self.reply.status):
             kind = "tls"
         origin = self._request.origin
         if kind in {"connect", "tls"}:
@@ -286,19 +247,33 @@ class HttpxCall:
             reason,
             reused=trace.written and not trace.dialled,
             sent=trace.written if trace.available else kind not in {"connect", "tls"},
-            answered=self._incoming.status > 0,
+            answered=self.reply.status > 0,
         )
 
 
-async def _raw_chunks(response: httpx.Response, incoming: Incoming) -> AsyncGenerator[bytes, None]:
+def _set_head(reply: Reply, response: httpx.Response) -> str:
+    """Store the head; returns what is invalid about it, or `""`."""
+    reply.status = response.status_code
+    reply.headers = [(name.lower(), value) for name, value in response.headers.raw]
+    if reply.status < 200:
+        return "an unrequested upgrade"
+    if {b"content-length", b"transfer-encoding"} <= dict(reply.headers).keys():
+        return "a length beside a transfer-encoding"
+    if sum(len(name) + len(value) + 4 for name, value in reply.headers) > MAX_OVERHEAD:
+        return f"more than {MAX_OVERHEAD} bytes of head"
+    reply.has_head = True
+    return ""
+
+
+async def _raw_chunks(response: httpx.Response, reply: Reply) -> AsyncGenerator[bytes, None]:
     """Yield the undecoded bytes of the body; if a hook of the host has already read it, the decoded body it read."""
     if not response.is_stream_consumed:
         async for chunk in cast("httpx.AsyncByteStream", response.stream):
             yield chunk
         return
-    if any(name == b"content-encoding" for name, _ in incoming.headers):
+    if any(name == b"content-encoding" for name, _ in reply.headers):
         stale = {b"content-encoding", b"content-length", b"transfer-encoding"}
-        incoming.headers = [header for header in incoming.headers if header[0] not in stale]
+        reply.headers = [header for header in reply.headers if header[0] not in stale]
     yield response.content
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from bud_asgi.clock import Clock
-from bud_asgi.http.httpx.call import HttpxCall, Incoming
+from bud_asgi.http.httpx.call import HttpxCall
 from bud_asgi.http.httpx.library import Library
 from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import HttpRequest
@@ -57,7 +57,7 @@ class HttpxEngine:
         if not self._owned:
             self._claim()
 
-    async def send(self, request: HttpRequest) -> Reply[Incoming]:
+    async def send(self, request: HttpRequest) -> Reply:
         """Send the request and wait for the head of its final reply.
 
         Raises `HttpError`; `ValueError` for an invalid method, target or header (before anything is sent);
@@ -71,12 +71,7 @@ class HttpxEngine:
         call = HttpxCall(request, self._library, self._send, self._clock)
         self._calls.add(call)
         call.task.add_done_callback(lambda _: self._calls.discard(call))
-        try:
-            await call.reply.head()
-        except BaseException:
-            call.reply.close()
-            raise
-        return call.reply
+        return await call.reply.head()
 
     async def aclose(self) -> None:
         """Abort every exchange, and close the client that a function returned. May be called twice."""
