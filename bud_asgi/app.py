@@ -103,7 +103,7 @@ class MessagesApp:
         if middleware is None:
             _check_auth(auth, providers)
             table = _route_table(routes, providers)
-            self._gateway = Gateway(providers, backend=auth, router=table, limiter=limiter, field_policy=policy)
+            self._gateway = Gateway(providers, backend=auth, routes=table, limiter=limiter, field_policy=policy)
         elif auth is not None or routes is not None or limiter is not None:
             raise ValueError("middleware= replaces auth=, routes= and limits=: pass them to your middleware instead")
         else:

@@ -47,6 +47,8 @@ class FieldPolicy:
 
         Raises `InvalidRequest`, naming the field, for one that is refused.
         """
+        if request.is_plain and not headers:
+            return ()
         found = _in_body(request)
         found += [Found(name, line.decode("latin-1"), True) for line in headers if (name := account_header(line))]
         for each in found:
@@ -82,7 +84,7 @@ def without_fields(
 
 
 def _in_body(request: MessagesRequest) -> list[Found]:
-    if request.is_plain or request.spans.keys() <= _OTHERS:
+    if request.spans.keys() <= _OTHERS:
         return []
     found = [Found(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
     if "fallbacks" in request.spans:

@@ -22,7 +22,7 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.providers import Provider, check_bounds, traits_of
 from bud_asgi.response import Response
-from bud_asgi.routing import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
+from bud_asgi.routing import RouteTable, check_permission, choose_targets, find_offers, resolve, targets_for_all
 
 
 class Gateway:
@@ -38,14 +38,14 @@ class Gateway:
         providers: Sequence[Provider],
         *,
         backend: AuthenticationBackend | None = None,
-        router: Router | None = None,
+        routes: RouteTable | None = None,
         limiter: Limiter | None = None,
         field_policy: FieldPolicy | None = None,
     ) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
         self._backend = backend
-        self._router = router
+        self._routes = routes
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
         self._dropped_fields = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
@@ -79,8 +79,8 @@ class Gateway:
         """Resolve the models that the request names, and check its fields. Raises `GatewayError`."""
         request = exchange.decoded_request
         exchange.account_fields = self._field_policy.check(request, exchange.header_names.account)  # 400
-        if self._router is not None:
-            resolve(self._router, exchange)  # 404, 403
+        if self._routes is not None:
+            resolve(self._routes, exchange)  # 404, 403
         else:
             check_permission(exchange, principal)  # 403
         if request.violation:
@@ -90,8 +90,8 @@ class Gateway:
     async def _answer_models(
         self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
     ) -> None:
-        if self._router is not None:
-            exchange.offers = find_offers(self._router, exchange)
+        if self._routes is not None:
+            exchange.offers = find_offers(self._routes, exchange)
         offers: Sequence[Offer] = exchange.offers or ()
         if exchange.offers is None and self._only is not None:
             offers = (Offer("*", (self._only,)),)
@@ -105,12 +105,15 @@ class Gateway:
     def _targets(self, exchange: Exchange) -> Sequence[Target]:
         """The targets of the route, or the only provider."""
         route = exchange.route
-        model = route.model if route is not None else exchange.decoded_request.model
         if route is None:
             if self._only is None:
-                raise NotFound(f"model: {model}")
+                raise NotFound(f"model: {exchange.decoded_request.model}")
             return (self._only,)
-        return targets_for_all(exchange, choose_targets(route, exchange, self._providers))
+        if self._routes is not None:  # its targets were checked when the app was made
+            targets = route.choose(exchange)
+        else:
+            targets = choose_targets(route, exchange, self._providers)
+        return targets_for_all(exchange, targets) if exchange.named_routes else targets
 
 
 class GatewayApp:

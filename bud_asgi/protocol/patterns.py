@@ -8,8 +8,12 @@ from functools import lru_cache
 
 import msgspec
 
-_MAX_REMEMBERED = 4096
-_LONGEST_REMEMBERED = 100  # characters: clients choose names
+MAX_REMEMBERED = 4096
+"""How many answers about names of models are remembered."""
+
+LONGEST_REMEMBERED = 100
+"""The longest name of a model that is remembered, in characters: clients choose names."""
+
 _RESOURCE_INITIALS = frozenset("aA/p")
 _CONTEXT_WINDOW = re.compile(r"[0-9]{1,4}[kKmM]\]")
 
@@ -76,7 +80,7 @@ def names_resource(patterns: Iterable[str], name: str) -> bool:
 
 def matches_any(patterns: tuple[str, ...], name: str) -> bool:
     """Whether a name matches one of the patterns, which are the operator's. Remembered for names of usual length."""
-    return _matches_any(patterns, name) if len(name) <= _LONGEST_REMEMBERED else _search(patterns, name)
+    return _matches_any(patterns, name) if len(name) <= LONGEST_REMEMBERED else _search(patterns, name)
 
 
 def _search(patterns: tuple[str, ...], name: str) -> bool:
@@ -86,7 +90,7 @@ def _search(patterns: tuple[str, ...], name: str) -> bool:
     return False
 
 
-_matches_any = lru_cache(maxsize=_MAX_REMEMBERED)(_search)
+_matches_any = lru_cache(maxsize=MAX_REMEMBERED)(_search)
 
 
 class PatternIndex:
@@ -116,8 +120,8 @@ class PatternIndex:
             return self._found[name]
         except KeyError:
             found = self._search(name)
-        if len(name) <= _LONGEST_REMEMBERED:
-            if len(self._found) >= 4 * _MAX_REMEMBERED:
+        if len(name) <= LONGEST_REMEMBERED:
+            if len(self._found) >= 4 * MAX_REMEMBERED:
                 self._found.clear()
             self._found[name] = found
         return found

@@ -34,7 +34,8 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     `UpstreamErrorResponse`, and `InvalidRequest` or `NotFound` for what the provider does not support. Cancelled, the
     call is aborted at once. The caller closes the reply.
     """
-    check_bounds(call.request, provider, call.model)
+    if call.request.violation:
+        check_bounds(call.request, provider, call.model)
     inline = len(call.request.body) <= _MAX_INLINE or not traits_of(provider).edits_bodies
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     attempt.dropped += encoded.dropped

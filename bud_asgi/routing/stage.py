@@ -10,6 +10,7 @@ from bud_asgi.host_code import host_code_error
 from bud_asgi.options import OptionError, check_items, check_type, shown
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import is_resource_name, names_resource
+from bud_asgi.routing.table import RouteTable
 
 
 class Router(Protocol):
@@ -34,6 +35,9 @@ def resolve(router: Router, exchange: Exchange) -> None:
     Raises `NotFound`, `ModelNotAllowed`, and a `GatewayError` (500) for a router that returns no route.
     """
     request, principal = exchange.decoded_request, exchange.principal
+    if type(router) is RouteTable and principal is not None and not request.named_models:  # the common case
+        exchange.route = router.resolve_checked(request.model, principal)
+        return
     exchange.route = _resolve(router, request.model, exchange)
     if request.named_models:
         exchange.named_routes = tuple(

@@ -10,7 +10,15 @@ from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.options import OptionError, check_items, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
-from bud_asgi.protocol.patterns import Pattern, base_name, compile_pattern, is_resource_name, names_resource
+from bud_asgi.protocol.patterns import (
+    LONGEST_REMEMBERED,
+    MAX_REMEMBERED,
+    Pattern,
+    base_name,
+    compile_pattern,
+    is_resource_name,
+    names_resource,
+)
 
 TARGETS_EXPECTED = "a list of targets: names of providers, or pairs of a provider and its model"
 
@@ -74,6 +82,7 @@ class RouteTable:
         ordered = sorted(routes, key=lambda route: "*" in route.model)
         self._offers = tuple(Offer(route.model, route.targets) for route in ordered)
         self._exact: dict[str, _Resolved] = {}
+        self._remembered: dict[tuple[str, tuple[str, ...]], _Resolved] = {}
         self._patterns: list[tuple[Pattern, tuple[Target, ...]]] = []
         for route in routes:
             if "*" in route.model:
@@ -91,6 +100,20 @@ class RouteTable:
             raise ModelNotAllowed(model)
         if named is None and is_resource_name(model) and not self._names(model, principal):
             raise ModelNotAllowed(model)
+        return resolved
+
+    def resolve_checked(self, model: str, principal: Principal) -> _Resolved:
+        """Do the same, and check the model of the route as well. Remembered for each list of permitted models."""
+        key = model, principal.models
+        resolved = self._remembered.get(key)
+        if resolved is None:
+            resolved = self.resolve(model, principal)
+            if not principal.may_use(resolved.model):
+                raise ModelNotAllowed(resolved.model)
+            if len(model) <= LONGEST_REMEMBERED:
+                if len(self._remembered) >= MAX_REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[key] = resolved
         return resolved
 
     def offers(self, principal: Principal | None) -> Sequence[Offer]:
