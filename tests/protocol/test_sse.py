@@ -256,7 +256,7 @@ def read_by_json(wire: bytes) -> tuple[StreamState, str | None, Usage]:
 
 
 @pytest.mark.torture
-@examples(300)
+@examples(300, 3000)
 @given(
     events=st.lists(_any_events, max_size=30),
     end=st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]),
