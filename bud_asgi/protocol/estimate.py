@@ -17,7 +17,9 @@ _TOKENS_PER_BLOCK = {"text": 3, "thinking": 3, "tool_use": 35, "server_tool_use"
 _SHOWN = frozenset({"text", "text_delta", "thinking", "thinking_delta", "input_json_delta"})
 _SIGNATURE_HEAD = 260  # bytes of a signature that do not depend on the length of the thinking
 _SIGNATURE_PER_TOKEN = 5.4  # bytes
-_MIN_TAILS = 64  # events: the service pads each by 0 to 15 bytes, so that many give a fair mean
+_MANY = 100  # events: the service pads each by 0 to 15 bytes, and the mean of so many is fair
+_LF, _CR = b"\n\r"
+_SPAN = 2 << 10  # bytes that are searched for similar deltas; more where more were found before
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
 _TOKENS_PER_FILE = 1500  # an image has up to 1,600 (vendor page "Vision"), a page of a PDF 1,500 to 3,000
@@ -53,7 +55,10 @@ _decode_event = msgspec.json.Decoder(_ContentEvent).decode
 
 
 class OutputEstimate:
-    """Estimates the output tokens of a stream from the content in its events. No event of a long run is parsed.
+    """Estimates the output tokens of a stream from the content in its events.
+
+    Deltas of one block begin alike, so only the first of them is parsed. Where they arrive alone they are measured one
+    by one; many in one chunk count by their size, less what usually stands around the content.
 
     Text, thinking and tool input count by their bytes; thinking that is hidden or summarised by the length of its
     signature. Results of server tools and citations are no output.
@@ -63,9 +68,7 @@ class OutputEstimate:
         "_block_began_at",
         "_content",
         "_head",
-        "_lines",
-        "_mark",
-        "_overhead",
+        "_span",
         "_tails",
         "_tails_seen",
         "_tokens",
@@ -76,10 +79,8 @@ class OutputEstimate:
         self._tokens = 0.0  # those that don't depend on `_content`
         self._block_began_at = 0.0
         self._head = _NO_RUN  # what precedes the content in the events of the current run
-        self._mark = _NO_RUN  # the end of the head, with quotes that cannot stand within a string of JSON
-        self._lines = 0
-        self._overhead = 0.0
-        self._tails = 0
+        self._span = _SPAN
+        self._tails = 0  # bytes behind the content of some deltas
         self._tails_seen = 0
 
     @property
@@ -92,57 +93,86 @@ class OutputEstimate:
         """The estimate for everything that was added."""
         return round(self._content / _BYTES_PER_TOKEN + self._tokens)
 
-    def add_run(self, events: bytes) -> bool:
-        """Add whole events if all of them are deltas like the latest one; return whether they were."""
-        head = self._head
-        if not events.startswith(head):
+    def add_single(self, event: bytes) -> bool:
+        """Add a whole event if it is a delta like the latest one; return whether it is one. This is the common case."""
+        rest = event.removeprefix(self._head)
+        if len(rest) == len(event) or rest.find(b"\n") != len(rest) - 2 or rest[-1] != _LF or _CR in rest:
             return False
-        if events.find(b"\n", len(head)) == len(events) - 2:  # a single event, the common case
-            self._content += events.rfind(b'"') - len(head)
-            return True
-        count = events.count(self._mark)
-        if self._tails_seen < _MIN_TAILS or events.count(b"\n") != count * self._lines:
+        size = rest.rfind(b'"')
+        if size < 0:
             return False
-        self._content += len(events) - count * self._overhead
+        self._content += size
         return True
 
-    def add_event(self, event: bytes, data: bytes) -> None:
-        """Add a `content_block_start` or `content_block_delta` event: the whole of it, and its data."""
-        if match := _DELTA.fullmatch(event):
-            self._begin_run(match[1], len(match[0]) - match.end(2))
-            self._content += len(match[2])
-            return
+    def add_run(self, events: bytes, at: int) -> int:
+        """Add the deltas like the latest one that begin at an offset of whole events; return the offset behind them.
+
+        Lines end with LF. What follows a head up to the end of its line is taken for the rest of a valid delta.
+        """
+        while at < len(events) and events.startswith(self._head, at):
+            size = self._add_like(events, at, at + self._span) or self._add_like(events, at, at)
+            if not size:
+                break
+            self._span = max(_SPAN, 2 * size)
+            at += size
+        return at
+
+    def _add_like(self, events: bytes, at: int, limit: int) -> int:
+        """Add the events from one like the latest delta to the last such before a limit; return their size.
+
+        If other events are among them, nothing is added, and 0 returned. The number of line feeds shows it: an event
+        that begins like the latest delta has no fewer.
+        """
+        head = b"\n\n" + self._head
+        last = events.rfind(head, at, limit)
+        if last < 0:
+            end = events.find(b"\n\n", at + len(self._head)) + 2
+        else:
+            end = max(last, events.find(b"\n\n", last + len(head), limit)) + 2
+        count = 1 + events.count(head, at, end)
+        if events.count(b"\n", at, end) != count * head.count(b"\n"):
+            return 0
+        if count == 1 or self._tails_seen < _MANY:
+            quotes = [event.rfind(b'"') for event in events[at : end - 2].split(b"\n\n")]
+            tails = end - at - sum(quotes)
+            self._tails += tails
+            self._tails_seen += count
+        else:
+            tails = count * self._tails / self._tails_seen
+        self._content += max(0.0, end - at - count * len(self._head) - tails)
+        return end - at
+
+    def begin_run(self, events: bytes, at: int) -> bool:
+        """Add a delta that deltas like it may follow; return whether it is one."""
+        match = _DELTA.match(events, at)
+        if match is None:
+            return False
+        self._head = match[1]
+        self._content += len(match[2])
+        return True
+
+    def add_content(self, data: bytes) -> None:
+        """Add a `content_block_start` or `content_block_delta` event by its data."""
         try:
-            parsed = _decode_event(data)
+            event = _decode_event(data)
         except MALFORMED_JSON:
             return
-        if parsed.content_block is not None:
+        if event.content_block is not None:
             self._block_began_at = self._content
-            self._tokens += _TOKENS_PER_BLOCK.get(parsed.content_block.type, 0)
-            self._add_content(parsed.content_block)
-        elif parsed.delta is not None:
-            self._add_content(parsed.delta)
-
-    def add_bytes(self, size: int) -> None:
-        """Add content by its size alone."""
-        self._content += size
-
-    def _begin_run(self, head: bytes, tail: int) -> None:
-        """Learn how much of an event is not content: the head, and the mean of the tails."""
-        self._tails += tail
-        self._tails_seen += 1
-        self._head = head
-        self._mark = head[head.rfind(b"_delta") :]
-        self._lines = head.count(b"\n") + 2
-        self._overhead = len(head) + self._tails / self._tails_seen
-
-    def _add_content(self, content: _Content) -> None:
+            self._tokens += _TOKENS_PER_BLOCK.get(event.content_block.type, 0)
+        content = event.content_block or event.delta
+        if content is None:
+            return
         if content.type in _SHOWN:
             self._content += _size(content.text) + _size(content.thinking) + _size(content.partial_json)
         hidden = _size(content.data if content.type == "redacted_thinking" else content.signature)
         if hidden:
             shown = (self._content - self._block_began_at) / _BYTES_PER_TOKEN
             self._tokens += max(0.0, (hidden - _SIGNATURE_HEAD) / _SIGNATURE_PER_TOKEN - shown)
+
+    def add_bytes(self, size: int) -> None:
+        """Add content by its size alone."""
+        self._content += size
 
 
 def estimated_input(body: bytes) -> Usage:
@@ -168,4 +198,4 @@ def is_delta(beginning: bytes) -> bool:
 
 
 def _size(text: object) -> int:
-    return len(text.encode()) if isinstance(text, str) else 0
+    return len(text.encode()) if text and isinstance(text, str) else 0

@@ -33,8 +33,9 @@ MAX_EVENT = 4 << 20
 """The largest event that is held until it is whole, in bytes. A larger one is relayed as it arrives, unread."""
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\r|\n){2}")
-_END_OF_LINE = re.compile(rb"\r\n|\r|\n")
-_RUN = 2 << 10  # bytes: shorter runs of events are read one by one
+_LAST_END_OF_EVENT = re.compile(rb".*" + _END_OF_EVENT.pattern, re.DOTALL)
+_PLAIN_EVENT = re.compile(rb"(?:event: ?([^\n]*+)\n)?data: ?([^\n]*+)\n\n")
+_CR = 13  # a byte is found in bytes faster as a number
 _SEAM = 2  # bytes: the longest line end, and so the most of an end of event that can precede its last byte
 
 
@@ -53,6 +54,9 @@ class StreamState(IntEnum):
     """An `error` event was the first event: an error, not a reply."""
 
 
+_WAITING, _OPEN, _COMPLETE, _FAILED, _REFUSED = StreamState  # members are looked up slowly
+
+
 class Event(msgspec.Struct, frozen=True):
     """One event: its name (`b""` where it has none) and its data."""
 
@@ -63,9 +67,10 @@ class Event(msgspec.Struct, frozen=True):
 class EventStream:
     """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
-    `state` is a `StreamState`, `error` the data of the first `error` event, `reported` the usage in the events so far,
-    merged by the cumulative rule. `partial` is true while an event of more than `max_event` bytes passes through: only
-    then do the bytes that were returned end inside an event.
+    `state` is a `StreamState`, and `ended` is true once it is final: after `message_stop` or an `error` event. `error`
+    is the data of the first `error` event, `reported` the usage in the events so far, merged by the cumulative rule.
+    `partial` is true while an event of more than `max_event` bytes passes through: only then do the bytes that were
+    returned end inside an event.
 
     What an event is follows its data's `type`, as in the official SDKs; its name counts if there is none, and an event
     named `error` is an error in any case.
@@ -78,6 +83,7 @@ class EventStream:
         "_output",
         "_partial_delta",
         "_placeholder",
+        "ended",
         "error",
         "partial",
         "reported",
@@ -92,14 +98,10 @@ class EventStream:
         self.reported: Usage | None = None
         self._final: float | None = None
         self._partial_delta = False
-        self.state = StreamState.WAITING
+        self.state = _WAITING
+        self.ended = False
         self.partial = False
         self.error: bytes | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stream has reached its end: `message_stop` or an `error` event."""
-        return self.state >= StreamState.COMPLETE
 
     @property
     def usage(self) -> Usage | None:
@@ -118,13 +120,19 @@ class EventStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take in bytes as they arrive; return the events that they complete, byte for byte."""
-        if self._held or self.partial or not chunk.endswith(b"\n\n"):
-            if self.partial:
-                return self._feed_partial(chunk)
-            chunk = self._complete(chunk)
-        if not self._output.add_run(chunk):
-            self._observe(chunk)
-        return chunk
+        if not self._held:
+            if self._output.add_single(chunk):
+                return chunk
+            if chunk.endswith(b"\n\n") and _CR not in chunk:
+                self._observe(chunk)
+                return chunk
+        if self.partial:
+            return self._feed_partial(chunk)
+        events = self._complete(chunk)
+        lines = _with_line_feeds(events)
+        if not self._output.add_single(lines):
+            self._observe(lines)
+        return events + self._begin_partial() if len(self._held) > self._max_event else events
 
     def _complete(self, chunk: bytes) -> bytes:
         """What is held and a chunk, up to the end of the last whole event; the rest is held."""
@@ -133,18 +141,21 @@ class EventStream:
             return chunk  # the LF of a CRLF that was cut, or blank lines: they belong to no event
         end = _end_of_last_event(bytes(held[-_SEAM:]), chunk)
         if end:
-            events = b"".join((held, chunk[:end]))
             self._held = bytearray(chunk[end:])
-        else:
-            held += chunk
-            events = b""
-        if len(self._held) > self._max_event:
-            self.partial = True
-            self._partial_delta = is_delta(bytes(self._held[:_RUN]))
-            self._add_partial(len(self._held))
-            events += self._held
-            del self._held[:-_SEAM]
-        return events
+            return b"".join((held, chunk[:end])) if held else chunk[:end]
+        held += chunk
+        return b""
+
+    def _begin_partial(self) -> bytes:
+        """Let go of what is held, the beginning of an oversized event; only its name is read."""
+        beginning = bytes(self._held)
+        self.partial = True
+        self._partial_delta = is_delta(beginning)
+        self._add_partial(len(beginning))
+        del self._held[:-_SEAM]
+        if event := parse_event(beginning):
+            self._observe_event(beginning, 0, event.name, event.data)
+        return beginning
 
     def _feed_partial(self, chunk: bytes) -> bytes:
         """Pass an oversized event through, up to its end; what follows is held again."""
@@ -158,7 +169,8 @@ class EventStream:
         self._held.clear()
         rest = end.end() - len(seam)
         self._add_partial(rest)
-        self.state = max(self.state, StreamState.OPEN)
+        if self.state is _WAITING:
+            self.state = _OPEN
         return chunk[:rest] + self.feed(chunk[rest:])
 
     def _add_partial(self, size: int) -> None:
@@ -166,48 +178,50 @@ class EventStream:
             self._output.add_bytes(size)
 
     def _observe(self, events: bytes) -> None:
-        """Read whole events. Runs of similar deltas are taken in one step, however many other events are near."""
-        if b"\r" in events:
-            events = _END_OF_LINE.sub(b"\n", events)
-        middle = _middle(events) if len(events) > _RUN else 0
-        if middle:
-            for half in (events[:middle], events[middle:]):
-                if not self._output.add_run(half):
-                    self._observe(half)
-            return
-        start = 0
-        while start < len(events):
-            end = _event_end(events, start)
-            self._observe_event(events[start:end])
-            start = end
+        """Read events whose lines end with LF: runs of similar deltas in few steps, all others one by one."""
+        at = self._output.add_run(events, 0)
+        while at < len(events):
+            if match := _PLAIN_EVENT.match(events, at):
+                self._observe_event(events, at, match[1] or b"", match[2])
+                end = match.end()
+            else:
+                end = events.find(b"\n\n", at) + 2
+                end = end if end > 1 else len(events)
+                if event := parse_event(events[at:end]):
+                    self._observe_event(events, at, event.name, event.data)
+            at = self._output.add_run(events, end)
 
-    def _observe_event(self, block: bytes) -> None:
-        event = parse_event(block)
-        if event is None:
-            return
-        kind = b"error" if event.name == b"error" else _type_of(event.data) or event.name
+    def _observe_event(self, events: bytes, at: int, name: bytes, data: bytes) -> None:
+        kind = name if name == b"error" else _type_of(data) or name
         if kind == b"ping":
             return
         if kind == b"error":
             if self.error is None:
-                self.error = event.data
+                self.error = data
             if not self.ended:
-                self.state = StreamState.REFUSED if self.state is StreamState.WAITING else StreamState.FAILED
+                self._end(_REFUSED if self.state is _WAITING else _FAILED)
             return
-        self.state = max(self.state, StreamState.OPEN)
-        if kind in {b"content_block_delta", b"content_block_start"}:
-            self._output.add_event(block, event.data)
+        if self.state is _WAITING:
+            self.state = _OPEN
+        if kind == b"content_block_start" or (
+            kind == b"content_block_delta" and not self._output.begin_run(events, at)
+        ):
+            self._output.add_content(data)
         elif kind == b"message_start":
-            usage = usage_of_start(event.data)
+            usage = usage_of_start(data)
             self._report(usage and msgspec.structs.replace(usage, output_tokens=None))
             self._placeholder = (usage and usage.output_tokens) or 0
         elif kind == b"message_delta":
-            usage = usage_of_message(event.data)
+            usage = usage_of_message(data)
             self._report(usage)
             if usage is not None and usage.output_tokens is not None:
                 self._final = self._output.size
         elif kind == b"message_stop" and not self.ended:
-            self.state = StreamState.COMPLETE
+            self._end(_COMPLETE)
+
+    def _end(self, state: StreamState) -> None:
+        self.state = state
+        self.ended = True
 
     def _report(self, usage: Usage | None) -> None:
         if usage is not None:
@@ -223,7 +237,7 @@ def parse_event(block: bytes) -> Event | None:
     """Parse the lines of one event; `None` for a block without data: comments and blank lines."""
     name = b""
     data: list[bytes] = []
-    for line in _END_OF_LINE.split(block) if b"\r" in block else block.split(b"\n"):
+    for line in _with_line_feeds(block).split(b"\n"):
         field, _, value = line.partition(b":")
         if field == b"event":
             name = value.removeprefix(b" ")
@@ -260,27 +274,15 @@ def _type_of(data: bytes) -> bytes:
         return b""
 
 
-def _event_end(events: bytes, start: int) -> int:
-    """The offset behind the event around `start`; the end of the bytes if it is not finished."""
-    end = events.find(b"\n\n", start)
-    return len(events) if end < 0 else end + 2
-
-
-def _middle(events: bytes) -> int:
-    """The offset of an event in the middle; 0 if there is only one."""
-    half = len(events) // 2
-    middle = _event_end(events, half)
-    if middle == len(events):
-        middle = events.rfind(b"\n\n", 0, half) + 2
-    return middle if middle > 1 else 0
+def _with_line_feeds(text: bytes) -> bytes:
+    """A text with LF for any end of line."""
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if _CR in text else text
 
 
 def _end_of_last_event(seam: bytes, chunk: bytes) -> int:
     """How many bytes of a chunk, behind a seam without an end of event, belong to whole events; 0 if none is whole."""
-    if b"\r" not in chunk and b"\r" not in seam:
+    if _CR not in chunk and _CR not in seam:
         end = chunk.rfind(b"\n\n") + 2
         return end if end > 1 else int(seam[-1:] == b"\n" and chunk[:1] == b"\n")
-    end = 0
-    for match in _END_OF_EVENT.finditer(seam + chunk):
-        end = match.end()
-    return max(0, end - len(seam))
+    match = _LAST_END_OF_EVENT.match(seam + chunk)
+    return max(0, match.end() - len(seam)) if match else 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
+from msgspec.structs import astuple
 
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 
@@ -91,12 +92,11 @@ class Usage(msgspec.Struct, frozen=True):
         A report with `iterations` replaces the counts: after a compaction, its own are those of the last sampling
         (recorded: `cache_read_input_tokens` 55,096 and then 0, with the former in the iterations).
         """
-        reported = {
-            name: value if later.iterations else _merged(getattr(self, name), value)
-            for name in self.__struct_fields__
-            if (value := getattr(later, name)) is not None
-        }
-        return msgspec.structs.replace(self, **reported)
+        values = list(astuple(self))
+        for at, value in enumerate(astuple(later)):
+            if value is not None:
+                values[at] = value if later.iterations else _merged(values[at], value)
+        return Usage(*values)
 
 
 class _Reported(msgspec.Struct, frozen=True):
@@ -230,18 +230,15 @@ def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _merged(earlier: object, later: object) -> object:
+def _merged(earlier: Any, later: Any) -> Any:
     """Merge one field of two reports."""
     if earlier is None or later is None:
         return earlier if later is None else later
-    if isinstance(earlier, int) and isinstance(later, int):
+    if isinstance(later, int):
         return max(earlier, later)
-    if _is_object(earlier) and _is_object(later):
-        fields, others = _object(earlier), _object(later)
-        return {**fields, **{name: _merged(fields.get(name), value) for name, value in others.items()}}
-    if isinstance(earlier, msgspec.Struct) and isinstance(later, msgspec.Struct):
-        fields = msgspec.structs.asdict(later)
-        return msgspec.structs.replace(
-            earlier, **{name: _merged(getattr(earlier, name), fields[name]) for name in fields}
-        )
+    if isinstance(later, dict):
+        fields = cast("dict[str, Any]", later)
+        return {**earlier, **{name: _merged(earlier.get(name), value) for name, value in fields.items()}}
+    if isinstance(later, msgspec.Struct):
+        return type(later)(*map(_merged, astuple(earlier), astuple(later)))
     return later

@@ -178,6 +178,100 @@ def test_many_words_that_look_like_events_are_read_in_linear_time() -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("size", [16 << 10, 1 << 30])
+def test_deltas_among_other_events_are_read_in_linear_time(size: int) -> None:
+    began = time.monotonic()
+    huge = text("x" * 3_000_000)
+    for wire in (
+        (text("a") + PING) * 10_000,
+        (text("a") * 2 + PING) * 10_000,
+        (text("a") * 40 + PING) * 500,
+        (text("a") + PING) * 20 + huge + (text("a") + PING) * 20 + huge,
+        (text("a") + b"\n" + text("b")) * 5000,
+    ):
+        assert observe(cut(start() + wire + STOP, size)).state is StreamState.COMPLETE
+    assert time.monotonic() - began < 10
+
+
+def fast(index: int, words: str, *, pad: int = 0) -> bytes:
+    """A delta in the form of the service."""
+    data = json.dumps({"type": "text_delta", "text": words}, separators=(",", ":"))
+    return (
+        f'event: content_block_delta\ndata: {{"type":"content_block_delta","index":{index},"delta":{data}'
+        f"{' ' * pad}}}\n\n"
+    ).encode()
+
+
+_DELTA_WITH = fast(0, "a")[:-1]  # the blank line is missing, so another line fits
+_any_events = st.one_of(
+    st.builds(fast, st.integers(0, 1), st.text('a"\\\n é', max_size=9), pad=st.integers(0, 15)),
+    st.builds(fast, st.just(0), st.just("word")).map(lambda event: event * 9),
+    st.sampled_from(
+        [
+            PING,
+            STOP,
+            b": comment\n\n",
+            b"\n",
+            text("blanks"),
+            start(input_tokens=7, output_tokens=1),
+            delta(output_tokens=5),
+            event("error", error=1),
+            event("x", type_="message_stop"),
+            b'data: {"type":"message_stop"}\n\n',
+            b'event: x\ndata: {"type":"message\\u005fstop"}\n\n',
+            b'event: x\ndata: {"type":"message\\u005fdelta",\ndata: "usage":{"output_tokens":9}}\n\n',
+            b'event: content_block_delta\ndata: {"type":"message_stop"}\n\n',
+            b"event: message_stop\n\n",
+            _DELTA_WITH + b"event: error\n\n",
+            _DELTA_WITH + b": comment\n\n",
+            _DELTA_WITH[:-1] + b'\r\rdata: {"type":"message_stop"}\n\n',
+            _DELTA_WITH.replace(b"a", b'a", "b": 1, "c": "message_stop') + b"\n",
+        ]
+    ),
+)
+
+
+def read_by_json(wire: bytes) -> tuple[StreamState, str | None, Usage]:
+    """What is known of a stream behind its events, read one by one without the code under test."""
+    state, error, usage = StreamState.WAITING, None, Usage()
+    for name, data in parse(wire):
+        try:
+            fields = json.loads(data)
+        except ValueError:
+            fields = {}
+        kind = "error" if name == "error" else fields.get("type") or name
+        if kind == "error":
+            error = data if error is None else error
+            if state < StreamState.COMPLETE:
+                state = StreamState.FAILED if state else StreamState.REFUSED
+        elif kind != "ping":
+            state = max(state, StreamState.OPEN)
+            if kind == "message_stop" and state is StreamState.OPEN:
+                state = StreamState.COMPLETE
+            if kind == "message_start":
+                usage = Usage(7, usage.output_tokens)
+            if kind == "message_delta":
+                usage = Usage(usage.input_tokens, max(usage.output_tokens or 0, fields["usage"]["output_tokens"]))
+    return state, error, usage
+
+
+@pytest.mark.torture
+@examples(300, 3000)
+@given(
+    events=st.lists(_any_events, max_size=30),
+    end=st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]),
+    size=st.none() | st.sampled_from([1, 50, 130, 700, 1 << 20]),
+)
+def test_deltas_are_read_together_as_one_by_one(events: list[bytes], end: bytes, size: int | None) -> None:
+    chunks = [one.replace(b"\n", end) for one in [fast(0, "first"), *events]]
+    wire = b"".join(chunks)
+    state, error, usage = read_by_json(wire)
+    stream = observe(chunks if size is None else cut(wire, size))
+    assert (stream.state, stream.error and stream.error.decode()) == (state, error)
+    assert (stream.reported or Usage()) == usage
+    assert stream.ended == (state >= StreamState.COMPLETE)
+
+
 def observe(chunks: Iterable[bytes]) -> EventStream:
     stream = EventStream()
     for chunk in chunks:
