@@ -102,7 +102,9 @@ async def _read_body(receive: Receive, upload: Upload, max_body: int) -> bytes:
             reader = reader or BodyReader(max_body)
             await _feed(reader, chunk, upload)
             del message, chunk  # a client in the same process may have sent the whole body in it
-        return await _joined(reader) if reader else b""
+        if reader and reader.size > LARGE_BODY:
+            await asyncio.sleep(0)
+        return reader.finish() if reader else b""
     except HTTPException as error:
         raise HostRefused(error) from error
     finally:
@@ -111,24 +113,15 @@ async def _read_body(receive: Receive, upload: Upload, max_body: int) -> bytes:
             reader.clear()  # the traceback of an error refers to it
 
 
-async def _joined(reader: BodyReader) -> bytes:
-    if reader.size > LARGE_BODY:
-        await asyncio.sleep(0)
-    return reader.finish()
-
-
 async def _feed(reader: BodyReader, chunk: bytes, upload: Upload) -> None:
     """Servers pass on some 64 KB at a time; a client in the same process may pass all at once, which holds the loop."""
-    if len(chunk) <= LARGE_BODY:
-        reader.feed(chunk)
-        if not upload.take(len(chunk)):
-            await upload.wait_to_take(len(chunk))
-        return
     for start in range(0, len(chunk), LARGE_BODY):
         piece = chunk[start : start + LARGE_BODY]
         reader.feed(piece)
-        await upload.wait_to_take(len(piece))
-        await asyncio.sleep(0)
+        if not upload.take(len(piece)):
+            await upload.wait_to_take(len(piece))
+        if len(chunk) > LARGE_BODY:
+            await asyncio.sleep(0)
 
 
 async def discard_body(receive: Receive, headers: Headers, *, within: float, silence: float = 0.0) -> bool:

@@ -19,8 +19,8 @@ from bud_asgi.protocol.malformed import MALFORMED_JSON
 PLAIN_FIELDS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
 """The known fields that do not change what is billed, or to whom."""
 
-MAX_PLAIN = 1 << 14
-"""The size in bytes up to which a second pass over a body costs less than to locate its values."""
+MAX_PLAIN = 1 << 13
+"""The size in bytes up to which the passes over a whole body cost less than looking at each of its values."""
 
 _TYPES: Mapping[tuple[str, ...], object] = {
     ("string",): str | UnsetType | None,
