@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 from zlib import crc32
 
@@ -22,12 +23,16 @@ MAX_HEADERS = 128 << 10
 MAX_PAYLOAD = 24 << 20
 """The largest payload that a service may send ("Message Format"), in bytes. Bedrock's own are below 1.4 MB."""
 
-Lengths = tuple[int, int, int]
-"""A decoded prelude: the length of the message, the length of its headers, the checksum of the prelude."""
+Layout = tuple[int, Callable[[bytes, int], tuple[bytes, bytes, int]], int, int]
+"""A decoded prelude: the length of the message, a function that splits it, and two checksums to continue from.
+
+The function returns the headers, the payload and the checksum of the message that begins at an offset of a buffer. The
+checksums are that of the prelude, and that of the prelude with the headers of the message before.
+"""
 
 _PRELUDE = struct.Struct(">III")
-_CHECKSUM = struct.Struct(">I")
 _MAX_PRELUDES = 1024
+_MAX_BLOCK = 256
 
 HeaderValue = bool | int | str | bytes
 """The value of a header. A timestamp is an integer (milliseconds), a UUID is bytes."""
@@ -85,7 +90,6 @@ class EventStreamDecoder:
         self._pending = bytearray()
         self._needed = _PRELUDE.size
         self._block = b""
-        self._preludes: dict[bytes, Lengths] = {}
         self._headers = EventStreamHeaders()
         self._failure: EventStreamError | None = None
 
@@ -123,38 +127,42 @@ class EventStreamDecoder:
     def _decode(self, data: bytes, messages: list[EventStreamMessage]) -> int:
         """Append the complete messages to `messages`; return how many bytes they took."""
         start, size = 0, len(data)
-        preludes, block, headers, checksum = self._preludes, self._block, self._headers, _CHECKSUM.unpack_from
+        block, headers = self._block, self._headers
+        layout = _remembered if len(block) <= _MAX_BLOCK else _read_prelude
         while size - start >= 12:
-            prelude = data[start : start + 12]
-            total, headers_length, prelude_crc = preludes.get(prelude) or self._read_prelude(prelude)
-            end = start + total
-            if end > size:
+            total, split, checksum, continued = layout(data[start : start + 12], block)
+            if start + total > size:
                 self._needed = total
                 return start
-            payload_end = end - 4
-            if (crc32(data[start + 8 : payload_end], prelude_crc),) != checksum(data, payload_end):
+            read, payload, expected = split(data, start)
+            is_known = read == block  # most messages of a stream have the same headers
+            if crc32(payload, continued if is_known else crc32(read, checksum)) != expected:
                 raise EventStreamError("checksum", "wrong message checksum")
-            headers_end = start + 12 + headers_length
-            # most messages of a stream have the same headers
-            if headers_length != len(block) or not data.startswith(block, start + 12):
-                block = data[start + 12 : headers_end]
-                headers = self._headers = _headers(block)
-                self._block = block
-            messages.append(EventStreamMessage(headers, data[headers_end:payload_end]))
-            start = end
+            if not is_known:
+                headers = self._headers = _headers(read)
+                block = self._block = read
+                layout = _remembered if len(block) <= _MAX_BLOCK else _read_prelude
+            messages.append(EventStreamMessage(headers, payload))
+            start += total
         self._needed = 12
         return start
 
-    def _read_prelude(self, prelude: bytes) -> Lengths:
-        """Decode and validate the first bytes of a message. Cached: a stream has few different preludes."""
-        total, headers_length, prelude_crc = lengths = _PRELUDE.unpack(prelude)
-        if crc32(prelude[:8]) != prelude_crc:
-            raise EventStreamError("checksum", "wrong prelude checksum")
-        if headers_length > MAX_HEADERS or not 0 <= total - 16 - headers_length <= MAX_PAYLOAD:
-            raise EventStreamError("length", f"invalid length: {total} bytes, {headers_length} of them headers")
-        if len(self._preludes) < _MAX_PRELUDES:
-            self._preludes[prelude] = lengths
-        return lengths
+
+def _read_prelude(prelude: bytes, block: bytes) -> Layout:
+    """Decode and validate the first bytes of a message that follows one with this block of headers."""
+    total, headers_length, checksum = _PRELUDE.unpack(prelude)
+    if crc32(prelude[:8]) != checksum:
+        raise EventStreamError("checksum", "wrong prelude checksum")
+    payload_length = total - 16 - headers_length
+    if headers_length > MAX_HEADERS or not 0 <= payload_length <= MAX_PAYLOAD:
+        raise EventStreamError("length", f"invalid length: {total} bytes, {headers_length} of them headers")
+    split = struct.Struct(f">12x{headers_length}s{payload_length}sI").unpack_from
+    checksum = crc32(prelude[8:], checksum)
+    return total, split, checksum, crc32(block, checksum)
+
+
+_remembered = lru_cache(_MAX_PRELUDES)(_read_prelude)
+"""Shared, because all streams have the same few preludes; only for blocks of at most `_MAX_BLOCK` bytes."""
 
 
 def parse_headers(block: bytes) -> dict[str, HeaderValue]:

@@ -23,9 +23,11 @@ from bud_asgi.providers.errors import TranslatedUpstreamError
 MAX_COUNT = 1 << 16
 """The largest reply of CountTokens, in bytes."""
 
+_LF, _CR = b"\n\r"
 _TYPE = b'{"type":"'
 _DELTA = b'{"type":"content_block_delta"'
 _BEFORE_DELTA = b"event: content_block_delta\ndata: "
+_BETWEEN_DELTAS = b"\n\n" + _BEFORE_DELTA
 _NAMES = frozenset(
     {
         b"content_block_delta",
@@ -126,12 +128,17 @@ class EventsToSse:
             messages = error.messages
             self.error = str(error)
         written: list[bytes] = []
+        chunks: list[bytes] = []
         try:
             for message in messages:
                 if message.headers.event_type == "chunk" and message.headers.message_type == "event":
-                    self._write_event(_decode_chunk(message.payload).data, written)
-                elif not self._ended:
+                    chunks.append(message.payload)
+                    continue
+                self._write_chunks(chunks, written)
+                chunks = []
+                if not self._ended:
                     written.append(self._write_other(message))
+            self._write_chunks(chunks, written)
         except MALFORMED_JSON as error:
             self.error = f"an event is not valid JSON: {error}"
         if self._ended:
@@ -158,8 +165,22 @@ class EventsToSse:
         self.upstream_error = self._translate(error)
         return error_event(error_body(self.upstream_error, self._request_id))
 
+    def _write_chunks(self, chunks: list[bytes], written: list[bytes]) -> None:
+        """Write the events in the payloads of chunks."""
+        events: list[bytes] = []
+        try:
+            for chunk in chunks:
+                events.append(_decode_chunk(chunk).data)  # noqa: PERF401 - those before an invalid one are written
+        finally:
+            if len(events) > 2 and not self._ended and (deltas := _deltas_together(events)):
+                written.append(deltas)
+            else:
+                for event in events:
+                    self._write_event(event, written)
+
     def _write_event(self, event: bytes, written: list[bytes]) -> None:
-        event = event.translate(ONE_LINE)
+        if _LF in event or _CR in event:
+            event = event.translate(ONE_LINE)
         if event.startswith(_DELTA) and not self._ended:  # most events of a stream
             written += (_BEFORE_DELTA, event, b"\n\n")
             return
@@ -195,6 +216,15 @@ class EventsToSse:
             return _STOP
         fields.pop(_METRICS, None)
         return b"event: message_stop\ndata: " + msgspec.json.encode(fields) + b"\n\n"
+
+
+def _deltas_together(events: list[bytes]) -> bytes:
+    """Write events that are all `content_block_delta`, each on one line; empty if one of them is not."""
+    joined = b"".join(events)
+    if _LF in joined or _CR in joined:
+        return b""
+    text = _BEFORE_DELTA + _BETWEEN_DELTAS.join(events) + b"\n\n"
+    return text if text.count(_BEFORE_DELTA + _DELTA) == len(events) else b""
 
 
 def _aws_fields(event: bytes) -> dict[str, msgspec.Raw]:

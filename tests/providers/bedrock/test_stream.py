@@ -48,6 +48,47 @@ def test_the_output_does_not_depend_on_how_the_bytes_are_cut(cuts: list[int]) ->
     assert converted(*(FRAMES[start:end] for start, end in pairwise(at))) == SSE
 
 
+_FRAMES = st.sampled_from(
+    [
+        *(chunk(event) for event in (START, DELTA, DELTA, DELTA, END, STOP)),
+        *(chunk(text_delta("a" * size), size) for size in range(5)),
+        *(chunk(DELTA.replace(b",", end, 1)) for end in (b",\n", b",\r", b",\r\n")),
+        chunk(b'{"index":0,"type":"content_block_delta"}'),
+        chunk(b'{"type":"content_block_delta_of_another_kind"}'),
+        chunk(b'{"type":"error","error":{}}'),
+        chunk(b'{"amazon-bedrock-guardrailAction":"NONE"}'),
+        metrics_chunk(),
+        event_message("somethingNew", b"{}"),
+        event_message("chunk", b'{"bytes":"e30="},{"bytes":"e30="}'),
+        event_message("chunk", b'{"bytes":"%%"}'),
+        event_message("chunk", b"no"),
+        chunk(b"no"),
+        chunk(b'{"type":"a\\nevent: b"}'),
+        exception_message("throttlingException", "Too many."),
+        error_message("InternalFailure", "x"),
+        corrupt(-1),
+        corrupt(8),
+        corrupt(100),
+        chunk(DELTA)[:-1],
+    ]
+)
+
+
+@given(st.lists(_FRAMES, max_size=12), st.lists(st.integers(0, 3000), max_size=6))
+def test_frames_that_arrive_together_give_what_they_give_one_by_one(frames: list[bytes], cuts: list[int]) -> None:
+    """But for the fields of AWS's that `message_stop` takes from chunks behind it, if they arrive in time."""
+    stream = b"".join(frames)
+    frames_alone = [b for frame in frames for b in (frame[:-1], frame[-1:])]
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    results: list[tuple[bytes, str, bool]] = []
+    for pieces in (frames_alone, [stream], [stream[a:b] for a, b in pairwise(edges)]):
+        one = codec()
+        written = b"".join(one.feed(piece) for piece in pieces) + one.finish()
+        written = written.replace(b',"amazon-bedrock-guardrailAction":"NONE"', b"")
+        results.append((written, one.error, one.upstream_error is None))
+    assert results[0] == results[1] == results[2]
+
+
 def test_byte_by_byte_each_event_is_written_with_its_last_byte() -> None:
     one = codec()
     ends = [n + 1 for n in range(len(FRAMES)) if one.feed(FRAMES[n : n + 1])]
