@@ -35,6 +35,7 @@ MAX_HELD_JSON = 4 << 20
 """The largest JSON reply that is held until it is whole, in bytes; a larger one is relayed as it arrives."""
 
 _MAX_HELD_PINGS = 1 << 20
+_WAITING, _REFUSED = StreamState.WAITING, StreamState.REFUSED
 _SCANNED_AT_ONCE = 128 << 10  # bytes
 
 Redact = Callable[[str], str]
@@ -108,7 +109,7 @@ async def open_stream(
     except HttpError as error:
         raise unavailable(error) from error
     attempt.first_event = time.monotonic()
-    if stream.state is StreamState.REFUSED:
+    if stream.state is _REFUSED:
         _raise_refusal(stream, fields, attempt.upstream_request_id)
     headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
     await response.start([*headers, *STREAM_HEADERS[1:]])
@@ -128,7 +129,7 @@ async def _hold_until_first_event(stream: EventStream, reply: HttpReply, respons
     """Hold the response back for `within` seconds, or until an event that is not a ping has arrived."""
     deadline = time.monotonic() + within
     size = 0
-    while stream.state is StreamState.WAITING and not stream.partial and size < _MAX_HELD_PINGS:
+    while stream.state is _WAITING and not stream.partial and size < _MAX_HELD_PINGS:
         chunk = await reply.more(within=max(0.0, deadline - time.monotonic()))
         if chunk is None:
             break

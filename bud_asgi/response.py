@@ -47,6 +47,9 @@ class State(StrEnum):
 
 Action = Literal["send_whole", "hold", "release", "start", "started", "write", "finish", "fail", "break_off"]
 
+# An attribute of an enumeration costs more than a name of the module.
+_NEW, _HELD, _STARTING, _STARTED, _ENDED = State
+
 TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
     State.NEW: {
         "send_whole": State.ENDED,
@@ -95,7 +98,7 @@ class Response(msgspec.Struct, eq=False):
     _timing: Timing = DEFAULT_TIMING
     receive: Receive | None = None
     now: Callable[[], float] = msgspec.field(default_factory=_loop_clock)
-    state: State = State.NEW
+    state: State = _NEW
     stream: EventStream | None = None
     has_content: bool = False
     sending_since: float = inf
@@ -115,7 +118,7 @@ class Response(msgspec.Struct, eq=False):
             return False
         if not isinstance(error, Exception):
             return False
-        if isinstance(error, OSError) and self.state not in {State.NEW, State.HELD}:
+        if isinstance(error, OSError) and self.state not in {_NEW, _HELD}:
             error = ClientGone("the client disconnected while it was being answered")  # raised by the server's `send`
         if not isinstance(error, GatewayError):
             _log.error("%s: the request failed", self._exchange.request_id, exc_info=error)
@@ -152,12 +155,12 @@ class Response(msgspec.Struct, eq=False):
     async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head of a 200, unless pings have started the response already."""
         await self._finish_ping()
-        if self.state is not State.STARTED:
+        if self.state is not _STARTED:
             await self._send_head(headers)
 
     async def write(self, chunk: bytes, *, pings: bool = True) -> None:
         """Send bytes of an upstream's. Without `pings` none may follow: they end inside an event, or end the stream."""
-        if self.state is not State.STARTED:
+        if self.state is not _STARTED:
             self._move("write")
         if self._ping is not None:
             await self._finish_ping()
@@ -187,10 +190,10 @@ class Response(msgspec.Struct, eq=False):
 
     async def fail(self, error: GatewayError) -> None:
         """Answer with an error, in the form that the state allows."""
-        if self.state is State.STARTED:
+        if self.state is _STARTED:
             await self._fail_stream(error)
             return
-        sendable = self.state in {State.NEW, State.HELD}
+        sendable = self.state in {_NEW, _HELD}
         self._move("fail")
         self._stop_pings()
         if not sendable:
@@ -201,7 +204,7 @@ class Response(msgspec.Struct, eq=False):
 
     def closing_event(self, error: GatewayError) -> bytes:
         """The bytes that end a running stream by an error; none if it has reached its own end, or is not running."""
-        if self.state is not State.STARTED or (self.stream is not None and self.stream.ended):
+        if self.state is not _STARTED or (self.stream is not None and self.stream.ended):
             return b""
         event = error_event(error_body(error, self._exchange.request_id))
         # Inside an event too large to be held, its line is ended: the last name of an event counts.
@@ -220,7 +223,7 @@ class Response(msgspec.Struct, eq=False):
             self._ping = asyncio.get_running_loop().create_task(self._send_ping(), name="bud_asgi ping")
 
     async def _send_ping(self) -> None:
-        if self.state in {State.NEW, State.HELD}:
+        if self.state in {_NEW, _HELD}:
             await self._send_head(STREAM_HEADERS)
         await self._deliver({"type": "http.response.body", "body": PING, "more_body": True})
         self._idle_since = self.now()
@@ -250,8 +253,8 @@ class Response(msgspec.Struct, eq=False):
 
     async def forward(self, message: Message) -> None:
         """An ASGI `send` for such a stack: passes everything on, and notes what a middleware answers by itself."""
-        if self.state is State.NEW:
-            self.state = State.ENDED
+        if self.state is _NEW:
+            self.state = _ENDED
         exchange = self._exchange
         if exchange.status is None and message["type"] == "http.response.start":
             exchange.status, exchange.committed = message["status"], time.monotonic()
@@ -286,7 +289,7 @@ class Response(msgspec.Struct, eq=False):
     async def _send_head(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._move("start")
         await self._deliver(self._head(200, headers))
-        if self.state is State.STARTING:
+        if self.state is _STARTING:
             self._move("started")
 
     async def _send_whole(
@@ -358,7 +361,7 @@ class Response(msgspec.Struct, eq=False):
         """End a running stream in the step of a cancellation. If that fails, `FinalErrorEvent` may still do it."""
         error = ShuttingDown()
         self._stop_pings()
-        if self.state is State.STARTED:
+        if self.state is _STARTED:
             self._exchange.outcome = self._outcome(error)
             closing = self._exchange.unsent_event = self.closing_event(error)
             await self._send_closing(closing)
