@@ -89,7 +89,7 @@ class EventStreamDecoder:
     def __init__(self) -> None:
         self._pending = bytearray()
         self._needed = _PRELUDE.size
-        self._block = b""
+        self._block: bytes = b""
         self._headers = EventStreamHeaders()
         self._failure: EventStreamError | None = None
 
@@ -127,7 +127,8 @@ class EventStreamDecoder:
     def _decode(self, data: bytes, messages: list[EventStreamMessage]) -> int:
         """Append the complete messages to `messages`; return how many bytes they took."""
         start, size = 0, len(data)
-        block, headers = self._block, self._headers
+        block = self._block
+        headers = self._headers
         layout = _remembered if len(block) <= _MAX_BLOCK else _read_prelude
         while size - start >= 12:
             total, split, checksum, continued = layout(data[start : start + 12], block)
