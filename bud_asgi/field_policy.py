@@ -15,7 +15,7 @@ from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.request import MessagesRequest, edited
 
 _EXPECTED = 'a mapping of fields to actions, such as {"speed": "refuse"}'
-_OTHERS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
+_OTHERS = frozenset(FIELDS.keys() - ACCOUNT_FIELDS.keys())
 
 _decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
@@ -50,7 +50,8 @@ class FieldPolicy:
         if request.is_plain and not headers:
             return ()
         found = _in_body(request)
-        found += [Found(name, line.decode("latin-1"), True) for line in headers if (name := account_header(line))]
+        if headers:
+            found += [Found(name, line.decode("latin-1"), True) for line in headers if (name := account_header(line))]
         for each in found:
             if each.name in self._refused:
                 raise InvalidRequest(f"{each.field}: Extra inputs are not permitted")
@@ -84,7 +85,7 @@ def without_fields(
 
 
 def _in_body(request: MessagesRequest) -> list[Found]:
-    if request.spans.keys() <= _OTHERS:
+    if _OTHERS.issuperset(request.spans):
         return []
     found = [Found(name, key) for key in request.spans if key not in _OTHERS and (name := account_field(key))]
     if "fallbacks" in request.spans:

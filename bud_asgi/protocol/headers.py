@@ -32,9 +32,8 @@ _VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, w
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _COMMA = ord(",")
-_ANTHROPIC = b"anthropic-"
-_TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
-_SPECIAL = _TRACE_CONTEXT | {field.header for field in ACCOUNT_FIELDS.values() if field.header}
+_TRACE_CONTEXT = (b"traceparent", b"tracestate")
+_ACCOUNT_HEADERS = frozenset({field.header for field in ACCOUNT_FIELDS.values() if field.header})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NUMBER = rb"[0-9]{1,10}(?:\.[0-9]{1,6})?"
 _DATE = rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"  # RFC 9110, 5.6.7
@@ -50,16 +49,11 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class HeaderNames(msgspec.Struct, frozen=True):
-    """What the names of a request's headers show.
-
-    `size` is their length in bytes. `forwarded` are those of the `anthropic-*` family, `traced` the same with those of
-    the trace context, `account` those of account fields.
-    """
+    """What the names of a request's headers show: their `size` in bytes, those of `anthropic-*`, of account fields."""
 
     are_lower: bool
     size: int
     forwarded: tuple[bytes, ...]
-    traced: tuple[bytes, ...]
     account: tuple[bytes, ...]
 
 
@@ -82,15 +76,10 @@ def names_of(headers: Iterable[bytes]) -> HeaderNames:
 
 def _read_names(names: tuple[bytes, ...]) -> HeaderNames:
     joined = b"".join(names)
-    special = [name for name in names if name[:9] == b"anthropic" or name in _SPECIAL]
-    traced = tuple([name for name in special if name[:10] == _ANTHROPIC or name in _TRACE_CONTEXT])
-    return HeaderNames(
-        are_lower=joined.islower(),
-        size=len(joined),
-        forwarded=tuple([name for name in traced if name not in _TRACE_CONTEXT]),
-        traced=traced,
-        account=tuple([name for name in special if account_header(name)]),
-    )
+    special = [name for name in names if name[:9] == b"anthropic" or name in _ACCOUNT_HEADERS]
+    forwarded = tuple([name for name in special if name[:10] == b"anthropic-"])
+    account = tuple([name for name in special if account_header(name)])
+    return HeaderNames(joined.islower(), len(joined), forwarded, account)
 
 
 def check_head(lines: int, size: int) -> None:
@@ -110,7 +99,7 @@ def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderN
     Most clients' lines need no merging, which is found out at less cost than merging them.
     """
     merged = dict(lines)
-    names = known_names.get(tuple(merged)) or names_of(merged)
+    names = names_of(merged)
     values = b" %b " % b" ".join(merged.values())
     # A value that begins or ends with a space makes two in a row.
     if len(merged) < len(lines) or not names.are_lower or 0x09 in values or values.find(b"  ") >= 0:
@@ -163,9 +152,10 @@ def forwarded_headers(
     "Trace Context").
     """
     names = names or names_of(headers)
-    lines = [(name, headers[name]) for name in (names.traced if trace_context else names.forwarded) if name in headers]
+    lines = [(name, headers[name]) for name in names.forwarded if name in headers]
     if trace_context:
-        lines = [line for line in lines if line[0] not in _TRACE_CONTEXT or _PRINTABLE.fullmatch(line[1])]
+        traced = [(name, headers[name]) for name in _TRACE_CONTEXT if name in headers]
+        lines += [line for line in traced if _PRINTABLE.fullmatch(line[1])]
     return lines
 
 

@@ -100,9 +100,6 @@ def test_what_names_show_does_not_depend_on_what_is_remembered(names: list[bytes
     for _ in range(2):
         known = names_of(names)
         assert known.forwarded == tuple(name for name in names if name.startswith(b"anthropic-"))
-        assert known.traced == tuple(
-            name for name in names if name.startswith(b"anthropic-") or name in {b"traceparent", b"tracestate"}
-        )
         assert known.account == tuple(name for name in names if name in {_kinds[1], _kinds[2], _kinds[5]})
     known_names.clear()
 
