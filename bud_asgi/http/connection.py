@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         "stale",
     )
     _transport: asyncio.Transport
-    _has_unread: Callable[[], bool]  # once it has been idle
+    _has_unread: Callable[[], bool]  # created when it first becomes idle: most streams have a new connection
 
     def __init__(self, loop_state: LoopState, owner: ConnectionOwner, connected: socket.socket) -> None:
         self.opened_at = loop_state.loop.time()
@@ -117,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         self.idle_until = inf
 
     def start(self, request: HttpRequest, head: bytes) -> Reply:
-        """Send the request, whose head is already encoded; the head of the reply is still to be waited for.
+        """Send the request, whose head is already encoded, and return its reply, of which nothing has arrived yet.
 
         Raises `HttpError` if the connection has ended.
         """

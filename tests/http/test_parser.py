@@ -28,6 +28,7 @@ class Record:
     def take(self) -> bytes:
         data = b"".join(self.chunks)
         self.chunks.clear()
+        self.buffered = 0
         return data
 
 
