@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf
 from typing import Literal, Protocol
 
@@ -25,14 +26,12 @@ Body = bytes | Sequence[bytes | memoryview]
 class Origin(msgspec.Struct, frozen=True, eq=False):
     """An upstream server (RFC 9110, 4.3.1): created once, from configuration, never from a request.
 
-    Compared by identity: connections are pooled per `Origin` object. `authority` is the value of the `host` header,
-    without the scheme's default port; it follows from the others. Raises `OptionError`.
+    Compared by identity: connections are pooled per `Origin` object. Raises `OptionError`.
     """
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
-    authority: bytes = b""
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -40,9 +39,17 @@ class Origin(msgspec.Struct, frozen=True, eq=False):
         check_integer("port", self.port, "a port, 1 to 65535", maximum=65535)
         if self.tls is not None:
             check_type("tls", self.tls, ssl.SSLContext, "an ssl.SSLContext")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        authority = host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-        msgspec.structs.force_setattr(self, "authority", authority.encode("ascii"))
+
+    @property
+    def authority(self) -> bytes:
+        """The value of the `host` header, without the scheme's default port."""
+        return _authority(self.host, self.port, 443 if self.tls else 80)
+
+
+@lru_cache(maxsize=256)
+def _authority(host: str, port: int, default: int) -> bytes:
+    host = f"[{host}]" if ":" in host else host
+    return (host if port == default else f"{host}:{port}").encode("ascii")
 
 
 class Timeouts(msgspec.Struct, frozen=True):

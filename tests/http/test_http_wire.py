@@ -123,10 +123,6 @@ def test_the_names_and_targets_that_are_remembered_are_few_and_short() -> None:
     assert sum(map(len, known_targets)) <= 256 * 256
 
 
-def test_the_authority_follows_from_the_host() -> None:
-    assert Origin("a.example", 80, authority=b"b.example").authority == b"a.example"
-
-
 def test_a_small_body_is_joined_to_its_head_and_a_large_one_is_not_copied() -> None:
     assert list(write_batches(b"head", b"x" * MAX_JOINED_BODY)) == [[b"head" + b"x" * MAX_JOINED_BODY]]
     large = bytes(range(256)) * (3 * MAX_WRITE // 256)
