@@ -38,7 +38,7 @@ from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.headers import check_head
 from bud_asgi.protocol.hops import HOPS, next_hops
-from bud_asgi.protocol.operations import PUBLIC, Operation, find_operation, model_of_path
+from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
@@ -173,31 +173,26 @@ class MessagesApp:
                 loop.discard(exchange)
 
     def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
-        exchange, response = request.exchange, request.response
-        if self._find_operation(exchange, loop, scope) in PUBLIC:
-            ready = exchange.operation != "readyz" or not loop.draining
-            return response.send_whole(200 if ready else 503, (), b"")
-        if self._stack is None:
-            return self._gateway.serve(request, loop, scope, receive)
-        return _call_stack(self._stack, request, scope, receive)
-
-    def _find_operation(self, exchange: Exchange, loop: LoopResources, scope: Scope) -> Operation:
-        """The operation of a request.
+        """Find the operation of a request, and call what answers it.
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
         """
+        exchange, response = request.exchange, request.response
         target = len(scope["path"]) + len(scope.get("query_string", b""))
         check_head(len(scope["headers"]), exchange.head_size + target)
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
         if operation in PUBLIC:
-            return operation
+            ready = operation != "readyz" or not loop.draining
+            return response.send_whole(200 if ready else 503, (), b"")
         if loop.draining:
             raise ShuttingDown
         exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
-        return operation
+        if self._stack is None:
+            return self._gateway.serve(request, loop, scope, receive)
+        return _call_stack(self._stack, request, scope, receive)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

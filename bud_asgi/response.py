@@ -131,11 +131,12 @@ class Response(msgspec.Struct, eq=False):
 
     # What a stage, an operation or a relay does with it.
 
-    async def send_whole(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    def send_whole(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> Coroutine[object, object, None]:
         """Send a whole response of known length."""
         self._move("send_whole")
-        await self._send_whole(status, headers, body)
-        self._exchange.outcome = "answered"
+        return self._send_whole(status, headers, body, outcome="answered")
 
     def hold(self, events: bytes) -> None:
         """Keep an upstream's first events back."""
@@ -293,7 +294,13 @@ class Response(msgspec.Struct, eq=False):
             self._move("started")
 
     async def _send_whole(
-        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, more: bool = False
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        outcome: Outcome | None = None,
+        more: bool = False,
     ) -> None:
         head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
         if self._exchange.method == "HEAD":
@@ -302,9 +309,11 @@ class Response(msgspec.Struct, eq=False):
         await self._send(head)
         if len(body) > PIECE:
             await self._send_pieces(body, more=more)
-            return
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        else:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
         self.sending_since = inf
+        if outcome is not None:
+            self._exchange.outcome = outcome
 
     async def _send_refusal(self, error: GatewayError) -> None:
         """Send an error as a whole response, and close the connection while the client is still uploading."""
