@@ -42,7 +42,7 @@ from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable
-from bud_asgi.telemetry import log_access
+from bud_asgi.telemetry import flush_access_log, log_access
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
 
@@ -137,6 +137,7 @@ class MessagesApp:
         finally:
             await self.drain()
             await self._loops.aclose()
+            flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new requests (529), let those in flight end, and abort the rest after `timeout` seconds.

@@ -113,10 +113,12 @@ async def _event_first(task: asyncio.Task[None], event: asyncio.Event) -> bool:
 
 def _shared(options: ServeOptions) -> dict[str, Any]:
     """Options of uvicorn that are the same for one process and for several."""
+    proxies = options.forwarded_allow_ips or os.environ.get("FORWARDED_ALLOW_IPS")
     return {
         "host": options.host,
         "port": options.port,
-        "forwarded_allow_ips": options.forwarded_allow_ips,
+        "proxy_headers": bool(proxies),
+        "forwarded_allow_ips": proxies,
         "http": ConnectionFactory(_limits(options)),
         "lifespan": "on",
         "ws": "none",  # the app refuses WebSockets: no need to load a library for them
@@ -176,7 +178,6 @@ def _log_config(level: str) -> dict[str, Any]:
                 "fmt": "%(asctime)s %(levelprefix)s %(message)s",
                 "use_colors": sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
             },
-            "bare": {"format": "%(message)s"},
         },
         "filters": {"not_cancelled": {"()": NotCancelled}},
         "handlers": {
@@ -186,7 +187,7 @@ def _log_config(level: str) -> dict[str, Any]:
                 "filters": ["not_cancelled"],
                 "stream": "ext://sys.stderr",
             },
-            "stdout": {"class": "logging.StreamHandler", "formatter": "bare", "stream": "ext://sys.stdout"},
+            "stdout": {"class": "bud_asgi.telemetry.LineHandler", "stream": "ext://sys.stdout"},
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {

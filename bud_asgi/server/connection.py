@@ -1,20 +1,23 @@
-"""One connection: uvicorn's httptools protocol, with bounds on what arrives and a close that can be read."""
+"""One connection: an HTTP/1.1 protocol with bounds on what arrives, and a close that can be read."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from enum import Enum
-from itertools import chain
 from math import inf
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from starlette.types import Scope
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.server.channel import Channel
+from bud_asgi.server.cycle import Cycle
+from bud_asgi.server.head import head_size, split_target
 from bud_asgi.server.limits import ServerLimits
 from bud_asgi.server.refusals import (
     SlowHead,
@@ -24,10 +27,15 @@ from bud_asgi.server.refusals import (
     not_http,
     render,
 )
-from bud_asgi.server.transport import ConnectionTransport
 
 _CHUNK_FRAMING = 64
 """Bytes that a chunk may need beside its content: its size, line ends, a short extension."""
+
+_DROPPED: deque[tuple[bytes, bytes]] = deque(maxlen=0)
+"""Takes the trailers, which the scope must not show as headers."""
+
+_HELD_BODY = 64 << 10
+"""Bytes of a body that may wait for the app before reading is paused."""
 
 
 class Phase(Enum):
@@ -45,11 +53,16 @@ IDLE, HEAD, BODY = Phase
 
 
 class Register(Protocol):
-    """What a connection knows of all connections."""
+    """What a connection knows of its server and of all connections."""
 
     limits: ServerLimits
+    loop: asyncio.AbstractEventLoop
     now: float
     idle: dict[ServerConnection, float]
+    asgi_version: str
+    root_path: str
+    app_state: dict[str, Any]
+    default_lines: bytes
 
     def add(self, connection: ServerConnection) -> bool:
         """Register it; return whether it is within the limit."""
@@ -68,44 +81,47 @@ class Register(Protocol):
         """Count a refusal."""
         ...
 
+    def start(self, cycle: Cycle, scope: Scope) -> None:
+        """Run the app for a request."""
+        ...
 
-class ServerConnection(HttpToolsProtocol):
+    def on_response(self) -> None:
+        """Count a response."""
+        ...
+
+
+class ServerConnection(asyncio.Protocol):
     """Parses requests within the limits, runs the app for each, and closes so that a client can read its answer.
 
-    `deadline` is when `on_deadline` has to be called, in seconds of the loop's time.
+    `deadline` is when `on_deadline` has to be called, in seconds of the loop's time. One request runs at a time; others
+    that have arrived wait in a queue.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        loop: asyncio.AbstractEventLoop,
-        *,
-        register: Register,
-    ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+    def __init__(self, register: Register) -> None:
         self.deadline = inf
         self._register = register
         self._limits = register.limits
-        self._socket: asyncio.Transport
+        self._channel: Channel
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # such data is ignored here
+        self._running: Cycle | None = None
+        self._last: Cycle | None = None
+        self._queue: list[tuple[Cycle, Scope]] = []
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _DROPPED
+        self._begun: Collection[tuple[bytes, bytes]] | None = None
         self._phase = IDLE
-        self._piece = 0
-        self._head = 0
-        self._framing = 0
-        self._body = 0
-        self._unread = 0
-        self._unsent = 0
+        self._piece = self._head = self._framing = self._body = self._unread = self._unsent = 0
         self._error: GatewayError | None = None
         self._closing = False
 
     # The connection.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - as uvicorn does
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - it is one
         """Start, or refuse a connection beyond the limit."""
-        super().connection_made(transport)
-        self._socket = transport
-        self.transport = cast("asyncio.Transport", ConnectionTransport(transport, self._close))
+        self._channel = Channel(transport, self._register.loop)
+        self._local, self._client = get_local_addr(transport), get_remote_addr(transport)
+        self._scheme = "https" if is_ssl(transport) else "http"
         self.deadline = self._register.now + self._limits.first_byte
         if self._register.add(self):
             return
@@ -116,26 +132,51 @@ class ServerConnection(HttpToolsProtocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the request in progress, if there is one."""
+        """Let the requests in progress know, and forget them."""
         self._closing = True
         self._register.discard(self)
-        self._detach()
-        super().connection_lost(exc)
+        running, self._running, self._last = self._running, None, None
+        if running is not None:
+            running.disconnected = True
+        self._queue.clear()
+        self._channel.wake()
+        del self._parser  # it refers to this connection
+
+    def shutdown(self) -> None:
+        """Close after the requests that have arrived; uvicorn calls it when the server stops."""
+        if self._last is None:
+            self.close()
+        else:
+            self._last.keep_alive = False
 
     def abort(self) -> None:
         """Close at once, without an answer."""
-        self._socket.abort()
+        self._channel.transport.abort()
+
+    def send_held(self) -> None:
+        """Send the head of a response whose body has not begun."""
+        if self._channel.held:
+            self._channel.write(b"")
 
     def on_deadline(self) -> None:
         """Do what is due: refuse a slow head, close an idle connection, give up one that is being closed."""
         if self._closing:
             self._finish_closing()
         elif self._phase is not HEAD:
-            self.transport.close()
-        elif self.flow.read_paused:  # the rest of the head may have been sent: the request before has to end first
+            self.close()
+        elif self._channel.read_paused:  # the rest of the head may have been sent: the request before has to end first
             self.deadline = self._register.now + self._limits.head_timeout
         else:
             self._refuse(SlowHead())
+
+    def pause_writing(self) -> None:
+        """Let `send` wait."""
+        self._channel.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Let `send` go on."""
+        self._channel.write_paused = False
+        self._channel.wake()
 
     # Parsing.
 
@@ -150,46 +191,87 @@ class ServerConnection(HttpToolsProtocol):
             self._parse(view[start : start + size])
 
     def _parse(self, piece: bytes | memoryview) -> None:
-        if self._closing or self._error is not None or self.parser is None:
+        if self._closing or self._error is not None:
             self._discard(len(piece))
             return
-        in_body = self._phase is BODY
         self._piece, self._body = len(piece), 0
         try:
-            self.parser.feed_data(piece)
+            self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
-            if upgrade.args[0] < len(piece):  # what follows is in the other protocol
-                self.cycle.keep_alive = False
+            if upgrade.args[0] < len(piece) and self._last is not None:  # what follows is in the other protocol
+                self._last.keep_alive = False
         except httptools.HttpParserError:
             self._refuse(self._error or not_http())
             return
+        begun, self._begun = self._begun, None
         if self._phase is HEAD:
             self._head += len(piece)  # may count bytes before the head as well, but no more than a piece of them
             if self._head > 2 * self._limits.head:
                 self._refuse(head_too_large())
-        elif in_body and self._phase is BODY:
+        elif self._phase is BODY and begun is None:
             self._check_framing(len(piece) - self._body)
-            if self.cycle.response_complete:
+            if self._last is None:
                 self._discard(len(piece))
+        elif self._phase is BODY and self._last is not None:
+            self._last.expect(begun or ())
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        super().on_message_begin()
+        self._url = b""
+        self._headers = []
         self._phase = HEAD
         self._head = 0
         self.deadline = self._register.now + self._limits.head_timeout
 
+    def on_url(self, url: bytes) -> None:
+        """Receive a part of the request target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Receive a header field. Trailers are dropped."""
+        self._headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
         """Check the head, and run the app."""
-        if len(self.headers) > self._limits.header_lines or self._head_is_too_large():
+        headers, self._headers = self._headers, _DROPPED
+        limits = self._limits
+        may_be_large = self._head + self._piece > limits.head
+        if len(headers) > limits.header_lines or (may_be_large and head_size(self._url, headers) > limits.head):
             self._error = head_too_large()
             raise self._error
+        parser, register = self._parser, self._register
         self._phase = BODY
+        self._begun = headers
         self.deadline = inf
-        self._register.idle.pop(self, None)
         self._framing = self._unread = 0
-        super().on_headers_complete()
-        self.headers = []  # takes the trailers, which the scope must not show as headers
+        register.idle.pop(self, None)
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        path, raw_path, query = split_target(self._url)
+        self._url = b""
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": register.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": method,
+            "scheme": self._scheme,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": headers,
+            "server": self._local,
+            "client": self._client,
+            "state": register.app_state.copy(),
+        }
+        if root_path := register.root_path:
+            scope |= {"root_path": root_path, "path": root_path + path, "raw_path": root_path.encode() + raw_path}
+        cycle = Cycle(self, self._channel, version, method, version != "1.0" and parser.should_keep_alive())
+        self._last = cycle
+        if self._running is None:
+            self._run(cycle, scope)
+        else:
+            self._channel.pause_reading()
+            self._queue.append((cycle, scope))
 
     def on_chunk_header(self) -> None:
         """Begin a chunk."""
@@ -198,20 +280,16 @@ class ServerConnection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Receive a part of the body."""
         self._body += len(body)
-        super().on_body(body)
+        if self._last is not None and self._last.feed(body) > _HELD_BODY:
+            self._channel.pause_reading()
 
     def on_message_complete(self) -> None:
         """End the body."""
-        super().on_message_complete()
         self._phase = IDLE
-        if self.cycle.response_complete:
+        if self._last is None:
             self._wait()
-
-    def _head_is_too_large(self) -> bool:
-        if self._head + self._piece <= self._limits.head:
-            return False
-        lines = b"".join(chain.from_iterable(self.headers))
-        return len(self.url) + len(lines) + 4 * len(self.headers) > self._limits.head
+        else:
+            self._last.end_body()
 
     def _check_framing(self, size: int) -> None:
         self._framing = max(0, self._framing + size)
@@ -220,66 +298,80 @@ class ServerConnection(HttpToolsProtocol):
 
     # Responses.
 
-    def on_response_complete(self) -> None:
+    def default_lines(self) -> bytes:
+        """The header lines that all responses begin with."""
+        return self._register.default_lines
+
+    def _run(self, cycle: Cycle, scope: Scope) -> None:
+        self._running = cycle
+        self._register.start(cycle, scope)
+
+    def on_response_complete(self, cycle: Cycle) -> None:
         """Go on with the next request, or wait for it."""
-        self.server_state.total_requests += 1
-        if self._closing:
-            return
-        if self.pipeline:
-            self.flow.resume_reading()
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+        self._register.on_response()
+        self._running = None
+        if self._last is cycle:
+            self._last = None
+        self._channel.wake()
+        if not cycle.keep_alive:
+            self.close()
+        elif self._queue:
+            self._channel.resume_reading()
+            self._run(*self._queue.pop(0))
         elif self._error is not None:
             self._send_refusal(self._error)
-        elif self._phase is BODY and self.expect_100_continue:
-            self.transport.close()  # whether the body will be sent is unknown
+        elif self._phase is BODY and cycle.awaits_continue:
+            self.close()  # whether the body will be sent is unknown
         else:
-            self.flow.resume_reading()
+            self._channel.resume_reading()
             self._wait()
 
     def _wait(self) -> None:
         """Wait for the next request, or first for the rest of a body that the app did not read."""
+        register = self._register
         if self._phase is BODY:
-            self.deadline = self._register.now + self._limits.linger
+            self.deadline = register.now + self._limits.linger
             return
-        self._register.idle[self] = self._register.now
+        register.idle[self] = register.now
         if self._phase is IDLE:
-            self.deadline = self._register.now + self._limits.keep_alive
+            self.deadline = register.now + self._limits.keep_alive
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer a request that the app does not get, or has not answered yet; parse nothing more."""
         self._error = error
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison] - uvicorn's type is wrong
+        if self._last is None:
             self._send_refusal(error)
         elif self._phase is not BODY:  # the requests before this one are answered first
             self.deadline = inf
-            self.flow.pause_reading()
-        elif cycle.response_started or self.pipeline:
+            self._channel.pause_reading()
+        elif self._last.started or self._queue:
             self.abort()
         else:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            self._last.disconnect()
             self._send_refusal(error)
 
     def _send_refusal(self, error: GatewayError) -> None:
         self._register.count(error)
-        self.transport.write(render(error, self.server_state.default_headers))
-        self.transport.close()
+        self._channel.write(render(error, self._register.default_lines))
+        self.close()
 
     # Closing.
 
-    def _close(self) -> None:
-        """Close once all is sent. If the client may still be sending, tell it that nothing more comes, and linger."""
+    def close(self) -> None:
+        """Close once all is sent. If the client may still be sending, let it know that nothing follows, and linger."""
+        if self._closing:
+            return
         self._closing = True
-        self._detach()
+        if self._running is not None:
+            self._running.disconnect()
+        self._queue.clear()
         if self._error is None and self._phase is not BODY:
             self._close_socket()
             return
         with suppress(OSError, RuntimeError):  # the client has reset it, and that is about to be reported
-            if self._socket.can_write_eof():
-                self._socket.write_eof()
-            self.flow.resume_reading()
+            if self._channel.transport.can_write_eof():
+                self._channel.transport.write_eof()
+            self._channel.resume_reading()
         self._register.idle[self] = self._register.now
         self.deadline = self._register.now + self._limits.linger
 
@@ -288,21 +380,17 @@ class ServerConnection(HttpToolsProtocol):
         self._unread += size
         if self._unread > self._limits.linger_bytes:
             self.deadline = self._register.now  # at the next tick, so that the answer can be read until then
-            self._socket.pause_reading()
+            self._channel.transport.pause_reading()
 
     def _finish_closing(self) -> None:
         """Close the socket; give it up if the client has read nothing since the last deadline."""
-        unsent = self._socket.get_write_buffer_size()
+        unsent = self._channel.transport.get_write_buffer_size()
         if unsent and unsent == self._unsent:
             self.abort()
         else:
             self._close_socket()
 
     def _close_socket(self) -> None:
-        self._unsent = self._socket.get_write_buffer_size()
+        self._unsent = self._channel.transport.get_write_buffer_size()
         self.deadline = self._register.now + self._limits.close_timeout
-        self._socket.close()
-
-    def _detach(self) -> None:
-        if isinstance(self.transport, ConnectionTransport):
-            self.transport.detach()
+        self._channel.transport.close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
+from contextvars import Context
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -16,6 +18,8 @@ from bud_asgi.clock import Clock
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.concurrency import ConcurrencyLimit
 from bud_asgi.server.connection import ServerConnection
+from bud_asgi.server.cycle import Cycle
+from bud_asgi.server.head import render_lines
 from bud_asgi.server.limits import ServerLimits
 
 _REPORT_EVERY = 10.0
@@ -31,20 +35,35 @@ class Connections:
     At the limit they make room for new ones, so that clients without a request cannot keep others out.
     """
 
-    def __init__(self, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        limits: ServerLimits,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.limits = limits
+        self.loop = loop
         self.now = loop.time()
         self.idle: dict[ServerConnection, float] = {}
-        self._loop = loop
+        self.asgi_version, self.root_path, self.app_state = config.asgi_version, config.root_path, app_state
+        self._app = _with_limit(config, limits, self.count)
+        self._state = state
+        self._log_requests = logging.getLogger("uvicorn.access").hasHandlers()
+        self._reset_context: bool = getattr(config, "reset_contextvars", False)  # since uvicorn 0.38
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
+        self.default_lines = b""
         self._clock = Clock(loop, tick=limits.tick)
-        self._open: set[ServerConnection] = set()
+        self._open = cast("set[ServerConnection]", state.connections)  # uvicorn calls their `shutdown`
         self._refused: Counter[int] = Counter()
         self._report_at = self.now
 
     def add(self, connection: ServerConnection) -> bool:
         """Register a connection; return whether it is within the limit, perhaps in the place of an idle one."""
         if not self._open:
-            self.now = self._loop.time()
+            self.now = self.loop.time()
+            self._renew_lines()
             self._clock.watch(self)
         limit = self.limits.connections
         if limit is not None and len(self._open) >= limit:
@@ -62,7 +81,7 @@ class Connections:
     def _make_room(self) -> None:
         """Close the connection that has been idle for longest, unless its request may just be arriving."""
         longest_idle, since = next(iter(self.idle.items()), (None, 0.0))
-        if longest_idle is not None and self._loop.time() - since >= self.limits.idle_grace:
+        if longest_idle is not None and self.loop.time() - since >= self.limits.idle_grace:
             self.discard(longest_idle)
             longest_idle.abort()
 
@@ -72,16 +91,36 @@ class Connections:
         self.idle.pop(connection, None)
         if not self._open:
             self._clock.unwatch(self)
-            self._report(self._loop.time())
+            self._report(self.loop.time())
 
     def count(self, error: GatewayError) -> None:
         """Count a request or a connection that was refused before it reached the app."""
         self._refused[error.status] += 1
 
+    def start(self, cycle: Cycle, scope: Scope) -> None:
+        """Run the app for a request, in a task of its own."""
+        running = cycle.run(self._app, scope, log=self._log_requests)
+        context = Context() if self._reset_context else None
+        task = self.loop.create_task(running, context=context)
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def on_response(self) -> None:
+        """Count a response: uvicorn can stop after so many."""
+        self._state.total_requests += 1
+
+    def _renew_lines(self) -> None:
+        """Render the lines that all responses begin with. uvicorn lists them anew every second, for the date."""
+        headers = self._state.default_headers
+        if headers is not self._default_headers:
+            self._default_headers, self.default_lines = headers, render_lines(headers)[0]
+
     def on_tick(self, now: float) -> None:
-        """Let the connections whose deadline is over do what is due."""
+        """Let the connections whose deadline is over do what is due, and send the heads that are held."""
         self.now = now
+        self._renew_lines()
         for connection in tuple(self._open):
+            connection.send_held()
             if now >= connection.deadline:
                 connection.on_deadline()
         self._report(now)
@@ -100,7 +139,7 @@ class ConnectionFactory:
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
-        self._servers: WeakKeyDictionary[ServerState, tuple[Connections, ASGIApp]] = WeakKeyDictionary()
+        self._servers: WeakKeyDictionary[ServerState, Connections] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[ConnectionFactory], tuple[ServerLimits]]:
         """Workers get a factory with the same limits."""
@@ -114,17 +153,16 @@ class ConnectionFactory:
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> ServerConnection:
         """Make the protocol of one connection. The arguments are uvicorn's."""
-        loop = _loop or asyncio.get_running_loop()
-        server = self._servers.get(server_state)
-        if server is None:
-            server = self._servers[server_state] = self._new_server(config, loop)
-        connection = ServerConnection(config, server_state, app_state, loop, register=server[0])
-        connection.app = server[1]  # pyright: ignore[reportAttributeAccessIssue] - uvicorn has a type of its own
-        return connection
+        connections = self._servers.get(server_state)
+        if connections is None:
+            loop = _loop or asyncio.get_running_loop()
+            connections = Connections(self._limits, config, server_state, app_state, loop)
+            self._servers[server_state] = connections
+        return ServerConnection(connections)
 
-    def _new_server(self, config: Config, loop: asyncio.AbstractEventLoop) -> tuple[Connections, ASGIApp]:
-        connections = Connections(self._limits, loop)
-        app = cast("ASGIApp", config.loaded_app)  # pyright: ignore[reportUnknownMemberType] - uvicorn's
-        if self._limits.concurrency is not None:
-            app = ConcurrencyLimit(app, self._limits.concurrency, connections.count)
-        return connections, app
+
+def _with_limit(config: Config, limits: ServerLimits, on_refusal: Callable[[GatewayError], None]) -> ASGIApp:
+    """The app that a server runs, behind the limit of the factory or else that of uvicorn's `--limit-concurrency`."""
+    app = cast("ASGIApp", config.loaded_app)  # pyright: ignore[reportUnknownMemberType] - uvicorn's
+    limit = config.limit_concurrency if limits.concurrency is None else limits.concurrency
+    return app if limit is None else ConcurrencyLimit(app, limit, on_refusal)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from bud_asgi.protocol.errors import GatewayError, HeadTooLarge, InvalidRequest, error_body, error_headers
+from bud_asgi.server.head import STATUS_LINES, render_lines
 
 
 class SlowHead(GatewayError):
@@ -67,8 +66,8 @@ def render_parts(error: GatewayError) -> tuple[list[tuple[bytes, bytes]], bytes]
     return headers, body
 
 
-def render(error: GatewayError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+def render(error: GatewayError, default_lines: bytes) -> bytes:
     """An error as a whole HTTP/1.1 response, after which the connection is closed."""
     headers, body = render_parts(error)
-    lines = [b"%b: %b\r\n" % line for line in (*default_headers, *headers)]
-    return b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", body])
+    lines, _ = render_lines([*headers, (b"connection", b"close")])
+    return b"".join((STATUS_LINES[error.status], default_lines, lines, b"\r\n\r\n", body))

@@ -8,9 +8,11 @@ import msgspec
 
 from bud_asgi.exchange import Exchange, Outcome
 from bud_asgi.printable import printable
-from bud_asgi.protocol.usage import Iteration, Usage
+from bud_asgi.protocol.usage import ServerToolUse, Usage
+from bud_asgi.telemetry.lines import LineHandler
 
 _MAX_ITERATIONS = 10
+_DELETE = 0x7F
 
 _log = logging.getLogger("bud_asgi.access")
 
@@ -26,7 +28,7 @@ class IterationLine(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_read_input_tokens: int | None = None
 
 
-class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
+class AccessLine(msgspec.Struct, omit_defaults=True):
     """The fields of a line; unknown ones are left out, and details of usage that are 0.
 
     Both times count from the arrival of the request. Counts have the names of the Messages API.
@@ -49,8 +51,8 @@ class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
     ephemeral_5m_input_tokens: int | None = None
     ephemeral_1h_input_tokens: int | None = None
     thinking_tokens: int | None = None
-    server_tool_use: dict[str, int] = {}
-    iterations: list[IterationLine] = []
+    server_tool_use: dict[str, int] | None = None
+    iterations: list[IterationLine] | None = None
     service_tier: str | None = None
     inference_geo: str | None = None
     speed: str | None = None
@@ -59,50 +61,65 @@ class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
     guardrail: str | None = None
 
 
-_NO_USAGE = Usage()
-
-
 def access_line(exchange: Exchange) -> bytes:
     """Encode a finished exchange as one line of JSON. Never raises, whatever a host's backend or router put into it."""
-    attempt = exchange.attempts[-1] if exchange.attempts else None
-    ended = exchange.started if exchange.ended is None else exchange.ended
-    usage = exchange.usage or _NO_USAGE
-    cache, details = usage.cache_creation, usage.output_tokens_details
-    return _encode(
-        AccessLine(
-            request_id=exchange.request_id,
-            operation=exchange.operation,
-            status=exchange.status,
-            outcome=exchange.outcome,
-            milliseconds=_milliseconds(exchange.started, ended),
-            first_byte_milliseconds=exchange.committed and _milliseconds(exchange.started, exchange.committed),
-            principal=exchange.principal.id if exchange.principal else None,
-            model=exchange.route.model if exchange.route else None,
-            target=f"{attempt.target.provider}/{attempt.target.model or ''}".rstrip("/") if attempt else None,
-            attempts=len(exchange.attempts),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_creation_input_tokens=usage.cache_creation_input_tokens or None,
-            cache_read_input_tokens=usage.cache_read_input_tokens or None,
-            ephemeral_5m_input_tokens=(cache and cache.ephemeral_5m_input_tokens) or None,
-            ephemeral_1h_input_tokens=(cache and cache.ephemeral_1h_input_tokens) or None,
-            thinking_tokens=(details and details.thinking_tokens) or None,
-            server_tool_use=_server_tool_use(usage),
-            iterations=[_iteration(one) for one in (usage.iterations or ())[:_MAX_ITERATIONS]],
-            service_tier=usage.service_tier,
-            inference_geo=usage.inference_geo,
-            speed=usage.speed,
-            estimated=usage.estimated,
-            upstream_request_id=attempt.upstream_request_id if attempt else None,
-            guardrail=attempt.guardrail if attempt else None,
-        )
+    started = exchange.started
+    line = AccessLine(
+        exchange.request_id,
+        exchange.operation,
+        exchange.status,
+        exchange.outcome,
+        _milliseconds((exchange.ended or started) - started),
+        exchange.committed and _milliseconds(exchange.committed - started),
+        exchange.principal.id if exchange.principal else None,
+        exchange.route.model if exchange.route else None,
     )
+    if exchange.attempts:
+        attempt = exchange.attempts[-1]
+        target = attempt.target
+        line.target = f"{target.provider}/{target.model}" if target.model else target.provider
+        line.attempts = len(exchange.attempts)
+        line.upstream_request_id, line.guardrail = attempt.upstream_request_id, attempt.guardrail
+    if exchange.usage is not None:
+        _add_usage(line, exchange.usage)
+    return _encode(line)
+
+
+def _add_usage(line: AccessLine, usage: Usage) -> None:
+    line.input_tokens, line.output_tokens = usage.input_tokens, usage.output_tokens
+    line.cache_creation_input_tokens = usage.cache_creation_input_tokens or None
+    line.cache_read_input_tokens = usage.cache_read_input_tokens or None
+    if (cache := usage.cache_creation) is not None:
+        line.ephemeral_5m_input_tokens = cache.ephemeral_5m_input_tokens or None
+        line.ephemeral_1h_input_tokens = cache.ephemeral_1h_input_tokens or None
+    if (details := usage.output_tokens_details) is not None:
+        line.thinking_tokens = details.thinking_tokens or None
+    if (tools := usage.server_tool_use) is not None:
+        line.server_tool_use = _server_tool_use(tools)
+    if usage.iterations:
+        line.iterations = [IterationLine(*msgspec.structs.astuple(one)) for one in usage.iterations[:_MAX_ITERATIONS]]
+    line.service_tier, line.inference_geo, line.speed = usage.service_tier, usage.inference_geo, usage.speed
+    line.estimated = usage.estimated
 
 
 def log_access(exchange: Exchange) -> None:
-    """Write the line to the logger `bud_asgi.access`, at level INFO."""
-    if _log.isEnabledFor(logging.INFO):
-        _log.info("%s", access_line(exchange).decode())
+    """Write the line to the logger `bud_asgi.access`, at level INFO.
+
+    If all that the logger has is a `LineHandler`, that gets the line as it is: a record would cost more than the line.
+    """
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    line = access_line(exchange)
+    if len(_log.handlers) == 1 and isinstance(handler := _log.handlers[0], LineHandler) and not _log.propagate:
+        handler.add(line)
+    else:
+        _log.info("%s", line.decode())
+
+
+def flush_access_log() -> None:
+    """Flush the handlers of the logger."""
+    for handler in _log.handlers:
+        handler.flush()
 
 
 def _encode(line: AccessLine) -> bytes:
@@ -111,6 +128,8 @@ def _encode(line: AccessLine) -> bytes:
     except (TypeError, ValueError, OverflowError):
         named = {name: _text(getattr(line, name)) for name in ("principal", "model", "target", "upstream_request_id")}
         encoded = msgspec.json.encode(msgspec.structs.replace(line, **named))
+    if encoded.isascii() and _DELETE not in encoded:  # JSON escapes all other control characters
+        return encoded
     return printable(encoded.decode()).encode()
 
 
@@ -121,17 +140,10 @@ def _text(value: object) -> str | None:
     return f"<{type(value).__name__}>"
 
 
-def _server_tool_use(usage: Usage) -> dict[str, int]:
-    tools = usage.server_tool_use
-    if tools is None:
-        return {}
+def _server_tool_use(tools: ServerToolUse) -> dict[str, int] | None:
     known = (("web_search_requests", tools.web_search_requests), ("web_fetch_requests", tools.web_fetch_requests))
-    return {name: count for name, count in (*known, *tools.other.items()) if count}
+    return {name: count for name, count in (*known, *tools.other.items()) if count} or None
 
 
-def _iteration(iteration: Iteration) -> IterationLine:
-    return IterationLine(*msgspec.structs.astuple(iteration))
-
-
-def _milliseconds(since: float, until: float) -> float:
-    return round((until - since) * 1000, 2)
+def _milliseconds(seconds: float) -> float:
+    return int(seconds * 100_000 + 0.5) / 100

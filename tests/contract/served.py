@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bud_asgi import Anonymous, Anthropic, MessagesApp
+from bud_asgi.server import http_protocol
 from bud_asgi.testing.server.serving import serving
 
 STATUS = Path("/proc/self/status")
@@ -33,7 +34,7 @@ def main() -> None:
     host = Starlette(routes=[Route("/peak", _peak)])
     messages = MessagesApp(auth=Anonymous(), providers=[Anthropic(api_key="k", base_url=sys.argv[1])])
     messages.install(host, "/llm")
-    with serving(host) as url:
+    with serving(host, http=http_protocol) as url:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -19,6 +19,7 @@ from support.asgi import Receiving, call, http_scope
 from support.bodies import body, decode
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
 from support.gateway import PATIENT
+from support.serving import serving
 
 from bud_asgi import (
     Anonymous,
@@ -40,7 +41,6 @@ from bud_asgi.protocol.hops import HOPS, MAX_HOPS, next_hops
 from bud_asgi.providers import ProviderRequest, gateway_id, with_hops
 from bud_asgi.testing import StandIn
 from bud_asgi.testing import bedrock as bedrock_stand_in
-from bud_asgi.testing.server.serving import serving
 
 OTHERS = [b"%016x" % number for number in range(MAX_HOPS + 2)]
 TRACES = {**HEADERS, "bud-hops": OTHERS[0].decode()}

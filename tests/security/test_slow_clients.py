@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 from support.calls import BODY, KEY, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, messages_app, provider
+from support.serving import serving
 from support.sockets import connect, raw_request, receive_until
 from support.uploads import CHUNK, head, read_answer, stack, upload
 from support.waiting import wait_until
@@ -25,7 +26,6 @@ from support.waiting import wait_until
 from bud_asgi import ApiKeys, hash_api_key
 from bud_asgi.clock import Timing
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, big_stream
-from bud_asgi.testing.server.serving import serving
 
 KEYS = ApiKeys({"me": hash_api_key(KEY)})
 CHUNKED = {"transfer-encoding": "chunked"}

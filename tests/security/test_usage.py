@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 from support.calls import BODY, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, messages_app, provider
+from support.serving import serving
 from support.sockets import raw_request, receive_until
 from support.streams import delta, event, start
 from support.streams import text as text_event
@@ -22,7 +23,6 @@ from support.waiting import wait_until
 
 from bud_asgi import Exchange, Usage
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, hang, json_body, reset_before_head, sse
-from bud_asgi.testing.server.serving import serving
 
 PLAIN = json.dumps(BODY).encode()
 STREAM = json.dumps({**BODY, "stream": True}).encode()

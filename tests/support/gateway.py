@@ -18,8 +18,8 @@ from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
 from bud_asgi.clock import Timing
 from bud_asgi.http import Engine, Timeouts
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.server.serving import serving
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.serving import serving
 from support.waiting import wait_until
 
 PATIENT = Timeouts(2.0, 60.0, 60.0)

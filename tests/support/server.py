@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from bud_asgi.server import ConnectionFactory, ServerLimits
-from bud_asgi.testing.server.serving import serving
+from support.serving import serving
 from support.sockets import raw_exchange
 
 TICK = 0.02

@@ -22,10 +22,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 from support.calls import BODY, HEADERS
 from support.gateway import PATIENT, messages_app, provider
+from support.serving import serving
 from support.waiting import wait_until
 
 from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, hang, hang_mid_event, text
-from bud_asgi.testing.server.serving import serving
 
 STREAM = {**BODY, "stream": True}
 

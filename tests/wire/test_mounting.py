@@ -22,10 +22,10 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 from support.calls import BODY, HEADERS, KEY
 from support.gateway import provider
+from support.serving import serving
 
 from bud_asgi import ApiKeys, MessagesApp, hash_api_key
 from bud_asgi.testing import ThreadedStandIn
-from bud_asgi.testing.server.serving import serving
 
 
 def messages_app(upstream: ThreadedStandIn, **more: Any) -> MessagesApp:

@@ -17,13 +17,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 from support.calls import HEADERS, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, assert_upstream_ends, messages_app, provider
+from support.serving import serving
 from support.sockets import raw_request, receive_until
 from support.waiting import wait_until
 
 from bud_asgi import Exchange, response
 from bud_asgi.protocol.sse import PING
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, late, sse
-from bud_asgi.testing.server.serving import serving
 
 FLOOD = b": " + b"x" * (8 << 20) + b"\n\n"
 """A ping that no socket's buffers can hold."""

@@ -1,0 +1,152 @@
+"""Lines are collected and written together; a stream that nobody reads, or that is closed, holds nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bud_asgi import Exchange
+from bud_asgi.telemetry import LineHandler, flush_access_log, log_access
+
+LINE = b"x" * 99
+
+
+class Pipe:
+    """A pipe with a handler on its one end."""
+
+    def __init__(self) -> None:
+        self.end, descriptor = os.pipe()
+        self.stream = os.fdopen(descriptor, "w")
+        self.handler = LineHandler(self.stream)
+
+    def read(self) -> bytes:
+        """All that is in the pipe."""
+        received = b""
+        os.set_blocking(self.end, False)
+        with suppress(BlockingIOError):
+            while chunk := os.read(self.end, 1 << 20):
+                received += chunk
+        return received
+
+
+@pytest.fixture
+def pipe() -> Generator[Pipe]:
+    one = Pipe()
+    yield one
+    for close in (lambda: os.close(one.end), one.stream.close):
+        with suppress(OSError):
+            close()
+
+
+async def test_lines_are_written_together_after_a_quarter_of_a_second(pipe: Pipe) -> None:
+    for number in range(10):
+        pipe.handler.add(b"%d" % number)
+    assert pipe.read() == b""
+    await asyncio.sleep(0.4)
+    assert pipe.read() == b"".join(b"%d\n" % number for number in range(10))
+    pipe.handler.add(b"later")
+    await asyncio.sleep(0.4)
+    assert pipe.read() == b"later\n"
+
+
+async def test_many_lines_do_not_wait(pipe: Pipe) -> None:
+    for _ in range(1000):
+        pipe.handler.add(LINE)
+    written = pipe.read()
+    assert len(written) >= 60_000
+    assert set(written.split(b"\n")) == {LINE, b""}
+    pipe.handler.flush()
+    assert len(written + pipe.read()) == 100_000
+
+
+def test_outside_of_a_loop_a_line_is_written_at_once(pipe: Pipe) -> None:
+    pipe.handler.handle(logging.makeLogRecord({"msg": "one \udcff"}))
+    assert pipe.read() == b"one \\udcff\n"
+
+
+async def test_a_flush_writes_what_waits(pipe: Pipe) -> None:
+    pipe.handler.add(b"one")
+    pipe.handler.flush()
+    assert pipe.read() == b"one\n"
+
+
+async def test_a_line_longer_than_one_write_arrives_whole(pipe: Pipe) -> None:
+    for line in (b"a", b"b" * 10_000, b"c"):
+        pipe.handler.add(line)
+    pipe.handler.flush()
+    assert pipe.read() == b"a\n" + b"b" * 10_000 + b"\nc\n"
+
+
+async def test_a_full_pipe_holds_nothing_up_and_loses_nothing_up_to_a_megabyte(pipe: Pipe) -> None:
+    began = time.monotonic()
+    for _ in range(8000):
+        pipe.handler.add(LINE)
+    await asyncio.sleep(0.3)
+    assert time.monotonic() - began < 1.0
+    received = b""
+    deadline = time.monotonic() + 10
+    while len(received) < 800_000:
+        assert time.monotonic() < deadline, len(received)
+        await asyncio.sleep(0.05)
+        received += pipe.read()
+    assert received == (LINE + b"\n") * 8000
+
+
+async def test_beyond_a_megabyte_lines_are_dropped_and_counted(pipe: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20_000):
+        pipe.handler.add(LINE)
+    await asyncio.sleep(0.3)
+    received = b""
+    while chunk := pipe.read():
+        received += chunk
+        pipe.handler.flush()
+    assert set(received.split(b"\n")) == {LINE, b""}
+    dropped = 20_000 - received.count(b"\n")
+    assert 5000 < dropped < 10_000
+    assert caplog.messages == [f"dropped {dropped} log lines: the stream is full or closed"]
+
+
+async def test_a_closed_pipe_drops_lines_and_raises_nothing(pipe: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+    os.close(pipe.end)
+    for _ in range(3):
+        pipe.handler.add(LINE)
+        pipe.handler.flush()
+    assert caplog.messages == ["dropped 1 log lines: the stream is full or closed"] * 3
+
+
+async def test_a_file_gets_all_lines_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    write = os.write
+
+    def counting(descriptor: int, data: bytes) -> int:
+        writes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counting)
+    with (tmp_path / "log").open("w") as file:
+        handler = LineHandler(file)
+        for _ in range(500):
+            handler.add(LINE)
+        handler.flush()
+    assert writes == [50_000]
+
+
+def test_the_access_log_hands_its_line_to_a_handler_of_its_own(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: Any = logging.getLogger("bud_asgi.access")
+    monkeypatch.setattr(log, "handlers", [pipe.handler])
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "level", logging.INFO)
+    log.manager._clear_cache()
+    one = Exchange({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
+    log_access(one)
+    flush_access_log()
+    assert one.request_id.encode() in pipe.read()
+    log.manager._clear_cache()
