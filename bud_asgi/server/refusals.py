@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from bud_asgi.protocol.errors import GatewayError, HeadTooLarge, InvalidRequest, error_body, error_headers
+from bud_asgi.request_id import new_request_id
 from bud_asgi.server.head import STATUS_LINES, render_lines
 
 
@@ -55,7 +54,7 @@ def not_http() -> GatewayError:
 
 def render_parts(error: GatewayError) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """The headers and the body of an error, with a `request-id` of its own."""
-    request_id = f"req_{os.urandom(12).hex()}"
+    request_id = new_request_id()
     body = error_body(error, request_id)
     headers = [
         (b"content-type", b"application/json"),

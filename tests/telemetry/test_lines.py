@@ -145,7 +145,7 @@ def test_the_access_log_hands_its_line_to_a_handler_of_its_own(pipe: Pipe, monke
     monkeypatch.setattr(log, "propagate", False)
     monkeypatch.setattr(log, "level", logging.INFO)
     log.manager._clear_cache()
-    one = Exchange({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
+    one = Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
     log_access(one)
     flush_access_log()
     assert one.request_id.encode() in pipe.read()
