@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from config_files import ENVIRON, HASH, KEYS, OTHER_HASH, PROVIDER, ROUTES, writ
 from bud_asgi import Anthropic, ApiKey, Limit, Route, Target, hash_api_key
 from bud_asgi.config import ConfigError, Settings, from_file, read_file
 from bud_asgi.config.settings import ConfiguredProvider
-from bud_asgi.http import Timeouts
+from bud_asgi.http import Header, HttpRequest, Origin, Timeouts
+from bud_asgi.providers import Credential
 from bud_asgi.testing import StandIn
 from bud_asgi.testing.server.serving import serving
 
@@ -58,10 +60,10 @@ to = ["local", "anthropic"]
 """
 
 
-def of_credential(credential: object) -> tuple[str, str | None]:
-    """How a fixed API key is sent, and the key."""
-    held = vars(credential)
-    return held["_header"], held["_api_key"].reveal() if held["_api_key"] else None
+def of_credential(credential: Credential) -> tuple[Header, ...]:
+    """The headers in which a fixed API key is sent."""
+    request = HttpRequest(Origin("upstream.invalid", 80), b"POST", b"/", [])
+    return tuple(asyncio.run(credential.apply(request, {})).headers)
 
 
 def of_provider(provider: ConfiguredProvider) -> dict[str, object]:
@@ -133,7 +135,7 @@ def test_one_line_break_at_the_end_of_a_file_is_removed(content: str, used: str,
     (tmp_path / "folder" / "key").write_bytes(content.encode())
     provider = PROVIDER.replace("env:ANTHROPIC_API_KEY", "file:folder/key")
     settings = read_file(written(tmp_path, provider + KEYS), environ={})
-    assert of_credential(settings.providers[0].credential) == ("x-api-key", used)
+    assert of_credential(settings.providers[0].credential) == ((b"x-api-key", used.encode()),)
 
 
 def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_another_server_needs_no_key(tmp_path: Path) -> None:
     provider = '[providers.local]\nkind = "anthropic"\nbase_url = "http://127.0.0.1:1"\n'
     settings = read_file(written(tmp_path, provider + KEYS), environ={})
-    assert of_credential(settings.providers[0].credential) == ("x-api-key", None)
+    assert of_credential(settings.providers[0].credential) == ()
 
 
 def test_anonymous_access_is_set_explicitly(tmp_path: Path) -> None:
