@@ -99,27 +99,47 @@ class Usage(msgspec.Struct, frozen=True):
         return Usage(*values)
 
 
-class _Reported(msgspec.Struct, frozen=True):
+class _Message(msgspec.Struct, frozen=True):
     """A message or a `message_delta` event: both have `usage` at the top level."""
+
+    usage: Usage | None = None
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """A `message_start` event."""
+
+    message: _Message
+
+
+class _RawMessage(msgspec.Struct, frozen=True):
+    """The same as `_Message`, for a usage object with fields that do not have the usual form."""
 
     usage: msgspec.Raw = msgspec.Raw()
 
 
-class _Started(msgspec.Struct, frozen=True):
-    """A `message_start` event."""
+class _RawStart(msgspec.Struct, frozen=True):
+    """The same as `_Start`."""
 
-    message: _Reported
+    message: _RawMessage
 
 
-_decode_reported = msgspec.json.Decoder(_Reported).decode
-_decode_started = msgspec.json.Decoder(_Started).decode
+_decode_message = msgspec.json.Decoder(_Message).decode
+_decode_start = msgspec.json.Decoder(_Start).decode
+_decode_raw_message = msgspec.json.Decoder(_RawMessage).decode
+_decode_raw_start = msgspec.json.Decoder(_RawStart).decode
 _decode_usage = msgspec.json.Decoder(Usage | None).decode
 
 
 def usage_of_message(body: bytes) -> Usage | None:
     """The usage in the body of a Message or the data of a `message_delta` event; `None` if absent or invalid."""
     try:
-        return read_usage(_decode_reported(body).usage)
+        usage = _decode_message(body).usage
+        if usage is None or _is_usual(usage):
+            return usage
+    except MALFORMED_JSON:
+        pass
+    try:
+        return read_usage(_decode_raw_message(body).usage)
     except MALFORMED_JSON:
         return _usage_of_object(_decode_leniently(body).get("usage"))
 
@@ -127,9 +147,20 @@ def usage_of_message(body: bytes) -> Usage | None:
 def usage_of_start(data: bytes) -> Usage | None:
     """The usage in the data of a `message_start` event; `None` if absent or invalid."""
     try:
-        return read_usage(_decode_started(data).message.usage)
+        usage = _decode_start(data).message.usage
+        if usage is None or _is_usual(usage):
+            return usage
+    except MALFORMED_JSON:
+        pass
+    try:
+        return read_usage(_decode_raw_start(data).message.usage)
     except MALFORMED_JSON:
         return _usage_of_object(_object(_decode_leniently(data).get("message")).get("usage"))
+
+
+def _is_usual(usage: Usage) -> bool:
+    """Whether a decoded usage object is complete: the counts of newer tools, and what we add ourselves, are not."""
+    return usage.server_tool_use is None and not usage.estimated
 
 
 def read_usage(usage: bytes | msgspec.Raw) -> Usage | None:
@@ -145,7 +176,7 @@ def read_usage(usage: bytes | msgspec.Raw) -> Usage | None:
     except MALFORMED_JSON:
         read = None
     else:
-        if read is None or (read.server_tool_use is None and not read.estimated):
+        if read is None or _is_usual(read):
             return read
     return _usage_of_object(_decode_leniently(b'{"usage":%b}' % usage).get("usage"))
 
