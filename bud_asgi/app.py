@@ -163,7 +163,9 @@ class MessagesApp:
             return
         response = Response(exchange, send, self._timing, receive=receive, now=loop.now)
         try:
-            await self._answer(loop.add(exchange, response), loop, scope, receive)
+            answering = self._answer(loop.add(exchange, response), loop, scope, receive)
+            del scope  # an open stream does not need it
+            await answering
         except BaseException as error:
             if not await response.answer_error(error):
                 raise

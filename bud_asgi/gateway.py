@@ -60,6 +60,7 @@ class Gateway:
             if exchange.operation in MODELS_API:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
+            del scope  # an open stream does not need it
             if self._limiter is not None:
                 self._limiter.check(exchange)  # 429, where it is known before the body has been read
             await exchange.request(receive)  # 400, 408, 413, 529
