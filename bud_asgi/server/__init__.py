@@ -1,4 +1,4 @@
-"""What `bud-asgi serve` runs in uvicorn: the protocol of its connections, with limits on heads and connections.
+"""The HTTP/1.1 protocol that `bud-asgi serve` runs in uvicorn, with limits on heads, bodies and connections.
 
 Any other app can use it: `uvicorn --http bud_asgi.server:http_protocol`, or in code, with limits of its own,
 `uvicorn.Config(app, http=ConnectionFactory(ServerLimits(...)))`. Needs the extra `server`.

@@ -26,6 +26,7 @@ from bud_asgi.server.refusals import (
     head_too_large,
     not_http,
     render,
+    too_many_pipelined,
 )
 
 _CHUNK_FRAMING = 64
@@ -137,9 +138,8 @@ class ServerConnection(asyncio.Protocol):
         self._register.discard(self)
         running, self._running, self._last = self._running, None, None
         if running is not None:
-            running.disconnected = True
+            running.disconnect()
         self._queue.clear()
-        self._channel.wake()
         del self._parser  # it refers to this connection
 
     def shutdown(self) -> None:
@@ -234,11 +234,9 @@ class ServerConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Check the head, and run the app."""
         headers, self._headers = self._headers, _DROPPED
-        limits = self._limits
-        may_be_large = self._head + self._piece > limits.head
-        if len(headers) > limits.header_lines or (may_be_large and head_size(self._url, headers) > limits.head):
-            self._error = head_too_large()
-            raise self._error
+        self._check_head(headers)
+        path, raw_path, query = split_target(self._url)  # may raise, while the request before this one runs
+        self._url = b""
         parser, register = self._parser, self._register
         self._phase = BODY
         self._begun = headers
@@ -246,8 +244,6 @@ class ServerConnection(asyncio.Protocol):
         self._framing = self._unread = 0
         register.idle.pop(self, None)
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
-        path, raw_path, query = split_target(self._url)
-        self._url = b""
         scope: Scope = {
             "type": "http",
             "asgi": {"version": register.asgi_version, "spec_version": "2.3"},
@@ -268,10 +264,21 @@ class ServerConnection(asyncio.Protocol):
         cycle = Cycle(self, self._channel, version, method, version != "1.0" and parser.should_keep_alive())
         self._last = cycle
         if self._running is None:
-            self._run(cycle, scope)
+            self._running = cycle
+            register.start(cycle, scope)
         else:
             self._channel.pause_reading()
             self._queue.append((cycle, scope))
+
+    def _check_head(self, headers: Collection[tuple[bytes, bytes]]) -> None:
+        limits = self._limits
+        may_be_large = self._head + self._piece > limits.head
+        if len(headers) > limits.header_lines or (may_be_large and head_size(self._url, headers) > limits.head):
+            self._error = head_too_large()
+        elif len(self._queue) >= limits.pipelined:
+            self._error = too_many_pipelined()
+        if self._error is not None:
+            raise self._error
 
     def on_chunk_header(self) -> None:
         """Begin a chunk."""
@@ -302,10 +309,6 @@ class ServerConnection(asyncio.Protocol):
         """The header lines that all responses begin with."""
         return self._register.default_lines
 
-    def _run(self, cycle: Cycle, scope: Scope) -> None:
-        self._running = cycle
-        self._register.start(cycle, scope)
-
     def on_response_complete(self, cycle: Cycle) -> None:
         """Go on with the next request, or wait for it."""
         self._register.on_response()
@@ -317,7 +320,8 @@ class ServerConnection(asyncio.Protocol):
             self.close()
         elif self._queue:
             self._channel.resume_reading()
-            self._run(*self._queue.pop(0))
+            self._running, scope = self._queue.pop(0)
+            self._register.start(self._running, scope)
         elif self._error is not None:
             self._send_refusal(self._error)
         elif self._phase is BODY and cycle.awaits_continue:

@@ -99,11 +99,8 @@ class Connections:
 
     def start(self, cycle: Cycle, scope: Scope) -> None:
         """Run the app for a request, in a task of its own."""
-        running = cycle.run(self._app, scope, log=self._log_requests)
-        context = Context() if self._reset_context else None
-        task = self.loop.create_task(running, context=context)
-        self._state.tasks.add(task)
-        task.add_done_callback(self._state.tasks.discard)
+        running = cycle.run(self._app, scope, self._state.tasks, log=self._log_requests)
+        self.loop.create_task(running, context=Context() if self._reset_context else None)
 
     def on_response(self) -> None:
         """Count a response: uvicorn can stop after so many."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
@@ -61,8 +62,13 @@ class Cycle:
         self._silent = method == "HEAD"
         self.keep_alive = keep_alive
 
-    async def run(self, app: ASGIApp, scope: Scope, *, log: bool) -> None:
-        """Run the app. The scope is kept no longer than the app keeps it, or with `log` until the response starts."""
+    async def run(self, app: ASGIApp, scope: Scope, tasks: set[asyncio.Task[None]], *, log: bool) -> None:
+        """Run the app in a task, which is in `tasks` meanwhile.
+
+        The scope is kept no longer than the app keeps it, or with `log` until the response starts.
+        """
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        tasks.add(task)
         if log:
             self._logged = scope
         try:
@@ -71,14 +77,15 @@ class Cycle:
             returned: object = await running
         except BaseException as error:  # noqa: BLE001 - also one that would end the server ends only this response
             _log.error("Exception in ASGI application\n", exc_info=error)
+        else:
+            if returned is not None:
+                _log.error("ASGI callable should return None, but returned '%s'.", returned)
+            elif not self.complete and not self.disconnected:
+                missing = "completing" if self.started else "starting"
+                _log.error("ASGI callable returned without %s response.", missing)
+        finally:
+            tasks.discard(task)
             self._fail()
-            return
-        if returned is not None:
-            _log.error("ASGI callable should return None, but returned '%s'.", returned)
-        elif not self.complete and not self.disconnected:
-            missing = "completing" if self.started else "starting"
-            _log.error("ASGI callable returned without %s response.", missing)
-        self._fail()
 
     # The request.
 

@@ -25,19 +25,17 @@ CONNECTION, LENGTH, TRANSFER = b"\r\nconnection: ", b"\r\ncontent-length: ", b"\
 _FRAMING = frozenset({CONNECTION, LENGTH, TRANSFER})
 
 
-class _Prefixes(dict[bytes, bytes]):
-    """What stands before the value of a field, by name. An app sends the same few names again and again."""
-
-    def __missing__(self, name: bytes) -> bytes:
-        if not name or _BAD in name.translate(_NAME):
-            raise RuntimeError("Invalid HTTP header name.")
-        prefix = b"\r\n%b: " % name.lower()
-        if len(self) < _KEPT and len(name) <= _KEPT_LENGTH:
-            self[name] = prefix
-        return prefix
+_prefixes: dict[bytes, bytes] = {}
+"""What stands before the value of a field, by name: an app sends the same few names again and again."""
 
 
-_prefixes = _Prefixes()
+def _make_prefix(name: bytes) -> bytes:
+    if not name or _BAD in name.translate(_NAME):
+        raise RuntimeError("Invalid HTTP header name.")
+    prefix = b"\r\n%b: " % name.lower()
+    if len(_prefixes) < _KEPT and len(name) <= _KEPT_LENGTH:
+        _prefixes[name] = prefix
+    return prefix
 
 
 def render_lines(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, dict[bytes, bytes]]:
@@ -49,7 +47,7 @@ def render_lines(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, dict[by
     parts: list[bytes] = []
     framing: dict[bytes, bytes] = {}
     for name, value in headers:
-        prefix = _prefixes[name]
+        prefix = _prefixes.get(name) or _make_prefix(name)
         parts += (prefix, value)
         if prefix in _FRAMING:
             framing[prefix] = b"%b, %b" % (framing[prefix], value) if prefix in framing else value

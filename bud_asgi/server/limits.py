@@ -13,7 +13,8 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a server's connections. Sizes are in bytes, durations in seconds.
 
     `head`, `header_lines`: the request line with all header fields, and the number of fields. `framing`: chunk
-    extensions and trailers of a body, beyond what its chunks need.
+    extensions and trailers of a body, beyond what its chunks need. `pipelined`: how many requests of one connection may
+    wait for the response to the one before.
 
     `head_timeout`: from the first byte of a head to its end. `first_byte`: from the start of a connection to the first
     byte. `keep_alive`: from a response to the next request; longer than a load balancer in front keeps its connections,
@@ -31,6 +32,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     head: int = MAX_HEAD
     header_lines: int = MAX_HEADER_LINES
     framing: int = 1 << 15
+    pipelined: int = 100
     head_timeout: float = 15.0
     first_byte: float = 15.0
     keep_alive: float = 75.0

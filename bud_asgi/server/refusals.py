@@ -47,6 +47,11 @@ def framing_too_large() -> GatewayError:
     return HeadTooLarge("The trailers and chunk extensions of the request are too large")
 
 
+def too_many_pipelined() -> GatewayError:
+    """The error for a client that sends request after request without waiting for the responses."""
+    return InvalidRequest("Too many requests were sent on this connection before their responses")
+
+
 def not_http() -> GatewayError:
     """The error for what is not a valid HTTP/1.1 request."""
     return InvalidRequest("Invalid HTTP request received")

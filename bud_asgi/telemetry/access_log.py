@@ -31,7 +31,7 @@ class IterationLine(msgspec.Struct, frozen=True, omit_defaults=True):
 class AccessLine(msgspec.Struct, omit_defaults=True):
     """The fields of a line; unknown ones are left out, and details of usage that are 0.
 
-    Both times count from the arrival of the request. Counts have the names of the Messages API.
+    Both times count from the arrival of the request, with two decimals. Counts have the names of the Messages API.
     """
 
     request_id: str
@@ -69,8 +69,8 @@ def access_line(exchange: Exchange) -> bytes:
         exchange.operation,
         exchange.status,
         exchange.outcome,
-        _milliseconds((exchange.ended or started) - started),
-        exchange.committed and _milliseconds(exchange.committed - started),
+        ((exchange.ended or started) - started) * 1e5 // 1 / 100,
+        exchange.committed and (exchange.committed - started) * 1e5 // 1 / 100,
         exchange.principal.id if exchange.principal else None,
         exchange.route.model if exchange.route else None,
     )
@@ -143,7 +143,3 @@ def _text(value: object) -> str | None:
 def _server_tool_use(tools: ServerToolUse) -> dict[str, int] | None:
     known = (("web_search_requests", tools.web_search_requests), ("web_fetch_requests", tools.web_fetch_requests))
     return {name: count for name, count in (*known, *tools.other.items()) if count} or None
-
-
-def _milliseconds(seconds: float) -> float:
-    return int(seconds * 100_000 + 0.5) / 100

@@ -54,14 +54,17 @@ class LineHandler(logging.Handler):
 
     def add(self, line: bytes) -> None:
         """Add a line, which has no line end."""
-        if self._size >= _MAX_HELD:
-            self._dropped += 1
-            return
         self._lines.append(line)
-        self._size += len(line) + 1
+        size = self._size = self._size + len(line) + 1
         if self._timer is None:
             self._wait_for_more()
-        if self._timer is None or _BATCH <= self._size < 2 * _BATCH:  # beyond, the stream accepts nothing
+        if size < _BATCH and self._timer is not None:
+            return
+        if size > _MAX_HELD:
+            self._lines.pop()
+            self._size -= len(line) + 1
+            self._dropped += 1
+        elif size < 2 * _BATCH or self._timer is None:  # beyond, the stream accepts nothing before the next tick
             self._write(0.0)
 
     def flush(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import anthropic
 import httpx
+import msgspec
 import pytest
 from cli_process import (
     BUD_ASGI,
@@ -24,9 +25,11 @@ from cli_process import (
     served,
 )
 from support.calls import MODEL
+from support.sockets import connect
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
+from bud_asgi.cli.serve import ServeOptions, _shared
 from bud_asgi.testing import StandIn, stall, text
 
 LIMITS = "\n[[limits]]\nrequests = 60\n"
@@ -100,6 +103,44 @@ def test_the_file_can_turn_the_access_log_off(tmp_path: Path) -> None:
     with served([*BUD_ASGI, "serve", str(file), "--port", "0", "--log-level", "info"], environment()) as server:
         assert httpx.post(f"{server.url}/v1/messages").status_code == 401
         assert server.stop()[:2] == (0, "")
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_the_server_up(tmp_path: Path) -> None:
+    request = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+    with served([*BUD_ASGI, "serve", str(gateway_file(tmp_path)), "--port", "0"], environment()) as server:
+        for _ in range(12):
+            with connect(server.url) as peer:
+                peer.sendall(request * 50)
+                received = b""
+                while received.count(b'"request_id"') < 50:
+                    received += peer.recv(1 << 20)
+        assert answers(f"{server.url}/healthz")
+        status, out, words = server.stop()
+    assert status == 0, words
+    assert len(out.splitlines()) == 600
+    assert {json.loads(line)["status"] for line in out.splitlines()} == {401}
+
+
+def test_forwarded_headers_need_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ServeOptions(
+        config=None,
+        host="127.0.0.1",
+        port=0,
+        workers=1,
+        per_worker_limits=False,
+        log_level="info",
+        forwarded_allow_ips=None,
+        drain_timeout=30,
+        keep_alive=75,
+        limit_connections=None,
+        limit_concurrency=None,
+    )
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    assert not _shared(options)["proxy_headers"]
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1")
+    assert (_shared(options)["proxy_headers"], _shared(options)["forwarded_allow_ips"]) == (True, "10.0.0.1")
+    given = _shared(msgspec.structs.replace(options, forwarded_allow_ips="*"))
+    assert (given["proxy_headers"], given["forwarded_allow_ips"]) == (True, "*")
 
 
 def test_a_running_stream_ends_within_the_drain_timeout_with_an_error_event(tmp_path: Path) -> None:

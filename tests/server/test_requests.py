@@ -246,6 +246,22 @@ async def test_what_is_not_http_is_refused(line: bytes) -> None:
     assert b"Invalid HTTP request received" in received
 
 
+async def test_an_invalid_target_does_not_disturb_the_request_before() -> None:
+    async with connected(answering()) as client:
+        await client.send(GET + b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = await client.read_all()
+    assert [part[:3] for part in received.split(b"HTTP/1.1 ")] == [b"", b"200", b"400"]
+
+
+async def test_requests_beyond_a_hundred_that_wait_are_refused() -> None:
+    async with connected(answering()) as client:
+        await client.send(GET * 2000)
+        received = await client.read_all()
+    statuses = [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200"] * 101 + [b"400"]
+    assert b"Too many requests were sent on this connection" in received
+
+
 async def test_uvicorns_limit_of_running_requests_holds() -> None:
     go = asyncio.Event()
 
