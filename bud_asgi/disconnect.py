@@ -9,13 +9,16 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from bud_asgi.budget import Upload
 from bud_asgi.clock import Timing
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import ClientGone, GatewayError, RequestTimeout
 from bud_asgi.response import Response
+
+DISCONNECT = "bud_asgi.disconnect"
+"""The ASGI extension of our own server: a function that takes a callback for when the client has disconnected."""
 
 _log = logging.getLogger("bud_asgi")
 
@@ -60,14 +63,22 @@ class ActiveRequest(msgspec.Struct, eq=False):
         if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
             raise self.aborted_by from error
 
-    def watch_disconnect(self, receive: Receive) -> None:
+    def watch_disconnect(self, scope: Scope, receive: Receive) -> None:
         """Abort with `ClientGone` when the client disconnects. The body must have been read.
 
-        No server cancels an ASGI app whose client has disconnected, or raises in `send`: `receive` reports it. A task
-        costs 25 µs and many requests are over by then, so it starts at a tick, `watch_after` seconds from now.
+        Our own server calls back. No other server cancels an ASGI app whose client has disconnected, or raises in
+        `send`: `receive` reports it. A task costs 25 µs and many requests are over by then, so it starts at a tick,
+        `watch_after` seconds from now.
         """
+        extensions = scope.get("extensions")
+        if extensions and (call_back := extensions.get(DISCONNECT)) is not None:
+            call_back(self._on_disconnect)
+            return
         self._receive = receive
         self._watch_at = self._loop.time() + self._timing.watch_after
+
+    def _on_disconnect(self) -> None:
+        self.abort(ClientGone("the client disconnected before it was answered"))
 
     def abort(self, error: GatewayError) -> None:
         """End the block by this error, from another task. Only the first call counts; none does outside the block."""
@@ -102,4 +113,4 @@ class ActiveRequest(msgspec.Struct, eq=False):
                 pass
         except Exception:  # noqa: BLE001 - the end of a task: it reports, and the client can't be reached behind it
             _log.warning("the server failed to report whether the client is connected", exc_info=True)
-        self.abort(ClientGone("the client disconnected before it was answered"))
+        self._on_disconnect()

@@ -60,7 +60,6 @@ class Gateway:
             if exchange.operation in MODELS_API:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
-            del scope  # an open stream does not need it
             if self._limiter is not None:
                 self._limiter.check(exchange)  # 429, where it is known before the body has been read
             await exchange.request(receive)  # 400, 408, 413, 529
@@ -69,7 +68,8 @@ class Gateway:
             if self._limiter is not None:
                 hold = self._limiter.admit_now(exchange) or await self._limiter.admit(exchange)  # 429
             try:
-                request.watch_disconnect(receive)
+                request.watch_disconnect(scope, receive)
+                del scope  # an open stream does not need it
                 targets = self._targets(exchange)
                 await run_attempts(request, targets, self._providers, self._dropped_fields, loop.client, loop.timing)
             finally:

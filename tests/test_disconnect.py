@@ -52,7 +52,7 @@ def watch(receive: Receive, timing: Timing = SOON) -> Generator[ActiveRequest]:
     clock.watch(request)
     try:
         with request:
-            request.watch_disconnect(receive)
+            request.watch_disconnect({}, receive)
             yield request
     finally:
         clock.unwatch(request)

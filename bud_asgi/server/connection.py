@@ -14,6 +14,7 @@ import httptools
 from starlette.types import Scope
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from bud_asgi.disconnect import DISCONNECT
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.channel import Channel
 from bud_asgi.server.cycle import Cycle
@@ -244,6 +245,7 @@ class ServerConnection(asyncio.Protocol):
         self._framing = self._unread = 0
         register.idle.pop(self, None)
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        self._last = cycle = Cycle(self, self._channel, version, method, parser.should_keep_alive())
         scope: Scope = {
             "type": "http",
             "asgi": {"version": register.asgi_version, "spec_version": "2.3"},
@@ -258,11 +260,10 @@ class ServerConnection(asyncio.Protocol):
             "server": self._local,
             "client": self._client,
             "state": register.app_state.copy(),
+            "extensions": {DISCONNECT: cycle.call_back_on_disconnect},
         }
         if root_path := register.root_path:
             scope |= {"root_path": root_path, "path": root_path + path, "raw_path": root_path.encode() + raw_path}
-        cycle = Cycle(self, self._channel, version, method, version != "1.0" and parser.should_keep_alive())
-        self._last = cycle
         if self._running is None:
             self._running = cycle
             register.start(cycle, scope)
@@ -271,9 +272,8 @@ class ServerConnection(asyncio.Protocol):
             self._queue.append((cycle, scope))
 
     def _check_head(self, headers: Collection[tuple[bytes, bytes]]) -> None:
-        limits = self._limits
-        may_be_large = self._head + self._piece > limits.head
-        if len(headers) > limits.header_lines or (may_be_large and head_size(self._url, headers) > limits.head):
+        limits, most = self._limits, self._head + self._piece
+        if len(headers) > limits.header_lines or (most > limits.head and head_size(self._url, headers) > limits.head):
             self._error = head_too_large()
         elif len(self._queue) >= limits.pipelined:
             self._error = too_many_pipelined()

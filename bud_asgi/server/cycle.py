@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from starlette.types import ASGIApp, Message, Scope
@@ -54,13 +54,14 @@ class Cycle:
     _body: bytes | bytearray = b""
     _left: int | None = None
     _logged: Scope | None = None
+    _call_back: Callable[[], None] | None = None
 
     def __init__(self, connection: Connection, channel: Channel, version: str, method: str, keep_alive: bool) -> None:
         self._connection = connection
         self._channel = channel
         self._version = version
         self._silent = method == "HEAD"
-        self.keep_alive = keep_alive
+        self.keep_alive = keep_alive and version != "1.0"
 
     async def run(self, app: ASGIApp, scope: Scope, tasks: set[asyncio.Task[None]], *, log: bool) -> None:
         """Run the app in a task, which is in `tasks` meanwhile.
@@ -118,6 +119,15 @@ class Cycle:
         """Note that the client has gone, or gets no more."""
         self.disconnected = True
         self._channel.wake()
+        call_back, self._call_back = self._call_back, None
+        if call_back is not None:
+            call_back()
+
+    def call_back_on_disconnect(self, call_back: Callable[[], None]) -> None:
+        """Call back when the client disconnects before the response is complete. The extension `DISCONNECT`."""
+        self._call_back = call_back
+        if self.disconnected:
+            self.disconnect()
 
     async def receive(self) -> Message:
         """Return a part of the body, or after its end wait for the disconnect or the end of the response."""
@@ -189,6 +199,7 @@ class Cycle:
         if self._left:
             raise RuntimeError("Response content shorter than Content-Length")
         self.complete = True
+        self._call_back = None
         self._connection.on_response_complete(self)
 
     def _fail(self) -> None:

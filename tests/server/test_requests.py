@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from bud_asgi.disconnect import DISCONNECT
 from server.connected import EMPTY, GET, POST, START, answering, connected, seeing
 
 
@@ -35,7 +36,7 @@ async def _nothing() -> Any:
 async def test_the_scope_has_the_parts_of_the_specification() -> None:
     def check(scope: Scope) -> bool:
         assert scope["headers"] == [(b"host", b"x"), (b"x-name", b"Value"), (b"x-name", b"")]
-        for name in ("headers", "state"):
+        for name in ("headers", "state", "extensions"):
             del scope[name]
         return scope == {
             "type": "http",
@@ -172,6 +173,31 @@ async def test_one_who_stops_waiting_does_not_disturb_another() -> None:
         await asyncio.sleep(0.05)
         await client.send(b"hello")
         await client.read(b"Hello")
+
+
+async def test_an_app_is_called_back_when_the_client_disconnects_before_its_response_is_complete() -> None:
+    called = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"][DISCONNECT](called.set)
+        await send({"type": "http.response.start", "status": 200, "headers": EMPTY})
+        await send({"type": "http.response.body", "body": b"", "more_body": scope["path"] == "/open"})
+        if scope["path"] == "/open":
+            await called.wait()
+            late = asyncio.Event()
+            scope["extensions"][DISCONNECT](late.set)
+            assert late.is_set()
+
+    async with connected(app) as client:
+        await client.send(GET)
+        await client.read(b"\r\n\r\n")
+    assert not called.is_set()
+    async with connected(app) as client:
+        await client.send(GET.replace(b"/", b"/open", 1))
+        await client.read(b"\r\n\r\n")
+        client.sock.close()
+        async with asyncio.timeout(5):
+            await called.wait()
 
 
 async def test_behind_the_response_an_app_receives_the_disconnect() -> None:
