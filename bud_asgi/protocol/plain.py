@@ -71,7 +71,7 @@ def plain_fields(body: bytes) -> PlainFields | None:
             _decode_share(known.top_p)
     except MALFORMED_JSON:
         return None
-    if len(encoded) != len(body) or not encoded.startswith(b'{"messages":[{'):
+    if len(encoded) != len(body) or encoded[:14] != b'{"messages":[{':
         return None
     # A key `model` of any case, or one with escaped letters, may name a further model.
     is_escaped = _BACKSLASH in body and body.find(b"\\u00") >= 0
