@@ -38,10 +38,11 @@ class BodiesFull(GatewayError):
 class BodyBudget:
     """Counts the bytes of request bodies in memory: `held`, of at most `total`, and `per_principal` for each caller.
 
-    One body has at most `max_body` bytes. A request waits up to `patience` seconds for room.
+    `by_principal` has each caller's part of what is held. One body has at most `max_body` bytes. A request waits up to
+    `patience` seconds for room.
     """
 
-    __slots__ = ("_by_principal", "_report_at", "held", "max_body", "patience", "per_principal", "total")
+    __slots__ = ("_report_at", "by_principal", "held", "max_body", "patience", "per_principal", "total")
 
     def __init__(self, max_body: int, total: int, per_principal: int, *, patience: float = 1.5) -> None:
         self.max_body = max_body
@@ -49,30 +50,8 @@ class BodyBudget:
         self.per_principal = per_principal
         self.patience = patience
         self.held = 0
-        self._by_principal: dict[str, int] = {}
+        self.by_principal: dict[str, int] = {}
         self._report_at = -inf
-
-    def has_room(self, principal: str, size: int) -> bool:
-        """Whether `size` more bytes of this principal's fit."""
-        return self.held + size <= self.total and self._by_principal.get(principal, 0) + size <= self.per_principal
-
-    def take(self, principal: str, size: int) -> bool:
-        """Count `size` more bytes, if they fit. Returns whether they do."""
-        share = self._by_principal.get(principal, 0) + size
-        if share > self.per_principal or self.held + size > self.total:
-            return False
-        self.held += size
-        self._by_principal[principal] = share
-        return True
-
-    def give_back(self, principal: str, size: int) -> None:
-        """Count `size` bytes less."""
-        self.held -= size
-        left = self._by_principal.get(principal, 0) - size
-        if left > 0:
-            self._by_principal[principal] = left
-        else:
-            self._by_principal.pop(principal, None)
 
     def refuse(self, principal: str) -> BodiesFull:
         """Make the error for a request that found no room. Logged once a minute at most."""
@@ -84,7 +63,7 @@ class BodyBudget:
                 "requests get a 529 until others are answered (body_budget)",
                 self.held,
                 self.total,
-                self._by_principal.get(principal, 0),
+                self.by_principal.get(principal, 0),
                 self.per_principal,
                 principal,
             )
@@ -92,57 +71,74 @@ class BodyBudget:
 
 
 class Upload(msgspec.Struct, eq=False):
-    """The body of one request as it arrives, and its part of the budget.
+    """The body of one request as it arrives, and its part of the budget: `size` bytes, for the `principal`.
 
-    `began`: its bytes have been asked for. `waiting`: the next ones have not arrived. `complete`: all of it has. The
-    clock that watches it sets `began_at` and `waiting_since` when it first finds it waiting: seconds on the loop's
-    clock, which a body that arrives at once need not read. Without a `budget` nothing is counted.
+    `began_at`: its first bytes were asked for, `waiting_since`: the next ones are awaited, in seconds on the loop's
+    clock. Both are 0 until the clock that watches them finds them so: a body that arrives at once need not read the
+    time. `complete`: all of it has arrived. Without a `budget` nothing is counted.
     """
 
     budget: BodyBudget | None = None
-    began: bool = False
-    waiting: bool = False
-    complete: bool = False
+    principal: str = ""
+    size: int = 0
     began_at: float | None = None
     waiting_since: float | None = None
-    _principal: str = ""
-    _size: int = 0
+    complete: bool = False
 
-    def start(self, principal: str, declared: int) -> bool:
-        """Begin to read for a principal. Returns whether a body of the declared length has room."""
-        self._principal = principal
-        return self.budget is None or self.budget.has_room(principal, declared)
+    @property
+    def began(self) -> bool:
+        """Whether its bytes have been asked for."""
+        return self.began_at is not None
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many more bytes have room."""
+        budget = self.budget
+        return budget is None or (
+            budget.held + size <= budget.total
+            and budget.by_principal.get(self.principal, 0) + size <= budget.per_principal
+        )
 
     def take(self, size: int) -> bool:
         """Count bytes that have arrived, if they have room. Returns whether they do."""
-        if self.budget is None:
+        budget = self.budget
+        if budget is None or not size:
             return True
-        if not self.budget.take(self._principal, size):
+        share = budget.by_principal.get(self.principal, 0) + size
+        if share > budget.per_principal or budget.held + size > budget.total:
             return False
-        self._size += size
+        budget.held += size
+        budget.by_principal[self.principal] = share
+        self.size += size
         return True
 
     async def wait_for_room(self, size: int) -> None:
         """Wait until so many bytes have room. Raises `BodiesFull`."""
-        await self._wait(lambda: self.budget is None or self.budget.has_room(self._principal, size))
+        await self._wait(self.has_room, size)
 
     async def wait_to_take(self, size: int) -> None:
         """Count bytes that have arrived as soon as they have room. Raises `BodiesFull`."""
-        await self._wait(lambda: self.take(size))
+        await self._wait(self.take, size)
 
-    async def _wait(self, succeeds: Callable[[], bool]) -> None:
+    async def _wait(self, succeeds: Callable[[int], bool], size: int) -> None:
         deadline: float | None = None
-        while not succeeds() and self.budget is not None:
+        while not succeeds(size) and self.budget is not None:
             deadline = deadline or _now() + self.budget.patience
             if _now() >= deadline:
-                raise self.budget.refuse(self._principal)
+                raise self.budget.refuse(self.principal)
             await asyncio.sleep(_POLL)
 
     def release(self) -> None:
         """Give everything back to the budget. May be called twice."""
-        if self._size and self.budget is not None:
-            self.budget.give_back(self._principal, self._size)
-            self._size = 0
+        budget, size = self.budget, self.size
+        if budget is None or not size:
+            return
+        self.size = 0
+        budget.held -= size
+        left = budget.by_principal[self.principal] - size
+        if left:
+            budget.by_principal[self.principal] = left
+        else:
+            del budget.by_principal[self.principal]
 
 
 def body_budget(

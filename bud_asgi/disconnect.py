@@ -89,7 +89,7 @@ class ActiveRequest(msgspec.Struct, eq=False):
     def on_tick(self, now: float) -> None:
         """Do what it is time for: end a stalled upload or download, watch for a disconnect, send a ping."""
         upload = self.exchange.upload
-        if upload.waiting:
+        if upload.waiting_since is not None:
             self._check_upload(upload, now)
         if now - self.response.sending_since >= self._timing.silence:
             self.abort(ClientGone("the client stopped reading its response"))

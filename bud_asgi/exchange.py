@@ -24,9 +24,9 @@ from bud_asgi.protocol.errors import Outcome
 from bud_asgi.protocol.headers import MAX_HEADER_LINES, HeaderNames, Headers, check_request_headers, read_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import base_name, matches_any
-from bud_asgi.protocol.request import MessagesRequest, NamedModel
+from bud_asgi.protocol.request import MessagesRequest, NamedModel, decode_request
 from bud_asgi.protocol.usage import Usage
-from bud_asgi.reading import read_request
+from bud_asgi.reading import read_body, with_named_models
 from bud_asgi.request_id import new_request_id
 from bud_asgi.tasks import BackgroundTasks
 
@@ -274,15 +274,12 @@ class Exchange(msgspec.Struct, eq=False):
         """
         if self._request is None:
             check_request_headers(self.headers, self.header_names)
-            self._request = await read_request(
-                receive,
-                self.headers,
-                self.upload,
-                principal=self.principal.id if self.principal else "",
-                max_body=self.max_body,
-                counting=self.counting,
-                others=self.other_models,
-            )
+            if self.principal is not None:
+                self.upload.principal = self.principal.id
+            body = await read_body(receive, self.headers, self.upload, self.max_body)
+            counting = self.operation != "messages.create" and self.counting
+            request = decode_request(body, counting=counting, others=self.other_models)
+            self._request = request if request.is_plain else await with_named_models(request)
         return self._request
 
     @property
@@ -294,7 +291,8 @@ class Exchange(msgspec.Struct, eq=False):
 
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
-        self.upload.release()
+        if self.upload.size:
+            self.upload.release()
         if self._request is not None and self._request.body:
             self._request = msgspec.structs.replace(self._request, body=b"", located={})
 

@@ -1,4 +1,4 @@
-"""Reading and decoding the body of a request, and discarding the body of one that is refused."""
+"""Reading the body of a request and the models that it names, and discarding the body of one that is refused."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from bud_asgi.protocol.body import BodyReader, declared_size
 from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.named_models import named_models
-from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size, decode_request
+from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size
 
 MAX_DISCARDED = 4 << 20
 """The most that is read of a body whose request has been refused, in bytes, unless its length is declared."""
 
 MAX_DECLARED_DISCARDED = 64 << 20
 """The longest declared length up to which such a body is read to its end: many clients read only when all is sent."""
+
+MAX_BUFFERED = 1 << 16
+"""Bodies up to this size, in bytes, are read before the budget has room: servers have them in memory already."""
 
 
 class HostRefused(GatewayError):
@@ -34,42 +37,51 @@ class HostRefused(GatewayError):
         self.type = type_of_status(error.status_code)
 
 
-async def read_request(
-    receive: Receive,
-    headers: Headers,
-    upload: Upload,
-    *,
-    principal: str,
-    max_body: int,
-    counting: bool,
-    others: bool = False,
-) -> MessagesRequest:
-    """Read the body and decode it; `others` is that of `decode_request`.
-
-    What it takes of the budget is released on errors, else by the caller.
+async def read_body(receive: Receive, headers: Headers, upload: Upload, max_body: int) -> bytes:
+    """Read the body, checked to be UTF-8. What it takes of the budget is released on errors, else by the caller.
 
     Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
     `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
     """
-    body = b""
+    chunk, message, reader = b"", None, None
     try:
-        if not upload.start(principal, declared := declared_size(headers.get(b"content-length"), max_body)):
+        if (declared := declared_size(headers.get(b"content-length"), max_body)) > MAX_BUFFERED:
             await upload.wait_for_room(declared)
-        body = await _read_body(receive, upload, max_body)
-        if len(body) > LARGE_BODY:
-            await asyncio.sleep(0)  # joining, checking and decoding each hold the loop for a while
-            check_unknown_size(body)
-            await asyncio.sleep(0)
-        request = decode_request(body, counting=counting, others=others)
-        return request if request.is_plain else await _with_named_models(request)
-    except BaseException:
-        body = b""  # the traceback of the error refers to it
+        upload.began_at = 0.0
+        while not upload.complete:
+            upload.waiting_since = 0.0
+            message = await receive()
+            upload.waiting_since = None
+            if message["type"] != "http.request":
+                raise ClientGone("the client disconnected before its request was complete")  # noqa: TRY301 - once a request
+            chunk = message.get("body", b"")
+            size = len(chunk)
+            upload.complete = not message.get("more_body", False)
+            if (
+                upload.complete
+                and reader is None
+                and size <= LARGE_BODY
+                and size <= max_body
+                and chunk.isascii()
+                and upload.take(size)
+            ):
+                return chunk if type(chunk) is bytes else bytes(chunk)
+            reader = reader or BodyReader(max_body)
+            await _feed(reader, chunk, upload)
+            chunk, message = b"", None  # a client in the same process may have sent the whole body in it
+        return b"" if reader is None else await _joined(reader)
+    except BaseException as error:
+        upload.waiting_since, chunk, message = None, b"", None  # the traceback of the error refers to these
+        if reader is not None:
+            reader.clear()
         upload.release()
+        if isinstance(error, HTTPException):
+            raise HostRefused(error) from error
         raise
 
 
-async def _with_named_models(request: MessagesRequest) -> MessagesRequest:
-    """Find the further models that the body names, in steps that let the event loop run."""
+async def with_named_models(request: MessagesRequest) -> MessagesRequest:
+    """Find the further models that the body names, in steps that let the event loop run. Raises `InvalidRequest`."""
     found: list[NamedModel] = []
     for model in named_models(request):
         if model is None:
@@ -79,38 +91,16 @@ async def _with_named_models(request: MessagesRequest) -> MessagesRequest:
     return msgspec.structs.replace(request, named_models=tuple(found)) if found else request
 
 
-async def _read_body(receive: Receive, upload: Upload, max_body: int) -> bytes:
-    reader: BodyReader | None = None
-    upload.began = True
-    try:
-        while not upload.complete:
-            upload.waiting, upload.waiting_since = True, None
-            message = await receive()
-            upload.waiting = False
-            if message["type"] != "http.request":
-                raise ClientGone("the client disconnected before its request was complete")
-            chunk: bytes = message.get("body", b"")
-            upload.complete = not message.get("more_body", False)
-            if (
-                upload.complete
-                and reader is None
-                and len(chunk) <= max_body
-                and chunk.isascii()
-                and upload.take(len(chunk))
-            ):
-                return bytes(chunk)
-            reader = reader or BodyReader(max_body)
-            await _feed(reader, chunk, upload)
-            del message, chunk  # a client in the same process may have sent the whole body in it
-        if reader and reader.size > LARGE_BODY:
-            await asyncio.sleep(0)
-        return reader.finish() if reader else b""
-    except HTTPException as error:
-        raise HostRefused(error) from error
-    finally:
-        upload.waiting = False
-        if reader:
-            reader.clear()  # the traceback of an error refers to it
+async def _joined(reader: BodyReader) -> bytes:
+    """The whole body. To join, check and decode a large one each hold the loop for a while."""
+    if reader.size <= LARGE_BODY:
+        return reader.finish()
+    await asyncio.sleep(0)
+    body = reader.finish()
+    await asyncio.sleep(0)
+    check_unknown_size(body)
+    await asyncio.sleep(0)
+    return body
 
 
 async def _feed(reader: BodyReader, chunk: bytes, upload: Upload) -> None:

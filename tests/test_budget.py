@@ -16,32 +16,36 @@ from bud_asgi.options import OptionError
 MB = 1 << 20
 
 
+def upload(bodies: BodyBudget, principal: str) -> Upload:
+    one = Upload()
+    one.budget, one.principal = bodies, principal
+    return one
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50), st.booleans()), max_size=40))
 def test_whatever_is_taken_and_given_back_the_bounds_hold(steps: list[tuple[str, int, bool]]) -> None:
     bodies = BodyBudget(50, 100, 60)
-    held: list[tuple[str, int]] = []
+    held: list[Upload] = []
     for principal, size, back in steps:
         if back and held:
-            bodies.give_back(*held.pop())
+            held.pop().release()
         else:
-            mine = sum(amount for owner, amount in held if owner == principal)
+            mine = sum(one.size for one in held if one.principal == principal)
             fits = bodies.held + size <= 100 and mine + size <= 60
-            assert bodies.take(principal, size) == fits
-            if fits:
-                held.append((principal, size))
-        assert bodies.held == sum(size for _, size in held) <= 100
+            one = upload(bodies, principal)
+            assert (one.has_room(size), one.take(size)) == (fits, fits)
+            held.append(one)
+        assert bodies.held == sum(one.size for one in held) <= 100
     for one in held:
-        bodies.give_back(*one)
-    assert (bodies.held, bodies._by_principal) == (0, {})
+        one.release()
+    assert (bodies.held, bodies.by_principal) == (0, {})
 
 
 async def test_a_request_waits_for_room_and_is_refused_after_its_patience() -> None:
     bodies = BodyBudget(10, 10, 10, patience=0.1)
-    first, second = Upload(), Upload()
-    first.budget = second.budget = bodies
-    assert first.start("a", 0)
+    first, second = upload(bodies, "a"), upload(bodies, "b")
     assert first.take(8)
-    assert second.start("b", 2)
+    assert second.has_room(2)
     assert not second.take(3)
     with pytest.raises(BodiesFull) as refused:
         await second.wait_to_take(3)
@@ -58,7 +62,7 @@ async def test_a_request_waits_for_room_and_is_refused_after_its_patience() -> N
 
 async def test_the_log_names_the_option_and_the_caller_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     bodies = BodyBudget(10, 20, 10)
-    bodies.take("ann", 9)
+    assert upload(bodies, "ann").take(9)
     for _ in range(3):
         bodies.refuse("ann")
     (record,) = caplog.records

@@ -1,7 +1,7 @@
-"""The common request body, decoded and validated in one pass of the decoder: small, compact, all fields known.
+"""The common request body, decoded and validated in one pass of the decoder: small, all fields known.
 
-It has no whitespace between its tokens, no field that concerns the account, and no model besides `model`. Whatever is
-uncertain here is left to `decode_request`, which finds the words for what is wrong.
+It has no field that concerns the account, and no model besides `model`. Whatever is uncertain here is left to
+`decode_request`, which finds the words for what is wrong.
 """
 
 from __future__ import annotations
@@ -61,18 +61,22 @@ def plain_fields(body: bytes) -> PlainFields | None:
 
     Expects valid UTF-8. Its keys are compared by size: the encoder writes each pair in the fewest bytes, and the
     decoder drops all but the last of equal keys. A body of exactly the encoded size has neither whitespace nor these.
+    One with whitespace between its tokens is taken without it.
     """
     try:
         known = _decode(body)
         encoded = _encode(known)
+        if len(encoded) != len(body):
+            compact = msgspec.json.format(body, indent=-1)
+            return plain_fields(compact) if len(compact) < len(body) else None
         if known.temperature:
             _decode_share(known.temperature)
         if known.top_p:
             _decode_share(known.top_p)
     except MALFORMED_JSON:
         return None
-    if len(encoded) != len(body) or not encoded.startswith(b'{"messages":[{'):
+    if encoded[:14] != b'{"messages":[{':
         return None
     # A key `model` of any case, or one with escaped letters, may name a further model.
-    is_escaped = _BACKSLASH in body and body.find(b"\\u00") >= 0
+    is_escaped = _BACKSLASH in body and (body.find(b"\\u004") >= 0 or body.find(b"\\u006") >= 0)
     return known if not is_escaped and body.lower().count(b'"model"') == 1 else None

@@ -34,6 +34,7 @@ _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t
 
 _COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # before a key
 _COMMAS = frozenset(b"{,")
+_BACKSLASH = ord("\\")
 
 _END = re.compile(rb"[ \t\n\r]*+\}")
 
@@ -248,7 +249,7 @@ def _key(body: bytes, position: int) -> tuple[str, int]:
     if match is None:
         raise invalid_body("a key appears more than once")
     key = match[1]
-    name = msgspec.json.decode(b'"' + key + b'"', type=str) if b"\\" in key else key.decode()
+    name = msgspec.json.decode(b'"' + key + b'"', type=str) if _BACKSLASH in key else key.decode()
     return name, match.end()
 
 

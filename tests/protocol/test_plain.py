@@ -47,8 +47,15 @@ def check_as_by_walk(sent: bytes, *, counting: bool = False, others: bool = Fals
 
 PLAIN: dict[str, bytes] = {
     "the required fields": body(),
+    "whitespace between tokens": body(b', "top_k" : 1'),
+    "as Python writes it": json.dumps(
+        {"model": "m", "max_tokens": 1, "messages": [{}], "stop_sequences": ["é", "1"]}
+    ).encode(),
+    "many lines": json.dumps({"messages": [{"role": "user"}], "model": "m", "max_tokens": 1}, indent=2).encode(),
+    "whitespace around": b"\t\r\n " + body() + b"\n",
     "whitespace within a message": body(messages=b'[{ "role" : "user" }]'),
     "text beyond ASCII": body(',"system":"é€😀\u2028"'.encode()),
+    "an escape beyond ASCII in a message": body(messages=rb'[{"content":"\u00e9\ud83d\ude00"}]'),
     "escapes that have no shorter form": body(rb',"system":"\n\t\"\\"'),
     "a word like a key": body(messages=rb'[{"role":"user","content":"\"model\": a models"}]'),
     "every bounded number": body(b',"temperature":0.5,"top_p":1,"top_k":7'),
@@ -75,13 +82,18 @@ def test_every_known_field_of_the_right_kind_may_be_plain() -> None:
 
 
 NOT_PLAIN: dict[str, bytes] = {
-    "whitespace between tokens": body(b', "top_k":1'),
+    "a duplicate among whitespace": body(b', "max_tokens": 1'),
+    "a duplicate as long as whitespace": body(b',"top_k":1,"top_k":1', max_tokens=b" 1" + b" " * 10),
+    "whitespace within a number": body(max_tokens=b"1 0"),
+    "whitespace and a longer form": body(max_tokens=b" 1e3"),
     "a number in a longer form": body(max_tokens=b"1e3"),
     "a duplicate as long as what a longer form saves": body(b',"top_k":1', max_tokens=b"1e12"),
     "a negative zero": body(max_tokens=b"-0"),
     "more digits than a machine word": body(max_tokens=b"9" * 30),
     "an escaped slash": body(rb',"system":"\/"'),
     "an escaped letter": body(rb',"system":"\u00e9"'),
+    "an escaped key": body(messages=rb'[{"\u006dodel":"x"}]'),
+    "an escaped key of another case": body(messages=rb'[{"\u004DODEL":"x"}]'),
     "a key of another case": body(messages=b'[{"Model":"x"}]'),
     "a key named model": body(b',"tools":[{"model":"x"}]'),
     "an account field": body(b',"speed":"fast"'),
@@ -157,6 +169,9 @@ def bodies(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 4)) == 0:
         place = draw(st.integers(0, len(text)))
         text = text[:place] + draw(st.sampled_from([" ", '"', "1", ",", "0"])) + text[place:]
+    if draw(st.integers(0, 2)) == 0:  # whitespace between the tokens, and now and then within a string
+        space = draw(st.sampled_from([" ", "\n\t", "\r"]))
+        text = text.replace(",", "," + space).replace(":", ":" + space)
     return text.encode()
 
 
