@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property
 from math import inf
 from typing import Literal, Protocol
 
@@ -23,7 +23,7 @@ Body = bytes | Sequence[bytes | memoryview]
 """A request body as buffers, so that it can be sent again and assembled without copying."""
 
 
-class Origin(msgspec.Struct, frozen=True, eq=False):
+class Origin(msgspec.Struct, frozen=True, eq=False, dict=True):
     """An upstream server (RFC 9110, 4.3.1): created once, from configuration, never from a request.
 
     Compared by identity: connections are pooled per `Origin` object. Raises `OptionError`.
@@ -40,16 +40,12 @@ class Origin(msgspec.Struct, frozen=True, eq=False):
         if self.tls is not None:
             check_type("tls", self.tls, ssl.SSLContext, "an ssl.SSLContext")
 
-    @property
+    @cached_property
     def authority(self) -> bytes:
         """The value of the `host` header, without the scheme's default port."""
-        return _authority(self.host, self.port, 443 if self.tls else 80)
-
-
-@lru_cache(maxsize=256)
-def _authority(host: str, port: int, default: int) -> bytes:
-    host = f"[{host}]" if ":" in host else host
-    return (host if port == default else f"{host}:{port}").encode("ascii")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_default = self.port == (443 if self.tls else 80)
+        return (host if is_default else f"{host}:{self.port}").encode("ascii")
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -87,8 +83,9 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        own = self.headers if isinstance(self.headers, HeaderBlock) else header_block(self.headers)
-        new = more if isinstance(more, HeaderBlock) else header_block(more)
+        own, new = self.headers, more
+        own = own if isinstance(own, HeaderBlock) else header_block(own)
+        new = new if isinstance(new, HeaderBlock) else header_block(new)
         headers = HeaderBlock(own.lines + new.lines, own.wire + new.wire)
         return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bud_asgi.http.fields import TCHAR, header_block
+from bud_asgi.http.fields import TCHAR, HeaderBlock, header_block
 from bud_asgi.http.seam import Body, HttpRequest
 
 MAX_WRITE = 512 << 10
@@ -30,11 +30,13 @@ def request_head(request: HttpRequest) -> bytes:
     be a credential.
     """
     check_target(request)
-    length = content_length(request.body)
-    start = (request.method, request.target, request.origin.authority, header_block(request.headers).wire)
-    if needs_content_length(request.method, length):
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (*start, length)
-    return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % start
+    method, headers, body = request.method, request.headers, request.body
+    fields = headers.wire if isinstance(headers, HeaderBlock) else header_block(headers).wire
+    length = len(body) if isinstance(body, bytes) else content_length(body)
+    if length > 0 or method in _WITH_BODY:
+        fields += b"content-length: %d\r\n" % length
+    host = request.origin.authority
+    return b"".join((method, b" ", request.target, b" HTTP/1.1\r\nhost: ", host, b"\r\n", fields, b"\r\n"))
 
 
 def check_target(request: HttpRequest) -> None:

@@ -7,6 +7,7 @@ Both directions are allow-lists: headers that are not named here are not forward
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -28,6 +29,7 @@ _MAX_KNOWN_SIZE = 4096
 """Bytes that the names of one client may take in memory to be remembered, by estimate: 1 MB for all."""
 
 _VERSION = b"anthropic-version"
+_USUAL_VERSION = b"2023-06-01"
 _VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
@@ -43,9 +45,16 @@ _FROM_ERROR = (
     (b"x-should-retry", re.compile(rb"true|false")),
 )
 _IN_UTF_8 = re.compile(rb"(?:application/json|text/event-stream)(?:[ \t]*;[ \t]*charset=\"?utf-?8\"?)?", re.IGNORECASE)
-_USUAL_TYPES = frozenset({b"application/json", b"text/event-stream", b"text/event-stream; charset=utf-8"})
+_USUAL_TYPES = {
+    b"application/json": b"application/json",
+    b"text/event-stream": b"text/event-stream",
+    b"text/event-stream; charset=utf-8": b"text/event-stream",
+}
+"""The media types of the values of `content-type` that most replies have."""
+
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_IN_REQUEST_ID = bytes(chr(byte) in string.ascii_letters + string.digits + "._-" for byte in range(256))  # 0 if not
+_MAX_REQUEST_ID = 128
 
 
 class HeaderNames(msgspec.Struct, frozen=True):
@@ -64,14 +73,7 @@ known_names: dict[tuple[bytes, ...], HeaderNames] = {}
 def names_of(headers: Iterable[bytes]) -> HeaderNames:
     """What the names of these headers show: remembered, because a client sends the same names each time."""
     names = tuple(headers)
-    known = known_names.get(names)
-    if known is None:
-        known = _read_names(names)
-        if known.size + 64 * len(names) <= _MAX_KNOWN_SIZE:
-            if len(known_names) >= _MAX_KNOWN:
-                known_names.clear()
-            known_names[names] = known
-    return known
+    return known_names.get(names) or _read_names(names)
 
 
 def _read_names(names: tuple[bytes, ...]) -> HeaderNames:
@@ -79,7 +81,12 @@ def _read_names(names: tuple[bytes, ...]) -> HeaderNames:
     special = [name for name in names if name[:9] == b"anthropic" or name in _ACCOUNT_HEADERS]
     forwarded = tuple([name for name in special if name[:10] == b"anthropic-"])
     account = tuple([name for name in special if account_header(name)])
-    return HeaderNames(joined.islower(), len(joined), forwarded, account)
+    shown = HeaderNames(joined.islower(), len(joined), forwarded, account)
+    if shown.size + 64 * len(names) <= _MAX_KNOWN_SIZE:
+        if len(known_names) >= _MAX_KNOWN:
+            known_names.clear()
+        known_names[names] = shown
+    return shown
 
 
 def check_head(lines: int, size: int) -> None:
@@ -99,7 +106,8 @@ def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderN
     Most clients' lines need no merging, which is found out at less cost than merging them.
     """
     merged = dict(lines)
-    names = names_of(merged)
+    key = tuple(merged)
+    names = known_names.get(key) or _read_names(key)
     values = b" %b " % b" ".join(merged.values())
     # A value that begins or ends with a space makes two in a row.
     if len(merged) < len(lines) or not names.are_lower or 0x09 in values or values.find(b"  ") >= 0:
@@ -129,7 +137,7 @@ def check_request_headers(headers: Headers, names: HeaderNames) -> None:
     version = headers.get(_VERSION)
     if not version:
         raise InvalidRequest("anthropic-version: header is required")
-    if not _VERSIONS.fullmatch(version):
+    if version != _USUAL_VERSION and not _VERSIONS.fullmatch(version):
         shown = version[:100].decode("ascii", "backslashreplace")
         raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
     encoding = headers.get(b"content-encoding")
@@ -151,8 +159,10 @@ def forwarded_headers(
     `names` may be those of a larger set of headers. `trace_context` includes `traceparent` and `tracestate` (W3C
     "Trace Context").
     """
-    names = names or names_of(headers)
-    lines = [(name, headers[name]) for name in names.forwarded if name in headers]
+    lines: list[tuple[bytes, bytes]] = []
+    for name in (names or names_of(headers)).forwarded:
+        if name in headers:
+            lines.append((name, headers[name]))  # noqa: PERF401 - usually one: a comprehension would cost twice as much
     if trace_context:
         traced = [(name, headers[name]) for name in _TRACE_CONTEXT if name in headers]
         lines += [line for line in traced if _PRINTABLE.fullmatch(line[1])]
@@ -193,7 +203,8 @@ def reply_fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
 def request_id_of(headers: Headers) -> str:
     """The upstream's id for a request, from `request-id` or AWS's `x-amzn-requestid`; empty if absent or invalid."""
     for name in _REQUEST_IDS:
-        if (value := headers.get(name)) and _REQUEST_ID.fullmatch(value):
+        value = headers.get(name)
+        if value and len(value) <= _MAX_REQUEST_ID and 0 not in value.translate(_IN_REQUEST_ID):
             return value.decode("ascii")
     return ""
 
@@ -218,4 +229,5 @@ def relayed_headers(headers: Headers, *, error: bool, request_id: str | None) ->
 
 def media_type(headers: Headers) -> bytes:
     """The media type of `content-type`, in lower case and without parameters; `b""` if absent."""
-    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    value = headers.get(b"content-type", b"")
+    return _USUAL_TYPES.get(value) or value.partition(b";")[0].strip().lower()

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import msgspec
 
 from bud_asgi.catalogue import served_at
-from bud_asgi.http import Body, Header, HeaderBlock, HttpReply, HttpRequest, Timeouts, header_block
+from bud_asgi.http import Body, Header, HttpReply, HttpRequest, Timeouts, header_block
 from bud_asgi.options import OptionError, check_choice, check_flag, url_shown
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import read_error, type_of_status
@@ -38,24 +38,14 @@ _OWN_HEADERS = header_block(
         (b"user-agent", b"bud_asgi"),
     )
 )
-_MODELS_HEADERS = header_block(
-    (
-        *(line for line in _OWN_HEADERS if line[0] != b"content-type"),
-        (b"anthropic-version", b"2023-06-01"),
-    )
-)
+_VERSION_ONLY: list[Header] = [(b"anthropic-version", b"2023-06-01")]
+"""All that most clients' requests forward."""
+
+_WITH_VERSION = header_block(_VERSION_ONLY, _OWN_HEADERS)
+_MODELS_HEADERS = header_block([line for line in _WITH_VERSION if line[0] != b"content-type"])
 _MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
 )
-_REMEMBERED = frozenset({b"anthropic-version", b"anthropic-beta", b"anthropic-dangerous-direct-browser-access"})
-"""Headers whose values are public and few: no other may be kept beyond its request."""
-
-_MAX_KNOWN_BLOCKS = 256
-_MAX_KNOWN_BLOCK = 1024
-"""Bytes, as they are sent, of the headers that are remembered: with their lines 1 MB for all."""
-
-known_blocks: dict[tuple[Header, ...], HeaderBlock] = {}
-"""The headers of requests by those that they forward. It is emptied when it is full."""
 _MODELS_TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, silence=5.0)
 
 
@@ -190,12 +180,12 @@ class Anthropic:
             body = request.with_value("model", renamed["model"])
         return EncodedRequest(
             HttpRequest(
-                origin=self._origin,
-                method=b"POST",
-                target=self._target + b"/count_tokens" if request.counting else self._target,
-                headers=_with_own(forwarded),
-                body=body,
-                timeouts=self._timeouts,
+                self._origin,
+                b"POST",
+                self._target + b"/count_tokens" if request.counting else self._target,
+                _WITH_VERSION if forwarded == _VERSION_ONLY else header_block(forwarded, _OWN_HEADERS),
+                body,
+                self._timeouts,
             ),
             dropped,
         )
@@ -223,19 +213,6 @@ class Anthropic:
         return TranslatedUpstreamError(
             message, status=status, type_=type_of_status(status), upstream_message=f"{status} {text}"
         )
-
-
-def _with_own(forwarded: Sequence[Header]) -> HeaderBlock:
-    """Return the headers of a request: remembered, because a client sends the same ones each time."""
-    lines = tuple(forwarded)
-    block = known_blocks.get(lines)
-    if block is None:
-        block = _OWN_HEADERS + header_block(lines)
-        if len(block.wire) <= _MAX_KNOWN_BLOCK and _REMEMBERED.issuperset(dict(lines)):
-            if len(known_blocks) >= _MAX_KNOWN_BLOCKS:
-                known_blocks.clear()
-            known_blocks[lines] = block
-    return block
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

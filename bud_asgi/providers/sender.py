@@ -38,7 +38,8 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         check_bounds(call.request, provider, call.model)
     inline = len(call.request.body) <= _MAX_INLINE or not traits_of(provider).edits_bodies
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
-    attempt.dropped += encoded.dropped
+    if encoded.dropped:
+        attempt.dropped += encoded.dropped
     request = with_hops(encoded.request, call.hops)
     try:
         sent = await provider.credential.apply(request, call.headers)

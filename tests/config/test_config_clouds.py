@@ -83,6 +83,7 @@ def laid_open(value: object) -> object:
         case GoogleCredential():
             return {name: one for name, one in vars(value).items() if name not in {"_refresher", "_lock"}}
         case Bedrock() | Vertex():
+            # `_find_model` remembers results for `_models`, which is compared.
             return {name: laid_open(one) for name, one in vars(value).items() if name != "_find_model"}
         case _:
             return value

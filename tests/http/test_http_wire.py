@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from peer import OK, Peer, PeerConnection, read, reply_with, request_to
 
 from bud_asgi.http import Engine, Header, HeaderBlock, HttpRequest, Origin, header_block
@@ -26,8 +27,14 @@ def test_a_head_is_encoded_unchanged_with_the_engines_fields() -> None:
 def test_the_host_field_contains_the_port_unless_it_is_the_scheme_s_default(
     host: str, port: int, expected: bytes
 ) -> None:
-    head = request_head(HttpRequest(Origin(host, port), b"GET", b"/", []))
-    assert head == b"GET / HTTP/1.1\r\nhost: " + expected + b"\r\n\r\n"
+    origin = Origin(host, port)
+    for _ in range(2):
+        head = request_head(HttpRequest(origin, b"GET", b"/", []))
+        assert head == b"GET / HTTP/1.1\r\nhost: " + expected + b"\r\n\r\n"
+    assert replace(origin, port=82).authority.endswith(b":82")
+    assert repr(origin) == f"Origin(host={host!r}, port={port}, tls=None)"
+    with pytest.raises(AttributeError):
+        origin.authority = b"b.example"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_post_without_a_body_has_a_content_length() -> None:
@@ -92,8 +99,17 @@ def test_no_line_is_lost_whichever_form_headers_have(
     assert request_head(longer).endswith(b"x-a: 1\r\nx-b: 2\r\nx-a: 1\r\nx-b: 2\r\nx-c: 3\r\n\r\n")
 
 
+@pytest.mark.parametrize("more", FORMS.values(), ids=FORMS.keys())
+def test_a_block_is_made_after_the_lines_of_another(more: list[Header] | HeaderBlock) -> None:
+    first = header_block([(b"x-c", b"3")])
+    assert header_block(more, first) == first + header_block(more) == header_block([*first, *more])
+
+
 @pytest.mark.parametrize("headers", [each[2] for each in INJECTED.values() if each[2]])
 def test_a_block_is_checked_when_it_is_made_and_when_it_is_added_to(headers: list[Header]) -> None:
+    for after in FORMS.values():
+        with pytest.raises(ValueError, match=r"."):
+            header_block(headers, header_block(after))
     with pytest.raises(ValueError, match=r"."):
         header_block(headers)
     with pytest.raises(ValueError, match=r"."):

@@ -9,10 +9,9 @@ import traceback
 import pytest
 from support.bodies import body, decode
 
-from bud_asgi.http import HttpReply, HttpRequest, Origin, Timeouts
+from bud_asgi.http import HttpReply, HttpRequest, Origin, Timeouts, header_block
 from bud_asgi.protocol.headers import merge_headers
 from bud_asgi.providers import Anthropic, ProviderRequest
-from bud_asgi.providers.anthropic import known_blocks
 from bud_asgi.secret import Secret
 
 KEY = "sk-ant-very-secret"
@@ -240,18 +239,14 @@ async def test_the_credential_is_the_last_header(provider: Anthropic, line: tupl
     assert provider.credential.redact(f"no {KEY}, {KEY}") == "no [secret], [secret]"
 
 
-async def test_what_is_remembered_is_bounded_and_has_no_credential() -> None:
-    provider = Anthropic(api_key=KEY)
-    request = decode(body())
-    for number in range(1000):
-        headers = {**HEADERS, b"anthropic-beta": b"b-%d" % number + b"x" * (number % 3 * 1000)}
-        encoded = provider.encode(ProviderRequest(request, headers)).request
-        assert dict(encoded.headers)[b"anthropic-beta"] == headers[b"anthropic-beta"]
-        await provider.credential.apply(encoded, headers)
-        provider.encode(ProviderRequest(request, {**HEADERS, b"anthropic-own-key": KEY.encode()}))
-    assert 0 < len(known_blocks) <= 256
-    assert all(len(block.wire) <= 1024 for block in known_blocks.values())
-    assert not any(KEY.encode() in block.wire or b"x-api-key" in block.wire for block in known_blocks.values())
+@pytest.mark.parametrize("version", [b"2023-06-01", b"2026-10-21"])
+@pytest.mark.parametrize("more", [{}, {b"anthropic-beta": b"a,b"}, {b"anthropic-beta": b"a", b"anthropic-x": b""}])
+def test_the_forwarded_headers_follow_our_own(version: bytes, more: dict[bytes, bytes]) -> None:
+    forwarded = {b"anthropic-version": version, **more}
+    headers = Anthropic(api_key=KEY).encode(ProviderRequest(decode(body()), forwarded)).request.headers
+    assert list(dict(headers)) == [b"accept", b"accept-encoding", b"content-type", b"user-agent", *forwarded]
+    assert list(headers)[4:] == list(forwarded.items())
+    assert header_block(list(headers)) == headers
 
 
 @pytest.mark.parametrize("auth", ["x-api-key", "bearer"])
