@@ -12,9 +12,11 @@ from starlette.types import Message
 from support.asgi import BODY, DISCONNECT, VERSION, Receiving, chunks, http_scope
 from support.counts import examples
 
+from bud_asgi.budget import BodiesFull, BodyBudget, Upload
 from bud_asgi.exchange import SCOPE_KEY, Exchange, Principal
 from bud_asgi.protocol.errors import ClientGone, GatewayError, InvalidRequest, RequestTooLarge
 from bud_asgi.protocol.request import LARGE_BODY
+from bud_asgi.reading import MAX_BUFFERED
 
 TOO_LARGE = "Request exceeds the maximum size of 33554432 bytes"
 
@@ -115,6 +117,36 @@ async def test_a_body_that_grows_over_the_limit_is_refused_at_once() -> None:
     with pytest.raises(RequestTooLarge, match=r"^Request exceeds the maximum size of 100 bytes$"):
         await exchange.request(receive)
     assert receive.calls == 2
+
+
+@pytest.mark.parametrize(("size", "calls"), [(MAX_BUFFERED, 1), (MAX_BUFFERED + 1, 0)])
+async def test_a_body_that_a_server_may_have_buffered_is_read_before_it_waits_for_room(size: int, calls: int) -> None:
+    bodies = BodyBudget(1 << 20, 1 << 20, 1 << 20, patience=0.0)
+    other, exchange = Upload(), exchange_of((b"content-length", b"%d" % size))
+    other.budget = exchange.upload.budget = bodies
+    assert other.take(1 << 20)
+    receive = Receiving(*chunks(BODY))
+    with pytest.raises(BodiesFull):
+        await exchange.request(receive)
+    assert (receive.calls, exchange.upload.size, bodies.held) == (calls, 0, 1 << 20)
+
+
+async def test_the_budget_has_the_bytes_of_a_request_until_its_body_is_released() -> None:
+    bodies, exchange = BodyBudget(100, 1000, 1000), exchange_of()
+    exchange.max_body, exchange.upload.budget, exchange.principal = 1000, bodies, Principal(id="ann")
+    await exchange.request(Receiving(*chunks(BODY)))
+    assert bodies.by_principal == {"ann": len(BODY)}
+    exchange.release_body()
+    exchange.release_body()
+    assert (bodies.held, bodies.by_principal) == (0, {})
+
+
+async def test_an_empty_body_leaves_nothing_in_the_budget() -> None:
+    bodies, exchange = BodyBudget(100, 1000, 1000), exchange_of()
+    exchange.upload.budget = bodies
+    with pytest.raises(InvalidRequest):
+        await exchange.request(Receiving({"type": "http.request"}))
+    assert bodies.by_principal == {}
 
 
 async def test_one_chunk_over_the_limit_is_refused_too() -> None:

@@ -77,6 +77,7 @@ def names_of(headers: Iterable[bytes]) -> HeaderNames:
 
 
 def _read_names(names: tuple[bytes, ...]) -> HeaderNames:
+    """What names that are not known show; it is remembered if they are short enough."""
     joined = b"".join(names)
     special = [name for name in names if name[:9] == b"anthropic" or name in _ACCOUNT_HEADERS]
     forwarded = tuple([name for name in special if name[:10] == b"anthropic-"])
@@ -205,7 +206,7 @@ def request_id_of(headers: Headers) -> str:
     for name in _REQUEST_IDS:
         value = headers.get(name)
         if value and len(value) <= _MAX_REQUEST_ID and 0 not in value.translate(_IN_REQUEST_ID):
-            return value.decode("ascii")
+            return value.decode()
     return ""
 
 
@@ -223,7 +224,7 @@ def relayed_headers(headers: Headers, *, error: bool, request_id: str | None) ->
         is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
         relayed = [(b"content-type", content_type if is_usual else media_type(headers))]
     if request_id:
-        relayed.append((b"upstream-request-id", request_id.encode("ascii")))
+        relayed.append((b"upstream-request-id", request_id.encode()))
     return relayed
 
 

@@ -16,7 +16,7 @@ from bud_asgi.protocol.account_fields import account_field
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.fields import FIELDS
 from bud_asgi.protocol.named_models import named_models
-from bud_asgi.protocol.plain import MAX_PLAIN, PLAIN_FIELDS
+from bud_asgi.protocol.plain import MAX_PLAIN, MAX_SPACED, PLAIN_FIELDS
 from bud_asgi.protocol.request import MessagesRequest, decode_request
 
 
@@ -99,6 +99,7 @@ NOT_PLAIN: dict[str, bytes] = {
     "an account field": body(b',"speed":"fast"'),
     "an unknown field": body(b',"new":1'),
     "a large body": body(b',"system":"%b"' % (b"x" * MAX_PLAIN)),
+    "a larger body with whitespace": body(b', "system":"%b"' % (b"x" * MAX_SPACED)),
     "no limit": b'{"model":"m","messages":[{}]}',
     "a temperature of null": body(b',"temperature":null'),
     "a temperature out of bounds": body(b',"temperature":1.01'),
