@@ -101,16 +101,13 @@ class ApiKeys(AuthenticationBackend):
     async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
         """The principal of the key, `None` without a credential. Raises `AuthenticationError` for an invalid one."""
         if conn.scope["type"] == "http":
-            return self.authenticate_exchange(Exchange.of(conn.scope))
-        return self._find(dict(conn.scope["headers"]))[0]
+            exchange = Exchange.of(conn.scope)
+            found, exchange.credential_headers = self.find(exchange.headers)
+            return found
+        return self.find(dict(conn.scope["headers"]))[0]
 
-    def authenticate_exchange(self, exchange: Exchange) -> Authenticated | None:
-        """Do the same for a request. Sets `credential_headers`: both if both are keys, neither may be sent upstream."""
-        found, exchange.credential_headers = self._find(exchange.headers)
-        return found
-
-    def _find(self, headers: Headers) -> tuple[Authenticated | None, tuple[bytes, ...]]:
-        """The principal, and the names of the headers that prove it."""
+    def find(self, headers: Headers) -> tuple[Authenticated | None, tuple[bytes, ...]]:
+        """Do the same with headers. The names are of those that are keys: they may not be sent upstream."""
         authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
         bearer = _bearer_token(one_credential(authorization)) if authorization else b""
         by_bearer = self._look_up(bearer) if bearer else None

@@ -47,7 +47,7 @@ def authenticate_now(backend: AuthenticationBackend, exchange: Exchange, scope: 
     if type(backend) is not ApiKeys:  # a subclass may have an `authenticate` of its own
         return False
     try:
-        found = backend.authenticate_exchange(exchange)
+        found, exchange.credential_headers = backend.find(exchange.headers)
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error)) from error
     if found is None:

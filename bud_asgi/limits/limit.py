@@ -78,8 +78,7 @@ def own_key(exchange: Exchange) -> str:
 class Bucket(msgspec.Struct, gc=False):
     """How many tokens a bucket had at `updated_at`, in seconds on a clock that only goes forward.
 
-    It refills evenly, `capacity` tokens in `window` seconds. Once `refill` has brought it up to date, tokens are taken
-    and given back by changing `tokens`; they may go into debt.
+    It refills evenly, `capacity` tokens in `window` seconds. It may go into debt.
     """
 
     tokens: float
@@ -87,8 +86,8 @@ class Bucket(msgspec.Struct, gc=False):
     capacity: float
     window: float
 
-    def refill(self, now: float) -> float:
-        """Bring the bucket up to date, and return its tokens: its capacity at most.
+    def refill(self, now: float, taken: float = 0.0) -> float:
+        """Bring the bucket up to date, take tokens from it (give them back if negative), and return what is left.
 
         If the clock went back, nothing is added until it has caught up.
         """
@@ -96,7 +95,8 @@ class Bucket(msgspec.Struct, gc=False):
         if elapsed > 0:
             tokens += elapsed * capacity / self.window
             self.updated_at = now
-        self.tokens = tokens = tokens if tokens < capacity else capacity  # noqa: FURB136 - a third of a call of min()
+        tokens = tokens if tokens < capacity else capacity  # noqa: FURB136 - a third of a call of min()
+        self.tokens = tokens = tokens - taken
         return tokens
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from math import inf
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, Reservation
-from bud_asgi.limits.limit import ROUNDING, Bucket, Charge, Limit, charges_of, own_key, waiting_time
+from bud_asgi.exchange import Reservation
+from bud_asgi.limits.limit import ROUNDING, Bucket, Charge, Limit, waiting_time
 from bud_asgi.limits.store import Grant, LimitStatus, RateLimited
 from bud_asgi.options import check_clock
 
-_MIN_BEFORE_SWEEP = 1024
-_MAX_ACCOUNTS = 4096
-_LONGEST_KEY = 256  # characters
+_PER_NEW = 2  # old buckets that are looked at for each new one: with 1, full ones could pile up
 
 
 class Draw(msgspec.Struct, frozen=True, gc=False):
@@ -26,8 +25,8 @@ class Draw(msgspec.Struct, frozen=True, gc=False):
     charge: Charge
 
 
-class Account(msgspec.Struct, frozen=True, gc=False):
-    """What a request takes, in the order of its charges, and the total of that. To be used at once."""
+class Account(msgspec.Struct, gc=False):
+    """What a request takes, in the order of its charges, and the total of that. It may be used again and again."""
 
     draws: tuple[Draw, ...]
     amounts: tuple[int, ...]
@@ -37,6 +36,9 @@ class Account(msgspec.Struct, frozen=True, gc=False):
 class MemoryStore:
     """Counts in memory. It never awaits, so its steps are atomic. Full buckets are removed: they hold no information.
 
+    A few are looked at for each new one, the oldest first. One that is removed is left with `-inf` tokens, so that an
+    account that still has it finds no room in it, and looks for its buckets again.
+
     `clock` returns seconds and only goes forward. Raises `OptionError`.
     """
 
@@ -44,8 +46,8 @@ class MemoryStore:
         check_clock("clock", clock)
         self._clock = clock
         self._buckets: dict[tuple[Limit, str], Bucket] = {}
-        self._accounts: dict[tuple[tuple[Limit, ...], str], Account] = {}  # all their buckets are in `_buckets`
-        self._sweep_at = _MIN_BEFORE_SWEEP
+        self._to_sweep: deque[tuple[Limit, str]] = deque()  # the keys of all buckets
+        self._due = 0  # so many of them are to be looked at
         self._open: dict[str, Account] = {}
         self._count = 0
 
@@ -57,48 +59,33 @@ class MemoryStore:
     def account(self, charges: Sequence[Charge]) -> Account:
         """Find the buckets of these charges. Missing ones are added: they are full."""
         now = self._clock()
-        if len(self._buckets) >= self._sweep_at:
-            self._sweep(now)
-        draws = tuple([Draw(self._bucket(charge, now), float(charge.amount), charge) for charge in charges])
         amounts = tuple([charge.amount for charge in charges])
-        return Account(draws, amounts, float(sum(amounts)))
-
-    def account_for(self, limits: tuple[Limit, ...], exchange: Exchange) -> Account:
-        """The account of a request. It is remembered for the next one of this principal."""
-        key = limits, own_key(exchange)
-        account = self._accounts.get(key)
-        if account is None:
-            account = self.account(charges_of(limits, exchange))
-            if len(self._accounts) >= _MAX_ACCOUNTS:
-                self._accounts.clear()
-            if len(key[1]) <= _LONGEST_KEY:
-                self._accounts[key] = account
-        return account
+        return Account(self._draws(charges, now), amounts, float(sum(amounts)))
 
     def check(self, account: Account) -> None:
         """Raise `RateLimited` where `take` would. Takes nothing."""
         for draw in account.draws:
             if draw.bucket.tokens < account.total:  # it may have refilled since
-                self._refill(account)
+                self._check_exactly(account)
                 return
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
-        return self.take(self.account(charges))
+        reservation, tightest = self.take(self.account(charges))
+        return Grant(reservation, () if tightest is None else (tightest,))
 
-    def take(self, account: Account) -> Grant:
-        """Reserve, without a coroutine. Raises `RateLimited`."""
-        self._refill(account)
-        tightest, least = None, inf
+    def take(self, account: Account) -> tuple[Reservation, LimitStatus | None]:
+        """Reserve, and return the status of the tightest limit too; `None` without limits. Raises `RateLimited`."""
+        self.check(account)
+        now, tightest, least = self._clock(), None, inf
         for draw in account.draws:
-            bucket = draw.bucket
-            bucket.tokens = tokens = bucket.tokens - draw.amount
+            tokens = draw.bucket.refill(now, draw.amount)
             if tokens < least:
                 tightest, least = draw, tokens
         self._count += 1
         reservation = Reservation(str(self._count))
         self._open[reservation.id] = account
-        return Grant(reservation, () if tightest is None else (_status(tightest, least),))
+        return reservation, None if tightest is None else _status(tightest, least)
 
     def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
         """Book the actual amounts. Settling twice changes nothing."""
@@ -107,8 +94,11 @@ class MemoryStore:
             return
         now = self._clock()
         for draw, amount in zip(account.draws, amounts, strict=False):
-            bucket = self._bucket(draw.charge, now)  # that of the account may have been removed since
-            bucket.tokens = bucket.refill(now) - (amount - draw.amount)
+            self._bucket(draw.charge, now).refill(now, amount - draw.amount)  # its own may have been removed since
+
+    def _draws(self, charges: Sequence[Charge], now: float) -> tuple[Draw, ...]:
+        self._sweep(now)
+        return tuple([Draw(self._bucket(charge, now), float(charge.amount), charge) for charge in charges])
 
     def _bucket(self, charge: Charge, now: float) -> Bucket:
         limit = charge.limit
@@ -117,24 +107,32 @@ class MemoryStore:
         if bucket is None:
             full = float(limit.amount)
             bucket = self._buckets[key] = Bucket(full, now, full, float(limit.window))
+            self._to_sweep.append(key)
+            self._due += _PER_NEW
         return bucket
 
-    def _refill(self, account: Account) -> None:
+    def _check_exactly(self, account: Account) -> None:
         """Bring the buckets up to date. Raises `RateLimited` if they have no room for the charges."""
-        now, total, ample = self._clock(), account.total, True
+        now, ample = self._clock(), True
+        if any(draw.bucket.tokens == -inf for draw in account.draws):
+            account.draws = self._draws([draw.charge for draw in account.draws], now)
         for draw in account.draws:
-            if draw.bucket.refill(now) < total:
+            if draw.bucket.refill(now) < account.total:
                 ample = False
         if not ample:
             _check(account.draws)
 
     def _sweep(self, now: float) -> None:
-        """Remove full buckets, each time the number of buckets has doubled."""
-        self._accounts.clear()
-        for key, bucket in list(self._buckets.items()):
-            if bucket.refill(now) >= bucket.capacity:
+        """Remove the full buckets among those that are due."""
+        for _ in range(min(self._due, len(self._to_sweep))):
+            key = self._to_sweep.popleft()
+            bucket = self._buckets[key]
+            if bucket.refill(now) < bucket.capacity:
+                self._to_sweep.append(key)
+            else:
+                bucket.tokens = -inf
                 del self._buckets[key]
-        self._sweep_at = max(_MIN_BEFORE_SWEEP, 2 * len(self._buckets))
+        self._due = 0
 
 
 def _check(draws: Sequence[Draw]) -> None:

@@ -38,11 +38,11 @@ class RateLimitMiddleware:
         if exchange.tasks is None:
             exchange.tasks = self._tasks
         try:
-            hold = await self.limiter.admit(exchange)
+            reservation = await self.limiter.admit(exchange)
         except GatewayError as error:
             await Response(exchange, send, receive=receive).fail(error)
             return
         try:
             await self.app(scope, receive, send)
         finally:
-            self.limiter.settle(hold, exchange.tasks)
+            self.limiter.settle(reservation, exchange.tasks)

@@ -6,25 +6,18 @@ from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 
-import msgspec
-
 from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.host_code import host_code_error
-from bud_asgi.limits.limit import Limit, charges_of, check_limits
-from bud_asgi.limits.memory import MemoryStore
+from bud_asgi.limits.limit import Limit, charges_of, check_limits, own_key
+from bud_asgi.limits.memory import Account, MemoryStore
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.store import Grant, LimitStatus, LimitStore, RateLimited, limit_headers
 from bud_asgi.options import OptionError, check_methods, mismatch
 from bud_asgi.tasks import BackgroundTasks
 
+_MAX_ACCOUNTS = 4096
+_LONGEST_KEY = 256  # characters
 _REMAINING = attrgetter("remaining")
-
-
-class Hold(msgspec.Struct, frozen=True, gc=False):
-    """What a request has reserved, and the amounts that it used, to be settled once."""
-
-    reservation: Reservation
-    amounts: tuple[int, ...]
 
 
 class Limiter:
@@ -40,32 +33,45 @@ class Limiter:
         self.store: LimitStore = MemoryStore() if store is None else store
         self._memory = self.store if isinstance(self.store, MemoryStore) else None
         self._never_waits = type(self.store) is MemoryStore  # a subclass may have methods of its own
+        self._accounts: dict[str, Account] = {}
         self._refusals = Refusals()
         self._amounts = (1,) * len(self.limits)  # a request is one request, whatever becomes of it
 
-    def check(self, exchange: Exchange) -> None:
+    def check(self, exchange: Exchange) -> Account | None:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory knows at once; of any other, the refusals are remembered.
+        A store in memory knows at once; of any other, the refusals are remembered. The result is for `take`; it is
+        `None` for a store that may wait.
         """
-        if self._memory is not None:
-            self._memory.check(self._memory.account_for(self.limits, exchange))
-        else:
+        if self._memory is None:
             self._refusals.check(charges_of(self.limits, exchange))
-
-    def admit_now(self, exchange: Exchange) -> Hold | None:
-        """Do what `admit` does if the store is in memory, which never waits; `None` for any other store."""
-        if self._memory is None or not self._never_waits:
             return None
-        return self._hold(exchange, self._memory.take(self._memory.account_for(self.limits, exchange)))
+        key = own_key(exchange)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._memory.account(charges_of(self.limits, exchange))
+            if len(self._accounts) >= _MAX_ACCOUNTS:
+                self._accounts.clear()
+            if len(key) <= _LONGEST_KEY:
+                self._accounts[key] = account
+        self._memory.check(account)
+        return account if self._never_waits else None
 
-    async def admit(self, exchange: Exchange) -> Hold:
+    def take(self, exchange: Exchange, account: Account) -> Reservation:
+        """Do what `admit` does, without a coroutine, for the result of `check`."""
+        assert self._memory is not None  # noqa: S101 - it has made the account
+        exchange.reservation, tightest = self._memory.take(account)
+        if tightest is not None:
+            exchange.reply_headers.extend(limit_headers(tightest))
+        return exchange.reservation
+
+    async def admit(self, exchange: Exchange) -> Reservation:
         """Reserve from all limits, or raise `RateLimited` with a true `retry-after`. Cancelled, nothing is reserved.
 
         Raises a `GatewayError` (500) if the store returns anything but a `Grant`. The store's own exceptions propagate.
         """
-        if hold := self.admit_now(exchange):
-            return hold
+        if self._never_waits and (account := self.check(exchange)):
+            return self.take(exchange, account)
         charges = charges_of(self.limits, exchange)
         try:
             granted = _checked(await self.store.reserve(charges))
@@ -76,22 +82,17 @@ class Limiter:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
             answer = "The rate limits of this gateway are misconfigured."
             raise host_code_error(exchange.request_id, fault, answer) from error
-        return self._hold(exchange, granted)
+        exchange.reservation = granted.reservation
+        if granted.statuses:
+            exchange.reply_headers.extend(limit_headers(min(granted.statuses, key=_REMAINING)))
+        return granted.reservation
 
-    def settle(self, hold: Hold, tasks: BackgroundTasks) -> None:
+    def settle(self, reservation: Reservation, tasks: BackgroundTasks) -> None:
         """Book what was used, at once or in the background: cancellation can't skip it."""
         if self._never_waits:
-            self.store.settle(hold.reservation, hold.amounts)
+            self.store.settle(reservation, self._amounts)
         else:
-            tasks.run_or_spawn(partial(self.store.settle, hold.reservation, hold.amounts))
-
-    def _hold(self, exchange: Exchange, granted: Grant) -> Hold:
-        """Note in the exchange what was granted, and report the tightest limit to the client."""
-        exchange.reservation = granted.reservation
-        if statuses := granted.statuses:
-            tightest = statuses[0] if len(statuses) == 1 else min(statuses, key=_REMAINING)
-            exchange.reply_headers += limit_headers(tightest)
-        return Hold(granted.reservation, self._amounts)
+            tasks.run_or_spawn(partial(self.store.settle, reservation, self._amounts))
 
 
 def _checked(granted: object) -> Grant:
