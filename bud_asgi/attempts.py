@@ -81,9 +81,7 @@ async def run_attempts(
                 await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
                 exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
         except BaseException as error:  # noqa: BLE001 - it is raised again, or recorded in the attempt
-            if stream is not None:
-                exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
-            _note_failure(request, provider, attempt, error)
+            _note_failure(request, provider, attempt, stream, error)
             if attempt.end is None or not TRY_NEXT[attempt.end] or number == len(targets):
                 raise _shown(exchange, provider, attempt, error) from error.__cause__
             response.release()
@@ -103,9 +101,13 @@ def _finish(exchange: Exchange, attempt: Attempt, reply: HttpReply | None) -> No
         _log.warning("%s: a guardrail at %s intervened: %r", exchange.request_id, name, verdict)
 
 
-def _note_failure(request: ActiveRequest, provider: Provider, attempt: Attempt, error: BaseException) -> None:
-    """Record how an attempt ended."""
+def _note_failure(
+    request: ActiveRequest, provider: Provider, attempt: Attempt, stream: EventStream | None, error: BaseException
+) -> None:
+    """Record how an attempt ended, and what its stream has cost until then."""
     exchange, response = request.exchange, request.response
+    if stream is not None:
+        exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
     if isinstance(error, asyncio.CancelledError):
         attempt.end = "client_gone" if isinstance(request.aborted_by, ClientGone) else "cancelled"
     elif isinstance(error, OSError):  # the server's report of a disconnect

@@ -161,9 +161,9 @@ async def relay_events(
     events = response.take_held()
     try:
         while not reply.done:
+            if stream.error is not None:
+                events = _without_echo(events, redact, request_id)
             if events:
-                if stream.error is not None:
-                    events = _without_echo(events, redact, request_id)
                 await response.write(events, pings=not (stream.partial or stream.ended))
                 events = b""
             chunk = await reply.more(linger if stream.ended else inf)
