@@ -107,7 +107,7 @@ class ApiKeys(AuthenticationBackend):
         return self.find(dict(conn.scope["headers"]))[0]
 
     def find(self, headers: Headers) -> tuple[Authenticated | None, tuple[bytes, ...]]:
-        """Do the same with headers. The names are of those that are keys: they may not be sent upstream."""
+        """Do the same with headers. Also returns the names of those that are keys, which may not be sent upstream."""
         authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
         bearer = _bearer_token(one_credential(authorization)) if authorization else b""
         by_bearer = self._look_up(bearer) if bearer else None

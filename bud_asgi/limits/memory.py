@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from math import inf
+from math import floor, inf
 
 import msgspec
 
@@ -36,8 +36,8 @@ class Account(msgspec.Struct, gc=False):
 class MemoryStore:
     """Counts in memory. It never awaits, so its steps are atomic. Full buckets are removed: they hold no information.
 
-    A few are looked at for each new one, the oldest first. One that is removed is left with `-inf` tokens, so that an
-    account that still has it finds no room in it, and looks for its buckets again.
+    For each new bucket, a few old ones are looked at. One that is removed is left with `-inf` tokens: an account that
+    still has it finds no room in it, and looks for its buckets again.
 
     `clock` returns seconds and only goes forward. Raises `OptionError`.
     """
@@ -47,7 +47,7 @@ class MemoryStore:
         self._clock = clock
         self._buckets: dict[tuple[Limit, str], Bucket] = {}
         self._to_sweep: deque[tuple[Limit, str]] = deque()  # the keys of all buckets
-        self._due = 0  # so many of them are to be looked at
+        self._due = 0  # how many of them to look at next
         self._open: dict[str, Account] = {}
         self._count = 0
 
@@ -112,7 +112,7 @@ class MemoryStore:
         return bucket
 
     def _check_exactly(self, account: Account) -> None:
-        """Bring the buckets up to date. Raises `RateLimited` if they have no room for the charges."""
+        """Bring the buckets up to date, and find removed ones again. Raises `RateLimited` if there is no room."""
         now, ample = self._clock(), True
         if any(draw.bucket.tokens == -inf for draw in account.draws):
             account.draws = self._draws([draw.charge for draw in account.draws], now)
@@ -154,4 +154,4 @@ def _status(draw: Draw, tokens: float) -> LimitStatus:
     capacity = draw.bucket.capacity
     missing = capacity - tokens
     full_in = missing * draw.bucket.window / capacity if missing > 0.0 else 0.0
-    return LimitStatus(draw.charge, int(tokens + ROUNDING) if tokens > 0.0 else 0, full_in)
+    return LimitStatus(draw.charge, floor(tokens + ROUNDING) if tokens > 0.0 else 0, full_in)
