@@ -165,7 +165,7 @@ def pieces() -> list[tuple[str, float]]:
         observer.feed(event[60:])
 
     return [
-        ("an Exchange from a scope of 14 headers", each(lambda: Exchange.of(lines))),
+        ("an Exchange from a scope of 14 headers", each(lambda: Exchange.of({**lines}))),
         ("decode and check a body of 6 fields", each(lambda: decode_request(small))),
         ("resolve a model by pattern", each(lambda: table.resolve("claude-haiku-4-5", None))),
         ("observe an event that comes alone", each(lambda: observer.feed(event))),

