@@ -100,7 +100,10 @@ async def test_a_full_pipe_holds_nothing_up_and_loses_nothing_up_to_a_megabyte(p
     assert received == (LINE + b"\n") * 8000
 
 
-async def test_beyond_a_megabyte_lines_are_dropped_and_counted(pipe: Pipe, caplog: pytest.LogCaptureFixture) -> None:
+async def test_beyond_a_megabyte_lines_are_dropped_and_counted(
+    pipe: Pipe, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bud_asgi.telemetry.lines._LAST_WAIT", 0.0)  # nobody reads while `flush` waits
     for _ in range(20_000):
         pipe.handler.add(LINE)
     await asyncio.sleep(0.3)
