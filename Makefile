@@ -6,6 +6,9 @@ UV_VERSION := 0.13.9
 RUN := .venv/bin
 JOBS ?= 6
 
+# Every server that a test starts, and every worker, would compile the package and its tests again.
+test test-clients torture: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-clients check format bench torture clean
 
 demo: .venv/ready

@@ -126,9 +126,10 @@ def test_the_budget_is_given_back_on_every_path(here: Gateway, upstream: Threade
             wait_until(lambda: held(here) > 0, "a body is held")
     else:
         upstream.enqueue(hang())
-        sent = json.dumps(large).encode()
+        sent, before = json.dumps(large).encode(), len(upstream.requests)
         with upload(here, {"content-length": str(len(sent))}, sent):
-            wait_until(lambda: held(here) > MB, "the body is held")
+            wait_until(lambda: len(upstream.requests) > before, "the upstream is called")
+            assert held(here) > MB
 
 
 def test_a_key_over_its_limit_is_refused_before_its_body_is_read(upstream: ThreadedStandIn) -> None:
