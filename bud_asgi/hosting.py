@@ -113,12 +113,12 @@ class _ExactPrefix:
 
 
 class Shortcut:
-    """The innermost middleware of a host: hands frequent requests to a mount without asking the host's router.
+    """The innermost middleware of a host: hands frequent requests to a mount past the host's router.
 
     Starlette's `ExceptionMiddleware`, router and mount cost more than the rest of the host for a small request. The
     scope becomes what they would make of it, except for the key that `ExceptionMiddleware` sets for endpoints.
 
-    The router is asked wherever it could decide otherwise: an earlier route could match, the prefix has parameters, the
+    The router is used wherever it could decide otherwise: an earlier route could match, the prefix has parameters, the
     router is of another class (FastAPI's also serves its telemetry), another middleware is further in, or a monitoring
     tool has replaced methods of Starlette's.
 
