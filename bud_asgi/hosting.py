@@ -259,11 +259,11 @@ def _sample_path(path: str) -> str | None:
     """
     try:
         _, form, convertors = compile_path(path)
-    except (AssertionError, ValueError) as error:
-        raise OptionError("path", str(error)) from None
-    if not set(map(type, convertors.values())) <= _SAMPLES.keys():
-        return None
-    return form.format(**{name: _SAMPLES[type(convertor)] for name, convertor in convertors.items()})
+        if not set(map(type, convertors.values())) <= _SAMPLES.keys():
+            return None
+        return form.format(**{name: _SAMPLES[type(convertor)] for name, convertor in convertors.items()})
+    except (AssertionError, ValueError, LookupError) as error:  # one brace, or braces around what is not a name
+        raise OptionError("path", f"not a valid pattern: {error}") from None
 
 
 def _takes(route: BaseRoute, method: str, path: str) -> bool:

@@ -78,6 +78,12 @@ def test_a_prefix_without_a_leading_slash_is_an_error_that_shows_it(upstream: Th
         messages_app(upstream.base_url).install(Starlette(), path)
 
 
+@pytest.mark.parametrize("path", ["/a{b", "/a}b", "/a{}", "/a{0}", "/a{b:nothing}", "/{a}/{a}", "/a{b!r}"])
+def test_an_invalid_pattern_is_an_error_that_names_the_option(upstream: ThreadedStandIn, path: str) -> None:
+    with pytest.raises(ValueError, match=r"^path: not a valid pattern: "):
+        messages_app(upstream.base_url).install(Starlette(), path)
+
+
 async def _home(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("home")
 
