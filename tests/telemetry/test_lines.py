@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -142,14 +141,14 @@ async def test_a_file_gets_all_lines_in_one_write(tmp_path: Path, monkeypatch: p
     assert writes == [50_000]
 
 
-def test_the_access_log_hands_its_line_to_a_handler_of_its_own(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    log: Any = logging.getLogger("bud_asgi.access")
+def test_the_access_log_hands_its_line_to_a_handler_of_its_own(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("bud_asgi.access")
     monkeypatch.setattr(log, "handlers", [pipe.handler])
     monkeypatch.setattr(log, "propagate", False)
-    monkeypatch.setattr(log, "level", logging.INFO)
-    log.manager._clear_cache()
+    caplog.set_level(logging.INFO, log.name)
     one = Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
     log_access(one)
     flush_access_log()
     assert one.request_id.encode() in pipe.read()
-    log.manager._clear_cache()
