@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _UNLIMITED = 1 << 60
-"""Version 1 control groups report about 2**63 if there is no limit."""
+"""Version 1 control groups report a value near 2**63 if there is no limit."""
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:

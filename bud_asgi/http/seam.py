@@ -83,10 +83,7 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        own, new = self.headers, more
-        own = own if isinstance(own, HeaderBlock) else header_block(own)
-        new = new if isinstance(new, HeaderBlock) else header_block(new)
-        headers = HeaderBlock(own.lines + new.lines, own.wire + new.wire)
+        headers = header_block(more, after=header_block(self.headers))
         return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
 
     def __repr__(self) -> str:

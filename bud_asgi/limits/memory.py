@@ -112,7 +112,7 @@ class MemoryStore:
         return bucket
 
     def _check_exactly(self, account: Account) -> None:
-        """Bring the buckets up to date, and find removed ones again. Raises `RateLimited` if there is no room."""
+        """Bring the buckets up to date, looking up removed ones anew. Raises `RateLimited` if there is no room."""
         now, ample = self._clock(), True
         if any(draw.bucket.tokens == -inf for draw in account.draws):
             account.draws = self._draws([draw.charge for draw in account.draws], now)

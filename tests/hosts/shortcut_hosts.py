@@ -1,4 +1,4 @@
-"""Hosts with a mounted app that frequent requests may reach by the shortcut, and hosts whose router is always asked."""
+"""Hosts with a mounted app that frequent requests may reach by the shortcut, and hosts whose router is always used."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ ROUTED: dict[str, tuple[Make, str]] = {
     "FastAPI": (_fastapi, "/llm"),
     "an app with its own stages": (_own_stages, "/llm"),
 }
-"""Hosts whose router is always asked, with the path before that of the Messages API."""
+"""Hosts whose router is always used, with the path before that of the Messages API."""
 
 
 def without_shortcut(app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Lines are collected and written together; a stream that nobody reads, or that is closed, holds nothing up."""
+"""Lines are collected and written together; an unread or closed stream never blocks."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_a_full_pipe_holds_nothing_up_and_loses_nothing_up_to_a_megabyte(p
 async def test_beyond_a_megabyte_lines_are_dropped_and_counted(
     pipe: Pipe, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bud_asgi.telemetry.lines._LAST_WAIT", 0.0)  # nobody reads while `flush` waits
+    monkeypatch.setattr("bud_asgi.telemetry.lines._LAST_WAIT", 0.0)  # nothing is read while `flush` waits
     for _ in range(20_000):
         pipe.handler.add(LINE)
     await asyncio.sleep(0.3)
