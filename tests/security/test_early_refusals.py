@@ -60,7 +60,7 @@ def test_a_client_that_goes_on_uploading_can_read_why_it_was_refused(
     assert got == status
     assert b"\r\nconnection: close" in first
     assert json.loads(body)["type"] == "error"
-    assert taken < 20 << 20
+    assert taken < 64 << 20  # 4 MB are read; the rest is what the kernel buffers, up to some 40 MB
     here.assert_nothing_open()
 
 
