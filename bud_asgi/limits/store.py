@@ -1,98 +1,133 @@
-"""The interface of limit stores, and the refusal of a request that is over a limit."""
+"""The interface of limit stores: what is reserved, granted, refused and settled."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Protocol
+from collections.abc import Sequence
+from math import floor
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits.limit import Charge, Limit
+from bud_asgi.limit import Limit
 from bud_asgi.protocol.errors import GatewayError
+
+ROUNDING = 1e-9
+"""Relative rounding tolerance: a client that waits exactly `retry_after` must be admitted."""
+
+MAX_DEBT = 10
+"""How far a bucket may go into debt, in amounts of its limit: that many windows later it has room again."""
+
+CONCURRENCY_WAIT = 1.0
+"""Seconds after which a request over a limit of `concurrent` may try again: no one knows when a running one ends."""
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
+    """An amount to take from one bucket of a limit, in whole units of its kind. `key` names the bucket.
+
+    No two charges of a request are for the same bucket.
+    """
+
+    limit: Limit
+    key: str
+    amount: int
 
 
 class LimitStatus(msgspec.Struct, frozen=True, gc=False):
-    """The status of one limit for a caller: whole units remaining, and seconds until it is full again."""
+    """The status of one limit for a caller: `used` of its amount, of which `reserved` by requests that are running.
+
+    Fractions are what has been refilled so far. In debt, `used` is above the amount.
+    """
 
     charge: Charge
-    remaining: int
-    full_in: float
+    used: float
+    reserved: float = 0.0
+
+    @property
+    def remaining(self) -> int:
+        """Whole units that are left; 0 in debt."""
+        amount = self.charge.limit.amount
+        left = amount - self.used
+        return floor(left + ROUNDING * amount) if left > 0.0 else 0
+
+    @property
+    def full_in(self) -> float:
+        """Seconds until the whole amount is available again; for `concurrent` it depends on running requests: 0."""
+        rate = self.charge.limit.rate
+        return max(0.0, self.used) / rate if rate else 0.0
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):
-    """A reservation, and the status of the tightest limit of each kind after it. More statuses do no harm."""
+    """A reservation, and the status of its limits after it: those that a store can report, in any order."""
 
     reservation: Reservation
-    statuses: tuple[LimitStatus, ...]
+    statuses: tuple[LimitStatus, ...] = ()
+
+
+class StoreUnavailable(GatewayError):
+    """The store did not answer in time, or not at all: whether it has reserved is unknown."""
+
+    status = 529
+    type = "overloaded_error"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The rate limits of this gateway are unavailable.", headers={"retry-after": "1"})
+        self.reason = reason
 
 
 class LimitStore(Protocol):
     """Counts use against limits. Amounts are whole units of their limit's kind."""
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
-        """Take all charges, or none.
+        """Take all charges, or none; those of a limit in `observe` mode are taken without a check.
 
-        Raises `RateLimited` with the seconds until the tightest limit has room. Cancelled before it returns, nothing
-        stays taken.
+        Raises `RateLimited` with the longest of the waits, and `StoreUnavailable`. Cancelled before it returns,
+        nothing stays taken for longer than a lease.
         """
         ...
 
-    def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
+    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Book the actual amounts, in the order of the charges, in place of the reserved ones.
 
-        Settling twice changes nothing. More than was reserved becomes debt; less is given back. A returned coroutine is
-        run to its end in the background, whatever happens to the request; a store that never awaits books at once and
-        returns `None`.
+        Settling twice changes nothing. More than was reserved becomes debt, up to `MAX_DEBT`; of less, what has not
+        been refilled yet is given back. Runs to its end in the background, whatever happens to the request.
         """
         ...
 
 
-LONGEST_WAIT = 60.0
-"""The longest `retry-after`, in seconds, that an SDK should wait for; above it, `x-should-retry: false` is sent."""
+@runtime_checkable
+class SharedStore(LimitStore, Protocol):
+    """A store that is shared by many processes: reservations have to be renewed, and its connections closed."""
+
+    @property
+    def lease(self) -> float:
+        """Seconds after which a reservation that is neither settled nor renewed is given back."""
+        ...
+
+    async def renew(self, reservations: Sequence[Reservation]) -> None:
+        """Extend the leases of running requests. Raises `StoreUnavailable`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; they are made anew when needed."""
+        ...
 
 
-class RateLimited(GatewayError):
-    """A limit, of status `limit_status`, has no room for a request. After `retry_after` seconds it has."""
+@runtime_checkable
+class InspectableStore(Protocol):
+    """A store that can report the status of buckets."""
 
-    status = 429
-    type = "rate_limit_error"
-
-    def __init__(self, status: LimitStatus, retry_after: float) -> None:
-        limit = status.charge.limit
-        whose = "your" if limit.per == "principal" else "the"
-        seconds = max(1, math.ceil(retry_after - 1e-6))
-        message = (
-            f"This request would exceed {whose} rate limit of {limit.amount} {limit.kind} in {limit.window:g} seconds."
-        )
-        if retry_after > LONGEST_WAIT:
-            self.retryable = False
-            message += (
-                f" The next one can pass at {_rfc3339(math.ceil(time.time() + retry_after)).decode()}; try again then."
-            )
-        lines = {name.decode(): value.decode() for name, value in limit_headers(status)}
-        super().__init__(message, headers={"retry-after": str(seconds), **lines})
-        self.retry_after = retry_after
-        self.limit_status = status
+    async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
+        """The status of each bucket; the amounts of the charges do not matter. Raises `StoreUnavailable`."""
+        ...
 
 
-def limit_headers(status: LimitStatus) -> list[tuple[bytes, bytes]]:
-    """The headers that report a limit to its caller, named as the service names them (vendor page "Rate limits")."""
-    amount, remaining, reset = _parts(status.charge.limit)
-    full_at = math.ceil(time.time() + status.full_in)
-    return [amount, (remaining, b"%d" % status.remaining), (reset, _rfc3339(full_at))]
+def waiting_time(used: float, amount: float, *, capacity: float, rate: float) -> float:
+    """Seconds until `amount` can be taken from a bucket of which so much is used; 0 if it can be taken now.
 
-
-@lru_cache(maxsize=256)
-def _parts(limit: Limit) -> tuple[tuple[bytes, bytes], bytes, bytes]:
-    family = f"anthropic-ratelimit-{limit.kind}-".encode()
-    return (family + b"limit", b"%d" % limit.amount), family + b"remaining", family + b"reset"
-
-
-@lru_cache(maxsize=256)
-def _rfc3339(second: int) -> bytes:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+    An amount above the capacity can be taken from a full bucket; otherwise it never could.
+    """
+    missing = used + (amount if amount < capacity else capacity) - capacity  # noqa: FURB136 - a third of a call of min()
+    if missing <= ROUNDING * capacity:
+        return 0.0
+    return missing / rate if rate else CONCURRENCY_WAIT

@@ -1,0 +1,165 @@
+"""What a limit is: how much of what, in which time, for whom. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import inf
+from typing import Literal, get_args
+
+import msgspec
+
+from bud_asgi.options import (
+    OptionError,
+    check_choice,
+    check_flag,
+    check_function,
+    check_integer,
+    check_items,
+    check_seconds,
+    check_texts,
+    check_type,
+    duplicates,
+    mismatch,
+    one_of,
+)
+from bud_asgi.protocol.patterns import matches_any
+
+Kind = Literal["requests", "input_tokens", "output_tokens", "tokens", "concurrent"]
+"""What is limited. `tokens` are those of input and output together, `concurrent` the requests that run at once."""
+
+Mode = Literal["enforce", "observe"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TOKENS: frozenset[Kind] = frozenset({"input_tokens", "output_tokens", "tokens"})
+PER = ("principal", "team", "model", "all")
+DEFAULT_WINDOW = 60.0
+LONGEST_WAIT = 60.0
+"""Seconds: the longest that a request may wait for a limit, and the longest `retry-after` that clients wait for."""
+
+_INPUT: frozenset[Kind] = frozenset({"input_tokens", "tokens"})
+_PATTERNS = 'a list of names or patterns with *, such as ["team-*"]'
+
+Dimension = Callable[..., str | None]
+"""A function of the `Exchange`, which returns the name of the bucket that a request belongs to; `None` for none."""
+
+
+class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
+    """At most `amount` of a kind in `window` seconds (60 by default), for each principal or other `per`.
+
+    It is a token bucket: a caller that was idle may use the whole amount at once; then it refills evenly. `concurrent`
+    has no window: it is the number of requests that run at the same time.
+
+    `per` is `principal`, `team`, `model` (the name that the request resolves to) or `all`, or a function of the
+    `Exchange`, sync and named, that returns the name of the bucket (`None`: the limit does not apply). `models`,
+    `teams` and `principals` are names or patterns with `*`: the limit applies only to requests that match them.
+
+    With `mode="observe"` use is counted and reported, and nothing is refused. `wait` is how many seconds a request may
+    wait for room instead of being refused. `cache_reads` counts input tokens that were read from the prompt cache too;
+    the service itself does not (vendor page "Rate limits"). Raises `OptionError`.
+    """
+
+    kind: Kind
+    amount: int
+    window: float | None = None
+    per: str | Dimension = "principal"
+    models: tuple[str, ...] = ("*",)
+    teams: tuple[str, ...] = ("*",)
+    principals: tuple[str, ...] = ("*",)
+    mode: Mode = "enforce"
+    wait: float = 0.0
+    cache_reads: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the options, each and together; lists become tuples."""
+        check_choice("kind", self.kind, KINDS)
+        check_integer("amount", self.amount, "a whole number, at least 1")
+        _check_window(self)
+        if callable(self.per):
+            check_function("per", self.per, "a function of the Exchange that returns a string or None", None)
+        elif not isinstance(self.per, str) or self.per not in PER:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise mismatch("per", f"{one_of(PER)}, or a function of the Exchange", self.per)
+        for option in ("models", "teams", "principals"):
+            patterns = check_texts(option, getattr(self, option), _PATTERNS)
+            if not patterns:
+                raise OptionError(option, "an empty list matches nothing, so that the limit would never apply")
+            msgspec.structs.force_setattr(self, option, patterns)
+        check_choice("mode", self.mode, get_args(Mode))
+        check_seconds("wait", self.wait, maximum=LONGEST_WAIT, zero=True)
+        if self.wait and self.mode == "observe":
+            raise OptionError("wait", 'meaningless with mode = "observe", which refuses nothing', other="mode")
+        check_flag("cache_reads", self.cache_reads)
+        if self.cache_reads and self.kind not in _INPUT:
+            raise OptionError("cache_reads", f"meaningless for {self.kind}, which are no input tokens", other="kind")
+
+    @property
+    def rate(self) -> float:
+        """How much is refilled in a second; 0 for `concurrent`, which is given back instead."""
+        return self.amount / (self.window or inf)
+
+    @property
+    def observed(self) -> bool:
+        """Whether it only counts, and refuses nothing."""
+        return self.mode == "observe"
+
+    @property
+    def dimension(self) -> str:
+        """The name of `per`."""
+        per = self.per
+        if isinstance(per, str):
+            return per
+        named = per if hasattr(per, "__qualname__") else type(per)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    def applies_to(self, *, principal: str, team: str | None) -> bool:
+        """Whether it applies to this caller, whatever the model."""
+        return (self.principals == ("*",) or matches_any(self.principals, principal)) and (
+            self.teams == ("*",) or (team is not None and matches_any(self.teams, team))
+        )
+
+    def applies_to_model(self, model: str) -> bool:
+        """Whether it applies to the model of that resolved name."""
+        return matches_any(self.models, model)
+
+
+@lru_cache(maxsize=4096)
+def limit_id(limit: Limit) -> str:
+    """The identity of a limit, the same in every process: all but its amount, which may change while use is counted."""
+    parts = [limit.kind, f"{limit.window:g}" if limit.window else "", limit.dimension, limit.mode]
+    if limit.cache_reads:
+        parts.append("cache_reads")
+    for name in ("models", "teams", "principals"):
+        if (patterns := getattr(limit, name)) != ("*",):
+            parts.append(f"{name}={','.join(patterns)}")
+    return "/".join(parts)
+
+
+def check_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[Limit, ...]:
+    """Check for a list of limits, no two of which count the same, and return it as a tuple. Raises `OptionError`."""
+    checked = check_items(option, limits, "a list of Limit", lambda name, limit: check_type(name, limit, Limit, "a Limit"))
+    for index, first in duplicates(limit_id(limit) for limit in checked):
+        raise OptionError(f"{option}[{index}]", f"counts the same as {option}[{first}]; expected one limit for both")
+    return checked
+
+
+def check_own_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[Limit, ...]:
+    """The same for limits that a key or principal carries: they count for that caller alone. Raises `OptionError`."""
+    checked = check_limits(limits, option)
+    for index, limit in enumerate(checked):
+        if limit.per != "principal":
+            raise OptionError(f"{option}[{index}].per", "a limit that a caller carries counts for that caller alone")
+        if limit.teams != ("*",) or limit.principals != ("*",):
+            name = "teams" if limit.teams != ("*",) else "principals"
+            raise OptionError(f"{option}[{index}].{name}", "meaningless on a limit that a caller carries")
+    return checked
+
+
+def _check_window(limit: Limit) -> None:
+    if limit.kind == "concurrent":
+        if limit.window is not None:
+            raise OptionError("window", "meaningless for concurrent, the requests that run at the same time", other="kind")
+    elif limit.window is None:
+        msgspec.structs.force_setattr(limit, "window", DEFAULT_WINDOW)
+    else:
+        check_seconds("window", limit.window, maximum=1e9)
+        msgspec.structs.force_setattr(limit, "window", float(limit.window))

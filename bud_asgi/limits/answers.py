@@ -1,0 +1,94 @@
+"""How limits appear in responses: the headers on every reply, and the refusal of a request that is over one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from bud_asgi.limit import LONGEST_WAIT, Kind, Limit
+from bud_asgi.limits.store import LimitStatus
+from bud_asgi.protocol.errors import GatewayError
+
+_SHARED = frozenset({"model", "all"})
+_WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "the rate limit of this model"}
+_WINDOWS = {1.0: "per second", 60.0: "per minute", 3600.0: "per hour", 86400.0: "per day"}
+
+
+class RateLimited(GatewayError):
+    """A limit, of status `limit_status`, has no room for a request. After `retry_after` seconds it has.
+
+    `statuses` are those of all limits of the request that are known. Where waiting is hopeless, because it takes longer
+    than clients wait, `x-should-retry: false` is sent.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, status: LimitStatus, retry_after: float, statuses: Iterable[LimitStatus] = ()) -> None:
+        seconds = max(1, math.ceil(retry_after - 1e-6))
+        if retry_after > LONGEST_WAIT:
+            self.retryable = False
+        lines = {name.decode(): value.decode() for name, value in limit_headers((status, *statuses))}
+        super().__init__(_message(status, seconds), headers={"retry-after": str(seconds), **lines})
+        self.retry_after = retry_after
+        self.limit_status = status
+        self.statuses = tuple(statuses)
+
+
+def limit_headers(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
+    """The headers that report a caller's own limits, the tightest of each kind (vendor page "Rate limits").
+
+    Limits that are shared with other callers would report their use, so they are left out; so are observed ones.
+    """
+    tightest: dict[Kind, tuple[float, LimitStatus]] = {}
+    for status in statuses:
+        limit = status.charge.limit
+        if limit.kind != "concurrent" and limit.per not in _SHARED and not limit.observed:
+            left = limit.amount - status.used
+            known = tightest.get(limit.kind)
+            if known is None or left < known[0]:
+                tightest[limit.kind] = (left, status)
+    lines: list[tuple[bytes, bytes]] = []
+    now = time.time() if tightest else 0.0
+    for _, status in tightest.values():
+        amount, remaining, reset = _names(status.charge.limit)
+        lines += (amount, (remaining, b"%d" % status.remaining), (reset, rfc3339(math.ceil(now + status.full_in))))
+    return lines
+
+
+@lru_cache(maxsize=256)
+def _names(limit: Limit) -> tuple[tuple[bytes, bytes], bytes, bytes]:
+    family = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
+    return (family + b"limit", b"%d" % limit.amount), family + b"remaining", family + b"reset"
+
+
+@lru_cache(maxsize=1024)
+def rfc3339(second: int) -> bytes:
+    """A Unix time as RFC 3339 in UTC; the last second of the year 9999 for anything later."""
+    return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+
+def words(limit: Limit) -> str:
+    """A limit in words, such as `60 requests per minute`."""
+    kind = limit.kind.replace("_", " ")
+    if limit.amount == 1 and kind.endswith("s"):
+        kind = kind[:-1]
+    if limit.kind == "concurrent":
+        return f"{limit.amount:,} concurrent request{'s' if limit.amount > 1 else ''}"
+    window = limit.window or 0.0
+    return f"{limit.amount:,} {kind} {_WINDOWS.get(window) or f'in {window:g} seconds'}"
+
+
+def _message(status: LimitStatus, seconds: int) -> str:
+    limit = status.charge.limit
+    whose = _WHOSE.get(limit.dimension, "the rate limit")
+    message = f"This request would exceed {whose} of {words(limit)}."
+    if limit.kind == "concurrent":
+        return f"{message} One of the running requests has to end first."
+    if seconds > LONGEST_WAIT:
+        at = rfc3339(math.ceil(time.time() + seconds)).decode()
+        return f"{message} The limit has room for it at {at}; try again then."
+    return f"{message} The limit has room for it in {seconds} second{'s' if seconds > 1 else ''}."
