@@ -13,9 +13,9 @@ from bud_asgi.limits.store import MAX_DEBT
 class Bucket(msgspec.Struct, gc=False, eq=False):
     """What has been used of a limit, `updated_at` seconds on a clock. It refills evenly, and may go into debt.
 
-    `used` is 0 at rest; `reserved` is the part of it that running requests hold. `drained` is all that has been
-    refilled or given back: the difference to what it was shows how much of a reservation is still in the bucket, first
-    in, first out. `concurrent` limits are buckets that do not refill.
+    `used` is 0 at rest. `drained` is all that has been refilled or given back: the difference to what it was shows how
+    much of a reservation is still in the bucket, first in, first out. A reservation's `mark` is `drained + used` before
+    it. `concurrent` limits are buckets that do not refill.
     """
 
     limit: Limit
@@ -26,7 +26,6 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     updated_at: float
     used: float = 0.0
     drained: float = 0.0
-    reserved: float = 0.0
 
     @classmethod
     def of(cls, limit: Limit, key: str, now: float) -> Bucket:
@@ -62,17 +61,21 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
             self.updated_at = now
         return used
 
+    def left(self, reserved: float, mark: float) -> float:
+        """How much of a reservation is still in the bucket."""
+        refilled = self.drained - mark
+        if refilled <= 0.0:
+            return reserved
+        return reserved - refilled if refilled < reserved else 0.0
+
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
-        """Book an actual amount in place of a reserved one; `mark` was `drained + used` before it was reserved."""
-        self.reserved -= reserved
+        """Book an actual amount in place of a reserved one."""
         used, extra = self.refill(now), actual - reserved
         if extra > 0.0:
             most = (1 + MAX_DEBT) * self.capacity
             self.used = max(used, min(used + extra, most))
             return
-        refilled, back = self.drained - mark, -extra
-        left = reserved - refilled if refilled > 0.0 else reserved
-        if back > left:
-            back = left if left > 0.0 else 0.0  # noqa: FURB136 - a third of a call of max()
+        back, left = -extra, self.left(reserved, mark)
+        back = back if back < left else left  # noqa: FURB136 - a third of a call of min()
         self.used = used - back if back < used else 0.0
         self.drained += back

@@ -29,7 +29,7 @@ class Account(msgspec.Struct, gc=False):
 
 
 class MemoryReservation(Reservation, frozen=True):
-    """What a request holds: `amounts` of `buckets`, each at a `mark` (`Bucket.settle`)."""
+    """What a request holds: `amounts` of `buckets`, each at a `mark`."""
 
     buckets: tuple[Bucket, ...]
     amounts: Sequence[int]
@@ -49,7 +49,7 @@ class MemoryStore:
         self._buckets: dict[str, dict[str, Bucket]] = {}  # by the id of the limit, and by key
         self._to_sweep: deque[Bucket] = deque()  # all buckets
         self._due = 0  # how many of them to look at next
-        self._open: set[str] = set()
+        self._open: dict[str, MemoryReservation] = {}
         self._count = 0
 
     @property
@@ -83,27 +83,19 @@ class MemoryStore:
                 break
             marks.append(bucket.drained + used)
             bucket.used = used + amount
-            bucket.reserved += amount
         self._count += 1
         reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
-        self._open.add(reservation.id)
+        self._open[reservation.id] = reservation
         return reservation
 
     def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Settle at once. Settling twice changes nothing."""
-        if reservation.id not in self._open or not isinstance(reservation, MemoryReservation):
-            return
-        self._open.remove(reservation.id)
-        if amounts == reservation.amounts:
-            for bucket, reserved in zip(reservation.buckets, amounts, strict=True):
-                bucket.reserved -= reserved
+        held = self._open.pop(reservation.id, None)
+        if held is None or held.amounts == amounts:
             return
         now = self._clock()
-        held = zip(reservation.buckets, reservation.amounts, reservation.marks, amounts, strict=True)
-        for bucket, reserved, mark, actual in held:
-            if actual == reserved:
-                bucket.reserved -= reserved
-            elif not bucket.removed:
+        for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
+            if not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
             elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
                 charge = Charge(bucket.limit, bucket.key, 0)
@@ -120,13 +112,19 @@ class MemoryStore:
         self.book(reservation, amounts)
 
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
-        """The status of each bucket."""
+        """The status of each bucket. Looks at all reservations."""
         now = self._clock()
         return [self._status(charge, now) for charge in buckets]
 
     def _status(self, charge: Charge, now: float) -> LimitStatus:
         bucket = self._buckets.get(limit_id(charge.limit), {}).get(charge.key)
-        return LimitStatus(charge, 0.0) if bucket is None else LimitStatus(charge, bucket.refill(now), bucket.reserved)
+        if bucket is None:
+            return LimitStatus(charge, 0.0)
+        used, reserved = bucket.refill(now), 0.0
+        for held in self._open.values():
+            for one, amount, mark in zip(held.buckets, held.amounts, held.marks, strict=True):
+                reserved += one.left(amount, mark) if one is bucket else 0.0
+        return LimitStatus(charge, used, reserved)
 
     def _bucket(self, charge: Charge, now: float) -> Bucket:
         limit, key = charge.limit, charge.key
@@ -161,7 +159,7 @@ class MemoryStore:
         for _ in range(min(self._due, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
             idle = now - bucket.updated_at
-            if idle < IDLE or bucket.reserved or bucket.used > idle * bucket.rate:
+            if idle < IDLE or bucket.used > idle * bucket.rate:
                 self._to_sweep.append(bucket)
             else:
                 bucket.remove()
@@ -173,7 +171,6 @@ def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:
     """Undo what was just taken from so many buckets."""
     for bucket, amount in zip(account.buckets[:number], amounts, strict=False):
         bucket.used -= amount
-        bucket.reserved -= amount
 
 
 def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
@@ -182,11 +179,10 @@ def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
     for bucket, amount in zip(account.buckets, amounts, strict=True):
         marks.append(bucket.drained + bucket.used)
         bucket.used += amount
-        bucket.reserved += amount
     return marks
 
 
 def status_of(account: Account) -> tuple[LimitStatus, ...]:
     """The status of each bucket of an account, as of its last change."""
     pairs = zip(account.charges, account.buckets, strict=True)
-    return tuple([LimitStatus(charge, bucket.used, bucket.reserved) for charge, bucket in pairs])
+    return tuple([LimitStatus(charge, bucket.used) for charge, bucket in pairs])
