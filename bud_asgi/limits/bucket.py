@@ -15,7 +15,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
 
     `used` is 0 at rest. `drained` is all that has been refilled or given back: the difference to what it was shows how
     much of a reservation is still in the bucket, first in, first out. A reservation's `mark` is `drained + used` before
-    it. `concurrent` limits are buckets that do not refill.
+    it. `concurrent` limits are buckets that do not refill. Once `removed`, its store has forgotten it.
     """
 
     limit: Limit
@@ -26,20 +26,16 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     updated_at: float
     used: float = 0.0
     drained: float = 0.0
+    removed: bool = False
 
     @classmethod
     def of(cls, limit: Limit, key: str, now: float) -> Bucket:
         """A full bucket."""
         return cls(limit, key, float(limit.amount), limit.rate, not limit.observed, now)
 
-    @property
-    def removed(self) -> bool:
-        """Whether its store has forgotten it: it was at rest, and a new one will be made for the key."""
-        return self.capacity < 0.0
-
     def remove(self) -> None:
         """Leave no room in it, so that whoever still refers to it looks for a new one."""
-        self.capacity = -inf
+        self.removed, self.capacity = True, -inf
 
     def refill(self, now: float) -> float:
         """Bring it up to date, and return what is used.

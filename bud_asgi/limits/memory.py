@@ -95,6 +95,8 @@ class MemoryStore:
             return
         now = self._clock()
         for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
+            if actual == reserved:
+                continue
             if not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
             elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
