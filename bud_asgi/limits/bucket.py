@@ -47,32 +47,32 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
 
         If the clock went back, nothing is added until it has caught up; by more than a window, it starts again there.
         """
-        elapsed = now - self.updated_at
+        used, elapsed = self.used, now - self.updated_at
         if elapsed > 0.0:
-            used = self.used
+            self.updated_at = now
             if used:
                 refilled = elapsed * self.rate
-                refilled = refilled if refilled < used else used  # noqa: FURB136 - a third of a call of min()
-                self.used = used = used - refilled
-                self.drained += refilled
+                if refilled >= used:
+                    self.drained += used
+                    self.used = used = 0.0
+                else:
+                    self.drained += refilled
+                    self.used = used = used - refilled
+        elif elapsed < -(self.limit.window or 0.0):
             self.updated_at = now
-            return used
-        if elapsed < -(self.limit.window or 0.0):
-            self.updated_at = now
-        return self.used
+        return used
 
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
         """Book an actual amount in place of a reserved one; `mark` was `drained + used` before it was reserved."""
         self.reserved -= reserved
-        extra = actual - reserved
-        if not extra:
-            return
-        used = self.refill(now)
+        used, extra = self.refill(now), actual - reserved
         if extra > 0.0:
             most = (1 + MAX_DEBT) * self.capacity
             self.used = max(used, min(used + extra, most))
             return
-        refilled = min(max(self.drained - mark, 0.0), reserved)
-        back = min(-extra, reserved - refilled, used)
-        self.used = used - back
+        refilled, back = self.drained - mark, -extra
+        left = reserved - refilled if refilled > 0.0 else reserved
+        if back > left:
+            back = left if left > 0.0 else 0.0  # noqa: FURB136 - a third of a call of max()
+        self.used = used - back if back < used else 0.0
         self.drained += back

@@ -15,6 +15,9 @@ from bud_asgi.limits.bucket import Bucket
 from bud_asgi.limits.store import Charge, Grant, LimitStatus, waiting_time
 from bud_asgi.options import check_clock
 
+IDLE = 10.0
+"""Seconds without use after which a bucket at rest is removed: to look for a new one costs more than to keep it."""
+
 _PER_NEW = 2  # old buckets that are looked at for each new one: with 1, those at rest could pile up
 
 
@@ -70,13 +73,14 @@ class MemoryStore:
     def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
         """Reserve these amounts, or none of them. Raises `RateLimited`."""
         now = self._clock()
-        for bucket, amount in zip(account.buckets, amounts, strict=True):
-            if bucket.refill(now) + amount > bucket.capacity and (bucket.enforced or bucket.removed):
-                self._check_exactly(account, amounts, now)
-                break
         marks: list[float] = []
         for bucket, amount in zip(account.buckets, amounts, strict=True):
             used = bucket.refill(now)
+            if used + amount > bucket.capacity and (bucket.enforced or bucket.removed):
+                _give_back(account, amounts, len(marks))
+                self._check_exactly(account, amounts, now)
+                marks = _take_all(account, amounts)
+                break
             marks.append(bucket.drained + used)
             bucket.used = used + amount
             bucket.reserved += amount
@@ -90,15 +94,20 @@ class MemoryStore:
         if reservation.id not in self._open or not isinstance(reservation, MemoryReservation):
             return
         self._open.remove(reservation.id)
+        if amounts == reservation.amounts:
+            for bucket, reserved in zip(reservation.buckets, amounts, strict=True):
+                bucket.reserved -= reserved
+            return
         now = self._clock()
         held = zip(reservation.buckets, reservation.amounts, reservation.marks, amounts, strict=True)
         for bucket, reserved, mark, actual in held:
-            if bucket.removed:  # nothing of it was left
-                if actual > reserved:
-                    charge = Charge(bucket.limit, bucket.key, 0)
-                    self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
-            else:
+            if actual == reserved:
+                bucket.reserved -= reserved
+            elif not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
+            elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
+                charge = Charge(bucket.limit, bucket.key, 0)
+                self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
@@ -151,12 +160,30 @@ class MemoryStore:
         """Remove the buckets at rest among those that are due."""
         for _ in range(min(self._due, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
-            if bucket.refill(now) or bucket.reserved:
+            idle = now - bucket.updated_at
+            if idle < IDLE or bucket.reserved or bucket.used > idle * bucket.rate:
                 self._to_sweep.append(bucket)
             else:
                 bucket.remove()
                 del self._buckets[limit_id(bucket.limit)][bucket.key]
         self._due = 0
+
+
+def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:
+    """Undo what was just taken from so many buckets."""
+    for bucket, amount in zip(account.buckets[:number], amounts, strict=False):
+        bucket.used -= amount
+        bucket.reserved -= amount
+
+
+def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
+    """Take from buckets that are up to date and have room; return the marks."""
+    marks: list[float] = []
+    for bucket, amount in zip(account.buckets, amounts, strict=True):
+        marks.append(bucket.drained + bucket.used)
+        bucket.used += amount
+        bucket.reserved += amount
+    return marks
 
 
 def status_of(account: Account) -> tuple[LimitStatus, ...]:

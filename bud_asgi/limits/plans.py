@@ -9,6 +9,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.limit import Limit
+from bud_asgi.limits.answers import is_reported
 from bud_asgi.limits.charges import charges_of, family_of, limits_of, model_of, needs_body
 from bud_asgi.limits.memory import Account, MemoryStore
 from bud_asgi.limits.store import Charge
@@ -21,17 +22,39 @@ _Caller = tuple[str, str, str | None, tuple[Limit, ...]]
 
 
 class Plan(msgspec.Struct, eq=False):
-    """The charges of a request, and their buckets in memory. `is_complete`: none is missing for want of the body."""
+    """The charges of a request, and their buckets in memory. `is_complete`: none is missing for want of the body.
+
+    `ones` is an amount of 1 for each charge, `reported` are the indexes of those that the caller's headers report,
+    `only_requests` whether nothing else is counted.
+    """
 
     charges: tuple[Charge, ...]
     account: Account | None = None
     is_complete: bool = True
+    ones: tuple[int, ...] = ()
+    reported: tuple[int, ...] = ()
+    only_requests: bool = False
     has_tokens: bool = False
+    has_observed: bool = False
 
-    @property
-    def ones(self) -> tuple[int, ...]:
-        """An amount of 1 for each charge."""
-        return tuple([charge.amount for charge in self.charges])
+    @classmethod
+    def of(cls, charges: tuple[Charge, ...], account: Account | None, *, is_complete: bool) -> Plan:
+        """The plan for these charges."""
+        limits = [charge.limit for charge in charges]
+        return cls(
+            charges,
+            account,
+            is_complete,
+            ones=(1,) * len(charges),
+            reported=tuple([index for index, limit in enumerate(limits) if is_reported(limit)]),
+            only_requests=all(limit.kind == "requests" for limit in limits),
+            has_tokens=any(limit.is_tokens for limit in limits),
+            has_observed=any(limit.observed for limit in limits),
+        )
+
+
+NO_LIMITS = Plan(())
+"""The plan where nothing is limited."""
 
 
 class Plans:
@@ -46,6 +69,9 @@ class Plans:
 
     def early(self, exchange: Exchange) -> Plan:
         """The charges that do not depend on the body."""
+        principal = exchange.principal
+        if not self._limits and (principal is None or not principal.limits):
+            return NO_LIMITS
         caller = _caller(exchange)
         plan = self._early.get(caller)
         if plan is None:
@@ -55,11 +81,10 @@ class Plans:
 
     def full(self, exchange: Exchange) -> Plan:
         """All charges. The body must have been read, if they depend on it."""
-        caller = _caller(exchange)
-        early = self._early.get(caller)
-        if early is not None and early.is_complete:
+        early = self.early(exchange)
+        if early.is_complete:
             return early
-        model = model_of(exchange)
+        caller, model = _caller(exchange), model_of(exchange)
         key = (caller, model)
         plan = None if self._by_function else self._full.get(key)
         if plan is None:
@@ -75,8 +100,7 @@ class Plans:
             limits = [limit for limit in limits if limit not in later]
         charges = charges_of(limits, exchange, family, model)
         account = self._memory.account(charges) if self._memory is not None and charges else None
-        has_tokens = any(charge.limit.is_tokens for charge in charges)
-        return Plan(charges, account, not (early and later), has_tokens)
+        return Plan.of(charges, account, is_complete=not (early and later))
 
 
 def _caller(exchange: Exchange) -> _Caller:
