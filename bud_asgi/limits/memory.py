@@ -81,7 +81,7 @@ class MemoryStore:
                 self._check_exactly(account, amounts, now)
                 marks = _take_all(account, amounts)
                 break
-            marks.append(bucket.drained + used)
+            marks.append(bucket.drained)
             bucket.used = used + amount
             bucket.reserved += amount
         self._count += 1
@@ -94,15 +94,12 @@ class MemoryStore:
         if reservation.id not in self._open or not isinstance(reservation, MemoryReservation):
             return
         self._open.remove(reservation.id)
-        if amounts == reservation.amounts:
-            for bucket, reserved in zip(reservation.buckets, amounts, strict=True):
-                bucket.reserved -= reserved
-            return
         now = self._clock()
         held = zip(reservation.buckets, reservation.amounts, reservation.marks, amounts, strict=True)
         for bucket, reserved, mark, actual in held:
             if actual == reserved:
-                bucket.reserved -= reserved
+                bucket.refill(now)
+                bucket.release(reserved, mark)
             elif not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
             elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
@@ -161,7 +158,7 @@ class MemoryStore:
         for _ in range(min(self._due, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
             idle = now - bucket.updated_at
-            if idle < IDLE or bucket.reserved or bucket.used > idle * bucket.rate:
+            if idle < IDLE or bucket.used > idle * bucket.rate:
                 self._to_sweep.append(bucket)
             else:
                 bucket.remove()
@@ -180,7 +177,7 @@ def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
     """Take from buckets that are up to date and have room; return the marks."""
     marks: list[float] = []
     for bucket, amount in zip(account.buckets, amounts, strict=True):
-        marks.append(bucket.drained + bucket.used)
+        marks.append(bucket.drained)
         bucket.used += amount
         bucket.reserved += amount
     return marks

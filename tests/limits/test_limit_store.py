@@ -145,15 +145,40 @@ async def test_what_has_been_refilled_since_is_not_given_back_again(new_store: N
     store = new_store(clock)
     granted = await store.reserve([Charge(TOKENS, "a", 60)])
     clock.now += 45
+    assert await status(store, TOKENS) == (15, 15)
     await store.settle(granted.reservation, [0])
     assert await status(store, TOKENS) == (0, 0)
-    granted = await store.reserve([Charge(TOKENS, "a", 40)])
-    later = await store.reserve([Charge(TOKENS, "a", 20)])
-    clock.now += 30  # those of the first reservation are refilled first: 10 of it are left
-    await store.settle(granted.reservation, [0])
-    assert await status(store, TOKENS) == (20, 20)
-    await store.settle(later.reservation, [5])
-    assert await status(store, TOKENS) == (5, 0)
+
+
+async def test_what_running_requests_hold_is_refilled_last_and_evenly(new_store: NewStore) -> None:
+    clock = Clock()
+    store = new_store(clock)
+    ended = await store.reserve([Charge(TOKENS, "a", 12)])
+    first = await store.reserve([Charge(TOKENS, "a", 32)])
+    second = await store.reserve([Charge(TOKENS, "a", 16)])
+    await store.settle(ended.reservation, [12])
+    clock.now += 12
+    assert await status(store, TOKENS) == (48, 48)
+    clock.now += 36
+    assert await status(store, TOKENS) == (12, 12)
+    await store.settle(first.reservation, [0])
+    assert await status(store, TOKENS) == pytest.approx((4, 4))
+    await store.settle(second.reservation, [15])
+    assert await status(store, TOKENS) == (pytest.approx(3), 0)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+async def test_requests_give_back_all_that_they_hold_in_whatever_order_they_end(
+    new_store: NewStore, order: tuple[int, ...]
+) -> None:
+    store = new_store(Clock())
+    charges = [Charge(Limit("concurrent", 3), "a", 1), Charge(TOKENS, "a", 20)]
+    running = [(await store.reserve(charges)).reservation for _ in range(3)]
+    await refused(store, *charges)
+    for index in order:
+        await store.settle(running[index], [0, 0])
+    assert await status(store, Limit("concurrent", 3)) == (0, 0)
+    assert await status(store, TOKENS) == (0, 0)
 
 
 async def test_debt_is_bounded_and_a_larger_one_is_not_lowered(new_store: NewStore) -> None:
@@ -197,9 +222,9 @@ async def test_a_changed_amount_keeps_what_was_used(new_store: NewStore) -> None
     assert (await store.reserve([Charge(larger, "a", 1)])).statuses[0].remaining == 2
     assert (await refused(store, Charge(smaller, "a", 1))).retry_after == 240
     clock.now += 60
-    assert await status(store, smaller) == (3, 4)
+    assert await status(store, smaller) == (3, 3)
     await store.settle(granted.reservation, [3])
-    assert await status(store, larger) == (3, 1)
+    assert await status(store, larger) == pytest.approx((3, 0.75))
 
 
 async def test_the_status_of_a_bucket_that_was_never_used_is_nothing(new_store: NewStore) -> None:
