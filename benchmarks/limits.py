@@ -1,23 +1,24 @@
 """What limits cost: `make bench`.
 
 - admission and settlement of a request in memory, with four limits and with none (microseconds);
-- the memory that the buckets of 100,000 principals take, and what of it is left when they are at rest (megabytes).
+- the memory that the buckets of 100,000 principals take (megabytes), and how many are left when they are at rest.
 
 With `--quick` everything is measured with small counts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from pathlib import Path
 
 from cost import each, table
+from starlette.types import Message, Scope
 
 from bud_asgi import Limit, MemoryStore, Principal
 from bud_asgi.exchange import Attempt, Exchange, Target
 from bud_asgi.limits import Limiter
-from bud_asgi.protocol.request import decode_request
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.tasks import BackgroundTasks
 
@@ -32,60 +33,62 @@ FOUR = [
 TASKS = BackgroundTasks()
 
 
-def exchange_of(principal: str) -> Exchange:
-    """A small request, as it is before it is admitted."""
-    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/messages", "headers": []}
+async def exchange_of(principal: str) -> Exchange:
+    """A small request that has been read and answered."""
+    headers = [(b"anthropic-version", b"2023-06-01"), (b"content-type", b"application/json")]
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/messages", "headers": headers}
     exchange = Exchange.of(scope)
     exchange.operation, exchange.principal = "messages.create", Principal(id=principal)
-    exchange._request = decode_request(BODY)  # noqa: SLF001 - what reading the body leaves
+    await exchange.request(receive)
+    exchange.usage = Usage(input_tokens=20, output_tokens=30)
+    exchange.attempts = [Attempt(Target("anthropic"), end="answered")]
     return exchange
 
 
+async def receive() -> Message:
+    """The whole body."""
+    return {"type": "http.request", "body": BODY}
+
+
 def serve(limiter: Limiter, exchange: Exchange) -> None:
-    """Check, admit and settle a request that has been answered."""
+    """Check, admit and settle a request."""
     admission = limiter.admit_now(exchange, limiter.check(exchange))
     assert admission is not None
-    exchange.usage = Usage(input_tokens=20, output_tokens=30)
-    exchange.attempts = [Attempt(Target("anthropic"), end="answered")]
     limiter.settle(admission, exchange, TASKS)
+    exchange.reply_headers.clear()
 
 
-def pieces() -> list[tuple[str, float]]:
+async def pieces() -> list[tuple[str, float]]:
     """The time of a request."""
+    exchange = await exchange_of("ann")
 
     def of(limits: list[Limit]) -> float:
-        limiter, exchange = Limiter(limits), exchange_of("ann")
-        exchange.usage = Usage(input_tokens=20, output_tokens=30)
-        exchange.attempts = [Attempt(Target("anthropic"), end="answered")]
-
-        def piece() -> None:
-            admission = limiter.admit_now(exchange, limiter.check(exchange))
-            assert admission is not None
-            limiter.settle(admission, exchange, TASKS)
-            exchange.reply_headers.clear()
-
-        return each(piece)
+        limiter = Limiter(limits)
+        return each(lambda: serve(limiter, exchange))
 
     two = [Limit("requests", 1_000_000), Limit("requests", 100_000_000, per="all")]
     return [("without limits", of([])), ("two limits on requests", of(two)), ("four limits", of(FOUR))]
 
 
-def memory() -> list[tuple[str, float]]:
-    """The megabytes that this process grows by."""
+async def memory() -> list[tuple[str, float]]:
+    """The megabytes that this process grows by, and the buckets that are left an hour later."""
     now = [0.0]
-    limiter = Limiter(FOUR, MemoryStore(clock=lambda: now[0]))
+    store = MemoryStore(clock=lambda: now[0])
+    limiter = Limiter(FOUR, store)
     gc.collect()
     before = _resident()
     for number in range(PRINCIPALS):
-        serve(limiter, exchange_of(f"principal-{number:06}"))
+        serve(limiter, await exchange_of(f"principal-{number:06}"))
     gc.collect()
     used = _resident() - before
     now[0] += 3600.0
-    for _ in range(PRINCIPALS // 50):  # some requests of one principal let the store remove the others
+    for _ in range(PRINCIPALS // 50):  # requests of one principal let the store look at the buckets of the others
         now[0] += 0.1
-        serve(limiter, exchange_of("ann"))
-    gc.collect()
-    return [(f"{PRINCIPALS:,} principals, four limits", used), ("the same at rest", _resident() - before)]
+        serve(limiter, await exchange_of("ann"))
+    return [
+        (f"{PRINCIPALS:,} principals with four limits, MB", used),
+        ("buckets that are left when all but one have been idle for an hour", float(len(store))),
+    ]
 
 
 def _resident() -> float:
@@ -94,8 +97,8 @@ def _resident() -> float:
 
 def main() -> None:
     """Measure everything and print it."""
-    table("limits in memory: a request is admitted and settled", "µs", pieces())
-    table("memory of limits", "MB", memory())
+    table("limits in memory: a request is admitted and settled", "µs", asyncio.run(pieces()))
+    table("memory of limits", "", asyncio.run(memory()))
 
 
 if __name__ == "__main__":
