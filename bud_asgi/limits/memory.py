@@ -54,13 +54,10 @@ class MemoryStore:
         self._open: dict[str, MemoryReservation] = {}
         self._count = 0
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """The number of buckets that are kept."""
         return len(self._to_sweep)
-
-    def __bool__(self) -> bool:
-        """A store is one, also when it is empty."""
-        return True
 
     @property
     def open(self) -> int:
