@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import httpx
 import msgspec
 from starlette.types import ASGIApp, Scope
 
 from bud_asgi import Exchange, HostUser, Limit, MemoryStore, Principal
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limiter
+from bud_asgi.limits import Charge, Grant, Limiter, Standing
 from bud_asgi.testing import Received, StandIn, ThreadedStandIn, Usage
 from support.calls import BODY, HEADERS, MODEL, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, provider
@@ -78,6 +79,10 @@ class Limited:
         wait_until(lambda: not self.store.open, f"{self.store.open} open reservations")
         return asyncio.run(self.booked(caller))
 
+    def standing(self, caller: Principal | str) -> Sequence[Standing]:
+        """The standing of a caller, in the order of its limits."""
+        return asyncio.run(self.limiter.standing(caller))
+
     def accounts(self, caller: str) -> list[Exchange]:
         """The records of a caller's settled requests."""
         return [one for one in tuple(self.here.settled) if one.principal is not None and one.principal.id == caller]
@@ -88,9 +93,19 @@ class Limited:
         (only,) = self.accounts(caller)
         return only
 
-    def post(self, caller: str, body: bytes | None = None, **fields: Any) -> Any:
+    def post(self, caller: str, body: bytes | None = None, **fields: Any) -> httpx.Response:
         """Send one request of a caller; `fields` replace those of the usual body."""
         return self.here.post(body or encoded(**fields), headers=lines(caller))
+
+    def count(self, caller: str) -> httpx.Response:
+        """Count the tokens of the usual request."""
+        body = {name: value for name, value in BODY.items() if name != "max_tokens"}
+        url = f"{self.here.base_url}/v1/messages/count_tokens"
+        return httpx.post(url, headers=lines(caller), json=body)
+
+    def models(self, caller: str) -> httpx.Response:
+        """List the models."""
+        return httpx.get(f"{self.here.base_url}/v1/models", headers=lines(caller))
 
     def began(self, caller: str, body: bytes, sent: bytes | None = None) -> AbstractContextManager[Any]:
         """Send a request, or a part of its body, on a socket of its own; the client leaves with the block."""
