@@ -81,8 +81,9 @@ class MemoryStore:
                 self._check_exactly(account, amounts, now)
                 marks = _take_all(account, amounts)
                 break
-            marks.append(bucket.drained + used)
+            marks.append(bucket.drained)
             bucket.used = used + amount
+            bucket.reserved += amount
         self._count += 1
         reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
         self._open[reservation.id] = reservation
@@ -91,7 +92,7 @@ class MemoryStore:
     def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Settle at once. Settling twice changes nothing."""
         held = self._open.pop(reservation.id, None)
-        if held is None or held.amounts == amounts:
+        if held is None:
             return
         now = self._clock()
         for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
@@ -112,7 +113,7 @@ class MemoryStore:
         self.book(reservation, amounts)
 
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
-        """The status of each bucket. Looks at all reservations."""
+        """The status of each bucket."""
         now = self._clock()
         return [self._status(charge, now) for charge in buckets]
 
@@ -120,11 +121,7 @@ class MemoryStore:
         bucket = self._buckets.get(limit_id(charge.limit), {}).get(charge.key)
         if bucket is None:
             return LimitStatus(charge, 0.0)
-        used, reserved = bucket.refill(now), 0.0
-        for held in self._open.values():
-            for one, amount, mark in zip(held.buckets, held.amounts, held.marks, strict=True):
-                reserved += one.left(amount, mark) if one is bucket else 0.0
-        return LimitStatus(charge, used, reserved)
+        return LimitStatus(charge, bucket.refill(now), bucket.reserved)
 
     def _bucket(self, charge: Charge, now: float) -> Bucket:
         limit, key = charge.limit, charge.key
@@ -171,14 +168,16 @@ def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:
     """Undo what was just taken from so many buckets."""
     for bucket, amount in zip(account.buckets[:number], amounts, strict=False):
         bucket.used -= amount
+        bucket.reserved -= amount
 
 
 def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
     """Take from buckets that are up to date and have room; return the marks."""
     marks: list[float] = []
     for bucket, amount in zip(account.buckets, amounts, strict=True):
-        marks.append(bucket.drained + bucket.used)
+        marks.append(bucket.drained)
         bucket.used += amount
+        bucket.reserved += amount
     return marks
 
 
