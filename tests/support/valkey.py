@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,7 +48,9 @@ class Valkey:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         binary = str(get_binary_path())
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *self.options]
+        options = [*self.options, "--port", str(self.port), "--bind", "127.0.0.1"]
+        if "--sentinel" not in self.options:
+            options += ["--save", "", "--repl-diskless-sync-delay", "0"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen([binary, *options], cwd=self.directory, stdout=log, stderr=log)
         wait_until(self.answers, "the Valkey server answers", 10.0)
@@ -82,10 +85,12 @@ class Valkey:
 
 
 def free_port() -> int:
-    """A TCP port that is free now, and below those that the system hands out by itself."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A TCP port that is free now. Neither it nor the one 10,000 above is handed out by the system itself."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -122,7 +127,7 @@ class CountedRedisStore(RedisStore):
             holds = {hold for key in keys for hold in cast("list[bytes]", client.zrange(key, 0, -1))}
         return len([hold for hold in holds if not hold.startswith(b"!")])
 
-    def keys(self) -> set[bytes]:
+    def left_behind(self) -> set[bytes]:
         """The keys that the store has left in the server."""
         with self.server.client as client:
             return set(client.scan_iter(f"{{{self.prefix}}}*", count=1000))

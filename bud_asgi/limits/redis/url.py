@@ -87,6 +87,8 @@ def parse_url(url: str | Secret, option: str = "url") -> Target:
 
 def _parse(option: str, scheme: str, kind: Kind, secure: bool, rest: str) -> Target:
     parts = urlsplit(f"{'unix' if scheme == 'unix' else 'redis'}://{rest}")
+    if "@" in parts.path:  # a slash in the password
+        raise OptionError(option, f'contains a "@" after the host; {_ESCAPE}')
     user, _, hosts = parts.netloc.rpartition("@")
     query = _query(option, parts.query, kind, secure=secure)
     username, _, password = user.partition(":")
@@ -159,7 +161,7 @@ def _tls_context(option: str, options: Mapping[str, object]) -> ssl.SSLContext:
 def _node(option: str, text: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise OptionError(option, f"a host is missing; expected {_EXPECTED}")
+        raise OptionError(option, f"a host is missing; expected {_EXPECTED}; {_ESCAPE}")
     return parts.hostname, parts.port or port
 
 
