@@ -10,13 +10,12 @@ from math import ceil, floor
 
 import msgspec
 
-from bud_asgi.limit import LONGEST_WAIT, Kind, Limit
+from bud_asgi.limit import LONGEST_WAIT, Kind, Limit, limit_words
 from bud_asgi.limits.store import ROUNDING, LimitStatus
 from bud_asgi.protocol.errors import GatewayError
 
 _SHARED = frozenset({"model", "all"})
 _WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "the rate limit of this model"}
-_WINDOWS = {1.0: "per second", 60.0: "per minute", 3600.0: "per hour", 86400.0: "per day"}
 
 
 class RateLimited(GatewayError):
@@ -98,21 +97,10 @@ def rfc3339(second: int) -> bytes:
     return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 
-def words(limit: Limit) -> str:
-    """A limit in words, such as `60 requests per minute`."""
-    kind = limit.kind.replace("_", " ")
-    if limit.amount == 1 and kind.endswith("s"):
-        kind = kind[:-1]
-    if limit.kind == "concurrent":
-        return f"{limit.amount:,} concurrent request{'s' if limit.amount > 1 else ''}"
-    window = limit.window or 0.0
-    return f"{limit.amount:,} {kind} {_WINDOWS.get(window) or f'in {window:g} seconds'}"
-
-
 def _message(status: LimitStatus, seconds: int) -> str:
     limit = status.charge.limit
     whose = _WHOSE.get(limit.dimension, "the rate limit")
-    message = f"This request would exceed {whose} of {words(limit)}."
+    message = f"This request would exceed {whose} of {limit_words(limit)}."
     if limit.kind == "concurrent":
         return f"{message} One of the running requests has to end first."
     if seconds > LONGEST_WAIT:
