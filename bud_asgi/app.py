@@ -22,7 +22,7 @@ from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
-from bud_asgi.limits import Limit, Limiter, check_limits
+from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.options import (
     OptionError,
@@ -53,7 +53,8 @@ class MessagesApp:
     """The Messages API (`POST /v1/messages`, JSON and streaming, `count_tokens`, `GET /v1/models`) over its providers.
 
     `auth`, any Starlette `AuthenticationBackend`, decides who may call; `routes` decide which model goes where (with a
-    single provider, all models go there); `limits` decide how much. Or `middleware` replaces these three stages.
+    single provider, all models go there); `limits` decide how much, counted in this process's memory or in a `store`
+    that several share. Or `middleware` replaces these three stages.
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
@@ -78,6 +79,7 @@ class MessagesApp:
         auth: AuthenticationBackend | None = None,
         routes: Sequence[Route] | None = None,
         limits: Sequence[Limit] = (),
+        store: LimitStore | None = None,
         middleware: Sequence[Middleware] | None = None,
         field_policy: Mapping[str, Action] | None = None,
         max_body: int = DEFAULT_MAX_BODY,
@@ -94,21 +96,28 @@ class MessagesApp:
         policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id)
+        self._limiter = limiter = Limiter(limits, store)
+        self._loops = PerLoop(client, providers, timing, bodies, self._id, limiter.aclose)
         self._timing = timing
         self._on_settled, self._access_log = on_settled, access_log
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
-        limiter = Limiter(limits) if check_limits(limits) else None
         if middleware is None:
             _check_auth(auth, providers)
             table = _route_table(routes, providers)
             self._gateway = Gateway(providers, backend=auth, routes=table, limiter=limiter, field_policy=policy)
-        elif auth is not None or routes is not None or limiter is not None:
-            raise ValueError("middleware= replaces auth=, routes= and limits=: pass them to your middleware instead")
+        elif auth is not None or routes is not None or limits or store is not None:
+            raise ValueError(
+                "middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware instead"
+            )
         else:
             self._gateway = Gateway(providers, field_policy=policy)
             self._stack = _stack(middleware, GatewayApp(self._gateway, self._loops.get), providers)
+
+    @property
+    def limits(self) -> Limiter:
+        """The limits of this app: `await messages.limits.standing(principal)` reports what a caller has used."""
+        return self._limiter
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope
 
 from bud_asgi.budget import Upload
 from bud_asgi.field_policy import Found
+from bud_asgi.limit import Limit, check_own_limits
 from bud_asgi.options import check_name, check_text, check_texts, check_type
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
@@ -62,8 +63,8 @@ MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-ha
 class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     """An authenticated caller. It is also a Starlette user: `scope["user"]` and `request.user` can hold one.
 
-    Limits and accounts use `id`. `models` are the names, or patterns with `*`, of the models that it may use.
-    Raises `OptionError`.
+    Limits and accounts use `id`. `models` are the names, or patterns with `*`, of the models that it may use. `limits`
+    are its own, in place of the general ones per principal of the same kind and window. Raises `OptionError`.
     """
 
     id: str
@@ -71,9 +72,10 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
     team: str | None = None
     models: tuple[str, ...] = ("*",)
     metadata: Mapping[str, str] = {}
+    limits: tuple[Limit, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the options; a list of `models` becomes a tuple."""
+        """Check the options; lists become tuples."""
         check_name("id", self.id)
         if self.name != "":
             check_name("name", self.name)
@@ -81,6 +83,8 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
             check_name("team", self.team)
         check_type("metadata", self.metadata, Mapping, "a mapping of names to strings")
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
+        if self.limits != ():
+            msgspec.structs.force_setattr(self, "limits", check_own_limits(self.limits))
 
     def __repr__(self) -> str:
         """Leave out the metadata, which may hold anything of the host's."""
@@ -194,7 +198,7 @@ class Attempt(msgspec.Struct, eq=False):
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """What a request holds of its limits until it is settled. `id` is the store's own."""
+    """What a request holds of its limits until it is settled. `id` is the store's own, and so may be further fields."""
 
     id: str
 
@@ -206,6 +210,7 @@ class Exchange(msgspec.Struct, eq=False):
     `status`, `outcome`. `headers` are the client's, by lower-case name; `header_names` is what their
     names show, `head_size` their length in bytes. `started`, `committed` (the response
     began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
+    `refused_by` is the limit that had no room, `over_limits` are the observed ones that would have refused.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
     `model_id` is the model that `models.retrieve` names, `offers` are the models to choose from in the Models API.
@@ -235,6 +240,8 @@ class Exchange(msgspec.Struct, eq=False):
     route: ResolvedRoute | None = None
     offers: Sequence[Offer] | None = None
     reservation: Reservation | None = None
+    refused_by: Limit | None = None
+    over_limits: tuple[Limit, ...] = ()
     attempts: list[Attempt] = []
     usage: Usage | None = None
     outcome: Outcome | None = None
@@ -281,6 +288,11 @@ class Exchange(msgspec.Struct, eq=False):
             request = decode_request(body, counting=counting, others=self.other_models)
             self._request = request if request.is_plain else await with_named_models(request)
         return self._request
+
+    @property
+    def has_request(self) -> bool:
+        """Whether the request has been read and decoded."""
+        return self._request is not None
 
     @property
     def decoded_request(self) -> MessagesRequest:

@@ -60,21 +60,21 @@ class Gateway:
             if exchange.operation in MODELS_API:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
-            limiter, account, reservation = self._limiter, None, None
-            if limiter is not None:
-                account = limiter.check(exchange)  # 429, where it is known before the body has been read
-            await exchange.request(receive)  # 400, 408, 413, 529
-            self._judge(exchange, principal)  # 400, 403, 404
-            if limiter is not None:
-                reservation = limiter.take(exchange, account) if account else await limiter.admit(exchange)  # 429
+            limiter, admission = self._limiter, None
+            if limiter is not None and not limiter.check(exchange):  # 429, where it is known before the body is read
+                admission = await limiter.admit(exchange)  # 429
             try:
+                await exchange.request(receive)  # 400, 408, 413, 529
+                self._judge(exchange, principal)  # 400, 403, 404
                 request.watch_disconnect(scope, receive)
                 del scope  # an open stream does not need it
+                if limiter is not None and admission is None:
+                    admission = limiter.admit_now(exchange) or await limiter.admit(exchange)  # 429
                 targets = self._targets(exchange)
                 await run_attempts(request, targets, self._providers, self._dropped_fields, loop.client, loop.timing)
             finally:
-                if limiter is not None and reservation is not None:
-                    limiter.settle(reservation, loop.tasks)
+                if limiter is not None and admission is not None:
+                    limiter.settle(admission, exchange, loop.tasks)
 
     def _judge(self, exchange: Exchange, principal: Principal) -> None:
         """Resolve the models that the request names, and check its fields. Raises `GatewayError`."""
@@ -96,12 +96,12 @@ class Gateway:
         offers: Sequence[Offer] = exchange.offers or ()
         if exchange.offers is None and self._only is not None:
             offers = (Offer("*", (self._only,)),)
-        reservation = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
+        admission = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
         try:
             await answer_models(exchange, principal, offers, self._providers, loop.model_lists, scope, response)
         finally:
-            if self._limiter is not None and reservation is not None:
-                self._limiter.settle(reservation, loop.tasks)
+            if self._limiter is not None and admission is not None:
+                self._limiter.settle(admission, exchange, loop.tasks)
 
     def _targets(self, exchange: Exchange) -> Sequence[Target]:
         """The targets of the route, or the only provider."""

@@ -98,6 +98,11 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
         return self.amount / (self.window or inf)
 
     @property
+    def is_tokens(self) -> bool:
+        """Whether it limits tokens."""
+        return self.kind in TOKENS
+
+    @property
     def observed(self) -> bool:
         """Whether it only counts, and refuses nothing."""
         return self.mode == "observe"
@@ -128,15 +133,16 @@ def limit_id(limit: Limit) -> str:
     parts = [limit.kind, f"{limit.window:g}" if limit.window else "", limit.dimension, limit.mode]
     if limit.cache_reads:
         parts.append("cache_reads")
-    for name in ("models", "teams", "principals"):
-        if (patterns := getattr(limit, name)) != ("*",):
-            parts.append(f"{name}={','.join(patterns)}")
+    for name, patterns in (("models", limit.models), ("teams", limit.teams), ("principals", limit.principals)):
+        parts += [f"{name}={pattern}" for pattern in patterns if pattern != "*"]
     return "/".join(parts)
 
 
 def check_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[Limit, ...]:
     """Check for a list of limits, no two of which count the same, and return it as a tuple. Raises `OptionError`."""
-    checked = check_items(option, limits, "a list of Limit", lambda name, limit: check_type(name, limit, Limit, "a Limit"))
+    checked = check_items(
+        option, limits, "a list of Limit", lambda name, limit: check_type(name, limit, Limit, "a Limit")
+    )
     for index, first in duplicates(limit_id(limit) for limit in checked):
         raise OptionError(f"{option}[{index}]", f"counts the same as {option}[{first}]; expected one limit for both")
     return checked
@@ -157,7 +163,9 @@ def check_own_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[L
 def _check_window(limit: Limit) -> None:
     if limit.kind == "concurrent":
         if limit.window is not None:
-            raise OptionError("window", "meaningless for concurrent, the requests that run at the same time", other="kind")
+            raise OptionError(
+                "window", "meaningless for concurrent, the requests that run at the same time", other="kind"
+            )
     elif limit.window is None:
         msgspec.structs.force_setattr(limit, "window", DEFAULT_WINDOW)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from bud_asgi.budget import BodyBudget
@@ -25,7 +25,8 @@ class LoopResources:
     """The resources of one event loop, and its registry of requests in flight.
 
     The registry serves drains, disconnects and pings: one clock, and one registration for each request. `bodies` is the
-    budget of the app, of all its loops, and `hops` the id of this gateway. `now` is the loop's clock: to look up the
+    budget of the app, of all its loops, `hops` the id of this gateway, and `close_store` closes the connections of the
+    limit store. `now` is the loop's clock: to look up the
     running loop takes a system call in Python 3.11.
     """
 
@@ -36,8 +37,10 @@ class LoopResources:
         timing: Timing,
         bodies: BodyBudget,
         hops: bytes = b"",
+        close_store: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.client = client
+        self._close_store = close_store
         self.bodies = bodies
         self.timing = timing
         self.hops = hops
@@ -84,9 +87,11 @@ class LoopResources:
         await self.tasks.drain(self.timing.settle_within)
 
     async def aclose(self) -> None:
-        """Wait for background tasks, then close the connections to the upstreams."""
+        """Wait for background tasks, then close the connections to the store and the upstreams."""
         self.model_lists.close()
         await self.tasks.drain(self.timing.settle_within)
+        if self._close_store is not None:
+            await self._close_store()
         await self.client.aclose()
 
     async def _wait_until_empty(self, timeout: float) -> bool:
@@ -111,8 +116,10 @@ class PerLoop:
         timing: Timing,
         bodies: BodyBudget,
         hops: bytes = b"",
+        close_store: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._client = client
+        self._close_store = close_store
         self._bodies = bodies
         self._providers = providers
         self._timing = timing
@@ -126,7 +133,9 @@ class PerLoop:
         if kept is None:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            resources = LoopResources(self._client(), self._providers, self._timing, self._bodies, self._hops)
+            resources = LoopResources(
+                self._client(), self._providers, self._timing, self._bodies, self._hops, self._close_store
+            )
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]

@@ -1,14 +1,26 @@
 """Limits: the stage that reserves and settles, its middleware, the arithmetic, and the store in memory."""
 
-from bud_asgi.limits.limit import Charge, Limit, check_limits
+from bud_asgi.limit import Limit, check_limits
+from bud_asgi.limits.answers import RateLimited
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.middleware import RateLimitMiddleware
-from bud_asgi.limits.stage import Limiter
-from bud_asgi.limits.store import Grant, LimitStatus, LimitStore, RateLimited
+from bud_asgi.limits.stage import Admission, Limiter
+from bud_asgi.limits.standing import Standing
+from bud_asgi.limits.store import (
+    Charge,
+    Grant,
+    InspectableStore,
+    LimitStatus,
+    LimitStore,
+    SharedStore,
+    StoreUnavailable,
+)
 
 __all__ = [
+    "Admission",
     "Charge",
     "Grant",
+    "InspectableStore",
     "Limit",
     "LimitStatus",
     "LimitStore",
@@ -16,5 +28,8 @@ __all__ = [
     "MemoryStore",
     "RateLimitMiddleware",
     "RateLimited",
+    "SharedStore",
+    "Standing",
+    "StoreUnavailable",
     "check_limits",
 ]

@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from math import floor, inf
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits.limit import ROUNDING, Bucket, Charge, Limit, waiting_time
-from bud_asgi.limits.store import Grant, LimitStatus, RateLimited
+from bud_asgi.limit import limit_id
+from bud_asgi.limits.answers import RateLimited
+from bud_asgi.limits.bucket import Bucket
+from bud_asgi.limits.store import Charge, Grant, LimitStatus, waiting_time
 from bud_asgi.options import check_clock
 
-_PER_NEW = 2  # old buckets that are looked at for each new one: with 1, full ones could pile up
-
-
-class Draw(msgspec.Struct, frozen=True, gc=False):
-    """What a request takes from one bucket."""
-
-    bucket: Bucket
-    amount: float
-    charge: Charge
+_PER_NEW = 2  # old buckets that are looked at for each new one: with 1, those at rest could pile up
 
 
 class Account(msgspec.Struct, gc=False):
-    """What a request takes, in the order of its charges, and the total of that. It may be used again and again."""
+    """The buckets of a caller's requests, in the order of its charges. It may be used again and again."""
 
-    draws: tuple[Draw, ...]
-    amounts: tuple[int, ...]
-    total: float
+    charges: tuple[Charge, ...]
+    buckets: tuple[Bucket, ...]
+
+
+class MemoryReservation(Reservation, frozen=True):
+    """What a request holds: `amounts` of `buckets`, each at a `mark` (`Bucket.settle`)."""
+
+    buckets: tuple[Bucket, ...]
+    amounts: Sequence[int]
+    marks: Sequence[float]
 
 
 class MemoryStore:
-    """Counts in memory. It never awaits, so its steps are atomic. Full buckets are removed: they hold no information.
+    """Counts in memory. It never awaits, so its steps are atomic. A reservation lasts until it is settled.
 
-    For each new bucket, a few old ones are looked at. One that is removed is left with `-inf` tokens: an account that
-    still has it finds no room in it, and looks for its buckets again.
-
-    `clock` returns seconds and only goes forward. Raises `OptionError`.
+    Buckets at rest hold no information, and are removed: for each new bucket, a few old ones are looked at. `clock`
+    returns seconds. Raises `OptionError`.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         check_clock("clock", clock)
         self._clock = clock
-        self._buckets: dict[tuple[Limit, str], Bucket] = {}
-        self._to_sweep: deque[tuple[Limit, str]] = deque()  # the keys of all buckets
+        self._buckets: dict[str, dict[str, Bucket]] = {}  # by the id of the limit, and by key
+        self._to_sweep: deque[Bucket] = deque()  # all buckets
         self._due = 0  # how many of them to look at next
-        self._open: dict[str, Account] = {}
+        self._open: set[str] = set()
         self._count = 0
 
     @property
@@ -59,99 +57,109 @@ class MemoryStore:
     def account(self, charges: Sequence[Charge]) -> Account:
         """Find the buckets of these charges. Missing ones are added: they are full."""
         now = self._clock()
-        amounts = tuple([charge.amount for charge in charges])
-        return Account(self._draws(charges, now), amounts, float(sum(amounts)))
+        self._sweep(now)
+        return Account(tuple(charges), tuple([self._bucket(charge, now) for charge in charges]))
 
-    def check(self, account: Account) -> None:
+    def check(self, account: Account, amounts: Sequence[int]) -> None:
         """Raise `RateLimited` where `take` would. Takes nothing."""
-        for draw in account.draws:
-            if draw.bucket.tokens < account.total:  # it may have refilled since
-                self._check_exactly(account)
+        for bucket, amount in zip(account.buckets, amounts, strict=True):
+            if bucket.used + amount > bucket.capacity:  # it may have refilled since
+                self._check_exactly(account, amounts, self._clock())
                 return
+
+    def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
+        """Reserve these amounts, or none of them. Raises `RateLimited`."""
+        now = self._clock()
+        for bucket, amount in zip(account.buckets, amounts, strict=True):
+            if bucket.refill(now) + amount > bucket.capacity and (bucket.enforced or bucket.removed):
+                self._check_exactly(account, amounts, now)
+                break
+        marks: list[float] = []
+        for bucket, amount in zip(account.buckets, amounts, strict=True):
+            used = bucket.refill(now)
+            marks.append(bucket.drained + used)
+            bucket.used = used + amount
+            bucket.reserved += amount
+        self._count += 1
+        reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
+        self._open.add(reservation.id)
+        return reservation
+
+    def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
+        """Settle at once. Settling twice changes nothing."""
+        if reservation.id not in self._open or not isinstance(reservation, MemoryReservation):
+            return
+        self._open.remove(reservation.id)
+        now = self._clock()
+        held = zip(reservation.buckets, reservation.amounts, reservation.marks, amounts, strict=True)
+        for bucket, reserved, mark, actual in held:
+            if bucket.removed:  # nothing of it was left
+                if actual > reserved:
+                    charge = Charge(bucket.limit, bucket.key, 0)
+                    self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
+            else:
+                bucket.settle(now, reserved, mark, actual)
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
-        reservation, tightest = self.take(self.account(charges))
-        return Grant(reservation, () if tightest is None else (tightest,))
+        account = self.account(charges)
+        reservation = self.take(account, [charge.amount for charge in charges])
+        return Grant(reservation, status_of(account))
 
-    def take(self, account: Account) -> tuple[Reservation, LimitStatus | None]:
-        """Reserve, and return the status of the tightest limit too; `None` without limits. Raises `RateLimited`."""
-        self.check(account)
-        now, tightest, least = self._clock(), None, inf
-        for draw in account.draws:
-            tokens = draw.bucket.refill(now, draw.amount)
-            if tokens < least:
-                tightest, least = draw, tokens
-        self._count += 1
-        reservation = Reservation(str(self._count))
-        self._open[reservation.id] = account
-        return reservation, None if tightest is None else _status(tightest, least)
-
-    def settle(self, reservation: Reservation, amounts: Sequence[int]) -> Coroutine[object, object, None] | None:
+    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Book the actual amounts. Settling twice changes nothing."""
-        account = self._open.pop(reservation.id, None)
-        if account is None or amounts == account.amounts:
-            return
-        now = self._clock()
-        for draw, amount in zip(account.draws, amounts, strict=False):
-            self._bucket(draw.charge, now).refill(now, amount - draw.amount)  # its own may have been removed since
+        self.book(reservation, amounts)
 
-    def _draws(self, charges: Sequence[Charge], now: float) -> tuple[Draw, ...]:
-        self._sweep(now)
-        return tuple([Draw(self._bucket(charge, now), float(charge.amount), charge) for charge in charges])
+    async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
+        """The status of each bucket."""
+        now = self._clock()
+        return [self._status(charge, now) for charge in buckets]
+
+    def _status(self, charge: Charge, now: float) -> LimitStatus:
+        bucket = self._buckets.get(limit_id(charge.limit), {}).get(charge.key)
+        return LimitStatus(charge, 0.0) if bucket is None else LimitStatus(charge, bucket.refill(now), bucket.reserved)
 
     def _bucket(self, charge: Charge, now: float) -> Bucket:
-        limit = charge.limit
-        key = limit, charge.key
-        bucket = self._buckets.get(key)
+        limit, key = charge.limit, charge.key
+        buckets = self._buckets.setdefault(limit_id(limit), {})
+        bucket = buckets.get(key)
         if bucket is None:
-            full = float(limit.amount)
-            bucket = self._buckets[key] = Bucket(full, now, full, float(limit.window))
-            self._to_sweep.append(key)
+            bucket = buckets[key] = Bucket.of(limit, key, now)
+            self._to_sweep.append(bucket)
             self._due += _PER_NEW
+        elif bucket.limit.amount != limit.amount:  # the limit was changed, or several callers have limits of their own
+            bucket.refill(now)
+            bucket.limit, bucket.capacity, bucket.rate = limit, float(limit.amount), limit.rate
         return bucket
 
-    def _check_exactly(self, account: Account) -> None:
+    def _check_exactly(self, account: Account, amounts: Sequence[int], now: float) -> None:
         """Bring the buckets up to date, looking up removed ones anew. Raises `RateLimited` if there is no room."""
-        now, ample = self._clock(), True
-        if any(draw.bucket.tokens == -inf for draw in account.draws):
-            account.draws = self._draws([draw.charge for draw in account.draws], now)
-        for draw in account.draws:
-            if draw.bucket.refill(now) < account.total:
-                ample = False
-        if not ample:
-            _check(account.draws)
+        if any(bucket.removed for bucket in account.buckets):
+            account.buckets = self.account(account.charges).buckets
+        longest, refused = 0.0, -1
+        for index, (bucket, amount) in enumerate(zip(account.buckets, amounts, strict=True)):
+            used = bucket.refill(now)
+            if bucket.enforced:
+                wait = waiting_time(used, amount, capacity=bucket.capacity, rate=bucket.rate)
+                if wait > longest:
+                    longest, refused = wait, index
+        if refused >= 0:
+            statuses = status_of(account)
+            raise RateLimited(statuses[refused], longest, statuses)
 
     def _sweep(self, now: float) -> None:
-        """Remove the full buckets among those that are due."""
+        """Remove the buckets at rest among those that are due."""
         for _ in range(min(self._due, len(self._to_sweep))):
-            key = self._to_sweep.popleft()
-            bucket = self._buckets[key]
-            if bucket.refill(now) < bucket.capacity:
-                self._to_sweep.append(key)
+            bucket = self._to_sweep.popleft()
+            if bucket.refill(now) or bucket.reserved:
+                self._to_sweep.append(bucket)
             else:
-                bucket.tokens = -inf
-                del self._buckets[key]
+                bucket.remove()
+                del self._buckets[limit_id(bucket.limit)][bucket.key]
         self._due = 0
 
 
-def _check(draws: Sequence[Draw]) -> None:
-    """Raise `RateLimited` with the longest wait, if buckets that are up to date have no room for all draws together."""
-    left: dict[int, float] = {}
-    longest, refused, level = 0.0, None, 0.0
-    for draw in draws:
-        bucket = draw.bucket
-        tokens = left.get(id(bucket), bucket.tokens)  # several draws may meet in one bucket
-        wait = waiting_time(tokens, draw.amount, capacity=bucket.capacity, window=bucket.window)
-        if wait > longest:
-            longest, refused, level = wait, draw, tokens
-        left[id(bucket)] = tokens - draw.amount
-    if refused is not None:
-        raise RateLimited(_status(refused, level), longest)
-
-
-def _status(draw: Draw, tokens: float) -> LimitStatus:
-    capacity = draw.bucket.capacity
-    missing = capacity - tokens
-    full_in = missing * draw.bucket.window / capacity if missing > 0.0 else 0.0
-    return LimitStatus(draw.charge, floor(tokens + ROUNDING) if tokens > 0.0 else 0, full_in)
+def status_of(account: Account) -> tuple[LimitStatus, ...]:
+    """The status of each bucket of an account, as of its last change."""
+    pairs = zip(account.charges, account.buckets, strict=True)
+    return tuple([LimitStatus(charge, bucket.used, bucket.reserved) for charge, bucket in pairs])

@@ -1,47 +1,79 @@
-"""Refusals that are remembered: the same request is refused again without the store, until it has room."""
+"""Refusals that are remembered: a request is refused again without the store, and many of them are spread out."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from bud_asgi.limits.limit import Charge
-from bud_asgi.limits.store import LimitStatus, RateLimited
+import msgspec
+
+from bud_asgi.limit import LONGEST_WAIT, limit_id
+from bud_asgi.limits.answers import RateLimited
+from bud_asgi.limits.store import Charge, LimitStatus
 
 MAX_REFUSALS = 10_000
-"""The most refusals that are remembered."""
+"""The most buckets whose refusals are remembered."""
 
-_Charges = tuple[Charge, ...]
+MANY = 5
+"""So many refusals of one bucket are not spread out: those callers get the exact time."""
+
+
+class _Refusal(msgspec.Struct):
+    """That a bucket has no room `until` a time, and how many requests have been refused since it was full."""
+
+    until: float
+    status: LimitStatus
+    count: int = 1
 
 
 class Refusals:
-    """What a store has refused, by the charges of the request, until `retry_after` is over.
+    """What has been refused, by bucket, until it has room. `clock` returns seconds, `fraction` a number from 0 to 1."""
 
-    `clock` returns seconds and only goes forward.
-    """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, fraction: Callable[[], float] = random.random
+    ) -> None:
         self._clock = clock
-        self._until: dict[_Charges, tuple[float, LimitStatus]] = {}
+        self._fraction = fraction
+        self._known: dict[tuple[str, str], _Refusal] = {}
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._known)
 
-    def note(self, charges: _Charges, error: RateLimited) -> None:
-        """Remember a refusal."""
-        now = self._clock()
-        if len(self._until) >= MAX_REFUSALS:
-            self._until = {key: entry for key, entry in self._until.items() if entry[0] > now}
-        if len(self._until) < MAX_REFUSALS:
-            self._until[charges] = (now + error.retry_after, error.limit_status)
+    def note(self, error: RateLimited) -> RateLimited:
+        """Remember a refusal, and return it as the client gets it.
 
-    def check(self, charges: _Charges) -> None:
-        """Raise `RateLimited` for charges that were refused, while they have no room."""
-        entry = self._until.get(charges) if self._until else None
-        if entry is None:
+        Where many are waiting for the same bucket, each gets a time of its own: if they all came back at once, most
+        would be refused again. It is never earlier than when the bucket has room.
+        """
+        charge, now = error.limit_status.charge, self._clock()
+        if charge.limit.kind == "concurrent":  # it may have room at any time
+            return error
+        known = self._known.get((limit_id(charge.limit), charge.key))
+        if known is None or known.until <= now:
+            self._add(charge, _Refusal(now + error.retry_after, error.limit_status), now)
+            return error
+        known.until, known.status = now + error.retry_after, error.limit_status
+        known.count += 1
+        spread = min(known.count * charge.amount / charge.limit.rate, LONGEST_WAIT - error.retry_after)
+        if known.count <= MANY or spread <= 0.0:
+            return error
+        return RateLimited(error.limit_status, error.retry_after + spread * self._fraction(), error.statuses)
+
+    def check(self, charges: Sequence[Charge]) -> None:
+        """Raise `RateLimited` for charges to a bucket that has no room yet."""
+        if not self._known:
             return
-        until, status = entry
-        left = until - self._clock()
-        if left > 0:
-            raise RateLimited(status, left)
-        del self._until[charges]
+        for charge in charges:
+            known = self._known.get((limit_id(charge.limit), charge.key))
+            if known is not None and not charge.limit.wait:
+                left = known.until - self._clock()
+                if left > 0.0:
+                    raise RateLimited(known.status, left)
+                del self._known[limit_id(charge.limit), charge.key]
+
+    def _add(self, charge: Charge, refusal: _Refusal, now: float) -> None:
+        if len(self._known) >= MAX_REFUSALS:
+            self._known = {key: known for key, known in self._known.items() if known.until > now}
+        if len(self._known) < MAX_REFUSALS:
+            self._known[limit_id(charge.limit), charge.key] = refusal

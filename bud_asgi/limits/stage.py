@@ -1,98 +1,287 @@
-"""Admitting: reserve what a request may use, and settle it on every path out."""
+"""Admitting: reserve what a request will probably use, and settle it to what it has used, on every path out."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter
 
-from bud_asgi.exchange import Exchange, Reservation
+import msgspec
+
+from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.host_code import host_code_error
-from bud_asgi.limits.limit import Limit, charges_of, check_limits, own_key
-from bud_asgi.limits.memory import Account, MemoryStore
+from bud_asgi.limit import Kind, Limit, check_limits
+from bud_asgi.limits.answers import RateLimited, limit_headers
+from bud_asgi.limits.charges import Amounts, CostFunction, model_of, used_by, used_tokens
+from bud_asgi.limits.estimates import Estimates
+from bud_asgi.limits.leases import Leases
+from bud_asgi.limits.memory import MemoryStore, status_of
+from bud_asgi.limits.plans import Plan, Plans
 from bud_asgi.limits.refusals import Refusals
-from bud_asgi.limits.store import Grant, LimitStatus, LimitStore, RateLimited, limit_headers
-from bud_asgi.options import OptionError, check_methods, mismatch
+from bud_asgi.limits.standing import Standing, standing_of
+from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore, waiting_time
+from bud_asgi.limits.waiting import WaitingRoom
+from bud_asgi.options import OptionError, check_function, check_methods, mismatch
+from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.tasks import BackgroundTasks
 
-_MAX_ACCOUNTS = 4096
-_LONGEST_KEY = 256  # characters
-_REMAINING = attrgetter("remaining")
+_log = logging.getLogger("bud_asgi")
+
+
+class Admission(msgspec.Struct, eq=False):
+    """A request that has been admitted: its reservation, what it has reserved, and what estimates learn from it.
+
+    `size` is the length of its body in bytes. Without limits there is no reservation.
+    """
+
+    plan: Plan
+    amounts: Sequence[int]
+    reservation: Reservation | None = None
+    model: str | None = None
+    size: int = 0
 
 
 class Limiter:
     """Admits requests by limits. Counts in this process's memory unless another `store` is given.
 
-    Raises `OptionError`.
+    `cost` computes what a request takes before it is answered, `used` what it has taken after that; by default they are
+    estimated from the request, and read from the usage in the reply. Raises `OptionError`.
     """
 
-    def __init__(self, limits: Sequence[Limit], store: LimitStore | None = None) -> None:
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        store: LimitStore | None = None,
+        *,
+        cost: CostFunction | None = None,
+        used: CostFunction | None = None,
+    ) -> None:
         self.limits = check_limits(limits)
         if store is not None:
             check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
+        for name, function in (("cost", cost), ("used", used)):
+            if function is not None:
+                check_function(name, function, "a function of the Exchange that returns amounts by kind", None)
         self.store: LimitStore = MemoryStore() if store is None else store
-        self._memory = self.store if isinstance(self.store, MemoryStore) else None
-        self._never_waits = type(self.store) is MemoryStore  # a subclass may have methods of its own
-        self._accounts: dict[str, Account] = {}
+        # A subclass may have methods of its own.
+        self._memory = self.store if isinstance(self.store, MemoryStore) and type(self.store) is MemoryStore else None
+        self._shared = self.store if isinstance(self.store, SharedStore) else None
+        self._cost, self._used = cost, used
+        self._plans = Plans(self.limits, self._memory)
+        self._estimates = Estimates()
         self._refusals = Refusals()
-        self._amounts = (1,) * len(self.limits)  # a request is one request, whatever becomes of it
+        self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}  # those in which requests wait
+        self._leases: dict[asyncio.AbstractEventLoop, Leases] = {}
 
-    def check(self, exchange: Exchange) -> Account | None:
+    def check(self, exchange: Exchange) -> bool:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory knows at once; of any other, the refusals are remembered. The result is for `take`; it is
-        `None` for a store that may wait.
+        A store in memory is looked up; of any other, refusals are remembered. Returns whether the rest has to wait for
+        the body; if not, `admit` may be called at once.
         """
+        plan = self._plans.early(exchange)
         if self._memory is None:
-            self._refusals.check(charges_of(self.limits, exchange))
+            self._refusals.check(plan.charges)
+            return not plan.is_complete or not plan.charges
+        if plan.account is not None:
+            try:
+                self._memory.check(plan.account, plan.ones)
+            except RateLimited as error:
+                if not error.limit_status.charge.limit.wait:
+                    raise self._refused(exchange, error) from None
+        return True
+
+    def needs_body(self, exchange: Exchange) -> bool:
+        """Whether the body has to be read before `admit`."""
+        return self._cost is None and not self._plans.early(exchange).is_complete
+
+    def admit_now(self, exchange: Exchange) -> Admission | None:
+        """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may."""
+        if self._memory is None or self._rooms:
             return None
-        key = own_key(exchange)
-        account = self._accounts.get(key)
-        if account is None:
-            account = self._memory.account(charges_of(self.limits, exchange))
-            if len(self._accounts) >= _MAX_ACCOUNTS:
-                self._accounts.clear()
-            if len(key) <= _LONGEST_KEY:
-                self._accounts[key] = account
-        self._memory.check(account)
-        return account if self._never_waits else None
+        plan = self._plans.full(exchange)
+        if plan.account is None:
+            return Admission(plan, ())
+        admission = self._prepare(exchange, plan)
+        try:
+            return self._take(self._memory, exchange, admission)
+        except RateLimited as error:
+            if error.limit_status.charge.limit.wait:
+                return None
+            raise self._refused(exchange, error) from None
 
-    def take(self, exchange: Exchange, account: Account) -> Reservation:
-        """Do what `admit` does, without a coroutine, for the result of `check`."""
-        assert self._memory is not None  # noqa: S101 - it has made the account
-        exchange.reservation, tightest = self._memory.take(account)
-        if tightest is not None:
-            exchange.reply_headers.extend(limit_headers(tightest))
-        return exchange.reservation
+    async def admit(self, exchange: Exchange) -> Admission:
+        """Reserve from all limits. Raises `RateLimited` with a true `retry-after`. Cancelled, nothing stays reserved.
 
-    async def admit(self, exchange: Exchange) -> Reservation:
-        """Reserve from all limits, or raise `RateLimited` with a true `retry-after`. Cancelled, nothing is reserved.
-
-        Raises a `GatewayError` (500) if the store returns anything but a `Grant`. The store's own exceptions propagate.
+        Where the limit has a `wait`, it waits for room. Raises a `GatewayError` (500) if the store returns anything but
+        a `Grant`. The store's own exceptions propagate.
         """
-        if self._never_waits and (account := self.check(exchange)):
-            return self.take(exchange, account)
-        charges = charges_of(self.limits, exchange)
+        plan = self._plans.full(exchange)
+        admission = self._prepare(exchange, plan)
+        if not plan.charges:
+            return admission
+        try:
+            if self._rooms and (queued := self._room().queued(plan.charges)) is not None:
+                raise _behind(queued, admission.amounts[plan.charges.index(queued)])
+            return await self._reserve(exchange, admission)
+        except RateLimited as error:
+            if not error.limit_status.charge.limit.wait:
+                raise self._refused(exchange, error) from None
+            refusal = error
+        return await self._wait(exchange, admission, refusal)
+
+    def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
+        """Book what a request has used, at once or in the background: cancellation can't skip it."""
+        reservation = admission.reservation
+        if reservation is None:
+            return
+        admission.reservation = None
+        amounts = self._used_amounts(admission, exchange)
+        if self._memory is not None:
+            self._memory.book(reservation, amounts)
+        else:
+            if self._leases:
+                for leases in self._leases.values():
+                    leases.discard(reservation)
+            tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
+        if self._rooms and (room := self._rooms.get(asyncio.get_running_loop())) is not None:
+            room.wake(admission.plan.charges)
+
+    async def standing(self, principal: Principal | str, *, model: str | None = None) -> Sequence[Standing]:
+        """What a caller has used of its limits, and what is left; with a `model` also of those that depend on it.
+
+        A name alone stands for a principal without team and limits of its own. Reports use by all processes, if they
+        share the store. Raises `StoreUnavailable`, and `TypeError` for a store that cannot report it.
+        """
+        if not isinstance(self.store, InspectableStore):
+            raise TypeError(f"the store {type(self.store).__name__} has no method `statuses`")
+        caller = Principal(id=principal) if isinstance(principal, str) else principal
+        return await standing_of(self.limits, self.store, caller, model)
+
+    async def aclose(self) -> None:
+        """Close the store's connections of the running event loop."""
+        self._leases.pop(asyncio.get_running_loop(), None)
+        if self._shared is not None:
+            await self._shared.aclose()
+
+    def _prepare(self, exchange: Exchange, plan: Plan) -> Admission:
+        """Estimate what a request will use."""
+        if self._cost is not None:
+            cost = self._cost(exchange)
+            return Admission(plan, [_reserved(cost, charge.limit) for charge in plan.charges])
+        if not plan.has_tokens or not exchange.has_request:
+            return Admission(plan, [_reserved({}, charge.limit) for charge in plan.charges])
+        request, model = exchange.decoded_request, model_of(exchange) or ""
+        body, who = request.body, exchange.principal.id if exchange.principal else ""
+        taken = self._estimates.input_tokens(model, who, body)
+        given = self._estimates.output_tokens(model, who, request.max_tokens)
+        expected: dict[Kind, int] = {"input_tokens": taken, "output_tokens": given, "tokens": taken + given}
+        amounts = [expected.get(charge.limit.kind, 1) for charge in plan.charges]
+        for index, charge in enumerate(plan.charges):
+            if charge.limit.cache_reads:  # the ratio is learned without them
+                amounts[index] += max(0, (estimated_input(body).input_tokens or 0) - taken)
+        return Admission(plan, amounts, None, model, len(body))
+
+    def _take(self, memory: MemoryStore, exchange: Exchange, admission: Admission) -> Admission:
+        account = admission.plan.account
+        assert account is not None  # noqa: S101 - made with the plan of a store in memory
+        exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
+        self._report(exchange, status_of(account))
+        return admission
+
+    async def _reserve(self, exchange: Exchange, admission: Admission) -> Admission:
+        if self._memory is not None:
+            return self._take(self._memory, exchange, admission)
+        plan = admission.plan
+        charges = [
+            Charge(one.limit, one.key, amount) for one, amount in zip(plan.charges, admission.amounts, strict=True)
+        ]
         try:
             granted = _checked(await self.store.reserve(charges))
-        except RateLimited as error:
-            self._refusals.note(charges, error)
-            raise
         except OptionError as error:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
             answer = "The rate limits of this gateway are misconfigured."
             raise host_code_error(exchange.request_id, fault, answer) from error
-        exchange.reservation = granted.reservation
-        if granted.statuses:
-            exchange.reply_headers.extend(limit_headers(min(granted.statuses, key=_REMAINING)))
-        return granted.reservation
+        exchange.reservation = admission.reservation = granted.reservation
+        self._lease(granted.reservation, exchange.tasks)
+        self._report(exchange, granted.statuses)
+        return admission
 
-    def settle(self, reservation: Reservation, tasks: BackgroundTasks) -> None:
-        """Book what was used, at once or in the background: cancellation can't skip it."""
-        if self._never_waits:
-            self.store.settle(reservation, self._amounts)
-        else:
-            tasks.run_or_spawn(partial(self.store.settle, reservation, self._amounts))
+    async def _wait(self, exchange: Exchange, admission: Admission, refusal: RateLimited) -> Admission:
+        room, loop = self._room(), asyncio.get_running_loop()
+        who = exchange.principal.id if exchange.principal else ""
+        self._rooms[loop] = room
+        try:
+            return await room.admit(refusal, who, lambda: self._reserve(exchange, admission))
+        except RateLimited as error:
+            raise self._refused(exchange, error) from None
+        finally:
+            if not len(room):
+                self._rooms.pop(loop, None)
+
+    def _room(self) -> WaitingRoom:
+        return self._rooms.get(asyncio.get_running_loop()) or WaitingRoom(shared=self._memory is None)
+
+    def _lease(self, reservation: Reservation, tasks: BackgroundTasks | None) -> None:
+        if self._shared is None or tasks is None:
+            return
+        loop = asyncio.get_running_loop()
+        leases = self._leases.get(loop)
+        if leases is None:
+            for ended in [other for other in self._leases if other.is_closed()]:
+                del self._leases[ended]
+            leases = self._leases[loop] = Leases(self._shared, tasks, loop)
+        leases.add(reservation)
+
+    def _report(self, exchange: Exchange, statuses: Sequence[LimitStatus]) -> None:
+        """Add the headers of the caller's limits to its reply, and note the observed ones that it is over."""
+        exchange.reply_headers.extend(limit_headers(statuses))
+        over = tuple([one.charge.limit for one in statuses if one.used > one.charge.limit.amount])
+        if over:
+            exchange.over_limits = tuple([limit for limit in over if limit.observed])
+
+    def _refused(self, exchange: Exchange, error: RateLimited) -> RateLimited:
+        exchange.refused_by = error.limit_status.charge.limit
+        return self._refusals.note(error)
+
+    def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:
+        charges, reserved = admission.plan.charges, admission.amounts
+        if self._used is not None:
+            used = _call(self._used, exchange)
+            return [_booked(used, charge.limit, amount) for charge, amount in zip(charges, reserved, strict=True)]
+        usage = exchange.usage
+        if admission.model is not None and usage is not None and not usage.estimated:
+            who = exchange.principal.id if exchange.principal else ""
+            taken = used_tokens("input_tokens", usage, cache_reads=False)
+            given = used_tokens("output_tokens", usage, cache_reads=False)
+            self._estimates.learn(admission.model, who, admission.size, taken, given)
+        return [used_by(exchange, charge, amount) for charge, amount in zip(charges, reserved, strict=True)]
+
+
+def _reserved(cost: Amounts, limit: Limit) -> int:
+    return max(0, cost.get(limit.kind, 0 if limit.is_tokens else 1))
+
+
+def _booked(used: Amounts, limit: Limit, reserved: int) -> int:
+    return 0 if limit.kind == "concurrent" else max(0, used.get(limit.kind, reserved))
+
+
+def _call(used: CostFunction, exchange: Exchange) -> Amounts:
+    """What a host's function computes; if it fails, that is logged, and what was reserved stays booked."""
+    try:
+        return used(exchange)
+    except Exception:  # noqa: BLE001 - the host's code, after the response: its failure changes nothing for the client
+        _log.exception("%s: the function `used` of the rate limits failed", exchange.request_id)
+        return {}
+
+
+def _behind(queued: Charge, amount: int) -> RateLimited:
+    """The refusal of a request for a bucket for which others are waiting already: it has been used up."""
+    limit = queued.limit
+    status = LimitStatus(Charge(limit, queued.key, amount), float(limit.amount))
+    wait = waiting_time(status.used, amount, capacity=float(limit.amount), rate=limit.rate)
+    return RateLimited(status, wait)
 
 
 def _checked(granted: object) -> Grant:
@@ -101,5 +290,5 @@ def _checked(granted: object) -> Grant:
         raise mismatch("the result of reserve()", "a Grant", granted)
     for status in granted.statuses:
         if not isinstance(status, LimitStatus):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise mismatch("the statuses of the Grant", "a LimitStatus for each kind of limit", status)
+            raise mismatch("the statuses of the Grant", "a LimitStatus for each limit", status)
     return granted

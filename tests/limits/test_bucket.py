@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.limits.limit import Bucket, waiting_time
+from bud_asgi.limits.store import Bucket, waiting_time
 
 _seconds = st.floats(0, 1e6, allow_nan=False)
 _capacities = st.integers(1, 10**9)

@@ -6,7 +6,7 @@ import pytest
 from support.asgi import http_scope
 
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.limits.limit import Charge, Limit, charges_of
+from bud_asgi.limits.store import Charge, Limit, charges_of
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.operations import Operation
 

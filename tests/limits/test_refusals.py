@@ -11,8 +11,8 @@ from support.asgi import http_scope
 from bud_asgi import Limit, Principal
 from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limits import Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
-from bud_asgi.limits.limit import charges_of
 from bud_asgi.limits.refusals import Refusals
+from bud_asgi.limits.store import charges_of
 from bud_asgi.tasks import BackgroundTasks
 
 ONE_AN_HOUR = Limit("requests", 1, 3600.0)

@@ -1,0 +1,90 @@
+"""Estimates of what a request will use, learned from what earlier ones have used."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import TypeVar
+
+import msgspec
+
+from bud_asgi.protocol.estimate import estimated_input
+
+MAX_HISTORIES = 20_000
+"""The most pairs of a model and a principal that are remembered; the oldest are forgotten first."""
+
+FIRST_OUTPUT = 1024
+"""The output tokens that are reserved for a model of which no reply has been seen yet."""
+
+OUTPUT_PERCENTILE = 0.9
+"""So many replies need no more output tokens than what is reserved for them."""
+
+_K = TypeVar("_K")
+_SMOOTHING = 0.2  # the weight of the latest reply in the ratio
+_STEP = 0.5  # of the logarithm of the percentile, for each reply
+_UP = exp(_STEP * OUTPUT_PERCENTILE)
+_DOWN = exp(_STEP * (OUTPUT_PERCENTILE - 1))
+
+
+class _History(msgspec.Struct, gc=False):
+    """What replies have used: input tokens per byte of the body, and a percentile of the output tokens."""
+
+    input_ratio: float | None = None
+    output: float | None = None
+
+    def learn(self, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
+        if input_tokens is not None and size:
+            ratio, latest = self.input_ratio, input_tokens / size
+            self.input_ratio = latest if ratio is None else ratio + _SMOOTHING * (latest - ratio)
+        if output_tokens is not None:
+            known = self.output
+            if known is None:
+                self.output = float(max(1, output_tokens))
+            else:  # it moves up and down so that it comes to rest where the percentile is
+                self.output = max(1.0, known * (_UP if output_tokens > known else _DOWN))
+
+
+class Estimates:
+    """Learns from replies, by model and principal; a principal without any gets what the model's others use."""
+
+    def __init__(self) -> None:
+        self._by_pair: dict[tuple[str, str], _History] = {}
+        self._by_model: dict[str, _History] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_pair) + len(self._by_model)
+
+    def input_tokens(self, model: str, principal: str, body: bytes) -> int:
+        """The input tokens that a request with this body will probably use."""
+        for history in (self._by_pair.get((model, principal)), self._by_model.get(model)):
+            if history is not None and history.input_ratio is not None:
+                return max(1, round(history.input_ratio * len(body)))
+        return estimated_input(body).input_tokens or 1
+
+    def output_tokens(self, model: str, principal: str, max_tokens: int | None) -> int:
+        """The output tokens that most requests of this kind stay below, at most `max_tokens`."""
+        expected = float(FIRST_OUTPUT)
+        for history in (self._by_pair.get((model, principal)), self._by_model.get(model)):
+            if history is not None and history.output is not None:
+                expected = history.output
+                break
+        tokens = round(expected)
+        return tokens if max_tokens is None or tokens < max_tokens else max_tokens
+
+    def learn(self, model: str, principal: str, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
+        """Take a complete reply into account. `size` is the length of the request's body in bytes."""
+        pair = (model, principal)
+        own = self._by_pair.get(pair)
+        if own is None:
+            own = _remember(self._by_pair, pair)
+        shared = self._by_model.get(model)
+        if shared is None:
+            shared = _remember(self._by_model, model)
+        own.learn(size, input_tokens, output_tokens)
+        shared.learn(size, input_tokens, output_tokens)
+
+
+def _remember(histories: dict[_K, _History], key: _K) -> _History:
+    if len(histories) >= MAX_HISTORIES:
+        del histories[next(iter(histories))]
+    history = histories[key] = _History()
+    return history
