@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 from config_files import ENVIRON, KEYS, PROVIDER, written
 
-from bud_asgi import ApiKey, Exchange, Limit, from_file
+from bud_asgi import ApiKey, Exchange, Limit, from_file, hash_api_key
 from bud_asgi.config import ConfigError, Settings, permission_warnings, read_file
 from bud_asgi.limits.redis import RedisStore
 from bud_asgi.options import OptionError
+from bud_asgi.testing import StandIn
+from bud_asgi.testing.server.serving import serving
 
 GOOD = PROVIDER + KEYS
 """Eight lines."""
@@ -18,6 +21,7 @@ GOOD = PROVIDER + KEYS
 STORE = '[[limits]]\nrequests = 1\n[store]\nurl = "redis://store:6379"\n'
 DURATION = 'expected a duration such as "50ms", "30s", "1m", "1h" or "1d", or a number of seconds'
 AMOUNTS = "no amount; expected one of the keys requests, input_tokens, output_tokens, tokens or concurrent"
+HELLO = {"model": "claude-opus-5-5", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
 URL = 'expected a URL such as "redis://host:6379", or a reference such as env:NAME or file:PATH'
 PER = 'expected "principal", "team", "model", "all" or "tenant"'
 OF_CALLER = "a limit that a caller carries counts for that caller alone"
@@ -25,6 +29,10 @@ OF_CALLER = "a limit that a caller carries counts for that caller alone"
 
 def tenant(_: Exchange) -> str | None:
     return "t"
+
+
+def tenant_of(exchange: Exchange) -> str | None:
+    return exchange.headers.get(b"x-tenant", b"").decode()
 
 
 DIMENSIONS = {"tenant": tenant}
@@ -199,6 +207,22 @@ def test_invalid_dimensions_are_errors_in_the_code(dimensions: object, problem: 
     with pytest.raises(OptionError) as raised:
         from_file(written(tmp_path, GOOD), environ=ENVIRON, dimensions=dimensions)  # pyright: ignore[reportArgumentType]
     assert str(raised.value).startswith(problem)
+
+
+def test_requests_are_counted_per_dimension_of_the_host_and_per_key(tmp_path: Path) -> None:
+    keys = "".join(f'[[keys]]\nname = "{name}"\nhash = "{hash_api_key(name)}"\n' for name in ("a", "b"))
+    limits = 'limits = [{ requests = 2 }]\n[[limits]]\nrequests = 3\nper = "tenant"\n'
+    with StandIn(api_key="sk-ant-CANARY").in_thread() as upstream:
+        file = written(tmp_path, f'{PROVIDER}base_url = "{upstream.base_url}"\n{keys}{limits}')
+        app = from_file(file, environ=ENVIRON, dimensions={"tenant": tenant_of})
+        with serving(app) as url:
+
+            def status(key: str, tenant: str) -> int:
+                headers = {"x-api-key": key, "x-tenant": tenant, "anthropic-version": "2023-06-01"}
+                return httpx.post(f"{url}/v1/messages", json=HELLO, headers=headers).status_code
+
+            assert [status("b", "x"), status("b", "x"), status("b", "x")] == [200, 200, 429], "limits of the key"
+            assert [status("a", "x"), status("a", "x"), status("a", "y")] == [200, 429, 200], "limits of the tenant"
 
 
 def test_a_key_carries_limits_of_its_own(tmp_path: Path) -> None:
