@@ -35,7 +35,7 @@ def show_settings(settings: Settings) -> str:
             table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
             table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
             table(("LIMIT", "FOR"), limits) if limits else "No limits.",
-            *([f"Limits are counted in {settings.store}."] if settings.store else []),
+            *([f"Limits are counted by {settings.store!r}."] if settings.store else []),
             *([table(("FIELD", "ACTION"), list(settings.fields.items()))] if settings.fields else []),
         ]
     )

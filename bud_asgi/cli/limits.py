@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from math import ceil
 
@@ -14,9 +15,12 @@ from bud_asgi.cli.tables import table
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
 from bud_asgi.limit import Limit
-from bud_asgi.limits import Standing
+from bud_asgi.limits import Standing, StoreUnavailable
 from bud_asgi.limits.answers import rfc3339, words
 from bud_asgi.options import nearest, shown
+
+PAUSES = (0.2, 1.0)
+"""Seconds before further attempts to reach the store."""
 
 _ANONYMOUS = Principal(id="anonymous")
 _FOR = {"principal": "each principal", "team": "each team", "model": "each model"}
@@ -49,7 +53,12 @@ def show_limits(settings: Settings, name: str | None, model: str | None, *, as_j
         message = "missing; without it limits are counted in the memory of the server, which this command cannot read"
         raise ConfigError([Problem(settings.source, "store", message)])
     callers = _callers(settings, name)
-    standings = asyncio.run(_read(settings.app(), callers, model))
+    log, nowhere = logging.getLogger("bud_asgi"), logging.NullHandler()
+    log.addHandler(nowhere)  # a failure of the store is raised, too
+    try:
+        standings = asyncio.run(_read(settings.app(), callers, model))
+    finally:
+        log.removeHandler(nowhere)
     click.echo(_json(standings) if as_json else _table(standings))
 
 
@@ -64,9 +73,21 @@ def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
 
 async def _read(messages: MessagesApp, callers: Sequence[Principal], model: str | None) -> Standings:
     try:
+        await _connect(messages, callers[0])
         return [(caller, await messages.limits.standing(caller, model=model)) for caller in callers]
     finally:
         await messages.limits.aclose()
+
+
+async def _connect(messages: MessagesApp, caller: Principal) -> None:
+    """Wait for the connection, which may take longer than a request would wait for the store."""
+    for pause in PAUSES:
+        try:
+            await messages.limits.standing(caller)
+        except StoreUnavailable:
+            await asyncio.sleep(pause)
+        else:
+            return
 
 
 def _table(standings: Standings) -> str:

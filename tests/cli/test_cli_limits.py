@@ -68,7 +68,7 @@ def test_check_lists_all_limits_and_the_store_without_its_password(tmp_path: Pat
     assert shown.returncode == 0, shown.stderr
     squeezed = re.sub("  +", "  ", shown.stdout)
     assert re.sub("  +", "  ", CHECKED) in squeezed
-    assert "\nLimits are counted in redis://store.internal:6379/0.\n" in shown.stdout
+    assert "\nLimits are counted by RedisStore('redis://store.internal:6379/0').\n" in shown.stdout
     assert "CANARY" not in shown.stdout + shown.stderr
 
 
@@ -122,11 +122,13 @@ class Store(MemoryStore):
     """Takes the place of the store of the file."""
 
     reason = ""
+    failures = 1 << 30
     closed = 0
     lease = 60.0
 
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
-        if self.reason:
+        if self.reason and self.failures:
+            self.failures -= 1
             raise StoreUnavailable(self.reason)
         return await super().statuses(buckets)
 
@@ -146,6 +148,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
         return made
 
     monkeypatch.setattr("bud_asgi.limits.redis.RedisStore", make)
+    monkeypatch.setattr("bud_asgi.cli.limits.PAUSES", (0.0, 0.0))
     return made
 
 
@@ -245,3 +248,8 @@ def test_a_store_that_is_away_is_status_1_and_one_line(store: Store, tmp_path: P
     assert (shown.exit_code, shown.stdout) == (1, "")
     assert shown.stderr == f"error: {file}: store: {store.reason}\n"
     assert store.closed == 1
+
+
+def test_a_store_that_connects_slowly_is_waited_for(store: Store, tmp_path: Path) -> None:
+    store.reason, store.failures = "there is no connection", 2
+    assert len(table_of(show(str(gateway_file(tmp_path, more=OTHER + LIMITS + STORE))))) == 6
