@@ -13,7 +13,7 @@ from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.host_code import host_code_error
-from bud_asgi.limits import Limiter
+from bud_asgi.limits import NO_LIMITS, Limiter
 from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
 from bud_asgi.options import shown
@@ -60,16 +60,18 @@ class Gateway:
             if exchange.operation in MODELS_API:
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
-            limiter, admission = self._limiter, None
-            if limiter is not None and not limiter.check(exchange):  # 429, where it is known before the body is read
-                admission = await limiter.admit(exchange)  # 429
+            limiter, plan, admission = self._limiter, NO_LIMITS, None
+            if limiter is not None:
+                plan = limiter.check(exchange)  # 429, where it is known before the body is read
+                if limiter.admits_early(plan):
+                    admission = await limiter.admit(exchange)  # 429
             try:
                 await exchange.request(receive)  # 400, 408, 413, 529
                 self._judge(exchange, principal)  # 400, 403, 404
                 request.watch_disconnect(scope, receive)
                 del scope  # an open stream does not need it
                 if limiter is not None and admission is None:
-                    admission = limiter.admit_now(exchange) or await limiter.admit(exchange)  # 429
+                    admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
                 targets = self._targets(exchange)
                 await run_attempts(request, targets, self._providers, self._dropped_fields, loop.client, loop.timing)
             finally:

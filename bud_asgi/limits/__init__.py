@@ -4,6 +4,7 @@ from bud_asgi.limit import Limit, check_limits
 from bud_asgi.limits.answers import RateLimited
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.middleware import RateLimitMiddleware
+from bud_asgi.limits.plans import NO_LIMITS
 from bud_asgi.limits.stage import Admission, Limiter
 from bud_asgi.limits.standing import Standing
 from bud_asgi.limits.store import (
@@ -17,6 +18,7 @@ from bud_asgi.limits.store import (
 )
 
 __all__ = [
+    "NO_LIMITS",
     "Admission",
     "Charge",
     "Grant",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import ceil, floor
 
-from bud_asgi.limit import LONGEST_WAIT, Kind, Limit
-from bud_asgi.limits.store import LimitStatus
+import msgspec
+
+from bud_asgi.limit import LONGEST_WAIT, Kind, Limit, limit_words
+from bud_asgi.limits.store import ROUNDING, LimitStatus
 from bud_asgi.protocol.errors import GatewayError
 
 _SHARED = frozenset({"model", "all"})
 _WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "the rate limit of this model"}
-_WINDOWS = {1.0: "per second", 60.0: "per minute", 3600.0: "per hour", 86400.0: "per day"}
 
 
 class RateLimited(GatewayError):
@@ -28,41 +29,66 @@ class RateLimited(GatewayError):
     type = "rate_limit_error"
 
     def __init__(self, status: LimitStatus, retry_after: float, statuses: Iterable[LimitStatus] = ()) -> None:
-        seconds = max(1, math.ceil(retry_after - 1e-6))
+        seconds = max(1, ceil(retry_after - 1e-6))
         if retry_after > LONGEST_WAIT:
             self.retryable = False
-        lines = {name.decode(): value.decode() for name, value in limit_headers((status, *statuses))}
+        lines = {name.decode(): value.decode() for name, value in headers_of_statuses((status, *statuses))}
         super().__init__(_message(status, seconds), headers={"retry-after": str(seconds), **lines})
         self.retry_after = retry_after
         self.limit_status = status
         self.statuses = tuple(statuses)
 
 
-def limit_headers(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
-    """The headers that report a caller's own limits, the tightest of each kind (vendor page "Rate limits").
+class Family(msgspec.Struct, frozen=True, gc=False):
+    """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits")."""
 
-    Limits that are shared with other callers would report their use, so they are left out; so are observed ones.
-    """
-    tightest: dict[Kind, tuple[float, LimitStatus]] = {}
-    for status in statuses:
-        limit = status.charge.limit
-        if limit.kind != "concurrent" and limit.per not in _SHARED and not limit.observed:
-            left = limit.amount - status.used
-            known = tightest.get(limit.kind)
-            if known is None or left < known[0]:
-                tightest[limit.kind] = (left, status)
+    kind: Kind
+    amount: float
+    rate: float
+    amount_line: tuple[bytes, bytes]
+    remaining: bytes
+    reset: bytes
+
+
+def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, bytes]]:
+    """The headers that report a caller's own limits, of which so much is used."""
     lines: list[tuple[bytes, bytes]] = []
-    now = time.time() if tightest else 0.0
-    for _, status in tightest.values():
-        amount, remaining, reset = _names(status.charge.limit)
-        lines += (amount, (remaining, b"%d" % status.remaining), (reset, rfc3339(math.ceil(now + status.full_in))))
+    now = time.time()
+    for family, used in levels:
+        left = family.amount - used
+        remaining = b"%d" % floor(left + ROUNDING * family.amount) if left > 0.0 else b"0"
+        full_at = rfc3339(ceil(now + used / family.rate))
+        lines += (family.amount_line, (family.remaining, remaining), (family.reset, full_at))
     return lines
 
 
-@lru_cache(maxsize=256)
-def _names(limit: Limit) -> tuple[tuple[bytes, bytes], bytes, bytes]:
-    family = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
-    return (family + b"limit", b"%d" % limit.amount), family + b"remaining", family + b"reset"
+def tightest(levels: Iterable[tuple[Family, float]]) -> list[tuple[Family, float]]:
+    """The limit of each kind of which the least is left."""
+    found: dict[Kind, tuple[Family, float]] = {}
+    for family, used in levels:
+        known = found.get(family.kind)
+        if known is None or family.amount - used < known[0].amount - known[1]:
+            found[family.kind] = family, used
+    return list(found.values())
+
+
+@lru_cache(maxsize=4096)
+def headers_of(limit: Limit) -> Family | None:
+    """The headers of a limit; `None` if it has none.
+
+    A limit that is shared with other callers would report their use; an observed one is not in force.
+    """
+    if limit.kind == "concurrent" or limit.per in _SHARED or limit.observed:
+        return None
+    names = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
+    amount_line = (names + b"limit", b"%d" % limit.amount)
+    return Family(limit.kind, float(limit.amount), limit.rate, amount_line, names + b"remaining", names + b"reset")
+
+
+def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
+    """The headers that report the limits of a caller, the tightest of each kind."""
+    levels = [(family, one.used) for one in statuses if (family := headers_of(one.charge.limit)) is not None]
+    return limit_headers(tightest(levels))
 
 
 @lru_cache(maxsize=1024)
@@ -71,24 +97,13 @@ def rfc3339(second: int) -> bytes:
     return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 
-def words(limit: Limit) -> str:
-    """A limit in words, such as `60 requests per minute`."""
-    kind = limit.kind.replace("_", " ")
-    if limit.amount == 1 and kind.endswith("s"):
-        kind = kind[:-1]
-    if limit.kind == "concurrent":
-        return f"{limit.amount:,} concurrent request{'s' if limit.amount > 1 else ''}"
-    window = limit.window or 0.0
-    return f"{limit.amount:,} {kind} {_WINDOWS.get(window) or f'in {window:g} seconds'}"
-
-
 def _message(status: LimitStatus, seconds: int) -> str:
     limit = status.charge.limit
     whose = _WHOSE.get(limit.dimension, "the rate limit")
-    message = f"This request would exceed {whose} of {words(limit)}."
+    message = f"This request would exceed {whose} of {limit_words(limit)}."
     if limit.kind == "concurrent":
         return f"{message} One of the running requests has to end first."
     if seconds > LONGEST_WAIT:
-        at = rfc3339(math.ceil(time.time() + seconds)).decode()
+        at = rfc3339(ceil(time.time() + seconds)).decode()
         return f"{message} The limit has room for it at {at}; try again then."
     return f"{message} The limit has room for it in {seconds} second{'s' if seconds > 1 else ''}."

@@ -25,6 +25,10 @@ _FAMILIES: dict[Operation | None, str] = {
 }
 
 
+_OWN: frozenset[Operation | None] = frozenset(("messages.create", "messages.count_tokens"))
+"""The operations that are answered by attempts at upstreams."""
+
+
 def family_of(exchange: Exchange) -> str:
     """The kind of operation. Each has buckets of its own: counting tokens, as at the service, and the Models API.
 
@@ -94,42 +98,52 @@ def _checked(limit: Limit, name: object) -> str | None:
     return name
 
 
-def used_by(exchange: Exchange, charge: Charge, reserved: int) -> int:
-    """What a request that is over has used of a limit. `0` is a count; where none is known, it is what was reserved."""
-    kind = charge.limit.kind
-    if kind == "concurrent":
-        return 0
-    own_endpoint = exchange.operation in _FAMILIES and exchange.operation not in MODELS_API
-    if kind == "requests":
-        return reserved if exchange.attempts or not own_endpoint else 0
-    usage = exchange.usage
-    if usage is None:  # an upstream that replied without it, another app; else nothing was used
-        answered = bool(exchange.attempts) and exchange.attempts[-1].end == "answered"
-        return reserved if answered or not own_endpoint else 0
-    tokens = used_tokens(kind, usage, cache_reads=charge.limit.cache_reads)
-    return reserved if tokens is None else tokens
+def used_by(exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[int]) -> list[int]:
+    """What a request that is over has used of each limit. `0` is a count; one that is not known is what was reserved.
+
+    The caller pays for one attempt: for the usage in `exchange.usage`. Without any, an upstream has replied without it,
+    or it is not known what another app has used; else nothing was.
+    """
+    own, usage = exchange.operation in _OWN, exchange.usage
+    begun = bool(exchange.attempts) or not own
+    taken = given = 0 if own and not (begun and exchange.attempts[-1].end == "answered") else None
+    if usage is not None:
+        taken, given = used_tokens(usage)
+    used: dict[Kind, int | None] = {
+        "requests": None if begun else 0,
+        "input_tokens": taken,
+        "output_tokens": given,
+        "tokens": None if taken is None or given is None else taken + given,
+        "concurrent": 0,
+    }
+    counts = [used[charge.limit.kind] for charge in charges]
+    amounts = [amount if count is None else count for count, amount in zip(counts, reserved, strict=True)]
+    if usage is not None and usage.cache_read_input_tokens:
+        for index, charge in enumerate(charges):
+            if charge.limit.cache_reads:
+                amounts[index] += (used_tokens(usage, cache_reads=True)[0] or 0) - (taken or 0)
+    return amounts
 
 
-def used_tokens(kind: Kind, usage: Usage, *, cache_reads: bool) -> int | None:
-    """The tokens of a usage that count against limits of a kind; `None` if they are not known."""
-    output = _total([usage.output_tokens], [one.output_tokens for one in usage.iterations or ()])
-    if kind == "output_tokens":
-        return output
-    taken = _total([_input(usage, cache_reads)], [_input(one, cache_reads) for one in usage.iterations or ()])
-    if kind == "input_tokens":
-        return taken
-    return None if taken is None and output is None else (taken or 0) + (output or 0)
+def used_tokens(usage: Usage, *, cache_reads: bool = False) -> tuple[int | None, int | None]:
+    """The input and output tokens that count against limits, of all iterations; `None` where they are not known.
+
+    Input counts as at the service: what was written to the cache counts, what was read from it only with `cache_reads`
+    (vendor page "Rate limits").
+    """
+    taken, given = _input(usage, cache_reads=cache_reads), usage.output_tokens
+    if usage.iterations:
+        inputs = [_input(one, cache_reads=cache_reads) or 0 for one in usage.iterations]
+        taken, given = (
+            max(taken or 0, sum(inputs)),
+            max(given or 0, sum(one.output_tokens or 0 for one in usage.iterations)),
+        )
+    return taken, given
 
 
-def _input(usage: Usage | Iteration, cache_reads: bool) -> int | None:
-    """Input tokens as the service limits them: those written to the cache count, those read from it do not."""
-    parts = [usage.input_tokens, usage.cache_creation_input_tokens]
-    if cache_reads:
-        parts.append(usage.cache_read_input_tokens)
-    return _total(parts, ())
-
-
-def _total(message: Iterable[int | None], iterations: Iterable[int | None]) -> int | None:
-    """The sum of a message's counts, or of its iterations if that is more; `None` if none is known."""
-    sums = [sum(known) for counts in (message, iterations) if (known := [one for one in counts if one is not None])]
-    return max(sums, default=None)
+def _input(usage: Usage | Iteration, *, cache_reads: bool) -> int | None:
+    taken, written = usage.input_tokens, usage.cache_creation_input_tokens
+    total = taken if written is None else written + (taken or 0)
+    if cache_reads and usage.cache_read_input_tokens is not None:
+        total = (total or 0) + usage.cache_read_input_tokens
+    return total

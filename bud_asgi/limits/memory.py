@@ -15,6 +15,9 @@ from bud_asgi.limits.bucket import Bucket
 from bud_asgi.limits.store import Charge, Grant, LimitStatus, waiting_time
 from bud_asgi.options import check_clock
 
+IDLE = 10.0
+"""Seconds without use after which a bucket at rest is removed: to look for a new one costs more than to keep it."""
+
 _PER_NEW = 2  # old buckets that are looked at for each new one: with 1, those at rest could pile up
 
 
@@ -26,7 +29,7 @@ class Account(msgspec.Struct, gc=False):
 
 
 class MemoryReservation(Reservation, frozen=True):
-    """What a request holds: `amounts` of `buckets`, each at a `mark` (`Bucket.settle`)."""
+    """What a request holds: `amounts` of `buckets`, each at a `mark`."""
 
     buckets: tuple[Bucket, ...]
     amounts: Sequence[int]
@@ -46,7 +49,7 @@ class MemoryStore:
         self._buckets: dict[str, dict[str, Bucket]] = {}  # by the id of the limit, and by key
         self._to_sweep: deque[Bucket] = deque()  # all buckets
         self._due = 0  # how many of them to look at next
-        self._open: set[str] = set()
+        self._open: dict[str, MemoryReservation] = {}
         self._count = 0
 
     @property
@@ -70,35 +73,35 @@ class MemoryStore:
     def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
         """Reserve these amounts, or none of them. Raises `RateLimited`."""
         now = self._clock()
-        for bucket, amount in zip(account.buckets, amounts, strict=True):
-            if bucket.refill(now) + amount > bucket.capacity and (bucket.enforced or bucket.removed):
-                self._check_exactly(account, amounts, now)
-                break
         marks: list[float] = []
         for bucket, amount in zip(account.buckets, amounts, strict=True):
             used = bucket.refill(now)
+            if used + amount > bucket.capacity and (bucket.enforced or bucket.removed):
+                _give_back(account, amounts, len(marks))
+                self._check_exactly(account, amounts, now)
+                marks = _take_all(account, amounts)
+                break
             marks.append(bucket.drained + used)
             bucket.used = used + amount
-            bucket.reserved += amount
         self._count += 1
         reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
-        self._open.add(reservation.id)
+        self._open[reservation.id] = reservation
         return reservation
 
     def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Settle at once. Settling twice changes nothing."""
-        if reservation.id not in self._open or not isinstance(reservation, MemoryReservation):
+        held = self._open.pop(reservation.id, None)
+        if held is None or held.amounts == amounts:
             return
-        self._open.remove(reservation.id)
         now = self._clock()
-        held = zip(reservation.buckets, reservation.amounts, reservation.marks, amounts, strict=True)
-        for bucket, reserved, mark, actual in held:
-            if bucket.removed:  # nothing of it was left
-                if actual > reserved:
-                    charge = Charge(bucket.limit, bucket.key, 0)
-                    self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
-            else:
+        for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
+            if actual == reserved:
+                continue
+            if not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
+            elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
+                charge = Charge(bucket.limit, bucket.key, 0)
+                self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
@@ -111,13 +114,19 @@ class MemoryStore:
         self.book(reservation, amounts)
 
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
-        """The status of each bucket."""
+        """The status of each bucket. Looks at all reservations."""
         now = self._clock()
         return [self._status(charge, now) for charge in buckets]
 
     def _status(self, charge: Charge, now: float) -> LimitStatus:
         bucket = self._buckets.get(limit_id(charge.limit), {}).get(charge.key)
-        return LimitStatus(charge, 0.0) if bucket is None else LimitStatus(charge, bucket.refill(now), bucket.reserved)
+        if bucket is None:
+            return LimitStatus(charge, 0.0)
+        used, reserved = bucket.refill(now), 0.0
+        for held in self._open.values():
+            for one, amount, mark in zip(held.buckets, held.amounts, held.marks, strict=True):
+                reserved += one.left(amount, mark) if one is bucket else 0.0
+        return LimitStatus(charge, used, reserved)
 
     def _bucket(self, charge: Charge, now: float) -> Bucket:
         limit, key = charge.limit, charge.key
@@ -151,7 +160,8 @@ class MemoryStore:
         """Remove the buckets at rest among those that are due."""
         for _ in range(min(self._due, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
-            if bucket.refill(now) or bucket.reserved:
+            idle = now - bucket.updated_at
+            if idle < IDLE or bucket.used > idle * bucket.rate:
                 self._to_sweep.append(bucket)
             else:
                 bucket.remove()
@@ -159,7 +169,22 @@ class MemoryStore:
         self._due = 0
 
 
+def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:
+    """Undo what was just taken from so many buckets."""
+    for bucket, amount in zip(account.buckets[:number], amounts, strict=False):
+        bucket.used -= amount
+
+
+def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
+    """Take from buckets that are up to date and have room; return the marks."""
+    marks: list[float] = []
+    for bucket, amount in zip(account.buckets, amounts, strict=True):
+        marks.append(bucket.drained + bucket.used)
+        bucket.used += amount
+    return marks
+
+
 def status_of(account: Account) -> tuple[LimitStatus, ...]:
     """The status of each bucket of an account, as of its last change."""
     pairs = zip(account.charges, account.buckets, strict=True)
-    return tuple([LimitStatus(charge, bucket.used, bucket.reserved) for charge, bucket in pairs])
+    return tuple([LimitStatus(charge, bucket.used) for charge, bucket in pairs])

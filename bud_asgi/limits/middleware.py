@@ -67,10 +67,11 @@ class RateLimitMiddleware:
 
     async def _admit(self, exchange: Exchange, receive: Receive) -> Admission:
         limiter = self.limiter
+        plan = limiter.check(exchange)
         has_body = exchange.operation is not None and exchange.operation not in MODELS_API
-        if limiter.check(exchange) and has_body and limiter.needs_body(exchange):
+        if has_body and not plan.is_complete and limiter.cost is None:
             await exchange.request(receive)
-        return limiter.admit_now(exchange) or await limiter.admit(exchange)
+        return limiter.admit_now(exchange, plan) or await limiter.admit(exchange)
 
 
 def _completing(exchange: Exchange, send: Send) -> Send:

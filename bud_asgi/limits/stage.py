@@ -12,11 +12,11 @@ import msgspec
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import Kind, Limit, check_limits
-from bud_asgi.limits.answers import RateLimited, limit_headers
+from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, tightest
 from bud_asgi.limits.charges import Amounts, CostFunction, model_of, used_by, used_tokens
 from bud_asgi.limits.estimates import Estimates
 from bud_asgi.limits.leases import Leases
-from bud_asgi.limits.memory import MemoryStore, status_of
+from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.standing import Standing, standing_of
@@ -67,42 +67,43 @@ class Limiter:
         # A subclass may have methods of its own.
         self._memory = self.store if isinstance(self.store, MemoryStore) and type(self.store) is MemoryStore else None
         self._shared = self.store if isinstance(self.store, SharedStore) else None
-        self._cost, self._used = cost, used
+        self.cost, self._used = cost, used
         self._plans = Plans(self.limits, self._memory)
         self._estimates = Estimates()
         self._refusals = Refusals()
         self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}  # those in which requests wait
         self._leases: dict[asyncio.AbstractEventLoop, Leases] = {}
 
-    def check(self, exchange: Exchange) -> bool:
+    def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory is looked up; of any other, refusals are remembered. Returns whether the rest has to wait for
-        the body; if not, `admit` may be called at once.
+        A store in memory is looked up; of any other, refusals are remembered. Returns what is known of its limits.
         """
         plan = self._plans.early(exchange)
-        if self._memory is None:
-            self._refusals.check(plan.charges)
-            return not plan.is_complete or not plan.charges
-        if plan.account is not None:
+        if plan.account is not None and self._memory is not None:
             try:
                 self._memory.check(plan.account, plan.ones)
             except RateLimited as error:
                 if not error.limit_status.charge.limit.wait:
                     raise self._refused(exchange, error) from None
-        return True
+        elif plan.charges:
+            self._refusals.check(plan.charges)
+        return plan
 
-    def needs_body(self, exchange: Exchange) -> bool:
-        """Whether the body has to be read before `admit`."""
-        return self._cost is None and not self._plans.early(exchange).is_complete
+    def admits_early(self, plan: Plan) -> bool:
+        """Whether to `admit` before the body is read: no limit depends on it, and only the store can refuse."""
+        return self._memory is None and plan.is_complete and bool(plan.charges)
 
-    def admit_now(self, exchange: Exchange) -> Admission | None:
-        """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may."""
+    def admit_now(self, exchange: Exchange, plan: Plan) -> Admission | None:
+        """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may.
+
+        `plan` is what `check` has returned.
+        """
+        plan = self._plans.full(exchange, plan)
+        if not plan.charges:
+            return Admission(plan, ())
         if self._memory is None or self._rooms:
             return None
-        plan = self._plans.full(exchange)
-        if plan.account is None:
-            return Admission(plan, ())
         admission = self._prepare(exchange, plan)
         try:
             return self._take(self._memory, exchange, admission)
@@ -117,7 +118,7 @@ class Limiter:
         Where the limit has a `wait`, it waits for room. Raises a `GatewayError` (500) if the store returns anything but
         a `Grant`. The store's own exceptions propagate.
         """
-        plan = self._plans.full(exchange)
+        plan = self._plans.full(exchange, self._plans.early(exchange))
         admission = self._prepare(exchange, plan)
         if not plan.charges:
             return admission
@@ -167,27 +168,33 @@ class Limiter:
 
     def _prepare(self, exchange: Exchange, plan: Plan) -> Admission:
         """Estimate what a request will use."""
-        if self._cost is not None:
-            cost = self._cost(exchange)
+        if self.cost is not None:
+            cost = self.cost(exchange)
             return Admission(plan, [_reserved(cost, charge.limit) for charge in plan.charges])
-        if not plan.has_tokens or not exchange.has_request:
+        if not plan.has_tokens:
+            return Admission(plan, plan.ones)
+        if not exchange.has_request:
             return Admission(plan, [_reserved({}, charge.limit) for charge in plan.charges])
         request, model = exchange.decoded_request, model_of(exchange) or ""
         body, who = request.body, exchange.principal.id if exchange.principal else ""
-        taken = self._estimates.input_tokens(model, who, body)
-        given = self._estimates.output_tokens(model, who, request.max_tokens)
+        taken, given = self._estimates.expect(model, who, body, request.max_tokens)
         expected: dict[Kind, int] = {"input_tokens": taken, "output_tokens": given, "tokens": taken + given}
         amounts = [expected.get(charge.limit.kind, 1) for charge in plan.charges]
-        for index, charge in enumerate(plan.charges):
-            if charge.limit.cache_reads:  # the ratio is learned without them
-                amounts[index] += max(0, (estimated_input(body).input_tokens or 0) - taken)
+        if plan.has_cache_reads:  # the ratio is learned without them
+            whole = max(taken, estimated_input(body).input_tokens or 0)
+            for index, charge in enumerate(plan.charges):
+                amounts[index] += whole - taken if charge.limit.cache_reads else 0
         return Admission(plan, amounts, None, model, len(body))
 
     def _take(self, memory: MemoryStore, exchange: Exchange, admission: Admission) -> Admission:
         account = admission.plan.account
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
-        self._report(exchange, status_of(account))
+        plan, buckets = admission.plan, account.buckets
+        levels = [(family, buckets[index].used) for index, family in plan.reported]
+        exchange.reply_headers += limit_headers(levels if plan.distinct else tightest(levels))
+        if plan.has_observed:
+            _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
         return admission
 
     async def _reserve(self, exchange: Exchange, admission: Admission) -> Admission:
@@ -205,7 +212,9 @@ class Limiter:
             raise host_code_error(exchange.request_id, fault, answer) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
-        self._report(exchange, granted.statuses)
+        exchange.reply_headers += headers_of_statuses(granted.statuses)
+        if plan.has_observed:
+            _note_observed(exchange, [(status.charge.limit, status.used) for status in granted.statuses])
         return admission
 
     async def _wait(self, exchange: Exchange, admission: Admission, refusal: RateLimited) -> Admission:
@@ -234,29 +243,28 @@ class Limiter:
             leases = self._leases[loop] = Leases(self._shared, tasks, loop)
         leases.add(reservation)
 
-    def _report(self, exchange: Exchange, statuses: Sequence[LimitStatus]) -> None:
-        """Add the headers of the caller's limits to its reply, and note the observed ones that it is over."""
-        exchange.reply_headers.extend(limit_headers(statuses))
-        over = tuple([one.charge.limit for one in statuses if one.used > one.charge.limit.amount])
-        if over:
-            exchange.over_limits = tuple([limit for limit in over if limit.observed])
-
     def _refused(self, exchange: Exchange, error: RateLimited) -> RateLimited:
         exchange.refused_by = error.limit_status.charge.limit
         return self._refusals.note(error)
 
     def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:
         charges, reserved = admission.plan.charges, admission.amounts
+        if admission.plan.only_requests and exchange.attempts and self._used is None:
+            return reserved
         if self._used is not None:
             used = _call(self._used, exchange)
             return [_booked(used, charge.limit, amount) for charge, amount in zip(charges, reserved, strict=True)]
-        usage = exchange.usage
-        if admission.model is not None and usage is not None and not usage.estimated:
+        if admission.model is not None and exchange.usage is not None and not exchange.usage.estimated:
             who = exchange.principal.id if exchange.principal else ""
-            taken = used_tokens("input_tokens", usage, cache_reads=False)
-            given = used_tokens("output_tokens", usage, cache_reads=False)
-            self._estimates.learn(admission.model, who, admission.size, taken, given)
-        return [used_by(exchange, charge, amount) for charge, amount in zip(charges, reserved, strict=True)]
+            self._estimates.learn(admission.model, who, admission.size, *used_tokens(exchange.usage))
+        return used_by(exchange, charges, reserved)
+
+
+def _note_observed(exchange: Exchange, levels: Sequence[tuple[Limit, float]]) -> None:
+    """Note the observed limits that the request is over."""
+    for limit, used in levels:
+        if limit.observed and used > limit.amount:
+            exchange.over_limits = (*exchange.over_limits, limit)
 
 
 def _reserved(cost: Amounts, limit: Limit) -> int:
