@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from bud_asgi.cli.limits import applies_to
 from bud_asgi.cli.tables import table
 from bud_asgi.config import Settings, permission_warnings
-from bud_asgi.limits.answers import words
+from bud_asgi.limit import limit_words
 from bud_asgi.options import url_shown
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.routing import Route
@@ -27,8 +27,8 @@ def show_settings(settings: Settings) -> str:
         for place, target in enumerate(route.targets)
     ]
     keys = [(key.name, key.team or "-", ", ".join(key.models)) for key in settings.keys]
-    limits = [(words(limit), applies_to(limit)) for limit in settings.limits]
-    limits += [(words(limit), applies_to(limit, key.name)) for key in settings.keys for limit in key.limits]
+    limits = [(limit_words(limit), applies_to(limit)) for limit in settings.limits]
+    limits += [(limit_words(limit), applies_to(limit, key.name)) for key in settings.keys for limit in key.limits]
     return "\n\n".join(
         [
             f"{settings.source} is valid. It serves:",

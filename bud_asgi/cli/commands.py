@@ -145,7 +145,8 @@ def show(config: str | None, name: str | None, model: str | None, *, as_json: bo
         try:
             show_limits(settings, name, model, as_json=as_json)
         except StoreUnavailable as error:
-            click.echo(f"{click.style('error:', fg='red')} {settings.source}: store: {error.reason}", err=True)
+            problem = f"{settings.source}: store: {settings.store!r} cannot be read: {error.reason}"
+            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
             sys.exit(EXIT_FAILED)
 
 

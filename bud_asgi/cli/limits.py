@@ -14,9 +14,9 @@ from bud_asgi.app import MessagesApp
 from bud_asgi.cli.tables import table
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
-from bud_asgi.limit import Limit
+from bud_asgi.limit import Limit, limit_words
 from bud_asgi.limits import Standing, StoreUnavailable
-from bud_asgi.limits.answers import rfc3339, words
+from bud_asgi.limits.answers import rfc3339
 from bud_asgi.options import nearest, shown
 
 PAUSES = (0.2, 1.0)
@@ -94,7 +94,7 @@ def _table(standings: Standings) -> str:
     rows = [
         (
             caller.id,
-            words(one.limit),
+            limit_words(one.limit),
             _whose(caller, one.limit),
             f"{one.used:,}",
             f"{one.reserved:,}",
@@ -115,7 +115,7 @@ def _json(standings: Standings) -> str:
     lines = [
         {
             "key": caller.id,
-            "limit": words(one.limit),
+            "limit": limit_words(one.limit),
             "kind": one.limit.kind,
             "amount": one.limit.amount,
             "window": one.limit.window,

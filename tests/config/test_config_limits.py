@@ -362,6 +362,18 @@ def test_each_problem_of_a_store_is_reported(table: str, expected: list[str], tm
     assert problems_of(given, tmp_path) == [problem.replace("REFERENCE", reference) for problem in expected]
 
 
+def test_a_store_without_the_extra_names_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_nothing(_: str) -> None: ...
+
+    monkeypatch.setattr("bud_asgi.extras.find_spec", find_nothing)
+    (problem,) = problems_of(STORE, tmp_path)
+    assert problem.startswith(
+        "11: store: RedisStore needs redis, which is not installed: pip install 'bud-asgi[redis]'"
+    )
+
+
 def test_a_store_without_limits_is_refused(tmp_path: Path) -> None:
     assert problems_of('[store]\nurl = "redis://store"\n', tmp_path) == [
         "9: store: meaningless without limits; expected [[limits]] tables, or limits of a key"
