@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from math import inf
+from functools import lru_cache
+from math import exp, inf, log
 
 import msgspec
 
 from bud_asgi.limit import Limit
 from bud_asgi.limits.store import MAX_DEBT
 
+_EMPTIED = 64.0
+"""What `drained` grows by when all that was reserved has been refilled: of what was, `exp(-64)` is nothing."""
+
+_NOTHING = 1e-6  # of a unit: what rounding leaves of reservations that are all settled
+
 
 class Bucket(msgspec.Struct, gc=False, eq=False):
     """What has been used of a limit, `updated_at` seconds on a clock. It refills evenly, and may go into debt.
 
-    `used` is 0 at rest. `drained` is all that has been refilled or given back: the difference to what it was shows how
-    much of a reservation is still in the bucket, first in, first out. A reservation's `mark` is `drained + used` before
-    it. `concurrent` limits are buckets that do not refill. Once `removed`, its store has forgotten it.
+    `used` is 0 at rest. `reserved` is the part of it that running requests hold: it is refilled last, and evenly from
+    all of them, so that what they give back is what the bucket would have without them, in whatever order they end.
+    `drained` is how far, as a logarithm: of an amount that was reserved when it was `mark`, `exp(mark - drained)` is
+    left. `concurrent` limits are buckets that do not refill. Once `removed`, its store has forgotten it.
     """
 
     limit: Limit
@@ -25,13 +32,15 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     enforced: bool
     updated_at: float
     used: float = 0.0
+    reserved: float = 0.0
     drained: float = 0.0
     removed: bool = False
 
     @classmethod
     def of(cls, limit: Limit, key: str, now: float) -> Bucket:
         """A full bucket."""
-        return cls(limit, key, float(limit.amount), limit.rate, not limit.observed, now)
+        capacity, rate = _numbers(limit)
+        return cls(limit, key, capacity, rate, not limit.observed, now)
 
     def remove(self) -> None:
         """Leave no room in it, so that whoever still refers to it looks for a new one."""
@@ -47,31 +56,41 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
             self.updated_at = now
             if used:
                 refilled = elapsed * self.rate
-                if refilled >= used:
-                    self.drained += used
-                    self.used = used = 0.0
-                else:
-                    self.drained += refilled
-                    self.used = used = used - refilled
+                self.used = used = used - refilled if refilled < used else 0.0
+                if used < self.reserved:
+                    self.drained += min(log(self.reserved / used), _EMPTIED) if used else _EMPTIED
+                    self.reserved = used
         elif elapsed < -(self.limit.window or 0.0):
             self.updated_at = now
         return used
 
-    def left(self, reserved: float, mark: float) -> float:
-        """How much of a reservation is still in the bucket."""
-        refilled = self.drained - mark
-        if refilled <= 0.0:
-            return reserved
-        return reserved - refilled if refilled < reserved else 0.0
+    def release(self, reserved: float, mark: float) -> float:
+        """End a reservation, made when `drained` was `mark`; return how much of it is still in the bucket."""
+        left = reserved if mark == self.drained else reserved * exp(mark - self.drained)
+        rest = self.reserved - left
+        if rest > _NOTHING:
+            self.reserved = rest
+            return left
+        left, self.reserved = self.reserved, 0.0
+        return left
 
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
         """Book an actual amount in place of a reserved one."""
-        used, extra = self.refill(now), actual - reserved
+        extra = actual - reserved
+        if not extra:
+            self.release(reserved, mark)
+            return
+        used = self.refill(now)
+        left = self.release(reserved, mark)
         if extra > 0.0:
             most = (1 + MAX_DEBT) * self.capacity
             self.used = max(used, min(used + extra, most))
-            return
-        back, left = -extra, self.left(reserved, mark)
-        back = back if back < left else left  # noqa: FURB136 - a third of a call of min()
-        self.used = used - back if back < used else 0.0
-        self.drained += back
+        else:
+            back = left if left < -extra else -extra  # noqa: FURB136 - a third of a call of min()
+            self.used = used - back if back < used else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _numbers(limit: Limit) -> tuple[float, float]:
+    """Capacity and rate, as objects that all buckets of a limit share."""
+    return float(limit.amount), limit.rate
