@@ -30,7 +30,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class Admission(msgspec.Struct, eq=False):
-    """A request that has been admitted: its reservation, what it has reserved, and what estimates learn from it.
+    """A request that has been admitted: its charges, the reserved amounts, and what estimates learn from it.
 
     `size` is the length of its body in bytes. Without limits there is no reservation.
     """
@@ -77,7 +77,7 @@ class Limiter:
     def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory is looked up; of any other, refusals are remembered. Returns what is known of its limits.
+        A store in memory is read; for any other, earlier refusals count. Returns the charges that are known so far.
         """
         plan = self._plans.early(exchange)
         if plan.account is not None and self._memory is not None:
@@ -95,7 +95,7 @@ class Limiter:
         return self._memory is None and plan.is_complete and bool(plan.charges)
 
     def admit_now(self, exchange: Exchange, plan: Plan) -> Admission | None:
-        """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may.
+        """Do what `admit` does, without a coroutine; `None` if the store or the request may have to wait.
 
         `plan` is what `check` has returned.
         """
@@ -113,7 +113,7 @@ class Limiter:
             raise self._refused(exchange, error) from None
 
     async def admit(self, exchange: Exchange) -> Admission:
-        """Reserve from all limits. Raises `RateLimited` with a true `retry-after`. Cancelled, nothing stays reserved.
+        """Reserve from all limits. Raises `RateLimited` with the time of a retry. Cancelled, nothing stays reserved.
 
         Where the limit has a `wait`, it waits for room. Raises a `GatewayError` (500) if the store returns anything but
         a `Grant`. The store's own exceptions propagate.
@@ -133,7 +133,7 @@ class Limiter:
         return await self._wait(exchange, admission, refusal)
 
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
-        """Book what a request has used, at once or in the background: cancellation can't skip it."""
+        """Book what a request has used, at once or in the background: cancellation does not skip it."""
         reservation = admission.reservation
         if reservation is None:
             return
@@ -280,12 +280,12 @@ def _call(used: CostFunction, exchange: Exchange) -> Amounts:
     try:
         return used(exchange)
     except Exception:  # noqa: BLE001 - the host's code, after the response: its failure changes nothing for the client
-        _log.exception("%s: the function `used` of the rate limits failed", exchange.request_id)
+        _log.exception("%s: `used` of the rate limits failed; what was reserved stays booked", exchange.request_id)
         return {}
 
 
 def _behind(queued: Charge, amount: int) -> RateLimited:
-    """The refusal of a request for a bucket for which others are waiting already: it has been used up."""
+    """The refusal by a bucket that other requests wait for already: nothing is left of it."""
     limit = queued.limit
     status = LimitStatus(Charge(limit, queued.key, amount), float(limit.amount))
     wait = waiting_time(status.used, amount, capacity=float(limit.amount), rate=limit.rate)

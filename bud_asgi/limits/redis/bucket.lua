@@ -153,7 +153,7 @@ local function save(bucket)
   end
 end
 
--- Numbers in a reply would be cut to integers.
+-- As strings: the server truncates numbers in a reply to integers.
 local function report(reply, bucket)
   reply[#reply + 1] = string.format('%.17g', bucket.used)
   reply[#reply + 1] = string.format('%.17g', bucket.reserved)
