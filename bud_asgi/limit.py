@@ -37,6 +37,7 @@ DEFAULT_WINDOW = 60.0
 LONGEST_WAIT = 60.0
 """Seconds: the longest that a request may wait for a limit, and the longest `retry-after` that clients wait for."""
 
+_WINDOWS = {1.0: "per second", 60.0: "per minute", 3600.0: "per hour", 86400.0: "per day"}
 _INPUT: frozenset[Kind] = frozenset({"input_tokens", "tokens"})
 _PATTERNS = 'a list of names or patterns with *, such as ["team-*"]'
 
@@ -136,6 +137,17 @@ def limit_id(limit: Limit) -> str:
     for name, patterns in (("models", limit.models), ("teams", limit.teams), ("principals", limit.principals)):
         parts += [f"{name}={pattern}" for pattern in patterns if pattern != "*"]
     return "/".join(parts)
+
+
+def limit_words(limit: Limit) -> str:
+    """A limit in words, such as `60 requests per minute`."""
+    kind = limit.kind.replace("_", " ")
+    if limit.amount == 1 and kind.endswith("s"):
+        kind = kind[:-1]
+    if limit.kind == "concurrent":
+        return f"{limit.amount:,} concurrent request{'s' if limit.amount > 1 else ''}"
+    window = limit.window or 0.0
+    return f"{limit.amount:,} {kind} {_WINDOWS.get(window) or f'in {window:g} seconds'}"
 
 
 def check_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[Limit, ...]:

@@ -10,13 +10,12 @@ from math import ceil, floor
 
 import msgspec
 
-from bud_asgi.limit import LONGEST_WAIT, Kind, Limit
+from bud_asgi.limit import LONGEST_WAIT, Kind, Limit, limit_words
 from bud_asgi.limits.store import ROUNDING, LimitStatus
 from bud_asgi.protocol.errors import GatewayError
 
 _SHARED = frozenset({"model", "all"})
 _WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "the rate limit of this model"}
-_WINDOWS = {1.0: "per second", 60.0: "per minute", 3600.0: "per hour", 86400.0: "per day"}
 
 
 class RateLimited(GatewayError):
@@ -33,16 +32,15 @@ class RateLimited(GatewayError):
         seconds = max(1, ceil(retry_after - 1e-6))
         if retry_after > LONGEST_WAIT:
             self.retryable = False
-        levels = [(one.charge.limit, one.used) for one in (status, *statuses) if is_reported(one.charge.limit)]
-        lines = {name.decode(): value.decode() for name, value in limit_headers(levels)}
+        lines = {name.decode(): value.decode() for name, value in headers_of_statuses((status, *statuses))}
         super().__init__(_message(status, seconds), headers={"retry-after": str(seconds), **lines})
         self.retry_after = retry_after
         self.limit_status = status
         self.statuses = tuple(statuses)
 
 
-class _Family(msgspec.Struct, frozen=True, gc=False):
-    """The headers of a limit: the line of its amount, and the names of the other two."""
+class Family(msgspec.Struct, frozen=True, gc=False):
+    """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits")."""
 
     kind: Kind
     amount: float
@@ -52,36 +50,45 @@ class _Family(msgspec.Struct, frozen=True, gc=False):
     reset: bytes
 
 
-def limit_headers(levels: Iterable[tuple[Limit, float]]) -> list[tuple[bytes, bytes]]:
-    """The headers that report a caller's own limits, the tightest of each kind (vendor page "Rate limits").
-
-    `levels` are limits, and what is used of each.
-    """
-    tightest: dict[Kind, tuple[float, _Family]] = {}
-    for limit, used in levels:
-        family = _family(limit)
-        left, kind = family.amount - used, family.kind
-        if kind not in tightest or left < tightest[kind][0]:
-            tightest[kind] = left, family
+def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, bytes]]:
+    """The headers that report a caller's own limits, of which so much is used."""
     lines: list[tuple[bytes, bytes]] = []
-    now = time.time() if tightest else 0.0
-    for left, family in tightest.values():
-        full_at = ceil(now + (family.amount - left) / family.rate)
+    now = time.time()
+    for family, used in levels:
+        left = family.amount - used
         remaining = b"%d" % floor(left + ROUNDING * family.amount) if left > 0.0 else b"0"
-        lines += (family.amount_line, (family.remaining, remaining), (family.reset, rfc3339(full_at)))
+        full_at = rfc3339(ceil(now + used / family.rate))
+        lines += (family.amount_line, (family.remaining, remaining), (family.reset, full_at))
     return lines
 
 
-def is_reported(limit: Limit) -> bool:
-    """Whether the caller's headers report it. A limit that is shared with other callers would report their use."""
-    return limit.kind != "concurrent" and limit.per not in _SHARED and not limit.observed
+def tightest(levels: Iterable[tuple[Family, float]]) -> list[tuple[Family, float]]:
+    """The limit of each kind of which the least is left."""
+    found: dict[Kind, tuple[Family, float]] = {}
+    for family, used in levels:
+        known = found.get(family.kind)
+        if known is None or family.amount - used < known[0].amount - known[1]:
+            found[family.kind] = family, used
+    return list(found.values())
 
 
 @lru_cache(maxsize=4096)
-def _family(limit: Limit) -> _Family:
+def headers_of(limit: Limit) -> Family | None:
+    """The headers of a limit; `None` if it has none.
+
+    A limit that is shared with other callers would report their use; an observed one is not in force.
+    """
+    if limit.kind == "concurrent" or limit.per in _SHARED or limit.observed:
+        return None
     names = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
     amount_line = (names + b"limit", b"%d" % limit.amount)
-    return _Family(limit.kind, float(limit.amount), limit.rate, amount_line, names + b"remaining", names + b"reset")
+    return Family(limit.kind, float(limit.amount), limit.rate, amount_line, names + b"remaining", names + b"reset")
+
+
+def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
+    """The headers that report the limits of a caller, the tightest of each kind."""
+    levels = [(family, one.used) for one in statuses if (family := headers_of(one.charge.limit)) is not None]
+    return limit_headers(tightest(levels))
 
 
 @lru_cache(maxsize=1024)
@@ -90,21 +97,10 @@ def rfc3339(second: int) -> bytes:
     return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 
-def words(limit: Limit) -> str:
-    """A limit in words, such as `60 requests per minute`."""
-    kind = limit.kind.replace("_", " ")
-    if limit.amount == 1 and kind.endswith("s"):
-        kind = kind[:-1]
-    if limit.kind == "concurrent":
-        return f"{limit.amount:,} concurrent request{'s' if limit.amount > 1 else ''}"
-    window = limit.window or 0.0
-    return f"{limit.amount:,} {kind} {_WINDOWS.get(window) or f'in {window:g} seconds'}"
-
-
 def _message(status: LimitStatus, seconds: int) -> str:
     limit = status.charge.limit
     whose = _WHOSE.get(limit.dimension, "the rate limit")
-    message = f"This request would exceed {whose} of {words(limit)}."
+    message = f"This request would exceed {whose} of {limit_words(limit)}."
     if limit.kind == "concurrent":
         return f"{message} One of the running requests has to end first."
     if seconds > LONGEST_WAIT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import exp, inf, log
 
 import msgspec
@@ -19,9 +20,9 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     """What has been used of a limit, `updated_at` seconds on a clock. It refills evenly, and may go into debt.
 
     `used` is 0 at rest. `reserved` is the part of it that running requests hold: it is refilled last, and evenly from
-    all of them. `drained` is how far, as a logarithm: of an amount that was reserved when it was `mark`,
-    `exp(mark - drained)` is left. So no more is given back to the bucket than what is in it, in whatever order requests
-    end. `concurrent` limits are buckets that do not refill.
+    all of them, so that what they give back is what the bucket would have without them, in whatever order they end.
+    `drained` is how far, as a logarithm: of an amount that was reserved when it was `mark`, `exp(mark - drained)` is
+    left. `concurrent` limits are buckets that do not refill. Once `removed`, its store has forgotten it.
     """
 
     limit: Limit
@@ -31,22 +32,19 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     enforced: bool
     updated_at: float
     used: float = 0.0
-    drained: float = 0.0
     reserved: float = 0.0
+    drained: float = 0.0
+    removed: bool = False
 
     @classmethod
     def of(cls, limit: Limit, key: str, now: float) -> Bucket:
         """A full bucket."""
-        return cls(limit, key, float(limit.amount), limit.rate, not limit.observed, now)
-
-    @property
-    def removed(self) -> bool:
-        """Whether its store has forgotten it: it was at rest, and a new one will be made for the key."""
-        return self.capacity < 0.0
+        capacity, rate = _numbers(limit)
+        return cls(limit, key, capacity, rate, not limit.observed, now)
 
     def remove(self) -> None:
         """Leave no room in it, so that whoever still refers to it looks for a new one."""
-        self.capacity = -inf
+        self.removed, self.capacity = True, -inf
 
     def refill(self, now: float) -> float:
         """Bring it up to date, and return what is used.
@@ -68,7 +66,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         return used
 
     def release(self, reserved: float, mark: float) -> float:
-        """Let a reservation end, and return what is left of it. The bucket must be up to date."""
+        """End a reservation, made when `drained` was `mark`; return how much of it is still in the bucket."""
         left = reserved if mark == self.drained else reserved * exp(mark - self.drained)
         rest = self.reserved - left
         if rest > _NOTHING:
@@ -78,12 +76,22 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         return left
 
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
-        """Book an actual amount in place of a reserved one; `mark` is what `drained` was when it was reserved."""
-        used, extra = self.refill(now), actual - reserved
+        """Book an actual amount in place of a reserved one."""
+        extra = actual - reserved
+        if not extra:
+            self.release(reserved, mark)
+            return
+        used = self.refill(now)
         left = self.release(reserved, mark)
         if extra > 0.0:
             most = (1 + MAX_DEBT) * self.capacity
             self.used = max(used, min(used + extra, most))
-        elif extra < 0.0:
-            back = min(-extra, left)
+        else:
+            back = left if left < -extra else -extra  # noqa: FURB136 - a third of a call of min()
             self.used = used - back if back < used else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _numbers(limit: Limit) -> tuple[float, float]:
+    """Capacity and rate, as objects that all buckets of a limit share."""
+    return float(limit.amount), limit.rate

@@ -73,13 +73,14 @@ def model_of(exchange: Exchange) -> str | None:
 def charges_of(limits: Iterable[Limit], exchange: Exchange, family: str, model: str | None) -> tuple[Charge, ...]:
     """A charge of 1 for each limit that applies. Requests without a principal share one bucket."""
     charges: list[Charge] = []
+    keys: dict[str, str] = {}  # one string for all buckets of a caller: there may be many callers
     for limit in limits:
         if limit.models != ("*",) and (model is None or not limit.applies_to_model(model)):
             continue
         per = limit.per
         name = _checked(limit, per(exchange)) if callable(per) else bucket_name(limit, exchange.principal, model)
         if name is not None:
-            charges.append(Charge(limit, f"{family}:{name}", 1))
+            charges.append(Charge(limit, keys.setdefault(name, f"{family}:{name}"), 1))
     return tuple(charges)
 
 
@@ -104,25 +105,24 @@ def used_by(exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[in
     The caller pays for one attempt: for the usage in `exchange.usage`. Without any, an upstream has replied without it,
     or it is not known what another app has used; else nothing was.
     """
-    own = exchange.operation in _OWN
+    own, usage = exchange.operation in _OWN, exchange.usage
     begun = bool(exchange.attempts) or not own
     taken = given = 0 if own and not (begun and exchange.attempts[-1].end == "answered") else None
-    usage = exchange.usage
-    amounts: list[int] = []
     if usage is not None:
         taken, given = used_tokens(usage)
-    for charge, amount in zip(charges, reserved, strict=True):
-        kind = charge.limit.kind
-        if kind == "requests":
-            amounts.append(amount if begun else 0)
-            continue
-        input_tokens = taken
-        if charge.limit.cache_reads and usage is not None:
-            input_tokens = used_tokens(usage, cache_reads=True)[0]
-        tokens = given if kind == "output_tokens" else input_tokens
-        if kind == "tokens":
-            tokens = None if tokens is None or given is None else tokens + given
-        amounts.append(0 if kind == "concurrent" else amount if tokens is None else tokens)
+    used: dict[Kind, int | None] = {
+        "requests": None if begun else 0,
+        "input_tokens": taken,
+        "output_tokens": given,
+        "tokens": None if taken is None or given is None else taken + given,
+        "concurrent": 0,
+    }
+    counts = [used[charge.limit.kind] for charge in charges]
+    amounts = [amount if count is None else count for count, amount in zip(counts, reserved, strict=True)]
+    if usage is not None and usage.cache_read_input_tokens:
+        for index, charge in enumerate(charges):
+            if charge.limit.cache_reads:
+                amounts[index] += (used_tokens(usage, cache_reads=True)[0] or 0) - (taken or 0)
     return amounts
 
 

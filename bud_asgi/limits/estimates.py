@@ -31,16 +31,16 @@ class _History(msgspec.Struct, gc=False):
     input_ratio: float | None = None
     output: float | None = None
 
-    def learn(self, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
-        if input_tokens is not None and size:
-            ratio, latest = self.input_ratio, input_tokens / size
-            self.input_ratio = latest if ratio is None else ratio + _SMOOTHING * (latest - ratio)
-        if output_tokens is not None:
+    def learn(self, ratio: float | None, output: int | None) -> None:
+        if ratio is not None:
+            known = self.input_ratio
+            self.input_ratio = ratio if known is None else known + _SMOOTHING * (ratio - known)
+        if output is not None:
             known = self.output
             if known is None:
-                self.output = float(max(1, output_tokens))
+                self.output = float(output or 1)
             else:  # it moves up and down so that it comes to rest where the percentile is
-                self.output = max(1.0, known * (_UP if output_tokens > known else _DOWN))
+                self.output = known * _UP if output > known else known * _DOWN if known > 1.0 else 1.0
 
 
 class Estimates:
@@ -53,22 +53,16 @@ class Estimates:
     def __len__(self) -> int:
         return len(self._by_pair) + len(self._by_model)
 
-    def input_tokens(self, model: str, principal: str, body: bytes) -> int:
-        """The input tokens that a request with this body will probably use."""
-        for history in (self._by_pair.get((model, principal)), self._by_model.get(model)):
-            if history is not None and history.input_ratio is not None:
-                return max(1, round(history.input_ratio * len(body)))
-        return estimated_input(body).input_tokens or 1
+    def expect(self, model: str, principal: str, body: bytes, max_tokens: int | None) -> tuple[int, int]:
+        """The input tokens that a request with this body will probably use, and the output that most stay below.
 
-    def output_tokens(self, model: str, principal: str, max_tokens: int | None) -> int:
-        """The output tokens that most requests of this kind stay below, at most `max_tokens`."""
-        expected = float(FIRST_OUTPUT)
-        for history in (self._by_pair.get((model, principal)), self._by_model.get(model)):
-            if history is not None and history.output is not None:
-                expected = history.output
-                break
-        tokens = round(expected)
-        return tokens if max_tokens is None or tokens < max_tokens else max_tokens
+        The output is at most `max_tokens`.
+        """
+        own, shared = self._by_pair.get((model, principal)), self._by_model.get(model)
+        ratio = (own and own.input_ratio) or (shared and shared.input_ratio)
+        taken = round(ratio * len(body)) if ratio else estimated_input(body).input_tokens
+        given = round((own and own.output) or (shared and shared.output) or FIRST_OUTPUT)
+        return taken or 1, given if max_tokens is None or given < max_tokens else max_tokens
 
     def learn(self, model: str, principal: str, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
         """Take a complete reply into account. `size` is the length of the request's body in bytes."""
@@ -79,8 +73,9 @@ class Estimates:
         shared = self._by_model.get(model)
         if shared is None:
             shared = _remember(self._by_model, model)
-        own.learn(size, input_tokens, output_tokens)
-        shared.learn(size, input_tokens, output_tokens)
+        ratio = None if input_tokens is None or not size else input_tokens / size
+        own.learn(ratio, output_tokens)
+        shared.learn(ratio, output_tokens)
 
 
 def _remember(histories: dict[_K, _History], key: _K) -> _History:

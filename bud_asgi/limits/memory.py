@@ -19,6 +19,8 @@ IDLE = 10.0
 """Seconds without use after which a bucket at rest is removed: to look for a new one costs more than to keep it."""
 
 _PER_NEW = 2  # old buckets that are looked at for each new one: with 1, those at rest could pile up
+_PER_SWEEP = 256  # those that are looked at every so often, without any new ones
+_SWEEP_EVERY = 0.1  # seconds
 
 
 class Account(msgspec.Struct, gc=False):
@@ -29,7 +31,7 @@ class Account(msgspec.Struct, gc=False):
 
 
 class MemoryReservation(Reservation, frozen=True):
-    """What a request holds: `amounts` of `buckets`, each at a `mark` (`Bucket.settle`)."""
+    """What a request holds: `amounts` of `buckets`, each at a `mark`."""
 
     buckets: tuple[Bucket, ...]
     amounts: Sequence[int]
@@ -39,8 +41,8 @@ class MemoryReservation(Reservation, frozen=True):
 class MemoryStore:
     """Counts in memory. It never awaits, so its steps are atomic. A reservation lasts until it is settled.
 
-    Buckets at rest hold no information, and are removed: for each new bucket, a few old ones are looked at. `clock`
-    returns seconds. Raises `OptionError`.
+    Buckets at rest hold no information, and are removed: for each new bucket a few old ones are looked at, and some
+    more ten times a second while there are requests. `clock` returns seconds. Raises `OptionError`.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,9 +50,14 @@ class MemoryStore:
         self._clock = clock
         self._buckets: dict[str, dict[str, Bucket]] = {}  # by the id of the limit, and by key
         self._to_sweep: deque[Bucket] = deque()  # all buckets
-        self._due = 0  # how many of them to look at next
-        self._open: set[str] = set()
+        self._sweep_at = 0.0
+        self._open: dict[str, MemoryReservation] = {}
         self._count = 0
+
+    @property
+    def size(self) -> int:
+        """The number of buckets that are kept."""
+        return len(self._to_sweep)
 
     @property
     def open(self) -> int:
@@ -60,7 +67,6 @@ class MemoryStore:
     def account(self, charges: Sequence[Charge]) -> Account:
         """Find the buckets of these charges. Missing ones are added: they are full."""
         now = self._clock()
-        self._sweep(now)
         return Account(tuple(charges), tuple([self._bucket(charge, now) for charge in charges]))
 
     def check(self, account: Account, amounts: Sequence[int]) -> None:
@@ -73,6 +79,9 @@ class MemoryStore:
     def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
         """Reserve these amounts, or none of them. Raises `RateLimited`."""
         now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_EVERY
+            self._sweep(now, _PER_SWEEP)
         marks: list[float] = []
         for bucket, amount in zip(account.buckets, amounts, strict=True):
             used = bucket.refill(now)
@@ -86,21 +95,17 @@ class MemoryStore:
             bucket.reserved += amount
         self._count += 1
         reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
-        self._open.add(reservation.id)
+        self._open[reservation.id] = reservation
         return reservation
 
     def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Settle at once. Settling twice changes nothing."""
-        if reservation.id not in self._open or not isinstance(reservation, MemoryReservation):
+        held = self._open.pop(reservation.id, None)
+        if held is None:
             return
-        self._open.remove(reservation.id)
         now = self._clock()
-        held = zip(reservation.buckets, reservation.amounts, reservation.marks, amounts, strict=True)
-        for bucket, reserved, mark, actual in held:
-            if actual == reserved:
-                bucket.refill(now)
-                bucket.release(reserved, mark)
-            elif not bucket.removed:
+        for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
+            if not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
             elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
                 charge = Charge(bucket.limit, bucket.key, 0)
@@ -123,7 +128,9 @@ class MemoryStore:
 
     def _status(self, charge: Charge, now: float) -> LimitStatus:
         bucket = self._buckets.get(limit_id(charge.limit), {}).get(charge.key)
-        return LimitStatus(charge, 0.0) if bucket is None else LimitStatus(charge, bucket.refill(now), bucket.reserved)
+        if bucket is None:
+            return LimitStatus(charge, 0.0)
+        return LimitStatus(charge, bucket.refill(now), bucket.reserved)
 
     def _bucket(self, charge: Charge, now: float) -> Bucket:
         limit, key = charge.limit, charge.key
@@ -131,10 +138,11 @@ class MemoryStore:
         bucket = buckets.get(key)
         if bucket is None:
             bucket = buckets[key] = Bucket.of(limit, key, now)
+            self._sweep(now, _PER_NEW)
             self._to_sweep.append(bucket)
-            self._due += _PER_NEW
-        elif bucket.limit.amount != limit.amount:  # the limit was changed, or several callers have limits of their own
-            bucket.refill(now)
+            return bucket
+        bucket.refill(now)  # so that it is not idle
+        if bucket.limit.amount != limit.amount:  # it has been changed
             bucket.limit, bucket.capacity, bucket.rate = limit, float(limit.amount), limit.rate
         return bucket
 
@@ -153,9 +161,9 @@ class MemoryStore:
             statuses = status_of(account)
             raise RateLimited(statuses[refused], longest, statuses)
 
-    def _sweep(self, now: float) -> None:
-        """Remove the buckets at rest among those that are due."""
-        for _ in range(min(self._due, len(self._to_sweep))):
+    def _sweep(self, now: float, number: int) -> None:
+        """Look at so many buckets, and remove those at rest."""
+        for _ in range(min(number, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
             idle = now - bucket.updated_at
             if idle < IDLE or bucket.used > idle * bucket.rate:
@@ -163,7 +171,6 @@ class MemoryStore:
             else:
                 bucket.remove()
                 del self._buckets[limit_id(bucket.limit)][bucket.key]
-        self._due = 0
 
 
 def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:
@@ -186,4 +193,4 @@ def _take_all(account: Account, amounts: Sequence[int]) -> list[float]:
 def status_of(account: Account) -> tuple[LimitStatus, ...]:
     """The status of each bucket of an account, as of its last change."""
     pairs = zip(account.charges, account.buckets, strict=True)
-    return tuple([LimitStatus(charge, bucket.used, bucket.reserved) for charge, bucket in pairs])
+    return tuple([LimitStatus(charge, bucket.used) for charge, bucket in pairs])

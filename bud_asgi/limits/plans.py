@@ -9,7 +9,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.limit import Limit
-from bud_asgi.limits.answers import is_reported
+from bud_asgi.limits.answers import Family, headers_of
 from bud_asgi.limits.charges import charges_of, family_of, limits_of, model_of, needs_body
 from bud_asgi.limits.memory import Account, MemoryStore
 from bud_asgi.limits.store import Charge
@@ -18,38 +18,46 @@ _MAX_PLANS = 4096
 _LONGEST_NAME = 256  # characters: callers can choose names, and those of models
 
 _Key = TypeVar("_Key")
-_Caller = tuple[str, str, str | None, tuple[Limit, ...]]
+Caller = tuple[str, str, str | None, tuple[Limit, ...]]
+"""The kind of operation, and of the principal the id, the team, and the limits of its own."""
 
 
 class Plan(msgspec.Struct, eq=False):
     """The charges of a request, and their buckets in memory. `is_complete`: none is missing for want of the body.
 
-    `ones` is an amount of 1 for each charge, `reported` are the indexes of those that the caller's headers report,
-    `only_requests` whether nothing else is counted.
+    `ones` is an amount of 1 for each charge. `reported` are the indexes of those that the caller's headers report, and
+    their headers; `distinct`: no two of the same kind. `only_requests`: nothing else is counted.
     """
 
     charges: tuple[Charge, ...]
     account: Account | None = None
+    caller: Caller = ("messages", "", None, ())
     is_complete: bool = True
     ones: tuple[int, ...] = ()
-    reported: tuple[int, ...] = ()
+    reported: tuple[tuple[int, Family], ...] = ()
+    distinct: bool = True
     only_requests: bool = False
     has_tokens: bool = False
     has_observed: bool = False
+    has_cache_reads: bool = False
 
     @classmethod
-    def of(cls, charges: tuple[Charge, ...], account: Account | None, *, is_complete: bool) -> Plan:
+    def of(cls, charges: tuple[Charge, ...], account: Account | None, caller: Caller, *, is_complete: bool) -> Plan:
         """The plan for these charges."""
         limits = [charge.limit for charge in charges]
+        reported = [(index, family) for index, limit in enumerate(limits) if (family := headers_of(limit))]
         return cls(
             charges,
             account,
+            caller,
             is_complete,
             ones=(1,) * len(charges),
-            reported=tuple([index for index, limit in enumerate(limits) if is_reported(limit)]),
+            reported=tuple(reported),
+            distinct=len({family.kind for _, family in reported}) == len(reported),
             only_requests=all(limit.kind == "requests" for limit in limits),
             has_tokens=any(limit.is_tokens for limit in limits),
             has_observed=any(limit.observed for limit in limits),
+            has_cache_reads=any(limit.cache_reads for limit in limits),
         )
 
 
@@ -63,8 +71,8 @@ class Plans:
     def __init__(self, limits: Sequence[Limit], memory: MemoryStore | None) -> None:
         self._limits = limits
         self._memory = memory
-        self._early: dict[_Caller, Plan] = {}
-        self._full: dict[tuple[_Caller, str | None], Plan] = {}
+        self._early: dict[Caller, Plan] = {}
+        self._full: dict[tuple[Caller, str | None], Plan] = {}
         self._by_function = any(callable(limit.per) for limit in limits)
 
     def early(self, exchange: Exchange) -> Plan:
@@ -79,20 +87,19 @@ class Plans:
             _remember(self._early, caller, plan, caller[1])
         return plan
 
-    def full(self, exchange: Exchange) -> Plan:
-        """All charges. The body must have been read, if they depend on it."""
-        early = self.early(exchange)
+    def full(self, exchange: Exchange, early: Plan) -> Plan:
+        """All charges, given those that do not depend on the body. It must have been read, if they do."""
         if early.is_complete:
             return early
-        caller, model = _caller(exchange), model_of(exchange)
-        key = (caller, model)
+        model = model_of(exchange)
+        key = (early.caller, model)
         plan = None if self._by_function else self._full.get(key)
         if plan is None:
-            plan = self._make(exchange, caller, model, early=False)
-            _remember(self._full, key, plan, caller[1] + (model or ""))
+            plan = self._make(exchange, early.caller, model, early=False)
+            _remember(self._full, key, plan, early.caller[1] + (model or ""))
         return plan
 
-    def _make(self, exchange: Exchange, caller: _Caller, model: str | None, *, early: bool) -> Plan:
+    def _make(self, exchange: Exchange, caller: Caller, model: str | None, *, early: bool) -> Plan:
         family = caller[0]
         limits = limits_of(self._limits, exchange.principal, family)
         later = [limit for limit in limits if needs_body(limit)]
@@ -100,10 +107,10 @@ class Plans:
             limits = [limit for limit in limits if limit not in later]
         charges = charges_of(limits, exchange, family, model)
         account = self._memory.account(charges) if self._memory is not None and charges else None
-        return Plan.of(charges, account, is_complete=not (early and later))
+        return Plan.of(charges, account, caller, is_complete=not (early and later))
 
 
-def _caller(exchange: Exchange) -> _Caller:
+def _caller(exchange: Exchange) -> Caller:
     principal = exchange.principal
     if principal is None:
         return family_of(exchange), "", None, ()

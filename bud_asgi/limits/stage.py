@@ -12,7 +12,7 @@ import msgspec
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import Kind, Limit, check_limits
-from bud_asgi.limits.answers import RateLimited, is_reported, limit_headers
+from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, tightest
 from bud_asgi.limits.charges import Amounts, CostFunction, model_of, used_by, used_tokens
 from bud_asgi.limits.estimates import Estimates
 from bud_asgi.limits.leases import Leases
@@ -99,8 +99,7 @@ class Limiter:
 
         `plan` is what `check` has returned.
         """
-        if not plan.is_complete:
-            plan = self._plans.full(exchange)
+        plan = self._plans.full(exchange, plan)
         if not plan.charges:
             return Admission(plan, ())
         if self._memory is None or self._rooms:
@@ -119,7 +118,7 @@ class Limiter:
         Where the limit has a `wait`, it waits for room. Raises a `GatewayError` (500) if the store returns anything but
         a `Grant`. The store's own exceptions propagate.
         """
-        plan = self._plans.full(exchange)
+        plan = self._plans.full(exchange, self._plans.early(exchange))
         admission = self._prepare(exchange, plan)
         if not plan.charges:
             return admission
@@ -178,13 +177,13 @@ class Limiter:
             return Admission(plan, [_reserved({}, charge.limit) for charge in plan.charges])
         request, model = exchange.decoded_request, model_of(exchange) or ""
         body, who = request.body, exchange.principal.id if exchange.principal else ""
-        taken = self._estimates.input_tokens(model, who, body)
-        given = self._estimates.output_tokens(model, who, request.max_tokens)
+        taken, given = self._estimates.expect(model, who, body, request.max_tokens)
         expected: dict[Kind, int] = {"input_tokens": taken, "output_tokens": given, "tokens": taken + given}
         amounts = [expected.get(charge.limit.kind, 1) for charge in plan.charges]
-        for index, charge in enumerate(plan.charges):
-            if charge.limit.cache_reads:  # the ratio is learned without them
-                amounts[index] += max(0, (estimated_input(body).input_tokens or 0) - taken)
+        if plan.has_cache_reads:  # the ratio is learned without them
+            whole = max(taken, estimated_input(body).input_tokens or 0)
+            for index, charge in enumerate(plan.charges):
+                amounts[index] += whole - taken if charge.limit.cache_reads else 0
         return Admission(plan, amounts, None, model, len(body))
 
     def _take(self, memory: MemoryStore, exchange: Exchange, admission: Admission) -> Admission:
@@ -192,8 +191,8 @@ class Limiter:
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
         plan, buckets = admission.plan, account.buckets
-        levels = [((bucket := buckets[index]).limit, bucket.used) for index in plan.reported]
-        exchange.reply_headers.extend(limit_headers(levels))
+        levels = [(family, buckets[index].used) for index, family in plan.reported]
+        exchange.reply_headers += limit_headers(levels if plan.distinct else tightest(levels))
         if plan.has_observed:
             _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
         return admission
@@ -213,10 +212,9 @@ class Limiter:
             raise host_code_error(exchange.request_id, fault, answer) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
-        levels = [(status.charge.limit, status.used) for status in granted.statuses]
-        exchange.reply_headers.extend(limit_headers([level for level in levels if is_reported(level[0])]))
+        exchange.reply_headers += headers_of_statuses(granted.statuses)
         if plan.has_observed:
-            _note_observed(exchange, levels)
+            _note_observed(exchange, [(status.charge.limit, status.used) for status in granted.statuses])
         return admission
 
     async def _wait(self, exchange: Exchange, admission: Admission, refusal: RateLimited) -> Admission:

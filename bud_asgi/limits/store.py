@@ -34,9 +34,10 @@ class Charge(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 
 
 class LimitStatus(msgspec.Struct, frozen=True, gc=False):
-    """The status of one limit for a caller: `used` of its amount, of which `reserved` by requests that are running.
+    """The status of one limit for a caller: how much of its amount is `used`. In debt, that is more than the amount.
 
-    Fractions are what has been refilled so far. In debt, `used` is above the amount.
+    `reserved` is the part of it that running requests hold; only `statuses` reports it. Fractions are what has been
+    refilled so far.
     """
 
     charge: Charge

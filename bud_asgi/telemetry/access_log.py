@@ -7,6 +7,7 @@ import logging
 import msgspec
 
 from bud_asgi.exchange import Exchange, Outcome
+from bud_asgi.limit import limit_words
 from bud_asgi.printable import printable
 from bud_asgi.protocol.usage import ServerToolUse, Usage
 from bud_asgi.telemetry.lines import LineHandler
@@ -32,6 +33,7 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
     """The fields of a line; unknown ones are left out, and details of usage that are 0.
 
     Both times count from the arrival of the request, with two decimals. Counts have the names of the Messages API.
+    `refused_by` is the limit that had no room, and `over_limits` are the observed ones that had none.
     """
 
     request_id: str
@@ -59,6 +61,8 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
     estimated: bool = False
     upstream_request_id: str | None = None
     guardrail: str | None = None
+    refused_by: str | None = None
+    over_limits: list[str] | None = None
 
 
 def access_line(exchange: Exchange) -> bytes:
@@ -82,6 +86,10 @@ def access_line(exchange: Exchange) -> bytes:
         line.upstream_request_id, line.guardrail = attempt.upstream_request_id, attempt.guardrail
     if exchange.usage is not None:
         _add_usage(line, exchange.usage)
+    if exchange.refused_by is not None:
+        line.refused_by = limit_words(exchange.refused_by)
+    if exchange.over_limits:
+        line.over_limits = [limit_words(limit) for limit in exchange.over_limits]
     return _encode(line)
 
 
