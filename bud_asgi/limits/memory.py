@@ -55,6 +55,11 @@ class MemoryStore:
         self._count = 0
 
     @property
+    def size(self) -> int:
+        """The number of buckets that are kept."""
+        return len(self._to_sweep)
+
+    @property
     def open(self) -> int:
         """The number of reservations that are not settled yet."""
         return len(self._open)

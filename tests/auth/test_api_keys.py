@@ -23,16 +23,18 @@ from support.counts import examples
 
 from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, authenticate_now, hash_api_key, new_api_key
 from bud_asgi.exchange import Exchange, Principal
+from bud_asgi.limit import Limit
 from bud_asgi.options import OptionError
 
 KEY, OTHER, WRONG = "sk-bud-the-key", "sk-bud-the-other", "sk-bud-wrong"
+LIMITS = (Limit("requests", 10), Limit("tokens", 1000, 3600.0))
 KEYS = ApiKeys(
     [
-        ApiKey(name="ci", hash=hash_api_key(KEY), team="t", models=("a", "b*")),
+        ApiKey(name="ci", hash=hash_api_key(KEY), team="t", models=("a", "b*"), limits=LIMITS),
         ApiKey(name="o", hash=hash_api_key(OTHER)),
     ]
 )
-CI = Principal(id="ci", team="t", models=("a", "b*"))
+CI = Principal(id="ci", team="t", models=("a", "b*"), limits=LIMITS)
 O = Principal(id="o")  # noqa: E741 - the name of the other key
 
 Lines = list[tuple[bytes, bytes]]

@@ -1,0 +1,1 @@
+"""Limits over real sockets: what clients get, what reaches the upstream, and what is booked."""
