@@ -49,7 +49,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     def refill(self, now: float) -> float:
         """Bring it up to date, and return what is used.
 
-        If the clock went back, nothing is added until it has caught up; after more than a window, it counts from there.
+        If the clock went back, nothing is added until it has caught up; after more than a window, or at rest, it counts
+        from there.
         """
         used, elapsed = self.used, now - self.updated_at
         if elapsed > 0.0:
@@ -60,7 +61,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
                 if used < self.reserved:
                     self.drained += min(log(self.reserved / used), _EMPTIED) if used else _EMPTIED
                     self.reserved = used
-        elif elapsed < -(self.limit.window or 0.0):
+        elif not used or elapsed < -(self.limit.window or 0.0):
             self.updated_at = now
         return used
 
