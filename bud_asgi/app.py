@@ -110,11 +110,7 @@ class MessagesApp:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
             self._gateway = Gateway(providers, field_policy=policy)
-            layers = _stack(middleware, GatewayApp(self._gateway, self._loops.get), providers)
-            self._limiter = next(
-                (one.limiter for one in reversed(layers) if isinstance(one, RateLimitMiddleware)), self._limiter
-            )
-            self._stack = layers[-1]
+            self._stack = self._build_stack(middleware, providers)
 
     @property
     def limits(self) -> Limiter:
@@ -211,6 +207,16 @@ class MessagesApp:
             return self._gateway.serve(request, loop, scope, receive)
         return _call_stack(self._stack, request, scope, receive)
 
+    def _build_stack(self, layers: Sequence[Middleware], providers: Sequence[Provider]) -> ASGIApp:
+        """Put the layers around the gateway, the first one outermost."""
+        app: ASGIApp = GatewayApp(self._gateway, self._loops.get)
+        for layer in reversed(check_items("middleware", layers, "a list of Middleware", _check_layer)):
+            _check_pass_through(layer.kwargs.get("backend"), providers)
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+            if isinstance(app, RateLimitMiddleware):
+                self._limiter = app.limiter
+        return app
+
     async def _close_store(self) -> None:
         await self._limiter.aclose()
 
@@ -260,15 +266,6 @@ def _check_pass_through(backend: object, providers: Sequence[Provider]) -> None:
         raise OptionError(
             "auth", 'with ApiKeys(...) no provider can have auth="client": callers have keys of this gateway only'
         )
-
-
-def _stack(layers: Sequence[Middleware], app: ASGIApp, providers: Sequence[Provider]) -> Sequence[ASGIApp]:
-    """Put the layers around the app, the first one outermost; return it with all of them, from the inside."""
-    expected, apps = "a list of Middleware", [app]
-    for layer in reversed(check_items("middleware", layers, expected, _check_layer)):
-        _check_pass_through(layer.kwargs.get("backend"), providers)
-        apps.append(layer.cls(apps[-1], *layer.args, **layer.kwargs))
-    return apps
 
 
 def _check_layer(option: str, layer: object) -> None:

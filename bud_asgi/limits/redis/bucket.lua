@@ -76,9 +76,9 @@ local function refill(bucket)
       bucket.drained = bucket.drained + shrunk
       bucket.reserved = bucket.used
     end
-  elseif elapsed < -bucket.window then
+  elseif bucket.used == 0 or elapsed < -bucket.window then
+    bucket.changed = bucket.changed or elapsed < 0
     bucket.updated = now
-    bucket.changed = true
   end
 end
 
@@ -101,7 +101,7 @@ local function open_bucket(index)
     rate = tonumber(ARGV[at + 2]),
     window = tonumber(ARGV[at + 3]),
     enforced = ARGV[at + 4] == '1',
-    changed = false, -- whether it has to be saved
+    changed = false, -- so that it has to be saved
     entry = {}, -- a new hold
   }
   refill(bucket)

@@ -85,7 +85,7 @@ class RedisStore:
         if replicas > 1 and on_failure != "local":
             raise OptionError("replicas", 'meaningless without on_failure = "local"', other="on_failure")
         check_text("prefix", prefix, "letters, digits, and any of _ . : / -", _PREFIX)
-        check_seconds("lease", lease, maximum=86400.0)
+        check_seconds("lease", lease, maximum=1e9)
         check_type("timing", timing, StoreTiming, "a StoreTiming")
         if clock is not None:
             check_clock("clock", clock)
