@@ -8,7 +8,7 @@ import pytest
 from backends import BACKEND, NAME, OLDER
 
 collect_ignore = [
-    *([] if NAME == "anthropic" else ["test_on_anthropic.py"]),
+    *([] if NAME == "anthropic" else ["test_on_anthropic.py", "test_limits.py"]),
     *(["test_newer_threads.py"] if OLDER or not BACKEND.threads else []),
     *(["test_newer_without_threads.py"] if OLDER or BACKEND.threads else []),
 ]
