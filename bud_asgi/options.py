@@ -90,6 +90,8 @@ def check_integer(option: str, value: object, expected: str, *, minimum: int = 1
 def check_seconds(option: str, value: object, *, maximum: float = inf, zero: bool = False) -> None:
     """Check for a number above 0, and up to `maximum`. A bool is not a number. With `zero`, 0 is allowed too."""
     least = 0.0 if zero else _ABOVE_ZERO
+    if isinstance(value, int | float) and value > maximum:
+        raise mismatch(option, f"a number of seconds, at most {maximum:g}", value)
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= maximum:  # false for NaN
         raise mismatch(option, f"a number of seconds, {'at least' if zero else 'more than'} 0", value)
 

@@ -108,6 +108,23 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (api_key, {"models": None}, PATTERNS.replace("expected", "missing; expected")),
     (api_key, {"name": None}, "name: missing; expected a string that is not empty"),
     (api_key, {"team": ""}, 'team: expected a string that is not empty, got ""'),
+    (api_key, {"limits": Limit("requests", 1)}, "limits: expected a list of Limit, got an object of type Limit"),
+    (api_key, {"limits": [60]}, "limits[0]: expected a Limit, got 60"),
+    (
+        api_key,
+        {"limits": [Limit("requests", 1), Limit("requests", 2)]},
+        "limits[1]: counts the same as limits[0]; expected one limit for both",
+    ),
+    (
+        Principal,
+        {"id": "p", "limits": [Limit("requests", 1, per="team")]},
+        "limits[0].per: a limit that a caller carries counts for that caller alone",
+    ),
+    (
+        Principal,
+        {"id": "p", "limits": [Limit("requests", 1, teams=("a",))]},
+        "limits[0].teams: meaningless on a limit that a caller carries",
+    ),
     (
         ApiKeys,
         {"keys": "hunter2"},
@@ -118,8 +135,24 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (HostUser, {"user": "me"}, 'user: expected a function of the ASGI scope, got "me"'),
     (Principal, {"id": "p", "models": "claude-*"}, f'{PATTERNS}, got "claude-*"'),
     (Principal, {"id": ""}, 'id: expected a string that is not empty, got ""'),
-    (Limit, {"kind": "tokens", "amount": 5}, 'kind: expected "requests", got "tokens"'),
-    (Limit, {"kind": "requests", "amount": 5, "per": "key"}, 'per: expected "principal" or "all", got "key"'),
+    (
+        Limit,
+        {"kind": "token", "amount": 5},
+        (
+            'kind: expected "requests", "input_tokens", "output_tokens", "tokens" or "concurrent", got "token"'
+            ' (did you mean "tokens"?)'
+        ),
+    ),
+    (
+        Limit,
+        {"kind": "requests", "amount": 5, "per": "key"},
+        'per: expected "principal", "team", "model" or "all", or a function of the Exchange, got "key"',
+    ),
+    (
+        Limit,
+        {"kind": "requests", "amount": 5, "wait": 61},
+        "wait: expected a number of seconds, at most 60, got 61",
+    ),
     (Limit, {"kind": "requests", "amount": 1.5}, "amount: expected a whole number, at least 1, got 1.5"),
     (Limit, {"kind": "requests", "amount": True}, "amount: expected a whole number, at least 1, got True"),
     (

@@ -13,6 +13,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Aut
 from starlette.requests import HTTPConnection
 
 from bud_asgi.exchange import MODELS_EXPECTED, Exchange, Principal
+from bud_asgi.limit import Limit, check_own_limits
 from bud_asgi.options import (
     OptionError,
     check_items,
@@ -43,24 +44,32 @@ def authenticated(principal: Principal) -> Authenticated:
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One caller's key, as it is stored: `hash` is `sha256:` and 64 hex digits, made by `hash_api_key`.
 
-    `name` is the principal's id. `models` are the names or `*` patterns that it may use. Raises `OptionError`.
+    `name` is the principal's id. `models` are the names or `*` patterns that it may use. `limits` count for this key
+    alone, and replace the app's limits per principal of the same kind and window. Raises `OptionError`.
     """
 
     name: str
     hash: str
     team: str | None = None
     models: tuple[str, ...] = ("*",)
+    limits: tuple[Limit, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the options; a list of `models` becomes a tuple."""
+        """Check the options; lists become tuples."""
         check_name("name", self.name)
         check_text("hash", self.hash, HASH_EXPECTED, _HASH, hide=True)
         if self.team is not None:
             check_name("team", self.team)
         msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
+        msgspec.structs.force_setattr(self, "limits", check_own_limits(self.limits))
+
+    @property
+    def principal(self) -> Principal:
+        """The caller whose key this is."""
+        return Principal(id=self.name, team=self.team, models=self.models, limits=self.limits)
 
     def __repr__(self) -> str:
-        """Leave out the hash."""
+        """Leave out the hash, and the limits, which are long."""
         return f"ApiKey(name={self.name!r}, team={self.team!r}, models={self.models!r})"
 
 
@@ -95,8 +104,7 @@ class ApiKeys(AuthenticationBackend):
                 raise OptionError(f"keys[{index}].{field}", f"duplicate API key {field}, already used by keys[{first}]")
         for key in checked:
             digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
-            principal = Principal(id=key.name, team=key.team, models=key.models)
-            self._known[digest[:8]] = (digest, authenticated(principal))
+            self._known[digest[:8]] = (digest, authenticated(key.principal))
 
     async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
         """The principal of the key, `None` without a credential. Raises `AuthenticationError` for an invalid one."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from bud_asgi.cli.limits import applies_to
+from bud_asgi.cli.tables import table
 from bud_asgi.config import Settings, permission_warnings
-from bud_asgi.options import name_shown, url_shown
+from bud_asgi.limit import limit_words
+from bud_asgi.options import url_shown
 from bud_asgi.protocol.patterns import matches_any
 from bud_asgi.routing import Route
 
@@ -16,7 +19,7 @@ _AS_REQUESTED = "(as requested)"
 
 
 def show_settings(settings: Settings) -> str:
-    """Return tables: models with their targets, keys with their models, limits, and actions for fields if any."""
+    """Return tables: models with their targets, keys with their models, limits with their store, fields if any."""
     url = {provider.name: url_shown(provider.base_url) for provider in settings.providers}
     targets = [
         ("" if place else route.model, target.provider, target.model or _AS_REQUESTED, url[target.provider])
@@ -24,17 +27,16 @@ def show_settings(settings: Settings) -> str:
         for place, target in enumerate(route.targets)
     ]
     keys = [(key.name, key.team or "-", ", ".join(key.models)) for key in settings.keys]
-    limits = [
-        (f"{limit.amount} {limit.kind} per {limit.window:g} s", "each principal" if limit.per == "principal" else "all")
-        for limit in settings.limits
-    ]
+    limits = [(limit_words(limit), applies_to(limit)) for limit in settings.limits]
+    limits += [(limit_words(limit), applies_to(limit, key.name)) for key in settings.keys for limit in key.limits]
     return "\n\n".join(
         [
             f"{settings.source} is valid. It serves:",
-            _table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
-            _table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
-            _table(("LIMIT", "FOR"), limits) if limits else "No limits.",
-            *([_table(("FIELD", "ACTION"), list(settings.fields.items()))] if settings.fields else []),
+            table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
+            table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
+            table(("LIMIT", "FOR"), limits) if limits else "No limits.",
+            *([f"Limits are counted by {settings.store!r}."] if settings.store else []),
+            *([table(("FIELD", "ACTION"), list(settings.fields.items()))] if settings.fields else []),
         ]
     )
 
@@ -49,10 +51,3 @@ def warnings_of(settings: Settings) -> Iterator[str]:
 
 def _routes(settings: Settings) -> Sequence[Route]:
     return settings.routes or [Route("*", to=[provider.name for provider in settings.providers])]
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    rows = [tuple(cell if "://" in cell else name_shown(cell) for cell in row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return "\n".join(line.rstrip() for line in lines)

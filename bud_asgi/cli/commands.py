@@ -6,14 +6,20 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
 from bud_asgi.cli.keys import show_new_key
+from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.config import ConfigError, Settings, read_environment
+from bud_asgi.limits import StoreUnavailable
+
+EXIT_FAILED = 1
+"""The exit status for a store that is away."""
 
 EXIT_WRONG = 2
 """The exit status for wrong arguments or an invalid configuration."""
@@ -36,7 +42,9 @@ def group(context: click.Context) -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Number of worker processes.")
 @click.option(
-    "--per-worker-limits", is_flag=True, help="Allow limits with several workers: each worker counts on its own."
+    "--per-worker-limits",
+    is_flag=True,
+    help="Divide limits that are not counted in a store among the workers; each counts on its own.",
 )
 @click.option(
     "--log-level",
@@ -111,6 +119,35 @@ def new(name: str) -> None:
     if not name.isprintable() or not name:
         raise click.BadParameter("must be printable and not empty")
     show_new_key(name)
+
+
+@group.group()
+def limits() -> None:
+    """Inspect the limits of callers."""
+
+
+@limits.command()
+@_config
+@click.argument("name", required=False)
+@click.option("--model", help="Also show the limits that depend on the model, for this one.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def show(config: str | None, name: str | None, model: str | None, *, as_json: bool) -> None:
+    """Show how much of their limits callers have used.
+
+    NAME is the name of a key; without it, all keys of the file are shown. The numbers are those of all servers that use
+    the [store] of the file. Without GATEWAY.TOML, BUD_ASGI_CONFIG is the path of the file; NAME alone is then enough,
+    unless a file has that name.
+    """
+    if config and name is None and os.environ.get("BUD_ASGI_CONFIG") and not Path(config).is_file():
+        config, name = None, config
+    with _report_config_errors():
+        settings = _settings(config)
+        try:
+            show_limits(settings, name, model, as_json=as_json)
+        except StoreUnavailable as error:
+            problem = f"{settings.source}: store: {settings.store!r} cannot be read: {error.reason}"
+            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
+            sys.exit(EXIT_FAILED)
 
 
 @group.command()

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,8 @@ import msgspec
 import uvicorn
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.config import ConfigError, Problem, Settings, log_warnings
+from bud_asgi.config import ConfigError, Problem, Settings, divide_limits, log_warnings
+from bud_asgi.config.environment import LIMITS_DIVISOR
 from bud_asgi.config.problems import render
 from bud_asgi.options import url_shown
 from bud_asgi.providers import Bedrock
@@ -68,6 +70,8 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     if options.config:  # each worker reads the file again
         os.environ["BUD_ASGI_CONFIG"] = str(Path(options.config).absolute())
     os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
+    if options.per_worker_limits:
+        os.environ[LIMITS_DIVISOR] = str(options.workers)
     uvicorn.run(
         "bud_asgi.config:from_env",
         factory=True,
@@ -137,10 +141,7 @@ def _limits(options: ServeOptions) -> ServerLimits:
 
 def _check_options(settings: Settings, options: ServeOptions) -> None:
     """Check the command's options against the settings. Raises `ConfigError`."""
-    problems: list[Problem] = []
-    if settings.limits and options.workers > 1 and not options.per_worker_limits:
-        message = "each worker counts the limits on its own: use 1 worker, or accept that with --per-worker-limits"
-        problems.append(Problem("", "--workers", message))
+    problems = list(_check_workers(settings, options))
     for provider in settings.providers:
         url = urlsplit(provider.base_url)
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:
@@ -151,6 +152,24 @@ def _check_options(settings: Settings, options: ServeOptions) -> None:
             )
     if problems:
         raise ConfigError(problems)
+
+
+def _check_workers(settings: Settings, options: ServeOptions) -> Sequence[Problem]:
+    """The problems that limits have with several workers."""
+    if options.workers == 1 or not settings.has_limits:
+        return ()
+    if options.per_worker_limits:
+        try:
+            divide_limits(settings, options.workers)
+        except ConfigError as error:
+            return error.problems
+    elif settings.store is None:
+        message = (
+            "each worker would count the limits on its own: add a [store] to the file, which all workers share,"
+            " or divide the limits among them with --per-worker-limits"
+        )
+        return [Problem("", "--workers", message)]
+    return ()
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:

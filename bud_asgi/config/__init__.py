@@ -7,16 +7,19 @@ import os
 from collections.abc import Mapping
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.config.divide import divide_limits
 from bud_asgi.config.environment import read_environment
 from bud_asgi.config.file import read_file
 from bud_asgi.config.permissions import permission_warnings
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.config.settings import Settings
+from bud_asgi.limit import Dimension
 
 __all__ = [
     "ConfigError",
     "Problem",
     "Settings",
+    "divide_limits",
     "from_env",
     "from_file",
     "log_warnings",
@@ -28,13 +31,20 @@ __all__ = [
 _log = logging.getLogger("bud_asgi")
 
 
-def from_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> MessagesApp:
+def from_file(
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    dimensions: Mapping[str, Dimension] | None = None,
+) -> MessagesApp:
     """Make the app that a TOML file describes; `docs/configuration.md` lists every key.
 
-    Secrets are looked up in `environ` (by default the process environment) and in files. Raises `ConfigError` with
-    every problem of the file.
+    Secrets are looked up in `environ` (by default the process environment) and in files. With
+    `dimensions={"tenant": tenant_of}` a limit in the file may have `per = "tenant"`: the function gets the `Exchange`,
+    and returns the name of the bucket or `None`. Raises `ConfigError` with every problem of the file, and `OptionError`
+    for invalid dimensions.
     """
-    settings = read_file(path, environ=environ)
+    settings = read_file(path, environ=environ, dimensions=dimensions)
     log_warnings(settings)
     return settings.app()
 

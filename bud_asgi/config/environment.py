@@ -10,6 +10,7 @@ import msgspec
 
 from bud_asgi.auth import ApiKey
 from bud_asgi.budget import body_budget
+from bud_asgi.config.divide import divide_limits
 from bud_asgi.config.file import read_file
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.providers import KINDS
@@ -20,6 +21,9 @@ from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 
 SOURCE = "environment"
 """Takes the place of a file name in errors."""
+
+LIMITS_DIVISOR = "BUD_ASGI_LIMITS_DIVISOR"
+"""The variable that `bud-asgi serve --per-worker-limits` sets for its workers."""
 
 _VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "anthropic": {"api_key": ("ANTHROPIC_API_KEY",), "base_url": ("ANTHROPIC_BASE_URL",)},
@@ -43,14 +47,17 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     `AWS_REGION`, `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` and `CLOUD_ML_REGION`. `BUD_ASGI_KEYS` are the callers'
     keys; `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_MAX_BODY`, `BUD_ASGI_BODY_BUDGET` and
     `BUD_ASGI_BODY_BUDGET_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless a file
-    sets it. Raises `ConfigError`.
+    sets it. `BUD_ASGI_LIMITS_DIVISOR` is the number of processes among which the limits of a file are divided. Raises
+    `ConfigError`.
     """
     environ = os.environ if environ is None else environ
     problems = Problems(SOURCE)
     access_log = _flag("BUD_ASGI_ACCESS_LOG", environ, problems)
+    divisor = _divisor(environ, problems)
     if file := environ.get("BUD_ASGI_CONFIG"):
         problems.raise_any()
         settings = read_file(file, environ=environ)
+        settings = divide_limits(settings, divisor) if divisor > 1 and settings.has_limits else settings
         return settings if settings.access_log is not None else msgspec.structs.replace(settings, access_log=access_log)
     provider = _provider(environ, problems)
     keys = tuple(_keys(environ, problems))
@@ -73,6 +80,14 @@ def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool
     if value not in {None, "", "0", "1"}:
         problems.add((variable,), f"expected 1 or 0, got {shown(value)}")
     return value == "1" if value else None
+
+
+def _divisor(environ: Mapping[str, str], problems: Problems) -> int:
+    text = environ.get(LIMITS_DIVISOR) or "1"
+    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 6 and int(text)):
+        problems.add((LIMITS_DIVISOR,), f"expected a number of processes, at least 1, got {shown(text)}")
+        return 1
+    return int(text)
 
 
 def _size(option: str, default: Any, environ: Mapping[str, str]) -> Any:

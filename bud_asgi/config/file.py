@@ -11,34 +11,40 @@ from typing import Any, cast
 
 from bud_asgi.auth import ApiKey
 from bud_asgi.budget import body_budget
+from bud_asgi.config.limits import check_dimensions, read_limits, read_store
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import ConfigError, Problem, Problems, render
 from bud_asgi.config.providers import read_provider
 from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.settings import Settings
-from bud_asgi.config.tables import GatewayConfig, KeyConfig, LimitConfig, RouteConfig, TargetConfig
+from bud_asgi.config.tables import GatewayConfig, KeyConfig, RouteConfig, TargetConfig
 from bud_asgi.exchange import Target
 from bud_asgi.field_policy import FieldPolicy
-from bud_asgi.limits import Limit
-from bud_asgi.options import OptionError, duplicates, looks_secret, mismatch, nearest, one_of, shown
+from bud_asgi.limit import Dimension
+from bud_asgi.limits import LimitStore
+from bud_asgi.options import OptionError, duplicates, looks_secret, nearest, one_of, shown
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.routing import Route
 
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_DURATION = re.compile(r"[1-9][0-9]{0,5}[smh]")
 
 
-def read_file(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> Settings:
+def read_file(
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    dimensions: Mapping[str, Dimension] | None = None,
+) -> Settings:
     """Read a file, and its secrets from `environ` (by default the process environment) and from files.
 
-    Raises `ConfigError` with every problem of the file.
+    `dimensions` are functions by the names that limits in the file may have for `per`. Raises `ConfigError` with every
+    problem of the file, and `OptionError` for invalid dimensions.
     """
-    file = Path(path)
+    file, dimensions = Path(path), check_dimensions(dimensions)
     text = _read_text(file)
     problems = Problems(str(file), text)
     reader = TableReader(problems, os.environ if environ is None else environ, file.parent)
-    return _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {})
+    return _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {}, dimensions)
 
 
 def _read_text(file: Path) -> str:
@@ -66,7 +72,7 @@ def _without_secrets(message: str) -> str:
     return _QUOTED.sub(lambda quoted: "(not shown)" if looks_secret(quoted[0]) else quoted[0], message)
 
 
-def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
+def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mapping[str, Dimension]) -> Settings:
     """Read all parts of a file. Raises `ConfigError` with every problem."""
     problems, known = reader.problems, gateway.get("providers", {})
     key_tables, route_tables = gateway.get("keys", []), gateway.get("routes", [])
@@ -78,9 +84,9 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
     _check_sizes(problems, *sizes)
     _check_required(problems, gateway)
     providers = [read_provider(reader, name, table, has_keys=bool(key_tables)) for name, table in known.items()]
-    keys = [_read_key(reader, table, ("keys", index)) for index, table in enumerate(key_tables)]
+    keys = [_read_key(reader, table, ("keys", index), dimensions) for index, table in enumerate(key_tables)]
     routes = [_read_route(reader, table, ("routes", index), known) for index, table in enumerate(route_tables)]
-    limits = [_read_limit(reader, table, ("limits", index)) for index, table in enumerate(gateway.get("limits", []))]
+    limits = read_limits(reader, gateway.get("limits", []), ("limits",), dimensions, own=False)
     fields = gateway.get("fields", {})
     _check_fields(problems, fields)
     for name, field, tables in (
@@ -89,15 +95,15 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig) -> Settings:
         ("routes", "model", route_tables),
     ):
         _check_unique(problems, name, tables, field)
-    for index, first in duplicates(limit or object() for limit in limits):
-        problems.add(("limits", index), f"duplicate of limits[{first}]")
+    store = _read_store(reader, gateway)
     problems.raise_any()
     return Settings(
         source=problems.source,
         providers=tuple(filter(None, providers)),
         keys=tuple(filter(None, keys)),
         routes=tuple(filter(None, routes)) or None,
-        limits=tuple(filter(None, limits)),
+        limits=limits,
+        store=store,
         fields=fields,
         max_body=max_body,
         body_budget=budget,
@@ -140,31 +146,20 @@ def _check_unique(problems: Problems, name: str, tables: Sequence[object], field
         problems.add((name, index, field), f"duplicate {field}, already used by {render((name, first))}")
 
 
-def _read_key(reader: TableReader, table: object, path: KeyPath) -> ApiKey | None:
+def _read_key(reader: TableReader, table: object, path: KeyPath, dimensions: Mapping[str, Dimension]) -> ApiKey | None:
     read = reader.read(KeyConfig, table, path)
+    if read is None:
+        return None
+    limits = read_limits(reader, read.get("limits", []), (*path, "limits"), dimensions, own=True)
     required = {"name": "name", "hash": f"sha256:{'0' * 64}"}
-    return None if read is None else reader.make(KeyConfig, ApiKey, read, path, required)
+    return reader.make(KeyConfig, ApiKey, {**read, "limits": limits}, path, required)
 
 
-def _read_limit(reader: TableReader, table: object, path: KeyPath) -> Limit | None:
-    read = reader.read(LimitConfig, table, path)
-    return None if read is None else reader.make(LimitConfig, _limit, read, path, {"requests": 1})
-
-
-def _limit(requests: int, window: object = 60.0, **options: Any) -> Limit:
-    try:
-        return Limit("requests", requests, _seconds(window), **options)
-    except OptionError as error:
-        raise OptionError("requests" if error.option == "amount" else error.option, error.problem) from None
-
-
-def _seconds(window: object) -> Any:
-    """A duration as seconds. Raises `OptionError`; numbers are checked by `Limit`."""
-    if isinstance(window, int | float):
-        return window
-    if not isinstance(window, str) or not _DURATION.fullmatch(window):
-        raise mismatch("window", 'a duration such as "30s", "1m" or "1h", or a number of seconds', window)
-    return int(window[:-1]) * _SECONDS[window[-1]]
+def _read_store(reader: TableReader, gateway: GatewayConfig) -> LimitStore | None:
+    if "store" not in gateway:
+        return None
+    of_keys = any("limits" in (as_table(table) or {}) for table in gateway.get("keys", []))
+    return read_store(reader, gateway["store"], has_limits="limits" in gateway or of_keys)
 
 
 def _read_route(reader: TableReader, table: object, path: KeyPath, known: Mapping[str, object]) -> Route | None:

@@ -24,12 +24,15 @@ def permission_warnings(source: str) -> Iterator[str]:
     mode = _mode(file)
     if mode & _WRITTEN_BY_OTHERS:
         yield f"{file} can be written by its group or by others (mode {mode:04o}): chmod go-w"
-    providers: dict[str, dict[str, Any]] = tomllib.loads(file.read_bytes().decode("utf-8-sig")).get("providers", {})
-    for name, table in providers.items():
+    content: dict[str, Any] = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    tables: dict[tuple[str, ...], dict[str, Any]] = {
+        ("providers", name): table for name, table in content.get("providers", {}).items()
+    }
+    for path, table in {**tables, ("store",): content.get("store", {})}.items():
         for key, secret in _secret_files(table):
             mode = _mode(file.parent / secret)
             if mode & _READ_BY_OTHERS:
-                what = f"{render(('providers', name, key))}: {file.parent / secret} can be read"
+                what = f"{render((*path, key))}: {file.parent / secret} can be read"
                 yield f"{what} by its group or by others (mode {mode:04o}): chmod go="
 
 

@@ -59,7 +59,7 @@ class TableReader:
             elif value in ("", [], {}):
                 self.problems.add(where, "must not be empty")
             elif types[key] is Secret:
-                right[key] = self._secret(value, where)
+                right[key] = self.secret(value, where)
             elif types[key] is object or _has_type(value, types[key]):
                 right[key] = value
             else:
@@ -92,13 +92,13 @@ class TableReader:
             return None
         return None if self.problems.within(path) else made
 
-    def _secret(self, reference: object, path: KeyPath) -> Secret:
+    def secret(self, reference: object, path: KeyPath, expected: str = _EXPECTED_REFERENCE) -> Secret:
         """Look up a reference. Where that fails a stand-in is returned, so that the other options can be checked."""
         parts = _REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
         if parts is None:
             foreign = isinstance(reference, str) and _FOREIGN_REFERENCE.fullmatch(reference)
             got = "; a reference to an environment variable is written env:NAME" if foreign else ""
-            self.problems.add(path, f"{_EXPECTED_REFERENCE}, got a value that is not shown{got}")
+            self.problems.add(path, f"{expected}, got a value that is not shown{got}")
             return _UNRESOLVED
         try:
             if variable := parts["variable"]:

@@ -11,8 +11,8 @@ from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
 from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
-from bud_asgi.limits import Limit, check_limits
-from bud_asgi.options import check_flag, check_items, check_name
+from bud_asgi.limits import Limit, LimitStore, check_limits
+from bud_asgi.options import check_flag, check_items, check_methods, check_name
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
@@ -26,7 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
     `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
-    the one provider. `fields` is the app's `field_policy`. `max_body` and the budgets are in bytes. A budget or
+    the one provider. `store` counts the limits, by default in the process's memory. `fields` is the app's
+    `field_policy`. `max_body` and the budgets are in bytes. A budget or
     `access_log` is `None` if it was not set. Raises `OptionError`.
     """
 
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[ApiKey, ...] = ()
     routes: tuple[Route, ...] | None = None
     limits: tuple[Limit, ...] = ()
+    store: LimitStore | None = None
     fields: Mapping[str, Action] = {}
     max_body: int = DEFAULT_MAX_BODY
     body_budget: int | None = None
@@ -49,10 +51,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.routes is not None:
             RouteTable(self.routes)
         check_limits(self.limits)
+        if self.store is not None:
+            check_methods("store", self.store, "an object with the methods of a LimitStore", ("reserve", "settle"))
         FieldPolicy(self.fields, "fields")
         body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
         if self.access_log is not None:
             check_flag("access_log", self.access_log)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether there are limits, general ones or of a key."""
+        return bool(self.limits) or any(key.limits for key in self.keys)
 
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
@@ -62,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 providers=self.providers,
                 routes=self.routes,
                 limits=self.limits,
+                store=self.store,
                 field_policy=self.fields,
                 max_body=self.max_body,
                 body_budget=self.body_budget,

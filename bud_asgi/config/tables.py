@@ -19,6 +19,7 @@ class GatewayConfig(TypedDict, total=False):
     allow_anonymous: bool
     routes: list[Any]
     limits: list[Any]
+    store: object
     fields: dict[str, Any]
     max_body: int
     body_budget: int
@@ -33,14 +34,35 @@ class KeyConfig(TypedDict, total=False):
     hash: str
     team: str
     models: list[str]
+    limits: list[Any]
 
 
 class LimitConfig(TypedDict, total=False):
-    """A number of requests per window."""
+    """The amount of one kind, for whom, and what happens without room."""
 
     requests: int
+    input_tokens: int
+    output_tokens: int
+    tokens: int
+    concurrent: int
     window: object
     per: str
+    models: list[str]
+    teams: list[str]
+    principals: list[str]
+    mode: str
+    wait: object
+    cache_reads: bool
+
+
+class StoreConfig(TypedDict, total=False):
+    """Where limits are counted for several processes."""
+
+    url: object
+    timeout: object
+    on_failure: str
+    replicas: int
+    prefix: str
 
 
 class RouteConfig(TypedDict, total=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import exp, inf, log
 
 import msgspec
@@ -38,7 +39,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     @classmethod
     def of(cls, limit: Limit, key: str, now: float) -> Bucket:
         """A full bucket."""
-        return cls(limit, key, float(limit.amount), limit.rate, not limit.observed, now)
+        capacity, rate = _numbers(limit)
+        return cls(limit, key, capacity, rate, not limit.observed, now)
 
     def remove(self) -> None:
         """Leave no room in it, so that whoever still refers to it looks for a new one."""
@@ -48,6 +50,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         """Bring it up to date, and return what is used.
 
         If the clock went back, nothing is added until it has caught up; by more than a window, it starts again there.
+        At rest, it starts at any time.
         """
         used, elapsed = self.used, now - self.updated_at
         if elapsed > 0.0:
@@ -58,7 +61,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
                 if used < self.reserved:
                     self.drained += min(log(self.reserved / used), _EMPTIED) if used else _EMPTIED
                     self.reserved = used
-        elif elapsed < -(self.limit.window or 0.0):
+        elif not used or elapsed < -(self.limit.window or 0.0):
             self.updated_at = now
         return used
 
@@ -86,3 +89,9 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         else:
             back = left if left < -extra else -extra  # noqa: FURB136 - a third of a call of min()
             self.used = used - back if back < used else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _numbers(limit: Limit) -> tuple[float, float]:
+    """Capacity and rate, as objects that all buckets of a limit share."""
+    return float(limit.amount), limit.rate

@@ -73,13 +73,14 @@ def model_of(exchange: Exchange) -> str | None:
 def charges_of(limits: Iterable[Limit], exchange: Exchange, family: str, model: str | None) -> tuple[Charge, ...]:
     """A charge of 1 for each limit that applies. Requests without a principal share one bucket."""
     charges: list[Charge] = []
+    keys: dict[str, str] = {}  # one string for all buckets of a caller: there may be many callers
     for limit in limits:
         if limit.models != ("*",) and (model is None or not limit.applies_to_model(model)):
             continue
         per = limit.per
         name = _checked(limit, per(exchange)) if callable(per) else bucket_name(limit, exchange.principal, model)
         if name is not None:
-            charges.append(Charge(limit, f"{family}:{name}", 1))
+            charges.append(Charge(limit, keys.setdefault(name, f"{family}:{name}"), 1))
     return tuple(charges)
 
 

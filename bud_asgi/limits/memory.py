@@ -19,6 +19,8 @@ IDLE = 10.0
 """Seconds without use after which a bucket at rest is removed: to look for a new one costs more than to keep it."""
 
 _PER_NEW = 2  # old buckets that are looked at for each new one: with 1, those at rest could pile up
+_PER_SWEEP = 256  # those that are looked at every so often, without any new ones
+_SWEEP_EVERY = 0.1  # seconds
 
 
 class Account(msgspec.Struct, gc=False):
@@ -39,8 +41,8 @@ class MemoryReservation(Reservation, frozen=True):
 class MemoryStore:
     """Counts in memory. It never awaits, so its steps are atomic. A reservation lasts until it is settled.
 
-    Buckets at rest hold no information, and are removed: for each new bucket, a few old ones are looked at. `clock`
-    returns seconds. Raises `OptionError`.
+    Buckets at rest hold no information, and are removed: for each new bucket a few old ones are looked at, and some
+    more ten times a second while there are requests. `clock` returns seconds. Raises `OptionError`.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,9 +50,14 @@ class MemoryStore:
         self._clock = clock
         self._buckets: dict[str, dict[str, Bucket]] = {}  # by the id of the limit, and by key
         self._to_sweep: deque[Bucket] = deque()  # all buckets
-        self._due = 0  # how many of them to look at next
+        self._sweep_at = 0.0
         self._open: dict[str, MemoryReservation] = {}
         self._count = 0
+
+    @property
+    def size(self) -> int:
+        """The number of buckets that are kept."""
+        return len(self._to_sweep)
 
     @property
     def open(self) -> int:
@@ -60,7 +67,6 @@ class MemoryStore:
     def account(self, charges: Sequence[Charge]) -> Account:
         """Find the buckets of these charges. Missing ones are added: they are full."""
         now = self._clock()
-        self._sweep(now)
         return Account(tuple(charges), tuple([self._bucket(charge, now) for charge in charges]))
 
     def check(self, account: Account, amounts: Sequence[int]) -> None:
@@ -73,6 +79,9 @@ class MemoryStore:
     def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
         """Reserve these amounts, or none of them. Raises `RateLimited`."""
         now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_EVERY
+            self._sweep(now, _PER_SWEEP)
         marks: list[float] = []
         for bucket, amount in zip(account.buckets, amounts, strict=True):
             used = bucket.refill(now)
@@ -129,10 +138,11 @@ class MemoryStore:
         bucket = buckets.get(key)
         if bucket is None:
             bucket = buckets[key] = Bucket.of(limit, key, now)
+            self._sweep(now, _PER_NEW)
             self._to_sweep.append(bucket)
-            self._due += _PER_NEW
-        elif bucket.limit.amount != limit.amount:  # the limit was changed, or several callers have limits of their own
-            bucket.refill(now)
+            return bucket
+        bucket.refill(now)  # so that it is not idle
+        if bucket.limit.amount != limit.amount:  # it has been changed
             bucket.limit, bucket.capacity, bucket.rate = limit, float(limit.amount), limit.rate
         return bucket
 
@@ -152,9 +162,9 @@ class MemoryStore:
             statuses = status_of(Account(tuple(charges), account.buckets))
             raise RateLimited(statuses[refused], longest, statuses)
 
-    def _sweep(self, now: float) -> None:
-        """Remove the buckets at rest among those that are due."""
-        for _ in range(min(self._due, len(self._to_sweep))):
+    def _sweep(self, now: float, number: int) -> None:
+        """Look at so many buckets, and remove those at rest."""
+        for _ in range(min(number, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
             idle = now - bucket.updated_at
             if idle < IDLE or bucket.used > idle * bucket.rate:
@@ -162,7 +172,6 @@ class MemoryStore:
             else:
                 bucket.remove()
                 del self._buckets[limit_id(bucket.limit)][bucket.key]
-        self._due = 0
 
 
 def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:

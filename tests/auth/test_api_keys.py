@@ -23,16 +23,18 @@ from support.counts import examples
 
 from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, authenticate_now, hash_api_key, new_api_key
 from bud_asgi.exchange import Exchange, Principal
+from bud_asgi.limit import Limit
 from bud_asgi.options import OptionError
 
 KEY, OTHER, WRONG = "sk-bud-the-key", "sk-bud-the-other", "sk-bud-wrong"
+LIMITS = (Limit("requests", 10), Limit("tokens", 1000, 3600.0))
 KEYS = ApiKeys(
     [
-        ApiKey(name="ci", hash=hash_api_key(KEY), team="t", models=("a", "b*")),
+        ApiKey(name="ci", hash=hash_api_key(KEY), team="t", models=("a", "b*"), limits=LIMITS),
         ApiKey(name="o", hash=hash_api_key(OTHER)),
     ]
 )
-CI = Principal(id="ci", team="t", models=("a", "b*"))
+CI = Principal(id="ci", team="t", models=("a", "b*"), limits=LIMITS)
 O = Principal(id="o")  # noqa: E741 - the name of the other key
 
 Lines = list[tuple[bytes, bytes]]
@@ -150,7 +152,7 @@ _values = st.one_of(
 
 
 @pytest.mark.torture
-@examples(1_000, 10_000)
+@examples(200, 10_000)
 @given(headers=st.lists(st.tuples(_names, _values), max_size=6))
 def test_fuzzed_headers_are_never_anything_but_refused(headers: Lines) -> None:
     sent = asyncio.run(call(AuthMiddleware(Behind(), backend=KEYS), http_scope(headers)))

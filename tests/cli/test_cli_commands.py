@@ -46,9 +46,9 @@ claude-opus-*  anthropic  (as requested)    https://api.anthropic.com
 KEY  TEAM  MODELS
 me   ours  fast
 
-LIMIT                     FOR
-60 requests per 60 s      each principal
-1000 requests per 3600 s  all
+LIMIT                    FOR
+60 requests per minute   each principal
+1,000 requests per hour  all
 """
 UNSERVED = (
     "warning: no route serves claude-sonnet-5-5, claude-haiku-5-5, claude-fable-5-2, "
@@ -219,7 +219,10 @@ def test_the_package_can_be_run_as_a_module(module: str) -> None:
     assert shown.stdout == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["serve", "-h"], ["check", "-h"], ["keys", "new", "-h"], ["demo", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["serve", "-h"], ["check", "-h"], ["keys", "new", "-h"], ["limits", "show", "-h"], ["demo", "-h"]],
+)
 def test_each_command_has_help(words: list[str]) -> None:
     shown = CliRunner().invoke(group, words, prog_name="bud-asgi")
     assert (shown.exit_code, shown.stderr) == (0, "")

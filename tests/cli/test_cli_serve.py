@@ -202,15 +202,6 @@ def test_a_stream_that_ends_within_the_drain_timeout_is_complete(tmp_path: Path)
             assert server.ended()[0] == 0
 
 
-def test_limits_in_memory_and_more_workers_are_refused(tmp_path: Path) -> None:
-    shown = run("serve", str(gateway_file(tmp_path, more=LIMITS)), "--workers", "3")
-    assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr == (
-        "error: --workers: each worker counts the limits on its own:"
-        " use 1 worker, or accept that with --per-worker-limits\n"
-    )
-
-
 def test_every_problem_of_the_file_is_reported_and_no_port_opened(tmp_path: Path) -> None:
     port = free_port()
     file = gateway_file(tmp_path, more="models = []\n[[routes]]\nmodel = 1\nto = [2]\n")

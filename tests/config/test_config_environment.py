@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_files import ENVIRON, HASH, KEYS, OTHER_HASH, PROVIDER, written
 
-from bud_asgi import ApiKey, MessagesApp
+from bud_asgi import ApiKey, Limit, MessagesApp
 from bud_asgi.config import ConfigError, from_env, read_environment
 
 SECRET = "a secret must be visible ASCII without spaces or line breaks, and not empty"
@@ -23,6 +23,7 @@ ENTRY = (
 )
 CALLERS = "BUD_ASGI_KEYS: missing; expected NAME=sha256:HEX,..., or BUD_ASGI_ALLOW_ANONYMOUS=1 to admit everyone"
 OPEN = {"BUD_ASGI_ALLOW_ANONYMOUS": "1"}
+STORE = '[store]\nurl = "redis://store"\n'
 
 ERRORS: dict[str, tuple[dict[str, str], list[str]]] = {
     "nothing is set": ({}, [NO_KEY, CALLERS]),
@@ -166,6 +167,44 @@ def test_a_file_decides_except_for_an_access_log_that_it_does_not_set(tmp_path: 
     assert (settings.source, [key.name for key in settings.keys], settings.access_log) == (str(file), ["ci"], True)
     file.write_text("access_log = false\n" + file.read_text())
     assert read_environment(environ).access_log is False
+
+
+def limited(folder: Path, more: str = "") -> dict[str, str]:
+    limits = "limits = [{ concurrent = 9 }]\n[[limits]]\nrequests = 60\n[[limits]]\ntokens = 4\nmode = 'observe'\n"
+    return {**ENVIRON, "BUD_ASGI_CONFIG": str(written(folder, PROVIDER + KEYS + limits + more))}
+
+
+def test_limits_are_divided_among_processes(tmp_path: Path) -> None:
+    settings = read_environment({**limited(tmp_path), "BUD_ASGI_LIMITS_DIVISOR": "4"})
+    assert settings.limits == (Limit("requests", 15), Limit("tokens", 1, mode="observe"))
+    assert settings.keys[0].limits == (Limit("concurrent", 2),)
+    settings = read_environment({**limited(tmp_path), "BUD_ASGI_LIMITS_DIVISOR": "1"})
+    assert [limit.amount for limit in settings.limits] == [60, 4]
+
+
+def test_amounts_that_cannot_be_divided_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_environment({**limited(tmp_path), "BUD_ASGI_LIMITS_DIVISOR": "10"})
+    expected = "expected at least 10, fewer workers, or a [store], which all workers share"
+    assert str(raised.value).splitlines() == [
+        f"{tmp_path}/gateway.toml: limits[1].tokens: 4 cannot be divided among 10 workers; {expected}",
+        f"{tmp_path}/gateway.toml: keys[0].limits[0].concurrent: 9 cannot be divided among 10 workers; {expected}",
+    ]
+
+
+def test_limits_in_a_store_are_not_divided(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.toml: store: counts the limits of all workers together"):
+        read_environment({**limited(tmp_path, STORE), "BUD_ASGI_LIMITS_DIVISOR": "2"})
+    settings = read_environment({**limited(tmp_path, STORE), "BUD_ASGI_LIMITS_DIVISOR": ""})
+    assert settings.limits[0] == Limit("requests", 60)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "four", "9999999"])
+def test_a_divisor_is_a_number_of_processes(value: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_environment({**ENVIRON, **OPEN, "BUD_ASGI_LIMITS_DIVISOR": value})
+    problem = f'BUD_ASGI_LIMITS_DIVISOR: expected a number of processes, at least 1, got "{value}"'
+    assert str(raised.value) == f"environment: {problem}"
 
 
 def test_the_errors_of_that_file_name_it(tmp_path: Path) -> None:

