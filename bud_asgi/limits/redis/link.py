@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
 from bud_asgi.limits.redis.channel import Channel
 from bud_asgi.limits.redis.errors import CallFailed, ServerError
 from bud_asgi.limits.redis.health import Health
-from bud_asgi.limits.redis.nodes import pack
-from bud_asgi.limits.redis.scripts import Script
+from bud_asgi.limits.redis.scripts import Arguments, Script, call, numbers_of
 from bud_asgi.limits.redis.timing import StoreTiming
 
 _TRIES = 3
@@ -42,29 +41,27 @@ class Link:
         """Whether it was closed, by its store or with its event loop."""
         return self._keeper.done()
 
-    async def call(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes | int], size: int) -> list[float]:
+    async def call(self, script: Script, arguments: Arguments, size: int) -> tuple[float, ...]:
         """Call a script, and return the `size` numbers that it replies with.
 
         Raises `CallFailed` after the deadline at the latest. Cancelled, the call may still be executed.
         """
         deadline = self._loop.time() + self._timeout
-        command = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        command = call(script.by_hash, arguments)
         for _ in range(_TRIES):
             channel = self._channel or await self._connected(deadline)
             reply = await channel.send(command, deadline)
-            if isinstance(reply, list) and len(reply) == size:  # pyright: ignore[reportUnknownArgumentType]
-                try:
-                    numbers = [float(item) for item in reply]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-                except (TypeError, ValueError):
-                    raise self._garbage(channel) from None
+            numbers = numbers_of(reply, size)
+            if numbers is not None:
                 self._worked()
                 return numbers
             if isinstance(reply, CallFailed):
                 raise self._failed(reply)
             if not isinstance(reply, ServerError):
-                raise self._garbage(channel)
+                channel.close("the server sent an unexpected reply")
+                raise self._failed(CallFailed("the server sent an unexpected reply", sent=True))
             if reply.code == "NOSCRIPT":
-                command = pack((b"EVAL", script.source, len(keys), *keys, *args))
+                command = call(script.by_source, arguments)
             elif reply.code in _ELSEWHERE:
                 channel.close(f"the server replied {reply.code}")
                 if self._channel is channel:
@@ -133,10 +130,6 @@ class Link:
         self._down = True
         self._health.failed(error.reason)
         return error
-
-    def _garbage(self, channel: Channel) -> CallFailed:
-        channel.close("the server sent an unexpected reply")
-        return self._failed(CallFailed("the server sent an unexpected reply", sent=True))
 
 
 def _reason(error: Exception) -> str:
