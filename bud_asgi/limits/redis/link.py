@@ -55,20 +55,14 @@ class Link:
             if numbers is not None:
                 self._worked()
                 return numbers
-            if isinstance(reply, CallFailed):
-                raise self._failed(reply)
-            if not isinstance(reply, ServerError):
-                channel.close("the server sent an unexpected reply")
-                raise self._failed(CallFailed("the server sent an unexpected reply", sent=True))
-            if reply.code == "NOSCRIPT":
+            code = self._code_of(reply, channel)
+            if code == "NOSCRIPT":
                 command = call(script.by_source, arguments)
-            elif reply.code in _ELSEWHERE:
-                channel.close(f"the server replied {reply.code}")
+            else:
+                channel.close(f"the server replied {code}")
                 if self._channel is channel:
                     self._channel = None
                     self._up.clear()
-            else:
-                raise self._failed(CallFailed(f"the server replied {reply.code}", sent=False))
         raise self._failed(CallFailed("no node accepts the call", sent=False))
 
     async def aclose(self) -> None:
@@ -95,18 +89,9 @@ class Link:
         channel: Channel | None = None
         try:
             while True:
-                try:
-                    async with asyncio.timeout(self._timing.connect_within):
-                        channel = await self._connect()
-                except (OSError, RedisError, CallFailed, ServerError) as error:
-                    self._lost(_reason(error))
-                else:
-                    self._channel = channel
-                    self._up.set()
-                    reason = await channel.closed
-                    self._channel = None
-                    if self._failures:  # it has not worked since the last time
-                        self._lost(reason)
+                channel = await self._try_to_connect()
+                if channel is not None:
+                    await self._use(channel)
                 pause = self._timing.pause(self._failures)
                 self._failures += 1
                 await asyncio.sleep(pause)
@@ -114,6 +99,36 @@ class Link:
             self._channel = None
             if channel is not None:
                 channel.close("the store was closed")
+
+    async def _try_to_connect(self) -> Channel | None:
+        try:
+            async with asyncio.timeout(self._timing.connect_within):
+                return await self._connect()
+        except (OSError, RedisError, CallFailed, ServerError) as error:
+            self._lost(_reason(error))
+            return None
+
+    async def _use(self, channel: Channel) -> None:
+        """Wait until a channel is closed."""
+        self._channel = channel
+        self._up.set()
+        await asyncio.wait({channel.closed})  # to await it would cancel it together with this task
+        if self._channel is channel:
+            self._channel = None
+            self._up.clear()
+        if self._failures:  # it has not worked since the last time
+            self._lost(channel.closed.result())
+
+    def _code_of(self, reply: object, channel: Channel) -> str:
+        """The code of an error after which a call is sent again. Raises `CallFailed` for any other reply."""
+        if isinstance(reply, CallFailed):
+            raise self._failed(reply)
+        if not isinstance(reply, ServerError):
+            channel.close("the server sent an unexpected reply")
+            raise self._failed(CallFailed("the server sent an unexpected reply", sent=True))
+        if reply.code != "NOSCRIPT" and reply.code not in _ELSEWHERE:
+            raise self._failed(CallFailed(f"the server replied {reply.code}", sent=False))
+        return reply.code
 
     def _lost(self, reason: str) -> None:
         self._down = True

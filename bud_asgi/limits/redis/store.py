@@ -88,16 +88,7 @@ class RedisStore:
         timing: StoreTiming = DEFAULT_STORE_TIMING,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        check_seconds("timeout", timeout, maximum=60.0)
-        check_choice("on_failure", on_failure, get_args(OnFailure))
-        check_integer("replicas", replicas, "a whole number, at least 1")
-        if replicas > 1 and on_failure != "local":
-            raise OptionError("replicas", 'meaningless without on_failure = "local"', other="on_failure")
-        check_text("prefix", prefix, "letters, digits, and any of _ . : / -", _PREFIX)
-        check_seconds("lease", lease, maximum=1e9)
-        check_type("timing", timing, StoreTiming, "a StoreTiming")
-        if clock is not None:
-            check_clock("clock", clock)
+        _check_options(timeout, on_failure, replicas, prefix, lease, timing, clock)
         for module in ("redis", "hiredis"):
             require("RedisStore", module, "redis")
         from bud_asgi.limits.redis.link import Link  # noqa: PLC0415 - of an extra, and takes long to import
@@ -253,6 +244,27 @@ class RedisStore:
             raise StoreUnavailable(error.reason) from None
         for one in reservations:
             one.lease.expires_at, one.lease.ends_at = now + self.lease, ends_at
+
+
+def _check_options(
+    timeout: float,
+    on_failure: OnFailure,
+    replicas: int,
+    prefix: str,
+    lease: float,
+    timing: StoreTiming,
+    clock: Callable[[], float] | None,
+) -> None:
+    check_seconds("timeout", timeout, maximum=60.0)
+    check_choice("on_failure", on_failure, get_args(OnFailure))
+    check_integer("replicas", replicas, "a whole number, at least 1")
+    if replicas > 1 and on_failure != "local":
+        raise OptionError("replicas", 'meaningless without on_failure = "local"', other="on_failure")
+    check_text("prefix", prefix, "letters, digits, and any of _ . : / -", _PREFIX)
+    check_seconds("lease", lease, maximum=1e9)
+    check_type("timing", timing, StoreTiming, "a StoreTiming")
+    if clock is not None:
+        check_clock("clock", clock)
 
 
 def _is_held(reservation: RedisReservation) -> bool:
