@@ -22,7 +22,7 @@ from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient
-from bud_asgi.limits import Limit, Limiter, LimitStore
+from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.options import (
     OptionError,
@@ -96,8 +96,8 @@ class MessagesApp:
         policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
-        self._limiter = limiter = Limiter(limits, store)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id, limiter.aclose)
+        self._limiter = Limiter(limits, store)
+        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_store)
         self._timing = timing
         self._on_settled, self._access_log = on_settled, access_log
         self._drain_timeout = drain_timeout
@@ -105,18 +105,19 @@ class MessagesApp:
         if middleware is None:
             _check_auth(auth, providers)
             table = _route_table(routes, providers)
-            self._gateway = Gateway(providers, backend=auth, routes=table, limiter=limiter, field_policy=policy)
+            self._gateway = Gateway(providers, backend=auth, routes=table, limiter=self._limiter, field_policy=policy)
         elif auth is not None or routes is not None or limits or store is not None:
-            raise ValueError(
-                "middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware instead"
-            )
+            raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
             self._gateway = Gateway(providers, field_policy=policy)
-            self._stack = _stack(middleware, GatewayApp(self._gateway, self._loops.get), providers)
+            self._stack = self._build_stack(middleware, providers)
 
     @property
     def limits(self) -> Limiter:
-        """The limits of this app: `await messages.limits.standing(principal)` reports what a caller has used."""
+        """The limits of this app: `await messages.limits.standing(principal)` reports what a caller has used.
+
+        With `middleware`, they are those of the first `RateLimitMiddleware` in it.
+        """
         return self._limiter
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
@@ -206,6 +207,19 @@ class MessagesApp:
             return self._gateway.serve(request, loop, scope, receive)
         return _call_stack(self._stack, request, scope, receive)
 
+    def _build_stack(self, layers: Sequence[Middleware], providers: Sequence[Provider]) -> ASGIApp:
+        """Put the layers around the gateway, the first one outermost."""
+        app: ASGIApp = GatewayApp(self._gateway, self._loops.get)
+        for layer in reversed(check_items("middleware", layers, "a list of Middleware", _check_layer)):
+            _check_pass_through(layer.kwargs.get("backend"), providers)
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+            if isinstance(app, RateLimitMiddleware):
+                self._limiter = app.limiter
+        return app
+
+    async def _close_store(self) -> None:
+        await self._limiter.aclose()
+
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await run_lifespan(self.lifespan, receive, send)
@@ -252,15 +266,6 @@ def _check_pass_through(backend: object, providers: Sequence[Provider]) -> None:
         raise OptionError(
             "auth", 'with ApiKeys(...) no provider can have auth="client": callers have keys of this gateway only'
         )
-
-
-def _stack(layers: Sequence[Middleware], app: ASGIApp, providers: Sequence[Provider]) -> ASGIApp:
-    """Put the layers around the app, the first one outermost."""
-    expected = "a list of Middleware"
-    for layer in reversed(check_items("middleware", layers, expected, _check_layer)):
-        _check_pass_through(layer.kwargs.get("backend"), providers)
-        app = layer.cls(app, *layer.args, **layer.kwargs)
-    return app
 
 
 def _check_layer(option: str, layer: object) -> None:

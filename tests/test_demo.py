@@ -1,9 +1,11 @@
-"""The demo is run as a user runs it: as a command, against the stand-ins, with curl and the official SDK."""
+"""The demo is run as a user runs it: as a command, against the stand-ins, with curl and the official SDK.
+
+Where only an option or the environment differs, the same command runs in this process: each process imports the SDK.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -15,8 +17,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
 from bud_asgi import new_api_key
+from bud_asgi.cli.commands import demo as command
 from bud_asgi.testing import StandIn
 
 DEMO = [sys.executable, "-W", "error", "-m", "bud_asgi.cli.demo"]
@@ -29,16 +33,14 @@ ACCOUNT = re.compile(
 )
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*DEMO, *arguments], capture_output=True, text=True, timeout=50, check=False, env={**os.environ, **environment}
-    )
+def run_here(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(command, arguments, env=environment, catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
 def shown() -> subprocess.CompletedProcess[str]:
     began = time.monotonic()
-    ran = run()
+    ran = subprocess.run(DEMO, capture_output=True, text=True, timeout=50, check=False)
     assert time.monotonic() - began < 15
     return ran
 
@@ -106,8 +108,8 @@ def test_it_shows_one_conversation_at_three_providers_byte_for_byte_with_their_a
 
 
 def test_without_curl_the_same_request_goes_by_the_standard_library(tmp_path: Path) -> None:
-    shown = run(PATH=str(tmp_path))
-    assert (shown.returncode, shown.stderr) == (0, "")
+    shown = run_here(PATH=str(tmp_path))
+    assert (shown.exit_code, shown.stderr) == (0, "")
     assert '"text":"Hello! How can I help you today?"' in shown.stdout
 
 
@@ -138,15 +140,15 @@ def test_it_stays_and_its_curl_line_works_until_interrupted() -> None:
 
 
 def test_real_money_needs_a_key() -> None:
-    shown = run("--real", ANTHROPIC_API_KEY="")
-    assert shown.returncode == 2
+    shown = run_here("--real", ANTHROPIC_API_KEY="")
+    assert shown.exit_code == 2
     assert "--real requires ANTHROPIC_API_KEY" in shown.stderr
 
 
 def test_with_a_key_the_real_provider_is_used() -> None:
     with StandIn(api_key="sk-ant-real").in_thread() as service:
-        shown = run("--real", ANTHROPIC_API_KEY="sk-ant-real", ANTHROPIC_BASE_URL=service.base_url)
-        assert (shown.returncode, shown.stderr) == (0, "")
+        shown = run_here("--real", ANTHROPIC_API_KEY="sk-ant-real", ANTHROPIC_BASE_URL=service.base_url)
+        assert (shown.exit_code, shown.stderr) == (0, "")
         assert len(service.requests) == 3
 
 

@@ -142,3 +142,15 @@ def test_three_providers(upstream: ThreadedStandIn, clouds: tuple[ThreadedStandI
         b"claude-haiku-4-5@20251001:streamRawPredict",
         b"claude-sonnet-4-6:streamRawPredict",
     ]
+
+
+def test_limited_app(upstream: ThreadedStandIn) -> None:
+    headers = {"x-api-key": "sk-owner"}
+    with serving(load_app("limited_app")) as url, httpx.Client(base_url=url, headers=headers) as caller:
+        assert caller.post("/count", content=b"words " * 600).json() == {"words": 600}
+        assert caller.post("/count", content=b"of two").headers["anthropic-ratelimit-tokens-remaining"] == "399"
+        assert caller.post("/count", content=b" " * 6 * 300).json() == {"words": 0}
+        refused = caller.post("/count", content=b"words " * 500)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) in {6, 7}  # 102 words are missing
+        assert httpx.post(f"{url}/count").status_code == 401

@@ -2,6 +2,7 @@
 
 from bud_asgi.limit import Limit, check_limits
 from bud_asgi.limits.answers import RateLimited
+from bud_asgi.limits.charges import Amounts
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.middleware import RateLimitMiddleware
 from bud_asgi.limits.plans import NO_LIMITS
@@ -20,6 +21,7 @@ from bud_asgi.limits.store import (
 __all__ = [
     "NO_LIMITS",
     "Admission",
+    "Amounts",
     "Charge",
     "Grant",
     "InspectableStore",

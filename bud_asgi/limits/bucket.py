@@ -50,6 +50,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         """Bring it up to date, and return what is used.
 
         If the clock went back, nothing is added until it has caught up; by more than a window, it starts again there.
+        At rest, it starts at any time.
         """
         used, elapsed = self.used, now - self.updated_at
         if elapsed > 0.0:
@@ -60,7 +61,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
                 if used < self.reserved:
                     self.drained += min(log(self.reserved / used), _EMPTIED) if used else _EMPTIED
                     self.reserved = used
-        elif elapsed < -(self.limit.window or 0.0):
+        elif not used or elapsed < -(self.limit.window or 0.0):
             self.updated_at = now
         return used
 

@@ -41,6 +41,10 @@ class Line:
         """Whether no more requests of this principal may wait."""
         return len(self._by_principal.get(principal, ())) >= MAX_WAITING
 
+    def has_others(self, principal: str) -> bool:
+        """Whether requests of other principals wait."""
+        return len(self._turns) > (principal in self._by_principal)
+
     def ahead(self, principal: str) -> int:
         """What is taken from the bucket before a further request of this principal gets its turn."""
         own = len(self._by_principal.get(principal, ()))

@@ -158,7 +158,8 @@ class MemoryStore:
                 if wait > longest:
                     longest, refused = wait, index
         if refused >= 0:
-            statuses = status_of(account)
+            charges = [Charge(one.limit, one.key, amount) for one, amount in zip(account.charges, amounts, strict=True)]
+            statuses = status_of(Account(tuple(charges), account.buckets))
             raise RateLimited(statuses[refused], longest, statuses)
 
     def _sweep(self, now: float, number: int) -> None:

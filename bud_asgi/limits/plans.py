@@ -40,6 +40,7 @@ class Plan(msgspec.Struct, eq=False):
     has_tokens: bool = False
     has_observed: bool = False
     has_cache_reads: bool = False
+    may_wait: bool = False
 
     @classmethod
     def of(cls, charges: tuple[Charge, ...], account: Account | None, caller: Caller, *, is_complete: bool) -> Plan:
@@ -58,6 +59,7 @@ class Plan(msgspec.Struct, eq=False):
             has_tokens=any(limit.is_tokens for limit in limits),
             has_observed=any(limit.observed for limit in limits),
             has_cache_reads=any(limit.cache_reads for limit in limits),
+            may_wait=any(limit.wait for limit in limits),
         )
 
 

@@ -20,8 +20,8 @@ from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.standing import Standing, standing_of
-from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore, waiting_time
-from bud_asgi.limits.waiting import WaitingRoom
+from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore
+from bud_asgi.limits.waiting import WaitingRoom, behind
 from bud_asgi.options import OptionError, check_function, check_methods, mismatch
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.tasks import BackgroundTasks
@@ -91,8 +91,11 @@ class Limiter:
         return plan
 
     def admits_early(self, plan: Plan) -> bool:
-        """Whether to `admit` before the body is read: no limit depends on it, and only the store can refuse."""
-        return self._memory is None and plan.is_complete and bool(plan.charges)
+        """Whether to `admit` before the body is read: no limit depends on it, and only the store can refuse.
+
+        A request that may wait does so behind its body: before, its client cannot be watched for a disconnect.
+        """
+        return self._memory is None and plan.is_complete and bool(plan.charges) and not plan.may_wait
 
     def admit_now(self, exchange: Exchange, plan: Plan) -> Admission | None:
         """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may.
@@ -124,7 +127,7 @@ class Limiter:
             return admission
         try:
             if self._rooms and (queued := self._room().queued(plan.charges)) is not None:
-                raise _behind(queued, admission.amounts[plan.charges.index(queued)])
+                raise behind(_charges(admission)[plan.charges.index(queued)])
             return await self._reserve(exchange, admission)
         except RateLimited as error:
             if not error.limit_status.charge.limit.wait:
@@ -201,11 +204,8 @@ class Limiter:
         if self._memory is not None:
             return self._take(self._memory, exchange, admission)
         plan = admission.plan
-        charges = [
-            Charge(one.limit, one.key, amount) for one, amount in zip(plan.charges, admission.amounts, strict=True)
-        ]
         try:
-            granted = _checked(await self.store.reserve(charges))
+            granted = _checked(await self.store.reserve(_charges(admission)))
         except OptionError as error:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
             answer = "The rate limits of this gateway are misconfigured."
@@ -222,7 +222,7 @@ class Limiter:
         who = exchange.principal.id if exchange.principal else ""
         self._rooms[loop] = room
         try:
-            return await room.admit(refusal, who, lambda: self._reserve(exchange, admission))
+            return await room.admit(refusal, who, _charges(admission), lambda: self._reserve(exchange, admission))
         except RateLimited as error:
             raise self._refused(exchange, error) from None
         finally:
@@ -284,12 +284,10 @@ def _call(used: CostFunction, exchange: Exchange) -> Amounts:
         return {}
 
 
-def _behind(queued: Charge, amount: int) -> RateLimited:
-    """The refusal of a request for a bucket for which others are waiting already: it has been used up."""
-    limit = queued.limit
-    status = LimitStatus(Charge(limit, queued.key, amount), float(limit.amount))
-    wait = waiting_time(status.used, amount, capacity=float(limit.amount), rate=limit.rate)
-    return RateLimited(status, wait)
+def _charges(admission: Admission) -> list[Charge]:
+    """The charges of a request with its amounts."""
+    pairs = zip(admission.plan.charges, admission.amounts, strict=True)
+    return [Charge(charge.limit, charge.key, amount) for charge, amount in pairs]
 
 
 def _checked(granted: object) -> Grant:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TypeVar
+
+import msgspec
 
 from bud_asgi.limit import limit_id
 from bud_asgi.limits.answers import RateLimited
 from bud_asgi.limits.lines import Line, Waiter
-from bud_asgi.limits.store import CONCURRENCY_WAIT, Charge, waiting_time
+from bud_asgi.limits.store import CONCURRENCY_WAIT, Charge, LimitStatus, waiting_time
 
 T = TypeVar("T")
 
+_TIMER = 1e-3
+"""Seconds that the clock may have gone on since a request began to wait."""
+
 _POLL = 0.1
 """Seconds between two tries where other processes settle in the same store: nothing reports that here."""
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """A request that waits until its deadline, on the loop's clock, and all that it takes."""
+
+    principal: str
+    charges: Sequence[Charge]
+    deadline: float
 
 
 class WaitingRoom:
@@ -43,29 +56,51 @@ class WaitingRoom:
                 if (line := self._lines.get(_key(charge))) is not None:
                     line.wake()
 
-    async def admit(self, refusal: RateLimited, principal: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Wait for room in the bucket that has refused a request, and try again when it is its turn.
+    async def admit(
+        self, refusal: RateLimited, principal: str, charges: Sequence[Charge], attempt: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Wait for room in the bucket that has refused these charges, and try again when it is their turn.
 
-        Returns the result of `attempt`. Raises `RateLimited` at once if it cannot be its turn within the limit's
+        Where another bucket has no room then, they wait for that one: those who wait only for the first go ahead.
+        Returns the result of `attempt`. Raises `RateLimited` at once if it cannot be their turn within the limit's
         `wait`, or if too many requests of the principal wait already; and when the time is over. Cancelled, it leaves
         the line.
         """
+        deadline = asyncio.get_running_loop().time() + refusal.limit_status.charge.limit.wait
+        request = _Request(principal, charges, deadline)
+        while True:
+            result = await self._in_line(refusal, request, attempt)
+            if not isinstance(result, RateLimited):
+                return result
+            refusal = result
+
+    async def _in_line(
+        self, refusal: RateLimited, request: _Request, attempt: Callable[[], Awaitable[T]]
+    ) -> T | RateLimited:
+        """Wait in the line of one bucket. Returns the refusal of another one."""
         charge = refusal.limit_status.charge
-        line = self._lines.get(_key(charge)) or Line()
-        _check_room(line, refusal, principal)
-        waiter = Waiter(principal, charge.amount, asyncio.Event())
-        self._lines[_key(charge)] = line
+        key = _key(charge)
+        line = self._lines.get(key) or Line()
+        _check_room(line, refusal, request)
+        waiter = Waiter(request.principal, charge.amount, asyncio.Event())
+        self._lines[key] = line
         line.join(waiter)
         try:
-            return await self._wait(line, waiter, refusal, attempt)
+            return await self._wait(line, waiter, refusal, request, attempt)
         finally:
             line.leave(waiter)
             if not len(line):
-                self._lines.pop(_key(charge), None)
+                self._lines.pop(key, None)
 
-    async def _wait(self, line: Line, waiter: Waiter, refusal: RateLimited, attempt: Callable[[], Awaitable[T]]) -> T:
-        now = asyncio.get_running_loop().time
-        deadline = now() + refusal.limit_status.charge.limit.wait
+    async def _wait(
+        self,
+        line: Line,
+        waiter: Waiter,
+        refusal: RateLimited,
+        request: _Request,
+        attempt: Callable[[], Awaitable[T]],
+    ) -> T | RateLimited:
+        now, deadline = asyncio.get_running_loop().time, request.deadline
         while True:
             pause = min(refusal.retry_after, _POLL) if self._shared else refusal.retry_after
             until = min(deadline, now() + pause) if waiter is line.first else deadline
@@ -75,11 +110,29 @@ class WaitingRoom:
             waiter.wake.clear()
             if waiter is line.first:
                 try:
+                    self._check_turn(line, request)
                     return await attempt()
                 except RateLimited as error:
                     refusal = error
             if now() >= deadline or _is_in_vain(refusal, deadline - now()):
                 raise refusal
+            if self._lines.get(_key(refusal.limit_status.charge)) is not line:
+                return refusal
+
+    def _check_turn(self, line: Line, request: _Request) -> None:
+        """Raise `RateLimited` for charges to another bucket for which other principals wait already."""
+        for charge in request.charges:
+            other = self._lines.get(_key(charge))
+            if other is not None and other is not line and other.has_others(request.principal):
+                raise behind(charge)
+
+
+def behind(queued: Charge) -> RateLimited:
+    """The refusal of a charge to a bucket for which others are waiting already: it has been used up."""
+    limit = queued.limit
+    status = LimitStatus(queued, float(limit.amount))
+    wait = waiting_time(status.used, queued.amount, capacity=float(limit.amount), rate=limit.rate)
+    return RateLimited(status, wait)
 
 
 def _is_in_vain(refusal: RateLimited, left: float) -> bool:
@@ -92,16 +145,17 @@ def _key(charge: Charge) -> tuple[str, str]:
     return limit_id(charge.limit), charge.key
 
 
-def _check_room(line: Line, refusal: RateLimited, principal: str) -> None:
+def _check_room(line: Line, refusal: RateLimited, request: _Request) -> None:
     """Raise the refusal, with the time that it would take, if waiting is in vain."""
     status = refusal.limit_status
     limit, amount = status.charge.limit, status.charge.amount
+    left = min(limit.wait, request.deadline - asyncio.get_running_loop().time() + _TIMER)
     if limit.kind == "concurrent":
         wait = CONCURRENCY_WAIT
-        in_vain = line.is_full(principal)
+        in_vain = not limit.wait or line.is_full(request.principal)
     else:
-        used = status.used + line.ahead(principal)
+        used = status.used + line.ahead(request.principal)
         wait = max(refusal.retry_after, waiting_time(used, amount, capacity=float(limit.amount), rate=limit.rate))
-        in_vain = wait > limit.wait or line.is_full(principal)
+        in_vain = wait > left or line.is_full(request.principal)
     if in_vain:
         raise RateLimited(status, wait, refusal.statuses)

@@ -66,7 +66,7 @@ _line_names = st.sampled_from([b"a", b"A", b"anthropic-beta", b"Anthropic-Beta",
 
 
 @pytest.mark.torture
-@examples(150)
+@examples(60)
 @given(lines=st.lists(st.tuples(_line_names, st.text("a, \t\0", max_size=4).map(str.encode)), max_size=6))
 def test_lines_are_merged_as_one_after_the_other(lines: Lines) -> None:
     for merged in (merge_headers(lines), read_headers(lines)[0]):

@@ -93,7 +93,7 @@ def objects(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.torture
-@examples(150, 100_000)
+@examples(60, 100_000)
 @given(objects())
 def test_every_object_is_located_as_by_the_walk(sent: bytes) -> None:
     by_length, by_walk = verdicts(sent)
@@ -113,7 +113,7 @@ _edits = st.tuples(
 
 
 @pytest.mark.torture
-@examples(125, 100_000)
+@examples(50, 100_000)
 @given(sent=objects(), edits=st.lists(_edits, min_size=1, max_size=3))
 def test_every_valid_random_edit_is_located_as_by_the_walk(sent: bytes, edits: list[tuple[int, int, bytes]]) -> None:
     for place, gone, put in edits:

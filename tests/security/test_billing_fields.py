@@ -238,7 +238,7 @@ _fields = st.dictionaries(st.sampled_from(["a", "bb", "é", 'q"', "b c"]), _valu
 
 
 @pytest.mark.torture
-@examples(100, 20_000)
+@examples(50, 20_000)
 @given(
     fields=_fields,
     without=st.sets(st.sampled_from(["a", "bb", "é", "model"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -44,16 +45,19 @@ def many(item: bytes, count: int) -> bytes:
 
 
 SCOPED = b'{"type":"text","text":"","cache_control":{"scope":1}}'
-BODIES = {
-    "a custom in each tool": body(b',"tools":[%b]' % many(b'{"custom":1}', 290_000)),
-    "a large custom in each tool": body(b',"tools":[%b]' % many(b'{"custom":{"a":"%b"}}' % (b"x" * 80), 149_000)),
-    "strict in each tool": body(b',"tools":[%b]' % many(b'{"strict":1,"description":""}', 145_000)),
-    "a scope in each message": body(messages=many(b'{"content":[%b]}' % SCOPED, 95_000)),
-    "a scope in each block": body(messages=b'{"content":[%b]}' % many(SCOPED, 95_000)),
-    "a scope in each result": body(messages=b'{"content":[%b]}' % many(b'{"content":[%b]}' % SCOPED, 95_000)),
-    "escapes": body(messages=b'{"content":[{"content":[%b,{"text":"%b"}]}]}' % (SCOPED, b"\\n" * 5_000_000)),
-    "numbers": body(messages=b'{"content":[%b]},[%b]' % (SCOPED, many(b"1", 4_000_000))),
+BODIES: dict[str, Callable[[], bytes]] = {
+    "a custom in each tool": lambda: body(b',"tools":[%b]' % many(b'{"custom":1}', 290_000)),
+    "a large custom in each tool": lambda: body(
+        b',"tools":[%b]' % many(b'{"custom":{"a":"%b"}}' % (b"x" * 80), 149_000)
+    ),
+    "strict in each tool": lambda: body(b',"tools":[%b]' % many(b'{"strict":1,"description":""}', 145_000)),
+    "a scope in each message": lambda: body(messages=many(b'{"content":[%b]}' % SCOPED, 95_000)),
+    "a scope in each block": lambda: body(messages=b'{"content":[%b]}' % many(SCOPED, 95_000)),
+    "a scope in each result": lambda: body(messages=b'{"content":[%b]}' % many(b'{"content":[%b]}' % SCOPED, 95_000)),
+    "escapes": lambda: body(messages=b'{"content":[{"content":[%b,{"text":"%b"}]}]}' % (SCOPED, b"\\n" * 5_000_000)),
+    "numbers": lambda: body(messages=b'{"content":[%b]},[%b]' % (SCOPED, many(b"1", 4_000_000))),
 }
+"""Made when they are needed: every worker imports this."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +75,11 @@ def credential(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS, ids=["bedrock", "vertex"])
-@pytest.mark.parametrize("given", BODIES.values(), ids=BODIES.keys())
-async def test_the_edits_of_a_hostile_body_do_not_block_the_event_loop(given: bytes, provider: Provider) -> None:
-    call = ProviderRequest(decode_request(given), {b"anthropic-version": b"2023-06-01"})
+@pytest.mark.parametrize("make", BODIES.values(), ids=BODIES.keys())
+async def test_the_edits_of_a_hostile_body_do_not_block_the_event_loop(
+    make: Callable[[], bytes], provider: Provider
+) -> None:
+    call = ProviderRequest(decode_request(make()), {b"anthropic-version": b"2023-06-01"})
     sending = asyncio.ensure_future(send(Refusing(), provider, call, Attempt(Target(provider.name))))
     longest = 0.0
     while not sending.done():

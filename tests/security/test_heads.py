@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -192,22 +192,22 @@ def _resident() -> int:
 
 # Mounted in a server that bounds nothing.
 
-MOUNTED: dict[str, dict[str, Any]] = {
-    "many lines": {"headers": [(b"a", b"b")] * 201},
-    "300,000 lines": {"headers": [(b"a", b"b")] * 300_000},
-    "300,000 names": {"headers": [(b"a%d" % number, b"b") for number in range(300_000)]},
-    "a large value": {"headers": [(b"a", b"x" * 65 * KB)]},
-    "large lines": {"headers": [(b"a", b"x" * KB)] * 65},
-    "a large path": {"path": "/" + "x" * 65 * KB},
-    "a large query": {"query_string": b"x" * 65 * KB},
+MOUNTED: dict[str, Callable[[], dict[str, Any]]] = {
+    "many lines": lambda: {"headers": [(b"a", b"b")] * 201},
+    "300,000 lines": lambda: {"headers": [(b"a", b"b")] * 300_000},
+    "300,000 names": lambda: {"headers": [(b"a%d" % number, b"b") for number in range(300_000)]},
+    "a large value": lambda: {"headers": [(b"a", b"x" * 65 * KB)]},
+    "large lines": lambda: {"headers": [(b"a", b"x" * KB)] * 65},
+    "a large path": lambda: {"path": "/" + "x" * 65 * KB},
+    "a large query": lambda: {"query_string": b"x" * 65 * KB},
 }
 
 
-@pytest.mark.parametrize("more", MOUNTED.values(), ids=MOUNTED.keys())
+@pytest.mark.parametrize("make", MOUNTED.values(), ids=MOUNTED.keys())
 async def test_a_mounted_app_refuses_such_a_head_before_it_authenticates(
-    app: MessagesApp, more: dict[str, Any]
+    app: MessagesApp, make: Callable[[], dict[str, Any]]
 ) -> None:
-    scope, receive = http_scope(**more), Receiving()
+    scope, receive = http_scope(**make()), Receiving()
     began = time.perf_counter()
     sent = await call(app, scope, receive)
     assert time.perf_counter() - began < 0.1

@@ -14,7 +14,7 @@ def count(usual: int, torture: int) -> int:
     return torture if TORTURE else usual
 
 
-def examples(usual: int = 100, torture: int = 20_000) -> settings:
+def examples(usual: int = 50, torture: int = 20_000) -> settings:
     """Hypothesis settings for a property."""
     return settings(
         max_examples=count(usual, torture),

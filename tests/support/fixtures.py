@@ -11,9 +11,9 @@ from support.calls import UPSTREAM_KEY
 from support.gateway import Gateway, gateway
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
-    """A gateway and its upstream. A module that needs other options, or one pair for all its tests, overrides this."""
+    """A gateway and its upstream, for all tests of a module. A module that needs other options overrides this."""
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in, gateway(stand_in.base_url) as one:
         yield one, stand_in
 
@@ -28,8 +28,10 @@ def here(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> Generator[Gat
 
 
 @pytest.fixture
-def upstream(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> ThreadedStandIn:
-    """The upstream, without requests of earlier tests."""
+def upstream(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> Generator[ThreadedStandIn]:
+    """The upstream, without requests of earlier tests; what it was to reply does not outlive the test."""
     _, stand_in = gateway_and_upstream
     stand_in.requests.clear()
-    return stand_in
+    yield stand_in
+    stand_in.always(None)
+    stand_in._stand_in._queue.clear()

@@ -19,7 +19,7 @@ from bud_asgi.testing import Received, StandIn, ThreadedStandIn, Usage
 from support.calls import BODY, HEADERS, MODEL, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, provider
 from support.uploads import upload
-from support.waiting import wait_until
+from support.waiting import until, wait_until
 
 PLENTY = 1_000_000
 EVERY_KIND = (
@@ -69,14 +69,14 @@ class Limited:
         self.here, self.upstream, self.store, self.limiter = here, upstream, store, limiter
 
     async def booked(self, caller: Principal | str) -> Booked:
-        """What is booked for a caller. Fails if anything is still reserved."""
+        """What is booked for a caller, once everything is settled. Fails if anything stays reserved."""
+        await until(lambda: not self.store.open)
         standing = await self.limiter.standing(caller)
         assert not any(one.reserved for one in standing), standing
         return Booked(**{one.limit.kind: one.used for one in standing})
 
     def booked_now(self, caller: Principal | str) -> Booked:
-        """The same for a test that is not async, once everything is settled."""
-        wait_until(lambda: not self.store.open, f"{self.store.open} open reservations")
+        """The same for a test that is not async."""
         return asyncio.run(self.booked(caller))
 
     def standing(self, caller: Principal | str) -> Sequence[Standing]:

@@ -205,7 +205,6 @@ def test_another_target_is_tried_where_nothing_was_sent(upstream: ThreadedStandI
             ("anthropic", "answered"),
         ]
         assert (body if connect < LATE else after_pings(body)) == STREAM
-    upstream.always(None)
 
 
 def test_below_base_http_middleware_it_is_the_same(upstream: ThreadedStandIn) -> None:

@@ -155,7 +155,7 @@ def block_of(headers: dict[str, tuple[bytes, bytes, HeaderValue]]) -> bytes:
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(headers=_headers)
 def test_every_type_of_header_value_is_decoded_as_in_botocore(
     headers: dict[str, tuple[bytes, bytes, HeaderValue]],
@@ -170,7 +170,7 @@ def test_every_type_of_header_value_is_decoded_as_in_botocore(
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(
     messages=st.lists(st.tuples(_headers, st.booleans(), st.binary(max_size=300)), max_size=6),
     cuts=st.lists(st.integers(0, 1500), max_size=8),
@@ -201,7 +201,7 @@ def test_every_flipped_bit_is_detected_where_botocore_detects_it() -> None:
 
 
 @pytest.mark.torture
-@examples(150)
+@examples(60)
 @given(
     at=st.integers(0, len(STREAM)),
     gone=st.integers(0, 40),

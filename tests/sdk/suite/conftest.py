@@ -1,17 +1,28 @@
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Iterator
+import gc
 
-import anthropic
-import pytest
-from backends import BACKEND, NAME, OLDER
+gc.disable()  # until all is imported and collected: hardly any of it is garbage
+
+import os  # noqa: E402
+from collections.abc import AsyncIterator, Iterator  # noqa: E402
+
+import anthropic  # noqa: E402
+import pytest  # noqa: E402
+from backends import BACKEND, NAME, OLDER  # noqa: E402
 
 collect_ignore = [
     *([] if NAME == "anthropic" else ["test_on_anthropic.py"]),
     *(["test_newer_threads.py"] if OLDER or not BACKEND.threads else []),
     *(["test_newer_without_threads.py"] if OLDER or BACKEND.threads else []),
 ]
+
+
+def pytest_collection_finish() -> None:
+    """The SDK's thousands of classes stay until the end; without this, every full collection walks them."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
