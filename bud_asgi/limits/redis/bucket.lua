@@ -153,7 +153,7 @@ local function save(bucket)
   end
 end
 
--- Replies are numbers in the form of C, eight bytes each: others would be cut to integers.
+-- As doubles in binary, eight bytes each: the server truncates numbers in a reply to integers.
 local function packed(numbers)
   return struct.pack('<' .. string.rep('d', #numbers), unpack(numbers))
 end

@@ -82,7 +82,7 @@ class Link:
                 self._down = True
                 self._health.failed(f"no connection within {self._timeout:g} s")
         if self._channel is None:
-            raise CallFailed("there is no connection", sent=False)
+            raise CallFailed("not connected", sent=False)
         return self._channel
 
     async def _keep(self) -> None:
@@ -154,5 +154,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ServerError):
         return f"the server replied {error.code}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({error.verify_message})"
+        return f"its certificate was rejected ({error.verify_message})"
     return f"no connection ({type(error).__name__})"

@@ -64,12 +64,12 @@ class RedisStore:
     """Counts in Redis (6.2 or later) or Valkey, for all processes that use the same `url` and `prefix`.
 
     `url` is `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host1:26379,host2:26379/service` or
-    `redis+cluster://host1,host2`; `valkey://` means the same. A `Secret` is accepted. Options of TLS such as
-    `ssl_ca_certs`, the path of a file, follow after a `?`.
+    `redis+cluster://host1,host2`; `valkey://` means the same. A `Secret` is accepted. TLS options, such as
+    `ssl_ca_certs` with the path of a file, follow after a `?`.
 
     A call never takes longer than `timeout` seconds. If the store does not answer by then, `on_failure` decides:
     `open` admits the request without limits, `closed` refuses it with status 529, and `local` applies the limits in the
-    memory of this process, divided by the number of `replicas`. The store is reached again by itself.
+    memory of this process, divided by the number of `replicas`. It reconnects by itself.
 
     A reservation that is neither settled nor renewed for `lease` seconds is given back. `clock` returns seconds in
     place of the server's clock; it is meant for tests. Raises `OptionError`, and `MissingExtra` without the extra
