@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from inspect import iscoroutinefunction
 from math import inf
 from typing import Literal, get_args
+from urllib.parse import quote
 
 import msgspec
 
@@ -76,15 +78,12 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
         check_choice("kind", self.kind, KINDS)
         check_integer("amount", self.amount, "a whole number, at least 1")
         _check_window(self)
-        if callable(self.per):
-            check_function("per", self.per, "a function of the Exchange that returns a string or None", None)
-        elif not isinstance(self.per, str) or self.per not in PER:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise mismatch("per", f"{one_of(PER)}, or a function of the Exchange", self.per)
+        _check_per(self.per)
         for option in ("models", "teams", "principals"):
             patterns = check_texts(option, getattr(self, option), _PATTERNS)
             if not patterns:
                 raise OptionError(option, "an empty list matches nothing, so that the limit would never apply")
-            msgspec.structs.force_setattr(self, option, patterns)
+            msgspec.structs.force_setattr(self, option, ("*",) if "*" in patterns else patterns)
         check_choice("mode", self.mode, get_args(Mode))
         check_seconds("wait", self.wait, maximum=LONGEST_WAIT, zero=True)
         if self.wait and self.mode == "observe":
@@ -131,11 +130,12 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 @lru_cache(maxsize=4096)
 def limit_id(limit: Limit) -> str:
     """The identity of a limit, equal in every process: all but the amount, which may change while its use is kept."""
-    parts = [limit.kind, f"{limit.window:g}" if limit.window else "", limit.dimension, limit.mode]
+    window = str(limit.window).removesuffix(".0") if limit.window else ""
+    parts = [limit.kind, window, limit.dimension, limit.mode]
     if limit.cache_reads:
         parts.append("cache_reads")
     for name, patterns in (("models", limit.models), ("teams", limit.teams), ("principals", limit.principals)):
-        parts += [f"{name}={pattern}" for pattern in patterns if pattern != "*"]
+        parts += [f"{name}={quote(pattern, safe=':*@')}" for pattern in sorted(set(patterns)) if pattern != "*"]
     return "/".join(parts)
 
 
@@ -170,6 +170,16 @@ def check_own_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[L
             name = "teams" if limit.teams != ("*",) else "principals"
             raise OptionError(f"{option}[{index}].{name}", "meaningless on a limit that a caller carries")
     return checked
+
+
+def _check_per(per: str | Dimension) -> None:
+    if not callable(per):
+        if not isinstance(per, str) or per not in PER:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise mismatch("per", f"{one_of(PER)}, or a function of the Exchange", per)
+        return
+    check_function("per", per, "a function of the Exchange that returns a string or None", None)
+    if iscoroutinefunction(per):
+        raise OptionError("per", "must not be an async function: nothing can be awaited where it is called")
 
 
 def _check_window(limit: Limit) -> None:
