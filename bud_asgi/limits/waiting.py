@@ -128,7 +128,7 @@ class WaitingRoom:
 
 
 def behind(queued: Charge) -> RateLimited:
-    """The refusal of a charge to a bucket for which others are waiting already: it has been used up."""
+    """The refusal of a charge to a bucket that other requests wait for already: nothing is left of it."""
     limit = queued.limit
     status = LimitStatus(queued, float(limit.amount))
     wait = waiting_time(status.used, queued.amount, capacity=float(limit.amount), rate=limit.rate)

@@ -14,9 +14,9 @@ import hiredis
 from bud_asgi.limits.redis.errors import CallFailed, ServerError
 
 MAX_REPLY = 16 << 20
-"""Bytes of a reply that has not ended yet; ours have some hundred."""
+"""The most bytes of a reply that is not complete yet; ours have a few hundred."""
 
-_LATE = 0.005  # seconds that a timer may be late before replies get the chance to be read first
+_LATE = 0.005  # seconds; if a timer is later than that, replies are read first
 _NOTHING: Final = object()
 
 

@@ -1,4 +1,4 @@
-"""The connection of one event loop to a store: kept by a task of its own, found again when it is lost."""
+"""The connection of one event loop to a store: kept by a task of its own, which reconnects when it is lost."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Link:
         await asyncio.wait({self._keeper})
 
     async def _connected(self, deadline: float) -> Channel:
-        """The connection. The first one is waited for, and one that is replaced; not one that has failed."""
+        """The connection. Waits for the first one, and for one that replaces another, but not after a failure."""
         if not self._down:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -132,7 +132,7 @@ class Link:
 
     def _lost(self, reason: str) -> None:
         self._down = True
-        self._up.set()  # whoever waits gives up
+        self._up.set()  # calls that wait for it give up
         self._health.failed(reason)
 
     def _worked(self) -> None:
@@ -148,7 +148,7 @@ class Link:
 
 
 def _reason(error: Exception) -> str:
-    """Why a connection failed, without what the server or the resolver wrote."""
+    """Why a connection failed, without the texts of the server and the resolver."""
     if isinstance(error, CallFailed):
         return error.reason
     if isinstance(error, ServerError):
