@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def names_of(title: str, upstream_url: str = "") -> dict[str, Any]:
     return names
 
 
-def ask(url: str, **headers: str) -> httpx.Headers:
+def ask(url: str, **headers: str) -> Mapping[str, str]:
     """Request a message with the official SDK, and return the headers of the reply."""
     with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0, default_headers=headers) as client:
         return client.messages.with_raw_response.create(
