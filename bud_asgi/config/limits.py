@@ -1,4 +1,4 @@
-"""Reading of limits, and of the store that counts them."""
+"""Read limits, and the store that counts them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_dimensions(dimensions: Mapping[str, Dimension] | None) -> Mapping[str,
         check_name("dimensions", name)
         option = f"dimensions.{key_text(name)}"
         if name in PER:
-            raise OptionError(option, "the name is taken by a dimension that every file can use; expected another name")
+            raise OptionError(option, "the name of a built-in dimension; expected another name")
         check_function(option, dimension, "a function of the Exchange that returns a string or None", None)
     return dimensions
 

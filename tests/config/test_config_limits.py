@@ -197,7 +197,7 @@ def test_without_dimensions_of_the_host_only_the_own_ones_are_known(tmp_path: Pa
 @pytest.mark.parametrize(
     ("dimensions", "problem"),
     [
-        ({"team": tenant}, "dimensions.team: the name is taken by a dimension that every file can use"),
+        ({"team": tenant}, "dimensions.team: the name of a built-in dimension"),
         ({"a b": "x"}, 'dimensions."a b": expected a function of the Exchange that returns a string or None, got "x"'),
         ({"": tenant}, "dimensions: expected a string that is not empty"),
         ([tenant], "dimensions: expected a mapping of names to functions of the Exchange, got a list"),

@@ -17,7 +17,7 @@ from support.serving import serving
 from support.valkey import Valkey, new_prefix
 
 import bud_asgi
-from bud_asgi import Limit, MemoryStore, Principal
+from bud_asgi import Limit, MemoryStore, Principal, RedisStore
 from bud_asgi.limits import Charge, RateLimited
 from bud_asgi.limits.lines import MAX_WAITING
 from bud_asgi.limits.refusals import MANY
@@ -133,14 +133,10 @@ def test_every_option_and_policy_of_the_store_is_documented() -> None:
 
 @pytest.mark.parametrize("url", re.findall(r"^\| `(\w[\w+]*://[^`]*)` \|", PAGE, re.MULTILINE))
 def test_a_url_is_accepted(url: str) -> None:
-    from bud_asgi.limits.redis import RedisStore
-
     assert "password" not in repr(RedisStore(url))
 
 
 def test_a_key_expires_a_minute_after_its_bucket_is_full(valkey: Valkey) -> None:
-    from bud_asgi.limits.redis import RedisStore
-
     prefix = new_prefix()
 
     async def use() -> None:
