@@ -40,6 +40,10 @@ def exchange_of(principal: Principal | str | None = "ann", operation: Operation 
     return exchange
 
 
+def method_of(exchange: Exchange) -> str | None:
+    return exchange.method
+
+
 def keys(limits: list[Limit], exchange: Exchange, model: str | None = None) -> list[tuple[Limit, str]]:
     """The limits that apply to a request, with the keys of their buckets."""
     family = family_of(exchange)
@@ -129,7 +133,7 @@ def test_what_does_not_depend_on_the_body_is_known_before_it() -> None:
     early = [REQUESTS, EVERYONES, Limit("concurrent", 5), Limit("requests", 5, teams=("a",), principals=("b",))]
     late = [Limit("tokens", 5), Limit("requests", 5, per="model"), Limit("requests", 5, models=("a",))]
     assert [needs_body(limit) for limit in early + late] == [False] * 4 + [True] * 3
-    assert needs_body(Limit("requests", 5, per=lambda exchange: exchange.method))
+    assert needs_body(Limit("requests", 5, per=method_of))
 
 
 async def test_limits_use_the_name_that_a_model_resolves_to() -> None:
@@ -143,7 +147,11 @@ async def test_limits_use_the_name_that_a_model_resolves_to() -> None:
 
 def test_a_function_names_the_bucket_or_none() -> None:
     names = {"ann": "eu", "bob": ""}
-    region = Limit("requests", 5, per=lambda exchange: names.get(exchange.principal.id))
+
+    def region_of(exchange: Exchange) -> str | None:
+        return names.get(exchange.principal.id) if exchange.principal else None
+
+    region = Limit("requests", 5, per=region_of)
     assert keys([region], exchange_of("ann")) == [(region, "messages:eu")]
     assert keys([region], exchange_of("bob")) == [(region, "messages:")]
     assert keys([region], exchange_of("eve")) == []

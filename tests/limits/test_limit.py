@@ -30,7 +30,8 @@ async def looked_up(exchange: Exchange) -> str | None:
 
 
 def limit(**options: Any) -> Limit:
-    return Limit(**{"kind": "requests", "amount": 5, **options})
+    given: dict[str, Any] = {"kind": "requests", "amount": 5, **options}
+    return Limit(**given)
 
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str | None]] = {
