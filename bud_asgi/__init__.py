@@ -10,7 +10,7 @@ from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostUser, hash_api_key, new_api_key
 from bud_asgi.config import ConfigError, from_env, from_file
 from bud_asgi.exchange import Attempt, Exchange, Principal, Target
-from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware
+from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
@@ -37,6 +37,7 @@ __all__ = [
     "Middleware",
     "Principal",
     "RateLimitMiddleware",
+    "RedisStore",
     "Route",
     "RouteTable",
     "RoutingMiddleware",

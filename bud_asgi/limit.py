@@ -28,7 +28,7 @@ from bud_asgi.options import (
 from bud_asgi.protocol.patterns import matches_any
 
 Kind = Literal["requests", "input_tokens", "output_tokens", "tokens", "concurrent"]
-"""What is limited. `tokens` are those of input and output together, `concurrent` the requests that run at once."""
+"""What is limited. `tokens` counts input and output together, `concurrent` the requests that run at the same time."""
 
 Mode = Literal["enforce", "observe"]
 
@@ -44,13 +44,13 @@ _INPUT: frozenset[Kind] = frozenset({"input_tokens", "tokens"})
 _PATTERNS = 'a list of names or patterns with *, such as ["team-*"]'
 
 Dimension = Callable[..., str | None]
-"""A function of the `Exchange`, which returns the name of the bucket that a request belongs to; `None` for none."""
+"""A function of the `Exchange` that returns the name of the bucket of a request, or `None` for none."""
 
 
 class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """At most `amount` of a kind in `window` seconds (60 by default), for each principal or other `per`.
 
-    It is a token bucket: a caller that was idle may use the whole amount at once; then it refills evenly. `concurrent`
+    It is a token bucket: an idle caller may use the whole amount at once, and the bucket refills evenly. `concurrent`
     has no window: it is the number of requests that run at the same time.
 
     `per` is `principal`, `team`, `model` (the name that the request resolves to) or `all`, or a function of the
@@ -58,8 +58,8 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     `teams` and `principals` are names or patterns with `*`: the limit applies only to requests that match them.
 
     With `mode="observe"` use is counted and reported, and nothing is refused. `wait` is how many seconds a request may
-    wait for room instead of being refused. `cache_reads` counts input tokens that were read from the prompt cache too;
-    the service itself does not (vendor page "Rate limits"). Raises `OptionError`.
+    wait for room instead of being refused. `cache_reads` also counts input tokens that were read from the prompt cache,
+    as the service itself does not (vendor page "Rate limits"). Raises `OptionError`.
     """
 
     kind: Kind
@@ -90,11 +90,11 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
             raise OptionError("wait", 'meaningless with mode = "observe", which refuses nothing', other="mode")
         check_flag("cache_reads", self.cache_reads)
         if self.cache_reads and self.kind not in _INPUT:
-            raise OptionError("cache_reads", f"meaningless for {self.kind}, which are no input tokens", other="kind")
+            raise OptionError("cache_reads", f"meaningless for {self.kind}, which do not count input", other="kind")
 
     @property
     def rate(self) -> float:
-        """How much is refilled in a second; 0 for `concurrent`, which is given back instead."""
+        """Units that are refilled in a second; 0 for `concurrent`, which does not refill."""
         return self.amount / (self.window or inf)
 
     @property
@@ -129,7 +129,7 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 
 @lru_cache(maxsize=4096)
 def limit_id(limit: Limit) -> str:
-    """The identity of a limit, the same in every process: all but its amount, which may change while use is counted."""
+    """The identity of a limit, equal in every process: all but the amount, which may change while its use is kept."""
     window = str(limit.window).removesuffix(".0") if limit.window else ""
     parts = [limit.kind, window, limit.dimension, limit.mode]
     if limit.cache_reads:

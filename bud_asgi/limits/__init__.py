@@ -6,6 +6,7 @@ from bud_asgi.limits.charges import Amounts
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.middleware import RateLimitMiddleware
 from bud_asgi.limits.plans import NO_LIMITS
+from bud_asgi.limits.redis import RedisStore
 from bud_asgi.limits.stage import Admission, Limiter
 from bud_asgi.limits.standing import Standing
 from bud_asgi.limits.store import (
@@ -32,6 +33,7 @@ __all__ = [
     "MemoryStore",
     "RateLimitMiddleware",
     "RateLimited",
+    "RedisStore",
     "SharedStore",
     "Standing",
     "StoreUnavailable",

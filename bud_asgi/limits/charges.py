@@ -14,7 +14,7 @@ from bud_asgi.protocol.operations import MODELS_API, Operation
 from bud_asgi.protocol.usage import Iteration, Usage
 
 Amounts = Mapping[Kind, int]
-"""Whole units by kind. A kind that is missing takes what it usually does."""
+"""Whole units by kind. A missing kind has its usual amount."""
 
 CostFunction = Callable[[Exchange], Amounts]
 """What a request takes, as a host computes it."""
@@ -119,10 +119,10 @@ def checked_amounts(result: object) -> Amounts:
 
 
 def used_by(exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[int]) -> list[int]:
-    """What a request that is over has used of each limit. `0` is a count; one that is not known is what was reserved.
+    """What a finished request has used of each limit. `0` is a count; without one, the reserved amount stands.
 
-    The caller pays for one attempt: for the usage in `exchange.usage`. Without any, an upstream has replied without it,
-    or it is not known what another app has used; else nothing was.
+    The caller pays for one attempt, whose usage is `exchange.usage`. Without one, no tokens were used, unless
+    an upstream has replied without reporting them, or another app has answered.
     """
     own, usage = exchange.operation in _OWN, exchange.usage
     begun = bool(exchange.attempts) or not own

@@ -38,7 +38,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class Admission(msgspec.Struct, eq=False):
-    """A request that has been admitted: its reservation, what it has reserved, and what estimates learn from it.
+    """A request that has been admitted: its charges, the reserved amounts, and what estimates learn from it.
 
     `size` is the length of its body in bytes. Without limits there is no reservation.
     """
@@ -85,7 +85,7 @@ class Limiter:
     def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory is looked up; of any other, refusals are remembered. Returns what is known of its limits.
+        A store in memory is read; for any other, earlier refusals count. Returns the charges that are known so far.
         """
         plan = self._plans.early(exchange)
         if self.cost is not None:  # it may take less than 1
@@ -108,7 +108,7 @@ class Limiter:
         return self._memory is None and plan.is_complete and bool(plan.charges) and not plan.may_wait
 
     def admit_now(self, exchange: Exchange, plan: Plan) -> Admission | None:
-        """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may.
+        """Do what `admit` does, without a coroutine; `None` if the store or the request may have to wait.
 
         `plan` is what `check` has returned.
         """
@@ -126,7 +126,7 @@ class Limiter:
             raise self._refused(exchange, error) from None
 
     async def admit(self, exchange: Exchange) -> Admission:
-        """Reserve from all limits. Raises `RateLimited` with a true `retry-after`. Cancelled, nothing stays reserved.
+        """Reserve from all limits. Raises `RateLimited` with the time of a retry. Cancelled, nothing stays reserved.
 
         Where the limit has a `wait`, it waits for room. Raises a `GatewayError` (500) if the store returns anything but
         a `Grant`. The store's own exceptions propagate.
@@ -146,7 +146,7 @@ class Limiter:
         return await self._wait(exchange, admission, refusal)
 
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
-        """Book what a request has used, at once or in the background: cancellation can't skip it."""
+        """Book what a request has used, at once or in the background: cancellation does not skip it."""
         reservation = admission.reservation
         if reservation is None:
             return
@@ -299,7 +299,7 @@ def _used_of(used: CostFunction, exchange: Exchange) -> Amounts:
     try:
         return checked_amounts(used(exchange))
     except Exception:  # noqa: BLE001 - the host's code, after the response: its failure changes nothing for the client
-        _log.exception("%s: the function `used` of the rate limits failed", exchange.request_id)
+        _log.exception("%s: `used` of the rate limits failed; what was reserved stays booked", exchange.request_id)
         return {}
 
 

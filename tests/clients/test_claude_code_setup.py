@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 
 import httpx
@@ -203,9 +204,19 @@ def test_a_short_limit_is_waited_for(claude: ClaudeCode, upstream: ThreadedStand
 
 def test_a_long_limit_is_reported_at_once(claude: ClaudeCode, upstream: ThreadedStandIn) -> None:
     upstream.always(Script(tool_use("Bash", {"command": "true", "description": "Nothing"}), text("All done.")))
+    settled: list[Exchange] = []
+
+    async def on_settled(exchange: Exchange) -> None:
+        settled.append(exchange)
+
     limits = [Limit("requests", 1, window=3600.0)]
-    with mounted(upstream, limits=limits) as base_url, tapped(base_url) as tap:
-        session = claude(base_url=tap.base_url)
+    with mounted(upstream, limits=limits, on_settled=on_settled) as base_url, tapped(base_url) as tap:
+        session, ended = claude(base_url=tap.base_url), time.monotonic()
     assert session.result["is_error"]
     assert len(tap.sent(b"POST", b"/v1/messages")) == 2
-    assert "would exceed your rate limit of 1 requests in 3600 seconds" in session.result["result"]
+    assert (
+        "would exceed your rate limit of 1 request per hour. The limit has room for it at" in session.result["result"]
+    )
+    (refused,) = [exchange for exchange in settled if exchange.refused_by]
+    assert refused.ended is not None
+    assert ended - refused.ended < 5.0

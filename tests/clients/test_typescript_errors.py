@@ -9,7 +9,7 @@ from clients_gateways import mounted
 from clients_node import TypeScript
 from support.calls import KEY
 
-from bud_asgi import ApiKey, ApiKeys, Limit, Route, hash_api_key
+from bud_asgi import ApiKey, ApiKeys, Exchange, Limit, Route, hash_api_key
 from bud_asgi.testing import ThreadedStandIn, error, hang, reset_before_head, text
 
 STATUSES = {
@@ -115,6 +115,21 @@ def test_a_limit_of_the_gateway_is_waited_for(upstream: ThreadedStandIn) -> None
         assert (first, second) == (None, None)
         assert time.monotonic() - began > 0.9
     assert len(upstream.requests) == 2
+
+
+def test_a_long_limit_of_the_gateway_is_reported_after_one_attempt(upstream: ThreadedStandIn) -> None:
+    settled: list[Exchange] = []
+
+    async def on_settled(exchange: Exchange) -> None:
+        settled.append(exchange)
+
+    with mounted(upstream, limits=[Limit("requests", 1, window=3600.0)], on_settled=on_settled) as base_url:
+        sdk = TypeScript(baseURL=base_url, apiKey=KEY)
+        first, second = sdk("errors.each", {"count": 2}, maxRetries=2)
+    assert first is None
+    assert (second["class"], second["type"], second["retry"]) == ("RateLimitError", "rate_limit_error", "false")
+    assert second["message"].startswith("This request would exceed your rate limit of 1 request per hour.")
+    assert len([exchange for exchange in settled if exchange.refused_by]) == 1
 
 
 def test_a_client_timeout_ends_the_upstream_request(sdk: TypeScript, upstream: ThreadedStandIn) -> None:

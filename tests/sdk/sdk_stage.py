@@ -20,7 +20,7 @@ from support.gateway import provider as anthropic_provider
 from support.gateway import tasks_in_flight
 
 import bud_asgi.testing
-from bud_asgi import Anonymous, Anthropic, ApiKey, ApiKeys, MessagesApp, Route, hash_api_key
+from bud_asgi import Anonymous, Anthropic, ApiKey, ApiKeys, Limit, MessagesApp, Route, hash_api_key
 from bud_asgi.http import Engine, Timeouts
 from bud_asgi.providers import Provider
 from bud_asgi.providers.bedrock import Bedrock
@@ -134,6 +134,7 @@ class Stage:
             "SUITE_NARROW_KEY": NARROW_KEY,
             "SUITE_BACKEND": self.backend,
             "SUITE_PASSING_URL": f"{self.host_url}/passing",
+            "SUITE_LIMITED_URL": f"{self.host_url}/limited",
             "SUITE_UPSTREAM_KEY": UPSTREAM_KEY,
         }
 
@@ -228,7 +229,8 @@ BACKENDS: Mapping[str, Backend] = {"anthropic": _anthropic, "vertex": _vertex, "
 def stage(backend: str) -> Generator[Stage]:
     """A Starlette host with the gateway at `/llm`, served by uvicorn, before the stand-in of this backend.
 
-    With Anthropic's, one that passes the client's own credential through is at `/passing`.
+    With Anthropic's, one that passes the client's own credential through is at `/passing`, and those with a limit at
+    `/limited/short` and `/limited/long`.
     """
     with BACKENDS[backend]() as (provider, upstream, prompter):
         here = Stage(backend, upstream, prompter)
@@ -248,6 +250,10 @@ def stage(backend: str) -> Generator[Stage]:
         if backend == "anthropic":
             own = Anthropic(auth="client", base_url=upstream.base_url)
             MessagesApp(auth=Anonymous(), providers=[own], client=here.engine).install(here.host, "/passing")
+            for name, window in (("short", 2.0), ("long", 3600.0)):
+                limits = [Limit("requests", 1, window)]
+                limited = MessagesApp(auth=Anonymous(), providers=[provider], limits=limits, client=here.engine)
+                limited.install(here.host, f"/limited/{name}")
         with serving(here.recorder) as url:
             here.host_url = url
             yield here

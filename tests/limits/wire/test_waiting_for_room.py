@@ -189,7 +189,7 @@ def test_a_request_that_has_waited_in_vain_is_refused_when_its_time_is_over(stor
         refused = here.post("ann")
         assert 0.25 < time.monotonic() - began < 1.0
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert "One of the running requests has to end first." in refused.json()["error"]["message"]
+        assert "Try again when one of the running requests has ended." in refused.json()["error"]["message"]
         assert waiting(here) == 0
 
 

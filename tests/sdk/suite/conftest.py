@@ -12,7 +12,7 @@ import pytest  # noqa: E402
 from backends import BACKEND, NAME, OLDER  # noqa: E402
 
 collect_ignore = [
-    *([] if NAME == "anthropic" else ["test_on_anthropic.py"]),
+    *([] if NAME == "anthropic" else ["test_on_anthropic.py", "test_limits.py"]),
     *(["test_newer_threads.py"] if OLDER or not BACKEND.threads else []),
     *(["test_newer_without_threads.py"] if OLDER or BACKEND.threads else []),
 ]
