@@ -57,12 +57,12 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str | None]] = {
     ),
     "requests are not read from a cache": (
         {"cache_reads": True},
-        "cache_reads: meaningless for requests, which are no input tokens",
+        "cache_reads: meaningless for requests, which do not count input",
         "kind",
     ),
     "nor is output": (
         {"kind": "output_tokens", "cache_reads": True},
-        "cache_reads: meaningless for output_tokens, which are no input tokens",
+        "cache_reads: meaningless for output_tokens, which do not count input",
         "kind",
     ),
     "a mode of its own": ({"mode": "log"}, 'mode: expected "enforce" or "observe", got "log"', None),

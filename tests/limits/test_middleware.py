@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,8 +57,7 @@ async def test_a_foreign_app_is_called_as_often_as_may_be_and_then_refused_in_ou
     assert sent.status == 429
     assert sent.error == {
         "type": "rate_limit_error",
-        "message": "This request would exceed your rate limit of 2 requests per minute. "
-        "The limit has room for it in 30 seconds.",
+        "message": "This request would exceed your rate limit of 2 requests per minute. Try again in 30 seconds.",
     }
     assert sent.headers[b"retry-after"] == b"30"
     assert sent.headers[b"anthropic-ratelimit-requests-limit"] == b"2"
@@ -314,7 +312,7 @@ async def test_a_wrong_result_of_used_is_logged_and_what_was_reserved_stays_book
     assert await used_of(store, TOKENS, REQUESTS) == [20, 1]
     assert store.open == 0
     (record,) = caplog.records
-    assert record.getMessage().endswith(": the function `used` of the rate limits failed")
+    assert record.getMessage().endswith(": `used` of the rate limits failed; what was reserved stays booked")
     assert record.exc_info is not None
     assert re.match(fault, str(record.exc_info[1]))
 
@@ -370,10 +368,14 @@ async def test_an_observed_limit_is_noted_and_not_reported() -> None:
     assert over == [(), (observed,)]
 
 
+def nothing_given() -> Amounts:
+    return {}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"limits": [Limit("requests", 1), Limit("requests", 2)]}, r"limits\[1\]: counts the same as limits\[0\]"),
     ({"cost": 5}, "cost: expected a function of the Exchange that returns amounts by kind, got 5"),
-    ({"cost": time.monotonic}, "cost: expected a function of the Exchange that returns amounts by kind"),
+    ({"cost": nothing_given}, "cost: expected a function of the Exchange that returns amounts by kind"),
     ({"used": 5}, "used: expected a function of the Exchange that returns amounts by kind, got 5"),
     ({"store": object()}, "store: expected an object with the methods of a LimitStore"),
     ({"store": MemoryStore}, "store: expected an object with the methods of a LimitStore, got the class MemoryStore"),
