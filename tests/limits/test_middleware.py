@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -17,12 +19,20 @@ from support.counts import count
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimitMiddleware
+from bud_asgi.limits.charges import Amounts
+from bud_asgi.options import OptionError
+from bud_asgi.protocol.usage import Usage
 
 
 async def echo(request: Request) -> PlainTextResponse:
     return PlainTextResponse(await request.body())
 
 
+def found(_request: Request) -> PlainTextResponse:
+    return PlainTextResponse("found")
+
+
+FOUND = Starlette(routes=[Route("/search", found, methods=["POST"]), Route("/v1/messages", found, methods=["POST"])])
 FOREIGN = Starlette(routes=[Route("/v1/messages", echo, methods=["POST"])])
 
 
@@ -47,7 +57,7 @@ async def test_a_foreign_app_is_called_as_often_as_may_be_and_then_refused_in_ou
     assert sent.status == 429
     assert sent.error == {
         "type": "rate_limit_error",
-        "message": "This request would exceed your rate limit of 2 requests in 60 seconds.",
+        "message": "This request would exceed your rate limit of 2 requests per minute. Try again in 30 seconds.",
     }
     assert sent.headers[b"retry-after"] == b"30"
     assert sent.headers[b"anthropic-ratelimit-requests-limit"] == b"2"
@@ -97,13 +107,15 @@ async def test_a_refused_request_takes_nothing_of_the_other_limits() -> None:
 
 async def test_the_record_holds_the_reservation_until_the_request_has_ended() -> None:
     store = MemoryStore()
-    held: list[tuple[Reservation | None, int]] = []
+    held: list[tuple[str, int]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        held.append((Exchange.of(scope).reservation, store.open))
+        reservation = Exchange.of(scope).reservation
+        assert reservation is not None
+        held.append((reservation.id, store.open))
 
     await call(RateLimitMiddleware(app, limits=[Limit("requests", 1)], store=store), scope_of("a"))
-    assert held == [(Reservation("1"), 1)]
+    assert held == [("1", 1)]
     assert store.open == 0
 
 
@@ -150,7 +162,7 @@ class SlowStore(MemoryStore):
 
     async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         await asyncio.sleep(0.01)
-        super().settle(reservation, amounts)
+        await super().settle(reservation, amounts)
 
 
 async def test_a_slow_settlement_outlives_a_cancelled_request() -> None:
@@ -202,6 +214,179 @@ async def test_other_scopes_are_not_counted(kind: str) -> None:
 async def test_without_limits_everything_passes() -> None:
     app = RateLimitMiddleware(Behind(), limits=[])
     assert [(await call(app, scope_of("a"))).status for _ in range(100)] == [200] * 100
+
+
+def amount_of(exchange: Exchange) -> Amounts:
+    """What the client declares in a header."""
+    return {"tokens": int(exchange.headers[b"x-tokens"])}
+
+
+def status_cost(exchange: Exchange) -> Amounts:
+    """Failures are free."""
+    return {"requests": 1 if exchange.status == 200 else 0, "tokens": 7 if exchange.status == 200 else 0}
+
+
+def declaring(tokens: int) -> Scope:
+    scope = http_scope([(b"x-tokens", b"%d" % tokens)], path="/search")
+    Exchange.of(scope).principal = Principal(id="a")
+    return scope
+
+
+async def used_of(store: MemoryStore, *limits: Limit) -> list[float]:
+    return [one.used for one in await store.statuses([Charge(limit, "messages:a", 0) for limit in limits])]
+
+
+TOKENS = Limit("tokens", 100)
+REQUESTS = Limit("requests", 10)
+
+
+async def test_a_cost_function_counts_before_the_app_is_called() -> None:
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of)
+    statuses = [(await call(app, declaring(tokens))).status for tokens in (60, 50, 40, 1, 0)]
+    assert statuses == [200, 429, 200, 429, 200]
+    assert await used_of(store, TOKENS, REQUESTS) == [100, 3]
+
+
+async def test_a_request_that_costs_nothing_passes_a_limit_without_room() -> None:
+    store = MemoryStore(clock=still)
+    one = Limit("requests", 1)
+    app = RateLimitMiddleware(
+        FOUND, limits=[one], store=store, cost=lambda exchange: {"requests": len(exchange.method) - 3}
+    )
+    methods = ("HEAD", "HEAD", "GET", "GET")
+    scopes = [scope_of("a") for _ in methods]
+    for scope, method in zip(scopes, methods, strict=True):
+        Exchange.of(scope).method = method
+    assert [(await call(app, scope)).status for scope in scopes] == [200, 429, 200, 200]
+
+
+async def test_a_used_function_counts_once_the_status_of_the_response_is_known() -> None:
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, used=status_cost)
+    for path in ("/search", "/missing", "/search"):
+        scope = http_scope([], path=path)
+        Exchange.of(scope).principal = Principal(id="a")
+        assert (await call(app, scope)).status == (404 if path == "/missing" else 200)
+    assert await used_of(store, TOKENS, REQUESTS) == [14, 2]
+
+
+async def test_what_used_does_not_mention_stays_as_it_was_reserved() -> None:
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(
+        FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of, used=lambda _: {"tokens": 90}
+    )
+    assert (await call(app, declaring(20))).status == 200
+    assert await used_of(store, TOKENS, REQUESTS) == [90, 1]
+    assert (await call(app, declaring(20))).status == 429
+
+
+async def test_the_usage_that_an_app_sets_is_booked() -> None:
+    store = MemoryStore(clock=still)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        Exchange.of(scope).usage = Usage(input_tokens=30, output_tokens=7)
+        await FOUND(scope, receive, send)
+
+    assert (await call(RateLimitMiddleware(app, limits=[TOKENS], store=store), declaring(0))).status == 200
+    assert await used_of(store, TOKENS) == [37]
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "nothing": (None, "its result: missing; expected a mapping of kinds to whole numbers"),
+    "a number": (5, "its result: expected a mapping of kinds to whole numbers, .*, got 5"),
+    "a kind that does not exist": ({"token": 5}, 'its result: expected "requests", .*, got "token"'),
+    "less than nothing": ({"tokens": -5}, "its result, tokens: expected a whole number, at least 0, got -5"),
+    "half a token": ({"tokens": 0.5}, "its result, tokens: expected a whole number, at least 0, got 0.5"),
+}
+
+
+@pytest.mark.parametrize(("result", "fault"), FAULTS.values(), ids=FAULTS.keys())
+async def test_a_wrong_result_of_used_is_logged_and_what_was_reserved_stays_booked(
+    result: Any, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of, used=lambda _: result)
+    with caplog.at_level(logging.ERROR, "bud_asgi"):
+        assert (await call(app, declaring(20))).status == 200
+    assert await used_of(store, TOKENS, REQUESTS) == [20, 1]
+    assert store.open == 0
+    (record,) = caplog.records
+    assert record.getMessage().endswith(": `used` of the rate limits failed; what was reserved stays booked")
+    assert record.exc_info is not None
+    assert re.match(fault, str(record.exc_info[1]))
+
+
+async def test_a_used_function_that_fails_is_logged_and_what_was_reserved_stays_booked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def used(_exchange: Exchange) -> Amounts:
+        raise ZeroDivisionError
+
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of, used=used)
+    with caplog.at_level(logging.ERROR, "bud_asgi"):
+        assert (await call(app, declaring(20))).status == 200
+    assert (await used_of(store, TOKENS, REQUESTS), store.open) == ([20, 1], 0)
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+@pytest.mark.parametrize(("result", "fault"), FAULTS.values(), ids=FAULTS.keys())
+async def test_a_wrong_result_of_cost_is_a_500_and_takes_nothing(
+    result: Any, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(FOUND, limits=[TOKENS], store=store, cost=lambda _: result)
+    with caplog.at_level(logging.ERROR, "bud_asgi"):
+        sent = await call(app, declaring(20))
+    assert sent.status == 500
+    assert sent.error == {"type": "api_error", "message": "The rate limits of this gateway are misconfigured."}
+    assert (await used_of(store, TOKENS), store.open) == ([0], 0)
+    assert re.search(f"the function `cost` of the rate limits returned a wrong result: {fault}", caplog.text)
+
+
+async def test_the_reply_of_another_app_has_its_own_headers_and_those_of_the_limits() -> None:
+    store = MemoryStore(clock=still)
+    app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of)
+    sent = await call(app, declaring(60))
+    assert sent.headers[b"content-type"] == b"text/plain; charset=utf-8"
+    assert sent.headers[b"anthropic-ratelimit-tokens-remaining"] == b"40"
+    assert sent.headers[b"anthropic-ratelimit-requests-remaining"] == b"9"
+
+
+async def test_an_observed_limit_is_noted_and_not_reported() -> None:
+    observed = Limit("requests", 1, mode="observe")
+    app = RateLimitMiddleware(FOUND, limits=[observed, TOKENS], store=MemoryStore(clock=still), cost=amount_of)
+    over: list[tuple[Limit, ...]] = []
+    for _ in range(2):
+        scope = declaring(1)
+        sent = await call(app, scope)
+        over.append(Exchange.of(scope).over_limits)
+        assert (sent.status, b"anthropic-ratelimit-requests-limit" in sent.headers) == (200, False)
+    assert over == [(), (observed,)]
+
+
+def nothing_given() -> Amounts:
+    return {}
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"limits": [Limit("requests", 1), Limit("requests", 2)]}, r"limits\[1\]: counts the same as limits\[0\]"),
+    ({"cost": 5}, "cost: expected a function of the Exchange that returns amounts by kind, got 5"),
+    ({"cost": nothing_given}, "cost: expected a function of the Exchange that returns amounts by kind"),
+    ({"used": 5}, "used: expected a function of the Exchange that returns amounts by kind, got 5"),
+    ({"store": object()}, "store: expected an object with the methods of a LimitStore"),
+    ({"store": MemoryStore}, "store: expected an object with the methods of a LimitStore, got the class MemoryStore"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=[message[:20] for _, message in WRONG])
+def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"limits": [REQUESTS], **options}
+    with pytest.raises(OptionError, match=f"^{message}"):
+        RateLimitMiddleware(FOUND, **given)
 
 
 async def test_five_thousand_racing_requests_are_admitted_exactly_as_many_as_may() -> None:

@@ -1,21 +1,23 @@
-"""Refusals before the body: what memory knows at once, and what a store of one's own has refused before."""
+"""Refusals before the body: what memory knows at once, and what another store has refused before."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pytest
 from support.asgi import http_scope
+from support.limit_machine import SetClock
 
 from bud_asgi import Limit, Principal
 from bud_asgi.exchange import Exchange, Reservation
-from bud_asgi.limits import Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
-from bud_asgi.limits.refusals import Refusals
-from bud_asgi.limits.store import charges_of
+from bud_asgi.limit import LONGEST_WAIT
+from bud_asgi.limits import Admission, Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
+from bud_asgi.limits.memory import IDLE
+from bud_asgi.limits.refusals import MANY, Refusals
 from bud_asgi.tasks import BackgroundTasks
 
 ONE_AN_HOUR = Limit("requests", 1, 3600.0)
+ONE_A_MINUTE = Limit("requests", 1)
 
 
 def exchange_of(principal: str, path: str = "/v1/messages") -> Exchange:
@@ -24,78 +26,149 @@ def exchange_of(principal: str, path: str = "/v1/messages") -> Exchange:
     return exchange
 
 
+def refusal(limit: Limit, key: str, wait: float) -> RateLimited:
+    return RateLimited(LimitStatus(Charge(limit, key, 1), float(limit.amount)), wait)
+
+
+def reserve(limiter: Limiter, exchange: Exchange) -> Admission:
+    """Check and reserve as the gateway does, from a store that never waits."""
+    admission = limiter.admit_now(exchange, limiter.check(exchange))
+    assert admission is not None
+    return admission
+
+
 async def test_a_store_in_memory_refuses_before_the_body_and_takes_nothing() -> None:
     limiter = Limiter([ONE_AN_HOUR])
     for _ in range(3):
         limiter.check(exchange_of("ann"))
-    reservation = await limiter.admit(exchange_of("ann"))
+    first = exchange_of("ann")
+    admission = await limiter.admit(first)
+    exchange = exchange_of("ann")
     with pytest.raises(RateLimited) as refused:
-        limiter.check(exchange_of("ann"))
-    assert refused.value.headers["retry-after"] == "3600"
+        limiter.check(exchange)
+    assert (refused.value.headers["retry-after"], exchange.refused_by) == ("3600", ONE_AN_HOUR)
     limiter.check(exchange_of("bob"))
     limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
-    limiter.settle(reservation, BackgroundTasks())
+    limiter.settle(admission, first, BackgroundTasks())
     with pytest.raises(RateLimited):  # a request is one request, whatever becomes of it
         limiter.check(exchange_of("ann"))
 
 
 class Shared:
-    """A store of one's own, which can only be asked for a reservation."""
+    """Another store, which refuses everything for 20 seconds."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
-        self.asked += 1
-        raise RateLimited(LimitStatus(charges[0], 0, 30.0), 20.0)
+        self.calls += 1
+        raise refusal(charges[0].limit, charges[0].key, 20.0)
 
-    def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
+    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         raise AssertionError
 
 
-async def test_what_another_store_has_refused_is_refused_again_without_asking_it() -> None:
+def remembering(store: Shared, *limits: Limit) -> tuple[Limiter, SetClock]:
+    """A limiter that remembers what a store has refused, by a clock that can be set."""
+    limiter, clock = Limiter(limits, store), SetClock()
+    limiter._refusals = Refusals(clock=clock, fraction=lambda: 0.5)
+    return limiter, clock
+
+
+async def test_what_another_store_has_refused_is_refused_again_without_it() -> None:
     store = Shared()
-    limiter, now = Limiter([ONE_AN_HOUR], store), [100.0]
-    limiter._refusals = Refusals(clock=lambda: now[0])
+    limiter, clock = remembering(store, ONE_AN_HOUR)
     limiter.check(exchange_of("ann"))
     with pytest.raises(RateLimited):
         await limiter.admit(exchange_of("ann"))
-    now[0] += 5
+    clock.now += 5
+    exchange = exchange_of("ann")
     with pytest.raises(RateLimited) as refused:
-        limiter.check(exchange_of("ann"))
-    assert (refused.value.headers["retry-after"], store.asked) == ("15", 1)
+        limiter.check(exchange)
+    assert (refused.value.headers["retry-after"], exchange.refused_by, store.calls) == ("15", ONE_AN_HOUR, 1)
     limiter.check(exchange_of("bob"))
-    now[0] += 15
+    limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
+    clock.now += 15
     limiter.check(exchange_of("ann"))
     assert len(limiter._refusals) == 0
 
 
+async def test_many_refusals_of_another_store_are_spread_too() -> None:
+    limiter, _ = remembering(Shared(), ONE_A_MINUTE)
+    with pytest.raises(RateLimited):
+        await limiter.admit(exchange_of("ann"))
+    waits: list[float] = []
+    for _ in range(MANY + 1):
+        with pytest.raises(RateLimited) as refused:
+            limiter.check(exchange_of("ann"))
+        waits.append(refused.value.retry_after)
+    assert waits[: MANY - 1] == [pytest.approx(20)] * (MANY - 1)
+    assert waits[MANY - 1 :] == [pytest.approx(40), pytest.approx(40)]
+
+
+@pytest.mark.parametrize("limit", [Limit("concurrent", 1), Limit("requests", 1, wait=2.0)], ids=["running", "waiting"])
+async def test_what_may_have_room_before_the_store_is_asked_again_is_not_remembered(limit: Limit) -> None:
+    store = Shared()
+    limiter, _ = remembering(store, limit)
+    for _ in range(2):
+        limiter.check(exchange_of("ann"))
+        with pytest.raises(RateLimited):
+            await limiter.admit(exchange_of("ann"))
+    assert store.calls == 2
+
+
+def noted(limit: Limit, wait: float, number: int, fraction: float) -> list[float]:
+    """The waits of so many clients that are refused at once."""
+    several = Refusals(clock=SetClock(), fraction=lambda: fraction)
+    return [several.note(refusal(limit, "a", wait)).retry_after for _ in range(number)]
+
+
+def test_the_first_get_the_exact_time_and_the_others_as_much_later_as_the_bucket_takes_for_them() -> None:
+    limit = Limit("requests", 60)
+    assert noted(limit, 2.0, 20, 0.0) == [2.0] * 20
+    assert noted(limit, 2.0, 20, 1.0) == [2.0] * MANY + [2.0 + count for count in range(MANY + 1, 21)]
+    assert noted(limit, 2.0, 20, 0.5)[-1] == 2.0 + 20 / 2
+
+
+@pytest.mark.parametrize("wait", [0.01, 30.0, 59.0, 60.0, 61.0, 3600.0])
+def test_no_wait_is_spread_beyond_the_longest_that_clients_wait_nor_below_the_true_one(wait: float) -> None:
+    for fraction in (0.0, 0.3, 1.0):
+        waits = noted(Limit("requests", 60), wait, 1000, fraction)
+        assert min(waits) == wait
+        assert max(waits) <= max(wait, LONGEST_WAIT)
+
+
+def test_each_bucket_has_its_own_count_which_begins_again_once_it_has_had_room() -> None:
+    clock = SetClock()
+    several = Refusals(clock=clock, fraction=lambda: 1.0)
+    for name in "ab":
+        assert [several.note(refusal(ONE_A_MINUTE, name, 1.0)).retry_after for _ in range(MANY)] == [1.0] * MANY
+    assert several.note(refusal(ONE_A_MINUTE, "a", 1.0)).retry_after == LONGEST_WAIT
+    clock.now += 1
+    assert several.note(refusal(ONE_A_MINUTE, "a", 1.0)).retry_after == 1.0
+
+
+def test_refusals_for_concurrency_are_neither_remembered_nor_spread() -> None:
+    several = Refusals(fraction=lambda: 1.0)
+    concurrent = Limit("concurrent", 1)
+    assert [several.note(refusal(concurrent, "a", 1.0)).retry_after for _ in range(20)] == [1.0] * 20
+    assert len(several) == 0
+
+
 def test_refusals_are_bounded_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "MAX_REFUSALS", 10)
-    now = [0.0]
-    noted = Refusals(clock=lambda: now[0])
+    clock = SetClock()
+    several = Refusals(clock=clock)
     for name in range(30):
-        charge = Charge(ONE_AN_HOUR, str(name), 1)
-        noted.note((charge,), RateLimited(LimitStatus(charge, 0, 1.0), 1.0))
-        assert len(noted) <= 10
-    now[0] = 2.0
-    charge = Charge(ONE_AN_HOUR, "later", 1)
-    noted.note((charge,), RateLimited(LimitStatus(charge, 0, 1.0), 1.0))
-    assert len(noted) == 1
-
-
-@pytest.mark.parametrize("name", ["count_tokens:victim", "messages:victim", ":victim", "victim", "count_tokens", ""])
-def test_no_id_that_a_caller_may_choose_reaches_the_bucket_of_another(name: str) -> None:
-    limits = (ONE_AN_HOUR, Limit("requests", 1, per="all"))
-    paths = ["/v1/messages", "/v1/messages/count_tokens"]
-    mine = {charge.key for path in paths for charge in charges_of(limits[:1], exchange_of(name or "x", path))}
-    theirs = {charge.key for path in paths for charge in charges_of(limits, exchange_of("other:victim", path))}
-    assert len(mine) == 2
-    assert not mine & theirs
+        several.note(refusal(ONE_AN_HOUR, str(name), 1.0))
+        assert len(several) <= 10
+    clock.now += 2
+    several.note(refusal(ONE_AN_HOUR, "later", 1.0))
+    assert len(several) == 1
 
 
 class Counted(MemoryStore):
-    """A store of one's own on top of ours."""
+    """A store of a host's own on top of ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,59 +181,35 @@ class Counted(MemoryStore):
 
 async def test_a_subclass_s_own_reserve_is_called() -> None:
     store = Counted()
-    limiter = Limiter([ONE_AN_HOUR], store)
-    assert limiter.check(exchange_of("ann")) is None
-    reservation = await limiter.admit(exchange_of("ann"))
+    limiter, exchange = Limiter([ONE_AN_HOUR], store), exchange_of("ann")
+    assert limiter.admits_early(limiter.check(exchange))
+    assert limiter.admit_now(exchange, limiter.check(exchange)) is None
+    admission = await limiter.admit(exchange)
+    with pytest.raises(RateLimited):
+        await limiter.admit(exchange_of("ann"))
     with pytest.raises(RateLimited):
         limiter.check(exchange_of("ann"))
-    limiter.settle(reservation, BackgroundTasks())
-    assert (store.reserved, store.open) == (1, 0)
-
-
-async def test_what_is_remembered_of_principals_is_bounded() -> None:
-    limiter = Limiter([Limit("requests", 5), Limit("requests", 100_000, per="all")])
-    accounts = limiter._accounts
-    for number in range(10_000):
-        reserve(limiter, exchange_of(f"p{number}"))
-        assert len(accounts) <= 4096
-    known = len(accounts)
-    exchange = exchange_of("x" * 100_000)
-    for remaining in (b"4", b"3", b"2"):
-        reserve(limiter, exchange)
-        assert exchange.reply_headers[-2] == (b"anthropic-ratelimit-requests-remaining", remaining)
-    assert len(accounts) == known
-
-
-def reserve(limiter: Limiter, exchange: Exchange) -> Reservation:
-    """Check and reserve as the gateway does, from a store that never waits."""
-    account = limiter.check(exchange)
-    assert account is not None
-    return limiter.take(exchange, account)
+    tasks = BackgroundTasks()
+    limiter.settle(admission, exchange, tasks)
+    await tasks.drain(1)
+    assert (store.reserved, store.open) == (2, 0)
 
 
 def test_a_bucket_that_was_removed_while_the_body_arrived_is_looked_up_again() -> None:
-    now = [0.0]
-    limiter = Limiter([Limit("requests", 2, 10.0)], MemoryStore(clock=lambda: now[0]))
-    slow = limiter.check(exchange_of("ann"))
-    assert slow is not None
-    for number in range(9):  # each removes the oldest buckets that are full: that of ann, too
+    clock = SetClock()
+    limiter = Limiter([Limit("requests", 2, 10.0)], MemoryStore(clock=clock))
+    slow = exchange_of("ann")
+    plan = limiter.check(slow)
+    clock.now += IDLE
+    for number in range(9):
         reserve(limiter, exchange_of(f"p{number}"))
-    assert slow.draws[0].bucket.tokens == -math.inf
+    assert plan.account is not None
+    assert plan.account.buckets[0].removed
     for _ in range(2):
         reserve(limiter, exchange_of("ann"))
     with pytest.raises(RateLimited):
-        limiter.take(exchange_of("ann"), slow)
-    now[0] = 5.0
-    limiter.take(exchange_of("ann"), slow)
+        limiter.admit_now(slow, plan)
+    clock.now += 5
+    assert limiter.admit_now(slow, plan) is not None
     with pytest.raises(RateLimited):
         limiter.check(exchange_of("ann"))
-
-
-async def test_idle_buckets_are_dropped() -> None:
-    now = [0.0]
-    store = MemoryStore(clock=lambda: now[0])
-    for second in range(20):
-        now[0] = second * 10.0
-        for caller in range(500):
-            await store.reserve([Charge(Limit("requests", 5, 1.0), f"{second}-{caller}", 1)])
-    assert len(store._buckets) <= 1000  # twice those that are in use

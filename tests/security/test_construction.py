@@ -88,6 +88,7 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
 
 NUMBERS = {
     "window",
+    "wait",
     "drain_timeout",
     "keep_alive",
     "max_age",
