@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from inspect import iscoroutinefunction
 from math import inf
 from typing import Literal, get_args
+from urllib.parse import quote
 
 import msgspec
 
@@ -26,7 +28,7 @@ from bud_asgi.options import (
 from bud_asgi.protocol.patterns import matches_any
 
 Kind = Literal["requests", "input_tokens", "output_tokens", "tokens", "concurrent"]
-"""What is limited. `tokens` are those of input and output together, `concurrent` the requests that run at once."""
+"""What is limited. `tokens` counts input and output together, `concurrent` the requests that run at the same time."""
 
 Mode = Literal["enforce", "observe"]
 
@@ -42,13 +44,13 @@ _INPUT: frozenset[Kind] = frozenset({"input_tokens", "tokens"})
 _PATTERNS = 'a list of names or patterns with *, such as ["team-*"]'
 
 Dimension = Callable[..., str | None]
-"""A function of the `Exchange`, which returns the name of the bucket that a request belongs to; `None` for none."""
+"""A function of the `Exchange` that returns the name of the bucket of a request, or `None` for none."""
 
 
 class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """At most `amount` of a kind in `window` seconds (60 by default), for each principal or other `per`.
 
-    It is a token bucket: a caller that was idle may use the whole amount at once; then it refills evenly. `concurrent`
+    It is a token bucket: an idle caller may use the whole amount at once, and the bucket refills evenly. `concurrent`
     has no window: it is the number of requests that run at the same time.
 
     `per` is `principal`, `team`, `model` (the name that the request resolves to) or `all`, or a function of the
@@ -56,8 +58,8 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     `teams` and `principals` are names or patterns with `*`: the limit applies only to requests that match them.
 
     With `mode="observe"` use is counted and reported, and nothing is refused. `wait` is how many seconds a request may
-    wait for room instead of being refused. `cache_reads` counts input tokens that were read from the prompt cache too;
-    the service itself does not (vendor page "Rate limits"). Raises `OptionError`.
+    wait for room instead of being refused. `cache_reads` also counts input tokens that were read from the prompt cache,
+    as the service itself does not (vendor page "Rate limits"). Raises `OptionError`.
     """
 
     kind: Kind
@@ -76,26 +78,23 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
         check_choice("kind", self.kind, KINDS)
         check_integer("amount", self.amount, "a whole number, at least 1")
         _check_window(self)
-        if callable(self.per):
-            check_function("per", self.per, "a function of the Exchange that returns a string or None", None)
-        elif not isinstance(self.per, str) or self.per not in PER:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise mismatch("per", f"{one_of(PER)}, or a function of the Exchange", self.per)
+        _check_per(self.per)
         for option in ("models", "teams", "principals"):
             patterns = check_texts(option, getattr(self, option), _PATTERNS)
             if not patterns:
                 raise OptionError(option, "an empty list matches nothing, so that the limit would never apply")
-            msgspec.structs.force_setattr(self, option, patterns)
+            msgspec.structs.force_setattr(self, option, ("*",) if "*" in patterns else patterns)
         check_choice("mode", self.mode, get_args(Mode))
         check_seconds("wait", self.wait, maximum=LONGEST_WAIT, zero=True)
         if self.wait and self.mode == "observe":
             raise OptionError("wait", 'meaningless with mode = "observe", which refuses nothing', other="mode")
         check_flag("cache_reads", self.cache_reads)
         if self.cache_reads and self.kind not in _INPUT:
-            raise OptionError("cache_reads", f"meaningless for {self.kind}, which are no input tokens", other="kind")
+            raise OptionError("cache_reads", f"meaningless for {self.kind}, which do not count input", other="kind")
 
     @property
     def rate(self) -> float:
-        """How much is refilled in a second; 0 for `concurrent`, which is given back instead."""
+        """Units that are refilled in a second; 0 for `concurrent`, which does not refill."""
         return self.amount / (self.window or inf)
 
     @property
@@ -130,12 +129,13 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 
 @lru_cache(maxsize=4096)
 def limit_id(limit: Limit) -> str:
-    """The identity of a limit, the same in every process: all but its amount, which may change while use is counted."""
-    parts = [limit.kind, f"{limit.window:g}" if limit.window else "", limit.dimension, limit.mode]
+    """The identity of a limit, equal in every process: all but the amount, which may change while its use is kept."""
+    window = str(limit.window).removesuffix(".0") if limit.window else ""
+    parts = [limit.kind, window, limit.dimension, limit.mode]
     if limit.cache_reads:
         parts.append("cache_reads")
     for name, patterns in (("models", limit.models), ("teams", limit.teams), ("principals", limit.principals)):
-        parts += [f"{name}={pattern}" for pattern in patterns if pattern != "*"]
+        parts += [f"{name}={quote(pattern, safe=':*@')}" for pattern in sorted(set(patterns)) if pattern != "*"]
     return "/".join(parts)
 
 
@@ -170,6 +170,16 @@ def check_own_limits(limits: Sequence[Limit], option: str = "limits") -> tuple[L
             name = "teams" if limit.teams != ("*",) else "principals"
             raise OptionError(f"{option}[{index}].{name}", "meaningless on a limit that a caller carries")
     return checked
+
+
+def _check_per(per: str | Dimension) -> None:
+    if not callable(per):
+        if not isinstance(per, str) or per not in PER:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise mismatch("per", f"{one_of(PER)}, or a function of the Exchange", per)
+        return
+    check_function("per", per, "a function of the Exchange that returns a string or None", None)
+    if iscoroutinefunction(per):
+        raise OptionError("per", "must not be an async function: nothing can be awaited where it is called")
 
 
 def _check_window(limit: Limit) -> None:

@@ -15,14 +15,14 @@ from bud_asgi.limits.store import ROUNDING, LimitStatus
 from bud_asgi.protocol.errors import GatewayError
 
 _SHARED = frozenset({"model", "all"})
-_WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "the rate limit of this model"}
+_WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "this model's rate limit"}
 
 
 class RateLimited(GatewayError):
-    """A limit, of status `limit_status`, has no room for a request. After `retry_after` seconds it has.
+    """A limit has no room for a request. `limit_status` is its status, `retry_after` the seconds until it has room.
 
-    `statuses` are those of all limits of the request that are known. Where waiting is hopeless, because it takes longer
-    than clients wait, `x-should-retry: false` is sent.
+    `statuses` are those of all limits of the request, as far as they are known. If the time is longer than clients
+    wait, `x-should-retry: false` is sent.
     """
 
     status = 429
@@ -51,7 +51,7 @@ class Family(msgspec.Struct, frozen=True, gc=False):
 
 
 def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, bytes]]:
-    """The headers that report a caller's own limits, of which so much is used."""
+    """The headers that report a caller's own limits, given how much of each is used."""
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
     for family, used in levels:
@@ -63,7 +63,7 @@ def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, b
 
 
 def tightest(levels: Iterable[tuple[Family, float]]) -> list[tuple[Family, float]]:
-    """The limit of each kind of which the least is left."""
+    """The limit of each kind that has the least left."""
     found: dict[Kind, tuple[Family, float]] = {}
     for family, used in levels:
         known = found.get(family.kind)
@@ -102,8 +102,8 @@ def _message(status: LimitStatus, seconds: int) -> str:
     whose = _WHOSE.get(limit.dimension, "the rate limit")
     message = f"This request would exceed {whose} of {limit_words(limit)}."
     if limit.kind == "concurrent":
-        return f"{message} One of the running requests has to end first."
+        return f"{message} Try again when one of the running requests has ended."
     if seconds > LONGEST_WAIT:
         at = rfc3339(ceil(time.time() + seconds)).decode()
-        return f"{message} The limit has room for it at {at}; try again then."
-    return f"{message} The limit has room for it in {seconds} second{'s' if seconds > 1 else ''}."
+        return f"{message} Try again at {at}."
+    return f"{message} Try again in {seconds} second{'s' if seconds > 1 else ''}."

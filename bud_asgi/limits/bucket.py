@@ -11,18 +11,18 @@ from bud_asgi.limit import Limit
 from bud_asgi.limits.store import MAX_DEBT
 
 _EMPTIED = 64.0
-"""What `drained` grows by when all that was reserved has been refilled: of what was, `exp(-64)` is nothing."""
+"""How much `drained` grows when all that was reserved has been refilled: `exp(-64)` of it is as good as nothing."""
 
-_NOTHING = 1e-6  # of a unit: what rounding leaves of reservations that are all settled
+_NOTHING = 1e-6  # of a unit: less than that is a rounding error, and every reservation is settled
 
 
 class Bucket(msgspec.Struct, gc=False, eq=False):
-    """What has been used of a limit, `updated_at` seconds on a clock. It refills evenly, and may go into debt.
+    """How much of a limit is used, as of `updated_at`, seconds on a clock. It refills evenly, and may go into debt.
 
-    `used` is 0 at rest. `reserved` is the part of it that running requests hold: it is refilled last, and evenly from
-    all of them, so that what they give back is what the bucket would have without them, in whatever order they end.
-    `drained` is how far, as a logarithm: of an amount that was reserved when it was `mark`, `exp(mark - drained)` is
-    left. `concurrent` limits are buckets that do not refill. Once `removed`, its store has forgotten it.
+    `used` is 0 at rest. `reserved` is the part of it that running requests hold. It is refilled last, and evenly across
+    them, so that the order in which they end makes no difference. `drained` measures how far, as a logarithm: of an
+    amount that was reserved when it was `mark`, `exp(mark - drained)` is left. `concurrent` limits are buckets that do
+    not refill. A bucket that is `removed` does not belong to its store any more.
     """
 
     limit: Limit
@@ -43,14 +43,14 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         return cls(limit, key, capacity, rate, not limit.observed, now)
 
     def remove(self) -> None:
-        """Leave no room in it, so that whoever still refers to it looks for a new one."""
+        """Mark it as removed. It has no room, so that a plan that still refers to it looks up a new one."""
         self.removed, self.capacity = True, -inf
 
     def refill(self, now: float) -> float:
         """Bring it up to date, and return what is used.
 
-        If the clock went back, nothing is added until it has caught up; by more than a window, it starts again there.
-        At rest, it starts at any time.
+        If the clock went back, nothing is added until it has caught up; after more than a window, or at rest, it counts
+        from there.
         """
         used, elapsed = self.used, now - self.updated_at
         if elapsed > 0.0:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.limit import Kind, Limit
+from bud_asgi.host_code import host_code_error
+from bud_asgi.limit import KINDS, Dimension, Kind, Limit
 from bud_asgi.limits.store import Charge
-from bud_asgi.options import mismatch
+from bud_asgi.options import check_choice, check_integer, mismatch
 from bud_asgi.protocol.operations import MODELS_API, Operation
 from bud_asgi.protocol.usage import Iteration, Usage
 
 Amounts = Mapping[Kind, int]
-"""Whole units by kind. A kind that is missing takes what it usually does."""
+"""Whole units by kind. A missing kind has its usual amount."""
 
 CostFunction = Callable[[Exchange], Amounts]
 """What a request takes, as a host computes it."""
+
+MISCONFIGURED = "The rate limits of this gateway are misconfigured."
+"""What the client is answered where code of the host's has returned something wrong; the log has the reason."""
 
 _FAMILIES: dict[Operation | None, str] = {
     "messages.create": "messages",
@@ -78,7 +83,7 @@ def charges_of(limits: Iterable[Limit], exchange: Exchange, family: str, model: 
         if limit.models != ("*",) and (model is None or not limit.applies_to_model(model)):
             continue
         per = limit.per
-        name = _checked(limit, per(exchange)) if callable(per) else bucket_name(limit, exchange.principal, model)
+        name = _named_by(exchange, limit, per) if callable(per) else bucket_name(limit, exchange.principal, model)
         if name is not None:
             charges.append(Charge(limit, keys.setdefault(name, f"{family}:{name}"), 1))
     return tuple(charges)
@@ -93,37 +98,54 @@ def bucket_name(limit: Limit, principal: Principal | None, model: str | None) ->
     return model if limit.per == "model" else ""
 
 
-def _checked(limit: Limit, name: object) -> str | None:
-    if name is not None and not isinstance(name, str):
-        raise mismatch(f"the result of {limit.dimension}()", "a string or None", name)
-    return name
+def _named_by(exchange: Exchange, limit: Limit, per: Dimension) -> str | None:
+    """What the function of a limit returns. Raises a `GatewayError` (500) for anything but a string or `None`."""
+    name = per(exchange)
+    if name is None or isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return name
+    fault = mismatch(f"the result of {limit.dimension}()", "a string or None", name)
+    raise host_code_error(exchange.request_id, str(fault), MISCONFIGURED)
+
+
+def checked_amounts(result: object) -> Amounts:
+    """What a `CostFunction` has returned. Raises `OptionError` for anything but amounts by kind."""
+    if not isinstance(result, Mapping):
+        raise mismatch("its result", 'a mapping of kinds to whole numbers, such as {"tokens": 500}', result)
+    amounts = cast("Mapping[Kind, int]", result)
+    for kind, amount in amounts.items():
+        check_choice("its result", kind, KINDS)
+        check_integer(f"its result, {kind}", amount, "a whole number, at least 0", minimum=0)
+    return amounts
 
 
 def used_by(exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[int]) -> list[int]:
-    """What a request that is over has used of each limit. `0` is a count; one that is not known is what was reserved.
+    """What a finished request has used of each limit. `0` is a count; without one, the reserved amount stands.
 
-    The caller pays for one attempt: for the usage in `exchange.usage`. Without any, an upstream has replied without it,
-    or it is not known what another app has used; else nothing was.
+    The caller pays for one attempt, whose usage is `exchange.usage`. Without one, no tokens were used, unless
+    an upstream has replied without reporting them, or another app has answered.
     """
     own, usage = exchange.operation in _OWN, exchange.usage
     begun = bool(exchange.attempts) or not own
     taken = given = 0 if own and not (begun and exchange.attempts[-1].end == "answered") else None
     if usage is not None:
         taken, given = used_tokens(usage)
-    used: dict[Kind, int | None] = {
-        "requests": None if begun else 0,
+    used = used_with_reads = _by_kind(None if begun else 0, taken, given)
+    if usage is not None and (usage.cache_read_input_tokens or usage.iterations):
+        used_with_reads = _by_kind(used["requests"], *used_tokens(usage, cache_reads=True))
+    limits = [charge.limit for charge in charges]
+    counts = [(used_with_reads if limit.cache_reads else used)[limit.kind] for limit in limits]
+    return [amount if count is None else count for count, amount in zip(counts, reserved, strict=True)]
+
+
+def _by_kind(requests: int | None, taken: int | None, given: int | None) -> Mapping[Kind, int | None]:
+    tokens = None if taken is None or given is None else taken + given
+    return {
+        "requests": requests,
         "input_tokens": taken,
         "output_tokens": given,
-        "tokens": None if taken is None or given is None else taken + given,
+        "tokens": tokens,
         "concurrent": 0,
     }
-    counts = [used[charge.limit.kind] for charge in charges]
-    amounts = [amount if count is None else count for count, amount in zip(counts, reserved, strict=True)]
-    if usage is not None and usage.cache_read_input_tokens:
-        for index, charge in enumerate(charges):
-            if charge.limit.cache_reads:
-                amounts[index] += (used_tokens(usage, cache_reads=True)[0] or 0) - (taken or 0)
-    return amounts
 
 
 def used_tokens(usage: Usage, *, cache_reads: bool = False) -> tuple[int | None, int | None]:
@@ -134,12 +156,15 @@ def used_tokens(usage: Usage, *, cache_reads: bool = False) -> tuple[int | None,
     """
     taken, given = _input(usage, cache_reads=cache_reads), usage.output_tokens
     if usage.iterations:
-        inputs = [_input(one, cache_reads=cache_reads) or 0 for one in usage.iterations]
-        taken, given = (
-            max(taken or 0, sum(inputs)),
-            max(given or 0, sum(one.output_tokens or 0 for one in usage.iterations)),
-        )
+        taken = _most(taken, [_input(one, cache_reads=cache_reads) for one in usage.iterations])
+        given = _most(given, [one.output_tokens for one in usage.iterations])
     return taken, given
+
+
+def _most(count: int | None, parts: Iterable[int | None]) -> int | None:
+    """A message's count, or the sum of its iterations if that is more."""
+    known = [part for part in parts if part is not None]
+    return max(count or 0, sum(known)) if known else count
 
 
 def _input(usage: Usage | Iteration, *, cache_reads: bool) -> int | None:

@@ -16,7 +16,7 @@ FIRST_OUTPUT = 1024
 """The output tokens that are reserved for a model of which no reply has been seen yet."""
 
 OUTPUT_PERCENTILE = 0.9
-"""So many replies need no more output tokens than what is reserved for them."""
+"""The share of replies that need no more output tokens than are reserved for them."""
 
 _K = TypeVar("_K")
 _SMOOTHING = 0.2  # the weight of the latest reply in the ratio
@@ -39,12 +39,12 @@ class _History(msgspec.Struct, gc=False):
             known = self.output
             if known is None:
                 self.output = float(output or 1)
-            else:  # it moves up and down so that it comes to rest where the percentile is
+            else:  # the steps up and down cancel each other out at the percentile
                 self.output = known * _UP if output > known else known * _DOWN if known > 1.0 else 1.0
 
 
 class Estimates:
-    """Learns from replies, by model and principal; a principal without any gets what the model's others use."""
+    """Learns from replies, by model and principal. A new principal gets the estimates of the model."""
 
     def __init__(self) -> None:
         self._by_pair: dict[tuple[str, str], _History] = {}
@@ -54,7 +54,7 @@ class Estimates:
         return len(self._by_pair) + len(self._by_model)
 
     def expect(self, model: str, principal: str, body: bytes, max_tokens: int | None) -> tuple[int, int]:
-        """The input tokens that a request with this body will probably use, and the output that most stay below.
+        """The input tokens that a request with this body will probably use, and an output that most replies stay below.
 
         The output is at most `max_tokens`.
         """

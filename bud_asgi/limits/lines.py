@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 
 import msgspec
 
@@ -48,10 +49,11 @@ class Line:
     def ahead(self, principal: str) -> int:
         """What is taken from the bucket before a further request of this principal gets its turn."""
         own = len(self._by_principal.get(principal, ()))
-        total = 0
-        for other, waiting in self._by_principal.items():
-            turns = own if other == principal else own + 1
-            total += sum(waiter.amount for _, waiter in zip(range(turns), waiting, strict=False))
+        total, turns = 0, own + 1  # those whose turn is before the principal's next one come once more than it did
+        for other in self._turns:
+            if other == principal:
+                turns = own
+            total += sum(waiter.amount for waiter in islice(self._by_principal[other], turns))
         return total
 
     def join(self, waiter: Waiter) -> None:

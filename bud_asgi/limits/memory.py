@@ -16,10 +16,10 @@ from bud_asgi.limits.store import Charge, Grant, LimitStatus, waiting_time
 from bud_asgi.options import check_clock
 
 IDLE = 10.0
-"""Seconds without use after which a bucket at rest is removed: to look for a new one costs more than to keep it."""
+"""Seconds without use after which a bucket at rest is removed: making a new one costs more than keeping it so long."""
 
-_PER_NEW = 2  # old buckets that are looked at for each new one: with 1, those at rest could pile up
-_PER_SWEEP = 256  # those that are looked at every so often, without any new ones
+_PER_NEW = 2  # old buckets that are examined for each new one: with 1, those at rest could pile up
+_PER_SWEEP = 256  # old buckets that are examined at each interval, also without new ones
 _SWEEP_EVERY = 0.1  # seconds
 
 
@@ -41,7 +41,7 @@ class MemoryReservation(Reservation, frozen=True):
 class MemoryStore:
     """Counts in memory. It never awaits, so its steps are atomic. A reservation lasts until it is settled.
 
-    Buckets at rest hold no information, and are removed: for each new bucket a few old ones are looked at, and some
+    Buckets at rest hold no information, and are removed: for each new bucket a few old ones are examined, and some
     more ten times a second while there are requests. `clock` returns seconds. Raises `OptionError`.
     """
 
@@ -163,7 +163,7 @@ class MemoryStore:
             raise RateLimited(statuses[refused], longest, statuses)
 
     def _sweep(self, now: float, number: int) -> None:
-        """Look at so many buckets, and remove those at rest."""
+        """Examine so many buckets, and remove those at rest."""
         for _ in range(min(number, len(self._to_sweep))):
             bucket = self._to_sweep.popleft()
             idle = now - bucket.updated_at
@@ -175,7 +175,7 @@ class MemoryStore:
 
 
 def _give_back(account: Account, amounts: Sequence[int], number: int) -> None:
-    """Undo what was just taken from so many buckets."""
+    """Undo what has just been taken from the first buckets."""
     for bucket, amount in zip(account.buckets[:number], amounts, strict=False):
         bucket.used -= amount
         bucket.reserved -= amount

@@ -19,15 +19,15 @@ from bud_asgi.tasks import BackgroundTasks
 
 
 class RateLimitMiddleware:
-    """Passes a request on that all `limits` have room for; answers others with 429 and a true `retry-after`.
+    """Passes on requests that all `limits` have room for; answers others with 429 and an accurate `retry-after`.
 
     Counts in this process's memory unless another `store` is given. What was reserved is settled when the request
-    ends: at once, or in a background task that cancellation can't skip.
+    ends: at once, or in a background task that cancellation does not skip.
 
-    In front of an app that is not ours, `cost` is a function of the `Exchange` that returns what a request takes before
-    it is passed on, such as `{"tokens": 500}`, and `used` what it has taken, when its response has been sent: the
-    `Exchange` has its `status` then, and its `usage`, if the app has set that. A kind that is missing in `cost` takes 1
-    of requests and no tokens; one that is missing in `used` keeps what was reserved. Raises `OptionError`.
+    For another app, `cost` and `used` are functions of the `Exchange` that return amounts by kind, such as
+    `{"tokens": 500}`. `cost` is called before a request is passed on, `used` after its response has been sent, when the
+    `Exchange` has the `status`, and a `usage` if the app has set one. A kind that is missing in `cost` takes 1 request
+    or no tokens; one that is missing in `used` stays as it was reserved. Raises `OptionError`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RateLimitMiddleware:
         check_app(app)
         self.app = app
         self.limiter = Limiter(limits, store, cost=cost, used=used)
-        self._tasks = BackgroundTasks()  # in front of an app that is not ours
+        self._tasks = BackgroundTasks()  # in front of another app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reserve, call the app behind, settle."""

@@ -15,7 +15,7 @@ from bud_asgi.limits.memory import Account, MemoryStore
 from bud_asgi.limits.store import Charge
 
 _MAX_PLANS = 4096
-_LONGEST_NAME = 256  # characters: callers can choose names, and those of models
+_LONGEST_NAME = 256  # characters: callers choose the names of models, and may choose their own
 
 _Key = TypeVar("_Key")
 Caller = tuple[str, str, str | None, tuple[Limit, ...]]
@@ -23,10 +23,10 @@ Caller = tuple[str, str, str | None, tuple[Limit, ...]]
 
 
 class Plan(msgspec.Struct, eq=False):
-    """The charges of a request, and their buckets in memory. `is_complete`: none is missing for want of the body.
+    """The charges of a request, and their buckets in memory. `is_complete`: no further ones depend on the body.
 
-    `ones` is an amount of 1 for each charge. `reported` are the indexes of those that the caller's headers report, and
-    their headers; `distinct`: no two of the same kind. `only_requests`: nothing else is counted.
+    `ones` is an amount of 1 for each charge. `reported` are the indexes of those that are reported to the caller, with
+    their headers; `distinct`: no two are of the same kind. `only_requests`: all limits count requests.
     """
 
     charges: tuple[Charge, ...]
@@ -64,11 +64,11 @@ class Plan(msgspec.Struct, eq=False):
 
 
 NO_LIMITS = Plan(())
-"""The plan where nothing is limited."""
+"""The plan of a request that no limit applies to."""
 
 
 class Plans:
-    """Finds the plan of a request: of what does not depend on its body, and of the whole. Remembers the latest."""
+    """Finds the plan of a request: without the charges that depend on the body, or with all. Remembers recent ones."""
 
     def __init__(self, limits: Sequence[Limit], memory: MemoryStore | None) -> None:
         self._limits = limits
@@ -90,7 +90,7 @@ class Plans:
         return plan
 
     def full(self, exchange: Exchange, early: Plan) -> Plan:
-        """All charges, given those that do not depend on the body. It must have been read, if they do."""
+        """All charges, given those that do not depend on the body. If there are others, it must have been read."""
         if early.is_complete:
             return early
         model = model_of(exchange)

@@ -1,4 +1,4 @@
-"""Refusals that are remembered: a request is refused again without the store, and many of them are spread out."""
+"""Refusals are remembered: a request is refused again without a call of the store, and many are spread out in time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_REFUSALS = 10_000
 """The most buckets whose refusals are remembered."""
 
 MANY = 5
-"""So many refusals of one bucket are not spread out: those callers get the exact time."""
+"""The number of refusals by one bucket that give the exact time; further ones are spread out."""
 
 
 class _Refusal(msgspec.Struct):
-    """That a bucket has no room `until` a time, and how many requests have been refused since it was full."""
+    """A bucket that has no room `until` a time, and the number of requests that it has refused."""
 
     until: float
     status: LimitStatus
@@ -28,7 +28,10 @@ class _Refusal(msgspec.Struct):
 
 
 class Refusals:
-    """What has been refused, by bucket, until it has room. `clock` returns seconds, `fraction` a number from 0 to 1."""
+    """The buckets that have refused requests, until they have room.
+
+    `clock` returns seconds, `fraction` a random number from 0 to 1.
+    """
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, fraction: Callable[[], float] = random.random
@@ -43,8 +46,8 @@ class Refusals:
     def note(self, error: RateLimited) -> RateLimited:
         """Remember a refusal, and return it as the client gets it.
 
-        Where many are waiting for the same bucket, each gets a time of its own: if they all came back at once, most
-        would be refused again. It is never earlier than when the bucket has room.
+        Where many requests are refused by one bucket, each gets a time of its own: if all clients came back at once,
+        most would be refused again. The time is never too early.
         """
         charge, now = error.limit_status.charge, self._clock()
         if charge.limit.kind == "concurrent":  # it may have room at any time

@@ -13,7 +13,15 @@ from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import Kind, Limit, check_limits
 from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, tightest
-from bud_asgi.limits.charges import Amounts, CostFunction, model_of, used_by, used_tokens
+from bud_asgi.limits.charges import (
+    MISCONFIGURED,
+    Amounts,
+    CostFunction,
+    checked_amounts,
+    model_of,
+    used_by,
+    used_tokens,
+)
 from bud_asgi.limits.estimates import Estimates
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
@@ -30,7 +38,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class Admission(msgspec.Struct, eq=False):
-    """A request that has been admitted: its reservation, what it has reserved, and what estimates learn from it.
+    """A request that has been admitted: its charges, the reserved amounts, and what estimates learn from it.
 
     `size` is the length of its body in bytes. Without limits there is no reservation.
     """
@@ -77,17 +85,19 @@ class Limiter:
     def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory is looked up; of any other, refusals are remembered. Returns what is known of its limits.
+        A store in memory is read; for any other, earlier refusals count. Returns the charges that are known so far.
         """
         plan = self._plans.early(exchange)
-        if plan.account is not None and self._memory is not None:
-            try:
+        if self.cost is not None:  # it may take less than 1
+            return plan
+        try:
+            if plan.account is not None and self._memory is not None:
                 self._memory.check(plan.account, plan.ones)
-            except RateLimited as error:
-                if not error.limit_status.charge.limit.wait:
-                    raise self._refused(exchange, error) from None
-        elif plan.charges:
-            self._refusals.check(plan.charges)
+            elif plan.charges:
+                self._refusals.check(plan.charges)
+        except RateLimited as error:
+            if not error.limit_status.charge.limit.wait:
+                raise self._refused(exchange, error) from None
         return plan
 
     def admits_early(self, plan: Plan) -> bool:
@@ -98,7 +108,7 @@ class Limiter:
         return self._memory is None and plan.is_complete and bool(plan.charges) and not plan.may_wait
 
     def admit_now(self, exchange: Exchange, plan: Plan) -> Admission | None:
-        """Do what `admit` does, without a coroutine; `None` if the store may wait, or the request may.
+        """Do what `admit` does, without a coroutine; `None` if the store or the request may have to wait.
 
         `plan` is what `check` has returned.
         """
@@ -116,7 +126,7 @@ class Limiter:
             raise self._refused(exchange, error) from None
 
     async def admit(self, exchange: Exchange) -> Admission:
-        """Reserve from all limits. Raises `RateLimited` with a true `retry-after`. Cancelled, nothing stays reserved.
+        """Reserve from all limits. Raises `RateLimited` with the time of a retry. Cancelled, nothing stays reserved.
 
         Where the limit has a `wait`, it waits for room. Raises a `GatewayError` (500) if the store returns anything but
         a `Grant`. The store's own exceptions propagate.
@@ -136,7 +146,7 @@ class Limiter:
         return await self._wait(exchange, admission, refusal)
 
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
-        """Book what a request has used, at once or in the background: cancellation can't skip it."""
+        """Book what a request has used, at once or in the background: cancellation does not skip it."""
         reservation = admission.reservation
         if reservation is None:
             return
@@ -172,7 +182,7 @@ class Limiter:
     def _prepare(self, exchange: Exchange, plan: Plan) -> Admission:
         """Estimate what a request will use."""
         if self.cost is not None:
-            cost = self.cost(exchange)
+            cost = _cost_of(self.cost, exchange)
             return Admission(plan, [_reserved(cost, charge.limit) for charge in plan.charges])
         if not plan.has_tokens:
             return Admission(plan, plan.ones)
@@ -208,8 +218,7 @@ class Limiter:
             granted = _checked(await self.store.reserve(_charges(admission)))
         except OptionError as error:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
-            answer = "The rate limits of this gateway are misconfigured."
-            raise host_code_error(exchange.request_id, fault, answer) from error
+            raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
         exchange.reply_headers += headers_of_statuses(granted.statuses)
@@ -252,7 +261,7 @@ class Limiter:
         if admission.plan.only_requests and exchange.attempts and self._used is None:
             return reserved
         if self._used is not None:
-            used = _call(self._used, exchange)
+            used = _used_of(self._used, exchange)
             return [_booked(used, charge.limit, amount) for charge, amount in zip(charges, reserved, strict=True)]
         if admission.model is not None and exchange.usage is not None and not exchange.usage.estimated:
             who = exchange.principal.id if exchange.principal else ""
@@ -268,19 +277,29 @@ def _note_observed(exchange: Exchange, levels: Sequence[tuple[Limit, float]]) ->
 
 
 def _reserved(cost: Amounts, limit: Limit) -> int:
-    return max(0, cost.get(limit.kind, 0 if limit.is_tokens else 1))
+    return cost.get(limit.kind, 0 if limit.is_tokens else 1)
 
 
 def _booked(used: Amounts, limit: Limit, reserved: int) -> int:
-    return 0 if limit.kind == "concurrent" else max(0, used.get(limit.kind, reserved))
+    return 0 if limit.kind == "concurrent" else used.get(limit.kind, reserved)
 
 
-def _call(used: CostFunction, exchange: Exchange) -> Amounts:
+def _cost_of(cost: CostFunction, exchange: Exchange) -> Amounts:
+    """What a host's function computes. Raises a `GatewayError` (500) for a wrong result."""
+    result = cost(exchange)
+    try:
+        return checked_amounts(result)
+    except OptionError as error:
+        fault = f"the function `cost` of the rate limits returned a wrong result: {error}"
+        raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
+
+
+def _used_of(used: CostFunction, exchange: Exchange) -> Amounts:
     """What a host's function computes; if it fails, that is logged, and what was reserved stays booked."""
     try:
-        return used(exchange)
+        return checked_amounts(used(exchange))
     except Exception:  # noqa: BLE001 - the host's code, after the response: its failure changes nothing for the client
-        _log.exception("%s: the function `used` of the rate limits failed", exchange.request_id)
+        _log.exception("%s: `used` of the rate limits failed; what was reserved stays booked", exchange.request_id)
         return {}
 
 

@@ -19,7 +19,7 @@ MAX_DEBT = 10
 """How far a bucket may go into debt, in amounts of its limit: that many windows later it has room again."""
 
 CONCURRENCY_WAIT = 1.0
-"""Seconds after which a request over a limit of `concurrent` may try again: no one knows when a running one ends."""
+"""Seconds after which a request over a limit of `concurrent` may try again: when a running one ends is not known."""
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
@@ -36,8 +36,8 @@ class Charge(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     """The status of one limit for a caller: how much of its amount is `used`. In debt, that is more than the amount.
 
-    `reserved` is the part of it that running requests hold; only `statuses` reports it. Fractions are what has been
-    refilled so far.
+    `reserved` is the part of it that running requests hold; only `statuses` reports it. Fractions come from the
+    continuous refill.
     """
 
     charge: Charge
@@ -53,7 +53,7 @@ class LimitStatus(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def full_in(self) -> float:
-        """Seconds until the whole amount is available again; for `concurrent` it depends on running requests: 0."""
+        """Seconds until the whole amount is available again; 0 for `concurrent`, which depends on running requests."""
         rate = self.charge.limit.rate
         return max(0.0, self.used) / rate if rate else 0.0
 
@@ -90,8 +90,9 @@ class LimitStore(Protocol):
     async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Book the actual amounts, in the order of the charges, in place of the reserved ones.
 
-        Settling twice changes nothing. More than was reserved becomes debt, up to `MAX_DEBT`; of less, what has not
-        been refilled yet is given back. Runs to its end in the background, whatever happens to the request.
+        Settling twice changes nothing. What exceeds the reservation becomes debt, up to `MAX_DEBT`; what was
+        not used is given back, as far as it has not been refilled yet. Runs to its end in the background, whatever
+        happens to the request.
         """
         ...
 
@@ -110,7 +111,7 @@ class SharedStore(LimitStore, Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop; they are made anew when needed."""
+        """Close the connections of the running event loop; they are opened again when needed."""
         ...
 
 

@@ -20,7 +20,7 @@ _TIMER = 1e-3
 """Seconds that the clock may have gone on since a request began to wait."""
 
 _POLL = 0.1
-"""Seconds between two tries where other processes settle in the same store: nothing reports that here."""
+"""Seconds between two tries with a shared store: settlements by other processes are not reported to this one."""
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class WaitingRoom:
         return sum(map(len, self._lines.values()))
 
     def queued(self, charges: Iterable[Charge]) -> Charge | None:
-        """The charge to a bucket for which others wait already: a further request waits behind them."""
+        """The charge to a bucket that other requests wait for already: a further one waits behind them."""
         if self._lines:
             for charge in charges:
                 if _key(charge) in self._lines:
@@ -50,7 +50,7 @@ class WaitingRoom:
         return None
 
     def wake(self, charges: Iterable[Charge]) -> None:
-        """Let those try again that wait for these buckets: something was given back."""
+        """Wake requests that wait for these buckets: something was given back."""
         if self._lines:
             for charge in charges:
                 if (line := self._lines.get(_key(charge))) is not None:

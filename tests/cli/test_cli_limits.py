@@ -251,5 +251,5 @@ def test_a_store_that_is_away_is_status_1_and_one_line(store: Store, tmp_path: P
 
 
 def test_a_store_that_connects_slowly_is_waited_for(store: Store, tmp_path: Path) -> None:
-    store.reason, store.failures = "there is no connection", 2
+    store.reason, store.failures = "not connected", 2
     assert len(table_of(show(str(gateway_file(tmp_path, more=OTHER + LIMITS + STORE))))) == 6

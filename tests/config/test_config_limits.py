@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     ),
     "cache reads of requests": (
         "requests = 1\ncache_reads = true",
-        ["11: limits[0].cache_reads: meaningless for requests, which are no input tokens"],
+        ["11: limits[0].cache_reads: meaningless for requests, which do not count input"],
     ),
     "everything at once": (
         'window = "x"\nper = "x"\nmode = "x"\nwait = 61\ncache_reads = 1',

@@ -119,7 +119,7 @@ def test_a_bucket_of_a_running_request_is_kept_while_there_is_anything_in_it() -
     concurrent, requests = store._buckets.values()
     assert list(concurrent) == ["a"]
     assert "a" not in requests
-    assert refused(store, held[0]).limit_status.reserved == 1
+    assert refused(store, held[0]).limit_status.used == 1
     store.book(running, [0, 4])  # more than was reserved of what has been at rest meanwhile
     assert [(one.used, one.reserved) for one in at_once(store.statuses(held))] == [(0, 0), (3, 0)]
 

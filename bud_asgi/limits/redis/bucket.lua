@@ -153,8 +153,12 @@ local function save(bucket)
   end
 end
 
--- Numbers in a reply would be cut to integers.
+-- As doubles in binary, eight bytes each: the server truncates numbers in a reply to integers.
+local function packed(numbers)
+  return struct.pack('<' .. string.rep('d', #numbers), unpack(numbers))
+end
+
 local function report(reply, bucket)
-  reply[#reply + 1] = string.format('%.17g', bucket.used)
-  reply[#reply + 1] = string.format('%.17g', bucket.reserved)
+  reply[#reply + 1] = bucket.used
+  reply[#reply + 1] = bucket.reserved
 end

@@ -102,11 +102,11 @@ class Channel(asyncio.Protocol):
             reader.feed(data)
             while (reply := cast("object", reader.gets())) is not _NOTHING:
                 if not pending:
-                    self.close("the server sent what was not asked for")
+                    self.close("the server sent an unrequested reply")
                     return
                 _resolve(pending.popleft()[0], reply)
         except hiredis.HiredisError:
-            self.close("the server does not speak the Redis protocol")
+            self.close("the server sent what is not in the Redis protocol")
             return
         if reader.has_data() and reader.len() > MAX_REPLY:
             self.close("the server sent a reply that is too large")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from redis.exceptions import RedisError
 
 from bud_asgi.limits.redis.channel import Channel
 from bud_asgi.limits.redis.errors import CallFailed, ServerError
 from bud_asgi.limits.redis.health import Health
-from bud_asgi.limits.redis.nodes import pack
-from bud_asgi.limits.redis.scripts import Script
+from bud_asgi.limits.redis.scripts import Arguments, Script, call, numbers_of
 from bud_asgi.limits.redis.timing import StoreTiming
 
 _TRIES = 3
@@ -42,36 +41,28 @@ class Link:
         """Whether it was closed, by its store or with its event loop."""
         return self._keeper.done()
 
-    async def call(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes | int], size: int) -> list[float]:
+    async def call(self, script: Script, arguments: Arguments, size: int) -> tuple[float, ...]:
         """Call a script, and return the `size` numbers that it replies with.
 
         Raises `CallFailed` after the deadline at the latest. Cancelled, the call may still be executed.
         """
         deadline = self._loop.time() + self._timeout
-        command = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        command = call(script.by_hash, arguments)
         for _ in range(_TRIES):
             channel = self._channel or await self._connected(deadline)
             reply = await channel.send(command, deadline)
-            if isinstance(reply, list) and len(reply) == size:  # pyright: ignore[reportUnknownArgumentType]
-                try:
-                    numbers = [float(item) for item in reply]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-                except (TypeError, ValueError):
-                    raise self._garbage(channel) from None
+            numbers = numbers_of(reply, size)
+            if numbers is not None:
                 self._worked()
                 return numbers
-            if isinstance(reply, CallFailed):
-                raise self._failed(reply)
-            if not isinstance(reply, ServerError):
-                raise self._garbage(channel)
-            if reply.code == "NOSCRIPT":
-                command = pack((b"EVAL", script.source, len(keys), *keys, *args))
-            elif reply.code in _ELSEWHERE:
-                channel.close(f"the server replied {reply.code}")
+            code = self._code_of(reply, channel)
+            if code == "NOSCRIPT":
+                command = call(script.by_source, arguments)
+            else:
+                channel.close(f"the server replied {code}")
                 if self._channel is channel:
                     self._channel = None
                     self._up.clear()
-            else:
-                raise self._failed(CallFailed(f"the server replied {reply.code}", sent=False))
         raise self._failed(CallFailed("no node accepts the call", sent=False))
 
     async def aclose(self) -> None:
@@ -91,25 +82,16 @@ class Link:
                 self._down = True
                 self._health.failed(f"no connection within {self._timeout:g} s")
         if self._channel is None:
-            raise CallFailed("there is no connection", sent=False)
+            raise CallFailed("not connected", sent=False)
         return self._channel
 
     async def _keep(self) -> None:
         channel: Channel | None = None
         try:
             while True:
-                try:
-                    async with asyncio.timeout(self._timing.connect_within):
-                        channel = await self._connect()
-                except (OSError, RedisError, CallFailed, ServerError) as error:
-                    self._lost(_reason(error))
-                else:
-                    self._channel = channel
-                    self._up.set()
-                    reason = await channel.closed
-                    self._channel = None
-                    if self._failures:  # it has not worked since the last time
-                        self._lost(reason)
+                channel = await self._try_to_connect()
+                if channel is not None:
+                    await self._use(channel)
                 pause = self._timing.pause(self._failures)
                 self._failures += 1
                 await asyncio.sleep(pause)
@@ -117,6 +99,36 @@ class Link:
             self._channel = None
             if channel is not None:
                 channel.close("the store was closed")
+
+    async def _try_to_connect(self) -> Channel | None:
+        try:
+            async with asyncio.timeout(self._timing.connect_within):
+                return await self._connect()
+        except (OSError, RedisError, CallFailed, ServerError) as error:
+            self._lost(_reason(error))
+            return None
+
+    async def _use(self, channel: Channel) -> None:
+        """Wait until a channel is closed."""
+        self._channel = channel
+        self._up.set()
+        await asyncio.wait({channel.closed})  # to await it would cancel it together with this task
+        if self._channel is channel:
+            self._channel = None
+            self._up.clear()
+        if self._failures:  # it has not worked since the last time
+            self._lost(channel.closed.result())
+
+    def _code_of(self, reply: object, channel: Channel) -> str:
+        """The code of an error after which a call is sent again. Raises `CallFailed` for any other reply."""
+        if isinstance(reply, CallFailed):
+            raise self._failed(reply)
+        if not isinstance(reply, ServerError):
+            channel.close("the server sent an unexpected reply")
+            raise self._failed(CallFailed("the server sent an unexpected reply", sent=True))
+        if reply.code != "NOSCRIPT" and reply.code not in _ELSEWHERE:
+            raise self._failed(CallFailed(f"the server replied {reply.code}", sent=False))
+        return reply.code
 
     def _lost(self, reason: str) -> None:
         self._down = True
@@ -134,10 +146,6 @@ class Link:
         self._health.failed(error.reason)
         return error
 
-    def _garbage(self, channel: Channel) -> CallFailed:
-        channel.close("the server sent an unexpected reply")
-        return self._failed(CallFailed("the server sent an unexpected reply", sent=True))
-
 
 def _reason(error: Exception) -> str:
     """Why a connection failed, without what the server or the resolver wrote."""
@@ -146,5 +154,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ServerError):
         return f"the server replied {error.code}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({error.verify_message})"
+        return f"its certificate was rejected ({error.verify_message})"
     return f"no connection ({type(error).__name__})"

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
 from typing import Any, cast
 
-import hiredis
 from redis.asyncio import RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 
 from bud_asgi.limits.redis.channel import Channel
 from bud_asgi.limits.redis.errors import CallFailed, ServerError
-from bud_asgi.limits.redis.scripts import SCRIPTS
+from bud_asgi.limits.redis.scripts import SCRIPTS, command
 from bud_asgi.limits.redis.timing import StoreTiming
 from bud_asgi.limits.redis.url import Login, Target
 
-_pack_command = cast("Callable[[tuple[bytes | str | int, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _PROBE_AFTER = 60  # seconds of silence after which the kernel checks whether the peer is still there
 
 
@@ -84,22 +81,16 @@ def _redis_py(login: Login) -> dict[str, str | None]:
 
 
 async def _introduce(channel: Channel, target: Target, deadline: float) -> None:
-    commands: list[tuple[bytes | str | int, ...]] = []
-    login = target.login
+    login, commands = target.login, list[bytes]()
     if login.password:
-        commands.append(("AUTH", *([login.username] if login.username else []), login.password))
+        commands.append(command("AUTH", *([login.username] if login.username else []), login.password))
     if target.db:
-        commands.append(("SELECT", target.db))
-    commands += [("SCRIPT", "LOAD", script.source) for script in SCRIPTS]
-    for reply in [channel.send(pack(command), deadline) for command in commands]:
+        commands.append(command("SELECT", target.db))
+    commands += [command("SCRIPT", "LOAD", script.source) for script in SCRIPTS]
+    for reply in [channel.send(one, deadline) for one in commands]:
         result = await reply
         if isinstance(result, CallFailed | ServerError):
             raise result
-
-
-def pack(command: tuple[bytes | str | int, ...]) -> bytes:
-    """A command in the Redis protocol."""
-    return _pack_command(command)
 
 
 def _keep_alive(transport: asyncio.BaseTransport) -> None:

@@ -11,4 +11,4 @@ for index = 1, #KEYS / 2 do
   end
   save(bucket)
 end
-return { string.format('%.17g', now) }
+return packed({ now })

@@ -11,7 +11,7 @@ for index = 1, #KEYS / 2 do
   end
   buckets[index] = bucket
 end
-local reply = { granted and '1' or '0', string.format('%.17g', now) }
+local reply = { granted and 1 or 0, now }
 for _, bucket in ipairs(buckets) do
   if granted then
     hold(bucket, id)
@@ -21,4 +21,4 @@ for _, bucket in ipairs(buckets) do
   end
   report(reply, bucket)
 end
-return reply
+return packed(reply)

@@ -18,4 +18,4 @@ for index = 1, #KEYS / 2 do
     save(bucket)
   end
 end
-return { string.format('%.17g', now) }
+return packed({ now })

@@ -7,4 +7,4 @@ for index = 1, #KEYS / 2 do
   end
   report(reply, bucket)
 end
-return reply
+return packed(reply)

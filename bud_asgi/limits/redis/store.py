@@ -20,7 +20,16 @@ from bud_asgi.limits.redis.errors import CallFailed
 from bud_asgi.limits.redis.fallback import OnFailure, fallback_of
 from bud_asgi.limits.redis.health import Health
 from bud_asgi.limits.redis.reservation import Lease, RedisReservation
-from bud_asgi.limits.redis.scripts import RENEW, RESERVE, SETTLE, STATUSES, arguments, keys_of, number
+from bud_asgi.limits.redis.scripts import (
+    RENEW,
+    RESERVE,
+    SETTLE,
+    STATUSES,
+    arguments_of,
+    hold_arguments,
+    keys_of,
+    number,
+)
 from bud_asgi.limits.redis.settlements import Settlements
 from bud_asgi.limits.redis.timing import DEFAULT_STORE_TIMING, StoreTiming
 from bud_asgi.limits.store import Charge, Grant, LimitStatus, StoreUnavailable, waiting_time
@@ -55,12 +64,12 @@ class RedisStore:
     """Counts in Redis (6.2 or later) or Valkey, for all processes that use the same `url` and `prefix`.
 
     `url` is `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host1:26379,host2:26379/service` or
-    `redis+cluster://host1,host2`; `valkey://` means the same. A `Secret` is accepted. Options of TLS such as
-    `ssl_ca_certs`, the path of a file, follow after a `?`.
+    `redis+cluster://host1,host2`; `valkey://` means the same. A `Secret` is accepted. TLS options, such as
+    `ssl_ca_certs` with the path of a file, follow after a `?`.
 
     A call never takes longer than `timeout` seconds. If the store does not answer by then, `on_failure` decides:
     `open` admits the request without limits, `closed` refuses it with status 529, and `local` applies the limits in the
-    memory of this process, divided by the number of `replicas`. The store is reached again by itself.
+    memory of this process, divided by the number of `replicas`. It reconnects by itself.
 
     A reservation that is neither settled nor renewed for `lease` seconds is given back. `clock` returns seconds in
     place of the server's clock; it is meant for tests. Raises `OptionError`, and `MissingExtra` without the extra
@@ -79,16 +88,7 @@ class RedisStore:
         timing: StoreTiming = DEFAULT_STORE_TIMING,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        check_seconds("timeout", timeout, maximum=60.0)
-        check_choice("on_failure", on_failure, get_args(OnFailure))
-        check_integer("replicas", replicas, "a whole number, at least 1")
-        if replicas > 1 and on_failure != "local":
-            raise OptionError("replicas", 'meaningless without on_failure = "local"', other="on_failure")
-        check_text("prefix", prefix, "letters, digits, and any of _ . : / -", _PREFIX)
-        check_seconds("lease", lease, maximum=1e9)
-        check_type("timing", timing, StoreTiming, "a StoreTiming")
-        if clock is not None:
-            check_clock("clock", clock)
+        _check_options(timeout, on_failure, replicas, prefix, lease, timing, clock)
         for module in ("redis", "hiredis"):
             require("RedisStore", module, "redis")
         from bud_asgi.limits.redis.link import Link  # noqa: PLC0415 - of an extra, and takes long to import
@@ -124,9 +124,9 @@ class RedisStore:
         if not charges:
             lease.shared = False
             return Grant(reservation)
-        args = arguments(self._now(), self._lease, reservation.id.encode(), 0.0, charges, amounts)
+        args = hold_arguments(self._now(), self._lease, reservation.id.encode(), 0.0, charges, amounts, keys)
         try:
-            granted, now, *levels = await connection.link.call(RESERVE, keys, args, 2 + len(keys))
+            granted, now, *levels = await connection.link.call(RESERVE, args, 2 + 2 * len(charges))
         except CallFailed as error:
             return await self._reserve_elsewhere(connection, reservation, error)
         except asyncio.CancelledError:
@@ -172,9 +172,9 @@ class RedisStore:
         for first in range(0, len(buckets), _MAX_BUCKETS):
             some = buckets[first : first + _MAX_BUCKETS]
             keys = keys_of(self._tag, some)
-            args = arguments(self._now(), self._lease, b"", 0.0, some, [0] * len(some))
+            args = arguments_of(self._now(), self._lease, some, [0] * len(some), keys)
             try:
-                levels = await link.call(STATUSES, keys, args, len(keys))
+                levels = await link.call(STATUSES, args, 2 * len(some))
             except CallFailed as error:
                 raise StoreUnavailable(error.reason) from None
             found += _statuses(some, levels)
@@ -222,27 +222,49 @@ class RedisStore:
         connection.settlements.settle_later(reservation, [0] * len(reservation.charges))
 
     async def _write(self, link: Link, reservation: RedisReservation, amounts: Sequence[int]) -> None:
-        lease = reservation.lease
-        hold = reservation.id.encode()
-        args = arguments(self._now(), self._lease, hold, lease.expires_at, reservation.charges, amounts)
-        await link.call(SETTLE, reservation.keys, args, 1)
+        hold, expires_at = reservation.id.encode(), reservation.lease.expires_at
+        charges, keys = reservation.charges, reservation.keys
+        args = hold_arguments(self._now(), self._lease, hold, expires_at, charges, amounts, keys)
+        await link.call(SETTLE, args, 1)
 
     async def _renew(self, link: Link, reservations: Sequence[RedisReservation]) -> None:
         if not reservations:
             return
         charges = [charge for one in reservations for charge in one.charges]
         keys = [key for one in reservations for key in one.keys]
-        args = arguments(self._now(), self._lease, b"", 0.0, charges, [charge.amount for charge in charges])
-        args += [one.id.encode() for one in reservations for _ in one.charges]
+        amounts = [charge.amount for charge in charges]
+        ids = [one.id.encode() for one in reservations for _ in one.charges]
+        args = hold_arguments(self._now(), self._lease, b"", 0.0, charges, amounts, keys, ids)
         ends_at = time.monotonic() + self.lease
         for one in reservations:
             one.lease.expires_at = 0.0  # not known until the reply is here
         try:
-            (now,) = await link.call(RENEW, keys, args, 1)
+            (now,) = await link.call(RENEW, args, 1)
         except CallFailed as error:
             raise StoreUnavailable(error.reason) from None
         for one in reservations:
             one.lease.expires_at, one.lease.ends_at = now + self.lease, ends_at
+
+
+def _check_options(
+    timeout: float,
+    on_failure: OnFailure,
+    replicas: int,
+    prefix: str,
+    lease: float,
+    timing: StoreTiming,
+    clock: Callable[[], float] | None,
+) -> None:
+    check_seconds("timeout", timeout, maximum=60.0)
+    check_choice("on_failure", on_failure, get_args(OnFailure))
+    check_integer("replicas", replicas, "a whole number, at least 1")
+    if replicas > 1 and on_failure != "local":
+        raise OptionError("replicas", 'meaningless without on_failure = "local"', other="on_failure")
+    check_text("prefix", prefix, "letters, digits, and any of _ . : / -", _PREFIX)
+    check_seconds("lease", lease, maximum=1e9)
+    check_type("timing", timing, StoreTiming, "a StoreTiming")
+    if clock is not None:
+        check_clock("clock", clock)
 
 
 def _is_held(reservation: RedisReservation) -> bool:

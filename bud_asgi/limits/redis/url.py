@@ -76,7 +76,7 @@ def parse_url(url: str | Secret, option: str = "url") -> Target:
     if form is None:
         raise OptionError(option, f"expected {_EXPECTED}")
     if "#" in rest:
-        raise OptionError(option, f'contains a "#", which no such URL has; {_ESCAPE}')
+        raise OptionError(option, f'contains a "#", which is not allowed; {_ESCAPE}')
     try:
         return _parse(option, scheme, _KINDS[form[3] or ""], bool(form[2]), rest)
     except OptionError:
@@ -132,14 +132,14 @@ def _query(option: str, query: str, kind: Kind, *, secure: bool) -> dict[str, st
     known = ("db", *(_SENTINEL if kind == "sentinel" else ()), *_TLS)
     found = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     if not found.keys() <= set(known):
-        raise OptionError(option, f"contains an option that is not known; expected {', '.join(known)}; {_ESCAPE}")
+        raise OptionError(option, f"contains an unknown option; expected {', '.join(known)}; {_ESCAPE}")
     if not secure and any(name in _TLS for name in found):
-        raise OptionError(option, "has options of TLS, which is used only by rediss:// and valkeys:// URLs")
+        raise OptionError(option, "has TLS options, which need a rediss:// or valkeys:// URL")
     return found
 
 
 def _tls_options(query: Mapping[str, str]) -> Mapping[str, object]:
-    """The options of TLS, as redis-py reads them."""
+    """The TLS options, as redis-py reads them."""
     pairs = "&".join(f"{name}={_quoted(value)}" for name, value in query.items())
     parsed = cast("Mapping[str, object]", parse_redis_url(f"rediss://host?{pairs}"))
     return {name: value for name, value in parsed.items() if name in _TLS}
@@ -154,7 +154,7 @@ def _tls_context(option: str, options: Mapping[str, object]) -> ssl.SSLContext:
         connection = SSLConnection(**cast("dict[str, Any]", options))
         return cast("ssl.SSLContext", connection.ssl_context.get())  # pyright: ignore[reportUnknownMemberType]
     except (OSError, ValueError, TypeError, RedisError) as error:
-        problem = f"its options of TLS cannot be used ({type(error).__name__}); check the files that they name"
+        problem = f"its TLS options cannot be used ({type(error).__name__}); check the files that they name"
         raise OptionError(option, problem) from None
 
 
