@@ -67,7 +67,8 @@ class Gateway:
 def tasks_in_flight() -> list[str]:
     """The tasks that the gateway runs for requests, in the running loop."""
     names = [task.get_name() for task in asyncio.all_tasks()]
-    return [name for name in names if name.startswith("bud_asgi") and name != "bud_asgi keeper"]
+    of_the_loop = {"bud_asgi keeper", "bud_asgi limit store"}
+    return [name for name in names if name.startswith("bud_asgi") and name not in of_the_loop]
 
 
 def assert_upstream_ends(upstream: ThreadedStandIn, since: float) -> None:

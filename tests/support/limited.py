@@ -14,19 +14,22 @@ from starlette.types import ASGIApp, Scope
 
 from bud_asgi import Exchange, HostUser, Limit, MemoryStore, Principal
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limiter, Standing
+from bud_asgi.limits import Charge, Grant, Standing
 from bud_asgi.testing import Received, StandIn, ThreadedStandIn, Usage
 from support.calls import BODY, HEADERS, MODEL, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, provider
 from support.uploads import upload
+from support.valkey import CountedRedisStore
 from support.waiting import until, wait_until
 
 PLENTY = 1_000_000
+LONG = 1e9
+"""Seconds: a window of which nothing is refilled during a test."""
 EVERY_KIND = (
-    Limit("requests", PLENTY),
-    Limit("input_tokens", PLENTY),
-    Limit("output_tokens", PLENTY),
-    Limit("tokens", PLENTY),
+    Limit("requests", PLENTY, LONG),
+    Limit("input_tokens", PLENTY, LONG),
+    Limit("output_tokens", PLENTY, LONG),
+    Limit("tokens", PLENTY, LONG),
     Limit("concurrent", 1000),
 )
 USAGE = Usage(input_tokens=37, output_tokens=11)
@@ -52,6 +55,9 @@ class AwaitingStore(MemoryStore):
         await super().settle(reservation, amounts)
 
 
+Store = MemoryStore | CountedRedisStore
+
+
 class Booked(msgspec.Struct, frozen=True):
     """What a caller has used of each kind of limit; `concurrent` is what still runs."""
 
@@ -65,13 +71,14 @@ class Booked(msgspec.Struct, frozen=True):
 class Limited:
     """A gateway with limits, its upstream, and the store."""
 
-    def __init__(self, here: Gateway, upstream: ThreadedStandIn, store: MemoryStore, limiter: Limiter) -> None:
-        self.here, self.upstream, self.store, self.limiter = here, upstream, store, limiter
+    def __init__(self, here: Gateway, upstream: ThreadedStandIn, store: Store) -> None:
+        self.here, self.upstream, self.store = here, upstream, store
+        self.limiter = here.messages.limits
 
     async def booked(self, caller: Principal | str) -> Booked:
         """What is booked for a caller, once everything is settled. Fails if anything stays reserved."""
         await until(lambda: not self.store.open)
-        standing = await self.limiter.standing(caller)
+        standing = await asyncio.to_thread(self.standing, caller)
         assert not any(one.reserved for one in standing), standing
         return Booked(**{one.limit.kind: one.used for one in standing})
 
@@ -81,7 +88,8 @@ class Limited:
 
     def standing(self, caller: Principal | str) -> Sequence[Standing]:
         """The standing of a caller, in the order of its limits."""
-        return asyncio.run(self.limiter.standing(caller))
+        (loop,) = self.here.messages._loops._by_loop  # a store's connections belong to the loop of the gateway
+        return asyncio.run_coroutine_threadsafe(self.limiter.standing(caller), loop).result(5)
 
     def accounts(self, caller: str) -> list[Exchange]:
         """The records of a caller's settled requests."""
@@ -152,7 +160,7 @@ def user(principals: Collection[Principal] = ()) -> HostUser:
 def limited(
     *limits: Limit,
     principals: Collection[Principal] = (),
-    store: MemoryStore | None = None,
+    store: Store | None = None,
     upstream: ThreadedStandIn | None = None,
     wrap: Callable[[ASGIApp], ASGIApp] | None = None,
     **options: Any,
@@ -167,12 +175,9 @@ def limited(
         return
     store = MemoryStore(clock=stopped) if store is None else store
     settings: dict[str, Any] = {"providers": [provider(upstream.base_url, timeouts=PATIENT)], **options}
-    limiter = None
-    if "middleware" in settings:
-        limiter = Limiter(limits, store)
-    else:
+    if "middleware" not in settings:
         settings = {"auth": user(principals), "limits": limits, "store": store, **settings}
     with gateway("", wrap=wrap, **settings) as here:
-        yield Limited(here, upstream, store, limiter or here.messages.limits)
+        yield Limited(here, upstream, store)
         here.assert_nothing_open()
-        assert store.open == 0
+        wait_until(lambda: not store.open, "open reservations")

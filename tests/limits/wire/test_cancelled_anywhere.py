@@ -10,22 +10,29 @@ import pytest
 from support.asgi import Receiving, Sent, chunks, http_scope
 from support.calls import UPSTREAM_KEY
 from support.gateway import PATIENT, provider
-from support.limited import EVERY_KIND, USAGE, AwaitingStore, Booked, encoded, lines, stopped, user
+from support.limited import EVERY_KIND, USAGE, AwaitingStore, Booked, Store, encoded, lines, stopped, user
 from support.spent import spent
 from support.steps import CancelledAt
+from support.valkey import CountedRedisStore
 from support.waiting import until
 
 from bud_asgi import Exchange, Limit, MemoryStore, MessagesApp
 from bud_asgi.testing import StandIn, text
 
 MAX_TOKENS = 100
-STORES = {"memory": MemoryStore, "a store that awaits": AwaitingStore}
+
+
+@pytest.fixture(params=["memory", "a store that awaits", "valkey"])
+def store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "valkey":
+        return CountedRedisStore(request.getfixturevalue("valkey"))
+    return (MemoryStore if request.param == "memory" else AwaitingStore)(clock=stopped)
 
 
 class Line:
     """A gateway before its upstream, both in the loop of the test."""
 
-    def __init__(self, upstream: StandIn, store: MemoryStore, *limits: Limit) -> None:
+    def __init__(self, upstream: StandIn, store: Store, *limits: Limit) -> None:
         self.upstream, self.store = upstream, store
         self.settled: list[Exchange] = []
         self.messages = MessagesApp(
@@ -59,7 +66,7 @@ class Line:
 
 
 @asynccontextmanager
-async def line(store: MemoryStore, *limits: Limit) -> AsyncGenerator[Line]:
+async def line(store: Store, *limits: Limit) -> AsyncGenerator[Line]:
     async with StandIn(api_key=UPSTREAM_KEY) as upstream:
         upstream.always(text("one two three", usage=USAGE))
         here = Line(upstream, store, *limits)
@@ -69,9 +76,8 @@ async def line(store: MemoryStore, *limits: Limit) -> AsyncGenerator[Line]:
 
 @pytest.mark.parametrize("times", [1, 3], ids=["once", "three times"])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-@pytest.mark.parametrize("store", STORES)
-async def test_a_request_that_is_cancelled_at_any_await_is_settled(store: str, stream: bool, times: int) -> None:
-    async with line(STORES[store](clock=stopped), *EVERY_KIND) as here:
+async def test_a_request_that_is_cancelled_at_any_await_is_settled(store: Store, stream: bool, times: int) -> None:
+    async with line(store, *EVERY_KIND) as here:
         number, suspended = 0, 1
         while suspended >= number:
             number += 1
@@ -85,10 +91,9 @@ async def test_a_request_that_is_cancelled_at_any_await_is_settled(store: str, s
         assert "cancelled" in {one.outcome for one in here.settled}
 
 
-@pytest.mark.parametrize("store", STORES)
-async def test_a_request_that_is_cancelled_while_it_waits_leaves_the_line(store: str) -> None:
+async def test_a_request_that_is_cancelled_while_it_waits_leaves_the_line(store: Store) -> None:
     limits = [*EVERY_KIND[:4], Limit("concurrent", 1, wait=30.0)]
-    async with line(STORES[store](clock=stopped), *limits) as here:
+    async with line(store, *limits) as here:
         number, suspended = 0, 1
         while suspended >= number:
             number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Mapping
 from datetime import datetime
@@ -50,10 +51,10 @@ REPLIES: dict[str, tuple[Reply, bool, int]] = {
 def test_each_reply_has_the_headers_of_each_family(
     here: Limited, request: pytest.FixtureRequest, reply: Reply, streaming: bool, status: int
 ) -> None:
-    caller = request.node.name
-    body = encoded(model=f"claude-{len(here.here.settled)}", stream=streaming, max_tokens=100)
+    caller = re.sub(r"\W+", "-", request.node.name)
+    body = encoded(model=f"claude-{caller}", stream=streaming, max_tokens=100)
     here.upstream.enqueue(reply)
-    answer = here.post(caller.encode("ascii", "replace").decode(), body)
+    answer = here.post(caller, body)
     assert answer.status_code == status
     taken = estimated_input(body).input_tokens or 0
     used = {"requests": 1, "input-tokens": taken, "output-tokens": 100, "tokens": taken + 100}

@@ -21,9 +21,9 @@ from support.gateway import PATIENT, provider
 from support.limited import (
     EVERY_KIND,
     USAGE,
-    AwaitingStore,
     Booked,
     Limited,
+    Store,
     encoded,
     limited,
     stopped,
@@ -32,6 +32,7 @@ from support.limited import (
 from support.sockets import receive_until
 from support.streams import event, parse, start
 from support.streams import text as text_event
+from support.valkey import CountedRedisStore
 from support.waiting import wait_until
 
 from bud_asgi import AuthMiddleware, Exchange, MemoryStore, RateLimitMiddleware, Route, RouteTable, RoutingMiddleware
@@ -157,10 +158,12 @@ def upstream() -> Generator[ThreadedStandIn]:
         yield stand_in
 
 
-@pytest.fixture(scope="module", params=["stages", "middleware", "a store that awaits", "below BaseHTTPMiddleware"])
+@pytest.fixture(scope="module", params=["stages", "middleware", "valkey", "below BaseHTTPMiddleware"])
 def here(upstream: ThreadedStandIn, request: pytest.FixtureRequest) -> Generator[Limited]:
     kind: str = request.param
-    store = AwaitingStore(clock=stopped) if kind == "a store that awaits" else MemoryStore(clock=stopped)
+    store: Store = MemoryStore(clock=stopped)
+    if kind == "valkey":
+        store = CountedRedisStore(request.getfixturevalue("valkey"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
     routes = [
