@@ -28,7 +28,7 @@ class RedisMachine(LimitMachine):
 
     server: Valkey
     runner: asyncio.Runner
-    store: CountedRedisStore
+    shared: CountedRedisStore
 
     def __init__(self) -> None:
         self.expires: dict[int, float] = {}
@@ -37,11 +37,12 @@ class RedisMachine(LimitMachine):
 
     def new_store(self, clock: SetClock) -> CountedRedisStore:
         """A store with a prefix of its own."""
-        return CountedRedisStore(self.server, clock=clock, lease=LEASE)
+        self.shared = CountedRedisStore(self.server, clock=clock, lease=LEASE)
+        return self.shared
 
     def teardown(self) -> None:
         """Close the store."""
-        self.runner.run(self.store.aclose())
+        self.runner.run(self.shared.aclose())
         super().teardown()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -64,7 +65,7 @@ class RedisMachine(LimitMachine):
                     bucket.used += charge.amount
                     bucket.held[number] = Fraction(charge.amount)
             self.expires[number] = self.clock.now + LEASE
-        self.run(self.store.renew([reservation for _, reservation in chosen]))
+        self.run(self.shared.renew([reservation for _, reservation in chosen]))
 
     @invariant()
     def no_more_requests_run_at_once_than_may(self) -> None:
@@ -107,5 +108,5 @@ class RedisMachine(LimitMachine):
 def test_a_shared_store_does_what_the_model_does(valkey: Valkey) -> None:
     with asyncio.Runner() as runner:
         RedisMachine.server, RedisMachine.runner = valkey, runner
-        steps = settings(examples(12, 1_000), stateful_step_count=30, phases=(Phase.generate,))
+        steps = settings(examples(10, 1_000), stateful_step_count=30, phases=(Phase.generate,))
         run_state_machine_as_test(RedisMachine, settings=steps)

@@ -51,6 +51,16 @@ async def until_it_works(store: CountedRedisStore) -> None:
     await until_true(works)
 
 
+async def until_it_is_healthy(store: CountedRedisStore) -> None:
+    """Wait until the store has worked long enough to be reported as such."""
+
+    async def healthy() -> bool:
+        await until_it_works(store)
+        return store._health.ok
+
+    await until_true(healthy)
+
+
 async def timed(work: Awaitable[T]) -> tuple[T, float]:
     """What the work returns, and how long it took."""
     began = time.monotonic()
@@ -88,11 +98,23 @@ async def test_a_store_that_hangs_delays_nobody_beyond_the_deadline(
         _, took = await timed(store.reserve(ONE))
         assert took < TIMEOUT / 2
         gate.set()
-        await until_it_works(store)
-        assert len(lines(caplog)) == 2, lines(caplog)
+        await until_it_is_healthy(store)
         failed, works = lines(caplog)
         assert "requests are admitted without limits" in failed
         assert "works again after" in works
+
+
+async def test_a_store_that_fails_now_and_then_is_logged_once(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bud_asgi")
+    async with behind_a_proxy(valkey) as (store, proxy):
+        for _ in range(5):
+            proxy.replies.clear()
+            await store.reserve(ONE)
+            proxy.replies.set()
+            await until_it_works(store)
+        assert len(lines(caplog)) == 1, lines(caplog)
+        await until_it_is_healthy(store)
+        assert len(lines(caplog)) == 2, lines(caplog)
 
 
 async def test_replies_that_come_late_are_dropped_and_the_connection_goes_on(valkey: Valkey) -> None:
@@ -200,6 +222,7 @@ async def test_garbage_closes_the_connection_and_charges_nothing_wrong(
         await store.settle(granted.reservation, [0])
         await until(lambda: store.open == 0)
         assert await used(store, CONCURRENT) == 0
+        await until_it_is_healthy(store)
         assert len(lines(caplog)) == 2, lines(caplog)
 
 
