@@ -101,7 +101,7 @@ class Link:
         try:
             async with asyncio.timeout(self._timing.connect_within):
                 return await self._connect()
-        except (OSError, RedisError, CallFailed, ServerError) as error:
+        except (OSError, UnicodeError, RedisError, CallFailed, ServerError) as error:  # UnicodeError: the host's name
             self._lost(_reason(error))
             return None
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from fractions import Fraction
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
@@ -105,6 +106,7 @@ class RedisMachine(LimitMachine):
         self.settled.append((reservation, len(amounts)))
 
 
+@pytest.mark.torture
 def test_a_shared_store_does_what_the_model_does(valkey: Valkey) -> None:
     with asyncio.Runner() as runner:
         RedisMachine.server, RedisMachine.runner = valkey, runner

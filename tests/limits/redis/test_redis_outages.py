@@ -239,6 +239,17 @@ async def test_a_server_that_is_away_from_the_start_is_found_when_it_comes(
             assert "redis://127.0.0.1" in lines(caplog)[0]
 
 
+@pytest.mark.parametrize("host", ["localhost.invalid", f"{'a' * 70}.example"])
+async def test_a_host_that_cannot_be_resolved_is_a_failure(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    async with redis_store(valkey, url=f"redis://{host}", timeout=TIMEOUT) as store:
+        for _ in range(3):
+            granted, took = await timed(store.reserve(ONE))
+            assert (granted.statuses, took < TIMEOUT + ROOM) == ((), True)
+        assert len(lines(caplog)) == 1
+
+
 async def test_a_connection_that_was_cut_while_idle_is_replaced_at_once(
     valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:

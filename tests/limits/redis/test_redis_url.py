@@ -67,6 +67,7 @@ def test_the_parts_of_a_url() -> None:
         ("redis://a,b", "several hosts"),
         ("redis://host/one", "number of a database"),
         ("redis+cluster://host/1", "only the database 0"),
+        ("rediss+cluster://host?ssl_password=x", "not known"),
         ("redis://host?timeout=1", "not known"),
         ("redis://host?ssl_ca_certs=/x", "used only by rediss"),
         ("rediss://host?ssl_ca_certs=/missing", "FileNotFoundError"),
