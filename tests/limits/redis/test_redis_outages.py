@@ -172,6 +172,32 @@ async def test_a_settlement_that_was_lost_is_written_later(valkey: Valkey) -> No
         assert store.left_behind() == set()
 
 
+async def test_settlements_that_cannot_be_written_within_the_lease_are_dropped_and_counted(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bud_asgi")
+    async with behind_a_proxy(valkey, lease=0.4) as (store, proxy):
+        grants = [await store.reserve([Charge(CONCURRENT, "a", 1)]) for _ in range(2)]
+        await proxy.cut()
+        for grant in grants:
+            await store.settle(grant.reservation, [0])
+        await asyncio.sleep(0.6)
+        await proxy.open()
+        await until_it_is_healthy(store)
+        assert "2 settlements were dropped" in lines(caplog)[-1]
+        assert await used(store, CONCURRENT) == 0
+
+
+async def test_a_reply_that_came_while_the_event_loop_was_busy_is_not_late(valkey: Valkey) -> None:
+    async with redis_store(valkey, timeout=TIMEOUT) as store:
+        await until_it_works(store)
+        waiting = asyncio.create_task(store.reserve(ONE))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it is sent
+        time.sleep(4 * TIMEOUT)
+        assert len((await waiting).statuses) == 1
+
+
 async def test_with_closed_a_request_is_refused_and_nothing_stays_reserved(
     valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
