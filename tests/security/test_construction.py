@@ -313,7 +313,7 @@ class Store:
             raise self.value
         return self.value
 
-    def settle(self, reservation: object, amounts: object) -> None:
+    async def settle(self, reservation: object, amounts: object) -> None:
         pass
 
 

@@ -75,12 +75,9 @@ class Link:
         if not self._down:
             try:
                 async with asyncio.timeout_at(deadline):
-                    while self._channel is None and not self._down:
-                        self._up.clear()
-                        await self._up.wait()
+                    await self._up.wait()
             except TimeoutError:
-                self._down = True
-                self._health.failed(f"no connection within {self._timeout:g} s")
+                self._lost(f"no connection within {self._timeout:g} s")
         if self._channel is None:
             raise CallFailed("not connected", sent=False)
         return self._channel
@@ -104,7 +101,7 @@ class Link:
         try:
             async with asyncio.timeout(self._timing.connect_within):
                 return await self._connect()
-        except (OSError, RedisError, CallFailed, ServerError) as error:
+        except (OSError, UnicodeError, RedisError, CallFailed, ServerError) as error:  # UnicodeError: the host's name
             self._lost(_reason(error))
             return None
 
@@ -136,7 +133,7 @@ class Link:
         self._health.failed(reason)
 
     def _worked(self) -> None:
-        if self._failures or not self._health.ok:
+        if self._failures or self._down or not self._health.ok:
             self._failures = 0
             self._down = False
             self._health.worked()

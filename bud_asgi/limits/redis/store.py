@@ -102,7 +102,7 @@ class RedisStore:
         self._clock = clock
         self._timing = timing
         self._fallback = fallback_of(on_failure, replicas)
-        self._health = Health(target.shown, self._fallback.consequence)
+        self._health = Health(target.shown, self._fallback.consequence, calm=timing.silence)
         open_channel = partial(connect, target, self._tag, timing)
         self._new_link = partial(Link, open_channel, timeout=float(timeout), timing=timing, health=self._health)
         self._by_loop: dict[asyncio.AbstractEventLoop, _Connection] = {}

@@ -10,7 +10,8 @@ from bud_asgi.options import check_seconds
 class StoreTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Durations in seconds. The defaults are for production; tests pass shorter ones.
 
-    `silence`: how long a connection may leave a call unanswered before it is closed. `connect_within`: how long finding
+    `silence`: how long a connection may leave a call unanswered before it is closed,
+    and how long calls have to succeed before the store is reported to work again. `connect_within`: how long finding
     the node, connecting and authenticating may take. `first_pause`, `longest_pause`: between two attempts to connect,
     or to write a settlement; each pause is twice as long as the one before. `close_within`: how long settlements that
     have not been written yet may take when the store is closed. Raises `OptionError`.

@@ -27,8 +27,9 @@ _EXPECTED = (
 _ESCAPE = "special characters of a user name or password have to be percent-encoded"
 _TLS = (
     "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
-    "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
+    "ssl_check_hostname", "ssl_min_version", "ssl_ciphers", "ssl_include_verify_flags", "ssl_exclude_verify_flags",
 )  # fmt: skip
+_NOT_OF_CLUSTERS = frozenset({"ssl_ca_path", "ssl_password"})  # redis-py has no such options there
 _SENTINEL = ("sentinel_username", "sentinel_password")
 _PORTS: Mapping[Kind, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 
@@ -129,7 +130,9 @@ def _parse(option: str, scheme: str, kind: Kind, secure: bool, rest: str) -> Tar
 
 def _query(option: str, query: str, kind: Kind, *, secure: bool) -> dict[str, str]:
     """The options in the query of the URL."""
-    known = ("db", *(_SENTINEL if kind == "sentinel" else ()), *_TLS)
+    known = ["db", *(_SENTINEL if kind == "sentinel" else ()), *_TLS]
+    if kind == "cluster":
+        known = [name for name in known if name not in _NOT_OF_CLUSTERS]
     found = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     if not found.keys() <= set(known):
         raise OptionError(option, f"contains an unknown option; expected {', '.join(known)}; {_ESCAPE}")

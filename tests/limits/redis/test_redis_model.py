@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from fractions import Fraction
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
@@ -28,7 +29,7 @@ class RedisMachine(LimitMachine):
 
     server: Valkey
     runner: asyncio.Runner
-    store: CountedRedisStore
+    shared: CountedRedisStore
 
     def __init__(self) -> None:
         self.expires: dict[int, float] = {}
@@ -37,11 +38,12 @@ class RedisMachine(LimitMachine):
 
     def new_store(self, clock: SetClock) -> CountedRedisStore:
         """A store with a prefix of its own."""
-        return CountedRedisStore(self.server, clock=clock, lease=LEASE)
+        self.shared = CountedRedisStore(self.server, clock=clock, lease=LEASE)
+        return self.shared
 
     def teardown(self) -> None:
         """Close the store."""
-        self.runner.run(self.store.aclose())
+        self.runner.run(self.shared.aclose())
         super().teardown()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -64,7 +66,7 @@ class RedisMachine(LimitMachine):
                     bucket.used += charge.amount
                     bucket.held[number] = Fraction(charge.amount)
             self.expires[number] = self.clock.now + LEASE
-        self.run(self.store.renew([reservation for _, reservation in chosen]))
+        self.run(self.shared.renew([reservation for _, reservation in chosen]))
 
     @invariant()
     def no_more_requests_run_at_once_than_may(self) -> None:
@@ -104,8 +106,9 @@ class RedisMachine(LimitMachine):
         self.settled.append((reservation, len(amounts)))
 
 
+@pytest.mark.torture
 def test_a_shared_store_does_what_the_model_does(valkey: Valkey) -> None:
     with asyncio.Runner() as runner:
         RedisMachine.server, RedisMachine.runner = valkey, runner
-        steps = settings(examples(12, 1_000), stateful_step_count=30, phases=(Phase.generate,))
+        steps = settings(examples(10, 1_000), stateful_step_count=30, phases=(Phase.generate,))
         run_state_machine_as_test(RedisMachine, settings=steps)

@@ -51,6 +51,16 @@ async def until_it_works(store: CountedRedisStore) -> None:
     await until_true(works)
 
 
+async def until_it_is_healthy(store: CountedRedisStore) -> None:
+    """Wait until the store has worked long enough to be reported as such."""
+
+    async def healthy() -> bool:
+        await until_it_works(store)
+        return store._health.ok
+
+    await until_true(healthy)
+
+
 async def timed(work: Awaitable[T]) -> tuple[T, float]:
     """What the work returns, and how long it took."""
     began = time.monotonic()
@@ -88,11 +98,23 @@ async def test_a_store_that_hangs_delays_nobody_beyond_the_deadline(
         _, took = await timed(store.reserve(ONE))
         assert took < TIMEOUT / 2
         gate.set()
-        await until_it_works(store)
-        assert len(lines(caplog)) == 2, lines(caplog)
+        await until_it_is_healthy(store)
         failed, works = lines(caplog)
         assert "requests are admitted without limits" in failed
         assert "works again after" in works
+
+
+async def test_a_store_that_fails_now_and_then_is_logged_once(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bud_asgi")
+    async with behind_a_proxy(valkey) as (store, proxy):
+        for _ in range(5):
+            proxy.replies.clear()
+            await store.reserve(ONE)
+            proxy.replies.set()
+            await until_it_works(store)
+        assert len(lines(caplog)) == 1, lines(caplog)
+        await until_it_is_healthy(store)
+        assert len(lines(caplog)) == 2, lines(caplog)
 
 
 async def test_replies_that_come_late_are_dropped_and_the_connection_goes_on(valkey: Valkey) -> None:
@@ -150,6 +172,32 @@ async def test_a_settlement_that_was_lost_is_written_later(valkey: Valkey) -> No
         assert store.left_behind() == set()
 
 
+async def test_settlements_that_cannot_be_written_within_the_lease_are_dropped_and_counted(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bud_asgi")
+    async with behind_a_proxy(valkey, lease=0.4) as (store, proxy):
+        grants = [await store.reserve([Charge(CONCURRENT, "a", 1)]) for _ in range(2)]
+        await proxy.cut()
+        for grant in grants:
+            await store.settle(grant.reservation, [0])
+        await asyncio.sleep(0.6)
+        await proxy.open()
+        await until_it_is_healthy(store)
+        assert "2 settlements were dropped" in lines(caplog)[-1]
+        assert await used(store, CONCURRENT) == 0
+
+
+async def test_a_reply_that_came_while_the_event_loop_was_busy_is_not_late(valkey: Valkey) -> None:
+    async with redis_store(valkey, timeout=TIMEOUT) as store:
+        await until_it_works(store)
+        waiting = asyncio.create_task(store.reserve(ONE))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it is sent
+        time.sleep(4 * TIMEOUT)
+        assert len((await waiting).statuses) == 1
+
+
 async def test_with_closed_a_request_is_refused_and_nothing_stays_reserved(
     valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +248,7 @@ async def test_garbage_closes_the_connection_and_charges_nothing_wrong(
         await store.settle(granted.reservation, [0])
         await until(lambda: store.open == 0)
         assert await used(store, CONCURRENT) == 0
+        await until_it_is_healthy(store)
         assert len(lines(caplog)) == 2, lines(caplog)
 
 
@@ -214,6 +263,17 @@ async def test_a_server_that_is_away_from_the_start_is_found_when_it_comes(
             assert (granted.statuses, took < TIMEOUT + ROOM) == ((), True)
             assert "hidden" not in repr(store) + "".join(lines(caplog))
             assert "redis://127.0.0.1" in lines(caplog)[0]
+
+
+@pytest.mark.parametrize("host", ["localhost.invalid", f"{'a' * 70}.example"])
+async def test_a_host_that_cannot_be_resolved_is_a_failure(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    async with redis_store(valkey, url=f"redis://{host}", timeout=TIMEOUT) as store:
+        for _ in range(3):
+            granted, took = await timed(store.reserve(ONE))
+            assert (granted.statuses, took < TIMEOUT + ROOM) == ((), True)
+        assert len(lines(caplog)) == 1
 
 
 async def test_a_connection_that_was_cut_while_idle_is_replaced_at_once(

@@ -32,6 +32,7 @@ def start(server: Valkey, prefix: str, *arguments: object) -> subprocess.Popen[b
     return subprocess.Popen(command, stdout=subprocess.PIPE, env={"PYTHONPATH": str(program.parents[3])})
 
 
+@pytest.mark.torture
 async def test_processes_together_admit_exactly_what_the_limits_allow(valkey: Valkey) -> None:
     """Counters in the server see each overlap of the processes.
 

@@ -67,6 +67,7 @@ def test_the_parts_of_a_url() -> None:
         ("redis://a,b", "several hosts"),
         ("redis://host/one", "number of a database"),
         ("redis+cluster://host/1", "only the database 0"),
+        ("rediss+cluster://host?ssl_password=x", "an unknown option"),
         ("redis://host?timeout=1", "an unknown option"),
         ("redis://host?ssl_ca_certs=/x", "need a rediss"),
         ("rediss://host?ssl_ca_certs=/missing", "FileNotFoundError"),
