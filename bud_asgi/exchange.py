@@ -290,9 +290,9 @@ class Exchange(msgspec.Struct, eq=False):
         return self._request
 
     @property
-    def has_request(self) -> bool:
-        """Whether the request has been read and decoded."""
-        return self._request is not None
+    def read_request(self) -> MessagesRequest | None:
+        """The request, if it has been read; else `None`."""
+        return self._request
 
     @property
     def decoded_request(self) -> MessagesRequest:
