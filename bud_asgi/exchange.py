@@ -197,7 +197,7 @@ class Attempt(msgspec.Struct, eq=False):
         return self.sent and not refused and self.end in _BILLED
 
 
-class Reservation(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a request holds of its limits until it is settled. `id` is the store's own, and so may be further fields."""
 
     id: str

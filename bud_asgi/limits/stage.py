@@ -35,7 +35,7 @@ from bud_asgi.tasks import BackgroundTasks
 _log = logging.getLogger("bud_asgi")
 
 
-class Admission(msgspec.Struct, eq=False):
+class Admission(msgspec.Struct, eq=False, gc=False):
     """A request that has been admitted: its charges, and the reserved amounts. Without limits nothing is reserved.
 
     `size` is the length in bytes of the body that tokens were estimated by; 0 if they were not.
