@@ -6,10 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import msgspec
 
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
-from bud_asgi.exchange import Attempt, AttemptEnd, Exchange, Target
+from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.failover import MAX_ATTEMPTS, Failure, RetryBudget, classify, error_to_show, may_try_next
 from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
@@ -27,69 +31,103 @@ from bud_asgi.providers import (
 )
 from bud_asgi.relay import open_stream, relay_events, relay_json, usage_of_stream
 
-TRY_NEXT: Mapping[AttemptEnd, bool] = {
-    "answered": False,
-    "unsupported": False,
-    "not_sent": True,
-    "refused": False,
-    "translated": False,
-    "overloaded": False,
-    "unknown": False,
-    "broken": False,
-    "client_gone": False,
-    "cancelled": False,
-}
-"""Whether the next target is tried after an attempt that ended so: only where nothing can have been begun."""
-
 _log = logging.getLogger("bud_asgi")
 
 
+class Upstreams(msgspec.Struct, frozen=True, eq=False):
+    """What attempts are made with: providers by name, the account fields that each does not get, the retry budget."""
+
+    providers: Mapping[str, Provider]
+    dropped_fields: Mapping[str, frozenset[str]]
+    budget: RetryBudget
+
+
 async def run_attempts(
-    request: ActiveRequest,
-    targets: Sequence[Target],
-    providers: Mapping[str, Provider],
-    dropped_fields: Mapping[str, frozenset[str]],
-    client: HttpClient,
-    timing: Timing,
+    request: ActiveRequest, targets: Sequence[Target], upstreams: Upstreams, client: HttpClient, timing: Timing
 ) -> None:
     """Try the targets in order until one has answered, and deliver its reply.
 
-    `dropped_fields` are the account fields that are left out of requests, by provider.
-    Raises the `GatewayError` of the last attempt. Cancelled, the upstream call is aborted at once.
+    A failure before a reply is committed is followed by the next target where `may_try_next` allows it. Raises the most
+    useful `GatewayError` of the attempts. Cancelled, the upstream call is aborted at once.
     """
-    exchange, response = request.exchange, request.response
-    streaming = exchange.decoded_request.stream
-    if streaming:
-        response.enable_pings()
-    for number, target in enumerate(targets, 1):
-        provider = providers[target.provider]
-        attempt = Attempt(target)
-        exchange.attempts.append(attempt)
-        stream = EventStream() if streaming else None
-        reply: HttpReply | None = None
+    exchange, budget = request.exchange, upstreams.budget
+    if exchange.decoded_request.stream:
+        request.response.enable_pings()
+    failures: list[Failure] = []
+    last = min(len(targets), MAX_ATTEMPTS) - 1
+    deadline = time.monotonic() + timing.failover_within
+    for number, target in enumerate(targets):
         try:
-            # The encoded request is not kept in a variable: an open stream would retain the body.
-            call = (exchange, attempt, dropped_fields[target.provider])
-            reply, fields = await send(client, provider, _provider_request(*call), attempt)
-            if stream is None:
-                await relay_json(exchange, attempt, reply, fields, response)
-            else:
-                await open_stream(stream, attempt, reply, fields, response, timing.commit_after)
-                exchange.release_body()
-                del fields  # an open stream retains nothing that it no longer needs
-                redact = provider.credential.redact
-                await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
-                exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
-        except BaseException as error:  # noqa: BLE001 - it is raised again, or recorded in the attempt
-            _note_failure(request, provider, attempt, stream, error)
-            if attempt.end is None or not TRY_NEXT[attempt.end] or number == len(targets):
-                raise _shown(exchange, provider, attempt, error) from error.__cause__
-            response.release()
+            await _attempt(request, target, upstreams, client, timing, has_next=number < last)
+        except GatewayError as error:
+            # Without its traceback, which refers to frames that hold the body.
+            failures.append(Failure(exchange.attempts[-1].end or "unsupported", error.with_traceback(None)))
+            if number == last or not may_try_next(failures, budget, time.monotonic(), deadline):
+                _charge_one(exchange)
+                _raise(error_to_show(failures), failures)
         else:
-            attempt.end = "answered"
             return
+        _set_aside(request)
+
+
+def _raise(error: GatewayError, failures: list[Failure]) -> NoReturn:
+    """Raise an error, and leave no reference to it in a frame of its own traceback: the cycle would keep the body."""
+    failures.clear()
+    try:
+        raise error from error.__cause__
+    finally:
+        del error
+
+
+async def _attempt(
+    request: ActiveRequest, target: Target, upstreams: Upstreams, client: HttpClient, timing: Timing, *, has_next: bool
+) -> None:
+    """Send the request to one target, and deliver its reply. Raises the error as the client may see it."""
+    exchange, response, provider = request.exchange, request.response, upstreams.providers[target.provider]
+    attempt = Attempt(target)
+    exchange.attempts.append(attempt)
+    upstreams.budget.count(attempt.started)
+    stream = EventStream() if exchange.decoded_request.stream else None
+    reply: HttpReply | None = None
+    try:
+        # The encoded request is not kept in a variable: an open stream would retain the body.
+        call = (exchange, attempt, upstreams.dropped_fields[target.provider])
+        reply, fields = await send(client, provider, _provider_request(*call), attempt)
+        if stream is None:
+            await relay_json(exchange, attempt, reply, fields, response)
+        else:
+            await open_stream(stream, attempt, reply, fields, response, timing.commit_after, has_next=has_next)
+            exchange.release_body()
+            del fields  # an open stream retains nothing that it no longer needs
+            redact = provider.credential.redact
+            await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
+            exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
+        attempt.end = "answered"
+    except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
+        shown = _shown(exchange, provider, error)
+        _note_failure(request, provider, attempt, stream, shown)
+        try:
+            raise shown from error.__cause__
         finally:
-            _finish(exchange, attempt, reply)
+            del shown
+    finally:
+        _finish(exchange, attempt, reply)
+
+
+def _set_aside(request: ActiveRequest) -> None:
+    """Make room for the next attempt. What the failed one has cost is the operator's: the caller pays for one."""
+    exchange = request.exchange
+    exchange.attempts[-1].usage, exchange.usage = exchange.usage, None
+    request.response.release()
+
+
+def _charge_one(exchange: Exchange) -> None:
+    """Charge the caller for the last attempt that may have been billed."""
+    if exchange.usage is None:
+        for attempt in reversed(exchange.attempts):
+            if attempt.usage is not None:
+                exchange.usage, attempt.usage = attempt.usage, None
+                return
 
 
 def _finish(exchange: Exchange, attempt: Attempt, reply: HttpReply | None) -> None:
@@ -113,7 +151,10 @@ def _note_failure(
     elif isinstance(error, OSError):  # the server's report of a disconnect
         attempt.end = "client_gone"
     elif isinstance(error, GatewayError):
-        attempt.end = classify(error, has_content=response.has_content)
+        committed = response.stream is not None or response.has_content
+        attempt.end = classify(error, committed=committed, own_credential=provider.credential.is_operators)
+        if attempt.end == "unsupported" and exchange.decoded_request.violation:
+            attempt.end = "refused"  # the request itself is invalid, for all models of Anthropic's
         attempt.sent = attempt.sent and attempt.end != "not_sent"
         _log_failure(exchange, provider, attempt, error)
     elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
@@ -123,14 +164,11 @@ def _note_failure(
         exchange.usage = estimated_input(body)
 
 
-def _shown(exchange: Exchange, provider: Provider, attempt: Attempt, error: BaseException) -> BaseException:
+def _shown(exchange: Exchange, provider: Provider, error: BaseException) -> BaseException:
     """The error as the client may see it: an `error` event about the gateway's credential is replaced."""
-    if attempt.end != "overloaded" or not isinstance(error, GatewayError):
-        return error
-    hidden = hide_credential_error(provider, exchange.request_id, error)
-    if hidden is not error:
-        _log_failure(exchange, provider, attempt, hidden)
-    return hidden
+    if isinstance(error, UpstreamErrorResponse) and error.event:
+        return hide_credential_error(provider, exchange.request_id, error)
+    return error
 
 
 def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error: BaseException) -> None:
@@ -140,19 +178,6 @@ def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error
         attempt.failure = shown_in_log(provider.credential, exchange.headers, str(error.__cause__ or error))
     if attempt.failure is not None:
         _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
-
-
-def classify(error: GatewayError, *, has_content: bool) -> AttemptEnd:
-    """How an attempt ended, from its error and from whether a part of its reply has been delivered."""
-    if isinstance(error, UpstreamErrorResponse):
-        return "overloaded" if error.event else "refused"
-    if isinstance(error, TranslatedUpstreamError):
-        return "translated"
-    if isinstance(error, UpstreamUnavailable):
-        if has_content:
-            return "broken"
-        return "not_sent" if error.not_sent else "unknown"
-    return "unsupported"
 
 
 def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[str]) -> ProviderRequest:

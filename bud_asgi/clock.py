@@ -31,13 +31,15 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     `settle_within`: how long background work may take at shutdown. `silence`: how long a client may leave its response
     unread before it is disconnected. `body_silence`: how long a client may pause within its request body.
     `body_within`: how long the whole body may take. `body_room`: how long a request waits for room for its body.
-    `discard_within`: how long the rest of a body is read and dropped after an early refusal. `discard_silence`: how
-    long it may pause then. Raises `OptionError`.
+    `failover_within`: how long after the first attempt another target may still be tried. `discard_within`: how long
+    the rest of a body is read and dropped after an early refusal. `discard_silence`: how long it may pause then. Raises
+    `OptionError`.
     """
 
     tick: float = TICK
     ping_after: float = 15.0
     commit_after: float = 2.0
+    failover_within: float = 60.0
     linger: float = 2.0
     close_within: float = 1.0
     watch_after: float = 0.2

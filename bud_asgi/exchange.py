@@ -39,7 +39,7 @@ AttemptEnd = Literal[
     "unsupported",
     "not_sent",
     "refused",
-    "translated",
+    "denied",
     "overloaded",
     "unknown",
     "broken",
@@ -49,10 +49,11 @@ AttemptEnd = Literal[
 """How an attempt ended.
 
 `answered`: its reply was delivered. `unsupported`: the provider cannot express the request, nothing was sent.
-`not_sent`: no byte of the request can have reached the upstream. `refused`: the upstream replied with an error object,
-which passes through. `translated`: it replied with an error in a format of its own. `overloaded`: its stream began with
-an `error` event. `unknown`: the request was sent, and no usable reply arrived; it may have been billed. `broken`: the
-reply broke off after a part of it had been delivered. `client_gone`, `cancelled`: the exchange ended first.
+`not_sent`: no byte of the request can have reached the upstream. `refused`: the upstream rejected the request itself.
+`denied`: it rejected the gateway's credential, or lacks the model. `overloaded`: it has no capacity, or failed: 408,
+424, 429 or 5xx, as a response or as the `error` event that a stream began with. `unknown`: the request was sent, and no
+usable reply arrived; it may have been billed. `broken`: the reply broke off after a part of it had been delivered.
+`client_gone`, `cancelled`: the exchange ended first.
 """
 
 _BILLED: frozenset[AttemptEnd | None] = frozenset({"answered", "unknown", "broken", "client_gone", "cancelled"})
@@ -163,7 +164,8 @@ class Attempt(msgspec.Struct, eq=False):
     `failure` the reason in words for the log; it may name hosts and accounts. `sent` is true once its request may have
     reached the upstream. `guardrail` is the verdict of a Bedrock guardrail in the reply, such as `NONE` or
     `INTERVENED`; `None` if the reply has none. `metered` is the usage that the upstream reported beside the reply, as
-    AWS's metrics do.
+    AWS's metrics do. `usage` is what an attempt may have cost the operator that failed before another one was made: the
+    caller pays for the last.
     """
 
     target: Target
@@ -179,6 +181,7 @@ class Attempt(msgspec.Struct, eq=False):
     failure: str | None = None
     guardrail: str | None = None
     metered: Usage | None = None
+    usage: Usage | None = None
 
     @property
     def intervened(self) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.authentication import AuthenticationBackend
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.attempts import run_attempts
+from bud_asgi.attempts import Upstreams, run_attempts
 from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.failover import RetryBudget
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limits import NO_LIMITS, Limiter
@@ -48,7 +49,8 @@ class Gateway:
         self._routes = routes
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
-        self._dropped_fields = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
+        dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
+        self._upstreams = Upstreams(self._providers, dropped, RetryBudget())
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
@@ -73,8 +75,7 @@ class Gateway:
                 del scope  # an open stream does not need it
                 if limiter is not None and admission is None:
                     admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
-                targets = self._targets(exchange)
-                await run_attempts(request, targets, self._providers, self._dropped_fields, loop.client, loop.timing)
+                await run_attempts(request, self._targets(exchange), self._upstreams, loop.client, loop.timing)
             finally:
                 if limiter is not None and admission is not None:
                     limiter.settle(admission, exchange, loop.tasks)

@@ -96,20 +96,29 @@ async def _scan(scanner: UsageScanner, chunk: bytes) -> None:
 
 
 async def open_stream(
-    stream: EventStream, attempt: Attempt, reply: HttpReply, fields: Headers, response: Response, commit_after: float
+    stream: EventStream,
+    attempt: Attempt,
+    reply: HttpReply,
+    fields: Headers,
+    response: Response,
+    commit_after: float,
+    *,
+    has_next: bool = False,
 ) -> None:
     """Start to deliver a stream of status 200, once its first event has arrived or `commit_after` seconds are over.
 
-    Raises `UpstreamErrorResponse` for an error that is its first event, `UpstreamUnavailable` for what is not a stream.
+    Where there is a next target, the first event is that of its content: an error before it can be followed by another
+    attempt. Raises `UpstreamErrorResponse` for an error before that event, `UpstreamUnavailable` for what is not a
+    stream.
     """
     if media_type(fields) != b"text/event-stream":
         raise UpstreamUnavailable("The upstream's answer was not an event stream.")
     try:
-        await _hold_until_first_event(stream, reply, response, commit_after)
+        await _hold_until_first_event(stream, reply, response, commit_after, has_next=has_next)
     except HttpError as error:
         raise unavailable(error) from error
     attempt.first_event = time.monotonic()
-    if stream.state is _REFUSED:
+    if stream.state is _REFUSED or (has_next and stream.error is not None and not stream.content):
         _raise_refusal(stream, fields, attempt.upstream_request_id)
     headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
     await response.start([*headers, *STREAM_HEADERS[1:]])
@@ -125,11 +134,16 @@ def usage_of_stream(stream: EventStream, attempt: Attempt) -> Usage | None:
     return usage
 
 
-async def _hold_until_first_event(stream: EventStream, reply: HttpReply, response: Response, within: float) -> None:
-    """Hold the response back for `within` seconds, or until an event that is not a ping has arrived."""
+async def _hold_until_first_event(
+    stream: EventStream, reply: HttpReply, response: Response, within: float, *, has_next: bool
+) -> None:
+    """Hold the response back for `within` seconds, or until an event that is not a ping has arrived.
+
+    With `has_next`, `message_start` does not count either.
+    """
     deadline = time.monotonic() + within
     size = 0
-    while stream.state is _WAITING and not stream.partial and size < _MAX_HELD_PINGS:
+    while _is_held(stream, has_next=has_next) and size < _MAX_HELD_PINGS:
         chunk = await reply.more(within=max(0.0, deadline - time.monotonic()))
         if chunk is None:
             break
@@ -138,6 +152,12 @@ async def _hold_until_first_event(stream: EventStream, reply: HttpReply, respons
         events = stream.feed(chunk)
         size += len(events)
         response.hold(events)
+
+
+def _is_held(stream: EventStream, *, has_next: bool) -> bool:
+    if stream.partial or stream.ended:
+        return False
+    return stream.state is _WAITING or (has_next and not stream.content)
 
 
 def _raise_refusal(stream: EventStream, fields: Headers, request_id: str | None) -> None:

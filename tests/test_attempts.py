@@ -12,35 +12,73 @@ from support.asgi import VERSION, Receiving, Sent, chunks, http_scope
 from support.calls import BODY
 
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
-from bud_asgi.attempts import TRY_NEXT, classify
 from bud_asgi.exchange import AttemptEnd
+from bud_asgi.failover import TRY_NEXT, classify
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound
-from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
+from bud_asgi.providers import (
+    TranslatedUpstreamError,
+    UpstreamErrorResponse,
+    UpstreamUnavailable,
+    authentication_failed,
+    unavailable,
+)
 
-ENDS: dict[str, tuple[GatewayError, bool, AttemptEnd]] = {
-    "a refused connection": (unavailable(HttpError("connect", "refused")), False, "not_sent"),
-    "a failed handshake": (unavailable(HttpError("tls", "no")), False, "not_sent"),
-    "a reset before the first byte": (unavailable(HttpError("reset", "x", sent=False)), False, "not_sent"),
-    "a reset after the first byte": (unavailable(HttpError("reset", "x", sent=True)), False, "unknown"),
-    "a timeout": (unavailable(HttpError("timeout", "x", sent=True)), False, "unknown"),
-    "an unusable reply": (UpstreamUnavailable("The upstream's answer was not JSON."), False, "unknown"),
-    "a stream that breaks off": (unavailable(HttpError("reset", "x", sent=True, answered=True)), True, "broken"),
-    "an error object": (UpstreamErrorResponse(529, b"{}", []), False, "refused"),
-    "an error as the first event": (UpstreamErrorResponse(529, b"{}", [], event=True), False, "overloaded"),
-    "a translated error": (
-        TranslatedUpstreamError("no", status=400, type_="invalid_request_error", upstream_message="x"),
-        False,
-        "translated",
-    ),
-    "a field that the provider lacks": (InvalidRequest("mcp_servers: not supported"), False, "unsupported"),
-    "a model that the provider lacks": (NotFound("model: x"), False, "unsupported"),
+
+def error(status: int, body: bytes = b"{}", *, event: bool = False, advice: str = "") -> UpstreamErrorResponse:
+    headers = [(b"x-should-retry", advice.encode())] if advice else []
+    return UpstreamErrorResponse(status, body, headers, event=event)
+
+
+def translated(status: int, *, credential: bool = False) -> TranslatedUpstreamError:
+    return TranslatedUpstreamError("no", status=status, type_="x", upstream_message="x", credential=credential)
+
+
+CODE = b'{"type":"error","error":{"type":"not_found_error","message":"x","details":{"error_code":"file_expired"}}}'
+
+ENDS: dict[str, tuple[GatewayError, AttemptEnd]] = {
+    "a refused connection": (unavailable(HttpError("connect", "refused")), "not_sent"),
+    "a failed handshake": (unavailable(HttpError("tls", "no")), "not_sent"),
+    "a reset before the first byte": (unavailable(HttpError("reset", "x", sent=False)), "not_sent"),
+    "a reset after the first byte": (unavailable(HttpError("reset", "x", sent=True)), "unknown"),
+    "a timeout": (unavailable(HttpError("timeout", "x", sent=True)), "unknown"),
+    "an unusable reply": (UpstreamUnavailable("The upstream's answer was not JSON."), "unknown"),
+    "our credential": (authentication_failed(), "denied"),
+    "our credential at a cloud": (translated(502, credential=True), "denied"),
+    "no access to the model": (translated(403), "denied"),
+    "no such model": (error(404), "denied"),
+    "no such file": (error(404, CODE), "refused"),
+    "an invalid request": (error(400), "refused"),
+    "an invalid request at a cloud": (translated(400), "refused"),
+    "a permission of the client's": (error(403), "refused"),
+    "too large": (error(413), "refused"),
+    "a conflict that the upstream wants repeated": (error(409, advice="true"), "overloaded"),
+    "a timeout of the upstream's": (error(408), "overloaded"),
+    "a failed dependency": (error(424), "overloaded"),
+    "a rate limit": (error(429), "overloaded"),
+    "a rate limit that lasts": (error(429, advice="false"), "overloaded"),
+    "overloaded": (error(529), "overloaded"),
+    "overloaded, as the first event": (error(529, event=True), "overloaded"),
+    "an internal error": (error(500), "overloaded"),
+    "an internal error that would occur again": (error(500, advice="false"), "refused"),
+    "unavailable, at a cloud": (translated(503), "overloaded"),
+    "a field that the provider lacks": (InvalidRequest("mcp_servers: not supported"), "unsupported"),
+    "a model that the provider lacks": (NotFound("model: x"), "unsupported"),
 }
 
 
-@pytest.mark.parametrize(("error", "has_content", "end"), ENDS.values(), ids=ENDS.keys())
-def test_an_end_is_classified(error: GatewayError, has_content: bool, end: AttemptEnd) -> None:
-    assert classify(error, has_content=has_content) == end
+@pytest.mark.parametrize(("failure", "end"), ENDS.values(), ids=ENDS.keys())
+def test_an_end_is_classified(failure: GatewayError, end: AttemptEnd) -> None:
+    assert classify(failure, committed=False) == end
+
+
+def test_a_reply_that_breaks_off_after_the_commit_is_broken() -> None:
+    assert classify(unavailable(HttpError("reset", "x", sent=True, answered=True)), committed=True) == "broken"
+
+
+def test_a_credential_of_the_client_s_that_is_rejected_never_moves_on_to_one_of_the_gateway_s() -> None:
+    for failure in (error(401), error(403), translated(403), translated(401)):
+        assert classify(failure, committed=False, own_credential=False) == "refused"
 
 
 def test_every_end_has_a_line_in_the_table_and_in_the_docs() -> None:
@@ -48,10 +86,6 @@ def test_every_end_has_a_line_in_the_table_and_in_the_docs() -> None:
     page = (Path(__file__).parent.parent / "docs" / "request-path.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|$", page, re.MULTILINE))
     assert rows == {end: "yes" if following else "no" for end, following in TRY_NEXT.items()}
-
-
-def test_the_next_target_is_tried_only_where_nothing_was_begun() -> None:
-    assert [end for end, following in TRY_NEXT.items() if following] == ["not_sent"]
 
 
 async def test_an_exception_of_the_hosts_client_leaves_an_attempt_that_may_have_been_billed() -> None:

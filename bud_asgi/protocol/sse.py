@@ -68,7 +68,8 @@ class EventStream:
     """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
     `state` is a `StreamState`, and `ended` is true once it is final: after `message_stop` or an `error` event. `error`
-    is the data of the first `error` event, `reported` the usage in the events so far, merged by the cumulative rule.
+    is the data of the first `error` event, `content` is true once an event has arrived that is no ping, error or
+    `message_start`, `reported` the usage in the events so far, merged by the cumulative rule.
     `partial` is true while an event of more than `max_event` bytes passes through: only then do the bytes that were
     returned end inside an event.
 
@@ -83,6 +84,7 @@ class EventStream:
         "_output",
         "_partial_delta",
         "_placeholder",
+        "content",
         "ended",
         "error",
         "partial",
@@ -100,6 +102,7 @@ class EventStream:
         self._partial_delta = False
         self.state = _WAITING
         self.ended = False
+        self.content = False
         self.partial = False
         self.error: bytes | None = None
 
@@ -149,7 +152,7 @@ class EventStream:
     def _begin_partial(self) -> bytes:
         """Let go of what is held, the beginning of an oversized event; only its name is read."""
         beginning = bytes(self._held)
-        self.partial = True
+        self.partial = self.content = True
         self._partial_delta = is_delta(beginning)
         self._add_partial(len(beginning))
         del self._held[:-_SEAM]
@@ -203,6 +206,8 @@ class EventStream:
             return
         if self.state is _WAITING:
             self.state = _OPEN
+        if kind != b"message_start":
+            self.content = True
         if kind == b"content_block_start" or (
             kind == b"content_block_delta" and not self._output.begin_run(events, at)
         ):

@@ -81,7 +81,7 @@ def hide_credential_error(provider: Provider, request_id: str, error: GatewayErr
 
 def authentication_failed() -> UpstreamUnavailable:
     """Return the client's error where the upstream rejected, or echoed, the gateway's own credential."""
-    return UpstreamUnavailable(AUTHENTICATION_FAILED, retryable=False)
+    return UpstreamUnavailable(AUTHENTICATION_FAILED, denied=True, retryable=False)
 
 
 def shown_in_log(credential: Credential, headers: Headers, text: str) -> str:

@@ -9,8 +9,8 @@ from bud_asgi.protocol.errors import GatewayError, Outcome
 class UpstreamUnavailable(GatewayError):
     """An upstream gave no usable reply.
 
-    `not_sent`: no byte of the request can have reached it, so another target may be tried. The message names no host;
-    the engine's own error is the cause (`__cause__`), for the log.
+    `not_sent`: no byte of the request can have reached it. `denied`: it rejected the gateway's credential. The message
+    names no host; the engine's own error is the cause (`__cause__`), for the log.
     """
 
     outcome = "upstream_failed"
@@ -22,12 +22,14 @@ class UpstreamUnavailable(GatewayError):
         status: int = 502,
         type_: str = "api_error",
         not_sent: bool = False,
+        denied: bool = False,
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.type = type_
         self.not_sent = not_sent
+        self.denied = denied
         self.retryable = retryable
 
 

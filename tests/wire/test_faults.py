@@ -310,12 +310,30 @@ def test_a_refused_connection_is_502_and_the_next_target_is_tried(upstream: Thre
         here.assert_nothing_open()
 
 
-def test_a_request_that_may_have_been_processed_is_not_sent_to_another_target(upstream: ThreadedStandIn) -> None:
-    providers = [provider(upstream.base_url, name="one"), provider(upstream.base_url, name="two")]
+THREE = ["one", "two", "three"]
+
+
+def test_a_request_that_may_have_been_processed_is_sent_to_one_other_target(upstream: ThreadedStandIn) -> None:
+    providers = [provider(upstream.base_url, name=name) for name in THREE]
     upstream.enqueue(reset_before_head())
-    with gateway("", providers=providers, routes=[Route("*", to=["one", "two"])]) as here:
+    with gateway("", providers=providers, routes=[Route("*", to=THREE)]) as here:
+        assert here.post().status_code == 200
+        first, second = here.account().attempts
+        assert (first.end, second.end) == ("unknown", "answered")
+        assert first.usage is not None
+        assert first.usage.estimated
+
+
+def test_a_request_that_may_have_been_processed_twice_is_not_sent_again(upstream: ThreadedStandIn) -> None:
+    providers = [provider(upstream.base_url, name=name) for name in THREE]
+    upstream.enqueue(reset_before_head(), reset_before_head())
+    with gateway("", providers=providers, routes=[Route("*", to=THREE)]) as here:
         assert here.post().status_code == 502
-        assert len(upstream.requests) == 1
+        account = here.account()
+        assert [attempt.end for attempt in account.attempts] == ["unknown", "unknown"]
+        assert account.usage is not None
+        assert [attempt.usage is None for attempt in account.attempts] == [False, True]
+        assert len(upstream.requests) == 2
 
 
 @pytest.mark.parametrize("kind", ["wrong-name", "expired", "unknown-ca"])

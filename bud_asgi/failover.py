@@ -1,0 +1,172 @@
+"""What follows when an attempt has failed: the class of its end, another target or not, and the error that is shown."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from bud_asgi.exchange import AttemptEnd
+from bud_asgi.protocol.errors import GatewayError, read_error
+from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable
+
+TRY_NEXT: Mapping[AttemptEnd, bool] = {
+    "answered": False,
+    "unsupported": True,
+    "not_sent": True,
+    "refused": False,
+    "denied": True,
+    "overloaded": True,
+    "unknown": True,
+    "broken": False,
+    "client_gone": False,
+    "cancelled": False,
+}
+"""Whether another target may be tried after an attempt that ended so."""
+
+MAX_ATTEMPTS = 3
+"""The most targets that one request is sent to."""
+
+_LOADS_UPSTREAMS: frozenset[AttemptEnd] = frozenset({"overloaded", "unknown"})
+"""Ends after which another attempt adds load to upstreams that may be failing already: the budget limits those."""
+
+_BUSY = frozenset({429, 529})
+_TEMPORARY = frozenset({408, 424, 429})
+
+
+def classify(error: GatewayError, *, committed: bool, own_credential: bool = True) -> AttemptEnd:
+    """How an attempt ended, from its error and from whether the response was committed to its reply.
+
+    `own_credential`: it was made with a credential of the gateway's, not the client's.
+    """
+    if isinstance(error, UpstreamUnavailable):
+        uncommitted: AttemptEnd = "denied" if error.denied else "not_sent" if error.not_sent else "unknown"
+        return "broken" if committed else uncommitted
+    if isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
+        return "denied" if _is_denied(error, own_credential) else _by_status(error)
+    return "unsupported"
+
+
+def _is_denied(error: TranslatedUpstreamError | UpstreamErrorResponse, own_credential: bool) -> bool:
+    if isinstance(error, TranslatedUpstreamError):
+        return error.credential or (error.status in {403, 404} and own_credential)
+    if error.status != 404:
+        return False
+    parsed = read_error(error.body)  # without a code it is the model; with one it is what the request names
+    return parsed is None or not parsed.has_code
+
+
+def _by_status(error: GatewayError) -> AttemptEnd:
+    """An upstream's `x-should-retry` overrides its status, but for 429 and 529: another account may have room."""
+    advice, status = error.headers.get("x-should-retry"), error.status
+    if status in _BUSY:
+        return "overloaded"
+    if advice is not None:
+        return "overloaded" if advice == "true" else "refused"
+    return "overloaded" if status in _TEMPORARY or status >= 500 else "refused"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An attempt that failed: how it ended, and the error as the client may see it."""
+
+    end: AttemptEnd
+    error: GatewayError
+
+
+def error_to_show(failures: Sequence[Failure]) -> GatewayError:
+    """The most useful of the errors, where no target is left; its `retry-after` is the soonest of all.
+
+    A verdict on the request itself comes first: it would be the same tomorrow. Then what can be retried, 429 before
+    the rest, then what the operator has to repair.
+    """
+    last = failures[-1]
+    if last.end == "refused" or len(failures) == 1:
+        return last.error
+    chosen = max(enumerate(failures), key=lambda pair: (_usefulness(pair[1]), pair[0]))[1].error
+    waits = [wait for failure in failures if (wait := retry_after(failure.error)) is not None]
+    if waits and chosen.retryable is not False and chosen.headers.get("x-should-retry") != "false":
+        headers = {name: value for name, value in chosen.headers.items() if name != "retry-after-ms"}
+        chosen.headers = {**headers, "retry-after": f"{min(waits):g}"}
+    return chosen
+
+
+def _usefulness(failure: Failure) -> int:
+    if failure.error.status == 429:
+        return 4
+    order: Mapping[AttemptEnd, int] = {"overloaded": 3, "unknown": 3, "not_sent": 2, "denied": 1}
+    return order.get(failure.end, 0)
+
+
+def retry_after(error: GatewayError) -> float | None:
+    """The seconds in an error's `retry-after` or `retry-after-ms`; `None` for none, and for a date."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = error.headers.get(name, "")
+        if value.replace(".", "", 1).isdigit():
+            return float(value) / unit
+    return None
+
+
+class RetryBudget:
+    """Stops retry storms: further attempts are at most a share of all attempts in the last minute, or a few.
+
+    Times are seconds on a clock that only goes forward.
+    """
+
+    def __init__(self, *, share: float = 0.1, floor: int = 3, window: float = 60.0) -> None:
+        self._share = share
+        self._floor = floor
+        self._window = window
+        self._attempts = _Count(window)
+        self._retries = _Count(window)
+
+    def count(self, now: float) -> None:
+        """Count an attempt that is sent."""
+        self._attempts.add(now)
+
+    def take(self, now: float) -> bool:
+        """Whether a further attempt may be made; if so, it is counted."""
+        allowed = max(float(self._floor), self._share * self._attempts.total(now))
+        if self._retries.total(now) + 1 > allowed:
+            return False
+        self._retries.add(now)
+        return True
+
+
+class _Count:
+    """A count over a sliding window, in steps of a tenth of it."""
+
+    __slots__ = ("_step", "_steps", "_total")
+
+    def __init__(self, window: float) -> None:
+        self._step = window / 10
+        self._steps: deque[tuple[int, int]] = deque()  # numbers of steps, and what was counted in each
+        self._total = 0
+
+    def add(self, now: float) -> None:
+        number = int(now // self._step)
+        if self._steps and self._steps[-1][0] >= number:
+            number, counted = self._steps.pop()
+            self._steps.append((number, counted + 1))
+        else:
+            self._steps.append((number, 1))
+        self._total += 1
+
+    def total(self, now: float) -> int:
+        oldest = int(now // self._step) - 10
+        while self._steps and self._steps[0][0] <= oldest:
+            self._total -= self._steps.popleft()[1]
+        return self._total
+
+
+def may_try_next(failures: Sequence[Failure], budget: RetryBudget, now: float, deadline: float) -> bool:
+    """Whether another target is tried after these failures: by the table, before the deadline, within the budget.
+
+    After an attempt whose outcome is unknown, one other target at most: each may have been billed.
+    """
+    end = failures[-1].end
+    if not TRY_NEXT[end] or now >= deadline:
+        return False
+    if end == "unknown" and any(failure.end == "unknown" for failure in failures[:-1]):
+        return False
+    return end not in _LOADS_UPSTREAMS or budget.take(now)
