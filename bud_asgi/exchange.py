@@ -197,7 +197,7 @@ class Attempt(msgspec.Struct, eq=False):
         return self.sent and not refused and self.end in _BILLED
 
 
-class Reservation(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a request holds of its limits until it is settled. `id` is the store's own, and so may be further fields."""
 
     id: str
@@ -290,9 +290,9 @@ class Exchange(msgspec.Struct, eq=False):
         return self._request
 
     @property
-    def has_request(self) -> bool:
-        """Whether the request has been read and decoded."""
-        return self._request is not None
+    def read_request(self) -> MessagesRequest | None:
+        """The request, if it has been read; else `None`."""
+        return self._request
 
     @property
     def decoded_request(self) -> MessagesRequest:

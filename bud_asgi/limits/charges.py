@@ -70,9 +70,9 @@ def model_of(exchange: Exchange) -> str | None:
     """The name of the model that limits use: what it resolves to, or else the client's; `None` for no model."""
     if exchange.route is not None:
         return exchange.route.model
-    if exchange.operation in MODELS_API or not exchange.has_request:
+    if exchange.operation in MODELS_API or exchange.read_request is None:
         return None
-    return exchange.decoded_request.model
+    return exchange.read_request.model
 
 
 def charges_of(limits: Iterable[Limit], exchange: Exchange, family: str, model: str | None) -> tuple[Charge, ...]:
@@ -118,17 +118,19 @@ def checked_amounts(result: object) -> Amounts:
     return amounts
 
 
-def used_by(exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[int]) -> list[int]:
+def used_by(
+    exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[int], tokens: tuple[int | None, int | None] | None
+) -> list[int]:
     """What a finished request has used of each limit. `0` is a count; without one, the reserved amount stands.
 
-    The caller pays for one attempt, whose usage is `exchange.usage`. Without one, no tokens were used, unless
-    an upstream has replied without reporting them, or another app has answered.
+    The caller pays for one attempt, whose usage is `exchange.usage`, and `tokens` its `used_tokens`. Without one, no
+    tokens were used, unless an upstream has replied without reporting them, or another app has answered.
     """
     own, usage = exchange.operation in _OWN, exchange.usage
     begun = bool(exchange.attempts) or not own
     taken = given = 0 if own and not (begun and exchange.attempts[-1].end == "answered") else None
-    if usage is not None:
-        taken, given = used_tokens(usage)
+    if tokens is not None:
+        taken, given = tokens
     used = used_with_reads = _by_kind(None if begun else 0, taken, given)
     if usage is not None and (usage.cache_read_input_tokens or usage.iterations):
         used_with_reads = _by_kind(used["requests"], *used_tokens(usage, cache_reads=True))

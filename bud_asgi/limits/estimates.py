@@ -25,13 +25,44 @@ _UP = exp(_STEP * OUTPUT_PERCENTILE)
 _DOWN = exp(_STEP * (OUTPUT_PERCENTILE - 1))
 
 
-class _History(msgspec.Struct, gc=False):
-    """What replies have used: input tokens per byte of the body, and a percentile of the output tokens."""
+class History(msgspec.Struct, gc=False):
+    """What replies of a model have used: input tokens per byte of the body, and a percentile of the output tokens.
 
+    That of one principal is `within` that of all, which stands in as long as it is empty.
+    """
+
+    within: History | None = None
     input_ratio: float | None = None
     output: float | None = None
 
-    def learn(self, ratio: float | None, output: int | None) -> None:
+    def expect(self, body: bytes, max_tokens: int | None) -> tuple[int, int]:
+        """The input tokens that a request with this body will probably use, and an output that most replies stay below.
+
+        The output is at most `max_tokens`.
+        """
+        ratio, output = self.input_ratio, self.output
+        if output is None or ratio is None:
+            return self._expect_of_all(body, max_tokens)
+        taken, given = round(ratio * len(body)) or 1, round(output)
+        return taken, given if max_tokens is None or given < max_tokens else max_tokens
+
+    def learn(self, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
+        """Take a complete reply into account. `size` is the length of the request's body in bytes."""
+        ratio = None if input_tokens is None or not size else input_tokens / size
+        self.add(ratio, output_tokens)
+        if self.within is not None:
+            self.within.add(ratio, output_tokens)
+
+    def _expect_of_all(self, body: bytes, max_tokens: int | None) -> tuple[int, int]:
+        """The same where one of the two is not known."""
+        outer = self.within or self
+        ratio = self.input_ratio or outer.input_ratio
+        taken = round(ratio * len(body)) if ratio else estimated_input(body).input_tokens
+        given = round(self.output or outer.output or FIRST_OUTPUT)
+        return taken or 1, given if max_tokens is None or given < max_tokens else max_tokens
+
+    def add(self, ratio: float | None, output: int | None) -> None:
+        """Take a ratio and an output into account, where they are known."""
         if ratio is not None:
             known = self.input_ratio
             self.input_ratio = ratio if known is None else known + _SMOOTHING * (ratio - known)
@@ -44,42 +75,29 @@ class _History(msgspec.Struct, gc=False):
 
 
 class Estimates:
-    """Learns from replies, by model and principal. A new principal gets the estimates of the model."""
+    """The histories of models and principals. The oldest are forgotten when there are too many."""
 
     def __init__(self) -> None:
-        self._by_pair: dict[tuple[str, str], _History] = {}
-        self._by_model: dict[str, _History] = {}
+        self._by_pair: dict[tuple[str, str], History] = {}
+        self._by_model: dict[str, History] = {}
 
     def __len__(self) -> int:
         return len(self._by_pair) + len(self._by_model)
 
-    def expect(self, model: str, principal: str, body: bytes, max_tokens: int | None) -> tuple[int, int]:
-        """The input tokens that a request with this body will probably use, and an output that most replies stay below.
-
-        The output is at most `max_tokens`.
-        """
-        own, shared = self._by_pair.get((model, principal)), self._by_model.get(model)
-        ratio = (own and own.input_ratio) or (shared and shared.input_ratio)
-        taken = round(ratio * len(body)) if ratio else estimated_input(body).input_tokens
-        given = round((own and own.output) or (shared and shared.output) or FIRST_OUTPUT)
-        return taken or 1, given if max_tokens is None or given < max_tokens else max_tokens
-
-    def learn(self, model: str, principal: str, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
-        """Take a complete reply into account. `size` is the length of the request's body in bytes."""
+    def of(self, model: str, principal: str) -> History:
+        """The history of a model and a principal, made here if there is none."""
         pair = (model, principal)
-        own = self._by_pair.get(pair)
-        if own is None:
-            own = _remember(self._by_pair, pair)
-        shared = self._by_model.get(model)
-        if shared is None:
-            shared = _remember(self._by_model, model)
-        ratio = None if input_tokens is None or not size else input_tokens / size
-        own.learn(ratio, output_tokens)
-        shared.learn(ratio, output_tokens)
+        history = self._by_pair.get(pair)
+        if history is None:
+            of_all = self._by_model.get(model)
+            if of_all is None:
+                of_all = _remember(self._by_model, model, History())
+            history = _remember(self._by_pair, pair, History(of_all))
+        return history
 
 
-def _remember(histories: dict[_K, _History], key: _K) -> _History:
+def _remember(histories: dict[_K, History], key: _K, history: History) -> History:
     if len(histories) >= MAX_HISTORIES:
         del histories[next(iter(histories))]
-    history = histories[key] = _History()
+    histories[key] = history
     return history

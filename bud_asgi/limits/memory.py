@@ -30,7 +30,7 @@ class Account(msgspec.Struct, gc=False):
     buckets: tuple[Bucket, ...]
 
 
-class MemoryReservation(Reservation, frozen=True):
+class MemoryReservation(Reservation, frozen=True, gc=False):
     """What a request holds: `amounts` of `buckets`, each at a `mark`."""
 
     buckets: tuple[Bucket, ...]
@@ -105,7 +105,9 @@ class MemoryStore:
             return
         now = self._clock()
         for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
-            if not bucket.removed:
+            if actual == reserved and mark == bucket.drained:  # the usual case for requests
+                bucket.reserved -= reserved
+            elif not bucket.removed:
                 bucket.settle(now, reserved, mark, actual)
             elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
                 charge = Charge(bucket.limit, bucket.key, 0)

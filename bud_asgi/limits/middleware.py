@@ -58,7 +58,7 @@ class RateLimitMiddleware:
         except GatewayError as error:
             await Response(exchange, send, receive=receive).fail(error)
             return
-        if exchange.has_request:
+        if exchange.read_request is not None:
             receive = exchange.replay_body(receive)
         try:
             await self.app(scope, receive, _completing(exchange, send) if is_foreign else send)

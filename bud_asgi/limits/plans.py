@@ -8,9 +8,10 @@ from typing import TypeVar
 import msgspec
 
 from bud_asgi.exchange import Exchange
-from bud_asgi.limit import Limit
+from bud_asgi.limit import Kind, Limit
 from bud_asgi.limits.answers import Family, headers_of
 from bud_asgi.limits.charges import charges_of, family_of, limits_of, model_of, needs_body
+from bud_asgi.limits.estimates import Estimates, History
 from bud_asgi.limits.memory import Account, MemoryStore
 from bud_asgi.limits.store import Charge
 
@@ -25,25 +26,35 @@ Caller = tuple[str, str, str | None, tuple[Limit, ...]]
 class Plan(msgspec.Struct, eq=False):
     """The charges of a request, and their buckets in memory. `is_complete`: no further ones depend on the body.
 
-    `ones` is an amount of 1 for each charge. `reported` are the indexes of those that are reported to the caller, with
-    their headers; `distinct`: no two are of the same kind. `only_requests`: all limits count requests.
+    `kinds` and `ones` are the kind of each charge, and an amount of 1. `history` is what tokens are estimated by, if
+    any are limited. `reported` are the indexes of those charges that are reported to the caller, with their headers;
+    `distinct`: no two are of the same kind. `only_requests`: all limits count requests.
     """
 
     charges: tuple[Charge, ...]
     account: Account | None = None
     caller: Caller = ("messages", "", None, ())
     is_complete: bool = True
+    history: History | None = None
+    kinds: tuple[Kind, ...] = ()
     ones: tuple[int, ...] = ()
     reported: tuple[tuple[int, Family], ...] = ()
     distinct: bool = True
     only_requests: bool = False
-    has_tokens: bool = False
     has_observed: bool = False
     has_cache_reads: bool = False
     may_wait: bool = False
 
     @classmethod
-    def of(cls, charges: tuple[Charge, ...], account: Account | None, caller: Caller, *, is_complete: bool) -> Plan:
+    def of(
+        cls,
+        charges: tuple[Charge, ...],
+        account: Account | None,
+        caller: Caller,
+        history: History | None,
+        *,
+        is_complete: bool,
+    ) -> Plan:
         """The plan for these charges."""
         limits = [charge.limit for charge in charges]
         reported = [(index, family) for index, limit in enumerate(limits) if (family := headers_of(limit))]
@@ -52,11 +63,12 @@ class Plan(msgspec.Struct, eq=False):
             account,
             caller,
             is_complete,
+            history,
+            kinds=tuple([limit.kind for limit in limits]),
             ones=(1,) * len(charges),
             reported=tuple(reported),
             distinct=len({family.kind for _, family in reported}) == len(reported),
             only_requests=all(limit.kind == "requests" for limit in limits),
-            has_tokens=any(limit.is_tokens for limit in limits),
             has_observed=any(limit.observed for limit in limits),
             has_cache_reads=any(limit.cache_reads for limit in limits),
             may_wait=any(limit.wait for limit in limits),
@@ -73,6 +85,7 @@ class Plans:
     def __init__(self, limits: Sequence[Limit], memory: MemoryStore | None) -> None:
         self._limits = limits
         self._memory = memory
+        self._estimates = Estimates()
         self._early: dict[Caller, Plan] = {}
         self._full: dict[tuple[Caller, str | None], Plan] = {}
         self._by_function = any(callable(limit.per) for limit in limits)
@@ -109,7 +122,9 @@ class Plans:
             limits = [limit for limit in limits if limit not in later]
         charges = charges_of(limits, exchange, family, model)
         account = self._memory.account(charges) if self._memory is not None and charges else None
-        return Plan.of(charges, account, caller, is_complete=not (early and later))
+        has_tokens = any(charge.limit.is_tokens for charge in charges)
+        history = self._estimates.of(model or "", caller[1]) if has_tokens else None
+        return Plan.of(charges, account, caller, history, is_complete=not (early and later))
 
 
 def _caller(exchange: Exchange) -> Caller:

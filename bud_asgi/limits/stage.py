@@ -18,11 +18,9 @@ from bud_asgi.limits.charges import (
     Amounts,
     CostFunction,
     checked_amounts,
-    model_of,
     used_by,
     used_tokens,
 )
-from bud_asgi.limits.estimates import Estimates
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
@@ -37,17 +35,16 @@ from bud_asgi.tasks import BackgroundTasks
 _log = logging.getLogger("bud_asgi")
 
 
-class Admission(msgspec.Struct, eq=False):
-    """A request that has been admitted: its charges, the reserved amounts, and what estimates learn from it.
+class Admission(msgspec.Struct, eq=False, gc=False):
+    """A request that has been admitted: its charges, and the reserved amounts. Without limits nothing is reserved.
 
-    `size` is the length of its body in bytes. Without limits there is no reservation.
+    `size` is the length in bytes of the body that tokens were estimated by; 0 if they were not.
     """
 
     plan: Plan
     amounts: Sequence[int]
-    reservation: Reservation | None = None
-    model: str | None = None
     size: int = 0
+    reservation: Reservation | None = None
 
 
 class Limiter:
@@ -77,7 +74,6 @@ class Limiter:
         self._shared = self.store if isinstance(self.store, SharedStore) else None
         self.cost, self._used = cost, used
         self._plans = Plans(self.limits, self._memory)
-        self._estimates = Estimates()
         self._refusals = Refusals()
         self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}  # those in which requests wait
         self._leases: dict[asyncio.AbstractEventLoop, Leases] = {}
@@ -184,20 +180,20 @@ class Limiter:
         if self.cost is not None:
             cost = _cost_of(self.cost, exchange)
             return Admission(plan, [_reserved(cost, charge.limit) for charge in plan.charges])
-        if not plan.has_tokens:
+        if plan.history is None:
             return Admission(plan, plan.ones)
-        if not exchange.has_request:
+        request = exchange.read_request
+        if request is None:
             return Admission(plan, [_reserved({}, charge.limit) for charge in plan.charges])
-        request, model = exchange.decoded_request, model_of(exchange) or ""
-        body, who = request.body, exchange.principal.id if exchange.principal else ""
-        taken, given = self._estimates.expect(model, who, body, request.max_tokens)
+        body = request.body
+        taken, given = plan.history.expect(body, request.max_tokens)
         expected: dict[Kind, int] = {"input_tokens": taken, "output_tokens": given, "tokens": taken + given}
-        amounts = [expected.get(charge.limit.kind, 1) for charge in plan.charges]
+        amounts = [expected.get(kind, 1) for kind in plan.kinds]
         if plan.has_cache_reads:  # the ratio is learned without them
             whole = max(taken, estimated_input(body).input_tokens or 0)
             for index, charge in enumerate(plan.charges):
                 amounts[index] += whole - taken if charge.limit.cache_reads else 0
-        return Admission(plan, amounts, None, model, len(body))
+        return Admission(plan, amounts, len(body))
 
     def _take(self, memory: MemoryStore, exchange: Exchange, admission: Admission) -> Admission:
         account = admission.plan.account
@@ -257,16 +253,17 @@ class Limiter:
         return self._refusals.note(error)
 
     def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:
-        charges, reserved = admission.plan.charges, admission.amounts
-        if admission.plan.only_requests and exchange.attempts and self._used is None:
-            return reserved
+        plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
             used = _used_of(self._used, exchange)
-            return [_booked(used, charge.limit, amount) for charge, amount in zip(charges, reserved, strict=True)]
-        if admission.model is not None and exchange.usage is not None and not exchange.usage.estimated:
-            who = exchange.principal.id if exchange.principal else ""
-            self._estimates.learn(admission.model, who, admission.size, *used_tokens(exchange.usage))
-        return used_by(exchange, charges, reserved)
+            return [_booked(used, charge.limit, amount) for charge, amount in zip(plan.charges, reserved, strict=True)]
+        if plan.only_requests and exchange.attempts:
+            return reserved
+        usage = exchange.usage
+        tokens = None if usage is None else used_tokens(usage)
+        if plan.history is not None and usage is not None and tokens is not None and not usage.estimated:
+            plan.history.learn(admission.size, *tokens)
+        return used_by(exchange, plan.charges, reserved, tokens)
 
 
 def _note_observed(exchange: Exchange, levels: Sequence[tuple[Limit, float]]) -> None:

@@ -172,12 +172,16 @@ def test_a_function_that_returns_anything_else_is_a_fault_of_the_host(
     assert "region(): expected a string or None, got" in caplog.text
 
 
+def tokens_of(exchange: Exchange) -> tuple[int | None, int | None] | None:
+    return None if exchange.usage is None else used_tokens(exchange.usage)
+
+
 def used(usage: Usage | None, limits: list[Limit], *, end: AttemptEnd | None = "answered", reserved: int = 1000) -> Any:
     """What a request of ours has used of some limits. `end`: how its last attempt ended; `None` for no attempt."""
     exchange = exchange_of("ann", "messages.create")
     exchange.usage = usage
     exchange.attempts = [] if end is None else [Attempt(Target("a"), end=end)]
-    return used_by(exchange, [Charge(limit, "a", 1) for limit in limits], [reserved] * len(limits))
+    return used_by(exchange, [Charge(limit, "a", 1) for limit in limits], [reserved] * len(limits), tokens_of(exchange))
 
 
 LIMITS = [
@@ -247,22 +251,22 @@ def test_what_is_booked_if_there_was_no_whole_reply(
 def test_of_another_app_it_is_what_was_reserved_unless_it_sets_a_usage() -> None:
     charges = [Charge(limit, "a", 1) for limit in LIMITS]
     exchange = exchange_of()
-    assert used_by(exchange, charges, [R] * 7) == [R, R, R, R, R, R, 0]
+    assert used_by(exchange, charges, [R] * 7, tokens_of(exchange)) == [R, R, R, R, R, R, 0]
     exchange.usage = Usage(30, 7)
-    assert used_by(exchange, charges, [R] * 7) == [R, 30, 7, 37, 30, 37, 0]
+    assert used_by(exchange, charges, [R] * 7, tokens_of(exchange)) == [R, 30, 7, 37, 30, 37, 0]
 
 
 def test_counting_tokens_is_one_request_once_it_is_attempted() -> None:
     exchange = exchange_of("ann", "messages.count_tokens")
     charges = [Charge(REQUESTS, "a", 1)]
-    assert used_by(exchange, charges, [1]) == [0]
+    assert used_by(exchange, charges, [1], tokens_of(exchange)) == [0]
     exchange.attempts = [Attempt(Target("a"), end="answered")]
-    assert used_by(exchange, charges, [1]) == [1]
+    assert used_by(exchange, charges, [1], tokens_of(exchange)) == [1]
 
 
 @pytest.mark.parametrize("operation", ["models.list", "models.retrieve"])
 def test_a_request_of_the_models_api_is_one_without_attempts(operation: Operation) -> None:
-    assert used_by(exchange_of("ann", operation), [Charge(REQUESTS, "a", 1)], [1]) == [1]
+    assert used_by(exchange_of("ann", operation), [Charge(REQUESTS, "a", 1)], [1], None) == [1]
 
 
 def test_tokens_are_known_one_by_one() -> None:

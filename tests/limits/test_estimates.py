@@ -24,70 +24,70 @@ def test_nine_of_ten_replies_stay_below_what_is_reserved_for_them(seed: int) -> 
     replies = outputs(seed, 2500)
     for index, output in enumerate(replies):
         if index >= 500:
-            below += output <= learned.expect("opus", "ann", BODY, None)[1]
-        learned.learn("opus", "ann", len(BODY), 1000, output)
+            below += output <= learned.of("opus", "ann").expect(BODY, None)[1]
+        learned.of("opus", "ann").learn(len(BODY), 1000, output)
     assert below / 2000 == pytest.approx(OUTPUT_PERCENTILE, abs=0.03)
 
 
 def test_what_is_reserved_follows_a_caller_whose_replies_get_longer() -> None:
     learned = Estimates()
     for output in [10] * 50 + [10_000] * 20:
-        learned.learn("opus", "ann", len(BODY), 1000, output)
-    assert 10_000 <= learned.expect("opus", "ann", BODY, None)[1] <= 20_000
+        learned.of("opus", "ann").learn(len(BODY), 1000, output)
+    assert 10_000 <= learned.of("opus", "ann").expect(BODY, None)[1] <= 20_000
 
 
 def test_no_more_is_reserved_than_the_request_allows() -> None:
     learned = Estimates()
-    assert learned.expect("opus", "ann", BODY, None)[1] == FIRST_OUTPUT
-    assert learned.expect("opus", "ann", BODY, 7)[1] == 7
+    assert learned.of("opus", "ann").expect(BODY, None)[1] == FIRST_OUTPUT
+    assert learned.of("opus", "ann").expect(BODY, 7)[1] == 7
     for _ in range(50):
-        learned.learn("opus", "ann", len(BODY), 1000, 500)
-    assert learned.expect("opus", "ann", BODY, 100)[1] == 100
-    assert learned.expect("opus", "ann", BODY, 100_000)[1] == pytest.approx(500, rel=0.5)
+        learned.of("opus", "ann").learn(len(BODY), 1000, 500)
+    assert learned.of("opus", "ann").expect(BODY, 100)[1] == 100
+    assert learned.of("opus", "ann").expect(BODY, 100_000)[1] == pytest.approx(500, rel=0.5)
 
 
 def test_input_is_estimated_by_the_bytes_of_the_body_and_the_ratio_is_learned() -> None:
     learned = Estimates()
-    assert learned.expect("opus", "ann", BODY, None)[0] == 1000
+    assert learned.of("opus", "ann").expect(BODY, None)[0] == 1000
     for _ in range(50):
-        learned.learn("opus", "ann", len(BODY), 2000, 1)
-    assert learned.expect("opus", "ann", BODY, None)[0] == 2000
-    assert learned.expect("opus", "ann", BODY * 2, None)[0] == 4000
-    assert learned.expect("opus", "ann", b"", None)[0] == 1
+        learned.of("opus", "ann").learn(len(BODY), 2000, 1)
+    assert learned.of("opus", "ann").expect(BODY, None)[0] == 2000
+    assert learned.of("opus", "ann").expect(BODY * 2, None)[0] == 4000
+    assert learned.of("opus", "ann").expect(b"", None)[0] == 1
 
 
 def test_a_principal_without_history_gets_what_others_of_the_model_use() -> None:
     learned = Estimates()
     for _ in range(50):
-        learned.learn("opus", "ann", len(BODY), 2000, 50)
-    assert learned.expect("opus", "bob", BODY, None) == learned.expect("opus", "ann", BODY, None)
-    assert learned.expect("haiku", "ann", BODY, None) == (1000, FIRST_OUTPUT)
-    learned.learn("opus", "bob", len(BODY), 500, 3)
-    assert learned.expect("opus", "bob", BODY, None) == (500, 3)
+        learned.of("opus", "ann").learn(len(BODY), 2000, 50)
+    assert learned.of("opus", "bob").expect(BODY, None) == learned.of("opus", "ann").expect(BODY, None)
+    assert learned.of("haiku", "ann").expect(BODY, None) == (1000, FIRST_OUTPUT)
+    learned.of("opus", "bob").learn(len(BODY), 500, 3)
+    assert learned.of("opus", "bob").expect(BODY, None) == (500, 3)
 
 
 def test_counts_that_are_not_known_teach_nothing() -> None:
     learned = Estimates()
-    learned.learn("opus", "ann", len(BODY), None, None)
-    learned.learn("opus", "ann", 0, 5, None)
-    assert learned.expect("opus", "ann", BODY, None) == (1000, FIRST_OUTPUT)
+    learned.of("opus", "ann").learn(len(BODY), None, None)
+    learned.of("opus", "ann").learn(0, 5, None)
+    assert learned.of("opus", "ann").expect(BODY, None) == (1000, FIRST_OUTPUT)
 
 
 def test_a_reply_of_nothing_counts_and_the_estimate_can_grow_again() -> None:
     learned = Estimates()
     for _ in range(100):
-        learned.learn("opus", "ann", len(BODY), 1000, 0)
-    assert learned.expect("opus", "ann", BODY, None)[1] == 1
+        learned.of("opus", "ann").learn(len(BODY), 1000, 0)
+    assert learned.of("opus", "ann").expect(BODY, None)[1] == 1
     for _ in range(20):
-        learned.learn("opus", "ann", len(BODY), 1000, 1000)
-    assert learned.expect("opus", "ann", BODY, None)[1] >= 1000
+        learned.of("opus", "ann").learn(len(BODY), 1000, 1000)
+    assert learned.of("opus", "ann").expect(BODY, None)[1] >= 1000
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates, "MAX_HISTORIES", 10)
     learned = Estimates()
     for number in range(30):
-        learned.learn(f"m{number % 15}", f"p{number}", len(BODY), 1000, number + 1)
+        learned.of(f"m{number % 15}", f"p{number}").learn(len(BODY), 1000, number + 1)
         assert len(learned) <= 20
-    assert learned.expect("m14", "p29", BODY, None)[1] == 30
-    assert learned.expect("m0", "p0", BODY, None)[1] == FIRST_OUTPUT
+    assert learned.of("m14", "p29").expect(BODY, None)[1] == 30
+    assert learned.of("m0", "p0").expect(BODY, None)[1] == FIRST_OUTPUT

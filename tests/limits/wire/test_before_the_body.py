@@ -47,7 +47,7 @@ def assert_refused(here: Limited, received: bytes) -> None:
     assert envelope["error"]["type"] == "rate_limit_error"
     wait_until(lambda: any(one.refused_by for one in here.accounts("ann")), "the account of the refusal")
     account = next(one for one in here.accounts("ann") if one.refused_by)
-    assert (account.outcome, account.status, account.has_request) == ("refused", 429, False)
+    assert (account.outcome, account.status, account.read_request) == ("refused", 429, None)
     assert (account.upload.began, account.upload.size, account.attempts) == (0.0, 0, [])
     assert len(here.upstream.requests) == 1
 
