@@ -1,8 +1,8 @@
 """Limits: the stage that reserves and settles, its middleware, the arithmetic, and the store in memory."""
 
 from bud_asgi.limit import Limit, check_limits
+from bud_asgi.limits.amounts import Amounts
 from bud_asgi.limits.answers import RateLimited
-from bud_asgi.limits.charges import Amounts
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.middleware import RateLimitMiddleware
 from bud_asgi.limits.plans import NO_LIMITS

@@ -1,4 +1,4 @@
-"""How limits appear in responses: the headers on every reply, and the refusal of a request that is over one."""
+"""How limits appear in responses: the headers on every reply, and the errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from math import ceil, floor
 
 import msgspec
 
+from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import LONGEST_WAIT, Kind, Limit, limit_words
 from bud_asgi.limits.store import ROUNDING, LimitStatus
 from bud_asgi.protocol.errors import GatewayError
@@ -95,6 +96,11 @@ def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, by
 def rfc3339(second: int) -> bytes:
     """A Unix time as RFC 3339 in UTC; the last second of the year 9999 for anything later."""
     return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+
+def misconfigured(request_id: str, fault: str) -> GatewayError:
+    """The error (500) where code of the host's has returned something wrong; `fault` is only logged."""
+    return host_code_error(request_id, fault, "The rate limits of this gateway are misconfigured.")
 
 
 def _message(status: LimitStatus, seconds: int) -> str:

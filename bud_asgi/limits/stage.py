@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
-from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import Kind, Limit, check_limits
-from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, tightest
-from bud_asgi.limits.charges import (
-    MISCONFIGURED,
-    Amounts,
-    CostFunction,
-    checked_amounts,
-    used_by,
-    used_tokens,
-)
+from bud_asgi.limits.amounts import CostFunction, computed_use, cost_of, used_by, used_tokens, usual_amount
+from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, misconfigured, tightest
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
@@ -31,8 +22,6 @@ from bud_asgi.limits.waiting import WaitingRoom, behind
 from bud_asgi.options import OptionError, check_function, check_methods, mismatch
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.tasks import BackgroundTasks
-
-_log = logging.getLogger("bud_asgi")
 
 
 class Admission(msgspec.Struct, eq=False, gc=False):
@@ -151,9 +140,8 @@ class Limiter:
         if self._memory is not None:
             self._memory.book(reservation, amounts)
         else:
-            if self._leases:
-                for leases in self._leases.values():
-                    leases.discard(reservation)
+            for leases in self._leases.values():
+                leases.discard(reservation)
             tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
         if self._rooms and (room := self._rooms.get(asyncio.get_running_loop())) is not None:
             room.wake(admission.plan.charges)
@@ -178,13 +166,12 @@ class Limiter:
     def _prepare(self, exchange: Exchange, plan: Plan) -> Admission:
         """Estimate what a request will use."""
         if self.cost is not None:
-            cost = _cost_of(self.cost, exchange)
-            return Admission(plan, [_reserved(cost, charge.limit) for charge in plan.charges])
+            return Admission(plan, cost_of(self.cost, exchange, plan.charges))
         if plan.history is None:
             return Admission(plan, plan.ones)
         request = exchange.read_request
         if request is None:
-            return Admission(plan, [_reserved({}, charge.limit) for charge in plan.charges])
+            return Admission(plan, [usual_amount(charge.limit) for charge in plan.charges])
         body = request.body
         taken, given = plan.history.expect(body, request.max_tokens)
         expected: dict[Kind, int] = {"input_tokens": taken, "output_tokens": given, "tokens": taken + given}
@@ -214,7 +201,7 @@ class Limiter:
             granted = _checked(await self.store.reserve(_charges(admission)))
         except OptionError as error:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
-            raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
+            raise misconfigured(exchange.request_id, fault) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
         exchange.reply_headers += headers_of_statuses(granted.statuses)
@@ -255,8 +242,7 @@ class Limiter:
     def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:
         plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
-            used = _used_of(self._used, exchange)
-            return [_booked(used, charge.limit, amount) for charge, amount in zip(plan.charges, reserved, strict=True)]
+            return computed_use(self._used, exchange, plan.charges, reserved)
         if plan.only_requests and exchange.attempts:
             return reserved
         usage = exchange.usage
@@ -271,33 +257,6 @@ def _note_observed(exchange: Exchange, levels: Sequence[tuple[Limit, float]]) ->
     for limit, used in levels:
         if limit.observed and used > limit.amount:
             exchange.over_limits = (*exchange.over_limits, limit)
-
-
-def _reserved(cost: Amounts, limit: Limit) -> int:
-    return cost.get(limit.kind, 0 if limit.is_tokens else 1)
-
-
-def _booked(used: Amounts, limit: Limit, reserved: int) -> int:
-    return 0 if limit.kind == "concurrent" else used.get(limit.kind, reserved)
-
-
-def _cost_of(cost: CostFunction, exchange: Exchange) -> Amounts:
-    """What a host's function computes. Raises a `GatewayError` (500) for a wrong result."""
-    result = cost(exchange)
-    try:
-        return checked_amounts(result)
-    except OptionError as error:
-        fault = f"the function `cost` of the rate limits returned a wrong result: {error}"
-        raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
-
-
-def _used_of(used: CostFunction, exchange: Exchange) -> Amounts:
-    """What a host's function computes; if it fails, that is logged, and what was reserved stays booked."""
-    try:
-        return checked_amounts(used(exchange))
-    except Exception:  # noqa: BLE001 - the host's code, after the response: its failure changes nothing for the client
-        _log.exception("%s: `used` of the rate limits failed; what was reserved stays booked", exchange.request_id)
-        return {}
 
 
 def _charges(admission: Admission) -> list[Charge]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 from support.asgi import http_scope
+from support.limited import AwaitingStore
 from support.virtual_time import loop_time, run_in_virtual_time
 
 from bud_asgi import Limit, Principal
-from bud_asgi.exchange import Exchange, Reservation
-from bud_asgi.limits import Charge, Grant, Limiter, MemoryStore, RateLimited
-from bud_asgi.limits.charges import Amounts, CostFunction
+from bud_asgi.exchange import Exchange
+from bud_asgi.limits import Limiter, MemoryStore, RateLimited
+from bud_asgi.limits.amounts import Amounts, CostFunction
 from bud_asgi.limits.lines import MAX_WAITING
 from bud_asgi.tasks import BackgroundTasks
 
@@ -222,21 +223,9 @@ def test_a_limit_without_a_wait_refuses_a_request_whose_turn_has_come() -> None:
     run_in_virtual_time(scene())
 
 
-class SlowStore(MemoryStore):
-    """A store behind a network: other processes may settle in it too."""
-
-    async def reserve(self, charges: Sequence[Charge]) -> Grant:
-        await asyncio.sleep(0.01)
-        return await super().reserve(charges)
-
-    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
-        await asyncio.sleep(0.01)
-        await super().settle(reservation, amounts)
-
-
 def test_what_another_process_gives_back_is_found_within_a_tenth_of_a_second() -> None:
     async def scene() -> None:
-        store = SlowStore(clock=loop_time)
+        store = AwaitingStore(clock=loop_time)
         stage, other_process = Stage(TWO_AT_ONCE, store=store), Stage(TWO_AT_ONCE, store=store)
         others = asyncio.gather(*(other_process.request("a", 2.0) for _ in range(2)))
         await asyncio.sleep(0.5)
