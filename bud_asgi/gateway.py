@@ -58,6 +58,7 @@ class Gateway:
                 await authenticate(self._backend, exchange, scope)  # 401
             principal = _require_principal(exchange, scope)
             if exchange.operation in MODELS_API:
+                request.watch_disconnect(scope, receive)
                 await self._answer_models(exchange, principal, loop, request.response, scope)
                 return
             limiter, plan, admission = self._limiter, NO_LIMITS, None

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
-from support.limited import AwaitingStore, Booked, Limited, encoded, limited
+from support.limited import AwaitingStore, Booked, Limited, encoded, limited, lines
+from support.uploads import upload
 from support.waiting import wait_until
 
 from bud_asgi import Limit, MemoryStore
@@ -201,3 +202,11 @@ def test_a_request_waits_with_its_body_read_so_that_its_client_may_leave(store: 
             wait_until(lambda: waiting(here) == 1, "it waits")
         wait_until(lambda: waiting(here) == 0, "it has left", timeout=2.0)
         assert len(here.upstream.requests) == 1
+
+
+def test_a_client_that_waits_for_its_models_may_leave_too() -> None:
+    with limited(Limit("requests", 1, 10.0, wait=20.0)) as here:
+        assert here.models("ann").status_code == 200
+        with upload(here.here, lines("ann"), method="GET", path="/v1/models"):
+            wait_until(lambda: waiting(here) == 1, "it waits")
+        wait_until(lambda: waiting(here) == 0, "it has left", timeout=2.0)
