@@ -40,7 +40,7 @@ class RateLimited(GatewayError):
         self.statuses = tuple(statuses)
 
 
-class Family(msgspec.Struct, frozen=True, gc=False):
+class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
     """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits")."""
 
     kind: Kind
@@ -51,44 +51,44 @@ class Family(msgspec.Struct, frozen=True, gc=False):
     reset: bytes
 
 
-def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, bytes]]:
+def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[bytes, bytes]]:
     """The headers that report a caller's own limits, given how much of each is used."""
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
-    for family, used in levels:
-        left = family.amount - used
-        remaining = b"%d" % floor(left + ROUNDING * family.amount) if left > 0.0 else b"0"
-        full_at = rfc3339(ceil(now + used / family.rate))
-        lines += (family.amount_line, (family.remaining, remaining), (family.reset, full_at))
+    for headers, used in levels:
+        left = headers.amount - used
+        remaining = b"%d" % floor(left + ROUNDING * headers.amount) if left > 0.0 else b"0"
+        full_at = rfc3339(ceil(now + used / headers.rate))
+        lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
     return lines
 
 
-def tightest(levels: Iterable[tuple[Family, float]]) -> list[tuple[Family, float]]:
+def tightest(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[LimitHeaders, float]]:
     """The limit of each kind that has the least left."""
-    found: dict[Kind, tuple[Family, float]] = {}
-    for family, used in levels:
-        known = found.get(family.kind)
-        if known is None or family.amount - used < known[0].amount - known[1]:
-            found[family.kind] = family, used
+    found: dict[Kind, tuple[LimitHeaders, float]] = {}
+    for headers, used in levels:
+        known = found.get(headers.kind)
+        if known is None or headers.amount - used < known[0].amount - known[1]:
+            found[headers.kind] = headers, used
     return list(found.values())
 
 
 @lru_cache(maxsize=4096)
-def headers_of(limit: Limit) -> Family | None:
+def headers_of(limit: Limit) -> LimitHeaders | None:
     """The headers of a limit; `None` if it has none.
 
     A limit that is shared with other callers would report their use; an observed one is not in force.
     """
     if limit.kind == "concurrent" or limit.per in _SHARED or limit.observed:
         return None
-    names = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
-    amount_line = (names + b"limit", b"%d" % limit.amount)
-    return Family(limit.kind, float(limit.amount), limit.rate, amount_line, names + b"remaining", names + b"reset")
+    name = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
+    amount_line = (name + b"limit", b"%d" % limit.amount)
+    return LimitHeaders(limit.kind, float(limit.amount), limit.rate, amount_line, name + b"remaining", name + b"reset")
 
 
 def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
     """The headers that report the limits of a caller, the tightest of each kind."""
-    levels = [(family, one.used) for one in statuses if (family := headers_of(one.charge.limit)) is not None]
+    levels = [(headers, one.used) for one in statuses if (headers := headers_of(one.charge.limit)) is not None]
     return limit_headers(tightest(levels))
 
 

@@ -64,7 +64,7 @@ class Limiter:
         self.cost, self._used = cost, used
         self._plans = Plans(self.limits, self._memory)
         self._refusals = Refusals()
-        self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}  # those in which requests wait
+        self._waiting = WaitingRoom(shared=self._memory is None)
         self._leases: dict[asyncio.AbstractEventLoop, Leases] = {}
 
     def check(self, exchange: Exchange) -> Plan:
@@ -100,7 +100,7 @@ class Limiter:
         plan = self._plans.full(exchange, plan)
         if not plan.charges:
             return Admission(plan, ())
-        if self._memory is None or self._rooms:
+        if self._memory is None or self._waiting.queues:
             return None
         admission = self._prepare(exchange, plan)
         try:
@@ -121,7 +121,7 @@ class Limiter:
         if not plan.charges:
             return admission
         try:
-            if self._rooms and (queued := self._room().queued(plan.charges)) is not None:
+            if (queued := self._waiting.queued(plan.charges)) is not None:
                 raise behind(_charges(admission)[plan.charges.index(queued)])
             return await self._reserve(exchange, admission)
         except RateLimited as error:
@@ -143,8 +143,8 @@ class Limiter:
             for leases in self._leases.values():
                 leases.discard(reservation)
             tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
-        if self._rooms and (room := self._rooms.get(asyncio.get_running_loop())) is not None:
-            room.wake(admission.plan.charges)
+        if self._waiting.queues:
+            self._waiting.wake(admission.plan.charges)
 
     async def standing(self, principal: Principal | str, *, model: str | None = None) -> Sequence[Standing]:
         """What a caller has used of its limits, and what is left; with a `model` also of those that depend on it.
@@ -187,7 +187,7 @@ class Limiter:
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
         plan, buckets = admission.plan, account.buckets
-        levels = [(family, buckets[index].used) for index, family in plan.reported]
+        levels = [(headers, buckets[index].used) for index, headers in plan.reported]
         exchange.reply_headers += limit_headers(levels if plan.distinct else tightest(levels))
         if plan.has_observed:
             _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
@@ -210,19 +210,12 @@ class Limiter:
         return admission
 
     async def _wait(self, exchange: Exchange, admission: Admission, refusal: RateLimited) -> Admission:
-        room, loop = self._room(), asyncio.get_running_loop()
         who = exchange.principal.id if exchange.principal else ""
-        self._rooms[loop] = room
+        charges = _charges(admission)
         try:
-            return await room.admit(refusal, who, _charges(admission), lambda: self._reserve(exchange, admission))
+            return await self._waiting.admit(refusal, who, charges, lambda: self._reserve(exchange, admission))
         except RateLimited as error:
             raise self._refused(exchange, error) from None
-        finally:
-            if not len(room):
-                self._rooms.pop(loop, None)
-
-    def _room(self) -> WaitingRoom:
-        return self._rooms.get(asyncio.get_running_loop()) or WaitingRoom(shared=self._memory is None)
 
     def _lease(self, reservation: Reservation, tasks: BackgroundTasks | None) -> None:
         if self._shared is None or tasks is None:
