@@ -17,9 +17,9 @@ from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.standing import Standing, standing_of
-from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore
+from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore, check_store
 from bud_asgi.limits.waiting import WaitingRoom, behind
-from bud_asgi.options import OptionError, check_function, check_methods, mismatch
+from bud_asgi.options import OptionError, check_function, mismatch
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.tasks import BackgroundTasks
 
@@ -53,7 +53,7 @@ class Limiter:
     ) -> None:
         self.limits = check_limits(limits)
         if store is not None:
-            check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
+            check_store(store)
         for name, function in (("cost", cost), ("used", used)):
             if function is not None:
                 check_function(name, function, "a function of the Exchange that returns amounts by kind", None)
