@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import pytest
 from support.counts import count
+from support.limit_machine import InspectedStore
 from support.valkey import CountedRedisStore, Valkey
 from support.virtual_time import SetClock
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limit, LimitStatus, LimitStore, MemoryStore, RateLimited
+from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimited
 
 
-class CountedStore(LimitStore, Protocol):
-    """A store under test also reports how many reservations are open, and the status of buckets."""
+class CountedStore(InspectedStore, Protocol):
+    """A store under test also reports how many reservations are open."""
 
     @property
     def open(self) -> int: ...
-
-    async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]: ...
 
 
 NewStore = Callable[["SetClock"], CountedStore]

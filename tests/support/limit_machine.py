@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limit, LimitStatus, LimitStore, RateLimited
+from bud_asgi.limits import Charge, Grant, InspectableStore, Limit, LimitStatus, LimitStore, RateLimited
 from support.limit_model import LimitModel
 from support.virtual_time import SetClock, at_once
 
 T = TypeVar("T")
 
 
-class InspectedStore(LimitStore, Protocol):
+class InspectedStore(LimitStore, InspectableStore, Protocol):
     """A store that reports the status of buckets."""
-
-    async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]: ...
 
 
 # Amounts, windows and times are sums of powers of two, so that most floats are exact.
