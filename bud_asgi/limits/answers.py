@@ -49,17 +49,40 @@ class Family(msgspec.Struct, frozen=True, gc=False):
     remaining: bytes
     reset: bytes
 
+    @property
+    def names(self) -> tuple[bytes, bytes, bytes]:
+        """The names of all three."""
+        return self.amount_line[0], self.remaining, self.reset
+
 
 def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, bytes]]:
     """The headers that report a caller's own limits, given how much of each is used."""
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
     for family, used in levels:
-        left = family.amount - used
-        remaining = b"%d" % floor(left + ROUNDING * family.amount) if left > 0.0 else b"0"
+        remaining = b"%d" % _remaining(family, used)
         full_at = rfc3339(ceil(now + used / family.rate))
         lines += (family.amount_line, (family.remaining, remaining), (family.reset, full_at))
     return lines
+
+
+def add_limit_headers(lines: list[tuple[bytes, bytes]], levels: Iterable[tuple[Family, float]]) -> None:
+    """Add the headers of these limits to those that another limiter has added: of each kind the tightest."""
+    if lines:
+        known = dict(lines)
+        levels = [
+            (family, used)
+            for family, used in levels
+            if (other := known.get(family.remaining)) is None or _remaining(family, used) < int(other)
+        ]
+        remove_headers(lines, [name for family, _ in levels for name in family.names])
+    lines += limit_headers(levels)
+
+
+def remove_headers(lines: list[tuple[bytes, bytes]], names: Iterable[bytes]) -> None:
+    """Remove the headers of these names."""
+    removed = frozenset(names)
+    lines[:] = [line for line in lines if line[0] not in removed]
 
 
 def tightest(levels: Iterable[tuple[Family, float]]) -> list[tuple[Family, float]]:
@@ -87,14 +110,23 @@ def headers_of(limit: Limit) -> Family | None:
 
 def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
     """The headers that report the limits of a caller, the tightest of each kind."""
-    levels = [(family, one.used) for one in statuses if (family := headers_of(one.charge.limit)) is not None]
-    return limit_headers(tightest(levels))
+    return limit_headers(levels_of(statuses))
+
+
+def levels_of(statuses: Iterable[LimitStatus]) -> list[tuple[Family, float]]:
+    """The limits of a caller that are reported, the tightest of each kind."""
+    return tightest([(family, one.used) for one in statuses if (family := headers_of(one.charge.limit)) is not None])
 
 
 @lru_cache(maxsize=1024)
 def rfc3339(second: int) -> bytes:
     """A Unix time as RFC 3339 in UTC; the last second of the year 9999 for anything later."""
     return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+
+def _remaining(family: Family, used: float) -> int:
+    left = family.amount - used
+    return floor(left + ROUNDING * family.amount) if left > 0.0 else 0
 
 
 def _message(status: LimitStatus, seconds: int) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import Kind, Limit, check_limits
-from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, tightest
+from bud_asgi.limits.answers import RateLimited, add_limit_headers, levels_of, remove_headers, tightest
 from bud_asgi.limits.charges import (
     MISCONFIGURED,
     Amounts,
@@ -201,7 +201,7 @@ class Limiter:
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
         plan, buckets = admission.plan, account.buckets
         levels = [(family, buckets[index].used) for index, family in plan.reported]
-        exchange.reply_headers += limit_headers(levels if plan.distinct else tightest(levels))
+        add_limit_headers(exchange.reply_headers, levels if plan.distinct else tightest(levels))
         if plan.has_observed:
             _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
         return admission
@@ -217,7 +217,7 @@ class Limiter:
             raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
-        exchange.reply_headers += headers_of_statuses(granted.statuses)
+        add_limit_headers(exchange.reply_headers, levels_of(granted.statuses))
         if plan.has_observed:
             _note_observed(exchange, [(status.charge.limit, status.used) for status in granted.statuses])
         return admission
@@ -250,6 +250,8 @@ class Limiter:
 
     def _refused(self, exchange: Exchange, error: RateLimited) -> RateLimited:
         exchange.refused_by = error.limit_status.charge.limit
+        if exchange.reply_headers:  # of another limiter
+            remove_headers(exchange.reply_headers, [name.encode() for name in error.headers])
         return self._refusals.note(error)
 
     def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:
