@@ -50,17 +50,40 @@ class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
     remaining: bytes
     reset: bytes
 
+    @property
+    def names(self) -> tuple[bytes, bytes, bytes]:
+        """The names of all three."""
+        return self.amount_line[0], self.remaining, self.reset
+
 
 def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[bytes, bytes]]:
     """The headers that report a caller's own limits, given how much of each is used."""
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
     for headers, used in levels:
-        left = headers.amount - used
-        remaining = b"%d" % floor(left + ROUNDING * headers.amount) if left > 0.0 else b"0"
+        remaining = b"%d" % _remaining(headers, used)
         full_at = rfc3339(ceil(now + used / headers.rate))
         lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
     return lines
+
+
+def add_limit_headers(lines: list[tuple[bytes, bytes]], levels: Iterable[tuple[LimitHeaders, float]]) -> None:
+    """Add the headers of these limits to those that another limiter has added: of each kind the tightest."""
+    if lines:
+        known = dict(lines)
+        levels = [
+            (headers, used)
+            for headers, used in levels
+            if (other := known.get(headers.remaining)) is None or _remaining(headers, used) < int(other)
+        ]
+        remove_headers(lines, [name for headers, _ in levels for name in headers.names])
+    lines += limit_headers(levels)
+
+
+def remove_headers(lines: list[tuple[bytes, bytes]], names: Iterable[bytes]) -> None:
+    """Remove the headers of these names."""
+    removed = frozenset(names)
+    lines[:] = [line for line in lines if line[0] not in removed]
 
 
 def tightest(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[LimitHeaders, float]]:
@@ -88,8 +111,12 @@ def headers_of(limit: Limit) -> LimitHeaders | None:
 
 def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
     """The headers that report the limits of a caller, the tightest of each kind."""
-    levels = [(headers, one.used) for one in statuses if (headers := headers_of(one.charge.limit)) is not None]
-    return limit_headers(tightest(levels))
+    return limit_headers(levels_of(statuses))
+
+
+def levels_of(statuses: Iterable[LimitStatus]) -> list[tuple[LimitHeaders, float]]:
+    """The limits of a caller that are reported, the tightest of each kind."""
+    return tightest([(headers, one.used) for one in statuses if (headers := headers_of(one.charge.limit)) is not None])
 
 
 @lru_cache(maxsize=1024)
@@ -101,6 +128,11 @@ def rfc3339(second: int) -> bytes:
 def misconfigured(request_id: str, fault: str) -> GatewayError:
     """The error (500) where code of the host's has returned something wrong; `fault` is only logged."""
     return host_code_error(request_id, fault, "The rate limits of this gateway are misconfigured.")
+
+
+def _remaining(headers: LimitHeaders, used: float) -> int:
+    left = headers.amount - used
+    return floor(left + ROUNDING * headers.amount) if left > 0.0 else 0
 
 
 def _message(status: LimitStatus, seconds: int) -> str:

@@ -22,7 +22,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
     `used` is 0 at rest. `reserved` is the part of it that running requests hold. It is refilled last, and evenly across
     them, so that the order in which they end makes no difference. `drained` measures how far, as a logarithm: of an
     amount that was reserved when it was `mark`, `exp(mark - drained)` is left. `concurrent` limits are buckets that do
-    not refill. A bucket that is `removed` does not belong to its store any more.
+    not refill. A bucket that is `removed` does not belong to its store any more. `capacity` is negative where what
+    refers to the bucket has to look it up: it is removed, or requests with different amounts of the limit have used it.
     """
 
     limit: Limit
@@ -43,8 +44,12 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         return cls(limit, key, capacity, rate, not limit.observed, now)
 
     def remove(self) -> None:
-        """Mark it as removed. It has no room, so that a plan that still refers to it looks up a new one."""
+        """Mark it as removed."""
         self.removed, self.capacity = True, -inf
+
+    def change(self, limit: Limit) -> None:
+        """Apply another amount of the limit from now on, until a request with the former one comes."""
+        self.limit, self.rate, self.capacity = limit, limit.rate, -inf
 
     def refill(self, now: float) -> float:
         """Bring it up to date, and return what is used.
@@ -84,7 +89,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         used = self.refill(now)
         left = self.release(reserved, mark)
         if extra > 0.0:
-            most = (1 + MAX_DEBT) * self.capacity
+            most = (1.0 + MAX_DEBT) * self.limit.amount
             self.used = max(used, min(used + extra, most))
         else:
             back = left if left < -extra else -extra  # noqa: FURB136 - a third of a call of min()

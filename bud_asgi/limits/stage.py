@@ -11,7 +11,7 @@ import msgspec
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limit import Kind, Limit, check_limits
 from bud_asgi.limits.amounts import CostFunction, computed_use, cost_of, used_by, used_tokens, usual_amount
-from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, misconfigured, tightest
+from bud_asgi.limits.answers import RateLimited, add_limit_headers, levels_of, misconfigured, remove_headers, tightest
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
@@ -188,7 +188,7 @@ class Limiter:
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
         plan, buckets = admission.plan, account.buckets
         levels = [(headers, buckets[index].used) for index, headers in plan.reported]
-        exchange.reply_headers += limit_headers(levels if plan.distinct else tightest(levels))
+        add_limit_headers(exchange.reply_headers, levels if plan.distinct else tightest(levels))
         if plan.has_observed:
             _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
         return admission
@@ -204,7 +204,7 @@ class Limiter:
             raise misconfigured(exchange.request_id, fault) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
-        exchange.reply_headers += headers_of_statuses(granted.statuses)
+        add_limit_headers(exchange.reply_headers, levels_of(granted.statuses))
         if plan.has_observed:
             _note_observed(exchange, [(status.charge.limit, status.used) for status in granted.statuses])
         return admission
@@ -230,6 +230,8 @@ class Limiter:
 
     def _refused(self, exchange: Exchange, error: RateLimited) -> RateLimited:
         exchange.refused_by = error.limit_status.charge.limit
+        if exchange.reply_headers:  # of another limiter
+            remove_headers(exchange.reply_headers, [name.encode() for name in error.headers])
         return self._refusals.note(error)
 
     def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:

@@ -13,7 +13,7 @@ from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limit import LONGEST_WAIT
 from bud_asgi.limits import Admission, Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
 from bud_asgi.limits.memory import IDLE
-from bud_asgi.limits.refusals import MANY, Refusals
+from bud_asgi.limits.refusals import MANY, REMEMBERED, Refusals
 from bud_asgi.tasks import BackgroundTasks
 
 ONE_AN_HOUR = Limit("requests", 1, 3600.0)
@@ -85,6 +85,28 @@ async def test_what_another_store_has_refused_is_refused_again_without_it() -> N
     clock.now += 15
     limiter.check(exchange_of("ann"))
     assert len(limiter._refusals) == 0
+
+
+def test_after_a_minute_the_store_is_called_again_as_it_may_have_been_flushed() -> None:
+    clock = SetClock()
+    refusals = Refusals(clock=clock)
+    charges = [Charge(ONE_AN_HOUR, "a", 1)]
+    refusals.note(refusal(ONE_AN_HOUR, "a", 3600.0))
+    clock.now += REMEMBERED - 1
+    with pytest.raises(RateLimited) as refused:
+        refusals.check(charges)
+    assert refused.value.retry_after == pytest.approx(3600.0 - REMEMBERED + 1)
+    refusals.note(refused.value)
+    clock.now += 1
+    refusals.check(charges)
+
+
+def test_a_refusal_does_not_outlast_a_change_of_the_limit() -> None:
+    refusals = Refusals(clock=SetClock())
+    refusals.note(refusal(ONE_AN_HOUR, "a", 3600.0))
+    refusals.check([Charge(Limit("requests", 2, 3600.0), "a", 1)])
+    with pytest.raises(RateLimited):
+        refusals.check([Charge(Limit("requests", 1, 3600.0), "a", 1)])
 
 
 async def test_many_refusals_of_another_store_are_spread_too() -> None:
