@@ -10,6 +10,7 @@ import msgspec
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limit import Limit
+from bud_asgi.options import check_methods
 from bud_asgi.protocol.errors import GatewayError
 
 ROUNDING = 1e-9
@@ -122,6 +123,11 @@ class InspectableStore(Protocol):
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
         """The status of each bucket; the amounts of the charges do not matter. Raises `StoreUnavailable`."""
         ...
+
+
+def check_store(store: object) -> None:
+    """Check an option for a `LimitStore`. Raises `OptionError`."""
+    check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
 
 
 def waiting_time(used: float, amount: float, *, capacity: float, rate: float) -> float:

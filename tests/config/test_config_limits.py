@@ -288,7 +288,7 @@ def test_a_table_becomes_a_store(
             given.append(options)
             super().__init__(**options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr("bud_asgi.limits.redis.RedisStore", Recorded)
+    monkeypatch.setattr("bud_asgi.config.limits.RedisStore", Recorded)
     (tmp_path / "store.url").write_text("rediss://me:CANARY@store\n")
     settings = settings_of(f"[[limits]]\nrequests = 1\n[store]\n{table}\n", tmp_path, STORE_URL="redis://:CANARY@s/0")
     assert isinstance(settings.store, Recorded)

@@ -19,7 +19,7 @@ from support.counts import count
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimitMiddleware
-from bud_asgi.limits.charges import Amounts
+from bud_asgi.limits.amounts import Amounts
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.usage import Usage
 
