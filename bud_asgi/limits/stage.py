@@ -147,7 +147,7 @@ class Limiter:
         if self._memory is not None:
             self._memory.book(reservation, amounts)
         else:
-            for leases in self._leases.values():
+            for leases in tuple(self._leases.values()):  # threads may add others
                 leases.discard(reservation)
             tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
         if self._waiting.queues:

@@ -127,10 +127,8 @@ class WaitingRoom:
 
 def behind(queued: Charge) -> RateLimited:
     """The refusal of a charge to a bucket that other requests wait for already: nothing is left of it."""
-    limit = queued.limit
-    status = LimitStatus(queued, float(limit.amount))
-    wait = waiting_time(status.used, queued.amount, capacity=float(limit.amount), rate=limit.rate)
-    return RateLimited(status, wait)
+    used = float(queued.limit.amount)
+    return RateLimited(LimitStatus(queued, used), waiting_time(queued.limit, used, queued.amount))
 
 
 def _is_in_vain(refusal: RateLimited, left: float) -> bool:
@@ -153,7 +151,7 @@ def _check_room(queue: FairQueue, refusal: RateLimited, request: _Request) -> No
         in_vain = not limit.wait or queue.is_full(request.principal)
     else:
         used = status.used + queue.ahead(request.principal)
-        wait = max(refusal.retry_after, waiting_time(used, amount, capacity=float(limit.amount), rate=limit.rate))
+        wait = max(refusal.retry_after, waiting_time(limit, used, amount))
         in_vain = wait > left or queue.is_full(request.principal)
     if in_vain:
         raise RateLimited(status, wait, refusal.statuses)

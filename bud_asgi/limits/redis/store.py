@@ -286,9 +286,9 @@ def _statuses(charges: Sequence[Charge], levels: Sequence[float]) -> tuple[Limit
 def _refusal(statuses: Sequence[LimitStatus]) -> RateLimited:
     """The refusal by the limit with the longest wait."""
     waits = [
-        0.0 if limit.observed else waiting_time(one.used, one.charge.amount, capacity=limit.amount, rate=limit.rate)
+        0.0 if charge.limit.observed else waiting_time(charge.limit, one.used, charge.amount)
         for one in statuses
-        for limit in (one.charge.limit,)
+        for charge in (one.charge,)
     ]
     longest = max(waits)
     return RateLimited(statuses[waits.index(longest)], longest, statuses)
