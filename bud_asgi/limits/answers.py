@@ -61,8 +61,8 @@ def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[by
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
     for headers, used in levels:
-        remaining = b"%d" % _remaining(headers, used)
         full_at = rfc3339(ceil(now + used / headers.rate))
+        remaining = b"%d" % _remaining(headers, used)
         lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
     return lines
 
