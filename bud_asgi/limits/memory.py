@@ -112,7 +112,7 @@ class MemoryStore:
             now = self._clock()
             for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
                 if actual == reserved and mark == bucket.drained:  # the usual case for requests
-                    bucket.reserved -= reserved
+                    bucket.reserved = bucket.reserved - reserved or 0.0  # one object for all that are at rest
                 elif not bucket.removed:
                     bucket.settle(now, reserved, mark, actual)
                 elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
