@@ -151,9 +151,8 @@ class Limiter:
         if self._memory is not None:
             self._memory.book(reservation, amounts)
         else:
-            if self._leases:
-                for leases in self._leases.values():
-                    leases.discard(reservation)
+            if (leases := self._leases.get(asyncio.get_running_loop())) is not None:
+                leases.discard(reservation)
             tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
         if self._rooms and (room := self._rooms.get(asyncio.get_running_loop())) is not None:
             room.wake(admission.plan.charges)
@@ -243,8 +242,8 @@ class Limiter:
         loop = asyncio.get_running_loop()
         leases = self._leases.get(loop)
         if leases is None:
-            for ended in [other for other in self._leases if other.is_closed()]:
-                del self._leases[ended]
+            for ended in [other for other in list(self._leases) if other.is_closed()]:
+                self._leases.pop(ended, None)  # another thread may have done so
             leases = self._leases[loop] = Leases(self._shared, tasks, loop)
         leases.add(reservation)
 
