@@ -163,7 +163,7 @@ class MemoryStore:
         for index, (bucket, amount) in enumerate(zip(account.buckets, amounts, strict=True)):
             used = bucket.refill(now)
             if bucket.enforced:
-                wait = waiting_time(used, amount, capacity=float(bucket.limit.amount), rate=bucket.rate)
+                wait = waiting_time(bucket.limit, used, amount)
                 if wait > longest:
                     longest, refused = wait, index
         if refused >= 0:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from support.asgi import http_scope
-from support.limit_machine import SetClock
+from support.asgi import exchange_of
+from support.virtual_time import SetClock
 
-from bud_asgi import Limit, Principal
+from bud_asgi import Limit
 from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limit import LONGEST_WAIT
 from bud_asgi.limits import Admission, Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
@@ -18,12 +18,6 @@ from bud_asgi.tasks import BackgroundTasks
 
 ONE_AN_HOUR = Limit("requests", 1, 3600.0)
 ONE_A_MINUTE = Limit("requests", 1)
-
-
-def exchange_of(principal: str, path: str = "/v1/messages") -> Exchange:
-    exchange = Exchange.of(http_scope(path=path))
-    exchange.principal = Principal(id=principal)
-    return exchange
 
 
 def refusal(limit: Limit, key: str, wait: float) -> RateLimited:
@@ -48,7 +42,7 @@ async def test_a_store_in_memory_refuses_before_the_body_and_takes_nothing() -> 
         limiter.check(exchange)
     assert (refused.value.headers["retry-after"], exchange.refused_by) == ("3600", ONE_AN_HOUR)
     limiter.check(exchange_of("bob"))
-    limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
+    limiter.check(exchange_of("ann", path="/v1/messages/count_tokens"))
     limiter.settle(admission, first, BackgroundTasks())
     with pytest.raises(RateLimited):  # a request is one request, whatever becomes of it
         limiter.check(exchange_of("ann"))
@@ -87,7 +81,7 @@ async def test_what_another_store_has_refused_is_refused_again_without_it() -> N
         limiter.check(exchange)
     assert (refused.value.headers["retry-after"], exchange.refused_by, store.calls) == ("15", ONE_AN_HOUR, 1)
     limiter.check(exchange_of("bob"))
-    limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
+    limiter.check(exchange_of("ann", path="/v1/messages/count_tokens"))
     clock.now += 15
     limiter.check(exchange_of("ann"))
     assert len(limiter._refusals) == 0

@@ -14,7 +14,7 @@ from support.uploads import upload
 from support.waiting import wait_until
 
 from bud_asgi import Limit, MemoryStore
-from bud_asgi.limits.lines import MAX_WAITING
+from bud_asgi.limits.fair_queue import MAX_WAITING
 from bud_asgi.testing import Received, hang, late
 
 STORES: dict[str, Callable[[], MemoryStore]] = {"memory": MemoryStore, "a store that awaits": AwaitingStore}
@@ -61,7 +61,7 @@ def holding(here: Limited, caller: str, number: int = 1) -> Generator[Callable[[
 
 def waiting(here: Limited) -> int:
     """The number of requests that wait."""
-    return sum(map(len, tuple(here.limiter._rooms.values())))
+    return sum(map(len, tuple(here.limiter._waiting.queues.values())))
 
 
 def sent_by(request: Received) -> str:
