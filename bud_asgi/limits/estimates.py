@@ -105,6 +105,6 @@ class Estimates:
 
 def _remember(histories: dict[_K, History], key: _K, history: History) -> History:
     if len(histories) >= MAX_HISTORIES:
-        del histories[next(iter(histories))]
+        histories.pop(next(iter(histories)), None)  # another thread may have done so
     histories[key] = history
     return history

@@ -223,8 +223,8 @@ class Limiter:
         loop = asyncio.get_running_loop()
         leases = self._leases.get(loop)
         if leases is None:
-            for ended in [other for other in self._leases if other.is_closed()]:
-                del self._leases[ended]
+            for ended in [other for other in list(self._leases) if other.is_closed()]:
+                self._leases.pop(ended, None)  # another thread may have done so
             leases = self._leases[loop] = Leases(self._shared, tasks, loop)
         leases.add(reservation)
 

@@ -179,8 +179,8 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         connection = self._by_loop.get(loop)
         if connection is None or connection.link.closed:
-            for ended in [other for other in self._by_loop if other.is_closed()]:
-                del self._by_loop[ended]
+            for ended in [other for other in list(self._by_loop) if other.is_closed()]:
+                self._by_loop.pop(ended, None)  # another thread may have done so
             link = self._new_link()
             settlements = Settlements(partial(self._write, link), timing=self._timing, health=self._health)
             ids = map(f"{secrets.token_hex(8)}-{{}}".format, count())  # of the loop's own: the process may be forked

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 from support.proxy import Proxy, proxy_to
 from support.valkey import CountedRedisStore, Valkey, redis_store, valkey_server
 from support.waiting import until, until_true
 
 from bud_asgi.limit import Limit
 from bud_asgi.limits import Charge, Grant, RateLimited, StoreUnavailable
+from bud_asgi.limits.redis.channel import Channel
+from bud_asgi.limits.redis.errors import CallFailed
 
 T = TypeVar("T")
 
@@ -375,3 +378,17 @@ async def test_renewing_and_reporting_fail_while_the_store_is_away(valkey: Valke
 
 def _calls(store: CountedRedisStore, granted: Grant) -> list[Callable[[], Awaitable[object]]]:
     return [lambda: store.renew([granted.reservation]), lambda: store.statuses(ONE)]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_call_whose_deadline_has_come_when_it_is_sent_ends_too(
+    run: Callable[[Coroutine[Any, Any, object]], object],
+) -> None:
+    """The handle of uvloop for a timer that is due is of another kind."""
+
+    async def call() -> object:
+        loop = asyncio.get_running_loop()
+        channel = Channel(loop, 1.0)
+        return await asyncio.wait_for(channel.send(b"", loop.time()), 5.0)
+
+    assert isinstance(run(call()), CallFailed)
