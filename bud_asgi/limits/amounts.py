@@ -84,9 +84,12 @@ def used_by(
     used = used_with_reads = _by_kind(None if begun else 0, taken, given)
     if usage is not None and (usage.cache_read_input_tokens or usage.iterations):
         used_with_reads = _by_kind(used["requests"], *used_tokens(usage, cache_reads=True))
-    limits = [charge.limit for charge in charges]
-    counts = [(used_with_reads if limit.cache_reads else used)[limit.kind] for limit in limits]
-    return [amount if count is None else count for count, amount in zip(counts, reserved, strict=True)]
+    amounts: list[int] = []
+    for charge, amount in zip(charges, reserved, strict=True):
+        limit = charge.limit
+        count = (used_with_reads if limit.cache_reads else used)[limit.kind]
+        amounts.append(amount if count is None else count)
+    return amounts
 
 
 def _by_kind(requests: int | None, taken: int | None, given: int | None) -> Mapping[Kind, int | None]:

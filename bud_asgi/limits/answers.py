@@ -61,8 +61,9 @@ def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[by
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
     for headers, used in levels:
+        left = headers.amount - used
+        remaining = b"%d" % floor(left + ROUNDING * headers.amount) if left > 0.0 else b"0"
         full_at = rfc3339(ceil(now + used / headers.rate))
-        remaining = b"%d" % _remaining(headers, used)
         lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
     return lines
 
@@ -74,7 +75,7 @@ def add_limit_headers(lines: list[tuple[bytes, bytes]], levels: Iterable[tuple[L
         levels = [
             (headers, used)
             for headers, used in levels
-            if (other := known.get(headers.remaining)) is None or _remaining(headers, used) < int(other)
+            if (other := known.get(headers.remaining)) is None or headers.amount - used < int(other)
         ]
         remove_headers(lines, [name for headers, _ in levels for name in headers.names])
     lines += limit_headers(levels)
@@ -128,11 +129,6 @@ def rfc3339(second: int) -> bytes:
 def misconfigured(request_id: str, fault: str) -> GatewayError:
     """The error (500) where code of the host's has returned something wrong; `fault` is only logged."""
     return host_code_error(request_id, fault, "The rate limits of this gateway are misconfigured.")
-
-
-def _remaining(headers: LimitHeaders, used: float) -> int:
-    left = headers.amount - used
-    return floor(left + ROUNDING * headers.amount) if left > 0.0 else 0
 
 
 def _message(status: LimitStatus, seconds: int) -> str:

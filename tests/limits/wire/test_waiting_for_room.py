@@ -102,7 +102,7 @@ def test_a_client_that_leaves_the_line_leaves_no_trace_and_its_place_goes_to_the
             began = time.monotonic()
             release()
             assert second.result(5).status_code == 200
-            assert time.monotonic() - began < 0.5 + 0.5
+            assert time.monotonic() - began < 2.0
         assert [sent_by(one) for one in here.upstream.requests] == ["first", "next"]
         assert here.booked_now("gone") == Booked()
         assert here.booked_now("next") == Booked(requests=1)
@@ -179,7 +179,7 @@ def test_a_wait_that_cannot_be_long_enough_is_refused_at_once(store: MemoryStore
         assert here.post("ann").status_code == 200
         began = time.monotonic()
         refused = here.post("ann")
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "50")
         assert "x-should-retry" not in refused.headers
 
