@@ -90,7 +90,7 @@ class MemoryStore:
             marks: list[float] = []
             for bucket, amount in zip(account.buckets, amounts, strict=True):
                 used = bucket.refill(now)
-                if used + amount > bucket.capacity and (bucket.enforced or bucket.capacity < 0.0):
+                if used + amount > bucket.capacity and (bucket.capacity < 0.0 or not bucket.limit.observed):
                     _give_back(account, amounts, len(marks))
                     self._check_exactly(account, amounts, now)
                     marks = _take_all(account, amounts)
@@ -162,7 +162,7 @@ class MemoryStore:
         longest, refused = 0.0, -1
         for index, (bucket, amount) in enumerate(zip(account.buckets, amounts, strict=True)):
             used = bucket.refill(now)
-            if bucket.enforced:
+            if not bucket.limit.observed:
                 wait = waiting_time(bucket.limit, used, amount)
                 if wait > longest:
                     longest, refused = wait, index
