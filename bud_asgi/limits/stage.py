@@ -61,6 +61,8 @@ class Limiter:
         # A subclass may have methods of its own.
         self._memory = self.store if isinstance(self.store, MemoryStore) and type(self.store) is MemoryStore else None
         self._shared = self.store if isinstance(self.store, SharedStore) else None
+        if self._shared is not None:
+            _check_names(self.limits)
         self.cost, self._used = cost, used
         self._plans = Plans(self.limits, self._memory)
         self._refusals = Refusals()
@@ -245,6 +247,14 @@ class Limiter:
         if plan.history is not None and usage is not None and tokens is not None and not usage.estimated:
             plan.history.learn(admission.size, *tokens)
         return used_by(exchange, plan.charges, reserved, tokens)
+
+
+def _check_names(limits: Sequence[Limit]) -> None:
+    """Check that functions have names: processes that share a store find the same buckets by them."""
+    for index, limit in enumerate(limits):
+        if "<lambda>" in limit.dimension or limit.dimension == "functools.partial":
+            problem = "a shared store names its buckets after the function; expected one that was made with def"
+            raise OptionError(f"limits[{index}].per", problem)
 
 
 def _note_observed(exchange: Exchange, levels: Sequence[tuple[Limit, float]]) -> None:
