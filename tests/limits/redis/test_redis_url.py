@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -117,7 +118,10 @@ def test_pauses_grow_up_to_the_longest() -> None:
         StoreTiming(silence=0.0)
 
 
-@pytest.mark.parametrize("per", [lambda exchange: "a", partial(str, "a")])
+NAMELESS: list[Callable[[object], str]] = [lambda _: "a", partial(str, "a")]
+
+
+@pytest.mark.parametrize("per", NAMELESS)
 def test_a_function_without_a_name_cannot_name_the_buckets_of_a_shared_store(per: Any) -> None:
     limits = [Limit("requests", 5, per=per)]
     Limiter(limits)
