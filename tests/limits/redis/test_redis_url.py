@@ -118,7 +118,7 @@ def test_pauses_grow_up_to_the_longest() -> None:
         StoreTiming(silence=0.0)
 
 
-NAMELESS: list[Callable[[object], str]] = [lambda _: "a", partial(str, "a")]
+NAMELESS: list[Callable[..., str]] = [lambda _: "a", partial(str, "a")]
 
 
 @pytest.mark.parametrize("per", NAMELESS)
