@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -118,7 +117,7 @@ def test_pauses_grow_up_to_the_longest() -> None:
         StoreTiming(silence=0.0)
 
 
-NAMELESS: list[Callable[..., str]] = [lambda _: "a", partial(str, "a")]
+NAMELESS: list[Any] = [lambda _: "a", partial(str, "a")]  # pyright: ignore[reportUnknownLambdaType]
 
 
 @pytest.mark.parametrize("per", NAMELESS)
