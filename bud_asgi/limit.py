@@ -58,8 +58,8 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     `teams` and `principals` are names or patterns with `*`: the limit applies only to requests that match them.
 
     With `mode="observe"` use is counted and reported, and nothing is refused. `wait` is how many seconds a request may
-    wait for room instead of being refused. `cache_reads` also counts input tokens that were read from the prompt cache,
-    as the service itself does not (vendor page "Rate limits"). Raises `OptionError`.
+    wait for room instead of being refused. With `cache_reads`, input tokens that were read from the prompt cache count
+    too, which are free at the service (vendor page "Rate limits"). Raises `OptionError`.
     """
 
     kind: Kind
@@ -129,7 +129,7 @@ class Limit(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
 
 @lru_cache(maxsize=4096)
 def limit_id(limit: Limit) -> str:
-    """The identity of a limit, equal in every process: all but the amount, which may change while its use is kept."""
+    """The identity of a limit, equal in every process. `amount` and `wait` may change while what is used is kept."""
     window = str(limit.window).removesuffix(".0") if limit.window else ""
     parts = [limit.kind, window, limit.dimension, limit.mode]
     if limit.cache_reads:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bud_asgi.cli.limits import applies_to
-from bud_asgi.cli.tables import table
+from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.config import Settings, permission_warnings
 from bud_asgi.limit import limit_words
 from bud_asgi.options import url_shown

@@ -1,4 +1,4 @@
-"""How much of the limits is used, read from the store; and limits in words."""
+"""How much of the limits is used, read from the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from math import ceil
 import click
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.tables import table
+from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
 from bud_asgi.limit import Limit, limit_words
@@ -23,25 +23,10 @@ PAUSES = (0.2, 1.0)
 """Seconds before further attempts to reach the store."""
 
 _ANONYMOUS = Principal(id="anonymous")
-_FOR = {"principal": "each principal", "team": "each team", "model": "each model"}
 _HEAD = ("KEY", "LIMIT", "FOR", "USED", "RESERVED", "REMAINING", "FULL AGAIN AT")
 
 Standings = Sequence[tuple[Principal, Sequence[Standing]]]
 """For each caller, the standing of its limits."""
-
-
-def applies_to(limit: Limit, key: str | None = None) -> str:
-    """For whom a limit counts, and with which options; `key` is the name of the key that carries it."""
-    parts = [_FOR.get(limit.dimension, limit.dimension) if key is None else f"key {key}"]
-    patterns = {"models": limit.models, "teams": limit.teams, "principals": limit.principals}
-    parts += [f"{name} {', '.join(texts)}" for name, texts in patterns.items() if texts != ("*",)]
-    if limit.observed:
-        parts.append("observed")
-    if limit.wait:
-        parts.append(f"waits up to {limit.wait:g} s")
-    if limit.cache_reads:
-        parts.append("with cache reads")
-    return "; ".join(parts)
 
 
 def show_limits(settings: Settings, name: str | None, model: str | None, *, as_json: bool) -> None:

@@ -1,10 +1,13 @@
-"""Plain tables for people."""
+"""Plain tables for people, and what a limit applies to in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bud_asgi.limit import Limit
 from bud_asgi.options import name_shown
+
+_FOR = {"principal": "each principal", "team": "each team", "model": "each model"}
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -13,3 +16,17 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def applies_to(limit: Limit, key: str | None = None) -> str:
+    """For whom a limit counts, and with which options; `key` is the name of the key that carries it."""
+    parts = [_FOR.get(limit.dimension, limit.dimension) if key is None else f"key {key}"]
+    patterns = {"models": limit.models, "teams": limit.teams, "principals": limit.principals}
+    parts += [f"{name} {', '.join(texts)}" for name, texts in patterns.items() if texts != ("*",)]
+    if limit.observed:
+        parts.append("observed")
+    if limit.wait:
+        parts.append(f"waits up to {limit.wait:g} s")
+    if limit.cache_reads:
+        parts.append("with cache reads")
+    return "; ".join(parts)

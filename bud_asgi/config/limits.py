@@ -13,7 +13,7 @@ from bud_asgi.config.problems import Problems, render
 from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.tables import LimitConfig, StoreConfig
 from bud_asgi.limit import KINDS, PER, Dimension, Kind, Limit, check_own_limits, limit_id
-from bud_asgi.limits import LimitStore
+from bud_asgi.limits import LimitStore, RedisStore
 from bud_asgi.options import (
     OptionError,
     check_choice,
@@ -145,8 +145,6 @@ def _read_url(reader: TableReader, value: object, path: KeyPath) -> object:
 
 
 def _store(**options: Any) -> LimitStore:
-    from bud_asgi.limits.redis import RedisStore  # noqa: PLC0415 - only a file with a store needs it
-
     if "timeout" in options:
         options["timeout"] = _seconds("timeout", options["timeout"])
     return RedisStore(**options)

@@ -11,8 +11,8 @@ from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
 from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
-from bud_asgi.limits import Limit, LimitStore, check_limits
-from bud_asgi.options import check_flag, check_items, check_methods, check_name
+from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
+from bud_asgi.options import check_flag, check_items, check_name
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
@@ -52,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             RouteTable(self.routes)
         check_limits(self.limits)
         if self.store is not None:
-            check_methods("store", self.store, "an object with the methods of a LimitStore", ("reserve", "settle"))
+            check_store(self.store)
         FieldPolicy(self.fields, "fields")
         body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
         if self.access_log is not None:

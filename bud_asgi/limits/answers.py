@@ -1,4 +1,4 @@
-"""How limits appear in responses: the headers on every reply, and the refusal of a request that is over one."""
+"""How limits appear in responses: the headers on every reply, and the errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from math import ceil, floor
 
 import msgspec
 
+from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import LONGEST_WAIT, Kind, Limit, limit_words
 from bud_asgi.limits.store import ROUNDING, LimitStatus
 from bud_asgi.protocol.errors import GatewayError
@@ -39,7 +40,7 @@ class RateLimited(GatewayError):
         self.statuses = tuple(statuses)
 
 
-class Family(msgspec.Struct, frozen=True, gc=False):
+class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
     """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits")."""
 
     kind: Kind
@@ -49,52 +50,85 @@ class Family(msgspec.Struct, frozen=True, gc=False):
     remaining: bytes
     reset: bytes
 
+    @property
+    def names(self) -> tuple[bytes, bytes, bytes]:
+        """The names of all three."""
+        return self.amount_line[0], self.remaining, self.reset
 
-def limit_headers(levels: Iterable[tuple[Family, float]]) -> list[tuple[bytes, bytes]]:
+
+def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[bytes, bytes]]:
     """The headers that report a caller's own limits, given how much of each is used."""
     lines: list[tuple[bytes, bytes]] = []
     now = time.time()
-    for family, used in levels:
-        left = family.amount - used
-        remaining = b"%d" % floor(left + ROUNDING * family.amount) if left > 0.0 else b"0"
-        full_at = rfc3339(ceil(now + used / family.rate))
-        lines += (family.amount_line, (family.remaining, remaining), (family.reset, full_at))
+    for headers, used in levels:
+        left = headers.amount - used
+        remaining = b"%d" % floor(left + ROUNDING * headers.amount) if left > 0.0 else b"0"
+        full_at = rfc3339(ceil(now + used / headers.rate))
+        lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
     return lines
 
 
-def tightest(levels: Iterable[tuple[Family, float]]) -> list[tuple[Family, float]]:
+def add_limit_headers(lines: list[tuple[bytes, bytes]], levels: Iterable[tuple[LimitHeaders, float]]) -> None:
+    """Add the headers of these limits to those that another limiter has added: of each kind the tightest."""
+    if lines:
+        known = dict(lines)
+        levels = [
+            (headers, used)
+            for headers, used in levels
+            if (other := known.get(headers.remaining)) is None or headers.amount - used < int(other)
+        ]
+        remove_headers(lines, [name for headers, _ in levels for name in headers.names])
+    lines += limit_headers(levels)
+
+
+def remove_headers(lines: list[tuple[bytes, bytes]], names: Iterable[bytes]) -> None:
+    """Remove the headers of these names."""
+    removed = frozenset(names)
+    lines[:] = [line for line in lines if line[0] not in removed]
+
+
+def tightest(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[LimitHeaders, float]]:
     """The limit of each kind that has the least left."""
-    found: dict[Kind, tuple[Family, float]] = {}
-    for family, used in levels:
-        known = found.get(family.kind)
-        if known is None or family.amount - used < known[0].amount - known[1]:
-            found[family.kind] = family, used
+    found: dict[Kind, tuple[LimitHeaders, float]] = {}
+    for headers, used in levels:
+        known = found.get(headers.kind)
+        if known is None or headers.amount - used < known[0].amount - known[1]:
+            found[headers.kind] = headers, used
     return list(found.values())
 
 
 @lru_cache(maxsize=4096)
-def headers_of(limit: Limit) -> Family | None:
+def headers_of(limit: Limit) -> LimitHeaders | None:
     """The headers of a limit; `None` if it has none.
 
     A limit that is shared with other callers would report their use; an observed one is not in force.
     """
     if limit.kind == "concurrent" or limit.per in _SHARED or limit.observed:
         return None
-    names = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
-    amount_line = (names + b"limit", b"%d" % limit.amount)
-    return Family(limit.kind, float(limit.amount), limit.rate, amount_line, names + b"remaining", names + b"reset")
+    name = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
+    amount_line = (name + b"limit", b"%d" % limit.amount)
+    return LimitHeaders(limit.kind, float(limit.amount), limit.rate, amount_line, name + b"remaining", name + b"reset")
 
 
 def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
     """The headers that report the limits of a caller, the tightest of each kind."""
-    levels = [(family, one.used) for one in statuses if (family := headers_of(one.charge.limit)) is not None]
-    return limit_headers(tightest(levels))
+    return limit_headers(levels_of(statuses))
+
+
+def levels_of(statuses: Iterable[LimitStatus]) -> list[tuple[LimitHeaders, float]]:
+    """The limits of a caller that are reported, the tightest of each kind."""
+    return tightest([(headers, one.used) for one in statuses if (headers := headers_of(one.charge.limit)) is not None])
 
 
 @lru_cache(maxsize=1024)
 def rfc3339(second: int) -> bytes:
     """A Unix time as RFC 3339 in UTC; the last second of the year 9999 for anything later."""
     return datetime.fromtimestamp(min(second, 253402300799), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+
+def misconfigured(request_id: str, fault: str) -> GatewayError:
+    """The error (500) where code of the host's has returned something wrong; `fault` is only logged."""
+    return host_code_error(request_id, fault, "The rate limits of this gateway are misconfigured.")
 
 
 def _message(status: LimitStatus, seconds: int) -> str:

@@ -16,35 +16,46 @@ _EMPTIED = 64.0
 _NOTHING = 1e-6  # of a unit: less than that is a rounding error, and every reservation is settled
 
 
+_CHANGED = -1.0  # the capacity of a bucket of different amounts
+
+
 class Bucket(msgspec.Struct, gc=False, eq=False):
     """How much of a limit is used, as of `updated_at`, seconds on a clock. It refills evenly, and may go into debt.
 
     `used` is 0 at rest. `reserved` is the part of it that running requests hold. It is refilled last, and evenly across
     them, so that the order in which they end makes no difference. `drained` measures how far, as a logarithm: of an
     amount that was reserved when it was `mark`, `exp(mark - drained)` is left. `concurrent` limits are buckets that do
-    not refill. A bucket that is `removed` does not belong to its store any more.
+    not refill. `capacity` is negative where what refers to the bucket has to look it up: it is `removed`, or requests
+    with different amounts of the limit have used it. There may be many buckets, so each field counts.
     """
 
     limit: Limit
     key: str
     capacity: float
     rate: float
-    enforced: bool
     updated_at: float
     used: float = 0.0
     reserved: float = 0.0
     drained: float = 0.0
-    removed: bool = False
 
     @classmethod
     def of(cls, limit: Limit, key: str, now: float) -> Bucket:
         """A full bucket."""
         capacity, rate = _numbers(limit)
-        return cls(limit, key, capacity, rate, not limit.observed, now)
+        return cls(limit, key, capacity, rate, now)
+
+    @property
+    def removed(self) -> bool:
+        """Whether it does not belong to its store any more."""
+        return self.capacity == -inf
 
     def remove(self) -> None:
-        """Mark it as removed. It has no room, so that a plan that still refers to it looks up a new one."""
-        self.removed, self.capacity = True, -inf
+        """Mark it as removed."""
+        self.capacity = -inf
+
+    def change(self, limit: Limit) -> None:
+        """Apply another amount of the limit from now on, until a request with the former one comes."""
+        self.limit, self.rate, self.capacity = limit, limit.rate, _CHANGED
 
     def refill(self, now: float) -> float:
         """Bring it up to date, and return what is used.
@@ -84,7 +95,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         used = self.refill(now)
         left = self.release(reserved, mark)
         if extra > 0.0:
-            most = (1 + MAX_DEBT) * self.capacity
+            most = (1.0 + MAX_DEBT) * self.limit.amount
             self.used = max(used, min(used + extra, most))
         else:
             back = left if left < -extra else -extra  # noqa: FURB136 - a third of a call of min()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.protocol.estimate import estimated_input, may_have_files
 
 MAX_HISTORIES = 20_000
 """The most pairs of a model and a principal that are remembered; the oldest are forgotten first."""
@@ -19,6 +19,7 @@ OUTPUT_PERCENTILE = 0.9
 """The share of replies that need no more output tokens than are reserved for them."""
 
 _K = TypeVar("_K")
+_MOST_INPUT = 1.0  # tokens for each byte: what is beyond comes from documents that the body refers to
 _SMOOTHING = 0.2  # the weight of the latest reply in the ratio
 _STEP = 0.5  # of the logarithm of the percentile, for each reply
 _UP = exp(_STEP * OUTPUT_PERCENTILE)
@@ -43,12 +44,12 @@ class History(msgspec.Struct, gc=False):
         ratio, output = self.input_ratio, self.output
         if output is None or ratio is None:
             return self._expect_of_all(body, max_tokens)
-        taken, given = round(ratio * len(body)) or 1, round(output)
+        taken, given = _input(ratio, body), round(output)
         return taken, given if max_tokens is None or given < max_tokens else max_tokens
 
     def learn(self, size: int, input_tokens: int | None, output_tokens: int | None) -> None:
         """Take a complete reply into account. `size` is the length of the request's body in bytes."""
-        ratio = None if input_tokens is None or not size else input_tokens / size
+        ratio = None if input_tokens is None or not size else min(input_tokens / size, _MOST_INPUT)
         self.add(ratio, output_tokens)
         if self.within is not None:
             self.within.add(ratio, output_tokens)
@@ -57,7 +58,7 @@ class History(msgspec.Struct, gc=False):
         """The same where one of the two is not known."""
         outer = self.within or self
         ratio = self.input_ratio or outer.input_ratio
-        taken = round(ratio * len(body)) if ratio else estimated_input(body).input_tokens
+        taken = _input(ratio, body) if ratio else estimated_input(body).input_tokens
         given = round(self.output or outer.output or FIRST_OUTPUT)
         return taken or 1, given if max_tokens is None or given < max_tokens else max_tokens
 
@@ -72,6 +73,12 @@ class History(msgspec.Struct, gc=False):
                 self.output = float(output or 1)
             else:  # the steps up and down cancel each other out at the percentile
                 self.output = known * _UP if output > known else known * _DOWN if known > 1.0 else 1.0
+
+
+def _input(ratio: float, body: bytes) -> int:
+    """The tokens of a body. Files have far fewer than the ratio would make of their size."""
+    taken = round(ratio * len(body)) or 1
+    return min(taken, estimated_input(body).input_tokens or 1) if may_have_files(body) else taken
 
 
 class Estimates:
@@ -98,6 +105,6 @@ class Estimates:
 
 def _remember(histories: dict[_K, History], key: _K, history: History) -> History:
     if len(histories) >= MAX_HISTORIES:
-        del histories[next(iter(histories))]
+        histories.pop(next(iter(histories)), None)  # another thread may have done so
     histories[key] = history
     return history

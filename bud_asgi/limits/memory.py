@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from threading import RLock
 
 import msgspec
 
@@ -39,7 +40,7 @@ class MemoryReservation(Reservation, frozen=True, gc=False):
 
 
 class MemoryStore:
-    """Counts in memory. It never awaits, so its steps are atomic. A reservation lasts until it is settled.
+    """Counts in memory. It never awaits, and may be shared by threads. A reservation lasts until it is settled.
 
     Buckets at rest hold no information, and are removed: for each new bucket a few old ones are examined, and some
     more ten times a second while there are requests. `clock` returns seconds. Raises `OptionError`.
@@ -48,6 +49,7 @@ class MemoryStore:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         check_clock("clock", clock)
         self._clock = clock
+        self._lock = RLock()  # for hosts with event loops in several threads
         self._buckets: dict[str, dict[str, Bucket]] = {}  # by the id of the limit, and by key
         self._to_sweep: deque[Bucket] = deque()  # all buckets
         self._sweep_at = 0.0
@@ -66,52 +68,56 @@ class MemoryStore:
 
     def account(self, charges: Sequence[Charge]) -> Account:
         """Find the buckets of these charges. Missing ones are added: they are full."""
-        now = self._clock()
-        return Account(tuple(charges), tuple([self._bucket(charge, now) for charge in charges]))
+        with self._lock:
+            now = self._clock()
+            return Account(tuple(charges), tuple([self._bucket(charge, now) for charge in charges]))
 
     def check(self, account: Account, amounts: Sequence[int]) -> None:
         """Raise `RateLimited` where `take` would. Takes nothing."""
         for bucket, amount in zip(account.buckets, amounts, strict=True):
             if bucket.used + amount > bucket.capacity:  # it may have refilled since
-                self._check_exactly(account, amounts, self._clock())
+                with self._lock:
+                    self._check_exactly(account, amounts, self._clock())
                 return
 
     def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
         """Reserve these amounts, or none of them. Raises `RateLimited`."""
-        now = self._clock()
-        if now >= self._sweep_at:
-            self._sweep_at = now + _SWEEP_EVERY
-            self._sweep(now, _PER_SWEEP)
-        marks: list[float] = []
-        for bucket, amount in zip(account.buckets, amounts, strict=True):
-            used = bucket.refill(now)
-            if used + amount > bucket.capacity and (bucket.enforced or bucket.removed):
-                _give_back(account, amounts, len(marks))
-                self._check_exactly(account, amounts, now)
-                marks = _take_all(account, amounts)
-                break
-            marks.append(bucket.drained)
-            bucket.used = used + amount
-            bucket.reserved += amount
-        self._count += 1
-        reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
-        self._open[reservation.id] = reservation
-        return reservation
+        with self._lock:
+            now = self._clock()
+            if now >= self._sweep_at:
+                self._sweep_at = now + _SWEEP_EVERY
+                self._sweep(now, _PER_SWEEP)
+            marks: list[float] = []
+            for bucket, amount in zip(account.buckets, amounts, strict=True):
+                used = bucket.refill(now)
+                if used + amount > bucket.capacity and (bucket.capacity < 0.0 or not bucket.limit.observed):
+                    _give_back(account, amounts, len(marks))
+                    self._check_exactly(account, amounts, now)
+                    marks = _take_all(account, amounts)
+                    break
+                marks.append(bucket.drained)
+                bucket.used = used + amount
+                bucket.reserved += amount
+            self._count += 1
+            reservation = MemoryReservation(str(self._count), account.buckets, amounts, marks)
+            self._open[reservation.id] = reservation
+            return reservation
 
     def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Settle at once. Settling twice changes nothing."""
-        held = self._open.pop(reservation.id, None)
-        if held is None:
-            return
-        now = self._clock()
-        for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
-            if actual == reserved and mark == bucket.drained:  # the usual case for requests
-                bucket.reserved -= reserved
-            elif not bucket.removed:
-                bucket.settle(now, reserved, mark, actual)
-            elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
-                charge = Charge(bucket.limit, bucket.key, 0)
-                self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
+        with self._lock:
+            held = self._open.pop(reservation.id, None)
+            if held is None:
+                return
+            now = self._clock()
+            for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
+                if actual == reserved and mark == bucket.drained:  # the usual case for requests
+                    bucket.reserved = bucket.reserved - reserved or 0.0  # one object for all that are at rest
+                elif not bucket.removed:
+                    bucket.settle(now, reserved, mark, actual)
+                elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
+                    charge = Charge(bucket.limit, bucket.key, 0)
+                    self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
@@ -125,8 +131,9 @@ class MemoryStore:
 
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
         """The status of each bucket."""
-        now = self._clock()
-        return [self._status(charge, now) for charge in buckets]
+        with self._lock:
+            now = self._clock()
+            return [self._status(charge, now) for charge in buckets]
 
     def _status(self, charge: Charge, now: float) -> LimitStatus:
         bucket = self._buckets.get(limit_id(charge.limit), {}).get(charge.key)
@@ -145,18 +152,18 @@ class MemoryStore:
             return bucket
         bucket.refill(now)  # so that it is not idle
         if bucket.limit.amount != limit.amount:  # it has been changed
-            bucket.limit, bucket.capacity, bucket.rate = limit, float(limit.amount), limit.rate
+            bucket.change(limit)
         return bucket
 
     def _check_exactly(self, account: Account, amounts: Sequence[int], now: float) -> None:
-        """Bring the buckets up to date, looking up removed ones anew. Raises `RateLimited` if there is no room."""
-        if any(bucket.removed for bucket in account.buckets):
+        """Bring the buckets up to date, looking them up anew if need be. Raises `RateLimited` if there is no room."""
+        if any(bucket.capacity < 0.0 for bucket in account.buckets):
             account.buckets = self.account(account.charges).buckets
         longest, refused = 0.0, -1
         for index, (bucket, amount) in enumerate(zip(account.buckets, amounts, strict=True)):
             used = bucket.refill(now)
-            if bucket.enforced:
-                wait = waiting_time(used, amount, capacity=bucket.capacity, rate=bucket.rate)
+            if not bucket.limit.observed:
+                wait = waiting_time(bucket.limit, used, amount)
                 if wait > longest:
                     longest, refused = wait, index
         if refused >= 0:

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bud_asgi.exchange import Exchange
 from bud_asgi.host_code import check_app
 from bud_asgi.limit import Limit
-from bud_asgi.limits.charges import CostFunction
+from bud_asgi.limits.amounts import CostFunction
 from bud_asgi.limits.stage import Admission, Limiter
 from bud_asgi.limits.store import LimitStore
 from bud_asgi.protocol.errors import GatewayError

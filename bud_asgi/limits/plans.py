@@ -9,7 +9,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.limit import Kind, Limit
-from bud_asgi.limits.answers import Family, headers_of
+from bud_asgi.limits.answers import LimitHeaders, headers_of
 from bud_asgi.limits.charges import charges_of, family_of, limits_of, model_of, needs_body
 from bud_asgi.limits.estimates import Estimates, History
 from bud_asgi.limits.memory import Account, MemoryStore
@@ -38,7 +38,7 @@ class Plan(msgspec.Struct, eq=False):
     history: History | None = None
     kinds: tuple[Kind, ...] = ()
     ones: tuple[int, ...] = ()
-    reported: tuple[tuple[int, Family], ...] = ()
+    reported: tuple[tuple[int, LimitHeaders], ...] = ()
     distinct: bool = True
     only_requests: bool = False
     has_observed: bool = False
@@ -57,7 +57,7 @@ class Plan(msgspec.Struct, eq=False):
     ) -> Plan:
         """The plan for these charges."""
         limits = [charge.limit for charge in charges]
-        reported = [(index, family) for index, limit in enumerate(limits) if (family := headers_of(limit))]
+        reported = [(index, headers) for index, limit in enumerate(limits) if (headers := headers_of(limit))]
         return cls(
             charges,
             account,
@@ -67,7 +67,7 @@ class Plan(msgspec.Struct, eq=False):
             kinds=tuple([limit.kind for limit in limits]),
             ones=(1,) * len(charges),
             reported=tuple(reported),
-            distinct=len({family.kind for _, family in reported}) == len(reported),
+            distinct=len({headers.kind for _, headers in reported}) == len(reported),
             only_requests=all(limit.kind == "requests" for limit in limits),
             has_observed=any(limit.observed for limit in limits),
             has_cache_reads=any(limit.cache_reads for limit in limits),

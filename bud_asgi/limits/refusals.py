@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from bud_asgi.limit import LONGEST_WAIT, limit_id
+from bud_asgi.limit import LONGEST_WAIT, Limit
 from bud_asgi.limits.answers import RateLimited
 from bud_asgi.limits.store import Charge, LimitStatus
 
@@ -18,17 +18,21 @@ MAX_REFUSALS = 10_000
 MANY = 5
 """The number of refusals by one bucket that give the exact time; further ones are spread out."""
 
+REMEMBERED = 60.0
+"""Seconds after which the store is called again, however long the wait is: it may have been flushed."""
+
 
 class _Refusal(msgspec.Struct):
-    """A bucket that has no room `until` a time, and the number of requests that it has refused."""
+    """A bucket that has no room `until` a time, as was known at another, and the number of requests it has refused."""
 
     until: float
+    known_at: float
     status: LimitStatus
     count: int = 1
 
 
 class Refusals:
-    """The buckets that have refused requests, until they have room.
+    """The buckets that have refused requests, until they have room. Each amount of a limit is remembered on its own.
 
     `clock` returns seconds, `fraction` a random number from 0 to 1.
     """
@@ -38,7 +42,7 @@ class Refusals:
     ) -> None:
         self._clock = clock
         self._fraction = fraction
-        self._known: dict[tuple[str, str], _Refusal] = {}
+        self._known: dict[tuple[Limit, str], _Refusal] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -52,9 +56,9 @@ class Refusals:
         charge, now = error.limit_status.charge, self._clock()
         if charge.limit.kind == "concurrent":  # it may have room at any time
             return error
-        known = self._known.get((limit_id(charge.limit), charge.key))
+        known = self._known.get((charge.limit, charge.key))
         if known is None or known.until <= now:
-            self._add(charge, _Refusal(now + error.retry_after, error.limit_status), now)
+            self._add(charge, _Refusal(now + error.retry_after, now, error.limit_status), now)
             return error
         known.until, known.status = now + error.retry_after, error.limit_status
         known.count += 1
@@ -68,15 +72,15 @@ class Refusals:
         if not self._known:
             return
         for charge in charges:
-            known = self._known.get((limit_id(charge.limit), charge.key))
+            known = self._known.get((charge.limit, charge.key))
             if known is not None and not charge.limit.wait:
-                left = known.until - self._clock()
-                if left > 0.0:
-                    raise RateLimited(known.status, left)
-                del self._known[limit_id(charge.limit), charge.key]
+                now = self._clock()
+                if now < min(known.until, known.known_at + REMEMBERED):
+                    raise RateLimited(known.status, known.until - now)
+                self._known.pop((charge.limit, charge.key), None)  # another thread may have done so
 
     def _add(self, charge: Charge, refusal: _Refusal, now: float) -> None:
         if len(self._known) >= MAX_REFUSALS:
             self._known = {key: known for key, known in self._known.items() if known.until > now}
         if len(self._known) < MAX_REFUSALS:
-            self._known[limit_id(charge.limit), charge.key] = refusal
+            self._known[charge.limit, charge.key] = refusal

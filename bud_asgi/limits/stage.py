@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
-from bud_asgi.host_code import host_code_error
 from bud_asgi.limit import Kind, Limit, check_limits
-from bud_asgi.limits.answers import RateLimited, headers_of_statuses, limit_headers, tightest
-from bud_asgi.limits.charges import (
-    MISCONFIGURED,
-    Amounts,
-    CostFunction,
-    checked_amounts,
-    used_by,
-    used_tokens,
-)
+from bud_asgi.limits.amounts import CostFunction, computed_use, cost_of, used_by, used_tokens, usual_amount
+from bud_asgi.limits.answers import RateLimited, add_limit_headers, levels_of, misconfigured, remove_headers, tightest
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.standing import Standing, standing_of
-from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore
+from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore, check_store
 from bud_asgi.limits.waiting import WaitingRoom, behind
-from bud_asgi.options import OptionError, check_function, check_methods, mismatch
+from bud_asgi.options import OptionError, check_function, mismatch
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.tasks import BackgroundTasks
-
-_log = logging.getLogger("bud_asgi")
 
 
 class Admission(msgspec.Struct, eq=False, gc=False):
@@ -64,7 +53,7 @@ class Limiter:
     ) -> None:
         self.limits = check_limits(limits)
         if store is not None:
-            check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
+            check_store(store)
         for name, function in (("cost", cost), ("used", used)):
             if function is not None:
                 check_function(name, function, "a function of the Exchange that returns amounts by kind", None)
@@ -72,10 +61,12 @@ class Limiter:
         # A subclass may have methods of its own.
         self._memory = self.store if isinstance(self.store, MemoryStore) and type(self.store) is MemoryStore else None
         self._shared = self.store if isinstance(self.store, SharedStore) else None
+        if self._shared is not None:
+            _check_names(self.limits)
         self.cost, self._used = cost, used
         self._plans = Plans(self.limits, self._memory)
         self._refusals = Refusals()
-        self._rooms: dict[asyncio.AbstractEventLoop, WaitingRoom] = {}  # those in which requests wait
+        self._waiting = WaitingRoom(shared=self._memory is None)
         self._leases: dict[asyncio.AbstractEventLoop, Leases] = {}
 
     def check(self, exchange: Exchange) -> Plan:
@@ -111,7 +102,7 @@ class Limiter:
         plan = self._plans.full(exchange, plan)
         if not plan.charges:
             return Admission(plan, ())
-        if self._memory is None or self._rooms:
+        if self._memory is None or self._waiting.queues:
             return None
         admission = self._prepare(exchange, plan)
         try:
@@ -132,7 +123,7 @@ class Limiter:
         if not plan.charges:
             return admission
         try:
-            if self._rooms and (queued := self._room().queued(plan.charges)) is not None:
+            if (queued := self._waiting.queued(plan.charges)) is not None:
                 raise behind(_charges(admission)[plan.charges.index(queued)])
             return await self._reserve(exchange, admission)
         except RateLimited as error:
@@ -151,12 +142,11 @@ class Limiter:
         if self._memory is not None:
             self._memory.book(reservation, amounts)
         else:
-            if self._leases:
-                for leases in self._leases.values():
-                    leases.discard(reservation)
+            for leases in tuple(self._leases.values()):  # threads may add others
+                leases.discard(reservation)
             tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
-        if self._rooms and (room := self._rooms.get(asyncio.get_running_loop())) is not None:
-            room.wake(admission.plan.charges)
+        if self._waiting.queues:
+            self._waiting.wake(admission.plan.charges)
 
     async def standing(self, principal: Principal | str, *, model: str | None = None) -> Sequence[Standing]:
         """What a caller has used of its limits, and what is left; with a `model` also of those that depend on it.
@@ -178,13 +168,12 @@ class Limiter:
     def _prepare(self, exchange: Exchange, plan: Plan) -> Admission:
         """Estimate what a request will use."""
         if self.cost is not None:
-            cost = _cost_of(self.cost, exchange)
-            return Admission(plan, [_reserved(cost, charge.limit) for charge in plan.charges])
+            return Admission(plan, cost_of(self.cost, exchange, plan.charges))
         if plan.history is None:
             return Admission(plan, plan.ones)
         request = exchange.read_request
         if request is None:
-            return Admission(plan, [_reserved({}, charge.limit) for charge in plan.charges])
+            return Admission(plan, [usual_amount(charge.limit) for charge in plan.charges])
         body = request.body
         taken, given = plan.history.expect(body, request.max_tokens)
         expected: dict[Kind, int] = {"input_tokens": taken, "output_tokens": given, "tokens": taken + given}
@@ -200,8 +189,8 @@ class Limiter:
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
         plan, buckets = admission.plan, account.buckets
-        levels = [(family, buckets[index].used) for index, family in plan.reported]
-        exchange.reply_headers += limit_headers(levels if plan.distinct else tightest(levels))
+        levels = [(headers, buckets[index].used) for index, headers in plan.reported]
+        add_limit_headers(exchange.reply_headers, levels if plan.distinct else tightest(levels))
         if plan.has_observed:
             _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
         return admission
@@ -214,28 +203,21 @@ class Limiter:
             granted = _checked(await self.store.reserve(_charges(admission)))
         except OptionError as error:
             fault = f"the limit store {type(self.store).__name__} returned a wrong result: {error}"
-            raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
+            raise misconfigured(exchange.request_id, fault) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
-        exchange.reply_headers += headers_of_statuses(granted.statuses)
+        add_limit_headers(exchange.reply_headers, levels_of(granted.statuses))
         if plan.has_observed:
             _note_observed(exchange, [(status.charge.limit, status.used) for status in granted.statuses])
         return admission
 
     async def _wait(self, exchange: Exchange, admission: Admission, refusal: RateLimited) -> Admission:
-        room, loop = self._room(), asyncio.get_running_loop()
         who = exchange.principal.id if exchange.principal else ""
-        self._rooms[loop] = room
+        charges = _charges(admission)
         try:
-            return await room.admit(refusal, who, _charges(admission), lambda: self._reserve(exchange, admission))
+            return await self._waiting.admit(refusal, who, charges, lambda: self._reserve(exchange, admission))
         except RateLimited as error:
             raise self._refused(exchange, error) from None
-        finally:
-            if not len(room):
-                self._rooms.pop(loop, None)
-
-    def _room(self) -> WaitingRoom:
-        return self._rooms.get(asyncio.get_running_loop()) or WaitingRoom(shared=self._memory is None)
 
     def _lease(self, reservation: Reservation, tasks: BackgroundTasks | None) -> None:
         if self._shared is None or tasks is None:
@@ -243,20 +225,21 @@ class Limiter:
         loop = asyncio.get_running_loop()
         leases = self._leases.get(loop)
         if leases is None:
-            for ended in [other for other in self._leases if other.is_closed()]:
-                del self._leases[ended]
+            for ended in [other for other in list(self._leases) if other.is_closed()]:
+                self._leases.pop(ended, None)  # another thread may have done so
             leases = self._leases[loop] = Leases(self._shared, tasks, loop)
         leases.add(reservation)
 
     def _refused(self, exchange: Exchange, error: RateLimited) -> RateLimited:
         exchange.refused_by = error.limit_status.charge.limit
+        if exchange.reply_headers:  # of another limiter
+            remove_headers(exchange.reply_headers, [name.encode() for name in error.headers])
         return self._refusals.note(error)
 
     def _used_amounts(self, admission: Admission, exchange: Exchange) -> Sequence[int]:
         plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
-            used = _used_of(self._used, exchange)
-            return [_booked(used, charge.limit, amount) for charge, amount in zip(plan.charges, reserved, strict=True)]
+            return computed_use(self._used, exchange, plan.charges, reserved)
         if plan.only_requests and exchange.attempts:
             return reserved
         usage = exchange.usage
@@ -266,38 +249,19 @@ class Limiter:
         return used_by(exchange, plan.charges, reserved, tokens)
 
 
+def _check_names(limits: Sequence[Limit]) -> None:
+    """Check that functions have names: processes that share a store find the same buckets by them."""
+    for index, limit in enumerate(limits):
+        if "<lambda>" in limit.dimension or limit.dimension == "functools.partial":
+            problem = "a shared store names its buckets after the function; expected one that was made with def"
+            raise OptionError(f"limits[{index}].per", problem)
+
+
 def _note_observed(exchange: Exchange, levels: Sequence[tuple[Limit, float]]) -> None:
     """Note the observed limits that the request is over."""
     for limit, used in levels:
         if limit.observed and used > limit.amount:
             exchange.over_limits = (*exchange.over_limits, limit)
-
-
-def _reserved(cost: Amounts, limit: Limit) -> int:
-    return cost.get(limit.kind, 0 if limit.is_tokens else 1)
-
-
-def _booked(used: Amounts, limit: Limit, reserved: int) -> int:
-    return 0 if limit.kind == "concurrent" else used.get(limit.kind, reserved)
-
-
-def _cost_of(cost: CostFunction, exchange: Exchange) -> Amounts:
-    """What a host's function computes. Raises a `GatewayError` (500) for a wrong result."""
-    result = cost(exchange)
-    try:
-        return checked_amounts(result)
-    except OptionError as error:
-        fault = f"the function `cost` of the rate limits returned a wrong result: {error}"
-        raise host_code_error(exchange.request_id, fault, MISCONFIGURED) from error
-
-
-def _used_of(used: CostFunction, exchange: Exchange) -> Amounts:
-    """What a host's function computes; if it fails, that is logged, and what was reserved stays booked."""
-    try:
-        return checked_amounts(used(exchange))
-    except Exception:  # noqa: BLE001 - the host's code, after the response: its failure changes nothing for the client
-        _log.exception("%s: `used` of the rate limits failed; what was reserved stays booked", exchange.request_id)
-        return {}
 
 
 def _charges(admission: Admission) -> list[Charge]:

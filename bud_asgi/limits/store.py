@@ -10,6 +10,7 @@ import msgspec
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limit import Limit
+from bud_asgi.options import check_methods
 from bud_asgi.protocol.errors import GatewayError
 
 ROUNDING = 1e-9
@@ -124,12 +125,17 @@ class InspectableStore(Protocol):
         ...
 
 
-def waiting_time(used: float, amount: float, *, capacity: float, rate: float) -> float:
+def check_store(store: object) -> None:
+    """Check an option for a `LimitStore`. Raises `OptionError`."""
+    check_methods("store", store, "an object with the methods of a LimitStore", ("reserve", "settle"))
+
+
+def waiting_time(limit: Limit, used: float, amount: int) -> float:
     """Seconds until `amount` can be taken from a bucket of which so much is used; 0 if it can be taken now.
 
-    An amount above the capacity can be taken from a full bucket; otherwise it never could.
+    An amount above that of the limit can be taken from a full bucket; otherwise it never could.
     """
-    missing = used + (amount if amount < capacity else capacity) - capacity  # noqa: FURB136 - a third of a call of min()
-    if missing <= ROUNDING * capacity:
+    missing = used + min(amount, limit.amount) - limit.amount
+    if missing <= ROUNDING * limit.amount:
         return 0.0
-    return missing / rate if rate else CONCURRENCY_WAIT
+    return missing / limit.rate if limit.rate else CONCURRENCY_WAIT

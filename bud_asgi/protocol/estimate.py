@@ -22,9 +22,13 @@ _LF, _CR = b"\n\r"
 _SPAN = 2 << 10  # bytes that are searched for similar deltas; more where more were found before
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
+_MOST_FILES = 1000  # keys that are examined: a hostile body has millions. The service takes some hundred files
+_SAMPLES = 16  # in each body: a file that is a larger part of it contains one
+_SAMPLE = 200  # bytes
 _TOKENS_PER_FILE = 1500  # an image has up to 1,600 (vendor page "Vision"), a page of a PDF 1,500 to 3,000
 
 _FILE = re.compile(rb'"data"\s*:\s*"([A-Za-z0-9+/\\]{200})')
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\\]+")
 _DELTA = re.compile(
     rb'((?:event: ?content_block_delta\n)?data: ?\{"type": ?"content_block_delta", ?"index": ?\d+, ?'
     rb'"delta": ?\{"type": ?"(?:text|thinking|input_json)_delta", ?"(?:text|thinking|partial_json)": ?")'
@@ -180,9 +184,10 @@ def estimated_input(body: bytes) -> Usage:
 
     The output stays unknown. A file in base64 counts as a fixed number of tokens: its size says little of its price.
     """
-    size, files = len(body), 0
+    size, files, examined = len(body), 0, 0
     at = body.find(b'"data"')
-    while at >= 0:
+    while at >= 0 and examined < _MOST_FILES:
+        examined += 1
         match = _FILE.match(body, at)
         end = at + 1 if match is None else body.find(b'"', match.end())
         if match is not None and end - match.start(1) >= _MIN_FILE:
@@ -190,6 +195,14 @@ def estimated_input(body: bytes) -> Usage:
             files += 1
         at = body.find(b'"data"', end) if end > at else -1
     return Usage(input_tokens=round(size / _BYTES_PER_TOKEN) + files * _TOKENS_PER_FILE, estimated=True)
+
+
+def may_have_files(body: bytes) -> bool:
+    """Whether files in base64 may be a large part of a body. Looks at samples: to search all of it takes long."""
+    step = len(body) // _SAMPLES
+    if step < _SAMPLE:
+        return False
+    return any(_BASE64.fullmatch(body, at, at + _SAMPLE) for at in range(step // 2, len(body) - _SAMPLE, step))
 
 
 def is_delta(beginning: bytes) -> bool:

@@ -147,7 +147,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
         assert url.reveal() == STORE_URL
         return made
 
-    monkeypatch.setattr("bud_asgi.limits.redis.RedisStore", make)
+    monkeypatch.setattr("bud_asgi.config.limits.RedisStore", make)
     monkeypatch.setattr("bud_asgi.cli.limits.PAUSES", (0.0, 0.0))
     return made
 

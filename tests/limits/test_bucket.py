@@ -45,7 +45,7 @@ def test_a_bucket_of_12_in_60_seconds_fills(before: Level, now: float, expected:
     assert (bucket.used, bucket.updated_at) == expected
 
 
-WAITS: dict[str, tuple[float, float, float]] = {
+WAITS: dict[str, tuple[float, int, float]] = {
     "none when there is enough": (7.0, 5, 0.0),
     "none when there is more": (0.0, 1, 0.0),
     "none for nothing": (12.0, 0, 0.0),
@@ -59,12 +59,12 @@ WAITS: dict[str, tuple[float, float, float]] = {
 
 @pytest.mark.parametrize(("used", "amount", "seconds"), WAITS.values(), ids=WAITS.keys())
 def test_the_wait_for_a_bucket_of_12_in_60_seconds(used: float, amount: int, seconds: float) -> None:
-    assert waiting_time(used, amount, capacity=12, rate=0.2) == seconds
+    assert waiting_time(Limit("tokens", 12, 60.0), used, amount) == seconds
 
 
 def test_the_wait_for_a_bucket_that_does_not_refill_is_a_guess() -> None:
-    assert waiting_time(1, 1, capacity=2, rate=0) == 0
-    assert waiting_time(2, 1, capacity=2, rate=0) == CONCURRENCY_WAIT
+    assert waiting_time(Limit("concurrent", 2), 1, 1) == 0
+    assert waiting_time(Limit("concurrent", 2), 2, 1) == CONCURRENCY_WAIT
 
 
 def test_what_is_reserved_shrinks_with_the_bucket_however_often_it_is_emptied() -> None:
@@ -111,8 +111,8 @@ def test_a_bucket_never_runs_over_and_never_loses(
 def test_waiting_exactly_so_long_makes_the_amount_available(
     used: float, amount: int, capacity: int, window: float
 ) -> None:
-    rate = bucket_of(0.0, 0.0, capacity, window).rate
-    wait = waiting_time(used, amount, capacity=capacity, rate=rate)
+    limit = Limit("tokens", capacity, window)
+    wait = waiting_time(limit, used, amount)
     assert wait >= 0
     rounding = 1e-8 * max(1.0, used, float(capacity))  # floats are as coarse as that
     missing = used + min(amount, capacity) - capacity
@@ -121,7 +121,7 @@ def test_waiting_exactly_so_long_makes_the_amount_available(
     assert bucket_of(used, 0.0, capacity, window).refill(wait) <= capacity - min(amount, capacity) + rounding
     if missing > 1000 * rounding:
         sooner = bucket_of(used, 0.0, capacity, window).refill(wait * 0.99)
-        assert waiting_time(sooner, amount, capacity=capacity, rate=rate) > 0
+        assert waiting_time(limit, sooner, amount) > 0
 
 
 @pytest.mark.torture

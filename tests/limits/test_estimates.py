@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from base64 import b64encode
 
 import pytest
 
 from bud_asgi.limits import estimates
 from bud_asgi.limits.estimates import FIRST_OUTPUT, OUTPUT_PERCENTILE, Estimates
 
-BODY = b"x" * 3600
+BODY = b"word " * 720
 
 
 def outputs(seed: int, number: int) -> list[int]:
@@ -64,6 +65,25 @@ def test_a_principal_without_history_gets_what_others_of_the_model_use() -> None
     assert learned.of("haiku", "ann").expect(BODY, None) == (1000, FIRST_OUTPUT)
     learned.of("opus", "bob").learn(len(BODY), 500, 3)
     assert learned.of("opus", "bob").expect(BODY, None) == (500, 3)
+
+
+def test_documents_that_a_body_refers_to_teach_no_more_than_a_token_for_a_byte() -> None:
+    learned = Estimates()
+    learned.of("opus", "ann").learn(100, 500_000, 1)  # the URL of a book
+    assert learned.of("opus", "bob").expect(BODY, None)[0] == len(BODY)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_is_not_measured_by_the_ratio_of_texts(*, known: bool) -> None:
+    learned = Estimates()
+    if known:
+        learned.of("opus", "ann").learn(len(BODY), 1000, 1)
+    image = b64encode(random.Random(1).randbytes(1_000_000))
+    body = b'{"source":{"type":"base64","media_type":"image/png","data":"%b"},"text":"%b"}' % (image, b"word " * 7200)
+    assert learned.of("opus", "ann").expect(body, None)[0] == pytest.approx(11_500, rel=0.01)
+    for _ in range(20):
+        learned.of("opus", "ann").learn(len(body), 100, 1)  # most of it is read from the cache
+    assert learned.of("opus", "ann").expect(body, None)[0] < 5000
 
 
 def test_counts_that_are_not_known_teach_nothing() -> None:

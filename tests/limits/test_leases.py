@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from support.asgi import http_scope
+from support.asgi import exchange_of
 from support.virtual_time import run_in_virtual_time
 
-from bud_asgi.exchange import Exchange, Principal, Reservation
+from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limits import Charge, Grant, Limit, Limiter, SharedStore, StoreUnavailable
 from bud_asgi.tasks import BackgroundTasks
 
@@ -48,9 +48,9 @@ class Shared:
         self.closed += 1
 
 
-def exchange_of(tasks: BackgroundTasks | None) -> Exchange:
-    exchange = Exchange.of(http_scope())
-    exchange.principal, exchange.tasks = Principal(id="ann"), tasks
+def exchange_with(tasks: BackgroundTasks) -> Exchange:
+    exchange = exchange_of("ann")
+    exchange.tasks = tasks
     return exchange
 
 
@@ -59,7 +59,7 @@ def run(store: Shared, seconds: Sequence[float]) -> None:
     limiter, tasks = Limiter([LIMIT], store), BackgroundTasks()
 
     async def request(duration: float) -> None:
-        exchange = exchange_of(tasks)
+        exchange = exchange_with(tasks)
         admission = await limiter.admit(exchange)
         await asyncio.sleep(duration)
         limiter.settle(admission, exchange, tasks)
@@ -114,7 +114,7 @@ def test_the_timer_begins_again_with_the_next_request() -> None:
 
     async def one_after_the_other() -> None:
         for _ in range(2):
-            exchange = exchange_of(tasks)
+            exchange = exchange_with(tasks)
             admission = await limiter.admit(exchange)
             await asyncio.sleep(12)
             limiter.settle(admission, exchange, tasks)
@@ -128,7 +128,7 @@ def test_the_leases_of_loops_that_are_closed_are_forgotten() -> None:
     limiter = Limiter([LIMIT], Shared())
 
     async def one() -> None:
-        await limiter.admit(exchange_of(BackgroundTasks()))
+        await limiter.admit(exchange_with(BackgroundTasks()))
 
     for _ in range(5):
         run_in_virtual_time(one())
@@ -140,7 +140,7 @@ def test_closing_ends_what_belongs_to_the_running_loop() -> None:
     limiter = Limiter([LIMIT], store)
 
     async def one() -> None:
-        await limiter.admit(exchange_of(BackgroundTasks()))
+        await limiter.admit(exchange_with(BackgroundTasks()))
         await limiter.aclose()
         assert limiter._leases == {}
 

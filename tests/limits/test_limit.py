@@ -50,7 +50,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str | None]] = {
         "window: meaningless for concurrent, the requests that run at the same time",
         "kind",
     ),
-    "what refuses nothing makes nobody wait": (
+    "a limit that refuses nothing has no wait": (
         {"mode": "observe", "wait": 1.0},
         'wait: meaningless with mode = "observe", which refuses nothing',
         "mode",
@@ -66,7 +66,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str | None]] = {
         "kind",
     ),
     "a mode of its own": ({"mode": "log"}, 'mode: expected "enforce" or "observe", got "log"', None),
-    "a wait that is no number": ({"wait": None}, "wait: missing; expected a number of seconds", None),
+    "a wait that is not a number": ({"wait": None}, "wait: missing; expected a number of seconds", None),
     "one letter after the other": ({"models": "opus"}, "models: expected a list of names or patterns", None),
     "models that match nothing": ({"models": []}, "models: an empty list matches nothing", None),
     "teams that match nothing": ({"teams": ()}, "teams: an empty list matches nothing", None),
@@ -106,7 +106,7 @@ def test_a_window_of_any_length_refills_evenly_and_concurrency_does_not(kind: An
 
 APPLIES: dict[str, tuple[dict[str, Any], str, str | None, bool]] = {
     "to all": ({}, "ann", None, True),
-    "to nobody in particular": ({}, "", None, True),
+    "for all principals": ({}, "", None, True),
     "to a principal by name": ({"principals": ["ann", "bob"]}, "bob", None, True),
     "to principals by pattern": ({"principals": ["ci-*"]}, "ci-7", "a", True),
     "not to others": ({"principals": ["ci-*"]}, "ann", "a", False),

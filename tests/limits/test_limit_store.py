@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import pytest
 from support.counts import count
+from support.limit_machine import InspectedStore
 from support.valkey import CountedRedisStore, Valkey
+from support.virtual_time import SetClock
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limit, LimitStatus, LimitStore, MemoryStore, RateLimited
+from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimited
 
 
-class CountedStore(LimitStore, Protocol):
-    """A store under test also reports how many reservations are open, and the status of buckets."""
+class CountedStore(InspectedStore, Protocol):
+    """A store under test also reports how many reservations are open."""
 
     @property
     def open(self) -> int: ...
 
-    async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]: ...
 
-
-NewStore = Callable[["Clock"], CountedStore]
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+NewStore = Callable[["SetClock"], CountedStore]
 
 
 STORES = ("memory", "valkey")
@@ -51,7 +41,7 @@ async def new_store(request: pytest.FixtureRequest) -> AsyncGenerator[NewStore]:
     server: Valkey = request.getfixturevalue("valkey")
     made: list[CountedRedisStore] = []
 
-    def new(clock: Clock) -> CountedStore:
+    def new(clock: SetClock) -> CountedStore:
         made.append(CountedRedisStore(server, clock=clock, lease=1e4))
         return made[-1]
 
@@ -75,7 +65,7 @@ async def status(store: CountedStore, limit: Limit, key: str = "a") -> tuple[flo
 
 
 async def test_a_clock_that_went_back_adds_nothing_until_it_has_caught_up(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     await store.reserve([Charge(LIMIT, "a", 3)])
     for change in (-50, 50):
@@ -84,7 +74,7 @@ async def test_a_clock_that_went_back_adds_nothing_until_it_has_caught_up(new_st
 
 
 async def test_a_clock_that_went_back_by_more_than_a_window_starts_again_there(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     await store.reserve([Charge(LIMIT, "a", 3)])
     clock.now -= 500
@@ -95,7 +85,7 @@ async def test_a_clock_that_went_back_by_more_than_a_window_starts_again_there(n
 
 
 async def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     one = Charge(LIMIT, "a", 1)
     assert [(await store.reserve([one])).statuses[0].remaining for _ in range(3)] == [2, 1, 0]
@@ -108,7 +98,7 @@ async def test_the_whole_amount_may_be_used_at_once_and_comes_back_evenly(new_st
 
 
 async def test_either_all_charges_are_reserved_or_none(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     narrow = Limit("requests", 1, 60.0, "all")
     await store.reserve([Charge(narrow, "", 1)])
     for _ in range(10):
@@ -118,7 +108,7 @@ async def test_either_all_charges_are_reserved_or_none(new_store: NewStore) -> N
 
 
 async def test_of_several_exhausted_limits_the_one_with_the_longest_wait_is_reported(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     slow = Limit("requests", 1, 600.0)
     charges = [
         Charge(Limit("requests", 1, 6.0), "a", 1),
@@ -134,7 +124,7 @@ async def test_of_several_exhausted_limits_the_one_with_the_longest_wait_is_repo
 
 
 async def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     granted = await store.reserve([Charge(LIMIT, "a", 6)])
     assert (granted.statuses[0].remaining, granted.statuses[0].full_in) == (0, 120)
@@ -146,7 +136,7 @@ async def test_more_than_the_whole_passes_when_it_is_full_and_becomes_debt(new_s
 
 
 async def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     granted = await store.reserve([Charge(LIMIT, "a", 3), Charge(LIMIT, "b", 1)])
     await store.settle(granted.reservation, [1, 6])
     assert (await store.reserve([Charge(LIMIT, "a", 1)])).statuses[0].remaining == 1
@@ -154,7 +144,7 @@ async def test_what_was_not_used_is_given_back_and_what_was_used_more_is_owed(ne
 
 
 async def test_what_has_been_refilled_since_is_not_given_back_again(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     granted = await store.reserve([Charge(TOKENS, "a", 60)])
     clock.now += 45
@@ -164,7 +154,7 @@ async def test_what_has_been_refilled_since_is_not_given_back_again(new_store: N
 
 
 async def test_what_running_requests_hold_is_refilled_last_and_evenly(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     ended = await store.reserve([Charge(TOKENS, "a", 12)])
     first = await store.reserve([Charge(TOKENS, "a", 32)])
@@ -184,7 +174,7 @@ async def test_what_running_requests_hold_is_refilled_last_and_evenly(new_store:
 async def test_requests_give_back_all_that_they_hold_in_whatever_order_they_end(
     new_store: NewStore, order: tuple[int, ...]
 ) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     charges = [Charge(Limit("concurrent", 3), "a", 1), Charge(TOKENS, "a", 20)]
     running = [(await store.reserve(charges)).reservation for _ in range(3)]
     await refused(store, *charges)
@@ -195,7 +185,7 @@ async def test_requests_give_back_all_that_they_hold_in_whatever_order_they_end(
 
 
 async def test_debt_is_bounded_and_a_larger_one_is_not_lowered(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     granted = await store.reserve([Charge(TOKENS, "a", 1), Charge(TOKENS, "b", 6000)])
     await store.settle(granted.reservation, [10**9, 6001])
     assert await status(store, TOKENS, "a") == (660, 0)
@@ -203,7 +193,7 @@ async def test_debt_is_bounded_and_a_larger_one_is_not_lowered(new_store: NewSto
 
 
 async def test_running_requests_hold_their_places_until_they_are_settled(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     one = Charge(CONCURRENT, "a", 1)
     first = await store.reserve([one])
@@ -218,7 +208,7 @@ async def test_running_requests_hold_their_places_until_they_are_settled(new_sto
 
 
 async def test_an_observed_limit_counts_and_refuses_nothing(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     charges = [Charge(OBSERVED, "a", 1), Charge(LIMIT, "a", 1)]
     for _ in range(3):
         await store.reserve(charges)
@@ -228,7 +218,7 @@ async def test_an_observed_limit_counts_and_refuses_nothing(new_store: NewStore)
 
 
 async def test_a_changed_amount_keeps_what_was_used(new_store: NewStore) -> None:
-    clock = Clock()
+    clock = SetClock()
     store = new_store(clock)
     granted = await store.reserve([Charge(LIMIT, "a", 3)])
     larger, smaller = Limit("requests", 6, 60.0), Limit("requests", 1, 60.0)
@@ -240,14 +230,14 @@ async def test_a_changed_amount_keeps_what_was_used(new_store: NewStore) -> None
 
 
 async def test_the_status_of_a_bucket_that_was_never_used_is_nothing(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     await store.reserve([Charge(LIMIT, "b", 1)])
     assert await status(store, LIMIT) == (0, 0)
     assert await store.statuses([]) == []
 
 
 async def test_settling_twice_changes_nothing(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     granted = await store.reserve([Charge(LIMIT, "a", 3)])
     for _ in range(5):
         await store.settle(granted.reservation, [2])
@@ -257,7 +247,7 @@ async def test_settling_twice_changes_nothing(new_store: NewStore) -> None:
 
 
 async def test_an_unknown_reservation_settles_nothing(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     await store.reserve([Charge(LIMIT, "a", 3)])
     await store.settle(Reservation("other"), [0])
     assert store.open == 1
@@ -265,7 +255,7 @@ async def test_an_unknown_reservation_settles_nothing(new_store: NewStore) -> No
 
 
 async def test_no_charges_are_granted(new_store: NewStore) -> None:
-    store = new_store(Clock())
+    store = new_store(SetClock())
     granted = await store.reserve([])
     assert granted.statuses == ()
     await store.settle(granted.reservation, [])
@@ -273,7 +263,7 @@ async def test_no_charges_are_granted(new_store: NewStore) -> None:
 
 
 async def test_five_thousand_at_once_are_admitted_exactly_as_many_as_may(new_store: NewStore) -> None:
-    store, limit = new_store(Clock()), Limit("requests", 777)
+    store, limit = new_store(SetClock()), Limit("requests", 777)
 
     async def attempt() -> Grant | RateLimited:
         await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from support.valkey import Valkey, new_prefix
 import bud_asgi
 from bud_asgi import Limit, MemoryStore, Principal, RedisStore
 from bud_asgi.limits import Charge, RateLimited
-from bud_asgi.limits.lines import MAX_WAITING
+from bud_asgi.limits.fair_queue import MAX_WAITING
 from bud_asgi.limits.refusals import MANY
 from bud_asgi.limits.store import MAX_DEBT
 from bud_asgi.testing import StandIn

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from support.counts import examples
-from support.limit_machine import LIMITS, LimitMachine, SetClock
+from support.limit_machine import LIMITS, LimitMachine
+from support.virtual_time import SetClock, at_once
 
+from bud_asgi.limit import Mode
 from bud_asgi.limits import Charge, Limit, MemoryStore, RateLimited
 from bud_asgi.limits.memory import IDLE, Account
 
-T = TypeVar("T")
 LIMIT = Limit("requests", 3, 60.0)
-
-
-def at_once(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that may not wait."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("it waited")
 
 
 def refused(store: MemoryStore, *charges: Charge) -> RateLimited:
@@ -190,3 +183,46 @@ def test_a_wait_of_whole_seconds_is_enough_whatever_the_rounding(begin: float, a
         error = refused(store, Charge(limit, "a", 1))
         clock.now += float(error.headers["retry-after"])
         at_once(store.reserve([Charge(limit, "a", 1)]))
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_each_request_counts_by_its_own_amount_of_the_limit(mode: Mode) -> None:
+    """A principal's limit may be raised and lowered again, and apps with different amounts may share a store."""
+    clock = SetClock(100.0)
+    store = MemoryStore(clock=clock)
+    low, high = (store.account([Charge(Limit("requests", amount, 100.0, mode=mode), "a", 1)]) for amount in (2, 50))
+    for account in (low, *([high] * 7)):
+        store.take(account, [1])
+    (status,) = at_once(store.statuses(low.charges))
+    assert status.used == 8
+    if mode == "enforce":
+        for attempt in (store.check, store.take):
+            with pytest.raises(RateLimited) as error:
+                attempt(low, [1])
+            assert error.value.retry_after == pytest.approx((8 + 1 - 2) / (2 / 100))
+            assert error.value.limit_status.charge == low.charges[0]
+    store.check(high, [1])
+    clock.now += 2.0
+    (status,) = at_once(store.statuses(low.charges))
+    assert status.used == pytest.approx(8 - 2.0 * 50 / 100)  # at the rate of the latest request
+
+
+def test_threads_never_exceed_a_limit_together() -> None:
+    limits = Limit("requests", 400, 1e9), Limit("concurrent", 1000)
+    store = MemoryStore()
+
+    def take(_: int) -> int:
+        account, taken = store.account([Charge(limit, "a", 1) for limit in limits]), 0
+        with suppress(RateLimited):
+            while True:
+                store.take(account, [1, 1])
+                taken += 1
+        return taken
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(take, range(4))) == 400
+    finally:
+        sys.setswitchinterval(interval)

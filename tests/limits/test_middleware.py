@@ -16,10 +16,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from support.asgi import BODY, VERSION, Behind, Receiving, Sent, call, chunks, http_scope
 from support.counts import count
+from support.limited import stopped
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limits import Charge, Grant, Limit, LimitStore, MemoryStore, RateLimitMiddleware
-from bud_asgi.limits.charges import Amounts
+from bud_asgi.limits.amounts import Amounts
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.usage import Usage
 
@@ -42,12 +43,8 @@ def scope_of(name: str | None) -> Scope:
     return scope
 
 
-def still() -> float:
-    return 1000.0
-
-
 async def test_a_foreign_app_is_called_as_often_as_may_be_and_then_refused_in_our_envelope() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOREIGN, limits=[Limit("requests", 2)], store=store)
     for _ in range(2):
         sent = await call(app, scope_of(None), Receiving(*chunks(BODY[:10], BODY[10:])))
@@ -77,7 +74,7 @@ async def test_a_foreign_app_gets_the_body_that_somebody_before_has_read() -> No
 
 async def test_the_response_has_the_headers_of_the_tightest_limit() -> None:
     limits = [Limit("requests", 10), Limit("requests", 3, 30.0), Limit("requests", 1000, per="all")]
-    app = RateLimitMiddleware(Behind(), limits=limits, store=MemoryStore(clock=still))
+    app = RateLimitMiddleware(Behind(), limits=limits, store=MemoryStore(clock=stopped))
     for remaining in (b"2", b"1", b"0"):
         sent = await call(app, scope_of("a"))
         assert sent.headers[b"anthropic-ratelimit-requests-limit"] == b"3"
@@ -87,20 +84,20 @@ async def test_the_response_has_the_headers_of_the_tightest_limit() -> None:
 
 
 async def test_principals_are_counted_apart() -> None:
-    app = RateLimitMiddleware(Behind(), limits=[Limit("requests", 1)], store=MemoryStore(clock=still))
+    app = RateLimitMiddleware(Behind(), limits=[Limit("requests", 1)], store=MemoryStore(clock=stopped))
     statuses = [(await call(app, scope_of(name))).status for name in ("a", "b", "a", "b", None, None)]
     assert statuses == [200, 200, 429, 429, 200, 429]
 
 
 async def test_all_are_counted_together() -> None:
-    app = RateLimitMiddleware(Behind(), limits=[Limit("requests", 3, per="all")], store=MemoryStore(clock=still))
+    app = RateLimitMiddleware(Behind(), limits=[Limit("requests", 3, per="all")], store=MemoryStore(clock=stopped))
     statuses = [(await call(app, scope_of(name))).status for name in ("a", "b", None, "a", "c")]
     assert statuses == [200, 200, 200, 429, 429]
 
 
 async def test_a_refused_request_takes_nothing_of_the_other_limits() -> None:
     limits = [Limit("requests", 2, per="all"), Limit("requests", 1)]
-    app = RateLimitMiddleware(Behind(), limits=limits, store=MemoryStore(clock=still))
+    app = RateLimitMiddleware(Behind(), limits=limits, store=MemoryStore(clock=stopped))
     statuses = [(await call(app, scope_of(name))).status for name in ("a", "a", "a", "b", "c")]
     assert statuses == [200, 429, 429, 200, 429]
 
@@ -241,7 +238,7 @@ REQUESTS = Limit("requests", 10)
 
 
 async def test_a_cost_function_counts_before_the_app_is_called() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of)
     statuses = [(await call(app, declaring(tokens))).status for tokens in (60, 50, 40, 1, 0)]
     assert statuses == [200, 429, 200, 429, 200]
@@ -249,7 +246,7 @@ async def test_a_cost_function_counts_before_the_app_is_called() -> None:
 
 
 async def test_a_request_that_costs_nothing_passes_a_limit_without_room() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     one = Limit("requests", 1)
     app = RateLimitMiddleware(
         FOUND, limits=[one], store=store, cost=lambda exchange: {"requests": len(exchange.method) - 3}
@@ -262,7 +259,7 @@ async def test_a_request_that_costs_nothing_passes_a_limit_without_room() -> Non
 
 
 async def test_a_used_function_counts_once_the_status_of_the_response_is_known() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, used=status_cost)
     for path in ("/search", "/missing", "/search"):
         scope = http_scope([], path=path)
@@ -272,7 +269,7 @@ async def test_a_used_function_counts_once_the_status_of_the_response_is_known()
 
 
 async def test_what_used_does_not_mention_stays_as_it_was_reserved() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(
         FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of, used=lambda _: {"tokens": 90}
     )
@@ -282,7 +279,7 @@ async def test_what_used_does_not_mention_stays_as_it_was_reserved() -> None:
 
 
 async def test_the_usage_that_an_app_sets_is_booked() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         Exchange.of(scope).usage = Usage(input_tokens=30, output_tokens=7)
@@ -305,7 +302,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 async def test_a_wrong_result_of_used_is_logged_and_what_was_reserved_stays_booked(
     result: Any, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of, used=lambda _: result)
     with caplog.at_level(logging.ERROR, "bud_asgi"):
         assert (await call(app, declaring(20))).status == 200
@@ -323,7 +320,7 @@ async def test_a_used_function_that_fails_is_logged_and_what_was_reserved_stays_
     def used(_exchange: Exchange) -> Amounts:
         raise ZeroDivisionError
 
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of, used=used)
     with caplog.at_level(logging.ERROR, "bud_asgi"):
         assert (await call(app, declaring(20))).status == 200
@@ -337,7 +334,7 @@ async def test_a_used_function_that_fails_is_logged_and_what_was_reserved_stays_
 async def test_a_wrong_result_of_cost_is_a_500_and_takes_nothing(
     result: Any, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOUND, limits=[TOKENS], store=store, cost=lambda _: result)
     with caplog.at_level(logging.ERROR, "bud_asgi"):
         sent = await call(app, declaring(20))
@@ -348,7 +345,7 @@ async def test_a_wrong_result_of_cost_is_a_500_and_takes_nothing(
 
 
 async def test_the_reply_of_another_app_has_its_own_headers_and_those_of_the_limits() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
     app = RateLimitMiddleware(FOUND, limits=[TOKENS, REQUESTS], store=store, cost=amount_of)
     sent = await call(app, declaring(60))
     assert sent.headers[b"content-type"] == b"text/plain; charset=utf-8"
@@ -358,7 +355,7 @@ async def test_the_reply_of_another_app_has_its_own_headers_and_those_of_the_lim
 
 async def test_an_observed_limit_is_noted_and_not_reported() -> None:
     observed = Limit("requests", 1, mode="observe")
-    app = RateLimitMiddleware(FOUND, limits=[observed, TOKENS], store=MemoryStore(clock=still), cost=amount_of)
+    app = RateLimitMiddleware(FOUND, limits=[observed, TOKENS], store=MemoryStore(clock=stopped), cost=amount_of)
     over: list[tuple[Limit, ...]] = []
     for _ in range(2):
         scope = declaring(1)
@@ -390,7 +387,7 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
 
 
 async def test_five_thousand_racing_requests_are_admitted_exactly_as_many_as_may() -> None:
-    store = MemoryStore(clock=still)
+    store = MemoryStore(clock=stopped)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0)

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from support.asgi import http_scope
-from support.limit_machine import SetClock
+from support.asgi import exchange_of
+from support.virtual_time import SetClock
 
-from bud_asgi import Limit, Principal
+from bud_asgi import Limit
 from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limit import LONGEST_WAIT
 from bud_asgi.limits import Admission, Charge, Grant, Limiter, LimitStatus, MemoryStore, RateLimited, refusals
 from bud_asgi.limits.memory import IDLE
-from bud_asgi.limits.refusals import MANY, Refusals
+from bud_asgi.limits.refusals import MANY, REMEMBERED, Refusals
 from bud_asgi.tasks import BackgroundTasks
 
 ONE_AN_HOUR = Limit("requests", 1, 3600.0)
 ONE_A_MINUTE = Limit("requests", 1)
-
-
-def exchange_of(principal: str, path: str = "/v1/messages") -> Exchange:
-    exchange = Exchange.of(http_scope(path=path))
-    exchange.principal = Principal(id=principal)
-    return exchange
 
 
 def refusal(limit: Limit, key: str, wait: float) -> RateLimited:
@@ -48,7 +42,7 @@ async def test_a_store_in_memory_refuses_before_the_body_and_takes_nothing() -> 
         limiter.check(exchange)
     assert (refused.value.headers["retry-after"], exchange.refused_by) == ("3600", ONE_AN_HOUR)
     limiter.check(exchange_of("bob"))
-    limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
+    limiter.check(exchange_of("ann", path="/v1/messages/count_tokens"))
     limiter.settle(admission, first, BackgroundTasks())
     with pytest.raises(RateLimited):  # a request is one request, whatever becomes of it
         limiter.check(exchange_of("ann"))
@@ -87,10 +81,32 @@ async def test_what_another_store_has_refused_is_refused_again_without_it() -> N
         limiter.check(exchange)
     assert (refused.value.headers["retry-after"], exchange.refused_by, store.calls) == ("15", ONE_AN_HOUR, 1)
     limiter.check(exchange_of("bob"))
-    limiter.check(exchange_of("ann", "/v1/messages/count_tokens"))
+    limiter.check(exchange_of("ann", path="/v1/messages/count_tokens"))
     clock.now += 15
     limiter.check(exchange_of("ann"))
     assert len(limiter._refusals) == 0
+
+
+def test_after_a_minute_the_store_is_called_again_as_it_may_have_been_flushed() -> None:
+    clock = SetClock()
+    refusals = Refusals(clock=clock)
+    charges = [Charge(ONE_AN_HOUR, "a", 1)]
+    refusals.note(refusal(ONE_AN_HOUR, "a", 3600.0))
+    clock.now += REMEMBERED - 1
+    with pytest.raises(RateLimited) as refused:
+        refusals.check(charges)
+    assert refused.value.retry_after == pytest.approx(3600.0 - REMEMBERED + 1)
+    refusals.note(refused.value)
+    clock.now += 1
+    refusals.check(charges)
+
+
+def test_a_refusal_does_not_outlast_a_change_of_the_limit() -> None:
+    refusals = Refusals(clock=SetClock())
+    refusals.note(refusal(ONE_AN_HOUR, "a", 3600.0))
+    refusals.check([Charge(Limit("requests", 2, 3600.0), "a", 1)])
+    with pytest.raises(RateLimited):
+        refusals.check([Charge(Limit("requests", 1, 3600.0), "a", 1)])
 
 
 async def test_many_refusals_of_another_store_are_spread_too() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
-from support.limit_machine import SetClock
+from support.virtual_time import SetClock
 
 from bud_asgi import Limit, Principal
 from bud_asgi.exchange import Exchange, Reservation

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 from support.asgi import http_scope
+from support.limited import AwaitingStore
 from support.virtual_time import loop_time, run_in_virtual_time
 
 from bud_asgi import Limit, Principal
-from bud_asgi.exchange import Exchange, Reservation
-from bud_asgi.limits import Charge, Grant, Limiter, MemoryStore, RateLimited
-from bud_asgi.limits.charges import Amounts, CostFunction
-from bud_asgi.limits.lines import MAX_WAITING
+from bud_asgi.exchange import Exchange
+from bud_asgi.limits import Limiter, MemoryStore, RateLimited
+from bud_asgi.limits.amounts import Amounts, CostFunction
+from bud_asgi.limits.fair_queue import MAX_WAITING
 from bud_asgi.tasks import BackgroundTasks
 
 PER_SECOND = Limit("requests", 1, 1.0, "all", wait=3.0)
@@ -64,7 +65,7 @@ class Stage:
         self.assert_no_trace()
 
     def assert_no_trace(self) -> None:
-        assert (self.limiter._rooms, self.store.open) == ({}, 0)
+        assert (self.limiter._waiting.queues, self.store.open) == ({}, 0)
 
 
 def test_who_waits_is_admitted_when_the_bucket_has_room_and_in_order() -> None:
@@ -155,7 +156,7 @@ def test_no_more_run_at_once_than_may_whoever_waits() -> None:
 
 
 @pytest.mark.parametrize("limit", [PER_SECOND, TWO_AT_ONCE], ids=["window", "concurrency"])
-def test_a_client_that_leaves_the_line_leaves_no_trace_and_the_next_one_comes_up(limit: Limit) -> None:
+def test_a_client_that_leaves_the_queue_leaves_no_trace_and_the_next_one_comes_up(limit: Limit) -> None:
     async def scene() -> None:
         stage = Stage(limit)
         running = [asyncio.create_task(stage.request("a", 1.0)) for _ in range(limit.amount)]
@@ -180,11 +181,11 @@ def test_the_only_one_that_waits_may_leave() -> None:
         await asyncio.sleep(0)
         waiting = asyncio.create_task(stage.request("b"))
         await asyncio.sleep(0.5)
-        assert len(stage.limiter._rooms) == 1
+        assert len(stage.limiter._waiting.queues) == 1
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert (stage.limiter._rooms, stage.store.open) == ({}, 2)
+        assert (stage.limiter._waiting.queues, stage.store.open) == ({}, 2)
         await asyncio.gather(*running)
         stage.assert_no_trace()
 
@@ -222,21 +223,9 @@ def test_a_limit_without_a_wait_refuses_a_request_whose_turn_has_come() -> None:
     run_in_virtual_time(scene())
 
 
-class SlowStore(MemoryStore):
-    """A store behind a network: other processes may settle in it too."""
-
-    async def reserve(self, charges: Sequence[Charge]) -> Grant:
-        await asyncio.sleep(0.01)
-        return await super().reserve(charges)
-
-    async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
-        await asyncio.sleep(0.01)
-        await super().settle(reservation, amounts)
-
-
 def test_what_another_process_gives_back_is_found_within_a_tenth_of_a_second() -> None:
     async def scene() -> None:
-        store = SlowStore(clock=loop_time)
+        store = AwaitingStore(clock=loop_time)
         stage, other_process = Stage(TWO_AT_ONCE, store=store), Stage(TWO_AT_ONCE, store=store)
         others = asyncio.gather(*(other_process.request("a", 2.0) for _ in range(2)))
         await asyncio.sleep(0.5)
@@ -251,7 +240,7 @@ def test_what_another_process_gives_back_is_found_within_a_tenth_of_a_second() -
     run_in_virtual_time(scene())
 
 
-def test_each_loop_has_a_room_of_its_own() -> None:
+def test_each_loop_has_queues_of_its_own() -> None:
     async def scene() -> None:
         stage.begun = loop_time()
         await stage.all(*(stage.request(name, 1.0) for name in ("a", "b", "c")))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support.counts import examples
 from support.streams import RECORDED, cut, event, parse, start
 
-from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.protocol import estimate
+from bud_asgi.protocol.estimate import estimated_input, may_have_files
 from bud_asgi.protocol.sse import EventStream
 from bud_asgi.protocol.usage import Usage
 
@@ -166,6 +167,24 @@ def test_a_file_counts_as_a_fixed_number_of_tokens(separators: tuple[str, str]) 
     body = json.dumps({"messages": [image(1_000_000), image(3000), {"data": "text"}]}, separators=separators).encode()
     tokens = estimated_input(body).input_tokens
     assert tokens == pytest.approx(3000, abs=150)
+
+
+def test_only_so_many_files_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of millions of such keys would hold the event loop for seconds."""
+    monkeypatch.setattr(estimate, "_MOST_FILES", 3)
+    data = b'{"data":"%b"},' % (b"A" * 3600)
+    assert estimated_input(data * 3 + b" " * 3600).input_tokens == pytest.approx(4500 + 1000, abs=20)
+    assert estimated_input(data * 4).input_tokens == pytest.approx(4500 + 1000, abs=20)
+
+
+def test_samples_tell_whether_files_are_a_large_part_of_a_body() -> None:
+    text = json.dumps({"text": " ".join(WORDS) * 200}).encode()
+    image = b'"data":"%b"' % base64.b64encode(random.Random(1).randbytes(len(text) // 4))
+    assert not may_have_files(text)
+    assert may_have_files(text + image)
+    assert may_have_files(image + text)
+    assert not may_have_files(b"")
+    assert not may_have_files(b"A" * 1000)
 
 
 def test_a_text_is_not_taken_for_a_file() -> None:

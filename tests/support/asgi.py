@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bud_asgi.exchange import Exchange
+from bud_asgi.exchange import Exchange, Principal
+from bud_asgi.protocol.operations import Operation
 from bud_asgi.response import Response
 
 Lines = Iterable[tuple[bytes, bytes]]
@@ -98,6 +99,16 @@ def http_scope(headers: Lines = (), *, method: str = "POST", **more: object) -> 
         "server": ("127.0.0.1", 2),
         **more,
     }
+
+
+def exchange_of(
+    principal: Principal | str | None = "ann", operation: Operation | None = None, path: str = "/v1/messages"
+) -> Exchange:
+    """The record of a request whose body has not been read."""
+    exchange = Exchange.of(http_scope([VERSION], path=path))
+    exchange.principal = Principal(id=principal) if isinstance(principal, str) else principal
+    exchange.operation = operation
+    return exchange
 
 
 async def call(app: ASGIApp, scope: Scope, receive: Receive | None = None) -> Sent:

@@ -11,27 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bud_asgi.exchange import Reservation
-from bud_asgi.limits import Charge, Grant, Limit, LimitStatus, LimitStore, RateLimited
+from bud_asgi.limits import Charge, Grant, InspectableStore, Limit, LimitStatus, LimitStore, RateLimited
 from support.limit_model import LimitModel
+from support.virtual_time import SetClock, at_once
 
 T = TypeVar("T")
 
 
-class InspectedStore(LimitStore, Protocol):
+class InspectedStore(LimitStore, InspectableStore, Protocol):
     """A store that reports the status of buckets."""
-
-    async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]: ...
-
-
-class SetClock:
-    """A clock that is set by hand."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        """The time, in seconds."""
-        return self.now
 
 
 # Amounts, windows and times are sums of powers of two, so that most floats are exact.
@@ -88,11 +76,7 @@ class LimitMachine(RuleBasedStateMachine):
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a call of the store to its end. One in memory never waits."""
-        try:
-            work.send(None)
-        except StopIteration as end:
-            return end.value
-        raise AssertionError("it waited")
+        return at_once(work)
 
     def _grant(self, charges: Sequence[Charge]) -> Grant:
         return self.run(self.store.reserve(charges))

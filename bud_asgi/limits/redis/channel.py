@@ -36,6 +36,7 @@ class Channel(asyncio.Protocol):
         "_reader",
         "_silence",
         "_timer",
+        "_timer_at",
         "_transport",
         "_unsent",
         "closed",
@@ -49,7 +50,8 @@ class Channel(asyncio.Protocol):
         self._pending: deque[tuple[asyncio.Future[object], float]] = deque()  # with the time when the caller gives up
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._flushing = self._looked_again = False
         self._last = loop.time()
 
@@ -72,10 +74,10 @@ class Channel(asyncio.Protocol):
             self._flushing = True
             self._loop.call_soon(self._flush)
         if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
-        elif deadline < self._timer.when():  # a call that is sent again
+            self._set_timer(deadline)
+        elif deadline < self._timer_at:  # a call that is sent again
             self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+            self._set_timer(deadline)
         return reply
 
     def close(self, reason: str) -> None:
@@ -121,18 +123,22 @@ class Channel(asyncio.Protocol):
         if self._transport is not None and not self.closed.done():
             self._transport.write(b"".join(commands))
 
+    def _set_timer(self, when: float) -> None:
+        self._timer = self._loop.call_at(when, self._on_timer)
+        self._timer_at = when  # uvloop's handle does not know it if that is now
+
     def _on_timer(self) -> None:
         """Fail the calls that are overdue, and close a connection that is silent.
 
         If the loop was busy for long, replies may have arrived, and some loops run timers before they read.
         """
-        timer, self._timer = self._timer, None
+        self._timer = None
         now = self._loop.time()
-        if not self._pending or timer is None:
+        if not self._pending:
             return
-        if now > timer.when() + _LATE and not self._looked_again:
+        if now > self._timer_at + _LATE and not self._looked_again:
             self._looked_again = True
-            self._timer = self._loop.call_at(now + 0.001, self._on_timer)
+            self._set_timer(now + 0.001)
             return
         self._looked_again = False
         for reply, deadline in self._pending:
@@ -146,7 +152,7 @@ class Channel(asyncio.Protocol):
                 return
             waiting = [deadline for reply, deadline in self._pending if not reply.done()]
             oldest = min([silent_at, *waiting])
-        self._timer = self._loop.call_at(oldest, self._on_timer)
+        self._set_timer(oldest)
 
 
 def _resolve(reply: asyncio.Future[object], result: object) -> None:

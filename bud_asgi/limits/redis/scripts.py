@@ -13,9 +13,6 @@ import msgspec
 from bud_asgi.limit import Limit, limit_id
 from bud_asgi.limits.store import Charge
 
-_EMPTY = b"$0\r\n\r\n"
-_ZERO = b"$1\r\n0\r\n"
-
 
 class Script(msgspec.Struct, frozen=True):
     """A Lua script, and the beginnings of its calls: by its hash, and by its source, which the server then keeps."""
@@ -59,26 +56,15 @@ def keys_of(tag: bytes, charges: Iterable[Charge]) -> list[bytes]:
 
 
 def arguments_of(
-    now: bytes, lease: bytes, charges: Sequence[Charge], amounts: Iterable[int], keys: Sequence[bytes]
-) -> Arguments:
-    """The arguments of a script that needs no id. `now` is empty for the server's time."""
-    return hold_arguments(now, lease, b"", 0.0, charges, amounts, keys)
-
-
-def hold_arguments(
-    now: bytes,
-    lease: bytes,
-    hold: bytes,
-    expires_at: float,
+    head: Iterable[bytes],
     charges: Sequence[Charge],
     amounts: Iterable[int],
     keys: Sequence[bytes],
-    ids: Sequence[bytes] = (),
+    ids: Sequence[bytes],
 ) -> Arguments:
-    """The arguments of a script, for the hold of that id. `expires_at` is 0 if it is not known."""
+    """The arguments of a script, as described in `bucket.lua`. `head` are the four before those of the buckets."""
     count = len(charges)
-    parts = [bulk(b"%d" % (2 * count)), *keys, bulk(now) if now else _EMPTY, bulk(lease), bulk(hold)]
-    parts.append(bulk(number(expires_at)) if expires_at else _ZERO)
+    parts = [bulk(b"%d" % (2 * count)), *keys, *map(bulk, head)]
     for charge, amount in zip(charges, amounts, strict=True):
         parts += (bulk(b"%d" % amount), _limit(charge.limit))
     parts += map(bulk, ids)

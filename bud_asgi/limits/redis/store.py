@@ -17,20 +17,10 @@ from bud_asgi.exchange import Reservation
 from bud_asgi.extras import require
 from bud_asgi.limits.answers import RateLimited
 from bud_asgi.limits.redis.errors import CallFailed
-from bud_asgi.limits.redis.fallback import OnFailure, fallback_of
+from bud_asgi.limits.redis.fallback import Fallback, OnFailure
 from bud_asgi.limits.redis.health import Health
-from bud_asgi.limits.redis.reservation import Lease, RedisReservation
-from bud_asgi.limits.redis.scripts import (
-    RENEW,
-    RESERVE,
-    SETTLE,
-    STATUSES,
-    arguments_of,
-    hold_arguments,
-    keys_of,
-    number,
-)
-from bud_asgi.limits.redis.settlements import Settlements
+from bud_asgi.limits.redis.scripts import RENEW, RESERVE, SETTLE, STATUSES, Arguments, arguments_of, keys_of, number
+from bud_asgi.limits.redis.settlements import Lease, RedisReservation, Settlements
 from bud_asgi.limits.redis.timing import DEFAULT_STORE_TIMING, StoreTiming
 from bud_asgi.limits.store import Charge, Grant, LimitStatus, StoreUnavailable, waiting_time
 from bud_asgi.options import (
@@ -101,7 +91,7 @@ class RedisStore:
         self._tag = f"{{{prefix}}}".encode()
         self._clock = clock
         self._timing = timing
-        self._fallback = fallback_of(on_failure, replicas)
+        self._fallback = Fallback(on_failure, replicas)
         self._health = Health(target.shown, self._fallback.consequence, calm=timing.silence)
         open_channel = partial(connect, target, self._tag, timing)
         self._new_link = partial(Link, open_channel, timeout=float(timeout), timing=timing, health=self._health)
@@ -124,7 +114,7 @@ class RedisStore:
         if not charges:
             lease.shared = False
             return Grant(reservation)
-        args = hold_arguments(self._now(), self._lease, reservation.id.encode(), 0.0, charges, amounts, keys)
+        args = self._arguments(charges, amounts, keys, hold=reservation.id)
         try:
             granted, now, *levels = await connection.link.call(RESERVE, args, 2 + 2 * len(charges))
         except CallFailed as error:
@@ -160,10 +150,9 @@ class RedisStore:
 
         Raises `StoreUnavailable`.
         """
-        held = [one for one in reservations if isinstance(one, RedisReservation) and _is_held(one)]
         link = self._connection().link
-        for batch in _batches(held):
-            await self._renew(link, [one for one in batch if _is_held(one)])
+        for batch in _batches([one for one in reservations if isinstance(one, RedisReservation)]):
+            await self._renew(link, [one for one in batch if one.lease.shared and not one.lease.settled])
 
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
         """The status of each bucket, whichever process has used it. Raises `StoreUnavailable`."""
@@ -171,8 +160,7 @@ class RedisStore:
         found: list[LimitStatus] = []
         for first in range(0, len(buckets), _MAX_BUCKETS):
             some = buckets[first : first + _MAX_BUCKETS]
-            keys = keys_of(self._tag, some)
-            args = arguments_of(self._now(), self._lease, some, [0] * len(some), keys)
+            args = self._arguments(some, [0] * len(some), keys_of(self._tag, some))
             try:
                 levels = await link.call(STATUSES, args, 2 * len(some))
             except CallFailed as error:
@@ -191,16 +179,27 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         connection = self._by_loop.get(loop)
         if connection is None or connection.link.closed:
-            for ended in [other for other in self._by_loop if other.is_closed()]:
-                del self._by_loop[ended]
+            for ended in [other for other in list(self._by_loop) if other.is_closed()]:
+                self._by_loop.pop(ended, None)  # another thread may have done so
             link = self._new_link()
             settlements = Settlements(partial(self._write, link), timing=self._timing, health=self._health)
             ids = map(f"{secrets.token_hex(8)}-{{}}".format, count())  # of the loop's own: the process may be forked
             connection = self._by_loop[loop] = _Connection(link, settlements, ids)
         return connection
 
-    def _now(self) -> bytes:
-        return b"" if self._clock is None else number(self._clock())
+    def _arguments(
+        self,
+        charges: Sequence[Charge],
+        amounts: Sequence[int],
+        keys: Sequence[bytes],
+        *,
+        hold: str = "",
+        expires_at: float = 0.0,
+        ids: Sequence[bytes] = (),
+    ) -> Arguments:
+        now = b"" if self._clock is None else number(self._clock())
+        head = (now, self._lease, hold.encode(), number(expires_at))
+        return arguments_of(head, charges, amounts, keys, ids)
 
     async def _reserve_elsewhere(
         self, connection: _Connection, reservation: RedisReservation, failure: CallFailed
@@ -222,9 +221,8 @@ class RedisStore:
         connection.settlements.settle_later(reservation, [0] * len(reservation.charges))
 
     async def _write(self, link: Link, reservation: RedisReservation, amounts: Sequence[int]) -> None:
-        hold, expires_at = reservation.id.encode(), reservation.lease.expires_at
-        charges, keys = reservation.charges, reservation.keys
-        args = hold_arguments(self._now(), self._lease, hold, expires_at, charges, amounts, keys)
+        hold, expires_at = reservation.id, reservation.lease.expires_at
+        args = self._arguments(reservation.charges, amounts, reservation.keys, hold=hold, expires_at=expires_at)
         await link.call(SETTLE, args, 1)
 
     async def _renew(self, link: Link, reservations: Sequence[RedisReservation]) -> None:
@@ -234,7 +232,7 @@ class RedisStore:
         keys = [key for one in reservations for key in one.keys]
         amounts = [charge.amount for charge in charges]
         ids = [one.id.encode() for one in reservations for _ in one.charges]
-        args = hold_arguments(self._now(), self._lease, b"", 0.0, charges, amounts, keys, ids)
+        args = self._arguments(charges, amounts, keys, ids=ids)
         ends_at = time.monotonic() + self.lease
         for one in reservations:
             one.lease.expires_at = 0.0  # not known until the reply is here
@@ -267,10 +265,6 @@ def _check_options(
         check_clock("clock", clock)
 
 
-def _is_held(reservation: RedisReservation) -> bool:
-    return reservation.lease.shared and not reservation.lease.settled
-
-
 def _batches(reservations: Sequence[RedisReservation]) -> Iterator[Sequence[RedisReservation]]:
     """Batches of reservations that have no more than so many buckets together, but at least one reservation."""
     batch: list[RedisReservation] = []
@@ -292,9 +286,9 @@ def _statuses(charges: Sequence[Charge], levels: Sequence[float]) -> tuple[Limit
 def _refusal(statuses: Sequence[LimitStatus]) -> RateLimited:
     """The refusal by the limit with the longest wait."""
     waits = [
-        0.0 if limit.observed else waiting_time(one.used, one.charge.amount, capacity=limit.amount, rate=limit.rate)
+        0.0 if charge.limit.observed else waiting_time(charge.limit, one.used, charge.amount)
         for one in statuses
-        for limit in (one.charge.limit,)
+        for charge in (one.charge,)
     ]
     longest = max(waits)
     return RateLimited(statuses[waits.index(longest)], longest, statuses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.valkey import CountedRedisStore, Valkey, redis_store
+from support.virtual_time import SetClock
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limit import Limit, limit_id
@@ -15,19 +16,9 @@ CONCURRENT = Limit("concurrent", 2)
 LEASE = 16.0
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1024.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock(1024.0)
 
 
 async def level(store: CountedRedisStore, limit: Limit, key: str = "a") -> tuple[float, float]:
@@ -42,7 +33,7 @@ def test_it_is_a_shared_and_an_inspectable_store(valkey: Valkey) -> None:
     assert isinstance(store, InspectableStore)
 
 
-async def test_what_a_process_held_comes_back_after_its_lease(valkey: Valkey, clock: Clock) -> None:
+async def test_what_a_process_held_comes_back_after_its_lease(valkey: Valkey, clock: SetClock) -> None:
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         for _ in range(2):
             await store.reserve([Charge(CONCURRENT, "a", 1), Charge(TOKENS, "a", 32)])
@@ -56,7 +47,7 @@ async def test_what_a_process_held_comes_back_after_its_lease(valkey: Valkey, cl
         assert store.open == 0
 
 
-async def test_a_settlement_after_the_lease_books_what_was_used(valkey: Valkey, clock: Clock) -> None:
+async def test_a_settlement_after_the_lease_books_what_was_used(valkey: Valkey, clock: SetClock) -> None:
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         granted = await store.reserve([Charge(TOKENS, "a", 60), Charge(CONCURRENT, "a", 1)])
         clock.now += LEASE
@@ -67,7 +58,7 @@ async def test_a_settlement_after_the_lease_books_what_was_used(valkey: Valkey, 
         assert await level(store, CONCURRENT) == (0, 0)
 
 
-async def test_a_renewed_reservation_outlives_its_first_lease(valkey: Valkey, clock: Clock) -> None:
+async def test_a_renewed_reservation_outlives_its_first_lease(valkey: Valkey, clock: SetClock) -> None:
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         granted = [await store.reserve([Charge(CONCURRENT, "a", 1)]) for _ in range(2)]
         for _ in range(5):
@@ -79,7 +70,7 @@ async def test_a_renewed_reservation_outlives_its_first_lease(valkey: Valkey, cl
         assert store.left_behind() == set()
 
 
-async def test_a_renewal_that_comes_too_late_reserves_again(valkey: Valkey, clock: Clock) -> None:
+async def test_a_renewal_that_comes_too_late_reserves_again(valkey: Valkey, clock: SetClock) -> None:
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         granted = await store.reserve([Charge(TOKENS, "a", 32)])
         clock.now += LEASE
@@ -90,7 +81,7 @@ async def test_a_renewal_that_comes_too_late_reserves_again(valkey: Valkey, cloc
         assert await level(store, TOKENS) == (12, 0)
 
 
-async def test_what_is_settled_is_not_renewed(valkey: Valkey, clock: Clock) -> None:
+async def test_what_is_settled_is_not_renewed(valkey: Valkey, clock: SetClock) -> None:
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         granted = await store.reserve([Charge(CONCURRENT, "a", 1)])
         await store.settle(granted.reservation, [0])
@@ -98,7 +89,7 @@ async def test_what_is_settled_is_not_renewed(valkey: Valkey, clock: Clock) -> N
         assert await level(store, CONCURRENT) == (0, 0)
 
 
-async def test_many_reservations_are_renewed(valkey: Valkey, clock: Clock) -> None:
+async def test_many_reservations_are_renewed(valkey: Valkey, clock: SetClock) -> None:
     limit = Limit("concurrent", 1000)
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         granted = [await store.reserve([Charge(limit, "a", 1), Charge(TOKENS, f"{index}", 1)]) for index in range(500)]
@@ -109,7 +100,7 @@ async def test_many_reservations_are_renewed(valkey: Valkey, clock: Clock) -> No
         assert store.open == 500
 
 
-async def test_many_expired_holds_are_removed_a_part_in_each_call(valkey: Valkey, clock: Clock) -> None:
+async def test_many_expired_holds_are_removed_a_part_in_each_call(valkey: Valkey, clock: SetClock) -> None:
     limit = Limit("concurrent", 100)
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         for _ in range(100):
@@ -120,7 +111,7 @@ async def test_many_expired_holds_are_removed_a_part_in_each_call(valkey: Valkey
 
 
 async def test_a_clock_that_goes_back_keeps_no_bucket_closed_for_longer_than_a_window(
-    valkey: Valkey, clock: Clock
+    valkey: Valkey, clock: SetClock
 ) -> None:
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         granted = await store.reserve([Charge(LIMIT, "a", 4)])
@@ -133,7 +124,7 @@ async def test_a_clock_that_goes_back_keeps_no_bucket_closed_for_longer_than_a_w
         await store.reserve([Charge(LIMIT, "a", 1)])
 
 
-async def test_an_idle_caller_leaves_nothing_behind(valkey: Valkey, clock: Clock) -> None:
+async def test_an_idle_caller_leaves_nothing_behind(valkey: Valkey, clock: SetClock) -> None:
     """A bucket at rest is removed at once; any other has an expiry, and so do holds."""
     async with redis_store(valkey, clock=clock, lease=LEASE) as store:
         await store.reserve([Charge(LIMIT, "a", 2), Charge(CONCURRENT, "a", 1)])

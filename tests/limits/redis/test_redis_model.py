@@ -12,8 +12,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 from support.counts import examples
-from support.limit_machine import LimitMachine, SetClock
+from support.limit_machine import LimitMachine
 from support.valkey import CountedRedisStore, Valkey
+from support.virtual_time import SetClock
 
 from bud_asgi.exchange import Reservation
 from bud_asgi.limit import limit_id

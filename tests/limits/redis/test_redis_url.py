@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
+from bud_asgi import Limit
+from bud_asgi.limits import Limiter
 from bud_asgi.limits.redis import RedisStore, StoreTiming
 from bud_asgi.limits.redis.url import parse_url
 from bud_asgi.options import OptionError
@@ -112,3 +115,14 @@ def test_pauses_grow_up_to_the_longest() -> None:
     assert timing.pause(10_000) == 5.0
     with pytest.raises(OptionError):
         StoreTiming(silence=0.0)
+
+
+NAMELESS: list[Any] = [lambda _: "a", partial(str, "a")]  # pyright: ignore[reportUnknownLambdaType]
+
+
+@pytest.mark.parametrize("per", NAMELESS)
+def test_a_function_without_a_name_cannot_name_the_buckets_of_a_shared_store(per: Any) -> None:
+    limits = [Limit("requests", 5, per=per)]
+    Limiter(limits)
+    with pytest.raises(OptionError, match=r"^limits\[0\]\.per: a shared store names its buckets after the function"):
+        Limiter(limits, RedisStore("redis://localhost"))

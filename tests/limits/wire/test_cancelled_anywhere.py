@@ -62,7 +62,7 @@ class Line:
         assert Booked(**booked) == spent(self.settled, max_tokens=MAX_TOKENS)
         (resources, _) = next(iter(self.messages._loops._by_loop.values()))
         assert not resources.in_flight
-        assert not self.messages.limits._rooms
+        assert not self.messages.limits._waiting.queues
 
 
 @asynccontextmanager

@@ -8,9 +8,10 @@ from collections.abc import Generator, Mapping
 from datetime import datetime
 
 import pytest
-from support.limited import AwaitingStore, Limited, encoded, limited, stopped
+from starlette.middleware import Middleware
+from support.limited import AwaitingStore, Limited, encoded, limited, stopped, user
 
-from bud_asgi import Limit, MemoryStore
+from bud_asgi import AuthMiddleware, Limit, MemoryStore, RateLimitMiddleware
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.testing import Reply, error, error_first_event, hang, text
 
@@ -88,3 +89,19 @@ def test_count_tokens_has_those_of_its_requests_only(here: Limited) -> None:
     headers = here.count("counter").headers
     check_family(headers, "requests", 59)
     assert not [name for name in headers if "tokens" in name]
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(3, 9), (9, 3)], ids=["outer", "inner"])
+def test_behind_another_limiter_the_tightest_limit_of_a_kind_is_reported_once(outer: int, inner: int) -> None:
+    layers = ([Limit("requests", outer), Limit("requests", 100, per="all")], [Limit("requests", inner)])
+    stack = [
+        Middleware(AuthMiddleware, backend=user()),
+        *[Middleware(RateLimitMiddleware, limits=limits, store=AwaitingStore(clock=stopped)) for limits in layers],
+    ]
+    with limited(middleware=stack) as one:
+        replies = [one.post("ann") for _ in range(4)]
+    for left, reply in zip((2, 1, 0, 0), replies, strict=True):
+        names = [name for name in reply.headers if "ratelimit-requests" in name]
+        assert reply.headers.get_list("anthropic-ratelimit-requests-limit") == ["3"]
+        assert reply.headers.get_list("anthropic-ratelimit-requests-remaining") == [str(left)]
+        assert (reply.status_code, len(names)) == (429 if reply is replies[3] else 200, 3)

@@ -1,4 +1,4 @@
-"""Waiting lines: requests that wait for room in a bucket, in order, and fairly between principals. No I/O."""
+"""Fair queueing: requests wait for room in a bucket in order, and principals take turns. No I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Waiter(msgspec.Struct, eq=False):
     wake: asyncio.Event
 
 
-class Line:
+class FairQueue:
     """The requests that wait for one bucket.
 
     Principals take turns, and the requests of each keep their order: one with many waiting delays only its own.
