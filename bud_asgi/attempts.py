@@ -72,7 +72,7 @@ async def run_attempts(
 def _without_frames(error: GatewayError) -> GatewayError:
     """Drop the tracebacks of an error and of its causes: they refer to frames that hold the body."""
     link: BaseException | None = error
-    while link is not None:
+    while link is not None and link.__traceback__ is not None:  # without one, it has been seen: chains may be circular
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
     return error

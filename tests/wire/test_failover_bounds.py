@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from failover_stage import key_of, without_budget
+from msgspec.structs import replace
 from support.calls import BODY
 from support.gateway import PATIENT, Gateway, assert_upstream_ends, gateway
 from support.memory import request_body_bytes
@@ -171,6 +172,16 @@ def test_pings_go_on_over_two_slow_attempts(pair: Pair, fault: Callable[[], Repl
     reply = here.post(body(stream=True))
     assert reply.content.startswith(PING * 4)
     assert reply.content.replace(PING, b"") == events
+
+
+def test_a_message_start_that_has_been_held_back_for_long_enough_is_the_commit() -> None:
+    start = b"event: message_start\ndata: {}\n\n"
+    with two_targets(timing=replace(TIMING, commit_after=0.05)) as (here, one, two):
+        one.enqueue(replace(sse(start * 2), stall=(len(start), 0.3), cut=len(start) + 9, end="reset"))
+        reply = here.post(body(stream=True))
+        assert reply.content.replace(PING, b"").startswith(start + b"event: error\n")
+        assert [attempt.end for attempt in here.account().attempts] == ["broken"]
+        assert two.requests == []
 
 
 def test_after_pings_all_failures_end_the_stream_with_the_most_useful_error(pair: Pair) -> None:
