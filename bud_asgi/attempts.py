@@ -18,7 +18,7 @@ from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.protocol.estimate import estimated_input
-from bud_asgi.protocol.sse import EventStream
+from bud_asgi.protocol.sse import EventStream, StreamState
 from bud_asgi.providers import (
     Provider,
     ProviderRequest,
@@ -60,14 +60,22 @@ async def run_attempts(
         try:
             await _attempt(request, target, upstreams, client, timing, has_next=number < last)
         except GatewayError as error:
-            # Without its traceback, which refers to frames that hold the body.
-            failures.append(Failure(exchange.attempts[-1].end or "unsupported", error.with_traceback(None)))
+            failures.append(Failure(exchange.attempts[-1].end or "unsupported", _without_frames(error)))
             if number == last or not may_try_next(failures, budget, time.monotonic(), deadline):
                 _charge_one(exchange)
                 _raise(error_to_show(failures), failures)
         else:
             return
         _set_aside(request)
+
+
+def _without_frames(error: GatewayError) -> GatewayError:
+    """Drop the tracebacks of an error and of its causes: they refer to frames that hold the body."""
+    link: BaseException | None = error
+    while link is not None and link.__traceback__ is not None:  # without one, it has been seen: chains may be circular
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _raise(error: GatewayError, failures: list[Failure]) -> NoReturn:
@@ -102,7 +110,7 @@ async def _attempt(
             redact = provider.credential.redact
             await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
             exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
-        attempt.end = "answered"
+        attempt.end = "answered" if stream is None or stream.state is StreamState.COMPLETE else "broken"
     except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
         shown = _shown(exchange, provider, error)
         _note_failure(request, provider, attempt, stream, shown)

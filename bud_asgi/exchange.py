@@ -51,8 +51,9 @@ AttemptEnd = Literal[
 `answered`: its reply was delivered. `unsupported`: the provider cannot express the request, nothing was sent.
 `not_sent`: no byte of the request can have reached the upstream. `refused`: the upstream rejected the request itself.
 `denied`: it rejected the gateway's credential, or lacks the model. `overloaded`: it has no capacity, or failed: 408,
-424, 429 or 5xx, as a response or as the `error` event that a stream began with. `unknown`: the request was sent, and no
-usable reply arrived; it may have been billed. `broken`: the reply broke off after a part of it had been delivered.
+424, 429 or 5xx, as a response or as an `error` event before the content of a stream. `unknown`: it was sent, and no
+usable reply arrived; it may have been billed. `broken`: the reply broke off, or ended with an error, after a part of it
+had been delivered.
 `client_gone`, `cancelled`: the exchange ended first.
 """
 

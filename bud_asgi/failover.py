@@ -43,14 +43,16 @@ def classify(error: GatewayError, *, committed: bool, own_credential: bool = Tru
     if isinstance(error, UpstreamUnavailable):
         uncommitted: AttemptEnd = "denied" if error.denied else "not_sent" if error.not_sent else "unknown"
         return "broken" if committed else uncommitted
-    if isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
-        return "denied" if _is_denied(error, own_credential) else _by_status(error)
-    return "unsupported"
+    if not isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
+        return "unsupported"
+    if not own_credential and error.status in {401, 403}:
+        return "refused"  # whatever the upstream advises: the next target may have a credential of the gateway's
+    return "denied" if _is_denied(error, own_credential) else _by_status(error)
 
 
 def _is_denied(error: TranslatedUpstreamError | UpstreamErrorResponse, own_credential: bool) -> bool:
     if isinstance(error, TranslatedUpstreamError):
-        return error.credential or (error.status in {403, 404} and own_credential)
+        return error.credential or error.denied or (error.status in {403, 404} and own_credential)
     if error.status != 404:
         return False
     parsed = read_error(error.body)  # without a code it is the model; with one it is what the request names
@@ -87,7 +89,7 @@ def error_to_show(failures: Sequence[Failure]) -> GatewayError:
     waits = [wait for failure in failures if (wait := retry_after(failure.error)) is not None]
     if waits and chosen.retryable is not False and chosen.headers.get("x-should-retry") != "false":
         headers = {name: value for name, value in chosen.headers.items() if name != "retry-after-ms"}
-        chosen.headers = {**headers, "retry-after": f"{min(waits):g}"}
+        chosen.headers = {**headers, "retry-after": f"{min(waits):.3f}".rstrip("0").rstrip(".")}
     return chosen
 
 
@@ -102,7 +104,7 @@ def retry_after(error: GatewayError) -> float | None:
     """The seconds in an error's `retry-after` or `retry-after-ms`; `None` for none, and for a date."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = error.headers.get(name, "")
-        if value.replace(".", "", 1).isdigit():
+        if value.isascii() and value.replace(".", "", 1).isdigit():
             return float(value) / unit
     return None
 
@@ -150,13 +152,16 @@ class _Count:
             self._steps.append((number, counted + 1))
         else:
             self._steps.append((number, 1))
+            self._forget(number)  # also where no total is taken for weeks
         self._total += 1
 
     def total(self, now: float) -> int:
-        oldest = int(now // self._step) - 10
-        while self._steps and self._steps[0][0] <= oldest:
-            self._total -= self._steps.popleft()[1]
+        self._forget(int(now // self._step))
         return self._total
+
+    def _forget(self, number: int) -> None:
+        while self._steps and self._steps[0][0] <= number - 10:
+            self._total -= self._steps.popleft()[1]
 
 
 def may_try_next(failures: Sequence[Failure], budget: RetryBudget, now: float, deadline: float) -> bool:

@@ -120,6 +120,8 @@ async def open_stream(
     attempt.first_event = time.monotonic()
     if stream.state is _REFUSED or (has_next and stream.error is not None and not stream.content):
         _raise_refusal(stream, fields, attempt.upstream_request_id)
+        if has_next:
+            raise UpstreamUnavailable("The upstream's stream began with an error.")
     headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
     await response.start([*headers, *STREAM_HEADERS[1:]])
     response.enable_pings()  # an upstream may stay silent after its head

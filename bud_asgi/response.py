@@ -64,7 +64,12 @@ TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
         "start": State.STARTING,
         "fail": State.ENDED,
     },
-    State.STARTING: {"started": State.STARTED, "fail": State.ENDED},
+    State.STARTING: {
+        "hold": State.STARTING,
+        "release": State.STARTING,
+        "started": State.STARTED,
+        "fail": State.ENDED,
+    },
     State.STARTED: {
         "hold": State.STARTED,
         "release": State.STARTED,
@@ -190,7 +195,9 @@ class Response(msgspec.Struct, eq=False):
         self._exchange.outcome = "upstream_failed"
 
     async def fail(self, error: GatewayError) -> None:
-        """Answer with an error, in the form that the state allows."""
+        """Answer with an error, in the form that the state allows: after the head of a ping that is being sent."""
+        if self.state is _STARTING and not isinstance(error, ClientGone | ShuttingDown):
+            await self._finish_ping()
         if self.state is _STARTED:
             await self._fail_stream(error)
             return

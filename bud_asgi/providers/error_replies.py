@@ -52,6 +52,7 @@ def _unknown_error(provider: Provider, call: ProviderRequest, status: int, body:
             type_="api_error",
             upstream_message=text,
             credential=status == 401,  # a front end's 403 has other reasons than an expired credential
+            denied=status == 403,
             retryable=False,
         )
     else:

@@ -37,7 +37,8 @@ class TranslatedUpstreamError(GatewayError):
     """An upstream's error in a format of its own, translated to the Messages API's.
 
     `upstream_message` is its whole text: for the log, because it may name accounts and projects. `credential`: it
-    rejected the gateway's credential, so a fresh one is tried once.
+    rejected the gateway's credential, so a fresh one is tried once. `denied`: it, or a front end of it, rejected the
+    gateway for another reason.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class TranslatedUpstreamError(GatewayError):
         type_: str,
         upstream_message: str,
         credential: bool = False,
+        denied: bool = False,
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
@@ -55,6 +57,7 @@ class TranslatedUpstreamError(GatewayError):
         self.type = type_
         self.upstream_message = upstream_message
         self.credential = credential
+        self.denied = denied
         self.retryable = retryable
         self.outcome: Outcome = "upstream_failed" if credential else "answered"
 
