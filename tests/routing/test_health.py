@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.counts import examples
 
 from bud_asgi.routing.headroom import shortage_of
-from bud_asgi.routing.health import Call, Health, State, Verdict
+from bud_asgi.routing.health import Call, Health, State, Verdict, Window
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Step = tuple[float, Verdict] | tuple[float, Verdict, float]
@@ -81,7 +81,7 @@ STATES: dict[str, tuple[Sequence[Step], float, State, str]] = {
     ),
     "after a success while it is down": ((*failed(5), *succeeded(1, 1.0)), 1.0, "up", ""),
     "after a neutral probe": ((*failed(5), (5.0, "neutral")), 5.0, "probing", "5 calls in a row failed"),
-    "after one failure more, once it is back": ((*failed(5), *succeeded(1, 5.0), *failed(4, 5.0)), 5.0, "up", ""),
+    "after four failures once it is back": ((*failed(5), *succeeded(2, 5.0), *failed(4, 5.0)), 5.0, "up", ""),
     "busy for a time": (((0.0, "busy", 42.0),), 41.9, "down", "rate limited or overloaded"),
     "busy until that time": (((0.0, "busy", 42.0),), 42.0, "up", ""),
     "busy for ever": (((0.0, "busy", inf),), 600.0, "up", ""),
@@ -183,15 +183,48 @@ def test_a_call_from_before_the_outage_does_not_end_it() -> None:
     assert health.state(1.0)[0] == "down"
 
 
+@pytest.mark.parametrize("verdict", ["busy", "missing"])
+def test_a_call_from_before_a_pause_does_not_end_it(verdict: Verdict) -> None:
+    health = Health()
+    early = health.begin(0.0)
+    health.end(health.begin(0.0), 0.0, verdict)
+    health.end(early, 0.5, "ok")
+    assert health.state(0.5)[0] == "down"
+    if verdict == "busy":
+        health.end(health.begin(1.0), 1.0, verdict)
+        assert health.available_at(1.0) == 3.0
+
+
 def test_a_call_from_before_the_recovery_does_not_count_against_it() -> None:
     health = Health()
     early = [health.begin(0.0) for _ in range(10)]
     for _ in range(5):
         health.end(health.begin(0.0), 0.0, "failed")
+    early += [health.begin(1.0) for _ in range(10)]
     health.end(health.begin(5.0), 5.0, "ok")
     for call in early:
         health.end(call, 6.0, "failed")
     assert health.state(6.0) == ("up", "")
+
+
+WINDOWS: dict[str, tuple[Sequence[float], float, int]] = {
+    "nothing": ((), 0.0, 0),
+    "within a bucket": ((0.0, 1.0, 4.9), 4.9, 3),
+    "over several buckets": ((0.0, 5.0, 12.0, 29.0), 29.0, 4),
+    "a bucket that has become too old": ((0.0, 26.0), 30.0, 1),
+    "a bucket that has become too old at the next call": ((0.0, 10.0, 32.0), 32.0, 2),
+    "a clock that went back": ((3600.0, 3601.0, 0.0), 0.0, 1),
+    "a clock that went back a little": ((10.0, 16.0, 14.0), 14.0, 2),
+    "a clock that went back, and on again": ((3600.0, 0.0, 3600.0), 3600.0, 1),
+}
+
+
+@pytest.mark.parametrize(("times", "now", "calls"), WINDOWS.values(), ids=WINDOWS.keys())
+def test_the_calls_of_the_last_30_seconds(times: Sequence[float], now: float, calls: int) -> None:
+    window = Window()
+    for time in times:
+        window.add(time, failed=True)
+    assert window.tally(now) == (calls, calls)
 
 
 def test_one_call_at_a_time_is_the_probe() -> None:
@@ -220,7 +253,7 @@ def test_the_first_byte_of_a_probe_closes_the_breaker() -> None:
 def test_a_stream_counts_as_a_success_when_it_begins() -> None:
     health = Health()
     streams = [health.begin(0.0) for _ in range(20)]
-    for stream in streams:
+    for stream in (*streams, *streams):
         health.first_byte(stream, 1.0, 1.0)
     for now in (2.0, 3.0, 4.0):
         for _ in range(4):
@@ -251,6 +284,14 @@ def test_a_renewed_credential_brings_the_target_back() -> None:
     assert health.state(1.0) == ("up", "")
     health.end(health.begin(2.0), 2.0, "credential")
     assert health.state(2.0)[0] == "down"
+
+
+def test_a_credential_that_was_renewed_before_its_refusal_arrived() -> None:
+    health = Health()
+    early = health.begin(0.0)
+    health.renewed()
+    health.end(early, 1.0, "credential")
+    assert health.state(1.0) == ("up", "")
 
 
 def test_a_renewed_credential_does_not_close_the_breaker_of_other_failures() -> None:
