@@ -1,0 +1,140 @@
+"""The targets of a gateway with their health, and the order in which a request tries them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from operator import itemgetter
+
+import msgspec
+
+from bud_asgi.exchange import Target
+from bud_asgi.routing.health import UNLIMITED, Health, State
+
+MAX_TARGETS = 4096
+"""How many targets are remembered. Above that, those without calls are forgotten, the healthy ones first."""
+
+Order = Callable[[Sequence[Target]], Sequence[Target]]
+"""Orders the targets of a group: it returns each of them once."""
+
+_Key = tuple[str, str | None]
+_Rank = tuple[int, float]
+
+_NEARLY_FULL: _Rank = (0, 0.0)
+_FULL: _Rank = (2, 0.0)
+_rank_first = itemgetter(0)
+
+
+class TargetState(msgspec.Struct, frozen=True):
+    """The state of a target as this process sees it.
+
+    `reason` is in words, empty if there is nothing to report. `until` is when it may be tried again, in seconds on the
+    clock of the snapshot; `None` if it may be tried. `first_byte` is the average time to the first event in seconds,
+    `None` before the first. `calls` are all that began, `failures` those that ended neither `ok` nor `neutral`.
+    """
+
+    target: Target
+    state: State
+    reason: str
+    until: float | None
+    in_flight: int
+    first_byte: float | None
+    calls: int
+    failures: int
+
+
+def _unlimited(target: Target) -> int | None:
+    return None
+
+
+class Fleet:
+    """Keeps the health of each target, by provider and model, and arranges the targets of a request.
+
+    `concurrency` returns how many calls to a target may run at once, `None` for any number. It is called when a target
+    is first seen. Unknown targets are added.
+    """
+
+    __slots__ = ("_concurrency", "_known")
+
+    def __init__(self, concurrency: Callable[[Target], int | None] = _unlimited) -> None:
+        self._concurrency = concurrency
+        self._known: dict[_Key, Health] = {}
+
+    def health(self, target: Target) -> Health:
+        """The health of a target. Begin its call at once: a target without calls may be forgotten."""
+        return self._known.get((target.provider, target.model)) or self._add(target)
+
+    def arrange(self, groups: Sequence[Sequence[Target]], now: float, order: Order) -> Sequence[Target]:
+        """The targets of all groups, in the order in which to try them; empty if none has room for a call.
+
+        The groups follow each other, each as `order` arranges it. Targets that are nearly full come after those of all
+        groups, then those that are down, by the time at which they may be tried again, then those that are full. A
+        target that is due for a probe keeps its place.
+        """
+        if len(groups) == 1 and len(groups[0]) == 1:
+            return groups[0] if not self.health(groups[0][0]).is_full else ()
+        known = self._known.get
+        ready: list[Target] = []
+        rest: list[tuple[_Rank, Target]] = []
+        for group in groups:
+            for target in order(group) if len(group) > 1 else group:
+                health = known((target.provider, target.model)) or self._add(target)
+                is_clear = now >= health.clear_from and health.in_flight < health.concurrency
+                rank = None if is_clear else _rank(health, now)
+                if rank is None:
+                    ready.append(target)
+                else:
+                    rest.append((rank, target))
+        if not rest:
+            return ready
+        rest.sort(key=_rank_first)
+        return [*ready, *(target for _, target in rest)] if ready or rest[0][0] != _FULL else ()
+
+    def renewed(self, provider: str) -> None:
+        """The credential of a provider was renewed."""
+        for (name, _), health in self._known.items():
+            if name == provider:
+                health.renewed()
+
+    def snapshot(self, now: float) -> Sequence[TargetState]:
+        """The state of all known targets."""
+        return [_state_of(Target(*key), health, now) for key, health in self._known.items()]
+
+    def _add(self, target: Target) -> Health:
+        if len(self._known) >= MAX_TARGETS:
+            self._forget()
+        limit = self._concurrency(target)
+        health = self._known[target.provider, target.model] = Health(UNLIMITED if limit is None else limit)
+        return health
+
+    def _forget(self) -> None:
+        """Forget targets without calls, at most half of all: the healthy ones first, then those known longest."""
+        idle = [(key, health) for key, health in self._known.items() if not health.in_flight]
+        idle.sort(key=lambda item: item[1].clear_from > -inf)
+        for key, _ in idle[: MAX_TARGETS // 2]:
+            del self._known[key]
+
+
+def _rank(health: Health, now: float) -> _Rank | None:
+    """The sort key of a target that comes after the ready ones; `None` if it is ready."""
+    if health.is_full:
+        return _FULL
+    at = health.available_at(now)
+    if at > now or health.is_probing:
+        return 1, at
+    return _NEARLY_FULL if health.is_nearly_full(now) else None
+
+
+def _state_of(target: Target, health: Health, now: float) -> TargetState:
+    state, reason = health.state(now)
+    until = health.available_at(now)
+    return TargetState(
+        target,
+        state,
+        reason,
+        until if until > now else None,
+        health.in_flight,
+        health.first_byte_seconds,
+        health.calls,
+        health.failures,
+    )
