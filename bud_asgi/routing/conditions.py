@@ -66,8 +66,13 @@ class Conditions(msgspec.Struct, frozen=True, gc=False):
         return None
 
     @property
-    def of_request(self) -> bool:
-        """Whether they depend on the request, and not only on the caller."""
+    def by_caller(self) -> bool:
+        """Whether they depend on the caller."""
+        return self.principals != ANY or self.teams != ANY
+
+    @property
+    def by_request(self) -> bool:
+        """Whether they depend on the headers or the size of the request."""
         return bool(self.headers or self.min_bytes) or self.max_bytes is not None
 
     def cover(self, other: Conditions) -> bool:

@@ -82,9 +82,11 @@ class RouteTable:
                 self._patterns.append((compile_pattern(route.model), _table_route(index, route)))
             else:
                 self._exact.setdefault(route.model, []).append(_table_route(index, route))
-        patterns = sorted((route for _, route in self._patterns), key=lambda route: route.conditions.of_request)
+        patterns = sorted((route for _, route in self._patterns), key=lambda route: route.conditions.by_request)
         self._offered = (*chain.from_iterable(self._exact.values()), *patterns)
         self._has_conditions = any(route.conditions is not UNCONDITIONAL for route in self._offered)
+        by_caller = any(route.conditions.by_caller for route in self._offered)
+        self._offers = None if by_caller else self._offers_to(None)
         self._matching: dict[str, Sequence[TableRoute]] = {}
         self._remembered: dict[tuple[str, tuple[str, ...]], TableRoute] = {}
 
@@ -120,11 +122,7 @@ class RouteTable:
         Which names a principal may use is checked by the Models API. Routes of one model are one offer. A pattern with
         a condition on the request comes after those without.
         """
-        targets: dict[str, dict[Target, None]] = {}
-        for route in self._offered:
-            if route.conditions.unmet_by(principal) is None:
-                targets.setdefault(self.routes[route.index].model, {}).update(dict.fromkeys(route.targets))
-        return [Offer(model, tuple(found)) for model, found in targets.items()]
+        return self._offers_to(principal) if self._offers is None else list(self._offers)
 
     def explain(self, exchange: Exchange, model: str) -> Sequence[Step]:
         """Why each route is used for a request or not, in the order of the look-up. The request must have been read."""
@@ -136,6 +134,13 @@ class RouteTable:
             used = used or unmet is None
         order = sorted(range(len(self.routes)), key=lambda index: "*" in self.routes[index].model)
         return [steps.get(index) or Step(index, "model") for index in order]
+
+    def _offers_to(self, principal: Principal | None) -> Sequence[Offer]:
+        targets: dict[str, dict[Target, None]] = {}
+        for route in self._offered:
+            if route.conditions.unmet_by(principal) is None:
+                targets.setdefault(self.routes[route.index].model, {}).update(dict.fromkeys(route.targets))
+        return [Offer(model, tuple(found)) for model, found in targets.items()]
 
     def _find(self, model: str, principal: Principal | None, exchange: Exchange | None) -> TableRoute:
         """The first route for the model whose conditions hold. Raises `NotFound`, `ModelNotAllowed`."""
