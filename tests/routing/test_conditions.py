@@ -15,6 +15,7 @@ from support.counts import examples
 from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
+from bud_asgi.protocol.request import decode_request
 from bud_asgi.routing import Route, RouteTable, TableRoute, resolve, unreachable
 
 CI, OTHER = Principal(id="ci", team="web"), Principal(id="other")
@@ -28,7 +29,7 @@ def request(
     exchange = Exchange.of(http_scope(lines))
     exchange.principal = principal
     body = BODY.replace(b'"m"', b'"%b"' % model.encode())
-    asyncio.run(exchange.request(Receiving(*chunks(body + b" " * (size - len(body))))))
+    exchange._request = decode_request(body + b" " * (size - len(body)))
     return exchange
 
 
