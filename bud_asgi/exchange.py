@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope
 from bud_asgi.budget import Upload
 from bud_asgi.field_policy import Found
 from bud_asgi.limit import Limit, check_own_limits
-from bud_asgi.options import check_name, check_text, check_texts, check_type
+from bud_asgi.options import check_integer, check_name, check_text, check_texts, check_type
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -56,6 +56,8 @@ usable reply arrived; it may have been billed. `broken`: the reply broke off, or
 had been delivered.
 `client_gone`, `cancelled`: the exchange ended first.
 """
+
+MAX_WEIGHT = 1000
 
 _BILLED: frozenset[AttemptEnd | None] = frozenset({"answered", "unknown", "broken", "client_gone", "cancelled"})
 
@@ -122,17 +124,24 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
 class Target(msgspec.Struct, frozen=True):
     """A provider, by name, and its name for the model; `None` sends the model as the client wrote it.
 
-    Raises `OptionError`.
+    `weight`, 1 to 1000, is its share beside the other targets of its group; `None` counts as 1. `concurrency` is how
+    many requests this process may have in flight there. Raises `OptionError`.
     """
 
     provider: str
     model: str | None = None
+    weight: int | None = None
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_text("provider", self.provider, "the name of a provider")
         if self.model is not None:
             check_text("model", self.model, "the provider's name of a model")
+        if self.weight is not None:
+            check_integer("weight", self.weight, f"a whole number, 1 to {MAX_WEIGHT}", maximum=MAX_WEIGHT)
+        if self.concurrency is not None:
+            check_integer("concurrency", self.concurrency, "a number of requests, at least 1")
 
 
 class ResolvedRoute(Protocol):

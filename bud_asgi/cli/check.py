@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from bud_asgi.cli.reachable import conditions_in_words, never_used, routes_of
 from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.config import Settings, permission_warnings
 from bud_asgi.limit import limit_words
 from bud_asgi.options import url_shown
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.routing import Route
 
 CLAUDE_CODE_MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5", "claude-fable-5-2")
 """The models that Claude Code requests on its own, also for background tasks (release 2.1.331)."""
@@ -19,19 +19,13 @@ _AS_REQUESTED = "(as requested)"
 
 def show_settings(settings: Settings) -> str:
     """Return tables: models with their targets, keys with their models, limits with their store, fields if any."""
-    url = {provider.name: url_shown(provider.base_url) for provider in settings.providers}
-    targets = [
-        ("" if place else route.model, target.provider, target.model or _AS_REQUESTED, url[target.provider])
-        for route in _routes(settings)
-        for place, target in enumerate(route.targets)
-    ]
     keys = [(key.name, key.team or "-", ", ".join(key.models)) for key in settings.keys]
     limits = [(limit_words(limit), applies_to(limit)) for limit in settings.limits]
     limits += [(limit_words(limit), applies_to(limit, key.name)) for key in settings.keys for limit in key.limits]
     return "\n\n".join(
         [
             f"{settings.source} is valid. It serves:",
-            table(("MODEL", "PROVIDER", "UPSTREAM MODEL", "ADDRESS"), targets),
+            _routes_table(settings),
             table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
             table(("LIMIT", "FOR"), limits) if limits else "No limits.",
             *([f"Limits are counted by {settings.store!r}."] if settings.store else []),
@@ -43,10 +37,29 @@ def show_settings(settings: Settings) -> str:
 def warnings_of(settings: Settings) -> Iterator[str]:
     """Yield a warning for what is valid but dangerous, or probably not intended."""
     yield from permission_warnings(settings.source)
-    models = tuple(route.model for route in _routes(settings))
+    models = tuple(route.model for route in routes_of(settings))
     if missing := [name for name in CLAUDE_CODE_MODELS if not matches_any(models, name)]:
         yield f"no route serves {', '.join(missing)}, which Claude Code also requests in the background"
+    for index, reason in never_used(settings):
+        yield f"routes[{index}] is never used: {reason}"
 
 
-def _routes(settings: Settings) -> Sequence[Route]:
-    return settings.routes or [Route("*", to=[provider.name for provider in settings.providers])]
+def _routes_table(settings: Settings) -> str:
+    """Conditions, groups and weights are columns only where there are any."""
+    url = {provider.name: url_shown(provider.base_url) for provider in settings.providers}
+    head = ("MODEL", "CONDITIONS", "GROUP", "PROVIDER", "WEIGHT", "UPSTREAM MODEL", "ADDRESS")
+    rows: list[tuple[str, ...]] = []
+    for route in routes_of(settings):
+        first = (route.model, conditions_in_words(route))
+        for number, group in enumerate(route.groups, 1):
+            for target in group:
+                shared = (
+                    (str(number), target.provider, str(target.weight or 1))
+                    if route.balance
+                    else ("", target.provider, "")
+                )
+                rows.append((*first, *shared, target.model or _AS_REQUESTED, url[target.provider]))
+                first = ("", "")
+    used = [name for name, cells in zip(head, zip(*rows, strict=True), strict=True) if any(cells)]
+    kept = [tuple(cell for name, cell in zip(head, row, strict=True) if name in used) for row in rows]
+    return table(tuple(used), kept)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
 from bud_asgi.cli.keys import show_new_key
 from bud_asgi.cli.limits import show_limits
+from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.config import ConfigError, Settings, read_environment
 from bud_asgi.limits import StoreUnavailable
 
 EXIT_FAILED = 1
-"""The exit status for a store that is away."""
+"""The exit status for a store that is away, or a request that would be refused."""
 
 EXIT_WRONG = 2
 """The exit status for wrong arguments or an invalid configuration."""
@@ -102,6 +103,37 @@ def check(config: str | None) -> None:
     click.echo(show_settings(settings))
     for warning in warnings_of(settings):
         click.secho(f"warning: {warning}", fg="yellow", err=True)
+
+
+@group.command()
+@click.argument("config", metavar="GATEWAY.TOML", type=click.Path(dir_okay=False))
+@click.argument("model")
+@click.option("--principal", metavar="NAME", help="Name of the key of the caller.")
+@click.option("--body", metavar="FILE", type=click.File("rb"), help="Body of the request; MODEL replaces its model.")
+@click.option("--header", "headers", metavar="NAME:VALUE", multiple=True, help="Header of the request (repeatable).")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def route(
+    config: str, model: str, principal: str | None, body: IO[bytes] | None, headers: Sequence[str], *, as_json: bool
+) -> None:
+    """Show where a request for MODEL would go, and why. Nothing is sent.
+
+    The exit status is 1 if the request would be refused.
+    """
+    lines = [_header(line) for line in headers]
+    with _report_config_errors():
+        settings = _settings(config)
+    explained = show_route(settings, model, principal, body.read() if body else None, lines, as_json=as_json)
+    if explained.error is not None:
+        error = explained.error
+        click.echo(f"{click.style('error:', fg='red')} {error.status} {error.type}: {error.message}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+def _header(line: str) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(":")
+    if not (name.strip() and colon and line.isascii() and line.isprintable()):
+        raise click.BadParameter("expected NAME:VALUE in printable ASCII", param_hint="--header")
+    return name.strip().lower().encode(), value.strip().encode()
 
 
 @group.group()

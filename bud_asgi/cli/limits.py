@@ -11,6 +11,7 @@ from math import ceil
 import click
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.cli.reachable import callers_of
 from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
@@ -22,7 +23,6 @@ from bud_asgi.options import nearest, shown
 PAUSES = (0.2, 1.0)
 """Seconds before further attempts to reach the store."""
 
-_ANONYMOUS = Principal(id="anonymous")
 _HEAD = ("KEY", "LIMIT", "FOR", "USED", "RESERVED", "REMAINING", "FULL AGAIN AT")
 
 Standings = Sequence[tuple[Principal, Sequence[Standing]]]
@@ -48,7 +48,7 @@ def show_limits(settings: Settings, name: str | None, model: str | None, *, as_j
 
 
 def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
-    principals = {key.name: key.principal for key in settings.keys} or {_ANONYMOUS.id: _ANONYMOUS}
+    principals = {caller.id: caller for caller in callers_of(settings)}
     if name is None:
         return list(principals.values())
     if name not in principals:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bud_asgi.auth import ApiKey
 from bud_asgi.budget import body_budget
@@ -16,15 +16,14 @@ from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import ConfigError, Problem, Problems, render
 from bud_asgi.config.providers import read_provider
 from bud_asgi.config.reading import TableReader, as_table
+from bud_asgi.config.routes import read_routes
 from bud_asgi.config.settings import Settings
-from bud_asgi.config.tables import GatewayConfig, KeyConfig, RouteConfig, TargetConfig
-from bud_asgi.exchange import Target
+from bud_asgi.config.tables import GatewayConfig, KeyConfig
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limit import Dimension
 from bud_asgi.limits import LimitStore
-from bud_asgi.options import OptionError, duplicates, looks_secret, nearest, one_of, shown
+from bud_asgi.options import OptionError, duplicates, looks_secret
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
-from bud_asgi.routing import Route
 
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
@@ -75,7 +74,7 @@ def _without_secrets(message: str) -> str:
 def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mapping[str, Dimension]) -> Settings:
     """Read all parts of a file. Raises `ConfigError` with every problem."""
     problems, known = reader.problems, gateway.get("providers", {})
-    key_tables, route_tables = gateway.get("keys", []), gateway.get("routes", [])
+    key_tables = gateway.get("keys", [])
     sizes = max_body, budget, per_principal = (
         gateway.get("max_body", DEFAULT_MAX_BODY),
         gateway.get("body_budget"),
@@ -85,23 +84,19 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
     _check_required(problems, gateway)
     providers = [read_provider(reader, name, table, has_keys=bool(key_tables)) for name, table in known.items()]
     keys = [_read_key(reader, table, ("keys", index), dimensions) for index, table in enumerate(key_tables)]
-    routes = [_read_route(reader, table, ("routes", index), known) for index, table in enumerate(route_tables)]
+    routes = read_routes(reader, gateway.get("routes", []), known)
     limits = read_limits(reader, gateway.get("limits", []), ("limits",), dimensions, own=False)
     fields = gateway.get("fields", {})
     _check_fields(problems, fields)
-    for name, field, tables in (
-        ("keys", "name", key_tables),
-        ("keys", "hash", key_tables),
-        ("routes", "model", route_tables),
-    ):
-        _check_unique(problems, name, tables, field)
+    for field in ("name", "hash"):
+        _check_unique(problems, "keys", key_tables, field)
     store = _read_store(reader, gateway)
     problems.raise_any()
     return Settings(
         source=problems.source,
         providers=tuple(filter(None, providers)),
         keys=tuple(filter(None, keys)),
-        routes=tuple(filter(None, routes)) or None,
+        routes=routes or None,
         limits=limits,
         store=store,
         fields=fields,
@@ -160,30 +155,3 @@ def _read_store(reader: TableReader, gateway: GatewayConfig) -> LimitStore | Non
         return None
     of_keys = any("limits" in (as_table(table) or {}) for table in gateway.get("keys", []))
     return read_store(reader, gateway["store"], has_limits="limits" in gateway or of_keys)
-
-
-def _read_route(reader: TableReader, table: object, path: KeyPath, known: Mapping[str, object]) -> Route | None:
-    read = reader.read(RouteConfig, table, path)
-    if read is None:
-        return None
-    if isinstance(to := read.get("to"), list):
-        targets = enumerate(cast("list[object]", to))
-        read["to"] = [_read_target(reader, target, (*path, "to", index), known) for index, target in targets]
-    return reader.make(RouteConfig, Route, read, path, {"model": "*", "to": ["provider"]})
-
-
-def _read_target(reader: TableReader, target: object, path: KeyPath, known: Mapping[str, object]) -> object:
-    """A target in the form that `Route` takes; what is not one is left for `Route` to refuse."""
-    if isinstance(target, str):
-        _check_provider(reader.problems, target, path, known)
-    if as_table(target) is None:
-        return target
-    read = reader.read(TargetConfig, target, path) or {}
-    if "provider" in read:
-        _check_provider(reader.problems, read["provider"], (*path, "provider"), known)
-    return reader.make(TargetConfig, Target, read, path, {"provider": "provider"}) or "provider"
-
-
-def _check_provider(problems: Problems, name: str, path: KeyPath, known: Mapping[str, object]) -> None:
-    if name and known and name not in known:
-        problems.add(path, f"unknown provider {shown(name)}{nearest(name, known)}; expected {one_of(known)}")

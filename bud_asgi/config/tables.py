@@ -66,17 +66,25 @@ class StoreConfig(TypedDict, total=False):
 
 
 class RouteConfig(TypedDict, total=False):
-    """A model name or pattern, and its targets."""
+    """A model name or pattern, its targets, and the requests that it is for."""
 
     model: str
     to: object
+    balance: str
+    principals: list[str]
+    teams: list[str]
+    headers: dict[str, Any]
+    min_bytes: int
+    max_bytes: int
 
 
 class TargetConfig(TypedDict, total=False):
-    """A provider and its name for the model."""
+    """A provider and its name for the model, its share of a group, and how much it gets at once."""
 
     provider: str
     model: str
+    weight: int
+    concurrency: int
 
 
 class TimeoutsConfig(TypedDict, total=False):

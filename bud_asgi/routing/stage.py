@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
 from bud_asgi.host_code import host_code_error
@@ -36,7 +36,7 @@ def resolve(router: Router, exchange: Exchange) -> None:
     """
     request, principal = exchange.decoded_request, exchange.principal
     if type(router) is RouteTable and principal is not None and not request.named_models:  # the common case
-        exchange.route = router.resolve_checked(request.model, principal)
+        exchange.route = router.resolve_checked(request.model, principal, exchange)
         return
     exchange.route = _resolve(router, request.model, exchange)
     if request.named_models:
@@ -50,6 +50,8 @@ def resolve(router: Router, exchange: Exchange) -> None:
 
 
 def _resolve(router: Router, model: str, exchange: Exchange) -> ResolvedRoute:
+    if getattr(type(router), "resolve", None) is RouteTable.resolve:  # also in a subclass that leaves it as it is
+        return cast("RouteTable", router).resolve_for(exchange, model)
     route = router.resolve(model, exchange.principal)
     name: object = getattr(route, "model", None)
     if not name or not isinstance(name, str) or not callable(getattr(route, "choose", None)):

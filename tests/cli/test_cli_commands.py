@@ -221,7 +221,15 @@ def test_the_package_can_be_run_as_a_module(module: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["serve", "-h"], ["check", "-h"], ["keys", "new", "-h"], ["limits", "show", "-h"], ["demo", "-h"]],
+    [
+        ["--help"],
+        ["serve", "-h"],
+        ["check", "-h"],
+        ["route", "-h"],
+        ["keys", "new", "-h"],
+        ["limits", "show", "-h"],
+        ["demo", "-h"],
+    ],
 )
 def test_each_command_has_help(words: list[str]) -> None:
     shown = CliRunner().invoke(group, words, prog_name="bud-asgi")

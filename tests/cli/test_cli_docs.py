@@ -18,7 +18,7 @@ from support.calls import MODEL
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
-from bud_asgi.cli.commands import serve
+from bud_asgi.cli.commands import route, serve
 from bud_asgi.config import read_file, tables
 from bud_asgi.exchange import Exchange
 from bud_asgi.telemetry import access_line
@@ -26,7 +26,8 @@ from bud_asgi.testing import StandIn
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION, ALONE = (DOCS / "configuration.md").read_text(), (DOCS / "alone.md").read_text()
-TOML = re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)
+ROUTING = (DOCS / "routing.md").read_text()
+TOML = re.findall(r"```toml\n(.*?)```", CONFIGURATION + ROUTING, re.DOTALL)
 SHELL = re.findall(r"```sh\n(.*?)```", ALONE, re.DOTALL)
 PROVIDER = '[providers.anthropic]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\n'
 KEYS = f'[[keys]]\nname = "me"\nhash = "{hash_api_key(KEY)}"\n'
@@ -45,7 +46,7 @@ def test_a_file_loads(snippet: str, tmp_path: Path) -> None:
     keys = "" if "[[keys]]" in snippet or "allow_anonymous" in snippet else KEYS
     file = tmp_path / "gateway.toml"
     file.write_text(f"{snippet}\n{providers}{keys}")
-    read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY}).app()
+    read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY, "SECOND_API_KEY": UPSTREAM_KEY}).app()
 
 
 TABLES = [value for value in vars(tables).values() if is_typeddict(value)]
@@ -134,6 +135,20 @@ def test_every_option_of_serve_is_documented() -> None:
         assert f"`{option}`" in ALONE, option
 
 
+def test_every_option_of_route_is_documented() -> None:
+    for option in (name for parameter in route.params for name in parameter.opts if name.startswith("--")):
+        assert f"`{option}" in ROUTING, option
+
+
+def test_routes_in_code_are_those_of_the_file(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", ROUTING, re.DOTALL)[0], names)
+    file = tmp_path / "gateway.toml"
+    file.write_text(TOML[-1] + KEYS)
+    settings = read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY, "SECOND_API_KEY": UPSTREAM_KEY})
+    assert settings.routes == tuple(names["routes"])
+
+
 def test_linked_files_exist() -> None:
-    for name in re.findall(r"\]\(([\w./]+)[)#]", CONFIGURATION + ALONE):
+    for name in re.findall(r"\]\(([\w./]+)[)#]", CONFIGURATION + ALONE + ROUTING):
         assert (DOCS / name).exists(), name

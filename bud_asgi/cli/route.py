@@ -1,0 +1,258 @@
+"""Where a request would go, and why: a request is made and resolved, but not sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import click
+import msgspec
+from starlette.types import Message
+
+from bud_asgi.cli.reachable import callers_of, conditions_in_words, never_used, routes_of
+from bud_asgi.cli.tables import table
+from bud_asgi.config import Settings
+from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.field_policy import FieldPolicy, without_fields
+from bud_asgi.options import nearest, shown, url_shown
+from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.request import MessagesRequest, edited
+from bud_asgi.providers import Provider, ProviderRequest, check_bounds, traits_of
+from bud_asgi.routing import RouteTable, Step, TableRoute, resolve, targets_for_all
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_DEFAULT_HEADERS: Mapping[bytes, bytes] = {b"anthropic-version": b"2023-06-01", b"content-type": b"application/json"}
+_RESULTS = {"model": "other models", "used": "used", "later": "an earlier route is used"}
+
+
+class ExplainedRoute(msgspec.Struct, frozen=True):
+    """A route of the file, in the order of the look-up.
+
+    `result` is `model` (it is for other models), `condition` (the one in `unmet` does not hold), `used`, or `later` (an
+    earlier one is used).
+    """
+
+    route: str
+    model: str
+    conditions: str
+    result: str
+    unmet: str
+
+
+class ExplainedTarget(msgspec.Struct, frozen=True):
+    """A target of the route.
+
+    `model` is the name for the provider, `url` where the request is sent. `dropped` are the fields and betas that are
+    left out. `refused` is why the provider cannot get this request. `skipped` is why it is not tried.
+    """
+
+    provider: str
+    model: str
+    weight: int
+    concurrency: int | None
+    url: str
+    dropped: tuple[str, ...]
+    refused: str | None
+    skipped: str | None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The error that the client would get."""
+
+    status: int
+    type: str
+    message: str
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Where a request would go. `route` is `None` if it is refused. `never_used` maps routes of the file to reasons."""
+
+    model: str
+    principal: str | None
+    bytes: int
+    route: str | None
+    balance: str | None
+    routes: Sequence[ExplainedRoute]
+    groups: Sequence[Sequence[ExplainedTarget]]
+    error: Refusal | None
+    never_used: Mapping[str, str]
+
+
+def show_route(
+    settings: Settings, model: str, name: str | None, body: bytes | None, headers: Headers, *, as_json: bool
+) -> Explanation:
+    """Write where a request would go to stdout, and return it.
+
+    `name` is that of the key; without it, permissions are not checked, and no condition on the caller holds. Without a
+    body, a small one is assumed. Raises `click.BadParameter` for an unknown name.
+    """
+    explained = asyncio.run(_explain(settings, model, _caller(settings, name), body, headers))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(explained)))
+    else:
+        click.echo(_in_words(explained))
+    return explained
+
+
+def _caller(settings: Settings, name: str | None) -> Principal | None:
+    callers = {caller.id: caller for caller in callers_of(settings)}
+    if name is None:
+        return None if settings.keys else callers_of(settings)[0]
+    if name not in callers:
+        known = nearest(name, callers)
+        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{known}")
+    return callers[name]
+
+
+async def _explain(
+    settings: Settings, model: str, principal: Principal | None, body: bytes | None, headers: Headers
+) -> Explanation:
+    routes = RouteTable(routes_of(settings))
+    steps: Sequence[Step] = ()
+    error: Refusal | None = None
+    groups: Sequence[Sequence[ExplainedTarget]] = ()
+    route: TableRoute | None = None
+    exchange = _exchange(settings, principal, headers)
+    size = 0
+    try:
+        body = _body_for(model, body)
+        size = len(body)
+        await _read(exchange, body)
+        steps = routes.explain(exchange, model)
+        policy = FieldPolicy(settings.fields, "fields")
+        exchange.account_fields = policy.check(exchange.decoded_request, exchange.header_names.account)
+        resolve(routes, exchange)
+        route = routes.resolve_for(exchange, model)
+        groups = _explain_groups(settings, route, exchange, policy)
+    except GatewayError as failure:
+        error = Refusal(failure.status, failure.type, str(failure))
+    return Explanation(
+        model=model,
+        principal=None if principal is None else principal.id,
+        bytes=size,
+        route=None if route is None or error else _name(settings, route.index),
+        balance=route.balance if route and any(len(group) > 1 for group in route.groups) else None,
+        routes=[_explain_step(settings, routes.routes[step.index].model, step) for step in steps],
+        groups=groups,
+        error=error,
+        never_used={_name(settings, index): reason for index, reason in never_used(settings)},
+    )
+
+
+def _exchange(settings: Settings, principal: Principal | None, headers: Headers) -> Exchange:
+    given = {name for name, _ in headers}
+    lines = [*headers, *(line for line in _DEFAULT_HEADERS.items() if line[0] not in given)]
+    exchange = Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": lines})
+    exchange.operation = "messages.create"
+    exchange.principal, exchange.max_body = principal, settings.max_body
+    exchange.other_models = any(traits_of(provider).has_own_bounds for provider in settings.providers)
+    return exchange
+
+
+def _body_for(model: str, body: bytes | None) -> bytes:
+    """The body with the model in it. Raises `InvalidRequest` for what is not an object."""
+    if body is None:
+        return msgspec.json.encode(
+            {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
+        )
+    given, name = MessagesRequest(body, model, None, False), msgspec.json.encode(model)
+    return body if given.value("model") == name else edited(given, changed={"model": name}).body
+
+
+async def _read(exchange: Exchange, body: bytes) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    await exchange.request(receive)
+
+
+def _explain_step(settings: Settings, model: str, step: Step) -> ExplainedRoute:
+    conditions = conditions_in_words(routes_of(settings)[step.index])
+    return ExplainedRoute(_name(settings, step.index), model, conditions, step.result, step.unmet)
+
+
+def _explain_groups(
+    settings: Settings, route: TableRoute, exchange: Exchange, policy: FieldPolicy
+) -> Sequence[Sequence[ExplainedTarget]]:
+    """Raises `InvalidRequest` if no target serves all models that the request names."""
+    providers = {provider.name: provider for provider in settings.providers}
+    chosen = route.choose(exchange)
+    tried = targets_for_all(exchange, chosen)
+
+    def explain(target: Target) -> ExplainedTarget:
+        provider = providers[target.provider]
+        url, dropped, refused = _encode(provider, target, exchange, policy)
+        skipped = None
+        if target not in chosen:
+            state = ", ".join(sorted(PINS_TO_ACCOUNT & exchange.account_state))
+            skipped = f"the request names state of one account ({state})"
+        elif target not in tried:
+            skipped = "does not serve all models that the request names"
+        weight, model = target.weight or 1, target.model or route.model
+        return ExplainedTarget(target.provider, model, weight, target.concurrency, url, dropped, refused, skipped)
+
+    return [[explain(target) for target in group] for group in route.groups]
+
+
+def _encode(
+    provider: Provider, target: Target, exchange: Exchange, policy: FieldPolicy
+) -> tuple[str, tuple[str, ...], str | None]:
+    """The URL of a request at a provider, what it drops, and why it refuses the request, if it does."""
+    own_fields = traits_of(provider).allowed_fields
+    fields = policy.dropped_for(own_fields, client_pays=not provider.credential.is_operators)
+    request, headers, dropped = without_fields(
+        exchange.decoded_request, exchange.headers, exchange.account_fields, fields
+    )
+    try:
+        check_bounds(request, provider, target.model)
+        encoded = provider.encode(
+            ProviderRequest(request, headers, target.model, exchange.request_id, names=exchange.header_names)
+        )
+    except GatewayError as error:
+        return "", dropped, str(error)
+    origin = encoded.request.origin
+    url = f"{'https' if origin.tls else 'http'}://{origin.authority.decode()}{encoded.request.target.decode()}"
+    return url_shown(url), dropped + encoded.dropped, None
+
+
+def _name(settings: Settings, index: int) -> str:
+    return f"routes[{index}]" if settings.routes else "(no routes)"
+
+
+def _in_words(explained: Explanation) -> str:
+    caller = "any caller" if explained.principal is None else explained.principal
+    result = f"served by {explained.route}" if explained.route else "not served"
+    parts = [f"{explained.model} for {caller}, {explained.bytes} bytes: {result}"]
+    if explained.routes:
+        parts.append(table(("ROUTE", "MODEL", "CONDITIONS", "RESULT"), [_route_row(one) for one in explained.routes]))
+    if explained.groups:
+        head = ("GROUP", "PROVIDER", "WEIGHT", "CONCURRENCY", "MODEL", "URL", "DROPPED", "NOTE")
+        rows = [_target_row(str(number), one) for number, group in enumerate(explained.groups, 1) for one in group]
+        parts.append(table(head, rows))
+    if explained.balance:
+        parts.append(f"The targets of a group share the load by {explained.balance}.")
+    if explained.never_used:
+        parts.append("\n".join(f"{route} is never used: {why}." for route, why in explained.never_used.items()))
+    return "\n\n".join(parts)
+
+
+def _route_row(route: ExplainedRoute) -> tuple[str, ...]:
+    result = f"the condition {route.unmet} does not hold" if route.result == "condition" else _RESULTS[route.result]
+    return route.route, route.model, route.conditions or "-", result
+
+
+def _target_row(group: str, target: ExplainedTarget) -> tuple[str, ...]:
+    notes = [f"skipped: {target.skipped}"] if target.skipped else []
+    notes += [f"refused: {target.refused}"] if target.refused else []
+    return (
+        group,
+        target.provider,
+        str(target.weight),
+        str(target.concurrency or "-"),
+        target.model,
+        target.url or "-",
+        ", ".join(target.dropped) or "-",
+        "; ".join(notes) or "-",
+    )
