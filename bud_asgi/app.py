@@ -41,7 +41,7 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
-from bud_asgi.routing import Route, RouteTable
+from bud_asgi.routing import Route, RouteTable, TargetState
 from bud_asgi.telemetry import flush_access_log, log_access
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
@@ -119,6 +119,10 @@ class MessagesApp:
         With `middleware`, they are those of the first `RateLimitMiddleware` in it.
         """
         return self._limiter
+
+    def state(self) -> Sequence[TargetState]:
+        """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
+        return self._gateway.target_states()
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.

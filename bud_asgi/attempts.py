@@ -13,7 +13,15 @@ import msgspec
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Attempt, Exchange, Target
-from bud_asgi.failover import MAX_ATTEMPTS, Failure, RetryBudget, classify, error_to_show, may_try_next
+from bud_asgi.failover import (
+    MAX_ATTEMPTS,
+    Failure,
+    RetryBudget,
+    classify,
+    error_to_show,
+    may_try_next,
+    verdict_on,
+)
 from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
@@ -30,16 +38,33 @@ from bud_asgi.providers import (
     shown_in_log,
 )
 from bud_asgi.relay import open_stream, relay_events, relay_json, usage_of_stream
+from bud_asgi.routing import Call, Fleet, Health, Verdict
 
 _log = logging.getLogger("bud_asgi")
 
 
 class Upstreams(msgspec.Struct, frozen=True, eq=False):
-    """What attempts are made with: providers by name, the account fields that each does not get, the retry budget."""
+    """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
+
+    `fleet` has the health of the targets.
+    """
 
     providers: Mapping[str, Provider]
     dropped_fields: Mapping[str, frozenset[str]]
+    fleet: Fleet
     budget: RetryBudget
+
+
+class _TargetCall(msgspec.Struct, eq=False):
+    """A call to a target, and what its end shows of the target's health."""
+
+    health: Health
+    call: Call
+    verdict: Verdict = "neutral"
+    retry_after: float | None = None
+
+    def end(self) -> None:
+        self.health.end(self.call, time.monotonic(), self.verdict, self.retry_after)
 
 
 async def run_attempts(
@@ -57,8 +82,10 @@ async def run_attempts(
     last = min(len(targets), MAX_ATTEMPTS) - 1
     deadline = time.monotonic() + timing.failover_within
     for number, target in enumerate(targets):
+        health = upstreams.fleet.health(target)
+        call = _TargetCall(health, health.begin(time.monotonic()))
         try:
-            await _attempt(request, target, upstreams, client, timing, has_next=number < last)
+            await _attempt(request, target, call, upstreams, client, timing, has_next=number < last)
         except GatewayError as error:
             failures.append(Failure(exchange.attempts[-1].end or "unsupported", _without_frames(error)))
             if number == last or not may_try_next(failures, budget, time.monotonic(), deadline):
@@ -66,6 +93,8 @@ async def run_attempts(
                 _raise(error_to_show(failures), failures)
         else:
             return
+        finally:
+            call.end()
         _set_aside(request)
 
 
@@ -88,7 +117,14 @@ def _raise(error: GatewayError, failures: list[Failure]) -> NoReturn:
 
 
 async def _attempt(
-    request: ActiveRequest, target: Target, upstreams: Upstreams, client: HttpClient, timing: Timing, *, has_next: bool
+    request: ActiveRequest,
+    target: Target,
+    call: _TargetCall,
+    upstreams: Upstreams,
+    client: HttpClient,
+    timing: Timing,
+    *,
+    has_next: bool,
 ) -> None:
     """Send the request to one target, and deliver its reply. Raises the error as the client may see it."""
     exchange, response, provider = request.exchange, request.response, upstreams.providers[target.provider]
@@ -99,21 +135,24 @@ async def _attempt(
     reply: HttpReply | None = None
     try:
         # The encoded request is not kept in a variable: an open stream would retain the body.
-        call = (exchange, attempt, upstreams.dropped_fields[target.provider])
-        reply, fields = await send(client, provider, _provider_request(*call), attempt)
+        parts = (exchange, attempt, upstreams.dropped_fields[target.provider])
+        reply, fields = await send(client, provider, _provider_request(*parts), attempt)
         if stream is None:
             await relay_json(exchange, attempt, reply, fields, response)
         else:
             await open_stream(stream, attempt, reply, fields, response, timing.commit_after, has_next=has_next)
+            call.health.first_byte(call.call, time.monotonic(), time.monotonic() - attempt.started)
             exchange.release_body()
             del fields  # an open stream retains nothing that it no longer needs
             redact = provider.credential.redact
             await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
             exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
         attempt.end = "answered" if stream is None or stream.state is StreamState.COMPLETE else "broken"
+        call.verdict = "ok" if attempt.end == "answered" else "failed"
     except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
         shown = _shown(exchange, provider, error)
         _note_failure(request, provider, attempt, stream, shown)
+        call.verdict, call.retry_after = verdict_on(attempt, shown)
         try:
             raise shown from error.__cause__
         finally:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bud_asgi.exchange import AttemptEnd
+from bud_asgi.exchange import Attempt, AttemptEnd
 from bud_asgi.protocol.errors import GatewayError, read_error
 from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable
+from bud_asgi.routing import Verdict
 
 TRY_NEXT: Mapping[AttemptEnd, bool] = {
     "answered": False,
@@ -67,6 +68,35 @@ def _by_status(error: GatewayError) -> AttemptEnd:
     if advice is not None:
         return "overloaded" if advice == "true" else "refused"
     return "overloaded" if status in _TEMPORARY or status >= 500 else "refused"
+
+
+def verdict_on(attempt: Attempt, error: BaseException) -> tuple[Verdict, float | None]:
+    """What a failed attempt shows of its target's health, and the `retry-after` of an upstream that is busy."""
+    if attempt.end in {"not_sent", "unknown", "broken"}:
+        return "failed", None
+    if attempt.end == "denied":
+        of_credential = isinstance(error, UpstreamUnavailable | TranslatedUpstreamError) and _is_of_credential(error)
+        if of_credential:
+            return "credential", None
+        # The client's own name for a model may be misspelt, which is no fault of the target's.
+        return ("missing" if attempt.target.model is not None else "neutral"), None
+    if attempt.end == "overloaded" and isinstance(error, GatewayError):
+        return ("busy", retry_after(error)) if error.status in _BUSY else ("failed", None)
+    return "neutral", None
+
+
+def _is_of_credential(error: UpstreamUnavailable | TranslatedUpstreamError) -> bool:
+    return error.denied or (isinstance(error, TranslatedUpstreamError) and error.credential)
+
+
+class UpstreamsFull(GatewayError):
+    """All targets of the request have as many calls as they may."""
+
+    status = 529
+    type = "overloaded_error"
+
+    def __init__(self) -> None:
+        super().__init__("All upstreams of this model are busy.", headers={"retry-after": "1"})
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.authentication import AuthenticationBackend
@@ -11,7 +12,7 @@ from bud_asgi.attempts import Upstreams, run_attempts
 from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
-from bud_asgi.failover import RetryBudget
+from bud_asgi.failover import RetryBudget, UpstreamsFull
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limits import NO_LIMITS, Limiter
@@ -23,7 +24,16 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.providers import Provider, check_bounds, traits_of
 from bud_asgi.response import Response
-from bud_asgi.routing import RouteTable, check_permission, choose_targets, find_offers, resolve, targets_for_all
+from bud_asgi.routing import (
+    Chooser,
+    RouteTable,
+    TargetState,
+    check_permission,
+    choose_targets,
+    find_offers,
+    resolve,
+    targets_for_all,
+)
 
 
 class Gateway:
@@ -50,7 +60,8 @@ class Gateway:
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
-        self._upstreams = Upstreams(self._providers, dropped, RetryBudget())
+        self._chooser = Chooser()
+        self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget())
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
@@ -75,7 +86,8 @@ class Gateway:
                 del scope  # an open stream does not need it
                 if limiter is not None and admission is None:
                     admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
-                await run_attempts(request, self._targets(exchange), self._upstreams, loop.client, loop.timing)
+                targets = self._arranged(exchange)  # 529
+                await run_attempts(request, targets, self._upstreams, loop.client, loop.timing)
             finally:
                 if limiter is not None and admission is not None:
                     limiter.settle(admission, exchange, loop.tasks)
@@ -106,6 +118,17 @@ class Gateway:
         finally:
             if self._limiter is not None and admission is not None:
                 self._limiter.settle(admission, exchange, loop.tasks)
+
+    def target_states(self) -> Sequence[TargetState]:
+        """The state of all targets that have been called, or are to be balanced."""
+        return self._chooser.fleet.snapshot(time.monotonic())
+
+    def _arranged(self, exchange: Exchange) -> Sequence[Target]:
+        """The targets in the order in which they are tried. Raises `UpstreamsFull`."""
+        targets = self._chooser.arrange(exchange, exchange.route, self._targets(exchange), time.monotonic())
+        if not targets:
+            raise UpstreamsFull
+        return targets
 
     def _targets(self, exchange: Exchange) -> Sequence[Target]:
         """The targets of the route, or the only provider."""

@@ -1,5 +1,8 @@
-"""Routing: the stage that resolves a model name, its middleware, and the route table."""
+"""Routing: the stage that resolves a model name, its middleware, the route table, and which target is tried first."""
 
+from bud_asgi.routing.chooser import Chooser
+from bud_asgi.routing.fleet import Fleet, TargetState
+from bud_asgi.routing.health import Call, Health, Verdict
 from bud_asgi.routing.middleware import RoutingMiddleware
 from bud_asgi.routing.route import Balance, Group, Route, unreachable
 from bud_asgi.routing.stage import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
@@ -7,13 +10,19 @@ from bud_asgi.routing.table import RouteTable, Step, TableRoute
 
 __all__ = [
     "Balance",
+    "Call",
+    "Chooser",
+    "Fleet",
     "Group",
+    "Health",
     "Route",
     "RouteTable",
     "Router",
     "RoutingMiddleware",
     "Step",
     "TableRoute",
+    "TargetState",
+    "Verdict",
     "check_permission",
     "choose_targets",
     "find_offers",

@@ -52,6 +52,7 @@ class Stage:
             upstream._stand_in._queue.clear()
             upstream.drop_connections()  # a reused one that is reset is retried once by the engine
             upstream.wait_connections(0)
+        forget_health(self.here)
 
     def set(self, **replies: Answer) -> None:
         """Set the reply of upstreams, for every request."""
@@ -153,6 +154,11 @@ def failover_stage(**options: Any) -> Generator[Stage]:
         limits = stack.enter_context(limited(*EVERY_KIND, upstream=upstreams["one"], **settings))
         without_budget(limits.here)
         yield Stage(limits, upstreams)
+
+
+def forget_health(here: Gateway) -> None:
+    """Forget what earlier requests have shown of the targets."""
+    here.messages._gateway._chooser.fleet._known.clear()
 
 
 def without_budget(here: Gateway) -> None:

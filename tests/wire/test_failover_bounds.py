@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from failover_stage import key_of, without_budget
+from failover_stage import forget_health, key_of, without_budget
 from msgspec.structs import replace
 from support.calls import BODY
 from support.gateway import PATIENT, Gateway, assert_upstream_ends, gateway
@@ -79,6 +79,7 @@ def module_pair() -> Generator[Pair]:
 def pair(module_pair: Pair) -> Generator[Pair]:
     here, one, two = module_pair
     here.settled.clear()
+    forget_health(here)
     for upstream in (one, two):
         upstream.requests.clear()
         upstream.drop_connections()
