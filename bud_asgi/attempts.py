@@ -60,11 +60,12 @@ class _TargetCall(msgspec.Struct, eq=False):
 
     health: Health
     call: Call
-    verdict: Verdict = "neutral"
+    verdict: Verdict = "ok"
     retry_after: float | None = None
 
-    def end(self) -> None:
-        self.health.end(self.call, time.monotonic(), self.verdict, self.retry_after)
+    def end(self, attempt: Attempt) -> None:
+        verdict = "failed" if attempt.end == "broken" else self.verdict
+        self.health.end(self.call, time.monotonic(), verdict, self.retry_after)
 
 
 async def run_attempts(
@@ -94,7 +95,7 @@ async def run_attempts(
         else:
             return
         finally:
-            call.end()
+            call.end(exchange.attempts[-1])
         _set_aside(request)
 
 
@@ -148,7 +149,6 @@ async def _attempt(
             await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
             exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
         attempt.end = "answered" if stream is None or stream.state is StreamState.COMPLETE else "broken"
-        call.verdict = "ok" if attempt.end == "answered" else "failed"
     except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
         shown = _shown(exchange, provider, error)
         _note_failure(request, provider, attempt, stream, shown)

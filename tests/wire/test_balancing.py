@@ -1,0 +1,133 @@
+"""Targets over real sockets: which one gets a request, by health, by load and by conversation."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from support.calls import BODY, HEADERS
+from support.gateway import Gateway, gateway
+from support.uploads import upload
+from support.waiting import wait_until
+
+from bud_asgi import Anthropic, Route, Target
+from bud_asgi.testing import StandIn, ThreadedStandIn, error, hang, text
+
+NAMES: tuple[str, ...] = ("one", "two", "three")
+PROMPT = "Answer in one word. " * 400
+
+
+@contextmanager
+def three(*routes: Route, **options: Any) -> Generator[tuple[Gateway, dict[str, ThreadedStandIn]]]:
+    """A gateway before three upstreams."""
+    with ExitStack() as stack:
+        upstreams = {name: stack.enter_context(StandIn(api_key=f"sk-ant-{name}").in_thread()) for name in NAMES}
+        for upstream in upstreams.values():
+            upstream.always(text("Hello"))
+        providers = [
+            Anthropic(name=name, api_key=f"sk-ant-{name}", base_url=upstream.base_url)
+            for name, upstream in upstreams.items()
+        ]
+        with gateway("", providers=providers, routes=routes, **options) as here:
+            yield here, upstreams
+
+
+def post(here: Gateway, session: str = "", **fields: Any) -> httpx.Response:
+    headers = {**HEADERS, **({"x-claude-code-session-id": session} if session else {})}
+    return httpx.post(f"{here.base_url}/v1/messages", headers=headers, json={**BODY, **fields}, timeout=10)
+
+
+def counts(upstreams: dict[str, ThreadedStandIn]) -> dict[str, int]:
+    return {name: len(upstream.requests) for name, upstream in upstreams.items()}
+
+
+def test_a_session_stays_at_one_target_and_sessions_spread_over_the_group() -> None:
+    with three(Route("*", to=[list(NAMES)])) as (here, upstreams):
+        homes: Counter[str] = Counter()
+        for session in range(24):
+            before = counts(upstreams)
+            for _ in range(3):
+                assert post(here, f"session-{session}").status_code == 200
+            (home,) = [name for name, count in counts(upstreams).items() if count != before[name]]
+            homes[home] += 1
+        assert len(homes) == 3
+
+
+def test_a_conversation_without_a_session_is_known_by_how_it_begins() -> None:
+    with three(Route("*", to=[list(NAMES)])) as (here, upstreams):
+        turns = [{"role": "user", "content": "Hello"}]
+        for number in range(4):
+            assert post(here, system=PROMPT, messages=turns).status_code == 200
+            turns += [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": f"And {number}?"}]
+        assert sorted(counts(upstreams).values()) == [0, 0, 4]
+
+
+def test_a_target_whose_conversation_fails_over_gets_it_back_when_it_works_again() -> None:
+    with three(Route("*", to=[list(NAMES)])) as (here, upstreams):
+        post(here, "s")
+        (home,) = [name for name, count in counts(upstreams).items() if count]
+        upstreams[home].enqueue(error(500, "api_error", "no"))
+        assert post(here, "s").status_code == 200
+        assert here.account(2).attempts[0].target.provider == home
+        assert post(here, "s").status_code == 200
+        assert [attempt.target.provider for attempt in here.account(3).attempts] == [home]
+
+
+def test_weights_share_the_load() -> None:
+    group = [Target("one", weight=3), Target("two", weight=1)]
+    with three(Route("*", to=[group], balance="weighted")) as (here, upstreams):
+        for _ in range(80):
+            assert post(here).status_code == 200
+        shared = counts(upstreams)
+        assert shared["three"] == 0
+        assert 40 <= shared["one"] <= 75
+
+
+def test_a_busy_target_is_left_alone_for_its_retry_after() -> None:
+    with three(Route("*", to=["one", "two"])) as (here, upstreams):
+        upstreams["one"].enqueue(error(429, "rate_limit_error", "Slow down", headers={"retry-after": "30"}))
+        assert [post(here).status_code for _ in range(4)] == [200] * 4
+        assert counts(upstreams) == {"one": 1, "two": 4, "three": 0}
+        (one, two) = [state for state in here.messages.state() if state.target.provider != "three"]
+        assert (one.state, one.reason, two.state) == ("down", "rate limited or overloaded", "up")
+        assert one.until is not None
+
+
+def test_a_breaker_opens_after_five_failures_and_the_last_target_is_never_left_out() -> None:
+    with three(Route("*", to=["one", "two"]), Route("only", to=["one"])) as (here, upstreams):
+        upstreams["one"].always(error(500, "api_error", "no"))
+        here.messages._gateway._upstreams.budget._floor = 100
+        assert [post(here).status_code for _ in range(8)] == [200] * 8
+        assert counts(upstreams)["one"] == 5
+        assert post(here, model="only").status_code == 500
+        assert counts(upstreams)["one"] == 6
+
+
+def test_targets_that_are_all_full_are_a_529_and_one_that_is_not_gets_the_request() -> None:
+    to = [Target("one", concurrency=1), Target("two", concurrency=1)]
+    with three(Route("*", to=to)) as (here, upstreams):
+        for name in ("one", "two"):
+            upstreams[name].enqueue(hang())
+        body = json.dumps(BODY).encode()
+        sized = {"content-length": str(len(body)), "content-type": "application/json"}
+        with upload(here, sized, body), upload(here, sized, body):
+            wait_until(lambda: counts(upstreams) == {"one": 1, "two": 1, "three": 0}, "both are called")
+            refused = post(here)
+            assert (refused.status_code, refused.headers["retry-after"]) == (529, "1")
+            assert refused.json()["error"]["type"] == "overloaded_error"
+        wait_until(lambda: sum(state.in_flight for state in here.messages.state()) == 0, "both are over")
+        assert post(here).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_runs_is_counted_until_it_is_over(stream: bool) -> None:
+    with three(Route("*", to=["one", "two"])) as (here, _):
+        assert post(here, stream=stream).status_code == 200
+        (state,) = [one for one in here.messages.state() if one.target.provider == "one"]
+        assert (state.in_flight, state.calls, state.failures) == (0, 1, 0)
+        assert (state.first_byte is not None) is stream
