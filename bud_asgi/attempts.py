@@ -81,15 +81,18 @@ async def run_attempts(
         request.response.enable_pings()
     failures: list[Failure] = []
     last = min(len(targets), MAX_ATTEMPTS) - 1
-    deadline = time.monotonic() + timing.failover_within
+    now = time.monotonic()
+    deadline = now + timing.failover_within
     for number, target in enumerate(targets):
         health = upstreams.fleet.health(target)
-        call = _TargetCall(health, health.begin(time.monotonic()))
+        call = _TargetCall(health, health.begin(now))
+        budget.count(now)
         try:
             await _attempt(request, target, call, upstreams, client, timing, has_next=number < last)
         except GatewayError as error:
             failures.append(Failure(exchange.attempts[-1].end or "unsupported", _without_frames(error)))
-            if number == last or not may_try_next(failures, budget, time.monotonic(), deadline):
+            now = time.monotonic()
+            if number == last or not may_try_next(failures, budget, now, deadline):
                 _charge_one(exchange)
                 _raise(error_to_show(failures), failures)
         else:
@@ -131,7 +134,6 @@ async def _attempt(
     exchange, response, provider = request.exchange, request.response, upstreams.providers[target.provider]
     attempt = Attempt(target)
     exchange.attempts.append(attempt)
-    upstreams.budget.count(attempt.started)
     stream = EventStream() if exchange.decoded_request.stream else None
     reply: HttpReply | None = None
     try:

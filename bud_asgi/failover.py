@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import msgspec
 
@@ -148,7 +149,6 @@ class RetryBudget:
     def __init__(self, *, share: float = 0.1, floor: int = 3, window: float = 60.0) -> None:
         self._share = share
         self._floor = floor
-        self._window = window
         self._attempts = _Count(window)
         self._retries = _Count(window)
 
@@ -168,30 +168,31 @@ class RetryBudget:
 class _Count:
     """A count over a sliding window, in steps of a tenth of it."""
 
-    __slots__ = ("_step", "_steps", "_total")
+    __slots__ = ("_latest", "_older", "_since", "_step")
 
     def __init__(self, window: float) -> None:
         self._step = window / 10
-        self._steps: deque[tuple[int, int]] = deque()  # numbers of steps, and what was counted in each
-        self._total = 0
+        self._since = -inf  # when the latest step began
+        self._latest = 0
+        self._older: deque[tuple[float, int]] = deque()  # when earlier steps began, and what was counted in each
 
     def add(self, now: float) -> None:
-        number = int(now // self._step)
-        if self._steps and self._steps[-1][0] >= number:
-            number, counted = self._steps.pop()
-            self._steps.append((number, counted + 1))
-        else:
-            self._steps.append((number, 1))
-            self._forget(number)  # also where no total is taken for weeks
-        self._total += 1
+        if now - self._since >= self._step:
+            self._older.append((self._since, self._latest))
+            self._since, self._latest = now // self._step * self._step, 0
+            self._forget(now)  # also where no total is taken for weeks
+        self._latest += 1
 
     def total(self, now: float) -> int:
-        self._forget(int(now // self._step))
-        return self._total
+        begin = self._forget(now)
+        return (self._latest if self._since >= begin else 0) + sum(count for _, count in self._older)
 
-    def _forget(self, number: int) -> None:
-        while self._steps and self._steps[0][0] <= number - 10:
-            self._total -= self._steps.popleft()[1]
+    def _forget(self, now: float) -> float:
+        """Drop the steps that are over, and return when the window begins."""
+        begin = (now // self._step - 9) * self._step
+        while self._older and self._older[0][0] < begin:
+            self._older.popleft()
+        return begin
 
 
 def may_try_next(failures: Sequence[Failure], budget: RetryBudget, now: float, deadline: float) -> bool:

@@ -213,7 +213,7 @@ def test_a_budget_without_failures_stays_small(times: list[float]) -> None:
     budget = RetryBudget()
     for now in sorted(times):
         budget.count(now)
-    assert len(budget._attempts._steps) <= 10
+    assert len(budget._attempts._older) <= 10
 
 
 def test_an_error_without_a_class_of_its_own_sent_nothing() -> None:

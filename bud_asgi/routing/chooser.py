@@ -31,7 +31,9 @@ class Chooser:
 
         Groups of a `RouteTable` share the load as their route says; other targets keep their order.
         """
-        if len(targets) > 1 and isinstance(route, TableRoute) and len(targets) == len(route.targets):
+        if len(targets) == 1:
+            return () if self.fleet.health(targets[0]).is_full else targets
+        if isinstance(route, TableRoute) and len(targets) == len(route.targets):
             return self.fleet.arrange(route.groups, now, _Order(self, exchange, route.balance, now))
         return self.fleet.arrange([(target,) for target in targets], now, _keep)
 
