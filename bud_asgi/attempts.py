@@ -138,8 +138,8 @@ async def _attempt(
     reply: HttpReply | None = None
     try:
         # The encoded request is not kept in a variable: an open stream would retain the body.
-        parts = (exchange, attempt, upstreams.dropped_fields[target.provider])
-        reply, fields = await send(client, provider, _provider_request(*parts), attempt)
+        reply, fields = await send(client, provider, _provider_request(exchange, attempt, upstreams), attempt)
+        call.health.note_limits(time.monotonic(), fields, time.time)
         if stream is None:
             await relay_json(exchange, attempt, reply, fields, response)
         else:
@@ -229,13 +229,14 @@ def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error
         _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
 
 
-def _provider_request(exchange: Exchange, attempt: Attempt, dropped: frozenset[str]) -> ProviderRequest:
+def _provider_request(exchange: Exchange, attempt: Attempt, upstreams: Upstreams) -> ProviderRequest:
     """The request for a provider, without the dropped account fields, which are noted in the attempt.
 
     The headers that proved the caller to us are left out: these credentials stay here.
     """
     request, headers = exchange.decoded_request, exchange.headers
     if exchange.account_fields:
+        dropped = upstreams.dropped_fields[attempt.target.provider]
         request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
     if exchange.credential_headers:
         headers = dict(headers)

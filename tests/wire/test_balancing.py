@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from support.calls import BODY, HEADERS
 from support.gateway import Gateway, gateway
@@ -131,3 +133,17 @@ def test_what_runs_is_counted_until_it_is_over(stream: bool) -> None:
         (state,) = [one for one in here.messages.state() if one.target.provider == "one"]
         assert (state.in_flight, state.calls, state.failures) == (0, 1, 0)
         assert (state.first_byte is not None) is stream
+
+
+def test_a_target_near_its_upstream_s_rate_limit_is_tried_after_the_others() -> None:
+    family = "anthropic-ratelimit-requests-"
+    soon = (datetime.now(UTC) + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    headers = ((f"{family}limit", "100"), (f"{family}remaining", "2"), (f"{family}reset", soon))
+    with three(Route("*", to=["one", "two"])) as (here, upstreams):
+        upstreams["one"].enqueue(msgspec.structs.replace(text("Hello"), headers=headers))
+        assert [post(here).status_code for _ in range(3)] == [200] * 3
+        assert counts(upstreams) == {"one": 1, "two": 2, "three": 0}
+        assert {one.target.provider: one.reason for one in here.messages.state()} == {
+            "one": "less than 5 % of the upstream's rate limit is left",
+            "two": "",
+        }
