@@ -90,12 +90,6 @@ class Fleet:
         rest.sort(key=_rank_first)
         return [*ready, *(target for _, target in rest)] if ready or rest[0][0] != _FULL else ()
 
-    def renewed(self, provider: str) -> None:
-        """The credential of a provider was renewed."""
-        for (name, _), health in self._known.items():
-            if name == provider:
-                health.renewed()
-
     def snapshot(self, now: float) -> Sequence[TargetState]:
         """The state of all known targets."""
         return [_state_of(Target(*key), health, now) for key, health in self._known.items()]

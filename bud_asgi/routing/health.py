@@ -109,7 +109,7 @@ class Health(msgspec.Struct, gc=False, eq=False):
 
     A breaker opens after 5 failures in a row, or when half of at least 10 calls of the last 30 seconds failed. It stays
     open for 5 seconds, doubled up to 60 by each further failure; then one call at a time is a probe: its success closes
-    the breaker, its failure opens it again. A refused credential opens it until `renewed`, with a probe every 30
+    the breaker, its failure opens it again. A refused credential opens it until a probe succeeds, one every 30
     seconds. A busy target is paused for its `retry-after`, else for 1 second, doubled up to 30 until a call succeeds; a
     target that does not serve the model for 60 seconds.
 
@@ -185,12 +185,6 @@ class Health(msgspec.Struct, gc=False, eq=False):
         reason = "less than 5 % of the upstream's rate limit is left"
         self._shortage = Outage(now, until, reason) if seconds > 0.0 else None
         self._update()
-
-    def renewed(self) -> None:
-        """The credential was renewed: what calls with the former one show of it is ignored."""
-        self._breaker_changed = self.calls
-        if self._breaker is not None and self._breaker.reason == _CREDENTIAL_REFUSED:
-            self._close()
 
     @property
     def is_full(self) -> bool:

@@ -121,15 +121,6 @@ def test_concurrency_is_per_target() -> None:
     assert list(fleet.arrange(groups, NOW, list)) == [Target("a"), Target("b")]
 
 
-def test_a_renewed_credential_brings_back_all_targets_of_its_provider() -> None:
-    fleet = Fleet()
-    targets = [Target("a", "opus"), Target("a", "haiku"), Target("b", "opus")]
-    for target in targets:
-        refused(fleet.health(target))
-    fleet.renewed("a")
-    assert [fleet.health(target).state(NOW)[0] for target in targets] == ["up", "up", "down"]
-
-
 def test_the_snapshot_has_the_state_of_all_targets() -> None:
     fleet = Fleet()
     health = fleet.health(Target("a", "opus"))

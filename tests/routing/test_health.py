@@ -274,32 +274,6 @@ def test_streams_that_all_break_open_the_breaker() -> None:
     assert health.state(5.0) == ("down", "5 of 10 calls within 30 seconds failed")
 
 
-def test_a_renewed_credential_brings_the_target_back() -> None:
-    health = Health()
-    early = health.begin(0.0)
-    health.end(health.begin(0.0), 0.0, "credential")
-    health.renewed()
-    assert health.state(1.0) == ("up", "")
-    health.end(early, 1.0, "credential")  # sent with the former one
-    assert health.state(1.0) == ("up", "")
-    health.end(health.begin(2.0), 2.0, "credential")
-    assert health.state(2.0)[0] == "down"
-
-
-def test_a_credential_that_was_renewed_before_its_refusal_arrived() -> None:
-    health = Health()
-    early = health.begin(0.0)
-    health.renewed()
-    health.end(early, 1.0, "credential")
-    assert health.state(1.0) == ("up", "")
-
-
-def test_a_renewed_credential_does_not_close_the_breaker_of_other_failures() -> None:
-    health = after(*failed(5))
-    health.renewed()
-    assert health.state(1.0)[0] == "down"
-
-
 def test_a_call_ends_once() -> None:
     health = Health()
     call = health.begin(0.0)
@@ -335,7 +309,7 @@ Move = tuple[str, int, Verdict, float | None, float]
 _times = st.one_of(st.floats(0.0, 3.0), st.floats(0.0, 100.0), st.sampled_from([-3600.0, 3600.0]))
 _moves = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "begin", "first byte", "end", "end", "renewed", "limits"]),
+        st.sampled_from(["begin", "begin", "first byte", "end", "end", "limits"]),
         st.integers(0, 5),
         st.sampled_from(VERDICTS),
         st.none() | st.floats(0.0, 1e4),
@@ -353,8 +327,6 @@ def play(health: Health, moves: Sequence[Move], check: Callable[[float, list[Cal
         call = running[index % len(running)] if running else None
         if move == "begin":
             running.append(health.begin(now))
-        elif move == "renewed":
-            health.renewed()
         elif move == "limits":
             health.note_limits(now, limits(requests=(b"100", b"%d" % index, LATER)), lambda: NOW)
         elif call is not None and move == "first byte":
