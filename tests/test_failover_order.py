@@ -205,7 +205,7 @@ async def test_a_request_of_several_attempts_is_freed_without_the_garbage_collec
         await until(lambda: bool(running.settled))
         running.settled.clear()
         del server
-        await until(lambda: freed == ["server"], 2.0)
+        await until(lambda: freed == ["server"], 10.0)
     finally:
         gc.enable()
 
