@@ -79,7 +79,7 @@ def verdict_on(attempt: Attempt, error: BaseException) -> tuple[Verdict, float |
         of_credential = isinstance(error, UpstreamUnavailable | TranslatedUpstreamError) and _is_of_credential(error)
         if of_credential:
             return "credential", None
-        # The client's own name for a model may be misspelt, which is no fault of the target's.
+        # Without a model of its own, the target got the client's name for it, which may be misspelt.
         return ("missing" if attempt.target.model is not None else "neutral"), None
     if attempt.end == "overloaded" and isinstance(error, GatewayError):
         return ("busy", retry_after(error)) if error.status in _BUSY else ("failed", None)

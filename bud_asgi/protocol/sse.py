@@ -68,8 +68,8 @@ class EventStream:
     """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
     `state` is a `StreamState`, and `ended` is true once it is final: after `message_stop` or an `error` event. `error`
-    is the data of the first `error` event, `content` is true once an event has arrived that is no ping, error or
-    `message_start`, `reported` the usage in the events so far, merged by the cumulative rule.
+    is the data of the first `error` event, `content` is true once an event other than a ping, an error and
+    `message_start` has arrived, `reported` the usage in the events so far, merged by the cumulative rule.
     `partial` is true while an event of more than `max_event` bytes passes through: only then do the bytes that were
     returned end inside an event.
 

@@ -68,8 +68,8 @@ class Fleet:
         """The targets of all groups, in the order in which to try them; empty if none has room for a call.
 
         The groups follow each other, each as `order` arranges it. Targets that are nearly full come after those of all
-        groups, then those that are down, by the time at which they may be tried again, then those that are full. A
-        target that is due for a probe keeps its place.
+        groups, then those that are down, by the time at which they may be tried again; those that are full are left
+        out. A target that is due for a probe keeps its place.
         """
         if len(groups) == 1 and len(groups[0]) == 1:
             return groups[0] if not self.health(groups[0][0]).is_full else ()
@@ -83,12 +83,12 @@ class Fleet:
                 rank = None if is_clear else _rank(health, now)
                 if rank is None:
                     ready.append(target)
-                else:
+                elif rank != _FULL:
                     rest.append((rank, target))
         if not rest:
             return ready
         rest.sort(key=_rank_first)
-        return [*ready, *(target for _, target in rest)] if ready or rest[0][0] != _FULL else ()
+        return [*ready, *(target for _, target in rest)]
 
     def snapshot(self, now: float) -> Sequence[TargetState]:
         """The state of all known targets."""

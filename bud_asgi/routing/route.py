@@ -39,7 +39,7 @@ class Route(msgspec.Struct, frozen=True):
     `principals`, `teams`, `headers`, `min_bytes` and `max_bytes` are conditions, which must all hold; otherwise the
     next route for the model is tried. `principals` and `teams` are names or patterns, `headers` maps names of request
     headers to patterns of their values, and the sizes, both inclusive, are those of the request body. Clients choose
-    headers: a condition on one is no permission. Raises `OptionError`.
+    headers, so that a condition on one does not protect anything. Raises `OptionError`.
     """
 
     model: str

@@ -126,6 +126,17 @@ def test_targets_that_are_all_full_are_a_529_and_one_that_is_not_gets_the_reques
         assert post(here).status_code == 200
 
 
+def test_a_full_target_gets_nothing_when_another_one_fails() -> None:
+    with three(Route("*", to=[Target("one", concurrency=1), "two"]), Route("only", to=["two"])) as (here, upstreams):
+        upstreams["one"].enqueue(hang())
+        body = json.dumps(BODY).encode()
+        with upload(here, {"content-length": str(len(body)), "content-type": "application/json"}, body):
+            wait_until(lambda: counts(upstreams)["one"] == 1, "it is called")
+            upstreams["two"].enqueue(error(529, "overloaded_error", "Overloaded"))
+            assert post(here).status_code == 529
+            assert counts(upstreams) == {"one": 1, "two": 1, "three": 0}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_runs_is_counted_until_it_is_over(stream: bool) -> None:
     with three(Route("*", to=["one", "two"])) as (here, _):
