@@ -260,11 +260,14 @@ async def storm(running: Running, requests: int, seed: int) -> Counter[str]:
 
 
 async def test_a_storm_over_three_flaky_targets_is_survived_within_the_budget() -> None:
-    """The seed is a fortunate one: all three targets fail for 0.1 % of the requests, two are lost for as many."""
+    """All three targets fail for 0.1 % of the requests, two are lost for as many, and the budget refuses some more.
+
+    Which ones depends on when the targets are avoided, so that a seed does not decide it.
+    """
     requests = count(300, 2000)
     async with running_app(Timeouts(2.0, 5.0, 5.0)) as running:
         counted = await storm(running, requests, seed=25)
-        assert counted["answered"] >= 0.999 * requests
+        assert counted["answered"] >= 0.99 * requests
         assert 0.05 * requests < counted["retries"] <= 0.1 * counted["attempts"]
         assert all(exchange.usage is not None for exchange in running.settled if exchange.status == 200)
         await until(lambda: tasks_in_flight() == [])
