@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -13,13 +14,16 @@ from bud_asgi.auth.api_keys import ApiKeys
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.host_code import host_code_error
 from bud_asgi.options import OptionError, check_function, check_methods, mismatch
-from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.errors import GatewayError, HostRefused
 
 BACKEND_EXPECTED = (
     "an object with an async method authenticate(connection), such as ApiKeys({...}), HostUser(...) or Anonymous()"
 )
+UNAUTHENTICATED = "authentication is required"
+"""The message of the 401 for a request without a credential, where the gateway does not know what that would be."""
+
 _NO_IDENTITY = (None, "")
-_REQUIRED = "x-api-key header is required"
+_KEY_REQUIRED = "x-api-key header is required"
 
 
 class AuthenticationFailed(GatewayError):
@@ -33,9 +37,10 @@ class AuthenticationFailed(GatewayError):
 async def authenticate(backend: AuthenticationBackend, exchange: Exchange, scope: Scope) -> None:
     """Set the exchange's principal, and Starlette's `scope["user"]` and `scope["auth"]`.
 
-    A user that is a `Principal` is taken as it is, any other by its `identity` and `display_name`. Raises
-    `AuthenticationFailed`, and a `GatewayError` (500) if the backend returns what is neither `None` nor
-    `AuthCredentials` with a user. Any other exception is the backend's own.
+    A request that has a principal already is not authenticated again. A user that is a `Principal` is taken as it is,
+    any other by its `identity` and `display_name`. Raises `AuthenticationFailed`, `HostRefused` for an `HTTPException`
+    of the backend's, and a `GatewayError` (500) if the backend returns what is neither `None` nor `AuthCredentials`
+    with a user. Any other exception is the backend's own.
     """
     if authenticate_now(backend, exchange, scope):
         return
@@ -43,7 +48,9 @@ async def authenticate(backend: AuthenticationBackend, exchange: Exchange, scope
 
 
 def authenticate_now(backend: AuthenticationBackend, exchange: Exchange, scope: Scope) -> bool:
-    """Do what `authenticate` does, without a coroutine, if the backend is `ApiKeys`. Otherwise return `False`."""
+    """Do what `authenticate` does, if that takes no coroutine: for `ApiKeys`. Otherwise return `False`."""
+    if exchange.principal is not None:
+        return True
     if type(backend) is not ApiKeys:  # a subclass may have an `authenticate` of its own
         return False
     try:
@@ -51,7 +58,7 @@ def authenticate_now(backend: AuthenticationBackend, exchange: Exchange, scope: 
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error)) from error
     if found is None:
-        raise AuthenticationFailed(_REQUIRED)
+        raise AuthenticationFailed(_KEY_REQUIRED)
     scope["auth"], scope["user"] = found
     exchange.principal = found[1]
     return True
@@ -60,16 +67,20 @@ def authenticate_now(backend: AuthenticationBackend, exchange: Exchange, scope: 
 async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name: str) -> Principal:
     """The same for a scope without an exchange: a websocket's. `name` is what log lines call the request."""
     try:
-        result = _checked(await backend.authenticate(HTTPConnection(scope)))
+        result = _checked(await backend.authenticate(HTTPConnection(scope)), backend)
         principal = _principal_of(result[1])
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error) or "invalid credential") from error
+    except HTTPException as error:
+        raise HostRefused(error.status_code, error.detail, error.headers) from error
     except OptionError as error:
         fault = f"the authentication backend {type(backend).__name__} returned a wrong result: {error}"
         raise host_code_error(name, fault, "The authentication of this gateway is misconfigured.") from error
     except Exception as error:
         if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
-            error.add_note(f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
+            error.add_note(
+                f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError or HTTPException."
+            )
         raise
     scope["auth"], scope["user"] = result
     return principal
@@ -83,10 +94,10 @@ def check_backend(option: str, value: object) -> None:
     check_function(option, cast("AuthenticationBackend", value).authenticate, BACKEND_EXPECTED, None)
 
 
-def _checked(result: object) -> tuple[AuthCredentials, BaseUser]:
+def _checked(result: object, backend: AuthenticationBackend) -> tuple[AuthCredentials, BaseUser]:
     """The result of a backend. Raises `AuthenticationFailed` for `None`, `OptionError` for anything else."""
     if result is None:
-        raise AuthenticationFailed(_REQUIRED)
+        raise AuthenticationFailed(_KEY_REQUIRED if isinstance(backend, ApiKeys) else UNAUTHENTICATED)
     parts = cast("Sequence[object]", result) if isinstance(result, (tuple, list)) else ()
     if len(parts) != 2 or not isinstance(parts[0], AuthCredentials):
         raise mismatch("the result of authenticate()", "None, or AuthCredentials and a user", cast("object", result))
@@ -98,7 +109,7 @@ def _principal_of(user: BaseUser) -> Principal:
         return user
     is_authenticated: object = getattr(user, "is_authenticated", None)
     if is_authenticated is False:
-        raise AuthenticationFailed(_REQUIRED)
+        raise AuthenticationFailed(UNAUTHENTICATED)
     if is_authenticated is not True:  # a method in place of the property would be true for everyone
         raise mismatch("user.is_authenticated", "a property that is True or False", is_authenticated)
     try:
@@ -107,7 +118,7 @@ def _principal_of(user: BaseUser) -> Principal:
         kind = type(user).__name__
         raise OptionError("user.identity", f"{kind} has none; return a Principal, or a user with one") from None
     if identity in _NO_IDENTITY:
-        raise AuthenticationFailed(_REQUIRED)
+        raise AuthenticationFailed(UNAUTHENTICATED)
     return Principal(id=identity, name=_display_name(user))
 
 

@@ -132,7 +132,7 @@ def test_the_gateways_keys_are_sent_to_no_upstream() -> None:
 
 
 def test_with_a_user_of_the_host_s_it_is_passed_through_too(upstream: ThreadedStandIn) -> None:
-    users = HostUser(lambda scope: dict(scope["headers"]).get(b"x-user", b"").decode() or None)
+    users = HostUser(lambda scope: dict(scope["headers"]).get(b"x-user", b"").decode() or None, credential_headers=())
     mine = Anthropic(auth="client", base_url=upstream.base_url)
     with gateway("", providers=[mine], auth=users) as here:
         assert here.post(headers={"x-api-key": TOKEN, **VERSION}).status_code == 401
