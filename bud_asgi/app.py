@@ -43,6 +43,7 @@ from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable, TargetState
 from bud_asgi.telemetry import flush_access_log, log_access
+from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -177,6 +178,15 @@ class MessagesApp:
             principal=principal,
             credential_headers=credential_headers,
         )
+
+    def transport(self, principal: Caller) -> InProcessTransport:
+        """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
+
+        The caller is `principal`: a `Principal`, an id, or a function without arguments that returns one, called for
+        each request in its context. It needs no credential; limits, accounts and the access log are as for any caller.
+        Only the path of a URL counts, without a prefix: `base_url` may be `http://gateway`. Raises `OptionError`.
+        """
+        return InProcessTransport(self, principal)
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
