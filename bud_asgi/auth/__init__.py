@@ -3,6 +3,7 @@
 from bud_asgi.auth.api_keys import ApiKey, ApiKeys, hash_api_key, new_api_key
 from bud_asgi.auth.chain import CredentialBackend, FirstOf, as_chain
 from bud_asgi.auth.host import Anonymous, HostUser
+from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, Jwt, KeyTiming
 from bud_asgi.auth.middleware import AuthMiddleware
 from bud_asgi.auth.stage import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.auth.throttle import Throttle, TooManyFailures
@@ -15,7 +16,12 @@ __all__ = [
     "AuthenticationFailed",
     "CredentialBackend",
     "FirstOf",
+    "Grant",
     "HostUser",
+    "Issuer",
+    "IssuerUnavailable",
+    "Jwt",
+    "KeyTiming",
     "Throttle",
     "TooManyFailures",
     "as_chain",

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from bud_asgi.auth.credentials import Authenticated, Credential, credentials_of, refusal_words
-from bud_asgi.auth.throttle import Throttle
+from bud_asgi.auth.throttle import Throttle, TooManyFailures
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import OptionError, check_function, check_items, check_methods, check_type, mismatch
 from bud_asgi.protocol.errors import GatewayError
@@ -75,22 +75,25 @@ class FirstOf(AuthenticationBackend):
 
         Raises `AuthenticationError`.
         """
-        is_http = conn.scope["type"] == "http"
-        headers = Exchange.of(conn.scope).headers if is_http else merge_headers(conn.scope["headers"])
         try:
-            proof = self.find(headers, conn.scope)
-            proof = proof if proof is None or isinstance(proof, tuple) else await proof
-            if proof is not None:
-                if is_http:
-                    Exchange.of(conn.scope).credential_headers = proof[1]
-                return proof[0]
-            for backend in self.others:
-                if (found := await backend.authenticate(conn)) is not None:
-                    return found
-            if credentials_of(headers) or headers.get(b"authorization"):
-                raise self.refusal(headers, conn.scope)
+            return await self._authenticate(conn)
         except GatewayError as error:
             raise AuthenticationError(str(error)) from error
+
+    async def _authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        exchange = Exchange.of(conn.scope) if conn.scope["type"] == "http" else None
+        headers = merge_headers(conn.scope["headers"]) if exchange is None else exchange.headers
+        proof = self.find(headers, conn.scope)
+        proof = proof if proof is None or isinstance(proof, tuple) else await proof
+        if proof is not None:
+            if exchange is not None:
+                exchange.credential_headers = proof[1]
+            return proof[0]
+        for backend in self.others:
+            if (found := await backend.authenticate(conn)) is not None:
+                return found
+        if credentials_of(headers) or headers.get(b"authorization"):
+            raise self.refusal(headers, conn.scope)
         return None
 
     def find(self, headers: Headers, scope: Scope) -> Proof | Coroutine[Any, Any, Proof | None] | None:
@@ -115,26 +118,21 @@ class FirstOf(AuthenticationBackend):
         return AuthenticationError(refusal_words(headers, self.required))
 
     async def _search(self, credentials: Sequence[Credential], headers: Headers, scope: Scope) -> Proof | None:
-        """Try the credentials in turn. A failure is counted before a store is asked, and not once one succeeds."""
-        refusals: list[AuthenticationError] = []
-        is_counted = False
+        """Try the credentials in turn. Those that take a store count as a failure until one is valid."""
+        failure = _Failure(self._throttle, headers, scope)
+        refusals: list[AuthenticationError | TooManyFailures] = []
         for index, (value, _) in enumerate(credentials):
             found = self._check(value)
             if callable(found):
-                if not is_counted:
-                    self._throttle.take(scope, headers)
-                    is_counted = True
-                found = await _wait(found)
-            if isinstance(found, AuthenticationError):
-                refusals.append(found)
-            elif found is not None:
-                if is_counted:
-                    self._throttle.give_back(scope, headers)
+                found = await _wait(found, failure)
+            if isinstance(found, tuple):
+                failure.take_back()
                 return found, self._withheld(credentials, index)
+            if found is not None:
+                refusals.append(found)
         if len(refusals) < len(credentials):
             return None
-        if not is_counted:
-            self._throttle.take(scope, headers)
+        failure.count()
         raise next(filter(str, refusals), None) or AuthenticationError(refusal_words(headers, self.required))
 
     def _check(self, credential: bytes) -> Authenticated | Pending | AuthenticationError | None:
@@ -157,11 +155,34 @@ class FirstOf(AuthenticationBackend):
         return names
 
 
-async def _wait(pending: Pending) -> Authenticated | AuthenticationError:
+class _Failure:
+    """The failure of one request, which is counted once, and taken back if the request is authenticated after all."""
+
+    def __init__(self, throttle: Throttle, headers: Headers, scope: Scope) -> None:
+        self._throttle = throttle
+        self._headers = headers
+        self._scope = scope
+        self._is_counted = False
+
+    def count(self) -> None:
+        if not self._is_counted:
+            self._throttle.take(self._scope, self._headers)
+            self._is_counted = True
+
+    def take_back(self) -> None:
+        if self._is_counted:
+            self._throttle.give_back(self._scope, self._headers)
+
+
+async def _wait(pending: Pending, failure: _Failure) -> Authenticated | AuthenticationError | TooManyFailures:
     try:
+        failure.count()
         return await pending()
-    except AuthenticationError as error:
+    except (AuthenticationError, TooManyFailures) as error:
         return error
+    except GatewayError:  # a store that cannot be asked is not the caller's failure
+        failure.take_back()
+        raise
 
 
 def as_chain(option: str, value: object) -> FirstOf:
