@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, AuthenticationFailed, HostUser, authenticate
+from bud_asgi.auth import CREDENTIAL_HEADERS, AuthenticationFailed, HostUser, as_chain, authenticate
 from bud_asgi.auth.host import Found
 from bud_asgi.exchange import Exchange
 from bud_asgi.host_code import host_code_error
@@ -43,7 +43,7 @@ def make_router(
     checked = check_items("dependencies", dependencies, "a list of Depends(...)", _check_dependency)
     if principal is not None and not callable(principal):
         raise mismatch("principal", "a dependency: a function that returns the caller", principal)
-    caller = HostUser(_caller, credential_headers=credential_headers)
+    caller = as_chain("principal", HostUser(_caller, credential_headers=credential_headers))
 
     class MessagesRoute(APIRoute):
         """A route that is served within the gateway's error boundary, as the first stage."""

@@ -1,9 +1,12 @@
 """Authentication: the stage, its middleware, and backends. Any Starlette `AuthenticationBackend` works too."""
 
 from bud_asgi.auth.api_keys import ApiKey, ApiKeys, hash_api_key, new_api_key
+from bud_asgi.auth.chain import UNAUTHENTICATED, CredentialBackend, FirstOf, as_chain
 from bud_asgi.auth.host import CREDENTIAL_HEADERS, Anonymous, HostToken, HostUser
+from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, Jwt, KeyTiming
 from bud_asgi.auth.middleware import AuthMiddleware
-from bud_asgi.auth.stage import UNAUTHENTICATED, AuthenticationFailed, authenticate, authenticate_now, check_backend
+from bud_asgi.auth.stage import AuthenticationFailed, authenticate, authenticate_now
+from bud_asgi.auth.throttle import Throttle, TooManyFailures
 
 __all__ = [
     "CREDENTIAL_HEADERS",
@@ -13,11 +16,20 @@ __all__ = [
     "ApiKeys",
     "AuthMiddleware",
     "AuthenticationFailed",
+    "CredentialBackend",
+    "FirstOf",
+    "Grant",
     "HostToken",
     "HostUser",
+    "Issuer",
+    "IssuerUnavailable",
+    "Jwt",
+    "KeyTiming",
+    "Throttle",
+    "TooManyFailures",
+    "as_chain",
     "authenticate",
     "authenticate_now",
-    "check_backend",
     "hash_api_key",
     "new_api_key",
 ]

@@ -6,13 +6,16 @@ from collections.abc import Awaitable, Callable, Collection
 from inspect import isawaitable
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.api_keys import Authenticated, authenticated
+from bud_asgi.auth.chain import UNAUTHENTICATED, CredentialBackend, Pending
+from bud_asgi.auth.credentials import Authenticated, authenticated
+from bud_asgi.auth.stage import principal_of
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.options import check_choice, check_function, check_texts, mismatch, one_of
-from bud_asgi.protocol.headers import Headers, credential_headers, merge_headers
+from bud_asgi.options import check_choice, check_function, check_texts, check_type, mismatch, one_of
+from bud_asgi.protocol.errors import HostRefused
 
 Found = Principal | BaseUser | str | None
 """What a host's function returns: a principal, a Starlette user, an id, or `None` for an unauthenticated request."""
@@ -21,7 +24,7 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 """The headers in which clients of the Messages API send a credential (vendor page "API overview")."""
 
 MAX_TOKEN = 8192
-"""The longest token that a host's function is called with, in characters."""
+"""The longest token that a host's function is called with, in bytes."""
 
 
 class HostUser(AuthenticationBackend):
@@ -39,6 +42,8 @@ class HostUser(AuthenticationBackend):
     500.
     """
 
+    required = UNAUTHENTICATED
+
     def __init__(
         self,
         user: Callable[[Scope], Found | Awaitable[Found]] | None = None,
@@ -51,48 +56,58 @@ class HostUser(AuthenticationBackend):
         if user is not None:
             check_function("user", user, expected, {})
         self._user = user or _user_of_scope
-        self._credential_headers = check_credential_headers(credential_headers)
+        self._credential_headers = _checked_headers(credential_headers)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """Call the host's function."""
+        found = self._user(conn.scope)
+        user = _user_found(await found if isawaitable(found) else found)
+        if user is None:
+            return None
         if conn.scope["type"] == "http":
             Exchange.of(conn.scope).credential_headers = self._credential_headers
-        found = self._user(conn.scope)
-        return user_found(await found if isawaitable(found) else found)
+        return AuthCredentials(["authenticated"]), user
 
 
-class HostToken(AuthenticationBackend):
+class HostToken(CredentialBackend):
     """Authenticates by tokens of the host's own: `user` finds the user of a token, and may be async.
 
-    The token is what a client sends as its API key: in `Authorization: Bearer` or in `x-api-key`. Where a request has
-    two different ones, the bearer token is tried first. `user` returns and raises what the function of `HostUser` does,
-    `None` for an unknown token (401); what it is called with is never logged. The header of a token that was accepted
-    is not forwarded by a provider with `auth="client"`. Raises `OptionError`.
+    The token is what a client sends as its API key: in `Authorization: Bearer` or in `x-api-key`. `user` returns and
+    raises what the function of `HostUser` does, `None` for an unknown token (401).
+
+    Only tokens that begin with `prefix` are looked up; others are left to the next backend, or are the caller's own key
+    for a provider with `auth="client"`. Without a prefix, every token is one of the host's, and none is forwarded.
+    Raises `OptionError`.
     """
 
-    def __init__(self, user: Callable[[str], Found | Awaitable[Found]]) -> None:
+    def __init__(self, user: Callable[[str], Found | Awaitable[Found]], *, prefix: str = "") -> None:
         expected = "a function of the token"
         if isinstance(user, type):
             raise mismatch("user", expected, user)
         check_function("user", user, expected, "")
+        check_type("prefix", prefix, str, "a string that the tokens begin with")
         self._user = user
+        self._prefix = prefix.encode()
 
-    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
-        """Find the user of the request's token. Raises `AuthenticationError` without a known one."""
-        scope = conn.scope
-        headers = Exchange.of(scope).headers if scope["type"] == "http" else merge_headers(scope["headers"])
-        tokens = _tokens(headers)
-        for token in dict.fromkeys(tokens.values()):
-            found = self._user(token)
-            user = user_found(await found if isawaitable(found) else found)
-            if user is not None:
-                if scope["type"] == "http":
-                    proved = tuple(name for name, value in tokens.items() if value == token)
-                    Exchange.of(scope).credential_headers = proved
-                return user
-        if b"authorization" in tokens:
-            raise AuthenticationError("Invalid bearer token")
-        raise AuthenticationError("invalid x-api-key" if tokens else "x-api-key header is required")
+    def check(self, credential: bytes) -> Pending | None:
+        """Return the look-up of a token; `None` for one without the prefix. Raises `AuthenticationError`."""
+        if not credential.startswith(self._prefix):
+            return None
+        if len(credential) > MAX_TOKEN or not credential.isascii():
+            raise AuthenticationError
+
+        async def look_up() -> Authenticated:
+            try:
+                found = self._user(credential.decode())
+                user = _user_found(await found if isawaitable(found) else found)
+            except HTTPException as error:
+                raise HostRefused(error.status_code, error.detail, error.headers) from error
+            principal = None if user is None else principal_of(user)
+            if principal is None:
+                raise AuthenticationError
+            return authenticated(principal)
+
+        return look_up
 
 
 class Anonymous(AuthenticationBackend):
@@ -106,21 +121,17 @@ class Anonymous(AuthenticationBackend):
         return authenticated(self._principal)
 
 
-def user_found(found: object) -> tuple[AuthCredentials, BaseUser] | None:
-    """What a host's function returned, as the result of a backend. Raises `OptionError`."""
+def _user_found(found: object) -> BaseUser | None:
     if found is None or found is False or found == "":
         return None
     if isinstance(found, str):
-        return authenticated(Principal(id=found))
-    if isinstance(found, Principal):
-        return authenticated(found)
+        return Principal(id=found)
     if not isinstance(found, BaseUser):
         raise mismatch("the result of user()", "a Principal, another Starlette user, an id or None", found)
-    return AuthCredentials(["authenticated"]), found
+    return found
 
 
-def check_credential_headers(value: object) -> tuple[bytes, ...]:
-    """Check names of headers in which clients send a credential, and return them as the wire has them."""
+def _checked_headers(value: object) -> tuple[bytes, ...]:
     names = check_texts("credential_headers", value, f"names out of {one_of(CREDENTIAL_HEADERS)}")
     for name in names:
         check_choice("credential_headers", name, CREDENTIAL_HEADERS)
@@ -129,16 +140,3 @@ def check_credential_headers(value: object) -> tuple[bytes, ...]:
 
 def _user_of_scope(scope: Scope) -> Found:
     return scope.get("user")
-
-
-def _tokens(headers: Headers) -> dict[bytes, str]:
-    """The tokens of a request by header name, the bearer token first."""
-    tokens: dict[bytes, str] = {}
-    for name, value in sorted(credential_headers(headers)):
-        text = value.decode("ascii").strip()
-        if name == b"authorization":
-            scheme, _, text = text.partition(" ")
-            text = text.strip() if scheme.lower() == "bearer" else ""
-        if text and len(text) <= MAX_TOKEN:
-            tokens[name] = text
-    return tokens

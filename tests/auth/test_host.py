@@ -18,7 +18,8 @@ from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
 
 TOKENS = {"token-of-ann": "ann", "token-of-bob": "bob"}
-KEY_REQUIRED, BAD_KEY, BAD_TOKEN = "x-api-key header is required", "invalid x-api-key", "Invalid bearer token"
+KEY_REQUIRED, BAD_KEY = "x-api-key header is required", "invalid x-api-key"
+BAD_TOKEN, BAD_HEADER = "Invalid bearer token", "Invalid authorization header"
 
 
 async def authenticated(backend: HostUser | HostToken, headers: Lines = (), **scope: Any) -> tuple[Sent, Behind]:
@@ -116,7 +117,7 @@ ACCEPTED: dict[str, tuple[Lines, str, tuple[bytes, ...]]] = {
     "both": ([KEY_ANN, BEARER_ANN], "ann", (b"authorization", b"x-api-key")),
     "a bearer token and another key": ([OTHER_KEY, BEARER_ANN], "ann", (b"authorization",)),
     "a key and another bearer token": ([(b"authorization", b"Bearer x"), KEY_ANN], "ann", (b"x-api-key",)),
-    "two users": ([(b"x-api-key", b"token-of-bob"), BEARER_ANN], "ann", (b"authorization",)),
+    "two users": ([(b"x-api-key", b"token-of-bob"), BEARER_ANN], "ann", (b"authorization", b"x-api-key")),
     "an odd spelling": ([(b"Authorization", b" bEARER   token-of-ann\t")], "ann", (b"authorization",)),
     "a line that was sent twice": ([KEY_ANN, KEY_ANN], "ann", (b"x-api-key",)),
 }
@@ -126,9 +127,39 @@ ACCEPTED: dict[str, tuple[Lines, str, tuple[bytes, ...]]] = {
 async def test_a_token_is_accepted_from_either_header_and_its_header_is_noted(
     lines: Lines, name: str, proved: tuple[bytes, ...]
 ) -> None:
-    _, behind = await authenticated(HostToken(user_of), lines)
+    _, behind = await authenticated(HostToken(user_of, prefix="token-"), lines)
     assert behind.principal == Principal(id=name)
-    assert Exchange.of(behind.scopes[0]).credential_headers == proved
+    assert sorted(Exchange.of(behind.scopes[0]).credential_headers) == sorted(proved)
+
+
+async def test_without_a_prefix_every_token_is_the_hosts() -> None:
+    _, behind = await authenticated(HostToken(user_of), [OTHER_KEY, BEARER_ANN])
+    assert behind.principal == Principal(id="ann")
+    assert set(Exchange.of(behind.scopes[0]).credential_headers) == {b"authorization", b"x-api-key"}
+
+
+async def test_only_tokens_with_the_prefix_are_looked_up() -> None:
+    def never(_: str) -> str:
+        raise AssertionError
+
+    sent, _ = await authenticated(HostToken(never, prefix="token-"), [OTHER_KEY])
+    assert (sent.status, sent.error["message"]) == (401, BAD_KEY)
+
+
+@pytest.mark.parametrize(("status", "refused"), [(401, 429), (402, 402)], ids=["a guess", "a known caller"])
+async def test_a_401_of_the_hosts_counts_as_a_guess_and_other_refusals_do_not(status: int, refused: int) -> None:
+    def user(_: str) -> str:
+        raise HTTPException(status)
+
+    app = AuthMiddleware(Behind(), backend=HostToken(user))
+    statuses = [(await call(app, http_scope([(b"x-api-key", b"k%d" % n)]))).status for n in range(200)]
+    assert statuses[0] == status
+    assert statuses[-1] == refused
+
+
+async def test_a_result_of_another_kind_is_a_500_and_never_a_caller() -> None:
+    with pytest.raises(OptionError, match=r"the result of user\(\)"):
+        await authenticated(HostToken(lambda token: 1), [KEY_ANN])  # pyright: ignore[reportArgumentType]
 
 
 REFUSED: dict[str, tuple[Lines, str]] = {
@@ -136,11 +167,11 @@ REFUSED: dict[str, tuple[Lines, str]] = {
     "an unknown key": ([OTHER_KEY], BAD_KEY),
     "an unknown bearer token": ([(b"authorization", b"Bearer x")], BAD_TOKEN),
     "both unknown": ([OTHER_KEY, (b"authorization", b"Bearer x")], BAD_TOKEN),
-    "another scheme": ([(b"authorization", b"Basic token-of-ann")], KEY_REQUIRED),
-    "no scheme": ([(b"authorization", b"token-of-ann")], KEY_REQUIRED),
+    "another scheme": ([(b"authorization", b"Basic token-of-ann")], BAD_HEADER),
+    "no scheme": ([(b"authorization", b"token-of-ann")], BAD_HEADER),
     "two keys": ([KEY_ANN, (b"x-api-key", b"token-of-bob")], BAD_KEY),
-    "one that is too long": ([(b"x-api-key", b"x" * 8193)], KEY_REQUIRED),
-    "one that is not ASCII": ([(b"x-api-key", b"\xff")], KEY_REQUIRED),
+    "one that is too long": ([(b"x-api-key", b"x" * 8193)], BAD_KEY),
+    "one that is not ASCII": ([(b"x-api-key", b"\xff")], BAD_KEY),
 }
 
 
