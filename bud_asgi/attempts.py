@@ -33,8 +33,10 @@ from bud_asgi.providers import (
     TranslatedUpstreamError,
     UpstreamErrorResponse,
     UpstreamUnavailable,
+    for_principal,
     hide_credential_error,
     send,
+    serves_all,
     shown_in_log,
 )
 from bud_asgi.relay import open_stream, relay_events, relay_json, usage_of_stream
@@ -56,15 +58,22 @@ class Upstreams(msgspec.Struct, frozen=True, eq=False):
 
 
 class _TargetCall(msgspec.Struct, eq=False):
-    """A call to a target, and what its end shows of the target's health."""
+    """A call to a target, and what its end shows of the target's health.
+
+    `shared`: the account there is the same for all callers. A limit or a refused credential of another one shows
+    nothing of the target.
+    """
 
     health: Health
     call: Call
+    shared: bool = True
     verdict: Verdict = "ok"
     retry_after: float | None = None
 
     def end(self, attempt: Attempt) -> None:
         verdict = "failed" if attempt.end == "broken" else self.verdict
+        if not self.shared and verdict in {"busy", "credential"}:
+            verdict = "neutral"
         self.health.end(self.call, time.monotonic(), verdict, self.retry_after)
 
 
@@ -85,7 +94,7 @@ async def run_attempts(
     deadline = now + timing.failover_within
     for number, target in enumerate(targets):
         health = upstreams.fleet.health(target)
-        call = _TargetCall(health, health.begin(now))
+        call = _TargetCall(health, health.begin(now), serves_all(upstreams.providers[target.provider]))
         budget.count(now)
         try:
             await _attempt(request, target, call, upstreams, client, timing, has_next=number < last)
@@ -138,8 +147,11 @@ async def _attempt(
     reply: HttpReply | None = None
     try:
         # The encoded request is not kept in a variable: an open stream would retain the body.
+        if not call.shared:
+            provider = await for_principal(provider, exchange.principal)
         reply, fields = await send(client, provider, _provider_request(exchange, attempt, upstreams), attempt)
-        call.health.note_limits(time.monotonic(), fields, time.time)
+        if call.shared:
+            call.health.note_limits(time.monotonic(), fields, time.time)
         if stream is None:
             await relay_json(exchange, attempt, reply, fields, response)
         else:
