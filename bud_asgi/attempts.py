@@ -26,6 +26,7 @@ from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.sse import EventStream, StreamState
 from bud_asgi.providers import (
     Provider,
@@ -69,6 +70,11 @@ class _TargetCall(msgspec.Struct, eq=False):
     shared: bool = True
     verdict: Verdict = "ok"
     retry_after: float | None = None
+
+    def note_limits(self, fields: Headers) -> None:
+        """Note the upstream's own rate limits, from the head of a reply."""
+        if self.shared:
+            self.health.note_limits(time.monotonic(), fields, time.time)
 
     def end(self, attempt: Attempt) -> None:
         verdict = "failed" if attempt.end == "broken" else self.verdict
@@ -147,11 +153,9 @@ async def _attempt(
     reply: HttpReply | None = None
     try:
         # The encoded request is not kept in a variable: an open stream would retain the body.
-        if not call.shared:
-            provider = await for_principal(provider, exchange.principal)
+        provider = provider if call.shared else await for_principal(provider, exchange.principal)
         reply, fields = await send(client, provider, _provider_request(exchange, attempt, upstreams), attempt)
-        if call.shared:
-            call.health.note_limits(time.monotonic(), fields, time.time)
+        call.note_limits(fields)
         if stream is None:
             await relay_json(exchange, attempt, reply, fields, response)
         else:
