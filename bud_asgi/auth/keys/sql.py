@@ -12,7 +12,6 @@ import msgspec
 
 from bud_asgi.auth.keys.record import ApiKey
 from bud_asgi.auth.keys.sqlite import SQLite
-from bud_asgi.auth.keys.store import KeyStoreUnavailable
 from bud_asgi.limit import Limit
 from bud_asgi.options import OptionError
 from bud_asgi.secret import AnySecret, secret_option
@@ -26,7 +25,7 @@ _COLUMNS: Final = (
 _VALUES: Final = ", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))
 _FIND: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys WHERE hash = :hash OR previous_hash = :hash"
 _GET: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys WHERE name = :name"
-_ALL: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys ORDER BY name"
+_ALL: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys"
 _ADD: Final = f"INSERT INTO bud_asgi_keys ({_COLUMNS}) VALUES ({_VALUES}) RETURNING name"
 _ROTATE: Final = (
     "UPDATE bud_asgi_keys SET hash = :hash, previous_hash = CASE WHEN :keep THEN hash END,"
@@ -90,7 +89,8 @@ class SqlKeyStore:
 
     async def all(self) -> Sequence[ApiKey]:
         """All keys, by name. Raises `KeyStoreUnavailable`."""
-        return [_from_row(row) for row in await self._database.run(_ALL, {})]
+        keys = [_from_row(row) for row in await self._database.run(_ALL, {})]
+        return sorted(keys, key=lambda key: key.name)  # databases sort by languages
 
     async def add(self, key: ApiKey) -> None:
         """Add a key. Raises `DuplicateKey` and `KeyStoreUnavailable`."""
@@ -169,7 +169,7 @@ def _to_row(key: ApiKey) -> Row:
 
 
 def _from_row(row: Row) -> ApiKey:
-    """The key of a row. Raises `KeyStoreUnavailable` for one that is not valid."""
+    """The key of a row. Raises `OptionError` for one that is not valid."""
     columns: dict[str, Any] = dict(row)
     try:
         for name in ("models", "limits", "metadata"):
@@ -181,4 +181,4 @@ def _from_row(row: Row) -> ApiKey:
         limits = tuple(Limit(**limit) for limit in cast("list[dict[str, Any]]", columns.pop("limits")))
         return ApiKey(**{**columns, "limits": limits, "enabled": bool(columns["enabled"])})
     except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
-        raise KeyStoreUnavailable(f"a row of the table bud_asgi_keys is invalid ({type(error).__name__})") from error
+        raise OptionError("keys", f"a row of the table bud_asgi_keys is invalid ({type(error).__name__})") from None

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from bud_asgi.auth.keys.record import ApiKey
-from bud_asgi.options import check_methods
+from bud_asgi.options import check_methods, name_shown
 from bud_asgi.protocol.errors import GatewayError
 
 
@@ -26,7 +26,7 @@ class DuplicateKey(Exception):
     """The store has a key of that name, or with that hash, already."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is a key named {name!r} already")
+        super().__init__(f"there is a key named {name_shown(name)!r} already, or one with its hash")
         self.name = name
 
 
@@ -34,7 +34,7 @@ class UnknownKey(Exception):
     """The store has no key of that name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no key named {name!r}")
+        super().__init__(f"there is no key named {name_shown(name)!r}")
         self.name = name
 
 
