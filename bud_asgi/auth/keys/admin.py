@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import msgspec
 
@@ -66,8 +67,8 @@ class KeyAdmin:
             hash=hash_api_key(key, self._pepper),
             owner=owner,
             team=team,
-            models=tuple(models) if isinstance(models, list) else models,  # pyright: ignore[reportArgumentType]
-            limits=limits,  # pyright: ignore[reportArgumentType]
+            models=cast("tuple[str, ...]", models),  # checked, and made a tuple, there
+            limits=cast("tuple[Limit, ...]", limits),
             metadata=metadata or {},
             expires=expires,
             created=self._now(),
@@ -106,17 +107,17 @@ class KeyAdmin:
 
     async def disable(self, name: str) -> None:
         """Refuse a key until it is enabled again. Raises `UnknownKey`."""
-        self._check(name, await self._store.set_enabled(name, False))  # noqa: FBT003 - the value that is set
+        self._check(name, await self._store.set_enabled(name, False))
 
     async def enable(self, name: str) -> None:
         """Accept a key again that was disabled. Raises `UnknownKey`."""
-        self._check(name, await self._store.set_enabled(name, True))  # noqa: FBT003
+        self._check(name, await self._store.set_enabled(name, True))
 
     async def delete(self, name: str) -> None:
         """Delete a key. Raises `UnknownKey`."""
         self._check(name, await self._store.delete(name))
 
-    def _check(self, name: str, was_found: bool) -> None:  # noqa: FBT001 - a result
+    def _check(self, name: str, was_found: bool) -> None:
         self._changed(name)
         if not was_found:
             raise UnknownKey(name)

@@ -1,4 +1,4 @@
-"""Looks keys up in a store: each key once at a time, with a deadline, and with what is known while it is unavailable."""
+"""Looks keys up in a store: each once at a time, with a deadline, and from what is known while it is unavailable."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -19,7 +20,7 @@ from bud_asgi.auth.keys.timing import KeyTiming
 from bud_asgi.options import OptionError, mismatch
 
 Status = Literal["ready", "degraded", "unavailable"]
-"""`degraded`: the store is unavailable, keys that were used within the last hour are accepted. `unavailable`: none is."""
+"""`degraded`: the store is unavailable, and keys that were used within the last hour are accepted; or none are."""
 
 Found = Authenticated | Exception | None
 """The result of a lookup: the caller, `None` for a key that is refused, or why that is not known."""
@@ -40,8 +41,8 @@ class _LoopWork(msgspec.Struct, eq=False):
 class KeyLookup:
     """Looks up keys in a store and remembers the results.
 
-    `clock` returns seconds on the monotonic clock, `wall` the Unix time. May be used by several event loops; each has to
-    be closed by `aclose`.
+    `clock` returns seconds on the monotonic clock, `wall` the Unix time. May be used by several event loops; each has
+    to be closed by `aclose`.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class KeyLookup:
         self._known = KnownKeys(timing)
         self._used: dict[str, float] = {}
         self._changes = 0
-        self._answered_at = self._retry_at = self._failed_at = 0.0
+        self._answered_at = self._retry_at = self._failed_at = -inf
         self._is_down = False
         self._reason = ""
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopWork] = {}
@@ -141,11 +142,11 @@ class KeyLookup:
     async def _ping(self) -> None:
         await self._call(self._store.find(_NO_KEY))
 
-    async def _call(self, finding: Awaitable[ApiKey | None]) -> ApiKey | Exception | None:
+    async def _call(self, finding: Awaitable[object]) -> ApiKey | Exception | None:
         """Wait for the store. A failure is returned, and noted."""
         try:
             async with asyncio.timeout(self._timing.timeout):
-                key: object = await finding
+                key = await finding
         except OptionError as error:  # one key is invalid, the store works
             return error
         except Exception as error:  # noqa: BLE001 - a store may be the host's own code: keys must go on to work
@@ -208,9 +209,9 @@ class KeyLookup:
         """Start a task of the running loop, unless one of that name runs."""
         tasks = self._work().tasks
         task = tasks.get(name)
-        if task is None:
+        if task is None or task.done():  # its callback may be late
             task = tasks[name] = asyncio.get_running_loop().create_task(work(), name="bud_asgi key lookup")
-            task.add_done_callback(lambda _: tasks.pop(name, None))
+            task.add_done_callback(lambda done: tasks.pop(name) if tasks.get(name) is done else None)
         return task
 
     def _work(self) -> _LoopWork:

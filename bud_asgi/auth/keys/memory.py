@@ -41,7 +41,7 @@ class MemoryKeyStore:
         previous = key.hash if key and previous_until else None
         return self._change(name, hash=hash, previous_hash=previous, previous_until=previous_until)
 
-    async def set_enabled(self, name: str, enabled: bool) -> bool:  # noqa: FBT001 - the value that is set
+    async def set_enabled(self, name: str, enabled: bool) -> bool:
         """Enable or disable a key."""
         return self._change(name, enabled=enabled)
 

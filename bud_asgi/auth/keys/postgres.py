@@ -113,9 +113,14 @@ class PostgreSQL:
             max_size=_MAX_CONNECTIONS,
             open=False,
             timeout=self._timeout,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             name="bud_asgi keys",
         )
+
+
+async def _check(connection: psycopg.AsyncConnection[DictRow]) -> None:
+    """Check a connection of the pool before it is used: the server may have been restarted."""
+    await connection.execute("")
 
 
 def _query(statement: str) -> LiteralString:

@@ -26,11 +26,10 @@ CREATE TABLE bud_asgi_keys (
 )"""
 _PREVIOUS: Final = "CREATE INDEX bud_asgi_keys_previous_hash ON bud_asgi_keys (previous_hash)"
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = ((_KEYS, _PREVIOUS),)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = ((_KEYS, _PREVIOUS, "INSERT INTO bud_asgi_schema VALUES (1)"),)
 """The statements that lead from each version to the next one, from version 0, without tables, on."""
 
 
 def pending(version: int) -> list[str]:
-    """The statements that lead from a version to the present one, which they note."""
-    statements = [statement for change in MIGRATIONS[version:] for statement in change]
-    return [*statements, f"INSERT INTO bud_asgi_schema VALUES ({len(MIGRATIONS)})"] if statements else []
+    """The statements that lead from a version to the present one."""
+    return [statement for change in MIGRATIONS[version:] for statement in change]

@@ -6,12 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
-
-import msgspec
+from typing import Any, Final, Protocol
 
 from bud_asgi.auth.keys.record import ApiKey
-from bud_asgi.auth.keys.sqlite import SQLite
 from bud_asgi.limit import Limit
 from bud_asgi.options import OptionError
 from bud_asgi.secret import AnySecret, secret_option
@@ -22,6 +19,8 @@ _COLUMNS: Final = (
     "name, owner, team, models, limits, metadata, hash, previous_hash, previous_until, enabled, expires, created,"
     " last_used"
 )
+_JSON: Final = frozenset({"models", "limits", "metadata"})
+_TIMES: Final = frozenset({"previous_until", "expires", "created", "last_used"})
 _VALUES: Final = ", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))
 _FIND: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys WHERE hash = :hash OR previous_hash = :hash"
 _GET: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys WHERE name = :name"
@@ -102,7 +101,7 @@ class SqlKeyStore:
         values = {"name": name, "hash": hash, "keep": keep, "previous_until": _time(previous_until)}
         return bool(await self._database.run(_ROTATE, values))
 
-    async def set_enabled(self, name: str, enabled: bool) -> bool:  # noqa: FBT001 - the value that is set
+    async def set_enabled(self, name: str, enabled: bool) -> bool:
         """Enable or disable a key. Raises `KeyStoreUnavailable`."""
         return bool(await self._database.run(_SET_ENABLED, {"name": name, "enabled": enabled}))
 
@@ -129,6 +128,8 @@ def _database(url: AnySecret, timeout: float) -> Database:
     text = secret.reveal() if secret else ""
     scheme, colon, rest = text.partition(":")
     if scheme == "sqlite" and rest.removeprefix("//"):
+        from bud_asgi.auth.keys.sqlite import SQLite  # noqa: PLC0415 - takes long to import
+
         return SQLite(Path(rest.removeprefix("//")), timeout)
     if colon and scheme in {"postgresql", "postgres"}:
         from bud_asgi.auth.keys.postgres import PostgreSQL  # noqa: PLC0415 - of an extra
@@ -148,7 +149,10 @@ def _time(value: datetime | None) -> str | None:
 
 def _to_row(key: ApiKey) -> Row:
     limits = [
-        {field: getattr(limit, field) for field in ("kind", "amount", "window", "models", "mode", "wait", "cache_reads")}
+        {
+            field: getattr(limit, field)
+            for field in ("kind", "amount", "window", "models", "mode", "wait", "cache_reads")
+        }
         for limit in key.limits
     ]
     return {
@@ -170,15 +174,18 @@ def _to_row(key: ApiKey) -> Row:
 
 def _from_row(row: Row) -> ApiKey:
     """The key of a row. Raises `OptionError` for one that is not valid."""
-    columns: dict[str, Any] = dict(row)
     try:
-        for name in ("models", "limits", "metadata"):
-            value = columns[name]
-            columns[name] = json.loads(value) if isinstance(value, str) else value
-        for name in ("previous_until", "expires", "created", "last_used"):
-            value = columns[name]
-            columns[name] = datetime.fromisoformat(value) if isinstance(value, str) else value
-        limits = tuple(Limit(**limit) for limit in cast("list[dict[str, Any]]", columns.pop("limits")))
-        return ApiKey(**{**columns, "limits": limits, "enabled": bool(columns["enabled"])})
-    except (ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
+        columns: dict[str, Any] = {name: _value(name, value) for name, value in row.items()}
+        columns["limits"] = tuple(Limit(**limit) for limit in columns["limits"])
+        return ApiKey(**columns)
+    except (ValueError, TypeError, KeyError) as error:
         raise OptionError("keys", f"a row of the table bud_asgi_keys is invalid ({type(error).__name__})") from None
+
+
+def _value(name: str, value: object) -> object:
+    """The value of a column: SQLite returns those of JSON, times and booleans as they were written."""
+    if name in _JSON and isinstance(value, str):
+        return json.loads(value)
+    if name in _TIMES and isinstance(value, str):
+        return datetime.fromisoformat(value)
+    return bool(value) if name == "enabled" else value

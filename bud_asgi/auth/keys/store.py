@@ -79,7 +79,7 @@ class EditableKeyStore(KeyStore, Protocol):
         """
         ...
 
-    async def set_enabled(self, name: str, enabled: bool) -> bool:  # noqa: FBT001 - the value that is set
+    async def set_enabled(self, name: str, enabled: bool) -> bool:
         """Enable or disable a key. Returns whether there is such a key."""
         ...
 

@@ -1,8 +1,8 @@
 """Tests of key stores: every store of the package passes them, and so can a store of your own.
 
-    @pytest.mark.parametrize("check", KEY_STORE_CHECKS)
-    async def test_my_store(check):
-        await check(MyKeyStore(an_empty_database))
+@pytest.mark.parametrize("check", KEY_STORE_CHECKS)
+async def test_my_store(check):
+    await check(MyKeyStore(an_empty_database))
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ FULL = ApiKey(
     owner="ada@example.com",
     team="ops",
     models=("claude-haiku-*", "claude-sonnet-5"),
-    limits=(Limit("requests", 60), Limit("tokens", 1_000_000, 86400.0, models=("a",), mode="observe", cache_reads=True)),
+    limits=(
+        Limit("requests", 60),
+        Limit("tokens", 1_000_000, 86400.0, models=("a",), mode="observe", cache_reads=True),
+    ),
     metadata={"ticket": "OPS-1", "Ä": '"'},
     expires=_NOON + _HOUR,
     enabled=False,
@@ -131,7 +134,7 @@ async def a_deleted_key_is_gone(store: EditableKeyStore) -> None:
 async def changes_of_an_unknown_key_are_reported(store: EditableKeyStore) -> None:
     """And create none."""
     assert not await store.rotate("unknown", _hash("1"), None)
-    assert not await store.set_enabled("unknown", False)  # noqa: FBT003 - the value that is set
+    assert not await store.set_enabled("unknown", False)
     assert not await store.delete("unknown")
     await store.note_used({"unknown": _NOON})
     await store.note_used({})
