@@ -13,7 +13,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import ApiKeys, check_backend
+from bud_asgi.auth import FirstOf, as_chain
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -52,9 +52,9 @@ _log = logging.getLogger("bud_asgi")
 class MessagesApp:
     """The Messages API (`POST /v1/messages`, JSON and streaming, `count_tokens`, `GET /v1/models`) over its providers.
 
-    `auth`, any Starlette `AuthenticationBackend`, decides who may call; `routes` decide which model goes where (with a
-    single provider, all models go there); `limits` decide how much, counted in this process's memory or in a `store`
-    that several share. Or `middleware` replaces these three stages.
+    `auth`, any Starlette `AuthenticationBackend` or a list of them (`FirstOf`), decides who may call; `routes` decide
+    which model goes where (with a single provider, all models go there); `limits` decide how much, counted in this
+    process's memory or in a `store` that several share. Or `middleware` replaces these three stages.
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
@@ -76,7 +76,7 @@ class MessagesApp:
         self,
         *,
         providers: Sequence[Provider],
-        auth: AuthenticationBackend | None = None,
+        auth: AuthenticationBackend | Sequence[AuthenticationBackend] | None = None,
         routes: Sequence[Route] | None = None,
         limits: Sequence[Limit] = (),
         store: LimitStore | None = None,
@@ -103,14 +103,14 @@ class MessagesApp:
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
         if middleware is None:
-            _check_auth(auth, providers)
+            chain = _auth_chain(auth)
             table = _route_table(routes, providers)
-            self._gateway = Gateway(providers, backend=auth, routes=table, limiter=self._limiter, field_policy=policy)
+            self._gateway = Gateway(providers, auth=chain, routes=table, limiter=self._limiter, field_policy=policy)
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
             self._gateway = Gateway(providers, field_policy=policy)
-            self._stack = self._build_stack(middleware, providers)
+            self._stack = self._build_stack(middleware)
 
     @property
     def limits(self) -> Limiter:
@@ -211,11 +211,10 @@ class MessagesApp:
             return self._gateway.serve(request, loop, scope, receive)
         return _call_stack(self._stack, request, scope, receive)
 
-    def _build_stack(self, layers: Sequence[Middleware], providers: Sequence[Provider]) -> ASGIApp:
+    def _build_stack(self, layers: Sequence[Middleware]) -> ASGIApp:
         """Put the layers around the gateway, the first one outermost."""
         app: ASGIApp = GatewayApp(self._gateway, self._loops.get)
         for layer in reversed(check_items("middleware", layers, "a list of Middleware", _check_layer)):
-            _check_pass_through(layer.kwargs.get("backend"), providers)
             app = layer.cls(app, *layer.args, **layer.kwargs)
             if isinstance(app, RateLimitMiddleware):
                 self._limiter = app.limiter
@@ -255,21 +254,13 @@ def _check_settings(
     check_type("timing", timing, Timing, "a Timing")
 
 
-def _check_auth(backend: object, providers: Sequence[Provider]) -> None:
-    if backend is None:
+def _auth_chain(auth: object) -> FirstOf:
+    if auth is None:
         raise OptionError(
             "auth",
             "missing; expected auth=ApiKeys(...), auth=HostUser(...), or auth=Anonymous() to accept every request",
         )
-    check_backend("auth", backend)
-    _check_pass_through(backend, providers)
-
-
-def _check_pass_through(backend: object, providers: Sequence[Provider]) -> None:
-    if isinstance(backend, ApiKeys) and not all(provider.credential.is_operators for provider in providers):
-        raise OptionError(
-            "auth", 'with ApiKeys(...) no provider can have auth="client": callers have keys of this gateway only'
-        )
+    return as_chain("auth", auth)
 
 
 def _check_layer(option: str, layer: object) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from starlette.authentication import AuthenticationBackend
 from starlette.types import Receive, Scope, Send
 
 from bud_asgi.attempts import Upstreams, run_attempts
-from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
+from bud_asgi.auth import AuthenticationFailed, FirstOf, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.failover import RetryBudget, UpstreamsFull
@@ -48,14 +47,14 @@ class Gateway:
         self,
         providers: Sequence[Provider],
         *,
-        backend: AuthenticationBackend | None = None,
+        auth: FirstOf | None = None,
         routes: RouteTable | None = None,
         limiter: Limiter | None = None,
         field_policy: FieldPolicy | None = None,
     ) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
-        self._backend = backend
+        self._auth = auth
         self._routes = routes
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
@@ -67,8 +66,10 @@ class Gateway:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
         exchange = request.exchange
         with request:
-            if self._backend is not None and not authenticate_now(self._backend, exchange, scope):
-                await authenticate(self._backend, exchange, scope)  # 401
+            if self._auth is not None:
+                pending = authenticate_now(self._auth, exchange, scope)
+                if pending is not None:
+                    await pending  # 401, 429
             principal = _require_principal(exchange, scope)
             if exchange.operation in MODELS_API:
                 request.watch_disconnect(scope, receive)

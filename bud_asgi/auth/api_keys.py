@@ -9,10 +9,11 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError
-from starlette.requests import HTTPConnection
+from starlette.authentication import AuthenticationError
 
-from bud_asgi.exchange import MODELS_EXPECTED, Exchange, Principal
+from bud_asgi.auth.chain import CredentialBackend
+from bud_asgi.auth.credentials import Authenticated, authenticated
+from bud_asgi.exchange import MODELS_EXPECTED, Principal
 from bud_asgi.limit import Limit, check_own_limits
 from bud_asgi.options import (
     OptionError,
@@ -24,21 +25,10 @@ from bud_asgi.options import (
     duplicates,
     mismatch,
 )
-from bud_asgi.protocol.headers import Headers, one_credential
 
 HASH_EXPECTED = "sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_SCHEME = re.compile(rb"bearer +", re.IGNORECASE)
 _LONGEST_KEY = 512  # bytes; nothing longer is hashed
-_BEARER, _API_KEY, _BOTH = (b"authorization",), (b"x-api-key",), (b"authorization", b"x-api-key")
-
-Authenticated = tuple[AuthCredentials, Principal]
-"""A backend's result, in Starlette's terms: the scopes that a user has, and the user."""
-
-
-def authenticated(principal: Principal) -> Authenticated:
-    """A backend's result for a principal."""
-    return AuthCredentials(["authenticated"]), principal
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,11 +77,10 @@ def hash_api_key(key: str) -> str:
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-class ApiKeys(AuthenticationBackend):
+class ApiKeys(CredentialBackend):
     """Authenticates by API keys, of which only the hashes are known.
 
-    Takes `{name: hash}` or a sequence of `ApiKey`. Where a request has both headers, the bearer token is tried first,
-    and one valid credential is enough. A header that is sent twice counts as one if both lines are equal. Raises
+    Takes `{name: hash}` or a sequence of `ApiKey`. Raises
     `OptionError` for a value that is not a hash (it is not shown, because it may be a key) and for two keys of the same
     name or hash.
     """
@@ -106,34 +95,19 @@ class ApiKeys(AuthenticationBackend):
             digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
             self._known[digest[:8]] = (digest, authenticated(key.principal))
 
-    async def authenticate(self, conn: HTTPConnection) -> Authenticated | None:
-        """The principal of the key, `None` without a credential. Raises `AuthenticationError` for an invalid one."""
-        if conn.scope["type"] == "http":
-            exchange = Exchange.of(conn.scope)
-            found, exchange.credential_headers = self.find(exchange.headers)
-            return found
-        return self.find(dict(conn.scope["headers"]))[0]
+    def check(self, credential: bytes) -> Authenticated | None:
+        """The principal of a key: found by the first bytes of its hash, then compared in constant time.
 
-    def find(self, headers: Headers) -> tuple[Authenticated | None, tuple[bytes, ...]]:
-        """Do the same with headers. Also returns the names of those that are keys, which may not be sent upstream."""
-        authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
-        bearer = _bearer_token(one_credential(authorization)) if authorization else b""
-        by_bearer = self._look_up(bearer) if bearer else None
-        if api_key and (api_key := one_credential(api_key)) and (by_api_key := self._look_up(api_key)):
-            return (by_bearer, _BOTH) if by_bearer else (by_api_key, _API_KEY)
-        if by_bearer or not (authorization or api_key):
-            return by_bearer, _BEARER if by_bearer else ()
-        if bearer:
-            raise AuthenticationError("Invalid bearer token")
-        raise AuthenticationError("invalid x-api-key" if api_key else "Invalid authorization header")
-
-    def _look_up(self, credential: bytes) -> Authenticated | None:
-        """Look up by the first bytes of the hash, then compare the whole in constant time."""
-        if len(credential) > _LONGEST_KEY:
-            return None
-        digest = hashlib.sha256(credential).digest()
-        known = self._known.get(digest[:8])
-        return known[1] if known and hmac.compare_digest(known[0], digest) else None
+        `None` for what does not look like a key of the gateway's. Raises `AuthenticationError` for one that is unknown.
+        """
+        if len(credential) <= _LONGEST_KEY:
+            digest = hashlib.sha256(credential).digest()
+            known = self._known.get(digest[:8])
+            if known and hmac.compare_digest(known[0], digest):
+                return known[1]
+        if credential.startswith(b"sk-bud-"):
+            raise AuthenticationError
+        return None
 
 
 def _keys(keys: Mapping[str, str] | Sequence[ApiKey]) -> Iterator[ApiKey]:
@@ -153,8 +127,3 @@ def _keys(keys: Mapping[str, str] | Sequence[ApiKey]) -> Iterator[ApiKey]:
 
 def _check_key(option: str, key: object) -> None:
     check_type(option, key, ApiKey, "an ApiKey")
-
-
-def _bearer_token(authorization: bytes) -> bytes:
-    scheme = _SCHEME.match(authorization)
-    return authorization[scheme.end() :].strip() if scheme else b""

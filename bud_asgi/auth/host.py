@@ -9,7 +9,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.api_keys import Authenticated, authenticated
+from bud_asgi.auth.credentials import Authenticated, authenticated
 from bud_asgi.exchange import Principal
 from bud_asgi.options import check_function, mismatch
 

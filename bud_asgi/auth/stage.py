@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Coroutine, Sequence
+from typing import Any, cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.api_keys import ApiKeys
+from bud_asgi.auth.chain import FirstOf, Proof
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.host_code import host_code_error
-from bud_asgi.options import OptionError, check_function, check_methods, mismatch
+from bud_asgi.options import OptionError, mismatch
 from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.headers import Headers, merge_headers
 
-BACKEND_EXPECTED = (
-    "an object with an async method authenticate(connection), such as ApiKeys({...}), HostUser(...) or Anonymous()"
-)
 _NO_IDENTITY = (None, "")
-_REQUIRED = "x-api-key header is required"
 
 
 class AuthenticationFailed(GatewayError):
@@ -30,38 +27,72 @@ class AuthenticationFailed(GatewayError):
     retryable = False
 
 
-async def authenticate(backend: AuthenticationBackend, exchange: Exchange, scope: Scope) -> None:
+async def authenticate(chain: FirstOf, exchange: Exchange, scope: Scope) -> None:
     """Set the exchange's principal, and Starlette's `scope["user"]` and `scope["auth"]`.
 
     A user that is a `Principal` is taken as it is, any other by its `identity` and `display_name`. Raises
-    `AuthenticationFailed`, and a `GatewayError` (500) if the backend returns what is neither `None` nor
-    `AuthCredentials` with a user. Any other exception is the backend's own.
+    `AuthenticationFailed`, `TooManyFailures`, and a `GatewayError` (500) if a backend returns what is neither `None`
+    nor `AuthCredentials` with a user. Any other exception is the backend's own.
     """
-    if authenticate_now(backend, exchange, scope):
-        return
-    exchange.principal = await authenticate_scope(backend, scope, exchange.request_id)
+    if (pending := authenticate_now(chain, exchange, scope)) is not None:
+        await pending
 
 
-def authenticate_now(backend: AuthenticationBackend, exchange: Exchange, scope: Scope) -> bool:
-    """Do what `authenticate` does, without a coroutine, if the backend is `ApiKeys`. Otherwise return `False`."""
-    if type(backend) is not ApiKeys:  # a subclass may have an `authenticate` of its own
-        return False
+def authenticate_now(chain: FirstOf, exchange: Exchange, scope: Scope) -> Coroutine[Any, Any, None] | None:
+    """Do what `authenticate` does, at once if the caller is known in memory. Else return what has to be awaited."""
+    proof = chain.find(exchange.headers, scope)
+    if isinstance(proof, tuple):
+        _note(exchange, scope, proof)
+        return None
+    return _authenticate_later(chain, exchange, scope, proof)
+
+
+async def authenticate_websocket(chain: FirstOf, scope: Scope) -> None:
+    """Do the same for a websocket, which has no exchange."""
+    headers = merge_headers(scope["headers"])
+    proof = await _proof(chain.find(headers, scope))
+    if proof is None:
+        await _ask_others(chain, headers, scope, "websocket")
+    else:
+        scope["auth"], scope["user"] = proof[0]
+
+
+async def _authenticate_later(
+    chain: FirstOf, exchange: Exchange, scope: Scope, pending: Coroutine[Any, Any, Proof | None] | None
+) -> None:
+    proof = await _proof(pending)
+    if proof is None:
+        exchange.principal = await _ask_others(chain, exchange.headers, scope, exchange.request_id)
+    else:
+        _note(exchange, scope, proof)
+
+
+def _note(exchange: Exchange, scope: Scope, proof: Proof) -> None:
+    (scope["auth"], principal), exchange.credential_headers = proof
+    scope["user"] = exchange.principal = principal
+
+
+async def _proof(pending: Proof | Coroutine[Any, Any, Proof | None] | None) -> Proof | None:
+    if pending is None or isinstance(pending, tuple):
+        return pending
     try:
-        found, exchange.credential_headers = backend.find(exchange.headers)
+        return await pending
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error)) from error
-    if found is None:
-        raise AuthenticationFailed(_REQUIRED)
-    scope["auth"], scope["user"] = found
-    exchange.principal = found[1]
-    return True
 
 
-async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name: str) -> Principal:
-    """The same for a scope without an exchange: a websocket's. `name` is what log lines call the request."""
+async def _ask_others(chain: FirstOf, headers: Headers, scope: Scope, name: str) -> Principal:
+    """Ask the backends that get the whole connection. `name` is what log lines call the request."""
+    for backend in chain.others:
+        if (principal := await _ask(backend, scope, name)) is not None:
+            return principal
+    raise AuthenticationFailed(str(chain.refusal(headers, scope)))
+
+
+async def _ask(backend: AuthenticationBackend, scope: Scope, name: str) -> Principal | None:
     try:
         result = _checked(await backend.authenticate(HTTPConnection(scope)))
-        principal = _principal_of(result[1])
+        principal = None if result is None else _principal_of(result[1])
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error) or "invalid credential") from error
     except OptionError as error:
@@ -71,34 +102,28 @@ async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name:
         if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
             error.add_note(f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
         raise
-    scope["auth"], scope["user"] = result
+    if result is not None and principal is not None:
+        scope["auth"], scope["user"] = result
     return principal
 
 
-def check_backend(option: str, value: object) -> None:
-    """Check for an authentication backend: not its class, and no function. Raises `OptionError`."""
-    check_methods(option, value, BACKEND_EXPECTED, ("authenticate",))
-    if getattr(type(value), "authenticate", None) is AuthenticationBackend.authenticate:  # which is not implemented
-        raise mismatch(option, BACKEND_EXPECTED, value)
-    check_function(option, cast("AuthenticationBackend", value).authenticate, BACKEND_EXPECTED, None)
-
-
-def _checked(result: object) -> tuple[AuthCredentials, BaseUser]:
-    """The result of a backend. Raises `AuthenticationFailed` for `None`, `OptionError` for anything else."""
+def _checked(result: object) -> tuple[AuthCredentials, BaseUser] | None:
+    """The result of a backend. Raises `OptionError` for anything else."""
     if result is None:
-        raise AuthenticationFailed(_REQUIRED)
+        return None
     parts = cast("Sequence[object]", result) if isinstance(result, (tuple, list)) else ()
     if len(parts) != 2 or not isinstance(parts[0], AuthCredentials):
         raise mismatch("the result of authenticate()", "None, or AuthCredentials and a user", cast("object", result))
     return parts[0], cast("BaseUser", parts[1])
 
 
-def _principal_of(user: BaseUser) -> Principal:
+def _principal_of(user: BaseUser) -> Principal | None:
+    """The principal of a backend's user; `None` if that is not authenticated."""
     if isinstance(user, Principal):
         return user
     is_authenticated: object = getattr(user, "is_authenticated", None)
     if is_authenticated is False:
-        raise AuthenticationFailed(_REQUIRED)
+        return None
     if is_authenticated is not True:  # a method in place of the property would be true for everyone
         raise mismatch("user.is_authenticated", "a property that is True or False", is_authenticated)
     try:
@@ -107,7 +132,7 @@ def _principal_of(user: BaseUser) -> Principal:
         kind = type(user).__name__
         raise OptionError("user.identity", f"{kind} has none; return a Principal, or a user with one") from None
     if identity in _NO_IDENTITY:
-        raise AuthenticationFailed(_REQUIRED)
+        return None
     return Principal(id=identity, name=_display_name(user))
 
 

@@ -82,7 +82,7 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
     )
     _check_sizes(problems, *sizes)
     _check_required(problems, gateway)
-    providers = [read_provider(reader, name, table, has_keys=bool(key_tables)) for name, table in known.items()]
+    providers = [read_provider(reader, name, table) for name, table in known.items()]
     keys = [_read_key(reader, table, ("keys", index), dimensions) for index, table in enumerate(key_tables)]
     routes = read_routes(reader, gateway.get("routes", []), known)
     limits = read_limits(reader, gateway.get("limits", []), ("limits",), dimensions, own=False)

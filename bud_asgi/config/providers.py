@@ -21,11 +21,8 @@ KINDS: Mapping[str, tuple[type[Any], Callable[..., ConfiguredProvider], Mapping[
 """For each kind its table, its provider, and a valid value for each option that is required."""
 
 
-def read_provider(reader: TableReader, name: str, table: object, *, has_keys: bool) -> ConfiguredProvider | None:
-    """Read a provider's table; `None`, with the problems noted, if it cannot be made.
-
-    `has_keys`: whether callers have API keys of the gateway.
-    """
+def read_provider(reader: TableReader, name: str, table: object) -> ConfiguredProvider | None:
+    """Read a provider's table; `None`, with the problems noted, if it cannot be made."""
     path, given = ("providers", name), as_table(table)
     if given is None:
         reader.problems.add(path, f"expected a table, got {toml_shown(table)}")
@@ -38,10 +35,6 @@ def read_provider(reader: TableReader, name: str, table: object, *, has_keys: bo
     config, provider, required = KINDS[str(given["kind"])]
     options: dict[str, Any] = reader.read(config, given, path) or {}
     options.pop("kind", None)
-    if has_keys and options.get("auth") == "client":
-        reader.problems.add(
-            (*path, "auth"), 'cannot be "client" together with [[keys]]: those keys would be sent to that upstream'
-        )
     _convert(reader, options, path)
     return reader.make(config, provider, {"name": name, **options}, path, required)
 

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from support.asgi import Behind, Receiving, call, http_scope
 from support.counts import examples
 
-from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, authenticate_now, hash_api_key, new_api_key
+from bud_asgi.auth import ApiKey, ApiKeys, AuthMiddleware, as_chain, authenticate_now, hash_api_key, new_api_key
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limit import Limit
 from bud_asgi.options import OptionError
@@ -254,10 +254,14 @@ async def test_a_subclass_s_own_authenticate_is_called() -> None:
     keys = {"ci": hash_api_key(KEY)}
     scope = http_scope([(X, K)])
     exchange = Exchange.of(scope)
-    assert not authenticate_now(Weekdays(keys), exchange, scope)
     sent = await call(AuthMiddleware(Behind(), backend=Weekdays(keys)), scope)
     assert (sent.status, sent.error["message"]) == (401, "closed")
     assert exchange.principal is None
-    assert authenticate_now(ApiKeys(keys), exchange, scope)
-    assert (exchange.principal, exchange.credential_headers) == (Principal(id="ci"), (X,))
-    assert (scope["user"], scope["auth"].scopes) == (Principal(id="ci"), ["authenticated"])
+
+
+def test_a_key_in_memory_is_found_without_a_coroutine() -> None:
+    scope = http_scope([(X, K)])
+    exchange = Exchange.of(scope)
+    assert authenticate_now(as_chain("auth", KEYS), exchange, scope) is None
+    assert (exchange.principal, exchange.credential_headers) == (CI, (X,))
+    assert (scope["user"], scope["auth"].scopes) == (CI, ["authenticated"])

@@ -27,19 +27,16 @@ def test_it_needs_no_key_even_at_the_service_itself(tmp_path: Path) -> None:
     assert problems(tmp_path, f"allow_anonymous = true\n{PASSING}trace_context = true\n") == []
 
 
+def test_callers_may_have_keys_of_the_gateway_beside_it(tmp_path: Path) -> None:
+    assert problems(tmp_path, f'{PASSING}[[keys]]\nname = "a"\nhash = "{HASH}"\n') == []
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         (
             f'allow_anonymous = true\n{PASSING}api_key = "env:K"\n',
             '5: providers.up.api_key: cannot be combined with auth = "client"',
-        ),
-        (
-            f'{PASSING}[[keys]]\nname = "a"\nhash = "{HASH}"\n',
-            (
-                '3: providers.up.auth: cannot be "client" together with [[keys]]:'
-                " those keys would be sent to that upstream"
-            ),
         ),
         (
             'allow_anonymous = true\n[providers.up]\nkind = "anthropic"\nauth = "none"\n',

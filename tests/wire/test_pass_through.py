@@ -15,10 +15,7 @@ from bud_asgi import (
     Anonymous,
     Anthropic,
     ApiKeys,
-    AuthMiddleware,
     HostUser,
-    MessagesApp,
-    Middleware,
     Route,
     hash_api_key,
 )
@@ -119,16 +116,40 @@ def test_the_client_selects_who_is_billed_only_with_its_own_credential(
     assert {name: sent[name] for name in {*ACCOUNT, *TRACE, *NEVER} & sent.keys()} == whose
 
 
-def test_the_gateways_keys_are_sent_to_no_upstream() -> None:
-    mine = Anthropic(auth="client", name="mine")
-    keys = ApiKeys({"me": hash_api_key(KEY)})
-    for providers in ([mine], [Anthropic(api_key="k"), mine]):
-        with pytest.raises(ValueError, match=r'no provider can have auth="client"'):
-            MessagesApp(auth=keys, providers=providers, routes=[Route("*", to=["mine"])])
-    with pytest.raises(ValueError, match=r'no provider can have auth="client"'):
-        MessagesApp(middleware=[Middleware(AuthMiddleware, backend=keys)], providers=[mine])
-    MessagesApp(auth=keys, providers=[Anthropic(api_key="k")])
-    MessagesApp(middleware=[Middleware(AuthMiddleware, backend=Anonymous())], providers=[mine])
+OURS: dict[str, tuple[list[tuple[str, str]], dict[str, str]]] = {
+    "our key, and a token of theirs": (
+        [("x-api-key", KEY), ("authorization", f"Bearer {TOKEN}")],
+        {"authorization": f"Bearer {TOKEN}"},
+    ),
+    "our key as a token, and a key of theirs": (
+        [("authorization", f"Bearer {KEY}"), ("x-api-key", TOKEN)],
+        {"x-api-key": TOKEN},
+    ),
+    "our key alone": ([("x-api-key", KEY)], {}),
+    "our key in both": ([("x-api-key", KEY), ("authorization", f"Bearer {KEY}")], {}),
+    "our key, and one of ours that is not valid": (
+        [("x-api-key", KEY), ("authorization", "Bearer sk-bud-old")],
+        {},
+    ),
+    "our key, and two in one header, of which one is ours": (
+        [("authorization", f"Bearer {KEY}"), ("x-api-key", TOKEN), ("x-api-key", KEY)],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("lines", "forwarded"), OURS.values(), ids=OURS.keys())
+def test_a_key_of_the_gateway_is_sent_to_no_upstream(
+    upstream: ThreadedStandIn, lines: list[tuple[str, str]], forwarded: dict[str, str]
+) -> None:
+    mine = Anthropic(auth="client", base_url=upstream.base_url)
+    with gateway("", providers=[mine], auth=ApiKeys({"me": hash_api_key(KEY)})) as here:
+        url = f"{here.base_url}/v1/messages"
+        assert httpx.post(url, headers=[*lines, *VERSION.items()], json=BODY, verify=False).status_code == 200
+    (seen,) = upstream.requests
+    sent = {name.decode().lower(): value.decode() for name, value in seen.headers}
+    assert {name: sent[name] for name in ("authorization", "x-api-key") if name in sent} == forwarded
+    assert KEY not in str(seen.headers)
 
 
 def test_with_a_user_of_the_host_s_it_is_passed_through_too(upstream: ThreadedStandIn) -> None:

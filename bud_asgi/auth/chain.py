@@ -1,0 +1,194 @@
+"""Several authenticators for one app: each credential goes to the one whose kind it is, and to no other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeGuard, cast
+
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from bud_asgi.auth.credentials import Authenticated, Credential, credentials_of, refusal_words
+from bud_asgi.auth.throttle import Throttle
+from bud_asgi.exchange import Exchange
+from bud_asgi.options import OptionError, check_function, check_items, check_methods, check_type, mismatch
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.headers import Headers, merge_headers
+
+Pending = Callable[[], Awaitable[Authenticated]]
+"""A check that has to wait, for a store or a key set. Raises `AuthenticationError` like `check`."""
+
+Proof = tuple[Authenticated, tuple[bytes, ...]]
+"""The caller, and the names of the headers that hold credentials of this gateway: they are never sent upstream."""
+
+REQUIRED = "x-api-key header is required"
+BACKEND_EXPECTED = (
+    "an object with an async method authenticate(connection), such as ApiKeys({...}), HostUser(...) or Anonymous()"
+)
+
+
+class CredentialBackend(AuthenticationBackend):
+    """An authenticator that decides by one secret: an API key, or a token. Subclasses implement `check`.
+
+    `required` is the message for a request without a credential.
+    """
+
+    required = REQUIRED
+
+    @abstractmethod
+    def check(self, credential: bytes) -> Authenticated | Pending | None:
+        """Return the caller that a credential belongs to. It must not wait, and must compare in constant time.
+
+        `None`: the credential is of another kind. It is then offered to the next authenticator, and may be the
+        caller's own key for an upstream. Where a store has to be asked, the result is a function without arguments
+        that does it when it is awaited. Raises `AuthenticationError` for a credential of this kind that is not valid.
+        """
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        """The same for a connection, as Starlette's middleware needs it; `None` without a credential."""
+        return await FirstOf([self]).authenticate(conn)
+
+
+class FirstOf(AuthenticationBackend):
+    """Authenticates by the first of several backends that recognises the caller; `auth=[...]` makes one.
+
+    A credential, a bearer token or an `x-api-key`, is offered to the `ApiKeys`, `Jwt` and other `CredentialBackend`s in
+    their order, until one recognises its kind: that one decides, and the next ones never get it. Of two different
+    credentials the bearer token is tried first, and one valid credential is enough. All other backends (`HostUser`,
+    Starlette's) are asked after those, and get the whole connection; not if every credential of the request was
+    refused. `throttle` limits the failures of one address, by default `Throttle()`. Raises `OptionError`.
+    """
+
+    def __init__(self, backends: Sequence[AuthenticationBackend], *, throttle: Throttle | None = None) -> None:
+        given = _checked_backends("backends", backends)
+        if throttle is not None:
+            check_type("throttle", throttle, Throttle, "a Throttle")
+        self._throttle = throttle or Throttle()
+        self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
+        self.others = tuple(backend for backend in given if not _is_checker(backend))
+        self.required: str = getattr(given[0], "required", REQUIRED)
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        """The caller of a connection, as Starlette's middleware needs it; `None` without a credential.
+
+        Raises `AuthenticationError`.
+        """
+        is_http = conn.scope["type"] == "http"
+        headers = Exchange.of(conn.scope).headers if is_http else merge_headers(conn.scope["headers"])
+        try:
+            proof = self.find(headers, conn.scope)
+            proof = proof if proof is None or isinstance(proof, tuple) else await proof
+            if proof is not None:
+                if is_http:
+                    Exchange.of(conn.scope).credential_headers = proof[1]
+                return proof[0]
+            for backend in self.others:
+                if (found := await backend.authenticate(conn)) is not None:
+                    return found
+            if credentials_of(headers) or headers.get(b"authorization"):
+                raise self.refusal(headers, conn.scope)
+        except GatewayError as error:
+            raise AuthenticationError(str(error)) from error
+        return None
+
+    def find(self, headers: Headers, scope: Scope) -> Proof | Coroutine[Any, Any, Proof | None] | None:
+        """The caller that the credentials prove; `None` if there is no credential, or only one of an unknown kind.
+
+        Where that is not known at once, returns a coroutine. It raises `AuthenticationError` if all credentials are
+        refused, `TooManyFailures`, and what a check raises otherwise.
+        """
+        credentials = credentials_of(headers)
+        if not credentials or not self._checkers:
+            return None
+        value, names = credentials[0]
+        found = self._check(value)
+        if isinstance(found, tuple):
+            return cast("Authenticated", found), names if len(credentials) == 1 else self._withheld(credentials, 0)
+        return self._search(credentials, headers, scope)
+
+    def refusal(self, headers: Headers, scope: Scope) -> AuthenticationError:
+        """Count a failure, and return the error for credentials that no backend admits. Raises `TooManyFailures`."""
+        if self._checkers and credentials_of(headers):
+            self._throttle.take(scope, headers)
+        return AuthenticationError(refusal_words(headers, self.required))
+
+    async def _search(self, credentials: Sequence[Credential], headers: Headers, scope: Scope) -> Proof | None:
+        """Try the credentials in turn. A failure is counted before a store is asked, and not once one succeeds."""
+        refusals: list[AuthenticationError] = []
+        is_counted = False
+        for index, (value, _) in enumerate(credentials):
+            found = self._check(value)
+            if callable(found):
+                if not is_counted:
+                    self._throttle.take(scope, headers)
+                    is_counted = True
+                found = await _wait(found)
+            if isinstance(found, AuthenticationError):
+                refusals.append(found)
+            elif found is not None:
+                if is_counted:
+                    self._throttle.give_back(scope, headers)
+                return found, self._withheld(credentials, index)
+        if len(refusals) < len(credentials):
+            return None
+        if not is_counted:
+            self._throttle.take(scope, headers)
+        raise next(filter(str, refusals), None) or AuthenticationError(refusal_words(headers, self.required))
+
+    def _check(self, credential: bytes) -> Authenticated | Pending | AuthenticationError | None:
+        found: Authenticated | Pending | None
+        for backend in self._checkers:
+            try:
+                found = backend.check(credential)
+            except AuthenticationError as error:
+                return error
+            if found is not None:
+                return found
+        return None
+
+    def _withheld(self, credentials: Sequence[Credential], proved: int) -> tuple[bytes, ...]:
+        """The headers of the credential that proved the caller, and of others that are for this gateway too."""
+        names = credentials[proved][1]
+        for index, (value, headers) in enumerate(credentials):
+            if index != proved and any(self._check(part.strip()) is not None for part in (value, *value.split(b","))):
+                names += headers
+        return names
+
+
+async def _wait(pending: Pending) -> Authenticated | AuthenticationError:
+    try:
+        return await pending()
+    except AuthenticationError as error:
+        return error
+
+
+def as_chain(option: str, value: object) -> FirstOf:
+    """Check for a backend, or a list of them, and return it as a chain. Raises `OptionError`."""
+    if isinstance(value, FirstOf):
+        return value
+    if isinstance(value, list | tuple):
+        return FirstOf(_checked_backends(option, cast("Sequence[AuthenticationBackend]", value)))
+    _check_backend(option, value)
+    return FirstOf([cast("AuthenticationBackend", value)])
+
+
+def _checked_backends(option: str, backends: Sequence[AuthenticationBackend]) -> tuple[AuthenticationBackend, ...]:
+    given = check_items(option, backends, "a list of authentication backends", _check_backend)
+    if not given:
+        raise OptionError(option, "an empty list; expected at least one authentication backend")
+    return given
+
+
+def _check_backend(option: str, value: object) -> None:
+    """Check for an authentication backend: not its class, and no function. Raises `OptionError`."""
+    check_methods(option, value, BACKEND_EXPECTED, ("authenticate",))
+    if getattr(type(value), "authenticate", None) is AuthenticationBackend.authenticate:  # which is not implemented
+        raise mismatch(option, BACKEND_EXPECTED, value)
+    check_function(option, cast("AuthenticationBackend", value).authenticate, BACKEND_EXPECTED, None)
+
+
+def _is_checker(backend: object) -> TypeGuard[CredentialBackend]:
+    """Whether a backend decides by a credential alone; a subclass may have an `authenticate` of its own."""
+    return isinstance(backend, CredentialBackend) and type(backend).authenticate is CredentialBackend.authenticate
