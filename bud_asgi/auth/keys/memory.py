@@ -19,9 +19,9 @@ class MemoryKeyStore:
         for key in keys:
             self._add(key)
 
-    async def find(self, hash: str) -> ApiKey | None:  # noqa: A002 - the word of the field
+    async def find(self, key_hash: str) -> ApiKey | None:
         """The key whose `hash` or `previous_hash` this is."""
-        return self._find(hash)
+        return self._find(key_hash)
 
     async def get(self, name: str) -> ApiKey | None:
         """The key of that name."""
@@ -35,11 +35,11 @@ class MemoryKeyStore:
         """Add a key. Raises `DuplicateKey`."""
         self._add(key)
 
-    async def rotate(self, name: str, hash: str, previous_until: datetime | None) -> bool:  # noqa: A002
+    async def rotate(self, name: str, key_hash: str, previous_until: datetime | None) -> bool:
         """Replace the hash of a key, and keep the present one until a time."""
         key = self._keys.get(name)
         previous = key.hash if key and previous_until else None
-        return self._change(name, hash=hash, previous_hash=previous, previous_until=previous_until)
+        return self._change(name, hash=key_hash, previous_hash=previous, previous_until=previous_until)
 
     async def set_enabled(self, name: str, enabled: bool) -> bool:
         """Enable or disable a key."""
@@ -59,8 +59,8 @@ class MemoryKeyStore:
     async def aclose(self) -> None:
         """Do nothing: there are no connections."""
 
-    def _find(self, hash: str) -> ApiKey | None:  # noqa: A002
-        return next((key for key in self._keys.values() if hash in (key.hash, key.previous_hash)), None)
+    def _find(self, key_hash: str) -> ApiKey | None:
+        return next((key for key in self._keys.values() if key_hash in (key.hash, key.previous_hash)), None)
 
     def _add(self, key: ApiKey) -> None:
         if key.name in self._keys or self._find(key.hash) is not None:

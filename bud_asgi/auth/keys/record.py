@@ -71,7 +71,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         metadata = {**self.metadata, "owner": self.owner} if self.owner is not None else self.metadata
         return Principal(id=self.name, team=self.team, models=self.models, limits=self.limits, metadata=metadata)
 
-    def valid_for(self, hash: str, now: float) -> float:  # noqa: A002 - the word of the field
+    def valid_for(self, key_hash: str, now: float) -> float:
         """Seconds for which a key with this hash is accepted as this one, from the Unix time `now` on.
 
         0 if it is not accepted, infinite if it does not expire.
@@ -79,8 +79,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         if not self.enabled:
             return 0.0
         left = self.expires.timestamp() - now if self.expires else inf
-        if not hmac.compare_digest(self.hash, hash):
-            if self.previous_until is None or not hmac.compare_digest(self.previous_hash or "", hash):
+        if not hmac.compare_digest(self.hash, key_hash):
+            if self.previous_until is None or not hmac.compare_digest(self.previous_hash or "", key_hash):
                 return 0.0
             left = min(left, self.previous_until.timestamp() - now)
         return max(0.0, left)

@@ -78,9 +78,9 @@ class SqlKeyStore:
     def __repr__(self) -> str:
         return f"SqlKeyStore({self._database.shown!r})"
 
-    async def find(self, hash: str) -> ApiKey | None:  # noqa: A002 - the word of the field
+    async def find(self, key_hash: str) -> ApiKey | None:
         """The key whose `hash` or `previous_hash` this is. Raises `KeyStoreUnavailable`."""
-        return _first(await self._database.run(_FIND, {"hash": hash}))
+        return _first(await self._database.run(_FIND, {"hash": key_hash}))
 
     async def get(self, name: str) -> ApiKey | None:
         """The key of that name. Raises `KeyStoreUnavailable`."""
@@ -95,10 +95,10 @@ class SqlKeyStore:
         """Add a key. Raises `DuplicateKey` and `KeyStoreUnavailable`."""
         await self._database.run(_ADD, _to_row(key))
 
-    async def rotate(self, name: str, hash: str, previous_until: datetime | None) -> bool:  # noqa: A002
+    async def rotate(self, name: str, key_hash: str, previous_until: datetime | None) -> bool:
         """Replace the hash of a key, and keep the present one until a time. Raises `KeyStoreUnavailable`."""
         keep = previous_until is not None
-        values = {"name": name, "hash": hash, "keep": keep, "previous_until": _time(previous_until)}
+        values = {"name": name, "hash": key_hash, "keep": keep, "previous_until": _time(previous_until)}
         return bool(await self._database.run(_ROTATE, values))
 
     async def set_enabled(self, name: str, enabled: bool) -> bool:

@@ -44,7 +44,7 @@ class KeyStore(Protocol):
     Results are cached for ten seconds, so that a store is called once in that time for each key that is used.
     """
 
-    async def find(self, hash: str) -> ApiKey | None:  # noqa: A002 - the word of the field
+    async def find(self, key_hash: str) -> ApiKey | None:
         """The key whose `hash` or `previous_hash` this is, also if it has expired or is not enabled.
 
         The caller judges that: all refused keys then cost the same calls. Raises `KeyStoreUnavailable`; any other
@@ -72,7 +72,7 @@ class EditableKeyStore(KeyStore, Protocol):
         """Add a key. Raises `DuplicateKey` if its name or hash is used."""
         ...
 
-    async def rotate(self, name: str, hash: str, previous_until: datetime | None) -> bool:  # noqa: A002
+    async def rotate(self, name: str, key_hash: str, previous_until: datetime | None) -> bool:
         """Replace the hash of a key; the present one becomes its `previous_hash`, or is dropped if there is no time.
 
         Returns whether there is such a key.
@@ -98,4 +98,4 @@ class EditableKeyStore(KeyStore, Protocol):
 
 def check_key_store(store: object) -> None:
     """Check an option for a `KeyStore`. Raises `OptionError`."""
-    check_methods("store", store, "an object with the method of a KeyStore, find(hash)", ("find",))
+    check_methods("store", store, "an object with the method of a KeyStore, find(key_hash)", ("find",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from starlette.authentication import AuthenticationError
@@ -19,18 +20,23 @@ class CountingStore(MemoryKeyStore):
     def __init__(self) -> None:
         super().__init__()
         self.finds = 0
-        self.notes = 0
         self.closed = 0
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
+        self.noted: asyncio.Event | None = None
 
-    async def find(self, hash: str) -> ApiKey | None:
+    async def find(self, key_hash: str) -> ApiKey | None:
         self.finds += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return await super().find(hash)
+        return await super().find(key_hash)
+
+    async def note_used(self, used: Mapping[str, datetime]) -> None:
+        await super().note_used(used)
+        if self.noted is not None:
+            self.noted.set()
 
     async def aclose(self) -> None:
         self.closed += 1

@@ -240,7 +240,7 @@ async def test_readiness_calls_the_store_if_it_has_not_answered_lately() -> None
 
 async def test_a_wrong_result_of_a_store_is_an_error_and_no_outage() -> None:
     class Wrong:
-        async def find(self, hash: str) -> ApiKey | None:
+        async def find(self, key_hash: str) -> ApiKey | None:
             return "ci"  # pyright: ignore[reportReturnType]
 
     keys = ApiKeys(store=Wrong())
@@ -253,13 +253,12 @@ async def test_a_wrong_result_of_a_store_is_an_error_and_no_outage() -> None:
 
 async def test_times_of_use_are_written_together_and_later() -> None:
     stage = Stage(KeyTiming(note_every=0.02))
+    stage.store.noted = asyncio.Event()
     keys = [await stage.add(name) for name in ("a", "b")]
     for key in keys * 3:
         await stage.ask(key)
     assert [key.last_used for key in await stage.store.all()] == [None, None]
-    async with asyncio.timeout(5.0):
-        while (await stage.store.all())[0].last_used is None:
-            await asyncio.sleep(0.01)
+    await asyncio.wait_for(stage.store.noted.wait(), 5.0)
     assert [key.last_used for key in await stage.store.all()] == [later(0.0), later(0.0)]
     await stage.keys.aclose()
 
