@@ -2,6 +2,7 @@
 
 from bud_asgi.auth.api_keys import ApiKeys
 from bud_asgi.auth.chain import CredentialBackend, FirstOf, as_chain
+from bud_asgi.auth.credentials import worst_of
 from bud_asgi.auth.host import Anonymous, HostUser
 from bud_asgi.auth.keys import (
     KEY_STORE_CHECKS,
@@ -52,4 +53,5 @@ __all__ = [
     "hash_api_key",
     "is_api_key",
     "new_api_key",
+    "worst_of",
 ]

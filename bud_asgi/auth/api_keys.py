@@ -13,7 +13,7 @@ import msgspec
 from starlette.authentication import AuthenticationError
 
 from bud_asgi.auth.chain import CredentialBackend, Pending
-from bud_asgi.auth.credentials import Authenticated, authenticated
+from bud_asgi.auth.credentials import Authenticated, Status, authenticated
 from bud_asgi.auth.keys import (
     DEFAULT_KEY_TIMING,
     ApiKey,
@@ -22,7 +22,6 @@ from bud_asgi.auth.keys import (
     KeyLookup,
     KeyStore,
     KeyTiming,
-    Status,
     check_key_store,
 )
 from bud_asgi.options import OptionError, check_items, check_type, duplicates, mismatch
@@ -65,6 +64,7 @@ class ApiKeys(CredentialBackend):
         self._secret = secret_option("pepper", pepper)
         self._pepper = self._secret.reveal().encode() if self._secret else None
         self._listed: dict[bytes, _Listed] = {}
+        self._peppered = b""  # the pepper, if there is a listed key that needs it
         for index, key in enumerate(_checked(keys)):
             for hash_, until in _hashes(key):
                 self._add(f"keys[{index}]", hash_, authenticated(key.principal), until)
@@ -120,8 +120,8 @@ class ApiKeys(CredentialBackend):
 
     def _find(self, digest: bytes) -> _Listed | None:
         listed = self._listed.get(digest[:8])
-        if listed is None and self._pepper is not None:
-            digest = hmac.digest(self._pepper, digest, "sha256")
+        if listed is None and self._peppered:
+            digest = hmac.digest(self._peppered, digest, "sha256")
             listed = self._listed.get(digest[:8])
         return listed if listed is not None and hmac.compare_digest(listed.digest, digest) else None
 
@@ -129,6 +129,8 @@ class ApiKeys(CredentialBackend):
         kind, _, digits = hash_.partition(":")
         if kind != "sha256" and self._pepper is None:
             raise OptionError(f"{option}.hash", "was made with a pepper; expected pepper=... as well", other="pepper")
+        if kind != "sha256":
+            self._peppered = self._pepper or b""
         digest = bytes.fromhex(digits)
         if digest[:8] in self._listed:
             raise OptionError(f"{option}.previous_hash", "the hash of another key as well")

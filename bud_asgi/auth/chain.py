@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeGuard, cast
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.credentials import Authenticated, Credential, credentials_of, refusal_words
+from bud_asgi.auth.credentials import Authenticated, Credential, Status, credentials_of, refusal_words, worst_of
 from bud_asgi.auth.throttle import Throttle
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import OptionError, check_function, check_items, check_methods, check_type, mismatch
@@ -19,6 +19,20 @@ from bud_asgi.protocol.headers import Headers, merge_headers
 
 Pending = Callable[[], Awaitable[Authenticated]]
 """A check that has to wait, for a store or a key set. Raises `AuthenticationError` like `check`."""
+
+
+@runtime_checkable
+class BackendWithStore(Protocol):
+    """A backend that calls a store."""
+
+    async def status(self) -> Status:
+        """Whether the store answers."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; they are opened again when needed."""
+        ...
+
 
 Proof = tuple[Authenticated, tuple[bytes, ...]]
 """The caller, and the names of the headers that hold credentials of this gateway: they are never sent upstream."""
@@ -68,6 +82,7 @@ class FirstOf(AuthenticationBackend):
         self._throttle = throttle or Throttle()
         self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
         self.others = tuple(backend for backend in given if not _is_checker(backend))
+        self._with_store = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
         self.required: str = getattr(given[0], "required", REQUIRED)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
@@ -113,6 +128,15 @@ class FirstOf(AuthenticationBackend):
         if self._checkers and credentials_of(headers):
             self._throttle.take(scope, headers)
         return AuthenticationError(refusal_words(headers, self.required))
+
+    async def status(self) -> Status:
+        """The status of the backend whose store is in the worst state; `ready` without stores."""
+        return worst_of([await backend.status() for backend in self._with_store])
+
+    async def aclose(self) -> None:
+        """Close the stores' connections of the running event loop; they are opened again when needed."""
+        for backend in self._with_store:
+            await backend.aclose()
 
     async def _search(self, credentials: Sequence[Credential], headers: Headers, scope: Scope) -> Proof | None:
         """Try the credentials in turn. A failure is counted before a store is asked, and not once one succeeds."""

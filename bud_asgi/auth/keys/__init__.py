@@ -6,7 +6,7 @@ the latter on `sqlite` or `postgres` with one `schema`; `known`, what is remembe
 """
 
 from bud_asgi.auth.keys.admin import KeyAdmin, NewKey
-from bud_asgi.auth.keys.lookup import KeyLookup, Status
+from bud_asgi.auth.keys.lookup import KeyLookup
 from bud_asgi.auth.keys.memory import MemoryKeyStore
 from bud_asgi.auth.keys.record import HASH_EXPECTED, ApiKey, hash_api_key, hash_digest, is_api_key, new_api_key
 from bud_asgi.auth.keys.sql import SqlKeyStore
@@ -36,7 +36,6 @@ __all__ = [
     "MemoryKeyStore",
     "NewKey",
     "SqlKeyStore",
-    "Status",
     "UnknownKey",
     "check_key_store",
     "hash_api_key",

@@ -8,19 +8,15 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from math import inf
-from typing import Literal
 
 import msgspec
 
-from bud_asgi.auth.credentials import Authenticated
+from bud_asgi.auth.credentials import Authenticated, Status
 from bud_asgi.auth.keys.known import KnownKeys
 from bud_asgi.auth.keys.record import ApiKey, hash_digest
 from bud_asgi.auth.keys.store import EditableKeyStore, KeyStore, KeyStoreUnavailable
 from bud_asgi.auth.keys.timing import KeyTiming
 from bud_asgi.options import OptionError, mismatch
-
-Status = Literal["ready", "degraded", "unavailable"]
-"""`degraded`: the store is unavailable, and keys that were used within the last hour are accepted; or none are."""
 
 Found = Authenticated | Exception | None
 """The result of a lookup: the caller, `None` for a key that is refused, or why that is not known."""
