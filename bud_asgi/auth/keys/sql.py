@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from bud_asgi.auth.keys.record import ApiKey
 from bud_asgi.limit import Limit
-from bud_asgi.options import OptionError
+from bud_asgi.options import OptionError, check_seconds
 from bud_asgi.secret import AnySecret, secret_option
 
 URL_EXPECTED = "a URL such as sqlite:keys.db or postgresql://host/database"
@@ -69,11 +69,13 @@ class SqlKeyStore:
 
     `url` is `sqlite:` and the path of a file, or `postgresql://user:password@host/database`, as libpq reads it (extra
     `postgres`); a `Secret` is accepted. The tables are made by `migrate()`, or by any `bud-asgi keys` command.
-    A call waits for at most `timeout` seconds for a lock or a connection. Raises `OptionError`, and `MissingExtra`.
+    A relative path of a file starts at `folder`. A call waits for at most `timeout` seconds for a lock or a connection.
+    Raises `OptionError`, and `MissingExtra`.
     """
 
-    def __init__(self, url: AnySecret, *, timeout: float = 1.0) -> None:
-        self._database = _database(url, timeout)
+    def __init__(self, url: AnySecret, *, timeout: float = 1.0, folder: str | Path = "") -> None:
+        check_seconds("timeout", timeout, maximum=60.0)
+        self._database = _database(url, timeout, Path(folder))
 
     def __repr__(self) -> str:
         return f"SqlKeyStore({self._database.shown!r})"
@@ -123,14 +125,14 @@ class SqlKeyStore:
         await self._database.aclose()
 
 
-def _database(url: AnySecret, timeout: float) -> Database:
+def _database(url: AnySecret, timeout: float, folder: Path) -> Database:
     secret = secret_option("url", url)
     text = secret.reveal() if secret else ""
     scheme, colon, rest = text.partition(":")
     if scheme == "sqlite" and rest.removeprefix("//"):
         from bud_asgi.auth.keys.sqlite import SQLite  # noqa: PLC0415 - takes long to import
 
-        return SQLite(Path(rest.removeprefix("//")), timeout)
+        return SQLite(folder / rest.removeprefix("//"), timeout)
     if colon and scheme in {"postgresql", "postgres"}:
         from bud_asgi.auth.keys.postgres import PostgreSQL  # noqa: PLC0415 - of an extra
 
