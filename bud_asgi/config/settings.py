@@ -26,8 +26,8 @@ ConfiguredProvider = Anthropic | Bedrock | Vertex
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
-    `source` is the file, or `environment`. Without `keys` and a `key_store` everyone is admitted. `key_pepper` is the one
-    that keys were hashed with. Without `routes` every model goes to the one provider. `store` counts the limits, by
+    `source` is the file, or `environment`. Without `keys` and a `key_store` everyone is admitted. Keys were
+    hashed with the `key_pepper`. Without `routes` every model goes to the one provider. `store` counts the limits, by
     default in the process's memory. `fields` is the app's `field_policy`. `max_body` and the budgets are in bytes. A
     budget or `access_log` is `None` if it was not set. Raises `OptionError`.
     """
