@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeGuard, cast
 
@@ -37,7 +36,6 @@ class CredentialBackend(AuthenticationBackend):
 
     required = REQUIRED
 
-    @abstractmethod
     def check(self, credential: bytes) -> Authenticated | Pending | None:
         """Return the caller that a credential belongs to. It must not wait, and must compare in constant time.
 
@@ -45,6 +43,7 @@ class CredentialBackend(AuthenticationBackend):
         caller's own key for an upstream. Where a store has to be asked, the result is a function without arguments
         that does it when it is awaited. Raises `AuthenticationError` for a credential of this kind that is not valid.
         """
+        raise NotImplementedError
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The same for a connection, as Starlette's middleware needs it; `None` without a credential."""
