@@ -25,10 +25,10 @@ from bud_asgi.auth import (
     CredentialBackend,
     FirstOf,
     HostUser,
+    Pending,
     Throttle,
     hash_api_key,
 )
-from bud_asgi.auth.chain import Pending
 from bud_asgi.auth.credentials import Authenticated, authenticated
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
@@ -52,7 +52,7 @@ class Store(CredentialBackend):
         self.offered.append(credential)
         if credential == b"memory-good":
             return authenticated(Principal(id="memory"))
-        return partial(self._ask, credential) if credential.startswith(b"store-") else None
+        return Pending(partial(self._ask, credential)) if credential.startswith(b"store-") else None
 
     async def _ask(self, credential: bytes) -> Authenticated:
         self.asked.append(credential)
