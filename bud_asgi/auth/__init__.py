@@ -1,9 +1,10 @@
 """Authentication: the stage, its middleware, and backends. Any Starlette `AuthenticationBackend` works too."""
 
 from bud_asgi.auth.api_keys import ApiKeys
-from bud_asgi.auth.chain import CredentialBackend, FirstOf, as_chain
+from bud_asgi.auth.chain import CredentialBackend, FirstOf, Pending, as_chain
 from bud_asgi.auth.credentials import worst_of
 from bud_asgi.auth.host import Anonymous, HostUser
+from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, JwksTiming, Jwt
 from bud_asgi.auth.keys import (
     KEY_STORE_CHECKS,
     ApiKey,
@@ -36,13 +37,19 @@ __all__ = [
     "DuplicateKey",
     "EditableKeyStore",
     "FirstOf",
+    "Grant",
     "HostUser",
+    "Issuer",
+    "IssuerUnavailable",
+    "JwksTiming",
+    "Jwt",
     "KeyAdmin",
     "KeyStore",
     "KeyStoreUnavailable",
     "KeyTiming",
     "MemoryKeyStore",
     "NewKey",
+    "Pending",
     "SqlKeyStore",
     "Throttle",
     "TooManyFailures",

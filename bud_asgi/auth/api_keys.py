@@ -101,7 +101,9 @@ class ApiKeys(CredentialBackend):
         found, is_refused = self._lookup.known(digest)
         if is_refused:
             raise AuthenticationError
-        return found or partial(self._fetch, self._lookup, digest)
+        if found is not None:
+            return found
+        return Pending(partial(self._fetch, self._lookup, digest), is_known=self._lookup.was_accepted(digest))
 
     async def status(self) -> Status:
         """Whether the store answers; `ready` without one."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
+import msgspec
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from bud_asgi.auth.credentials import Authenticated, Credential, Status, credentials_of, refusal_words, worst_of
-from bud_asgi.auth.throttle import Throttle
+from bud_asgi.auth.throttle import Throttle, TooManyFailures
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import OptionError, check_function, check_items, check_methods, check_type, mismatch
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.headers import Headers, merge_headers
-
-Pending = Callable[[], Awaitable[Authenticated]]
-"""A check that has to wait, for a store or a key set. Raises `AuthenticationError` like `check`."""
 
 
 @runtime_checkable
@@ -32,6 +29,16 @@ class BackendWithStore(Protocol):
     async def aclose(self) -> None:
         """Close the connections of the running event loop; they are opened again when needed."""
         ...
+
+
+class Pending(msgspec.Struct, frozen=True, gc=False):
+    """A check that has to wait, for a store or a key set. Awaiting `wait()` raises `AuthenticationError` like `check`.
+
+    `is_known`: the credential was valid lately, so that it is checked again whatever else came from its address.
+    """
+
+    wait: Callable[[], Awaitable[Authenticated]]
+    is_known: bool = False
 
 
 Proof = tuple[Authenticated, tuple[bytes, ...]]
@@ -51,14 +58,14 @@ class CredentialBackend(AuthenticationBackend):
 
     required = REQUIRED
 
-    @abstractmethod
     def check(self, credential: bytes) -> Authenticated | Pending | None:
         """Return the caller that a credential belongs to. It must not wait, and must compare in constant time.
 
         `None`: the credential is of another kind. It is then offered to the next authenticator, and may be the
-        caller's own key for an upstream. Where a store has to be asked, the result is a function without arguments
-        that does it when it is awaited. Raises `AuthenticationError` for a credential of this kind that is not valid.
+        caller's own key for an upstream. Where a store has to be asked, the result is a `Pending`. Raises
+        `AuthenticationError` for a credential of this kind that is not valid.
         """
+        raise NotImplementedError
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The same for a connection, as Starlette's middleware needs it; `None` without a credential."""
@@ -90,22 +97,25 @@ class FirstOf(AuthenticationBackend):
 
         Raises `AuthenticationError`.
         """
-        is_http = conn.scope["type"] == "http"
-        headers = Exchange.of(conn.scope).headers if is_http else merge_headers(conn.scope["headers"])
         try:
-            proof = self.find(headers, conn.scope)
-            proof = proof if proof is None or isinstance(proof, tuple) else await proof
-            if proof is not None:
-                if is_http:
-                    Exchange.of(conn.scope).credential_headers = proof[1]
-                return proof[0]
-            for backend in self.others:
-                if (found := await backend.authenticate(conn)) is not None:
-                    return found
-            if credentials_of(headers) or headers.get(b"authorization"):
-                raise self.refusal(headers, conn.scope)
+            return await self._authenticate(conn)
         except GatewayError as error:
             raise AuthenticationError(str(error)) from error
+
+    async def _authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
+        exchange = Exchange.of(conn.scope) if conn.scope["type"] == "http" else None
+        headers = merge_headers(conn.scope["headers"]) if exchange is None else exchange.headers
+        proof = self.find(headers, conn.scope)
+        proof = proof if proof is None or isinstance(proof, tuple) else await proof
+        if proof is not None:
+            if exchange is not None:
+                exchange.credential_headers = proof[1]
+            return proof[0]
+        for backend in self.others:
+            if (found := await backend.authenticate(conn)) is not None:
+                return found
+        if credentials_of(headers) or headers.get(b"authorization"):
+            raise self.refusal(headers, conn.scope)
         return None
 
     def find(self, headers: Headers, scope: Scope) -> Proof | Coroutine[Any, Any, Proof | None] | None:
@@ -120,7 +130,7 @@ class FirstOf(AuthenticationBackend):
         value, names = credentials[0]
         found = self._check(value)
         if isinstance(found, tuple):
-            return cast("Authenticated", found), names if len(credentials) == 1 else self._withheld(credentials, 0)
+            return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
         return self._search(credentials, headers, scope)
 
     def refusal(self, headers: Headers, scope: Scope) -> AuthenticationError:
@@ -139,26 +149,21 @@ class FirstOf(AuthenticationBackend):
             await backend.aclose()
 
     async def _search(self, credentials: Sequence[Credential], headers: Headers, scope: Scope) -> Proof | None:
-        """Try the credentials in turn. A failure is counted before a store is asked, and not once one succeeds."""
-        refusals: list[AuthenticationError] = []
-        is_counted = False
+        """Try the credentials in turn. An unknown one that takes a store counts as a failure until one is valid."""
+        failure = _Failure(self._throttle, headers, scope)
+        refusals: list[AuthenticationError | TooManyFailures] = []
         for index, (value, _) in enumerate(credentials):
             found = self._check(value)
-            if callable(found):
-                if not is_counted:
-                    self._throttle.take(scope, headers)
-                    is_counted = True
-                found = await _wait(found)
-            if isinstance(found, AuthenticationError):
-                refusals.append(found)
-            elif found is not None:
-                if is_counted:
-                    self._throttle.give_back(scope, headers)
+            if isinstance(found, Pending):
+                found = await _wait(found, failure)
+            if isinstance(found, tuple):
+                failure.take_back()
                 return found, self._withheld(credentials, index)
+            if found is not None:
+                refusals.append(found)
         if len(refusals) < len(credentials):
             return None
-        if not is_counted:
-            self._throttle.take(scope, headers)
+        failure.count()
         raise next(filter(str, refusals), None) or AuthenticationError(refusal_words(headers, self.required))
 
     def _check(self, credential: bytes) -> Authenticated | Pending | AuthenticationError | None:
@@ -181,11 +186,35 @@ class FirstOf(AuthenticationBackend):
         return names
 
 
-async def _wait(pending: Pending) -> Authenticated | AuthenticationError:
+class _Failure:
+    """The failure of one request, which is counted once, and taken back if the request is authenticated after all."""
+
+    def __init__(self, throttle: Throttle, headers: Headers, scope: Scope) -> None:
+        self._throttle = throttle
+        self._headers = headers
+        self._scope = scope
+        self._is_counted = False
+
+    def count(self) -> None:
+        if not self._is_counted:
+            self._throttle.take(self._scope, self._headers)
+            self._is_counted = True
+
+    def take_back(self) -> None:
+        if self._is_counted:
+            self._throttle.give_back(self._scope, self._headers)
+
+
+async def _wait(pending: Pending, failure: _Failure) -> Authenticated | AuthenticationError | TooManyFailures:
     try:
-        return await pending()
-    except AuthenticationError as error:
+        if not pending.is_known:
+            failure.count()
+        return await pending.wait()
+    except (AuthenticationError, TooManyFailures) as error:
         return error
+    except GatewayError:  # a store that cannot be asked is not the caller's failure
+        failure.take_back()
+        raise
 
 
 def as_chain(option: str, value: object) -> FirstOf:

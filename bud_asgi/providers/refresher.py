@@ -24,7 +24,7 @@ EXPIRY_MARGIN = 5.0
 """Seconds before expiry at which a value is no longer used; at most a tenth of its lifetime."""
 
 UNCHANGED_INTERVAL = 1.0
-"""Seconds for which a refused value is not fetched again after a fetch for it that returned no other value."""
+"""The default of `RefreshTiming.unchanged_interval`, in seconds."""
 
 FORCED_REFRESH_INTERVAL = 5.0
 """Seconds in which at most `MAX_FORCED_REFRESHES` fetches for refused values start."""
@@ -43,17 +43,20 @@ _log = logging.getLogger("bud_asgi")
 class RefreshTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long a fetch may take, in seconds, and the clocks that a `Refresher` reads.
 
-    `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals. Raises
-    `OptionError`.
+    `unchanged_interval` is for how long a refused value is not fetched again after a fetch for it that returned no
+    other. `clock` returns seconds since the epoch and is compared with `expires_at`; `monotonic` measures intervals.
+    Raises `OptionError`.
     """
 
     timeout: float = 10.0
+    unchanged_interval: float = UNCHANGED_INTERVAL
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_seconds("timeout", self.timeout)
+        check_seconds("unchanged_interval", self.unchanged_interval)
         check_clock("clock", self.clock)
         check_clock("monotonic", self.monotonic)
 
@@ -63,10 +66,14 @@ class FetchFailed(Exception):
 
 
 class Expiring(msgspec.Struct, Generic[T], frozen=True):
-    """A value, and when it expires in seconds since the epoch."""
+    """A value, when it expires, and when it is to be refreshed, in seconds since the epoch.
+
+    Without `refresh_at` it is refreshed `REFRESH_AHEAD` before it expires.
+    """
 
     value: T
     expires_at: float = inf
+    refresh_at: float | None = None
 
 
 class _Held(msgspec.Struct, Generic[T], frozen=True):
@@ -108,15 +115,20 @@ class Refresher(Generic[T]):
         """The current value, and those before it that requests in flight may still use; the newest first."""
         return tuple(self._recent)
 
-    async def value(self) -> T:
-        """Return the current value, or a fresh one once it has expired. Raises `UpstreamUnavailable`."""
+    def current(self) -> T | None:
+        """The current value, `None` if there is none that is usable. Starts a refresh that is due."""
         held = self._held
         now = self._timing.clock()
         if held is None or now >= held.usable_until:
-            return await self._fetched()
+            return None
         if now >= held.refresh_at and self._timing.monotonic() >= self._retry_at:
             self._start()
         return held.value
+
+    async def value(self) -> T:
+        """Return the current value, or a fresh one once it has expired. Raises `UpstreamUnavailable`."""
+        current = self.current()
+        return current if current is not None else await self._fetched()
 
     async def replace(self, is_refused: Callable[[T], bool]) -> bool:
         """Return whether there is another value than the refused one, fetching one if the refused is still held.
@@ -134,7 +146,7 @@ class Refresher(Generic[T]):
             self._replacing.add(fetch)
             await asyncio.wait({fetch})
             if not self._has_other(is_refused):
-                self._no_other_until = self._timing.monotonic() + UNCHANGED_INTERVAL
+                self._no_other_until = self._timing.monotonic() + self._timing.unchanged_interval
         return self._has_other(is_refused)
 
     def _has_other(self, is_refused: Callable[[T], bool]) -> bool:
@@ -187,7 +199,9 @@ class Refresher(Generic[T]):
         else:
             self._recent.appendleft(value)
             self._no_other_until = -inf
-        refresh_at = fetched.expires_at - min(REFRESH_AHEAD, left / 4)
+        refresh_at = fetched.refresh_at
+        if refresh_at is None:
+            refresh_at = fetched.expires_at - min(REFRESH_AHEAD, left / 4)
         self._held = _Held(value, refresh_at, fetched.expires_at - min(EXPIRY_MARGIN, left / 10))
         self._failure = None
 

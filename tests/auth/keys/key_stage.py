@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from starlette.authentication import AuthenticationError
 
-from bud_asgi.auth import ApiKey, ApiKeys, KeyTiming, MemoryKeyStore, hash_api_key, new_api_key
+from bud_asgi.auth import ApiKey, ApiKeys, KeyTiming, MemoryKeyStore, Pending, hash_api_key, new_api_key
 from bud_asgi.exchange import Principal
 
 START = datetime(2026, 11, 30, tzinfo=UTC)
@@ -66,7 +66,7 @@ class Stage:
         """The name of the key, or `refused`."""
         try:
             found = self.keys.check(key.encode())
-            found = await found() if callable(found) else found
+            found = await found.wait() if isinstance(found, Pending) else found
         except AuthenticationError:
             return "refused"
         assert found is not None

@@ -9,7 +9,16 @@ import pytest
 from starlette.authentication import AuthenticationError
 
 from auth.keys.key_stage import CountingStore, Stage, later
-from bud_asgi.auth import ApiKeys, DuplicateKey, KeyStoreUnavailable, KeyTiming, UnknownKey, hash_api_key, new_api_key
+from bud_asgi.auth import (
+    ApiKeys,
+    DuplicateKey,
+    KeyStoreUnavailable,
+    KeyTiming,
+    Pending,
+    UnknownKey,
+    hash_api_key,
+    new_api_key,
+)
 from bud_asgi.auth.keys.known import MAX_ACCEPTED, MAX_REFUSED, KnownKeys
 from bud_asgi.auth.keys.record import ApiKey
 from bud_asgi.options import OptionError
@@ -245,9 +254,9 @@ async def test_a_wrong_result_of_a_store_is_an_error_and_no_outage() -> None:
 
     keys = ApiKeys(store=Wrong())
     pending = keys.check(new_api_key().encode())
-    assert callable(pending)
+    assert isinstance(pending, Pending)
     with pytest.raises(OptionError, match=r"the result of find\(\)"):
-        await pending()
+        await pending.wait()
     assert await keys.status() == "ready"
 
 
