@@ -72,10 +72,7 @@ def create(  # noqa: PLR0913 - a key has its fields, all as options
     *,
     as_json: bool,
 ) -> None:
-    """Create an API key in the store, and write it to stdout.
-
-    The tables of the store are created first, or brought up to date.
-    """
+    """Create an API key in the store, and write it to stdout. Creates or updates the tables first."""
 
     async def work(admin: KeyAdmin, store: SqlKeyStore) -> NewKey:
         await store.migrate()
