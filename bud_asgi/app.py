@@ -13,7 +13,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, FirstOf, as_chain
+from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain, worst_of
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from fastapi.params import Depends
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
+
+_JSON = ((b"content-type", b"application/json"),)
 
 _log = logging.getLogger("bud_asgi")
 
@@ -102,13 +104,15 @@ class MessagesApp:
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_store)
+        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
         self._timing = timing
         self._on_settled, self._access_log = on_settled, access_log
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
+        self._chains: list[FirstOf] = []
         if middleware is None:
             chain = _auth_chain(auth)
+            self._chains.append(chain)
             table = _route_table(routes, providers)
             self._gateway = Gateway(providers, auth=chain, routes=table, limiter=self._limiter, field_policy=policy)
         elif auth is not None or routes is not None or limits or store is not None:
@@ -254,8 +258,7 @@ class MessagesApp:
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
         if operation in PUBLIC:
-            ready = operation != "readyz" or not loop.draining
-            return response.send_whole(200 if ready else 503, (), b"")
+            return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
         exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
@@ -272,10 +275,22 @@ class MessagesApp:
             app = layer.cls(app, *layer.args, **layer.kwargs)
             if isinstance(app, RateLimitMiddleware):
                 self._limiter = app.limiter
+            elif isinstance(app, AuthMiddleware):
+                self._chains.append(app.chain)
         return app
 
-    async def _close_store(self) -> None:
-        await self._limiter.aclose()
+    async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
+        """Report whether requests can be served, and a key store that does not answer while known keys still work."""
+        if loop.draining:
+            await response.send_whole(503, (), b"")
+            return
+        status = worst_of([await chain.status() for chain in self._chains])
+        body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
+        await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
+
+    async def _close_stores(self) -> None:
+        for store in (self._limiter, *self._chains):
+            await store.aclose()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

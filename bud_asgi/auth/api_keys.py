@@ -1,113 +1,165 @@
-"""API keys: stored as hashes, read from `Authorization: Bearer` or `x-api-key` (vendor page "API overview")."""
+"""API keys as a backend: those that are passed in, and those of a store."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import inf
 
 import msgspec
 from starlette.authentication import AuthenticationError
 
-from bud_asgi.auth.chain import CredentialBackend
-from bud_asgi.auth.credentials import Authenticated, authenticated
-from bud_asgi.exchange import MODELS_EXPECTED, Principal
-from bud_asgi.limit import Limit, check_own_limits
-from bud_asgi.options import (
-    OptionError,
-    check_items,
-    check_name,
-    check_text,
-    check_texts,
-    check_type,
-    duplicates,
-    mismatch,
+from bud_asgi.auth.chain import CredentialBackend, Pending
+from bud_asgi.auth.credentials import Authenticated, Status, authenticated
+from bud_asgi.auth.keys import (
+    DEFAULT_KEY_TIMING,
+    ApiKey,
+    EditableKeyStore,
+    KeyAdmin,
+    KeyLookup,
+    KeyStore,
+    KeyTiming,
+    check_key_store,
 )
+from bud_asgi.options import OptionError, check_items, check_type, duplicates, mismatch
+from bud_asgi.secret import AnySecret, secret_option
 
-HASH_EXPECTED = "sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST_KEY = 512  # bytes; nothing longer is hashed
+_PREFIX = b"sk-bud-"
 
 
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """One caller's key, as it is stored: `hash` is `sha256:` and 64 hex digits, made by `hash_api_key`.
+class _Listed(msgspec.Struct, frozen=True):
+    """A key in memory: its digest, or the HMAC of that, and the Unix time until which it is valid."""
 
-    `name` is the principal's id. `models` are the names or `*` patterns that it may use. `limits` count for this key
-    alone, and replace the app's limits per principal of the same kind and window. Raises `OptionError`.
-    """
-
-    name: str
-    hash: str
-    team: str | None = None
-    models: tuple[str, ...] = ("*",)
-    limits: tuple[Limit, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the options; lists become tuples."""
-        check_name("name", self.name)
-        check_text("hash", self.hash, HASH_EXPECTED, _HASH, hide=True)
-        if self.team is not None:
-            check_name("team", self.team)
-        msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
-        msgspec.structs.force_setattr(self, "limits", check_own_limits(self.limits))
-
-    @property
-    def principal(self) -> Principal:
-        """The caller whose key this is."""
-        return Principal(id=self.name, team=self.team, models=self.models, limits=self.limits)
-
-    def __repr__(self) -> str:
-        """Leave out the hash, and the limits, which are long."""
-        return f"ApiKey(name={self.name!r}, team={self.team!r}, models={self.models!r})"
-
-
-def new_api_key() -> str:
-    """Make a random key of 256 bits. Give it to its owner and store only `hash_api_key(key)`."""
-    return f"sk-bud-{secrets.token_urlsafe(32)}"
-
-
-def hash_api_key(key: str) -> str:
-    """The form in which a key is stored. A plain hash is enough for 256 random bits; it would not be for a password.
-
-    Raises `OptionError`, which does not show the key, for what is not a string or is empty.
-    """
-    check_text("key", key, "an API key, as made by new_api_key()", hide=True)
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    digest: bytes
+    result: Authenticated
+    until: float
 
 
 class ApiKeys(CredentialBackend):
     """Authenticates by API keys, of which only the hashes are known.
 
-    Takes `{name: hash}` or a sequence of `ApiKey`. Raises
-    `OptionError` for a value that is not a hash (it is not shown, because it may be a key) and for two keys of the same
-    name or hash.
+    `keys` is `{name: hash}` or a sequence of `ApiKey`. Keys that begin with `sk-bud-` and are not among them are looked
+    up in the `store`; the result is used for ten seconds. While the store is unavailable, keys that were used within
+    the last hour are accepted, and others get a 529. `pepper` is the one that the keys were hashed with.
+
+    Raises `OptionError` for a value that is not a hash (it is not shown, because it may be a key), for two keys of the
+    same name or hash, and for keys that were hashed with a pepper if there is none.
     """
 
-    def __init__(self, keys: Mapping[str, str] | Sequence[ApiKey]) -> None:
-        self._known: dict[bytes, tuple[bytes, Authenticated]] = {}
-        checked = list(_keys(keys))
-        for field in ("name", "hash"):
-            for index, first in duplicates(getattr(key, field) for key in checked):
-                raise OptionError(f"keys[{index}].{field}", f"duplicate API key {field}, already used by keys[{first}]")
-        for key in checked:
-            digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
-            self._known[digest[:8]] = (digest, authenticated(key.principal))
+    def __init__(
+        self,
+        keys: Mapping[str, str] | Sequence[ApiKey] = (),
+        *,
+        store: KeyStore | None = None,
+        pepper: AnySecret | None = None,
+        timing: KeyTiming = DEFAULT_KEY_TIMING,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._wall = wall
+        self._secret = secret_option("pepper", pepper)
+        self._pepper = self._secret.reveal().encode() if self._secret else None
+        self._listed: dict[bytes, _Listed] = {}
+        self._peppered = b""  # the pepper, if there is a listed key that needs it
+        for index, key in enumerate(_checked(keys)):
+            for hash_, until in _hashes(key):
+                self._add(f"keys[{index}]", hash_, authenticated(key.principal), until)
+        self._store, self._lookup = store, None
+        check_type("timing", timing, KeyTiming, "a KeyTiming")
+        if store is not None:
+            check_key_store(store)
+            self._lookup = KeyLookup(store, self._pepper, timing, clock, wall)
 
-    def check(self, credential: bytes) -> Authenticated | None:
-        """The principal of a key: found by the first bytes of its hash, then compared in constant time.
+    @property
+    def admin(self) -> KeyAdmin:
+        """Creates, rotates, disables and deletes the keys of the store, with effect at once in this process.
 
-        `None` for what does not look like a key of the gateway's. Raises `AuthenticationError` for one that is unknown.
+        Raises `OptionError` without a store, and with one whose keys can only be looked up.
         """
-        if len(credential) <= _LONGEST_KEY:
-            digest = hashlib.sha256(credential).digest()
-            known = self._known.get(digest[:8])
-            if known and hmac.compare_digest(known[0], digest):
-                return known[1]
-        if credential.startswith(b"sk-bud-"):
+        if not isinstance(self._store, EditableKeyStore) or self._lookup is None:
+            raise mismatch("store", "an EditableKeyStore, such as SqlKeyStore(...)", self._store)
+        return KeyAdmin(self._store, pepper=self._secret, wall=self._wall, on_change=self._lookup.forget)
+
+    def check(self, credential: bytes) -> Authenticated | Pending | None:
+        """The principal of a key, or what looks it up in the store; `None` for what is not a key of the gateway's.
+
+        Keys are found by the first bytes of their hash, then compared in constant time. Raises `AuthenticationError`
+        for a key that is unknown, disabled or has expired.
+        """
+        if len(credential) > _LONGEST_KEY:
+            return _refuse(credential)
+        digest = hashlib.sha256(credential).digest()
+        listed = self._find(digest)
+        if listed is not None and self._wall() < listed.until:
+            return listed.result
+        if self._lookup is None or credential[:7] != _PREFIX:
+            return _refuse(credential if listed is None else _PREFIX)
+        found, is_refused = self._lookup.known(digest)
+        if is_refused:
             raise AuthenticationError
-        return None
+        if found is not None:
+            return found
+        return Pending(partial(self._fetch, self._lookup, digest), is_known=self._lookup.was_accepted(digest))
+
+    async def status(self) -> Status:
+        """Whether the store answers; `ready` without one."""
+        return "ready" if self._lookup is None else await self._lookup.status()
+
+    async def aclose(self) -> None:
+        """Close the store's connections of the running event loop; they are opened again when needed."""
+        if self._lookup is not None:
+            await self._lookup.aclose()
+
+    async def _fetch(self, lookup: KeyLookup, digest: bytes) -> Authenticated:
+        found = await lookup.fetch(digest)
+        if found is None:
+            raise AuthenticationError
+        return found
+
+    def _find(self, digest: bytes) -> _Listed | None:
+        listed = self._listed.get(digest[:8])
+        if listed is None and self._peppered:
+            digest = hmac.digest(self._peppered, digest, "sha256")
+            listed = self._listed.get(digest[:8])
+        return listed if listed is not None and hmac.compare_digest(listed.digest, digest) else None
+
+    def _add(self, option: str, hash_: str, result: Authenticated, until: float) -> None:
+        kind, _, digits = hash_.partition(":")
+        if kind != "sha256" and self._pepper is None:
+            raise OptionError(f"{option}.hash", "was made with a pepper; expected pepper=... as well", other="pepper")
+        if kind != "sha256":
+            self._peppered = self._pepper or b""
+        digest = bytes.fromhex(digits)
+        if digest[:8] in self._listed:
+            raise OptionError(f"{option}.previous_hash", "the hash of another key as well")
+        self._listed[digest[:8]] = _Listed(digest, result, until)
+
+
+def _refuse(credential: bytes) -> None:
+    """Raise `AuthenticationError` for what looks like a key of the gateway's; anything else may be of another kind."""
+    if credential[:7] == _PREFIX:
+        raise AuthenticationError
+
+
+def _hashes(key: ApiKey) -> Iterator[tuple[str, float]]:
+    """The hashes of a key, and the Unix time until which each is valid."""
+    until = key.expires.timestamp() if key.expires else inf
+    yield key.hash, until if key.enabled else -inf
+    if key.previous_hash is not None and key.previous_until is not None:
+        yield key.previous_hash, min(until, key.previous_until.timestamp()) if key.enabled else -inf
+
+
+def _checked(keys: Mapping[str, str] | Sequence[ApiKey]) -> Sequence[ApiKey]:
+    """The keys as a list, in which no name or hash occurs twice."""
+    checked = list(_keys(keys))
+    for field in ("name", "hash"):
+        for index, first in duplicates(getattr(key, field) for key in checked):
+            raise OptionError(f"keys[{index}].{field}", f"duplicate API key {field}, already used by keys[{first}]")
+    return checked
 
 
 def _keys(keys: Mapping[str, str] | Sequence[ApiKey]) -> Iterator[ApiKey]:

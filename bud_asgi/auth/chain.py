@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeGuard, cast
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
+import msgspec
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.credentials import Authenticated, Credential, credentials_of, refusal_words
+from bud_asgi.auth.credentials import Authenticated, Credential, Status, credentials_of, refusal_words, worst_of
 from bud_asgi.auth.throttle import Throttle, TooManyFailures
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import OptionError, check_function, check_items, check_methods, check_type, mismatch
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.headers import Headers, merge_headers
 
-Pending = Callable[[], Awaitable[Authenticated]]
-"""A check that has to wait, for a store or a key set. Raises `AuthenticationError` like `check`."""
+
+@runtime_checkable
+class BackendWithStore(Protocol):
+    """A backend that calls a store."""
+
+    async def status(self) -> Status:
+        """Whether the store answers."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; they are opened again when needed."""
+        ...
+
+
+class Pending(msgspec.Struct, frozen=True, gc=False):
+    """A check that has to wait, for a store or a key set. Awaiting `wait()` raises `AuthenticationError` like `check`.
+
+    `is_known`: the credential was valid lately, so that it is checked again whatever else came from its address.
+    """
+
+    wait: Callable[[], Awaitable[Authenticated]]
+    is_known: bool = False
+
 
 Proof = tuple[Authenticated, tuple[bytes, ...]]
 """The caller, and the names of the headers that hold credentials of this gateway: they are never sent upstream."""
@@ -40,14 +61,14 @@ class CredentialBackend(AuthenticationBackend):
 
     required = REQUIRED
 
-    @abstractmethod
     def check(self, credential: bytes) -> Authenticated | Pending | None:
         """Return the caller that a credential belongs to. It must not wait, and must compare in constant time.
 
         `None`: the credential is of another kind. It is then offered to the next authenticator, and may be the
-        caller's own key for an upstream. Where a store has to be asked, the result is a function without arguments
-        that does it when it is awaited. Raises `AuthenticationError` for a credential of this kind that is not valid.
+        caller's own key for an upstream. Where a store has to be asked, the result is a `Pending`. Raises
+        `AuthenticationError` for a credential of this kind that is not valid.
         """
+        raise NotImplementedError
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The same for a connection, as Starlette's middleware needs it; `None` without a credential."""
@@ -71,6 +92,7 @@ class FirstOf(AuthenticationBackend):
         self._throttle = throttle or Throttle()
         self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
         self.others = tuple(backend for backend in given if not _is_checker(backend))
+        self._with_store = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
         self.required: str = getattr(given[0], "required", UNAUTHENTICATED)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
@@ -111,7 +133,7 @@ class FirstOf(AuthenticationBackend):
         value, names = credentials[0]
         found = self._check(value)
         if isinstance(found, tuple):
-            return cast("Authenticated", found), names if len(credentials) == 1 else self._withheld(credentials, 0)
+            return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
         return self._search(credentials, headers, scope)
 
     def refusal(self, headers: Headers, scope: Scope) -> AuthenticationError:
@@ -122,13 +144,22 @@ class FirstOf(AuthenticationBackend):
             self._throttle.take(scope, headers)
         return AuthenticationError(refusal_words(headers, self.required))
 
+    async def status(self) -> Status:
+        """The status of the backend whose store is in the worst state; `ready` without stores."""
+        return worst_of([await backend.status() for backend in self._with_store])
+
+    async def aclose(self) -> None:
+        """Close the stores' connections of the running event loop; they are opened again when needed."""
+        for backend in self._with_store:
+            await backend.aclose()
+
     async def _search(self, credentials: Sequence[Credential], headers: Headers, scope: Scope) -> Proof | None:
-        """Try the credentials in turn. Those that take a store count as a failure until one is valid."""
+        """Try the credentials in turn. An unknown one that takes a store counts as a failure until one is valid."""
         failure = _Failure(self._throttle, headers, scope)
         refusals: list[AuthenticationError | TooManyFailures] = []
         for index, (value, _) in enumerate(credentials):
             found = self._check(value)
-            if callable(found):
+            if isinstance(found, Pending):
                 found = await _wait(found, failure)
             if isinstance(found, tuple):
                 failure.take_back()
@@ -181,8 +212,9 @@ class _Failure:
 
 async def _wait(pending: Pending, failure: _Failure) -> Authenticated | AuthenticationError | TooManyFailures:
     try:
-        failure.count()
-        return await pending()
+        if not pending.is_known:
+            failure.count()
+        return await pending.wait()
     except (AuthenticationError, TooManyFailures) as error:
         return error
     except GatewayError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Literal
 
 from starlette.authentication import AuthCredentials
 
@@ -13,11 +14,19 @@ from bud_asgi.protocol.headers import Headers, one_credential
 Authenticated = tuple[AuthCredentials, Principal]
 """A backend's result, in Starlette's terms: the scopes that a user has, and the user."""
 
+Status = Literal["ready", "degraded", "unavailable"]
+"""Whether a backend can authenticate: `degraded` if only those callers that it has seen lately."""
+
 Credential = tuple[bytes, tuple[bytes, ...]]
 """A secret without its scheme, and the names of the headers that it came in."""
 
 _SCHEME = re.compile(rb"bearer +", re.IGNORECASE)
 _BEARER, _API_KEY, _BOTH = (b"authorization",), (b"x-api-key",), (b"authorization", b"x-api-key")
+
+
+def worst_of(statuses: Collection[Status]) -> Status:
+    """The worst of several statuses; `ready` if there are none."""
+    return "unavailable" if "unavailable" in statuses else "degraded" if "degraded" in statuses else "ready"
 
 
 def authenticated(principal: Principal) -> Authenticated:

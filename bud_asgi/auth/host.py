@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Collection
 from inspect import isawaitable
 
@@ -25,6 +26,9 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 
 MAX_TOKEN = 8192
 """The longest token that a host's function is called with, in bytes."""
+
+MAX_REMEMBERED = 10_000
+"""The number of valid tokens that are remembered, by their digests."""
 
 
 class HostUser(AuthenticationBackend):
@@ -88,6 +92,8 @@ class HostToken(CredentialBackend):
         check_type("prefix", prefix, str, "a string that the tokens begin with")
         self._user = user
         self._prefix = prefix.encode()
+        self._valid: dict[bytes, None] = {}
+        """The digests of tokens that were valid when they were last looked up: failures of others keep none out."""
 
     def check(self, credential: bytes) -> Pending | None:
         """Return the look-up of a token; `None` for one without the prefix. Raises `AuthenticationError`."""
@@ -96,18 +102,28 @@ class HostToken(CredentialBackend):
         if len(credential) > MAX_TOKEN or not credential.isascii():
             raise AuthenticationError
 
+        digest = hashlib.sha256(credential).digest()
+
         async def look_up() -> Authenticated:
-            try:
-                found = self._user(credential.decode())
-                user = _user_found(await found if isawaitable(found) else found)
-            except HTTPException as error:
-                raise HostRefused(error.status_code, error.detail, error.headers) from error
-            principal = None if user is None else principal_of(user)
-            if principal is None:
-                raise AuthenticationError
+            self._valid.pop(digest, None)
+            principal = await self._principal_of(credential.decode())
+            if len(self._valid) >= MAX_REMEMBERED:
+                del self._valid[next(iter(self._valid))]
+            self._valid[digest] = None
             return authenticated(principal)
 
-        return look_up
+        return Pending(look_up, is_known=digest in self._valid)
+
+    async def _principal_of(self, token: str) -> Principal:
+        try:
+            found = self._user(token)
+            user = _user_found(await found if isawaitable(found) else found)
+        except HTTPException as error:
+            raise HostRefused(error.status_code, error.detail, error.headers) from error
+        principal = None if user is None else principal_of(user)
+        if principal is None:
+            raise AuthenticationError
+        return principal
 
 
 class Anonymous(AuthenticationBackend):
@@ -127,7 +143,7 @@ def _user_found(found: object) -> BaseUser | None:
     if isinstance(found, str):
         return Principal(id=found)
     if not isinstance(found, BaseUser):
-        raise mismatch("the result of user()", "a Principal, another Starlette user, an id or None", found)
+        raise mismatch("the result of user()", "a Principal, a Starlette user, an id or None", found)
     return found
 
 

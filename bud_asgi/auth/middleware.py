@@ -20,26 +20,26 @@ class AuthMiddleware:
 
     `backend` is any Starlette `AuthenticationBackend`, or a list of them (`FirstOf`). Its user becomes the exchange's
     `Principal`, `scope["user"]` and `scope["auth"]`. Websockets are authenticated too, and closed (policy violation,
-    1008) if that fails. Raises `OptionError`.
+    1008) if that fails. `chain` is the backend, or all of them, as one. Raises `OptionError`.
     """
 
     def __init__(self, app: ASGIApp, *, backend: AuthenticationBackend | Sequence[AuthenticationBackend]) -> None:
         check_app(app)
         self.app = app
-        self._chain = as_chain("backend", backend)
+        self.chain = as_chain("backend", backend)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, then call the app behind."""
         if scope["type"] == "http":
             exchange = Exchange.of(scope)
             try:
-                await authenticate(self._chain, exchange, scope)
+                await authenticate(self.chain, exchange, scope)
             except GatewayError as error:
                 await Response(exchange, send, receive=receive).fail(error)
                 return
         elif scope["type"] == "websocket":
             try:
-                await authenticate_websocket(self._chain, scope)
+                await authenticate_websocket(self.chain, scope)
             except GatewayError as error:
                 await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
                 return

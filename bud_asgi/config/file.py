@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bud_asgi.auth import ApiKey
 from bud_asgi.budget import body_budget
+from bud_asgi.config.keys import KeySettings, read_key_store, read_keys
 from bud_asgi.config.limits import check_dimensions, read_limits, read_store
-from bud_asgi.config.lines import KeyPath
-from bud_asgi.config.problems import ConfigError, Problem, Problems, render
+from bud_asgi.config.problems import ConfigError, Problem, Problems
 from bud_asgi.config.providers import read_provider
 from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.routes import read_routes
 from bud_asgi.config.settings import Settings
-from bud_asgi.config.tables import GatewayConfig, KeyConfig
+from bud_asgi.config.tables import GatewayConfig
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limit import Dimension
 from bud_asgi.limits import LimitStore
-from bud_asgi.options import OptionError, duplicates, looks_secret
+from bud_asgi.options import OptionError, looks_secret
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -39,11 +38,24 @@ def read_file(
     `dimensions` are functions by the names that limits in the file may have for `per`. Raises `ConfigError` with every
     problem of the file, and `OptionError` for invalid dimensions.
     """
-    file, dimensions = Path(path), check_dimensions(dimensions)
+    dimensions = check_dimensions(dimensions)
+    return _read_gateway(*_open(path, environ), dimensions)
+
+
+def read_file_keys(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> KeySettings:
+    """Read the keys of a file and its key store, and nothing of the rest. Raises `ConfigError`."""
+    reader, gateway = _open(path, environ)
+    keys, store = read_keys(reader, gateway, {}), read_key_store(reader, gateway)
+    reader.problems.raise_any()
+    return KeySettings(reader.problems.source, keys, store, gateway.get("key_pepper"))
+
+
+def _open(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tuple[TableReader, GatewayConfig]:
+    """Read the top-level keys of a file. Raises `ConfigError` if it is not TOML."""
+    file = Path(path)
     text = _read_text(file)
-    problems = Problems(str(file), text)
-    reader = TableReader(problems, os.environ if environ is None else environ, file.parent)
-    return _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {}, dimensions)
+    reader = TableReader(Problems(str(file), text), os.environ if environ is None else environ, file.parent)
+    return reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {}
 
 
 def _read_text(file: Path) -> str:
@@ -74,7 +86,6 @@ def _without_secrets(message: str) -> str:
 def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mapping[str, Dimension]) -> Settings:
     """Read all parts of a file. Raises `ConfigError` with every problem."""
     problems, known = reader.problems, gateway.get("providers", {})
-    key_tables = gateway.get("keys", [])
     sizes = max_body, budget, per_principal = (
         gateway.get("max_body", DEFAULT_MAX_BODY),
         gateway.get("body_budget"),
@@ -83,19 +94,20 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
     _check_sizes(problems, *sizes)
     _check_required(problems, gateway)
     providers = [read_provider(reader, name, table) for name, table in known.items()]
-    keys = [_read_key(reader, table, ("keys", index), dimensions) for index, table in enumerate(key_tables)]
+    keys = read_keys(reader, gateway, dimensions)
+    key_store = read_key_store(reader, gateway)
     routes = read_routes(reader, gateway.get("routes", []), known)
     limits = read_limits(reader, gateway.get("limits", []), ("limits",), dimensions, own=False)
     fields = gateway.get("fields", {})
     _check_fields(problems, fields)
-    for field in ("name", "hash"):
-        _check_unique(problems, "keys", key_tables, field)
     store = _read_store(reader, gateway)
     problems.raise_any()
     return Settings(
         source=problems.source,
         providers=tuple(filter(None, providers)),
-        keys=tuple(filter(None, keys)),
+        keys=keys,
+        key_store=key_store,
+        key_pepper=gateway.get("key_pepper"),
         routes=routes or None,
         limits=limits,
         store=store,
@@ -127,31 +139,18 @@ def _check_required(problems: Problems, gateway: GatewayConfig) -> None:
     keys, providers, anonymous = gateway.get("keys"), gateway.get("providers"), gateway.get("allow_anonymous")
     if not providers and not problems.within(("providers",)):
         problems.add(("providers",), "missing; expected at least one [providers.NAME] table")
-    if keys and anonymous:
-        problems.add(("allow_anonymous",), "cannot be combined with [[keys]]")
-    if not (keys or anonymous or problems.within(("keys",)) or problems.within(("allow_anonymous",))):
-        problems.add(("keys",), "missing; expected [[keys]] tables, or allow_anonymous = true to admit everyone")
+    callers = keys or gateway.get("key_store")
+    if callers and anonymous:
+        problems.add(("allow_anonymous",), f"cannot be combined with {'[[keys]]' if keys else '[key_store]'}")
+    if not (callers or anonymous or any(problems.within((key,)) for key in ("keys", "key_store", "allow_anonymous"))):
+        expected = "expected [[keys]] tables or a [key_store], or allow_anonymous = true to admit everyone"
+        problems.add(("keys",), f"missing; {expected}")
     if len(providers or ()) > 1 and not gateway.get("routes") and not problems.within(("routes",)):
         problems.add(("routes",), "missing; with several providers, expected [[routes]] tables that assign models")
-
-
-def _check_unique(problems: Problems, name: str, tables: Sequence[object], field: str) -> None:
-    values = [(as_table(table) or {}).get(field) for table in tables]
-    for index, first in duplicates(value if isinstance(value, str) else object() for value in values):
-        problems.add((name, index, field), f"duplicate {field}, already used by {render((name, first))}")
-
-
-def _read_key(reader: TableReader, table: object, path: KeyPath, dimensions: Mapping[str, Dimension]) -> ApiKey | None:
-    read = reader.read(KeyConfig, table, path)
-    if read is None:
-        return None
-    limits = read_limits(reader, read.get("limits", []), (*path, "limits"), dimensions, own=True)
-    required = {"name": "name", "hash": f"sha256:{'0' * 64}"}
-    return reader.make(KeyConfig, ApiKey, {**read, "limits": limits}, path, required)
 
 
 def _read_store(reader: TableReader, gateway: GatewayConfig) -> LimitStore | None:
     if "store" not in gateway:
         return None
-    of_keys = any("limits" in (as_table(table) or {}) for table in gateway.get("keys", []))
+    of_keys = "key_store" in gateway or any("limits" in (as_table(table) or {}) for table in gateway.get("keys", []))
     return read_store(reader, gateway["store"], has_limits="limits" in gateway or of_keys)

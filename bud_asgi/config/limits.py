@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems, render
@@ -89,7 +88,7 @@ def _limit(kind: Kind, dimensions: Mapping[str, Dimension], own: bool, **options
     """Make a limit of the keys of its table, and name those in errors."""
     for option in ("window", "wait"):
         if option in options:
-            options[option] = _seconds(option, options[option])
+            options[option] = seconds_of(option, options[option])
     if (per := options.get("per", PER[0])) not in PER:
         check_choice("per", per, (*PER, *dimensions))
         options["per"] = dimensions[per]
@@ -102,8 +101,8 @@ def _limit(kind: Kind, dimensions: Mapping[str, Dimension], own: bool, **options
         raise OptionError(kind if option == "amount" else option, error.problem, other=other) from None
 
 
-def _seconds(option: str, value: object) -> Any:
-    """A duration as seconds. Raises `OptionError`; numbers are left for the constructor to check."""
+def seconds_of(option: str, value: object) -> Any:
+    """A duration such as `30s` as seconds. Raises `OptionError`; numbers are left for the constructor to check."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     parts = _DURATION.fullmatch(value) if isinstance(value, str) else None
@@ -120,7 +119,7 @@ def read_store(reader: TableReader, table: object, *, has_limits: bool) -> Limit
         return None
     if not has_limits:
         reader.problems.add(path, "meaningless without limits; expected [[limits]] tables, or limits of a key")
-    options: dict[str, Any] = {**read, "url": _read_url(reader, read.get("url"), (*path, "url"))}
+    options: dict[str, Any] = {**read, "url": reader.url(read.get("url"), (*path, "url"), _URL_EXPECTED, _VALID_URL)}
     store = reader.make(StoreConfig, _store, options, path, {"url": _VALID_URL})
     is_local, has_replicas = read.get("on_failure") == "local", "replicas" in read
     if has_replicas and not is_local:
@@ -132,19 +131,7 @@ def read_store(reader: TableReader, table: object, *, has_limits: bool) -> Limit
     return store
 
 
-def _read_url(reader: TableReader, value: object, path: KeyPath) -> object:
-    """The URL of a store, as a `Secret` if it is a reference. Where that fails, a valid one takes its place."""
-    if value is None:
-        reader.problems.add(path, f"missing; {_URL_EXPECTED}")
-    elif not isinstance(value, str) or "://" not in value or value.startswith(("env:", "file:")):
-        value = reader.secret(value, path, _URL_EXPECTED)
-    elif "@" in (plain := unquote(value)) or "password=" in plain.lower():
-        hint = "a URL with a user or password must be a reference such as env:NAME or file:PATH"
-        reader.problems.add(path, f"{hint}; the value is not shown")
-    return _VALID_URL if reader.problems.at(path) else value
-
-
 def _store(**options: Any) -> LimitStore:
     if "timeout" in options:
-        options["timeout"] = _seconds("timeout", options["timeout"])
+        options["timeout"] = seconds_of("timeout", options["timeout"])
     return RedisStore(**options)

@@ -28,7 +28,7 @@ def permission_warnings(source: str) -> Iterator[str]:
     tables: dict[tuple[str, ...], dict[str, Any]] = {
         ("providers", name): table for name, table in content.get("providers", {}).items()
     }
-    for path, table in {**tables, ("store",): content.get("store", {})}.items():
+    for path, table in {**tables, **{(name,): content.get(name, {}) for name in ("store", "key_store")}}.items():
         for key, secret in _secret_files(table):
             mode = _mode(file.parent / secret)
             if mode & _READ_BY_OTHERS:

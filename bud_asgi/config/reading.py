@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
+from urllib.parse import unquote
 
 import msgspec
 
@@ -31,6 +32,7 @@ _TYPES = {
 _SERVE_OPTIONS = {"drain_timeout", "host", "log_level", "port", "workers"}
 _REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\0]+)")
 _FOREIGN_REFERENCE = re.compile(r"\$\{?\w+\}?|\{env[.:]\w+\}|\{\{.*\}\}|%\w+%|os\.environ.*|env\.\w+", re.DOTALL)
+_URL = re.compile(r"sqlite:|[a-z+]+://")
 _VARIABLE = re.compile(r"[A-Z]{1,20}[0-9]?(?:_[A-Z0-9]{1,20})*")
 _EXPECTED_REFERENCE = "expected a reference such as env:NAME or file:PATH"
 _UNRESOLVED = Secret("unresolved")
@@ -107,6 +109,19 @@ class TableReader:
         except ValueError as error:
             self.problems.add(path, str(error))
             return _UNRESOLVED
+
+    def url(self, value: object, path: KeyPath, expected: str, valid: str) -> str | Secret:
+        """The URL of a store, looked up if it is a reference. Where that fails, `valid` takes its place."""
+        literal = value if isinstance(value, str) and _URL.match(value) else ""
+        url: str | Secret = literal
+        if value is None:
+            self.problems.add(path, f"missing; {expected}")
+        elif not literal or literal.startswith(("env:", "file:")):
+            url = self.secret(value, path, expected)
+        elif "@" in (plain := unquote(literal)) or "password=" in plain.lower():
+            hint = "a URL with a user or password must be a reference such as env:NAME or file:PATH"
+            self.problems.add(path, f"{hint}; the value is not shown")
+        return valid if self.problems.at(path) else url
 
 
 def make_all_checks(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.auth import Anonymous, ApiKey, ApiKeys
+from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, EditableKeyStore
 from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
@@ -17,6 +17,7 @@ from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
 from bud_asgi.routing import Route, RouteTable
+from bud_asgi.secret import Secret
 
 ConfiguredProvider = Anthropic | Bedrock | Vertex
 """The providers that a configuration can contain."""
@@ -25,15 +26,17 @@ ConfiguredProvider = Anthropic | Bedrock | Vertex
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
-    `source` is the file, or `environment`. Without `keys` everyone is admitted. Without `routes` every model goes to
-    the one provider. `store` counts the limits, by default in the process's memory. `fields` is the app's
-    `field_policy`. `max_body` and the budgets are in bytes. A budget or
-    `access_log` is `None` if it was not set. Raises `OptionError`.
+    `source` is the file, or `environment`. Without `keys` and a `key_store` everyone is admitted. Keys were
+    hashed with the `key_pepper`. Without `routes` every model goes to the one provider. `store` counts the limits, by
+    default in the process's memory. `fields` is the app's `field_policy`. `max_body` and the budgets are in bytes. A
+    budget or `access_log` is `None` if it was not set. Raises `OptionError`.
     """
 
     source: str
     providers: tuple[ConfiguredProvider, ...]
     keys: tuple[ApiKey, ...] = ()
+    key_store: EditableKeyStore | None = None
+    key_pepper: Secret | None = None
     routes: tuple[Route, ...] | None = None
     limits: tuple[Limit, ...] = ()
     store: LimitStore | None = None
@@ -47,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Check each value on its own; the app checks whether they fit together."""
         check_name("source", self.source)
         check_items("providers", self.providers, "a list of providers", check_provider)
-        ApiKeys(self.keys)
+        self._api_keys()
         if self.routes is not None:
             RouteTable(self.routes)
         check_limits(self.limits)
@@ -63,11 +66,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether there are limits, general ones or of a key."""
         return bool(self.limits) or any(key.limits for key in self.keys)
 
+    def _api_keys(self) -> ApiKeys:
+        return ApiKeys(self.keys, store=self.key_store, pepper=self.key_pepper)
+
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
             return MessagesApp(
-                auth=ApiKeys(self.keys) if self.keys else Anonymous(),
+                auth=self._api_keys() if self.keys or self.key_store else Anonymous(),
                 providers=self.providers,
                 routes=self.routes,
                 limits=self.limits,

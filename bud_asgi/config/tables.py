@@ -16,6 +16,8 @@ class GatewayConfig(TypedDict, total=False):
 
     providers: dict[str, Any]
     keys: list[Any]
+    key_store: object
+    key_pepper: Secret
     allow_anonymous: bool
     routes: list[Any]
     limits: list[Any]
@@ -32,9 +34,22 @@ class KeyConfig(TypedDict, total=False):
 
     name: str
     hash: str
+    owner: str
     team: str
     models: list[str]
     limits: list[Any]
+    metadata: dict[str, Any]
+    expires: object
+    enabled: bool
+    previous_hash: str
+    previous_until: object
+
+
+class KeyStoreConfig(TypedDict, total=False):
+    """Where further keys are looked up."""
+
+    url: object
+    timeout: object
 
 
 class LimitConfig(TypedDict, total=False):

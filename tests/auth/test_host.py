@@ -13,7 +13,7 @@ from starlette.types import Scope
 from support.asgi import Behind, Lines, Receiving, Sent, call, http_scope
 from support.counts import examples
 
-from bud_asgi.auth import UNAUTHENTICATED, AuthMiddleware, HostToken, HostUser
+from bud_asgi.auth import UNAUTHENTICATED, AuthMiddleware, HostToken, HostUser, host
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
 
@@ -155,6 +155,25 @@ async def test_a_401_of_the_hosts_counts_as_a_guess_and_other_refusals_do_not(st
     statuses = [(await call(app, http_scope([(b"x-api-key", b"k%d" % n)]))).status for n in range(200)]
     assert statuses[0] == status
     assert statuses[-1] == refused
+
+
+async def test_a_valid_token_passes_whatever_else_came_from_its_address() -> None:
+    app = AuthMiddleware(Behind(), backend=HostToken(user_of))
+
+    async def status(key: bytes) -> int:
+        return (await call(app, http_scope([(b"x-api-key", key)]))).status
+
+    assert await status(b"token-of-ann") == 200
+    assert [await status(b"k%d" % n) for n in range(150)][-1] == 429
+    assert await status(b"token-of-ann") == 200
+
+
+async def test_the_tokens_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "MAX_REMEMBERED", 3)
+    backend = HostToken(lambda token: token)
+    for number in range(10):
+        await authenticated(backend, [(b"x-api-key", b"k%d" % number)])
+    assert len(backend._valid) == 3
 
 
 async def test_a_result_of_another_kind_is_a_500_and_never_a_caller() -> None:

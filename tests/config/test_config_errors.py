@@ -17,7 +17,8 @@ HASHES = "expected sha256: and 64 lower-case hex digits, as written by `bud-asgi
 TARGETS = "expected a list of targets: names of providers, or pairs of a provider and its model"
 SECRET = "a secret must be visible ASCII without spaces or line breaks, and not empty"
 KINDS = 'expected "anthropic", "bedrock" or "vertex"'
-NOBODY = "keys: missing; expected [[keys]] tables, or allow_anonymous = true to admit everyone"
+NOBODY = "keys: missing; expected [[keys]] tables or a [key_store], or allow_anonymous = true to admit everyone"
+KEYS_URL = 'expected a URL such as "sqlite:keys.db" or "postgresql://host/database", or a reference such as env:NAME'
 NO_USER = "must not contain a user, query or fragment; a credential has its own option"
 OTHER = '[providers.other]\nkind = "anthropic"\nbase_url = "http://127.0.0.1:1"\n'
 
@@ -52,14 +53,20 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         "max_bdy = 1\n" + GOOD,
         [
             (
-                '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, allow_anonymous,'
-                " routes, limits, store, fields, max_body, body_budget, body_budget_per_principal or access_log"
+                '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, key_store, key_pepper,'
+                " allow_anonymous, routes, limits, store, fields, max_body, body_budget, body_budget_per_principal or"
+                " access_log"
             )
         ],
     ),
     "a key that resembles no other": (
         key("zzz = 1"),
-        ["9: keys[0].zzz: unknown key; expected name, hash, team, models or limits"],
+        [
+            (
+                "9: keys[0].zzz: unknown key; expected name, hash, owner, team, models, limits, metadata, expires,"
+                " enabled, previous_hash or previous_until"
+            )
+        ],
     ),
     "wrong types": (
         'max_body = "32MB"\naccess_log = 1\nallow_anonymous = "no"\n' + GOOD,
@@ -144,6 +151,65 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "no authentication": (PROVIDER, [NOBODY]),
+    "a key store and anonymous access": (
+        f'allow_anonymous = true\n{PROVIDER}[key_store]\nurl = "sqlite:keys.db"\n',
+        ["1: allow_anonymous: cannot be combined with [key_store]"],
+    ),
+    "a key store without a URL": (
+        PROVIDER + '[key_store]\ntimeout = "1s"\n',
+        [f"5: key_store.url: missing; {KEYS_URL}"],
+    ),
+    "a key store with a password in the file": (
+        PROVIDER + '[key_store]\nurl = "postgresql://user:sk-CANARY@host/db"\n',
+        [
+            (
+                "6: key_store.url: a URL with a user or password must be a reference such as env:NAME or file:PATH;"
+                " the value is not shown"
+            )
+        ],
+    ),
+    "a key store of another kind": (
+        PROVIDER + '[key_store]\nurl = "mysql://host/db"\n',
+        [
+            (
+                "6: key_store.url: expected a URL such as sqlite:keys.db or postgresql://host/database, got a value"
+                " that is not shown"
+            )
+        ],
+    ),
+    "a key store without a scheme": (
+        PROVIDER + '[key_store]\nurl = "keys.db"\n',
+        [f"6: key_store.url: {KEYS_URL}, got a value that is not shown"],
+    ),
+    "a timeout of a key store": (
+        PROVIDER + '[key_store]\nurl = "sqlite:keys.db"\ntimeout = "1y"\n',
+        [
+            (
+                '7: key_store.timeout: expected a duration such as "50ms", "30s", "1m", "1h" or "1d", or a number of'
+                ' seconds, got "1y"'
+            )
+        ],
+    ),
+    "a time without an offset": (
+        key("expires = 2027-01-31T00:00:00"),
+        ['9: keys[0].expires: expected a time with an offset, such as 2027-01-31T00:00:00Z, got "2027-01-31 00:00:00"'],
+    ),
+    "a hash without a time": (
+        key(f'previous_hash = "{HASH}"'),
+        ["6: keys[0].previous_until: missing; expected a time with an offset, such as 2027-01-31T00:00:00Z"],
+    ),
+    "a hash with a pepper that is not there": (
+        f'{PROVIDER}[[keys]]\nname = "ci"\nhash = "hmac-{HASH}"\n',
+        ['7: keys[0].hash: was made with a pepper; expected key_pepper = "env:NAME" at the top of the file'],
+    ),
+    "a pepper in the file": (
+        'key_pepper = "CANARY"\n' + GOOD,
+        [f"1: key_pepper: {REFERENCE}, {NOT_SHOWN}"],
+    ),
+    "metadata that is not text": (
+        key("metadata = { ticket = 1 }"),
+        ["9: keys[0].metadata: expected names with strings as values; the value is not shown"],
+    ),
     "keys and anonymous access": (
         "allow_anonymous = true\n" + GOOD,
         ["1: allow_anonymous: cannot be combined with [[keys]]"],

@@ -13,7 +13,7 @@ from typing import Any
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry, serialize_compact
 
-from bud_asgi.auth import Issuer, Jwt, KeyTiming
+from bud_asgi.auth import Issuer, JwksTiming, Jwt
 from bud_asgi.testing import Received, Reply, StandIn, error, json_body
 
 AUDIENCE = "bud"
@@ -80,7 +80,7 @@ class LocalIssuer:
         """The configuration for it."""
         return Issuer(url=self.url, audience=AUDIENCE, **options)
 
-    def backend(self, *, timing: KeyTiming | None = None, **options: Any) -> Jwt:
+    def backend(self, *, timing: JwksTiming | None = None, **options: Any) -> Jwt:
         """A backend that accepts its tokens."""
         return Jwt(self.issuer(**options), timing=timing)
 

@@ -2,6 +2,6 @@
 
 from bud_asgi.auth.jwt.backend import Jwt
 from bud_asgi.auth.jwt.issuer import Grant, Issuer
-from bud_asgi.auth.jwt.keys import IssuerUnavailable, KeyTiming
+from bud_asgi.auth.jwt.keys import IssuerUnavailable, JwksTiming
 
-__all__ = ["Grant", "Issuer", "IssuerUnavailable", "Jwt", "KeyTiming"]
+__all__ = ["Grant", "Issuer", "IssuerUnavailable", "JwksTiming", "Jwt"]

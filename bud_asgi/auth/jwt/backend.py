@@ -15,7 +15,7 @@ from starlette.authentication import AuthenticationError
 from bud_asgi.auth.chain import CredentialBackend, Pending
 from bud_asgi.auth.credentials import Authenticated, authenticated
 from bud_asgi.auth.jwt.issuer import ClaimError, Issuer
-from bud_asgi.auth.jwt.keys import IssuerKeys, KeyTiming
+from bud_asgi.auth.jwt.keys import IssuerKeys, JwksTiming
 from bud_asgi.auth.jwt.tokens import MAX_TOKEN, Token, check_header, parse_token
 from bud_asgi.exchange import Principal
 from bud_asgi.extras import require
@@ -39,7 +39,7 @@ _BRACE = b"e"  # what a brace begins with in base64
 _log = logging.getLogger("bud_asgi")
 
 
-class _Verified(msgspec.Struct, frozen=True):
+class VerifiedToken(msgspec.Struct, frozen=True):
     """A token that has been verified with `keys`, the current ones of an issuer at that time."""
 
     caller: Authenticated
@@ -48,30 +48,28 @@ class _Verified(msgspec.Struct, frozen=True):
     keys: SigningKeys
     size: int
 
+    def is_current(self, now: float) -> bool:
+        """Whether it is valid at `now`, in seconds since the epoch, and its issuer has the same keys."""
+        return now < self.expires_at and self.source.current() is self.keys
+
 
 class VerifiedTokens:
-    """Verified tokens by their digest, until they expire or the keys of their issuer change. Bounded: oldest first."""
+    """Verified tokens by their digest. Bounded: the oldest ones are forgotten first."""
 
     def __init__(self, max_entries: int = MAX_VERIFIED, max_size: int = MAX_VERIFIED_SIZE) -> None:
         self._max_entries = max_entries
         self._max_size = max_size
-        self._entries: dict[bytes, _Verified] = {}
+        self._entries: dict[bytes, VerifiedToken] = {}
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, digest: bytes, now: float) -> Authenticated | None:
-        """The caller of a token that is still valid; `now` is in seconds since the epoch."""
-        entry = self._entries.get(digest)
-        if entry is None:
-            return None
-        if now < entry.expires_at and entry.source.current() is entry.keys:
-            return entry.caller
-        self._remove(digest)
-        return None
+    def find(self, digest: bytes) -> VerifiedToken | None:
+        """What is remembered of a token: it may have to be verified again."""
+        return self._entries.get(digest)
 
-    def add(self, digest: bytes, entry: _Verified) -> None:
+    def add(self, digest: bytes, entry: VerifiedToken) -> None:
         """Remember a token, in place of the oldest ones if there is no room."""
         self._remove(digest)
         self._entries[digest] = entry
@@ -111,18 +109,18 @@ class Jwt(CredentialBackend):
         *,
         client: Callable[[], HttpClient] = Engine,
         tls: ssl.SSLContext | None = None,
-        timing: KeyTiming | None = None,
+        timing: JwksTiming | None = None,
     ) -> None:
         given = check_issuers("issuers", [issuers] if isinstance(issuers, Issuer) else issuers)
         check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
         if tls is not None:
             check_type("tls", tls, ssl.SSLContext, "an ssl.SSLContext")
         if timing is not None:
-            check_type("timing", timing, KeyTiming, "a KeyTiming")
+            check_type("timing", timing, JwksTiming, "a JwksTiming")
         require("Jwt", "joserfc", "jwt")
         from bud_asgi.auth.jwt import signatures  # noqa: PLC0415 - the extra is needed by nothing else
 
-        timing, tls = timing or KeyTiming(), tls or ssl.create_default_context()
+        timing, tls = timing or JwksTiming(), tls or ssl.create_default_context()
         self._clock = timing.clock
         self._issuers = {
             issuer.url: _Accepted(
@@ -142,12 +140,14 @@ class Jwt(CredentialBackend):
         if credential[:1] != _BRACE or len(credential) > MAX_TOKEN:
             return None
         digest = hashlib.sha256(credential).digest()
-        caller = self._verified.find(digest, self._clock())
-        if caller is not None:
-            return caller
+        verified = self._verified.find(digest)
+        if verified is not None and verified.is_current(self._clock()):
+            return verified.caller
         token = parse_token(credential)
         accepted = None if token is None else self._issuers.get(token.issuer)
-        return None if token is None or accepted is None else partial(self._verify, token, digest, accepted)
+        if token is None or accepted is None:
+            return None
+        return Pending(partial(self._verify, token, digest, accepted), is_known=verified is not None)
 
     async def _verify(self, token: Token, digest: bytes, accepted: _Accepted) -> Authenticated:
         """Verify a token of one of the issuers, and remember it. Raises `AuthenticationError`."""
@@ -160,7 +160,7 @@ class Jwt(CredentialBackend):
         caller = authenticated(_caller(issuer, token))
         expires_at = token.claims["exp"] + issuer.leeway
         size = len(token.raw) + _OVERHEAD
-        self._verified.add(digest, _Verified(caller, expires_at, accepted.keys, keys, size))
+        self._verified.add(digest, VerifiedToken(caller, expires_at, accepted.keys, keys, size))
         return caller
 
 

@@ -32,7 +32,7 @@ class IssuerUnavailable(GatewayError):
         super().__init__("The keys of the token's issuer are not available", headers={"retry-after": "5"})
 
 
-class KeyTiming(msgspec.Struct, frozen=True, kw_only=True):
+class JwksTiming(msgspec.Struct, frozen=True, kw_only=True):
     """When the keys of an issuer are fetched, in seconds, and the clocks that are read.
 
     `refresh_after`: the age at which they are fetched again, in the background. `keep_for`: how old they may become
@@ -67,7 +67,7 @@ class IssuerKeys:
         read: Callable[[Mapping[str, Any]], SigningKeys],
         client: Callable[[], HttpClient],
         tls: ssl.SSLContext,
-        timing: KeyTiming,
+        timing: JwksTiming,
     ) -> None:
         self._issuer = issuer
         self._read = read

@@ -1,0 +1,193 @@
+"""A key store in SQL: SQLite or PostgreSQL, by its URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from bud_asgi.auth.keys.record import ApiKey
+from bud_asgi.limit import Limit
+from bud_asgi.options import OptionError, check_seconds
+from bud_asgi.secret import AnySecret, secret_option
+
+URL_EXPECTED = "a URL such as sqlite:keys.db or postgresql://host/database"
+
+_COLUMNS: Final = (
+    "name, owner, team, models, limits, metadata, hash, previous_hash, previous_until, enabled, expires, created,"
+    " last_used"
+)
+_JSON: Final = frozenset({"models", "limits", "metadata"})
+_TIMES: Final = frozenset({"previous_until", "expires", "created", "last_used"})
+_VALUES: Final = ", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))
+_FIND: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys WHERE hash = :hash OR previous_hash = :hash"
+_GET: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys WHERE name = :name"
+_ALL: Final = f"SELECT {_COLUMNS} FROM bud_asgi_keys"
+_ADD: Final = f"INSERT INTO bud_asgi_keys ({_COLUMNS}) VALUES ({_VALUES}) RETURNING name"
+_ROTATE: Final = (
+    "UPDATE bud_asgi_keys SET hash = :hash, previous_hash = CASE WHEN :keep THEN hash END,"
+    " previous_until = :previous_until WHERE name = :name RETURNING name"
+)
+_SET_ENABLED: Final = "UPDATE bud_asgi_keys SET enabled = :enabled WHERE name = :name RETURNING name"
+_DELETE: Final = "DELETE FROM bud_asgi_keys WHERE name = :name RETURNING name"
+_NOTE_USED: Final = (
+    "UPDATE bud_asgi_keys SET last_used = :used WHERE name = :name AND (last_used IS NULL OR last_used < :used)"
+)
+
+Row = Mapping[str, object]
+
+
+class Database(Protocol):
+    """Runs statements, whose parameters are written `:name`. Raises `KeyStoreUnavailable` and `DuplicateKey`."""
+
+    @property
+    def shown(self) -> str:
+        """Its URL without a password."""
+        ...
+
+    async def run(self, statement: str, values: Row) -> Sequence[Row]:
+        """Run one statement, and return its rows."""
+        ...
+
+    async def run_all(self, statement: str, values: Sequence[Row]) -> None:
+        """Run one statement for each row of values."""
+        ...
+
+    async def migrate(self) -> None:
+        """Create the tables, or bring them up to date."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        ...
+
+
+class SqlKeyStore:
+    """Keys in SQLite or PostgreSQL: an `EditableKeyStore` that several processes can share.
+
+    `url` is `sqlite:` and the path of a file, or `postgresql://user:password@host/database`, as libpq reads it (extra
+    `postgres`); a `Secret` is accepted. The tables are made by `migrate()`, or by any `bud-asgi keys` command.
+    A relative path of a file starts at `folder`. A call waits for at most `timeout` seconds for a lock or a connection.
+    Raises `OptionError`, and `MissingExtra`.
+    """
+
+    def __init__(self, url: AnySecret, *, timeout: float = 1.0, folder: str | Path = "") -> None:
+        check_seconds("timeout", timeout, maximum=60.0)
+        self._database = _database(url, timeout, Path(folder))
+
+    def __repr__(self) -> str:
+        return f"SqlKeyStore({self._database.shown!r})"
+
+    async def find(self, key_hash: str) -> ApiKey | None:
+        """The key whose `hash` or `previous_hash` this is. Raises `KeyStoreUnavailable`."""
+        return _first(await self._database.run(_FIND, {"hash": key_hash}))
+
+    async def get(self, name: str) -> ApiKey | None:
+        """The key of that name. Raises `KeyStoreUnavailable`."""
+        return _first(await self._database.run(_GET, {"name": name}))
+
+    async def all(self) -> Sequence[ApiKey]:
+        """All keys, by name. Raises `KeyStoreUnavailable`."""
+        keys = [_from_row(row) for row in await self._database.run(_ALL, {})]
+        return sorted(keys, key=lambda key: key.name)  # databases sort by languages
+
+    async def add(self, key: ApiKey) -> None:
+        """Add a key. Raises `DuplicateKey` and `KeyStoreUnavailable`."""
+        await self._database.run(_ADD, _to_row(key))
+
+    async def rotate(self, name: str, key_hash: str, previous_until: datetime | None) -> bool:
+        """Replace the hash of a key, and keep the present one until a time. Raises `KeyStoreUnavailable`."""
+        keep = previous_until is not None
+        values = {"name": name, "hash": key_hash, "keep": keep, "previous_until": _time(previous_until)}
+        return bool(await self._database.run(_ROTATE, values))
+
+    async def set_enabled(self, name: str, enabled: bool) -> bool:
+        """Enable or disable a key. Raises `KeyStoreUnavailable`."""
+        return bool(await self._database.run(_SET_ENABLED, {"name": name, "enabled": enabled}))
+
+    async def delete(self, name: str) -> bool:
+        """Delete a key. Raises `KeyStoreUnavailable`."""
+        return bool(await self._database.run(_DELETE, {"name": name}))
+
+    async def note_used(self, used: Mapping[str, datetime]) -> None:
+        """Set `last_used` of these keys, unless it is later. Raises `KeyStoreUnavailable`."""
+        rows = [{"name": name, "used": _time(used[name])} for name in sorted(used)]  # in one order: no deadlocks
+        await self._database.run_all(_NOTE_USED, rows)
+
+    async def migrate(self) -> None:
+        """Create the tables, or bring them up to date. Raises `KeyStoreUnavailable`."""
+        await self._database.migrate()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; they are opened again when needed."""
+        await self._database.aclose()
+
+
+def _database(url: AnySecret, timeout: float, folder: Path) -> Database:
+    secret = secret_option("url", url)
+    text = secret.reveal() if secret else ""
+    scheme, colon, rest = text.partition(":")
+    if scheme == "sqlite" and rest.removeprefix("//"):
+        from bud_asgi.auth.keys.sqlite import SQLite  # noqa: PLC0415 - takes long to import
+
+        return SQLite(folder / rest.removeprefix("//"), timeout)
+    if colon and scheme in {"postgresql", "postgres"}:
+        from bud_asgi.auth.keys.postgres import PostgreSQL  # noqa: PLC0415 - of an extra
+
+        return PostgreSQL(text, timeout)
+    raise OptionError("url", f"expected {URL_EXPECTED}, got a value that is not shown")
+
+
+def _first(rows: Sequence[Row]) -> ApiKey | None:
+    return _from_row(rows[0]) if rows else None
+
+
+def _time(value: datetime | None) -> str | None:
+    """A time as text, which can be compared in SQLite as well."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds") if value else None
+
+
+def _to_row(key: ApiKey) -> Row:
+    limits = [
+        {
+            field: getattr(limit, field)
+            for field in ("kind", "amount", "window", "models", "mode", "wait", "cache_reads")
+        }
+        for limit in key.limits
+    ]
+    return {
+        "name": key.name,
+        "owner": key.owner,
+        "team": key.team,
+        "models": json.dumps(key.models),
+        "limits": json.dumps(limits),
+        "metadata": json.dumps(dict(key.metadata)),
+        "hash": key.hash,
+        "previous_hash": key.previous_hash,
+        "previous_until": _time(key.previous_until),
+        "enabled": key.enabled,
+        "expires": _time(key.expires),
+        "created": _time(key.created),
+        "last_used": _time(key.last_used),
+    }
+
+
+def _from_row(row: Row) -> ApiKey:
+    """The key of a row. Raises `OptionError` for one that is not valid."""
+    try:
+        columns: dict[str, Any] = {name: _value(name, value) for name, value in row.items()}
+        columns["limits"] = tuple(Limit(**limit) for limit in columns["limits"])
+        return ApiKey(**columns)
+    except (ValueError, TypeError, KeyError) as error:
+        raise OptionError("keys", f"a row of the table bud_asgi_keys is invalid ({type(error).__name__})") from None
+
+
+def _value(name: str, value: object) -> object:
+    """The value of a column: SQLite returns those of JSON, times and booleans as they were written."""
+    if name in _JSON and isinstance(value, str):
+        return json.loads(value)
+    if name in _TIMES and isinstance(value, str):
+        return datetime.fromisoformat(value)
+    return bool(value) if name == "enabled" else value
