@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Collection
 from inspect import isawaitable
 
@@ -15,7 +16,7 @@ from bud_asgi.auth.chain import UNAUTHENTICATED, CredentialBackend, Pending
 from bud_asgi.auth.credentials import Authenticated, authenticated
 from bud_asgi.auth.stage import principal_of
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.options import check_choice, check_function, check_texts, check_type, mismatch, one_of
+from bud_asgi.options import check_choice, check_function, check_text, check_texts, mismatch, one_of
 from bud_asgi.protocol.errors import HostRefused
 
 Found = Principal | BaseUser | str | None
@@ -29,6 +30,9 @@ MAX_TOKEN = 8192
 
 MAX_REMEMBERED = 10_000
 """The number of valid tokens that are remembered, by their digests."""
+
+
+_VISIBLE = re.compile(r"[!-~]+")
 
 
 class HostUser(AuthenticationBackend):
@@ -89,7 +93,8 @@ class HostToken(CredentialBackend):
         if isinstance(user, type):
             raise mismatch("user", expected, user)
         check_function("user", user, expected, "")
-        check_type("prefix", prefix, str, "a string that the tokens begin with")
+        if prefix != "":
+            check_text("prefix", prefix, "what the tokens begin with, in visible ASCII", _VISIBLE)
         self._user = user
         self._prefix = prefix.encode()
         self._valid: dict[bytes, None] = {}
