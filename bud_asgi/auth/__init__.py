@@ -2,8 +2,8 @@
 
 from bud_asgi.auth.api_keys import ApiKeys
 from bud_asgi.auth.chain import UNAUTHENTICATED, CredentialBackend, FirstOf, Pending, as_chain
-from bud_asgi.auth.credentials import worst_of
-from bud_asgi.auth.host import CREDENTIAL_HEADERS, Anonymous, HostToken, HostUser
+from bud_asgi.auth.credentials import CREDENTIAL_HEADERS, worst_of
+from bud_asgi.auth.host import Anonymous, HostToken, HostUser
 from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, JwksTiming, Jwt
 from bud_asgi.auth.keys import (
     KEY_STORE_CHECKS,

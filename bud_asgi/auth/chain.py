@@ -10,7 +10,16 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Aut
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.credentials import Authenticated, Credential, Status, credentials_of, refusal_words, worst_of
+from bud_asgi.auth.credentials import (
+    CREDENTIAL_HEADERS,
+    Authenticated,
+    Credential,
+    Status,
+    check_credential_headers,
+    credentials_of,
+    refusal_words,
+    worst_of,
+)
 from bud_asgi.auth.throttle import Throttle, TooManyFailures
 from bud_asgi.exchange import Exchange
 from bud_asgi.options import OptionError, check_function, check_items, check_methods, check_type, mismatch
@@ -82,7 +91,9 @@ class FirstOf(AuthenticationBackend):
     their order, until one recognises its kind: that one decides, and the next ones never get it. Of two different
     credentials the bearer token is tried first, and one valid credential is enough. All other backends (`HostUser`,
     Starlette's) are asked after those, and get the whole connection; not if every credential of the request was
-    refused. `throttle` limits the failures of one address, by default `Throttle()`. Raises `OptionError`.
+    refused. A provider with `auth="client"` forwards no header that they may have read: both, unless they have an
+    attribute `credential_headers` with the names. `throttle` limits the failures of one address, by default
+    `Throttle()`. Raises `OptionError`.
     """
 
     def __init__(self, backends: Sequence[AuthenticationBackend], *, throttle: Throttle | None = None) -> None:
@@ -116,6 +127,7 @@ class FirstOf(AuthenticationBackend):
             return proof[0]
         for backend in self.others:
             if (found := await backend.authenticate(conn)) is not None:
+                note_credential_headers(backend, conn.scope)
                 return found
         if credentials_of(headers) or headers.get(b"authorization"):
             raise self.refusal(headers, conn.scope)
@@ -223,6 +235,16 @@ async def _wait(pending: Pending, failure: _Failure) -> Authenticated | Authenti
         raise
 
 
+def note_credential_headers(backend: AuthenticationBackend, scope: Scope) -> None:
+    """Note the headers that a backend with the whole connection may have read: they are never sent upstream.
+
+    Those are both, unless it has an attribute `credential_headers` with their names.
+    """
+    if scope["type"] == "http" and not isinstance(backend, FirstOf):  # which notes its own
+        names: Sequence[str] = getattr(backend, "credential_headers", CREDENTIAL_HEADERS)
+        Exchange.of(scope).credential_headers = tuple(name.encode() for name in names)
+
+
 def as_chain(option: str, value: object) -> FirstOf:
     """Check for a backend, or a list of them, and return it as a chain. Raises `OptionError`."""
     if isinstance(value, FirstOf):
@@ -246,6 +268,7 @@ def _check_backend(option: str, value: object) -> None:
     if getattr(type(value), "authenticate", None) is AuthenticationBackend.authenticate:  # which is not implemented
         raise mismatch(option, BACKEND_EXPECTED, value)
     check_function(option, cast("AuthenticationBackend", value).authenticate, BACKEND_EXPECTED, None)
+    check_credential_headers(f"{option}.credential_headers", getattr(value, "credential_headers", ()))
 
 
 def _is_checker(backend: object) -> TypeGuard[CredentialBackend]:

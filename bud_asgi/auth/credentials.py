@@ -9,6 +9,7 @@ from typing import Literal
 from starlette.authentication import AuthCredentials
 
 from bud_asgi.exchange import Principal
+from bud_asgi.options import check_choice, check_texts, one_of
 from bud_asgi.protocol.headers import Headers, one_credential
 
 Authenticated = tuple[AuthCredentials, Principal]
@@ -19,6 +20,9 @@ Status = Literal["ready", "degraded", "unavailable"]
 
 Credential = tuple[bytes, tuple[bytes, ...]]
 """A secret without its scheme, and the names of the headers that it came in."""
+
+CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+"""The headers in which clients of the Messages API send a credential (vendor page "API overview")."""
 
 _SCHEME = re.compile(rb"bearer +", re.IGNORECASE)
 _BEARER, _API_KEY, _BOTH = (b"authorization",), (b"x-api-key",), (b"authorization", b"x-api-key")
@@ -32,6 +36,14 @@ def worst_of(statuses: Collection[Status]) -> Status:
 def authenticated(principal: Principal) -> Authenticated:
     """A backend's result for a principal."""
     return AuthCredentials(["authenticated"]), principal
+
+
+def check_credential_headers(option: str, value: object) -> tuple[str, ...]:
+    """Check for names of headers in which clients send a credential. Raises `OptionError`."""
+    names = check_texts(option, value, f"names out of {one_of(CREDENTIAL_HEADERS)}")
+    for name in names:
+        check_choice(option, name, CREDENTIAL_HEADERS)
+    return names
 
 
 def credentials_of(headers: Headers) -> Sequence[Credential]:

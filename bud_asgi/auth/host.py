@@ -13,17 +13,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from bud_asgi.auth.chain import UNAUTHENTICATED, CredentialBackend, Pending
-from bud_asgi.auth.credentials import Authenticated, authenticated
+from bud_asgi.auth.credentials import CREDENTIAL_HEADERS, Authenticated, authenticated, check_credential_headers
 from bud_asgi.auth.stage import principal_of
-from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.options import check_choice, check_function, check_text, check_texts, mismatch, one_of
+from bud_asgi.exchange import Principal
+from bud_asgi.options import check_function, check_text, mismatch
 from bud_asgi.protocol.errors import HostRefused
 
 Found = Principal | BaseUser | str | None
 """What a host's function returns: a principal, a Starlette user, an id, or `None` for an unauthenticated request."""
-
-CREDENTIAL_HEADERS = ("authorization", "x-api-key")
-"""The headers in which clients of the Messages API send a credential (vendor page "API overview")."""
 
 MAX_TOKEN = 8192
 """The longest token that a host's function is called with, in bytes."""
@@ -64,17 +61,13 @@ class HostUser(AuthenticationBackend):
         if user is not None:
             check_function("user", user, expected, {})
         self._user = user or _user_of_scope
-        self._credential_headers = _checked_headers(credential_headers)
+        self.credential_headers = check_credential_headers("credential_headers", credential_headers)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """Call the host's function."""
         found = self._user(conn.scope)
         user = _user_found(await found if isawaitable(found) else found)
-        if user is None:
-            return None
-        if conn.scope["type"] == "http":
-            Exchange.of(conn.scope).credential_headers = self._credential_headers
-        return AuthCredentials(["authenticated"]), user
+        return None if user is None else (AuthCredentials(["authenticated"]), user)
 
 
 class HostToken(CredentialBackend):
@@ -134,6 +127,8 @@ class HostToken(CredentialBackend):
 class Anonymous(AuthenticationBackend):
     """Accepts every request, as one principal with the id `anonymous`: for local use."""
 
+    credential_headers: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         self._principal = Principal(id="anonymous")
 
@@ -150,13 +145,6 @@ def _user_found(found: object) -> BaseUser | None:
     if not isinstance(found, BaseUser):
         raise mismatch("the result of user()", "a Principal, a Starlette user, an id or None", found)
     return found
-
-
-def _checked_headers(value: object) -> tuple[bytes, ...]:
-    names = check_texts("credential_headers", value, f"names out of {one_of(CREDENTIAL_HEADERS)}")
-    for name in names:
-        check_choice("credential_headers", name, CREDENTIAL_HEADERS)
-    return tuple(name.encode() for name in names)
 
 
 def _user_of_scope(scope: Scope) -> Found:

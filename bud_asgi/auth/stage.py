@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from bud_asgi.auth.chain import FirstOf, Proof
+from bud_asgi.auth.chain import FirstOf, Proof, note_credential_headers
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.host_code import host_code_error
 from bud_asgi.options import OptionError, mismatch
@@ -112,6 +112,7 @@ async def _ask(backend: AuthenticationBackend, scope: Scope, name: str) -> Princ
         raise
     if result is not None and principal is not None:
         scope["auth"], scope["user"] = result
+        note_credential_headers(backend, scope)
     return principal
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.authentication import SimpleUser, UnauthenticatedUser
+from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser, UnauthenticatedUser
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 from support.asgi import Behind, Lines, Receiving, Sent, call, http_scope
 from support.counts import examples
 
-from bud_asgi.auth import UNAUTHENTICATED, AuthMiddleware, HostToken, HostUser, host
+from bud_asgi.auth import UNAUTHENTICATED, Anonymous, AuthMiddleware, FirstOf, HostToken, HostUser, host
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
 
@@ -246,3 +247,32 @@ async def test_a_request_with_a_principal_is_not_authenticated_again() -> None:
     Exchange.of(scope).principal = Principal(id="ann")
     assert (await call(AuthMiddleware(behind, backend=HostUser(user)), scope)).status == 200
     assert behind.principal == Principal(id="ann")
+
+
+class Undeclared(AuthenticationBackend):
+    """A backend of the host's, which does not declare what it reads."""
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser]:
+        return AuthCredentials(), SimpleUser("ann")
+
+
+class ByCookie(Undeclared):
+    """One that reads no credential header."""
+
+    credential_headers = ()
+
+
+@pytest.mark.parametrize(("backend", "noted"), [(Undeclared(), 2), (ByCookie(), 0), (Anonymous(), 0)])
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "in a chain within a chain"])
+async def test_what_a_backend_may_have_read_is_noted(backend: AuthenticationBackend, noted: int, nested: bool) -> None:
+    chain = [FirstOf([backend])] if nested else backend
+    behind = Behind()
+    await call(AuthMiddleware(behind, backend=chain), http_scope([KEY_ANN]))
+    assert len(Exchange.of(behind.scopes[0]).credential_headers) == noted
+
+
+def test_a_declaration_in_one_string_is_refused() -> None:
+    backend = ByCookie()
+    backend.credential_headers = "authorization"  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(OptionError, match=r"^backend.credential_headers: expected names out of"):
+        AuthMiddleware(Behind(), backend=backend)
