@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.authentication import AuthenticationBackend
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.attempts import Upstreams, run_attempts
+from bud_asgi.attempts import run_attempts
 from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
@@ -34,6 +34,7 @@ from bud_asgi.routing import (
     resolve,
     targets_for_all,
 )
+from bud_asgi.upstream_call import Upstreams
 
 
 class Gateway:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 
+import msgspec
+
 from bud_asgi.exchange import Attempt
-from bud_asgi.http import HttpClient, HttpError, HttpReply, decode_content, read_body
+from bud_asgi.http import HttpClient, HttpError, HttpReply, HttpRequest, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of
 from bud_asgi.protocol.request import MessagesRequest
@@ -40,7 +42,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped
-    request = with_hops(encoded.request, call.hops)
+    request = _with_timeouts(with_hops(encoded.request, call.hops), call.request, attempt)
     try:
         sent = await provider.credential.apply(request, call.headers)
         attempt.sent = True
@@ -61,6 +63,18 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         raise hide_credential_error(provider, call.request_id, error)
     finally:
         del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
+
+
+def _with_timeouts(request: HttpRequest, decoded: MessagesRequest, attempt: Attempt) -> HttpRequest:
+    """The request with the timeouts of its target. Those of a JSON reply end by its deadline, which is noted."""
+    timeouts = attempt.target.timeouts or request.timeouts
+    if not decoded.stream:
+        attempt.deadline = attempt.started + timeouts.total
+        if timeouts.total < timeouts.first_byte:
+            timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
+    if timeouts is request.timeouts:
+        return request
+    return msgspec.structs.replace(request, timeouts=timeouts)
 
 
 def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:

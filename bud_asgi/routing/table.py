@@ -33,6 +33,7 @@ class TableRoute(msgspec.Struct, frozen=True):
 
     `model` is the name that permissions, limits and accounts use. `index` is the position of the route in the table.
     `groups` are tried in order, the targets of each share the load by `balance`. `targets` are all of them in order.
+    `hedge` is when the next target is called too, in seconds.
     """
 
     model: str
@@ -41,6 +42,7 @@ class TableRoute(msgspec.Struct, frozen=True):
     targets: Sequence[Target]
     balance: Balance
     conditions: Conditions
+    hedge: float | None = None
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in their order; only those at the first provider if the request names state of one account."""
@@ -202,6 +204,7 @@ def _table_route(index: int, route: Route) -> TableRoute:
         route.targets,
         route.balance or DEFAULT_BALANCE,
         UNCONDITIONAL if conditions == UNCONDITIONAL else conditions,
+        route.hedge,
     )
 
 
