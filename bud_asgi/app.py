@@ -68,7 +68,8 @@ class MessagesApp:
     `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
     background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are
     dropped. `access_log` writes one line of JSON for each request to the logger `bud_asgi.access`, without its content.
-    `drain_timeout` is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
+    `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
+    is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
     `OptionError`, a `ValueError`, for any of them that is invalid.
     """
 
@@ -88,11 +89,14 @@ class MessagesApp:
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
         access_log: bool = False,
+        route_header: bool = False,
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         providers = check_providers(providers)
-        _check_settings(client, on_settled, access_log, drain_timeout, timing)
+        _check_settings(client, on_settled, drain_timeout, timing)
+        check_flag("access_log", access_log)
+        check_flag("route_header", route_header)
         policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
@@ -105,11 +109,18 @@ class MessagesApp:
         if middleware is None:
             _check_auth(auth, providers)
             table = _route_table(routes, providers)
-            self._gateway = Gateway(providers, backend=auth, routes=table, limiter=self._limiter, field_policy=policy)
+            self._gateway = Gateway(
+                providers,
+                backend=auth,
+                routes=table,
+                limiter=self._limiter,
+                field_policy=policy,
+                route_header=route_header,
+            )
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
-            self._gateway = Gateway(providers, field_policy=policy)
+            self._gateway = Gateway(providers, field_policy=policy, route_header=route_header)
             self._stack = self._build_stack(middleware, providers)
 
     @property
@@ -242,15 +253,12 @@ class MessagesApp:
             loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
-def _check_settings(
-    client: object, on_settled: object, access_log: object, drain_timeout: object, timing: object
-) -> None:
+def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object) -> None:
     check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
     if isinstance(client, type):
         check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
-    check_flag("access_log", access_log)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 

@@ -7,7 +7,7 @@ read and fill it; that is how they can be reordered, replaced, left out, or move
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Literal, Protocol
 
@@ -238,7 +238,8 @@ class Exchange(msgspec.Struct, eq=False):
     ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
     gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
     the body as it arrives. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
-    of a request are known only with its target.
+    of a request are known only with its target. `explain` returns the value of the `bud-route` header; `None` without
+    that header.
     """
 
     request_id: str
@@ -273,6 +274,7 @@ class Exchange(msgspec.Struct, eq=False):
     unsent_event: bytes = b""
     account_fields: Sequence[Found] = ()
     named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
+    explain: Callable[[Exchange], bytes] | None = None
     _request: MessagesRequest | None = None
 
     @classmethod

@@ -326,6 +326,8 @@ class Response(msgspec.Struct, eq=False):
         lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
         if exchange.attempts and exchange.attempts[-1].dropped:
             lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
+        if exchange.explain is not None:
+            lines.append((b"bud-route", exchange.explain(exchange)))
         return {"type": "http.response.start", "status": status, "headers": lines}
 
     async def _fail_stream(self, error: GatewayError) -> None:

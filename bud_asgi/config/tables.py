@@ -25,6 +25,7 @@ class GatewayConfig(TypedDict, total=False):
     body_budget: int
     body_budget_per_principal: int
     access_log: bool
+    route_header: bool
 
 
 class KeyConfig(TypedDict, total=False):

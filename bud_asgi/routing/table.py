@@ -31,12 +31,14 @@ Found = TypeVar("Found")
 class TableRoute(msgspec.Struct, frozen=True):
     """A route of a `RouteTable`, for one model name.
 
-    `model` is the name that permissions, limits and accounts use. `index` is the position of the route in the table.
+    `model` is the name that permissions, limits and accounts use, `pattern` the one that the route has in the table, at
+    the position `index`.
     `groups` are tried in order, the targets of each share the load by `balance`. `targets` are all of them in order.
     `hedge` is when the next target is called too, in seconds.
     """
 
     model: str
+    pattern: str
     index: int
     groups: Sequence[Group]
     targets: Sequence[Target]
@@ -199,6 +201,7 @@ def _table_route(index: int, route: Route) -> TableRoute:
     conditions = route.conditions
     return TableRoute(
         base_name(route.model),
+        route.model,
         index,
         route.groups,
         route.targets,
