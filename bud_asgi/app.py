@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -97,7 +98,6 @@ class MessagesApp:
         _check_settings(client, on_settled, drain_timeout, timing)
         check_flag("access_log", access_log)
         check_flag("route_header", route_header)
-        policy = FieldPolicy(field_policy)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
@@ -106,21 +106,15 @@ class MessagesApp:
         self._on_settled, self._access_log = on_settled, access_log
         self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
+        gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
         if middleware is None:
             _check_auth(auth, providers)
             table = _route_table(routes, providers)
-            self._gateway = Gateway(
-                providers,
-                backend=auth,
-                routes=table,
-                limiter=self._limiter,
-                field_policy=policy,
-                route_header=route_header,
-            )
+            self._gateway = gateway(backend=auth, routes=table, limiter=self._limiter)
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
-            self._gateway = Gateway(providers, field_policy=policy, route_header=route_header)
+            self._gateway = gateway()
             self._stack = self._build_stack(middleware, providers)
 
     @property

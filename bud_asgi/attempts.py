@@ -33,28 +33,32 @@ async def run_attempts(
     deadline = time.monotonic() + timing.failover_within
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
-    hedge = exchange.route.hedge if type(exchange.route) is TableRoute else None
-    call: UpstreamCall | None = None
     try:
         for target in in_turn:
             if failures and not may_try_next(failures, budget, time.monotonic(), deadline):
                 break
             call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
-            has_next = len(exchange.attempts) < last
-            try:
-                if hedge is None or not has_next:
-                    await begin(run, call, has_next=has_next)
-                else:
-                    call = await _begin_hedged(run, call, in_turn, hedge)
-                await deliver(run, call)
-            except GatewayError as error:
-                _without_frames(error)
-            else:
+            if await _attempt(run, call, in_turn, has_next=len(exchange.attempts) < last):
                 return
     finally:
-        if call is not None:
-            _charge_one(exchange, call)
+        _charge_one(run)
     _raise(error_to_show(failures), failures)
+
+
+async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:
+    """Deliver the reply of a target; return whether one was delivered."""
+    route = run.request.exchange.route
+    hedge = route.hedge if has_next and type(route) is TableRoute else None
+    try:
+        if hedge is None:
+            await begin(run, call, has_next=has_next)
+        else:
+            call = await _begin_hedged(run, call, in_turn, hedge)
+        await deliver(run, call)
+    except GatewayError as error:
+        _without_frames(error)
+        return False
+    return True
 
 
 def _in_turn(targets: Sequence[Target], exchange: Exchange, fleet: Fleet) -> Iterator[Target]:
@@ -116,12 +120,13 @@ def _retrieve(task: asyncio.Task[UpstreamCall]) -> None:
         task.exception()
 
 
-def _charge_one(exchange: Exchange, call: UpstreamCall) -> None:
+def _charge_one(run: Run) -> None:
     """Charge the caller for one attempt: the one that was delivered, or else the last that may have been billed."""
-    last = call.attempt
-    if last.usage is None and last.end != "answered":
-        last = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), last)
-    exchange.usage, last.usage = last.usage, None
+    exchange, paid = run.request.exchange, run.latest
+    if paid is not None and paid.usage is None and paid.end != "answered":
+        paid = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
+    if paid is not None:
+        exchange.usage, paid.usage = paid.usage, None
 
 
 def _without_frames(error: GatewayError) -> GatewayError:

@@ -42,7 +42,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped
-    request = _with_timeouts(with_hops(encoded.request, call.hops), call.request, attempt)
+    request = _with_timeouts(with_hops(encoded.request, call.hops), attempt, stream=call.request.stream)
     try:
         sent = await provider.credential.apply(request, call.headers)
         attempt.sent = True
@@ -65,16 +65,14 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
 
 
-def _with_timeouts(request: HttpRequest, decoded: MessagesRequest, attempt: Attempt) -> HttpRequest:
-    """The request with the timeouts of its target. Those of a JSON reply end by its deadline, which is noted."""
+def _with_timeouts(request: HttpRequest, attempt: Attempt, *, stream: bool) -> HttpRequest:
+    """The request with the timeouts of its target. A JSON reply has a deadline, which is noted in the attempt."""
     timeouts = attempt.target.timeouts or request.timeouts
-    if not decoded.stream:
+    if not stream:
         attempt.deadline = attempt.started + timeouts.total
         if timeouts.total < timeouts.first_byte:
             timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
-    if timeouts is request.timeouts:
-        return request
-    return msgspec.structs.replace(request, timeouts=timeouts)
+    return request if timeouts is request.timeouts else msgspec.structs.replace(request, timeouts=timeouts)
 
 
 def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:

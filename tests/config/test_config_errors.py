@@ -53,7 +53,8 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, allow_anonymous,'
-                " routes, limits, store, fields, max_body, body_budget, body_budget_per_principal, access_log or route_header"
+                " routes, limits, store, fields, max_body, body_budget, body_budget_per_principal, access_log"
+                " or route_header"
             )
         ],
     ),
