@@ -95,16 +95,13 @@ class MessagesApp:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         providers = check_providers(providers)
-        _check_settings(client, on_settled, drain_timeout, timing)
-        check_flag("access_log", access_log)
-        check_flag("route_header", route_header)
+        _check_settings(client, on_settled, drain_timeout, timing, access_log=access_log, route_header=route_header)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_store)
-        self._timing = timing
+        self._timing, self._drain_timeout = timing, drain_timeout
         self._on_settled, self._access_log = on_settled, access_log
-        self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
         gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
         if middleware is None:
@@ -247,12 +244,14 @@ class MessagesApp:
             loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
-def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object) -> None:
+def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object, **flags: object) -> None:
     check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
     if isinstance(client, type):
         check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
+    for name, flag in flags.items():
+        check_flag(name, flag)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 
