@@ -36,6 +36,10 @@ class Load(msgspec.Struct):
     in_flight: int
     first_byte_seconds: float | None
 
+    def first_byte_weight(self, now: float) -> float:
+        """The time is always new."""
+        return 1.0
+
 
 def conversation(size: int, first: str) -> bytes:
     """A body of about that size in bytes: tools, a system prompt of two blocks, and turns that grow it."""
@@ -96,7 +100,7 @@ def main() -> None:
         ("twenty targets by affinity, idle", least(lambda: by_affinity(idle, 1))),
         ("twenty targets by affinity, busy", least(lambda: by_affinity(busy, 1))),
         ("twenty targets by weight", least(lambda: by_weight(busy, random.random))),
-        ("twenty targets by load", least(lambda: least_busy(busy, random.random))),
+        ("twenty targets by load", least(lambda: least_busy(busy, random.random, 0.0))),
         ("two targets by affinity, busy", least(lambda: by_affinity(busy[:2], 1))),
     ]
     table("choosing among the targets of a route", "µs", rows)

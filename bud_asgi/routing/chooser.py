@@ -1,26 +1,44 @@
-"""The order in which a request tries its targets: by their health, and by how a group shares the load."""
+"""The order in which a request tries its targets.
+
+By what it would lose at them, by how a group shares the load, and by their health.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bud_asgi.exchange import Exchange, ResolvedRoute, Target
+from bud_asgi.protocol.account_state import pinning_state
+from bud_asgi.providers import Provider
 from bud_asgi.routing.affinity import affinity_key
-from bud_asgi.routing.balance import Candidate, by_affinity, by_weight, least_busy
+from bud_asgi.routing.balance import Candidate, by_affinity, by_hash, by_weight, least_busy
 from bud_asgi.routing.fleet import Fleet
-from bud_asgi.routing.route import Balance
+from bud_asgi.routing.losses import Losses, Preference
+from bud_asgi.routing.route import DEFAULT_BALANCE, Balance
 from bud_asgi.routing.table import TableRoute
+
+_MAX_GROUPS = 4096
 
 
 class Chooser:
     """Arranges the targets of requests. `fraction` returns random numbers from 0 up to but not including 1.
 
+    `providers` are those of the targets, by name, and `dropped_fields` the account fields that each does not get. A
+    target of a provider that is not among them is expected to lose nothing.
+
     Targets that are down come last, so that a request is always sent somewhere.
     """
 
-    def __init__(self, *, fraction: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, Provider] | None = None,
+        dropped_fields: Mapping[str, frozenset[str]] | None = None,
+        *,
+        fraction: Callable[[], float] = random.random,
+    ) -> None:
         self.fleet = Fleet(lambda target: target.concurrency)
+        self.losses = Losses(providers or {}, dropped_fields or {})
         self._fraction = fraction
         self._candidates: dict[int, tuple[Sequence[Target], tuple[Candidate, ...]]] = {}  # by the id of the group
 
@@ -33,9 +51,26 @@ class Chooser:
         """
         if len(targets) == 1:
             return () if self.fleet.health(targets[0]).is_full else targets
-        if isinstance(route, TableRoute) and len(targets) == len(route.targets):
-            return self.fleet.arrange(route.groups, now, _Order(self, exchange, route.balance, now))
-        return self.fleet.arrange([(target,) for target in targets], now, _keep)
+        preferred = self.prefer(exchange, route, targets)
+        balance = route.balance if isinstance(route, TableRoute) else DEFAULT_BALANCE
+        return self.fleet.arrange(preferred.groups, now, _Order(self, exchange, balance, now), preferred.later)
+
+    def prefer(self, exchange: Exchange, route: ResolvedRoute | None, targets: Sequence[Target]) -> Preference:
+        """The targets that a request may be sent to, whatever their health, in groups.
+
+        Targets whose provider would reject the request are left out, if another accepts it. If it names state of one
+        account, so are those at other providers than the one that has it: see `_home`.
+        """
+        if not isinstance(route, TableRoute):
+            return self.losses.prefer(exchange, [(target,) for target in targets])
+        is_whole = len(targets) == len(route.targets)
+        groups = route.groups if is_whole else [(target,) for target in targets]
+        preferred = self.losses.prefer(exchange, groups, fixed=is_whole)
+        if not pinning_state(exchange.decoded_request):
+            return preferred
+        home = self._home(exchange, preferred.groups[0], route.balance)
+        left = [*preferred.groups, *preferred.later]
+        return Preference([(target,) for group in left for target in group if target.provider == home])
 
     def order(self, group: Sequence[Target], balance: Balance, key: int | None, now: float) -> Sequence[Target]:
         """The targets of one group, those that are down behind the others."""
@@ -44,15 +79,26 @@ class Chooser:
         if balance == "weighted":
             ordered = by_weight(available, self._fraction)
         elif key is None:
-            ordered = least_busy(available, self._fraction)
+            ordered = least_busy(available, self._fraction, now)
         else:
             ordered = by_affinity(available, key)
         first = [one.target for one in ordered]
         return first if len(first) == len(group) else [*first, *(target for target in group if target not in first)]
 
+    def _home(self, exchange: Exchange, group: Sequence[Target], balance: Balance) -> str:
+        """The provider whose account has the state that a request names.
+
+        With affinity that is where its conversation is at home, whatever the health and the load there; the state was
+        created by an earlier request of the conversation. Otherwise it is the first provider.
+        """
+        key = affinity_key(exchange) if balance == "affinity" and len(group) > 1 else None
+        return group[0].provider if key is None else by_hash(self._of(group), key)[0].target.provider
+
     def _of(self, group: Sequence[Target]) -> tuple[Candidate, ...]:
         known = self._candidates.get(id(group))
         if known is None:
+            if len(self._candidates) >= _MAX_GROUPS:
+                self._candidates.clear()
             health = self.fleet.health
             candidates = tuple(Candidate(target, health(target), target.weight or 1) for target in group)
             known = self._candidates[id(group)] = (group, candidates)  # the group is kept, so that its id stays its own
@@ -77,7 +123,3 @@ class _Order:
         if self._balance == "affinity" and self._key is None:
             self._key = affinity_key(self._exchange)
         return self._chooser.order(group, self._balance, self._key, self._now)
-
-
-def _keep(group: Sequence[Target]) -> Sequence[Target]:
-    return group
