@@ -55,6 +55,6 @@ def _checked(flags: list[str]) -> tuple[str, ...]:
     return requested
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def _in_header(header: bytes) -> tuple[str, ...]:
     return _checked(_split(header))

@@ -8,12 +8,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from bud_asgi.exchange import Exchange, ResolvedRoute, Target
 from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.providers import Provider
 from bud_asgi.routing.affinity import affinity_key
 from bud_asgi.routing.balance import Candidate, by_affinity, by_hash, by_weight, least_busy
 from bud_asgi.routing.fleet import Fleet
+from bud_asgi.routing.health import Health
 from bud_asgi.routing.losses import Losses, Preference
 from bud_asgi.routing.route import DEFAULT_BALANCE, Balance
 from bud_asgi.routing.table import TableRoute
@@ -40,7 +43,7 @@ class Chooser:
         self.fleet = Fleet(lambda target: target.concurrency)
         self.losses = Losses(providers or {}, dropped_fields or {})
         self._fraction = fraction
-        self._candidates: dict[int, tuple[Sequence[Target], tuple[Candidate, ...]]] = {}  # by the id of the group
+        self._groups: dict[int, _Known] = {}  # by the id of the group
 
     def arrange(
         self, exchange: Exchange, route: ResolvedRoute | None, targets: Sequence[Target], now: float
@@ -74,14 +77,18 @@ class Chooser:
 
     def order(self, group: Sequence[Target], balance: Balance, key: int | None, now: float) -> Sequence[Target]:
         """The targets of one group, those that are down behind the others."""
-        candidates = self._of(group)
-        available = [one for one in candidates if self.fleet.health(one.target).may_take(now)] or candidates
+        known = self._of(group)
+        available = [
+            candidate
+            for candidate, health in zip(known.candidates, known.healths, strict=True)
+            if (now >= health.clear_from and health.in_flight < health.concurrency) or health.may_take(now)
+        ]
         if balance == "weighted":
-            ordered = by_weight(available, self._fraction)
+            ordered = by_weight(available or known.candidates, self._fraction)
         elif key is None:
-            ordered = least_busy(available, self._fraction, now)
+            ordered = least_busy(available or known.candidates, self._fraction, now)
         else:
-            ordered = by_affinity(available, key)
+            ordered = by_affinity(available or known.candidates, key)
         first = [one.target for one in ordered]
         return first if len(first) == len(group) else [*first, *(target for target in group if target not in first)]
 
@@ -92,17 +99,30 @@ class Chooser:
         created by an earlier request of the conversation. Otherwise it is the first provider.
         """
         key = affinity_key(exchange) if balance == "affinity" and len(group) > 1 else None
-        return group[0].provider if key is None else by_hash(self._of(group), key)[0].target.provider
+        return group[0].provider if key is None else by_hash(self._of(group).candidates, key)[0].target.provider
 
-    def _of(self, group: Sequence[Target]) -> tuple[Candidate, ...]:
-        known = self._candidates.get(id(group))
-        if known is None:
-            if len(self._candidates) >= _MAX_GROUPS:
-                self._candidates.clear()
-            health = self.fleet.health
-            candidates = tuple(Candidate(target, health(target), target.weight or 1) for target in group)
-            known = self._candidates[id(group)] = (group, candidates)  # the group is kept, so that its id stays its own
-        return known[1]
+    def _of(self, group: Sequence[Target]) -> _Known:
+        known = self._groups.get(id(group))
+        if known is None or known.forgotten != self.fleet.forgotten:
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups.clear()
+            healths = tuple(map(self.fleet.health, group))
+            pairs = zip(group, healths, strict=True)
+            candidates = tuple(Candidate(target, health, target.weight or 1) for target, health in pairs)
+            known = self._groups[id(group)] = _Known(group, candidates, healths, self.fleet.forgotten)
+        return known
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """The candidates of a group with their health. It keeps the group, so that its id stays its own.
+
+    `forgotten` is how often the fleet had forgotten targets by then: the health of one may be another object since.
+    """
+
+    group: Sequence[Target]
+    candidates: tuple[Candidate, ...]
+    healths: tuple[Health, ...]
+    forgotten: int
 
 
 class _Order:

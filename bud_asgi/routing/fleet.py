@@ -47,14 +47,15 @@ class Fleet:
     """Keeps the health of each target, by provider and model, and arranges the targets of a request.
 
     `concurrency` returns how many calls to a target may run at once, `None` for any number. It is called when a target
-    is first seen. Unknown targets are added.
+    is first seen. Unknown targets are added. `forgotten` is how many times targets have been forgotten.
     """
 
-    __slots__ = ("_concurrency", "_known")
+    __slots__ = ("_concurrency", "_known", "forgotten")
 
     def __init__(self, concurrency: Callable[[Target], int | None] = _unlimited) -> None:
         self._concurrency = concurrency
         self._known: dict[_Key, Health] = {}
+        self.forgotten = 0
 
     def health(self, target: Target) -> Health:
         """The health of a target. Begin its call at once: a target without calls may be forgotten."""
@@ -115,6 +116,7 @@ class Fleet:
 
     def _forget(self) -> None:
         """Forget targets without calls, at most half of all: the healthy ones first, then those known longest."""
+        self.forgotten += 1
         idle = [(key, health) for key, health in self._known.items() if not health.in_flight]
         idle.sort(key=lambda item: item[1].clear_from > -inf)
         for key, _ in idle[: MAX_TARGETS // 2]:

@@ -102,8 +102,7 @@ class Vertex:
         self._origin, self._parent = _parse_endpoint(project, region, self.base_url, tls)
         self._counting = self._origin, self._parent
         if count_region is not None and count_region != region:
-            counted_at = f"https://{host_of(count_region)}" if base_url is None else base_url
-            self._counting = _parse_endpoint(project, count_region, counted_at, tls)
+            self._counting = _parse_endpoint(project, count_region, base_url or f"https://{host_of(count_region)}", tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
         self._timeouts = timeouts or Timeouts()
         self.traits = Traits(edits_bodies=True, loss_of=partial(_loss_of, rules=self._rules))

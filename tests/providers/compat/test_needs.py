@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +119,13 @@ def test_no_needed_flag_stands_for_a_top_level_field_or_is_one_that_claude_code_
         assert not any(rule.needs for name, rule in rules.betas.items() if needs({}, name))
 
 
+def test_the_manual_lists_the_needed_flags() -> None:
+    manual = (Path(__file__).parents[3] / "docs/routing.md").read_text()
+    (row,) = re.findall(r"a beta without which the result is another: (.+?) \|", manual)
+    assert re.findall(r"`(.+?)`", row) == list(known_rules().needed_betas)
+    assert f"These lists are as of {known_rules().as_of}." in manual
+
+
 def test_a_server_without_rules_loses_nothing() -> None:
     assert traits_of(Anthropic(api_key="k")).loss_of is None
     assert traits_of(Anthropic(api_key="k", drop_betas=["x"])).loss_of is not None
@@ -156,7 +165,8 @@ def left_out(service: Service, fields: dict[str, Any], betas: str, **adjusted: A
 def test_the_loss_is_what_adapting_the_request_leaves_out_or_rejects(
     service: Service, fields: dict[str, Any], flags: list[str], dropped: tuple[str, ...]
 ) -> None:
-    betas, levers = ",".join(flags), {"drop_betas": dropped, "drop_fields": ("container",)}
+    betas = ",".join(flags)
+    levers: dict[str, Any] = {"drop_betas": dropped, "drop_fields": ("container",)}
     loss, needed = lost(service, fields, betas, **levers), needs(fields, betas)
     names, rejected = left_out(service, fields, betas, **levers)
     assert bool(rejected) is bool(loss.rejected)
