@@ -86,7 +86,7 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
     finally:
         for task, call in calls.items():
             if call is not begun:
-                abandon(run, call)
+                abandon(run, call, lost=begun is not None)
                 task.add_done_callback(_retrieve)
                 task.cancel()
 

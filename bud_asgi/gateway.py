@@ -27,6 +27,7 @@ from bud_asgi.response import Response
 from bud_asgi.routing import (
     Chooser,
     RouteTable,
+    TableRoute,
     TargetState,
     check_permission,
     choose_targets,
@@ -64,7 +65,7 @@ class Gateway:
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
-        self._chooser = Chooser()
+        self._chooser = Chooser(self._providers, dropped)
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget())
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
@@ -145,7 +146,7 @@ class Gateway:
                 raise NotFound(f"model: {exchange.decoded_request.model}")
             return (self._only,)
         if self._routes is not None:  # its targets were checked when the app was made
-            targets = route.choose(exchange)
+            targets = route.targets if isinstance(route, TableRoute) else route.choose(exchange)
         else:
             targets = choose_targets(route, exchange, self._providers)
         return targets_for_all(exchange, targets) if exchange.named_routes else targets

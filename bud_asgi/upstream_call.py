@@ -136,9 +136,15 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
     _close(run, call, "ok" if attempt.end == "answered" else "failed")
 
 
-def abandon(run: Run, call: UpstreamCall) -> None:
-    """End a call that is no longer wanted, unless it has ended. A task that runs it must be cancelled."""
+def abandon(run: Run, call: UpstreamCall, *, lost: bool) -> None:
+    """End a call that is not wanted any more, unless it has ended. A task that runs it must be cancelled.
+
+    `lost`: another one has begun first.
+    """
     if call.attempt.end is None:
+        if lost:
+            now = time.monotonic()
+            call.health.waited(now, now - call.attempt.started)
         _note_failure(run, call, asyncio.CancelledError())
         _close(run, call, "neutral")
 

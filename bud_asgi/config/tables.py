@@ -78,6 +78,7 @@ class RouteConfig(TypedDict, total=False):
     headers: dict[str, Any]
     min_bytes: int
     max_bytes: int
+    features: list[str]
 
 
 class TargetConfig(TypedDict, total=False):

@@ -10,7 +10,15 @@ import msgspec
 from bud_asgi.exchange import Target
 from bud_asgi.options import OptionError, check_choice, check_seconds, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.patterns import base_name
-from bud_asgi.routing.conditions import ANY, Conditions, check_headers, check_patterns, check_sizes, covers
+from bud_asgi.routing.conditions import (
+    ANY,
+    FEATURES_EXPECTED,
+    Conditions,
+    check_headers,
+    check_patterns,
+    check_sizes,
+    covers,
+)
 
 Balance = Literal["affinity", "least_busy", "weighted"]
 """How the targets of a group share the load.
@@ -41,10 +49,11 @@ class Route(msgspec.Struct, frozen=True):
     in seconds: where a reply has not begun by then, the next target gets the request too, and the reply that begins
     first is delivered. The other call is cancelled, and may be billed.
 
-    `principals`, `teams`, `headers`, `min_bytes` and `max_bytes` are conditions, which must all hold; otherwise the
-    next route for the model is tried. `principals` and `teams` are names or patterns, `headers` maps names of request
-    headers to patterns of their values, and the sizes, both inclusive, are those of the request body. Clients choose
-    headers, so that a condition on one does not protect anything. Raises `OptionError`.
+    `principals`, `teams`, `features`, `headers`, `min_bytes` and `max_bytes` are conditions, which must all hold;
+    otherwise the next route for the model is tried. `principals` and `teams` are names or patterns, and so are
+    `features`: of beta flags and top-level fields, of which the request uses at least one. `headers` maps names of
+    request headers to patterns of their values, and the sizes, both inclusive, are those of the request body. Clients
+    choose features and headers, so that a condition on them does not protect anything. Raises `OptionError`.
     """
 
     model: str
@@ -55,6 +64,7 @@ class Route(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
     min_bytes: int | None = None
     max_bytes: int | None = None
+    features: Sequence[str] = ANY
     hedge: float | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +84,8 @@ class Route(msgspec.Struct, frozen=True):
                 raise OptionError("hedge", "meaningless with one target: another one is called", other="to")
         msgspec.structs.force_setattr(self, "principals", check_patterns("principals", self.principals))
         msgspec.structs.force_setattr(self, "teams", check_patterns("teams", self.teams))
+        features = check_patterns("features", self.features, FEATURES_EXPECTED)
+        msgspec.structs.force_setattr(self, "features", features)
         msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))
         check_sizes(self.min_bytes, self.max_bytes)
 
@@ -98,8 +110,10 @@ class Route(msgspec.Struct, frozen=True):
     def conditions(self) -> Conditions:
         """The conditions, in a form in which equal ones compare equal."""
         headers = sorted((name.encode(), pattern) for name, pattern in self.headers.items())
-        principals, teams = (tuple(sorted(set(patterns))) for patterns in (self.principals, self.teams))
-        return Conditions(principals, teams, tuple(headers), self.min_bytes or 0, self.max_bytes)
+        principals, teams, features = (
+            tuple(sorted(set(patterns))) for patterns in (self.principals, self.teams, self.features)
+        )
+        return Conditions(principals, teams, tuple(headers), self.min_bytes or 0, self.max_bytes, features)
 
 
 def unreachable(routes: Sequence[Route]) -> Iterator[tuple[int, int]]:

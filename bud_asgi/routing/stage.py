@@ -10,7 +10,7 @@ from bud_asgi.host_code import host_code_error
 from bud_asgi.options import OptionError, check_items, check_type, shown
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import is_resource_name, names_resource
-from bud_asgi.routing.table import RouteTable
+from bud_asgi.routing.table import RouteTable, TableRoute
 
 
 class Router(Protocol):
@@ -96,7 +96,8 @@ def targets_for_all(exchange: Exchange, targets: Sequence[Target]) -> Sequence[T
     The body goes to one upstream, which reads the names in it. Raises `InvalidRequest`.
     """
     for named, route in exchange.named_routes:
-        serving = {target.provider for target in route.choose(exchange) if target.model in {None, named.model}}
+        serving_it = route.targets if isinstance(route, TableRoute) else route.choose(exchange)
+        serving = {target.provider for target in serving_it if target.model in {None, named.model}}
         targets = [target for target in targets if target.provider in serving]
         if not targets:
             raise InvalidRequest(f"{named.field}: {named.model} is not served together with the model of this request")

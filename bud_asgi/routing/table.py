@@ -10,7 +10,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.options import OptionError, check_items, duplicates
-from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
+from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import (
     LONGEST_REMEMBERED,
@@ -47,8 +47,12 @@ class TableRoute(msgspec.Struct, frozen=True):
     hedge: float | None = None
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets in their order; only those at the first provider if the request names state of one account."""
-        if len(self.targets) > 1 and not PINS_TO_ACCOUNT.isdisjoint(exchange.account_state):
+        """The targets in their order; only those at the first provider if the request names state of one account.
+
+        For a router that wraps a table. The gateway itself takes all targets, and leaves this to `Chooser`.
+        """
+        request = exchange.read_request
+        if len(self.targets) > 1 and request is not None and pinning_state(request):
             return [target for target in self.targets if target.provider == self.targets[0].provider]
         return self.targets
 

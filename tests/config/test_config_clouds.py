@@ -82,6 +82,8 @@ def laid_open(value: object) -> object:
             return repr(value), [one.reveal() for one in value._secrets()], role, value._fixed is None
         case GoogleCredential():
             return {name: one for name, one in vars(value).items() if name not in {"_refresher", "_lock"}}
+        case Traits():
+            return replace(value, loss_of=None)  # a method of the provider
         case Bedrock() | Vertex():
             # `_find_model` remembers results for `_models`, which is compared.
             return {name: laid_open(one) for name, one in vars(value).items() if name != "_find_model"}

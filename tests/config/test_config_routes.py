@@ -44,9 +44,9 @@ FORMS: dict[str, tuple[str, Route]] = {
     "conditions": (
         (
             'to = ["second"]\nprincipals = ["ci"]\nteams = ["a*", "b"]\nheaders = { X-Tier = "gold*" }\n'
-            "min_bytes = 10\nmax_bytes = 20"
+            'min_bytes = 10\nmax_bytes = 20\nfeatures = ["context-1m-*", "mcp_servers"]'
         ),
-        Route("m", ["second"], None, ["ci"], ["a*", "b"], {"x-tier": "gold*"}, 10, 20),
+        Route("m", ["second"], None, ["ci"], ["a*", "b"], {"x-tier": "gold*"}, 10, 20, ["context-1m-*", "mcp_servers"]),
     ),
 }
 

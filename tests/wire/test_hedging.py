@@ -180,7 +180,7 @@ def test_a_client_that_leaves_ends_both_calls(stream: bool) -> None:
         exchange = here.account()
         assert exchange.outcome == "client_gone"
         charged = [exchange.usage, *(attempt.usage for attempt in exchange.attempts)]
-        assert [usage is not None for usage in charged] == [True, False, True]
+        assert [usage is not None for usage in charged] == [True, True, False]
 
 
 def test_a_drain_ends_both_calls() -> None:
