@@ -12,6 +12,9 @@ from bud_asgi.routing.fleet import Fleet
 from bud_asgi.routing.route import Balance
 from bud_asgi.routing.table import TableRoute
 
+MAX_GROUPS = 4096
+"""How many groups are remembered with what is known of their targets. Routes of a host's router may come and go."""
+
 
 class Chooser:
     """Arranges the targets of requests. `fraction` returns random numbers from 0 up to but not including 1.
@@ -23,6 +26,7 @@ class Chooser:
         self.fleet = Fleet(lambda target: target.concurrency)
         self._fraction = fraction
         self._candidates: dict[int, tuple[Sequence[Target], tuple[Candidate, ...]]] = {}  # by the id of the group
+        self._forgotten = 0
 
     def arrange(
         self, exchange: Exchange, route: ResolvedRoute | None, targets: Sequence[Target], now: float
@@ -52,11 +56,15 @@ class Chooser:
 
     def _of(self, group: Sequence[Target]) -> tuple[Candidate, ...]:
         known = self._candidates.get(id(group))
-        if known is None:
-            health = self.fleet.health
-            candidates = tuple(Candidate(target, health(target), target.weight or 1) for target in group)
-            known = self._candidates[id(group)] = (group, candidates)  # the group is kept, so that its id stays its own
-        return known[1]
+        if known is not None and self._forgotten == self.fleet.forgotten:
+            return known[1]
+        health = self.fleet.health
+        candidates = tuple(Candidate(target, health(target), target.weight or 1) for target in group)
+        if self._forgotten != self.fleet.forgotten or len(self._candidates) >= MAX_GROUPS:
+            self._candidates.clear()
+            self._forgotten = self.fleet.forgotten
+        self._candidates[id(group)] = group, candidates  # the group is kept, so that its id stays its own
+        return candidates
 
 
 class _Order:

@@ -51,14 +51,16 @@ class Fleet:
     """Keeps the health of each target, by provider and model, and arranges the targets of a request.
 
     `concurrency` returns how many calls to a target may run at once, `None` for any number. It is called when a target
-    is first seen. Unknown targets are added.
+    is first seen. Unknown targets are added. `forgotten` counts how often targets have been forgotten: references to
+    their health are out of date from then on.
     """
 
-    __slots__ = ("_concurrency", "_known")
+    __slots__ = ("_concurrency", "_known", "forgotten")
 
     def __init__(self, concurrency: Callable[[Target], int | None] = _unlimited) -> None:
         self._concurrency = concurrency
         self._known: dict[_Key, Health] = {}
+        self.forgotten = 0
 
     def health(self, target: Target) -> Health:
         """The health of a target. Begin its call at once: a target without calls may be forgotten."""
@@ -107,6 +109,7 @@ class Fleet:
         idle.sort(key=lambda item: item[1].clear_from > -inf)
         for key, _ in idle[: MAX_TARGETS // 2]:
             del self._known[key]
+        self.forgotten += 1
 
 
 def _rank(health: Health, now: float) -> _Rank | None:
