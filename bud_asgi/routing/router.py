@@ -58,7 +58,7 @@ class Router(Protocol):
 class HostRouter:
     """Calls a router of the host's, and checks what it returns."""
 
-    __slots__ = ("_name", "_needs_principal", "_offers", "_resolve", "_table_route")
+    __slots__ = ("_name", "_offers", "_resolve", "_table_route")
 
     def __init__(self, router: Router | RouterFunction) -> None:
         self._resolve: Callable[[str, Principal | None], object]
@@ -88,14 +88,14 @@ class HostRouter:
         Raises `NotFound`, `ModelNotAllowed`, and a `GatewayError` (500) for a wrong result. Exceptions of the host's
         propagate.
         """
-        principal, name = exchange.principal, base_name(model)
+        principal = exchange.principal
         if principal is None and self._offers is None:
             raise self._fault(exchange, "needs a principal: put AuthMiddleware in front of RoutingMiddleware", model)
-        found = await self._call(self._resolve, name, principal)
+        found = await self._call(self._resolve, base_name(model), principal)
         if found is None:
             raise NotFound(f"model: {model}")
         if isinstance(found, Route):
-            return self._used(found, name, exchange)
+            return self._used(found, model, exchange)
         if isinstance(found, RouteTable):
             read = exchange.read_request is not None
             return found.resolve_for(exchange, model) if read else found.resolve(model, principal)
@@ -127,17 +127,17 @@ class HostRouter:
             add_note_once(error, f"Raised by the router {self._name}. To refuse a request, raise a GatewayError.")
             raise
 
-    def _used(self, route: Route, name: str, exchange: Exchange) -> TableRoute:
+    def _used(self, route: Route, model: str, exchange: Exchange) -> TableRoute:
         """The form in which a route is used for a model name. Equal routes have the same groups."""
         principal, used = exchange.principal, self._table_route(route)
         if used.conditions is not UNCONDITIONAL:
             read = exchange if exchange.read_request is not None else None
             if used.conditions.unmet(principal, read) is not None:
-                raise NotFound(f"model: {name}")
+                raise NotFound(f"model: {model}")
         # A function that makes a route of any name has not meant a resource, which may belong to another account.
-        if is_resource_name(name) and (principal is None or not names_resource(principal.models, name)):
-            raise ModelNotAllowed(name)
-        return msgspec.structs.replace(used, model=name) if "*" in route.model else used
+        if is_resource_name(model) and (principal is None or not names_resource(principal.models, model)):
+            raise ModelNotAllowed(model)
+        return msgspec.structs.replace(used, model=base_name(model)) if "*" in route.model else used
 
     async def _resolved_offers(self, exchange: Exchange) -> Sequence[Offer]:
         own = exchange.principal.models if exchange.principal is not None else ()

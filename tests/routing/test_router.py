@@ -196,9 +196,11 @@ def test_equal_routes_have_the_same_hash(model: str, to: list[Any], headers: dic
     assert hash(route) == hash(again) or route != again
 
 
-def test_what_is_remembered_of_routes_that_come_and_go_is_bounded() -> None:
+@pytest.mark.parametrize("own_targets", [True, False], ids=["targets of their own", "the same targets"])
+def test_what_is_remembered_of_routes_that_come_and_go_is_bounded(own_targets: bool) -> None:
     def tenant_route(model: str, principal: Principal) -> Route:
-        return Route("*", [[Target("a", f"of-{model}"), Target("b", f"of-{model}")]])
+        upstream_model = model if own_targets else "m"
+        return Route(model, [[Target("a", upstream_model), Target("b", upstream_model)]])
 
     chooser, router = Chooser(), host_router(tenant_route)
 
@@ -217,12 +219,11 @@ def test_what_is_remembered_of_routes_that_come_and_go_is_bounded() -> None:
     assert len(chooser.fleet.snapshot(0.0)) <= MAX_TARGETS
 
 
-def test_a_group_whose_targets_have_been_forgotten_gets_their_new_health() -> None:
+def test_a_group_whose_targets_have_been_forgotten_is_balanced_by_their_new_load() -> None:
     chooser, group = Chooser(), (Target("a"), Target("b"))
     assert len(chooser.order(group, "least_busy", None, 0.0)) == 2
     for number in range(MAX_TARGETS):
         chooser.fleet.health(Target("c", f"m-{number}"))
-    down = chooser.fleet.health(Target("a"))
-    for _ in range(5):
-        down.end(down.begin(0.0), 0.0, "failed", None)
+    for _ in range(50):
+        chooser.fleet.health(Target("a")).begin(0.0)
     assert [chooser.order(group, "least_busy", None, 0.0)[0] for _ in range(9)] == [Target("b")] * 9
