@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.authentication import AuthenticationBackend
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.attempts import Upstreams, run_attempts
+from bud_asgi.attempts import run_attempts
 from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
@@ -31,11 +31,13 @@ from bud_asgi.routing import (
     TargetState,
     check_permission,
     choose_targets,
+    explain_route,
     find_offers,
     resolve,
     resolve_by_host,
     targets_for_all,
 )
+from bud_asgi.upstream_call import Upstreams
 
 
 class Gateway:
@@ -54,6 +56,7 @@ class Gateway:
         router: RouteTable | HostRouter | None = None,
         limiter: Limiter | None = None,
         field_policy: FieldPolicy | None = None,
+        route_header: bool = False,
     ) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
@@ -62,6 +65,7 @@ class Gateway:
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
+        self._route_header = route_header
         self._chooser = Chooser()
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget())
 
@@ -83,6 +87,7 @@ class Gateway:
                     admission = await limiter.admit(exchange)  # 429
             try:
                 await exchange.request(receive)  # 400, 408, 413, 529
+                read_at = time.monotonic() if self._route_header else 0.0
                 request.watch_disconnect(scope, receive)
                 del scope  # an open stream does not need it
                 self._check_fields(exchange)  # 400
@@ -95,6 +100,8 @@ class Gateway:
                 self._check_bounds(exchange)  # 400
                 if limiter is not None and admission is None:
                     admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
+                if self._route_header:
+                    explain_route(exchange, read_at=read_at, home=self._chooser.home(exchange))
                 targets = self._arranged(exchange)  # 529
                 await run_attempts(request, targets, self._upstreams, loop.client, loop.timing)
             finally:

@@ -5,6 +5,7 @@ from bud_asgi.routing.fleet import Fleet, TargetState
 from bud_asgi.routing.health import Call, Health, Verdict
 from bud_asgi.routing.middleware import RoutingMiddleware
 from bud_asgi.routing.route import Balance, Group, Route, unreachable
+from bud_asgi.routing.route_header import explain_route
 from bud_asgi.routing.router import HostRouter, Routed, Router, RouterFunction, make_router
 from bud_asgi.routing.stage import (
     check_permission,
@@ -36,6 +37,7 @@ __all__ = [
     "Verdict",
     "check_permission",
     "choose_targets",
+    "explain_route",
     "find_offers",
     "make_router",
     "resolve",

@@ -105,10 +105,7 @@ def by_affinity(candidates: Sequence[Candidate], key: int, factor: float = FACTO
     key's order; one that joins takes only those that it wins. A target whose requests in flight exceed `factor` x its
     share, beyond what chance explains, is passed over: the first that is not overloaded comes to the front.
     """
-    # The fraction of `multiplier * point` is spread evenly over 0 to 1, and independent of that of another point
-    # (multiplicative hashing). To mix 64-bit integers for each target would take three times as long.
-    multiplier = float(_mix(key) >> 32 | 1)
-    ordered = sorted(candidates, key=lambda each: log(1.0 - multiplier * each.point % 1.0) / each.weight, reverse=True)
+    ordered = rendezvous(candidates, key)
     if len(ordered) < 2 or ordered[0].load.in_flight <= ALWAYS_FREE:
         return ordered
     total_weight = sum(candidate.weight for candidate in ordered)
@@ -118,6 +115,14 @@ def by_affinity(candidates: Sequence[Candidate], key: int, factor: float = FACTO
             ordered.insert(0, ordered.pop(index))
             break
     return ordered
+
+
+def rendezvous(candidates: Sequence[Candidate], key: int) -> list[Candidate]:
+    """Order by weighted rendezvous hashing alone. The first is the home of the key."""
+    # The fraction of `multiplier * point` is spread evenly over 0 to 1, and independent of that of another point
+    # (multiplicative hashing). To mix 64-bit integers for each target would take three times as long.
+    multiplier = float(_mix(key) >> 32 | 1)
+    return sorted(candidates, key=lambda each: log(1.0 - multiplier * each.point % 1.0) / each.weight, reverse=True)
 
 
 def _is_overloaded(candidate: Candidate, per_weight: float, factor: float) -> bool:
