@@ -21,7 +21,8 @@ from bud_asgi.routing.losses import Losses, Preference
 from bud_asgi.routing.route import DEFAULT_BALANCE, Balance
 from bud_asgi.routing.table import TableRoute
 
-_MAX_GROUPS = 4096
+MAX_GROUPS = 4096
+"""How many groups are remembered with what is known of their targets. Routes of a host's router may come and go."""
 
 
 class Chooser:
@@ -109,7 +110,7 @@ class Chooser:
     def _of(self, group: Sequence[Target]) -> _Known:
         known = self._groups.get(id(group))
         if known is None or known.forgotten != self.fleet.forgotten:
-            if len(self._groups) >= _MAX_GROUPS:
+            if len(self._groups) >= MAX_GROUPS:
                 self._groups.clear()
             healths = tuple(map(self.fleet.health, group))
             pairs = zip(group, healths, strict=True)

@@ -47,7 +47,8 @@ class Fleet:
     """Keeps the health of each target, by provider and model, and arranges the targets of a request.
 
     `concurrency` returns how many calls to a target may run at once, `None` for any number. It is called when a target
-    is first seen. Unknown targets are added. `forgotten` is how many times targets have been forgotten.
+    is first seen. Unknown targets are added. `forgotten` counts how often targets have been forgotten: references to
+    their health are out of date from then on.
     """
 
     __slots__ = ("_concurrency", "_known", "forgotten")
@@ -116,11 +117,11 @@ class Fleet:
 
     def _forget(self) -> None:
         """Forget targets without calls, at most half of all: the healthy ones first, then those known longest."""
-        self.forgotten += 1
         idle = [(key, health) for key, health in self._known.items() if not health.in_flight]
         idle.sort(key=lambda item: item[1].clear_from > -inf)
         for key, _ in idle[: MAX_TARGETS // 2]:
             del self._known[key]
+        self.forgotten += 1
 
 
 def _state_of(target: Target, health: Health, now: float) -> TargetState:

@@ -89,6 +89,10 @@ class Route(msgspec.Struct, frozen=True):
         msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))
         check_sizes(self.min_bytes, self.max_bytes)
 
+    def __hash__(self) -> int:
+        """The same for equal routes: a route can be the key of a cache. Headers cannot be hashed."""
+        return hash((self.model, self.to, self.balance))
+
     @property
     def groups(self) -> tuple[Group, ...]:
         """The targets in full, in groups. The groups are tried in order."""

@@ -87,9 +87,9 @@ class RouteTable:
         self._patterns: list[tuple[Pattern, TableRoute]] = []
         for index, route in enumerate(routes):
             if "*" in route.model:
-                self._patterns.append((compile_pattern(route.model), _table_route(index, route)))
+                self._patterns.append((compile_pattern(route.model), table_route(route, index)))
             else:
-                self._exact.setdefault(route.model, []).append(_table_route(index, route))
+                self._exact.setdefault(route.model, []).append(table_route(route, index))
         patterns = sorted((route for _, route in self._patterns), key=lambda route: route.conditions.by_request)
         self._offered = (*chain.from_iterable(self._exact.values()), *patterns)
         self._has_conditions = any(route.conditions is not UNCONDITIONAL for route in self._offered)
@@ -200,7 +200,7 @@ class RouteTable:
                 yield msgspec.structs.replace(route, model=base)
 
 
-def _table_route(index: int, route: Route) -> TableRoute:
+def table_route(route: Route, index: int = 0) -> TableRoute:
     """A route for its own name; for a pattern, the name is replaced where it is resolved."""
     conditions = route.conditions
     return TableRoute(

@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import pytest
 from config_files import HASH, KEYS, written
+from msgspec.structs import replace
 
 from bud_asgi import Bedrock, Vertex, hash_api_key
 from bud_asgi.config import Settings, from_file, read_file
 from bud_asgi.http import Origin, Timeouts
-from bud_asgi.providers import AwsCredential, GoogleCredential
+from bud_asgi.providers import AwsCredential, GoogleCredential, Traits
 from bud_asgi.secret import Secret
 from bud_asgi.testing import StandIn
 from bud_asgi.testing import bedrock as bedrock_stand_in
