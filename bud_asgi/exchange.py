@@ -150,7 +150,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class ResolvedRoute(Protocol):
-    """What a model name resolves to, for one principal."""
+    """What a model name resolves to, for one principal.
+
+    With an attribute `retry_without_thinking` that is true, a request whose thinking blocks an upstream refuses is
+    tried again without them.
+    """
 
     @property
     def model(self) -> str:
@@ -237,9 +241,9 @@ class Exchange(msgspec.Struct, eq=False):
     `credential_headers` are those that proved the caller to the gateway: they are never sent upstream. `hops` are the
     ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
     gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
-    the body as it arrives. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
-    of a request are known only with its target. `explain` returns the value of the `bud-route` header; `None` without
-    that header.
+    the body as it arrives. `dropped` names what was left out of the request for every target. `other_models`: the app
+    has providers whose models are not Anthropic's, so that the bounds of a request are known only with its target.
+    `explain` returns the value of the `bud-route` header; `None` without that header.
     """
 
     request_id: str
@@ -275,6 +279,7 @@ class Exchange(msgspec.Struct, eq=False):
     account_fields: Sequence[Found] = ()
     named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
     explain: Callable[[Exchange], bytes] | None = None
+    dropped: tuple[str, ...] = ()
     _request: MessagesRequest | None = None
 
     @classmethod
@@ -322,6 +327,10 @@ class Exchange(msgspec.Struct, eq=False):
         if self._request is None:
             raise RuntimeError("the request has not been read")
         return self._request
+
+    def replace_request(self, request: MessagesRequest, dropped: tuple[str, ...]) -> None:
+        """Replace the request for all further attempts by one without what is `dropped`."""
+        self._request, self.dropped = request, self.dropped + dropped
 
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""

@@ -84,7 +84,7 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)
-    attempt = run.latest = Attempt(target)
+    attempt = run.latest = Attempt(target, exchange.dropped)
     health = upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
@@ -218,7 +218,8 @@ def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
     request, headers = exchange.decoded_request, exchange.headers
     if exchange.account_fields:
         dropped = run.upstreams.dropped_fields[attempt.target.provider]
-        request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
+        request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)
+        attempt.dropped += names
     if exchange.credential_headers:
         headers = dict(headers)
         for name in exchange.credential_headers:

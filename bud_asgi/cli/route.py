@@ -70,13 +70,17 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Where a request would go. `route` is `None` if it is refused. `never_used` maps routes of the file to reasons."""
+    """Where a request would go. `route` is `None` if it is refused. `never_used` maps routes of the file to reasons.
+
+    `retry_without_thinking` is that of the route.
+    """
 
     model: str
     principal: str | None
     bytes: int
     route: str | None
     balance: str | None
+    retry_without_thinking: bool
     routes: Sequence[ExplainedRoute]
     groups: Sequence[Sequence[ExplainedTarget]]
     error: Refusal | None
@@ -137,6 +141,7 @@ async def _explain(
         bytes=size,
         route=None if route is None or error else _name(settings, route.index),
         balance=route.balance if route and any(len(group) > 1 for group in route.groups) else None,
+        retry_without_thinking=route is not None and route.retry_without_thinking,
         routes=[_explain_step(settings, routes.routes[step.index].model, step) for step in steps],
         groups=groups,
         error=error,
@@ -253,6 +258,8 @@ def _in_words(explained: Explanation) -> str:
         parts.append(table(head, rows))
     if explained.balance:
         parts.append(f"The targets of a group share the load by {explained.balance}.")
+    if explained.retry_without_thinking:
+        parts.append("If a target refuses the thinking blocks of the conversation, it is tried again without them.")
     if explained.never_used:
         parts.append("\n".join(f"{route} is never used: {why}." for route, why in explained.never_used.items()))
     return "\n\n".join(parts)

@@ -79,6 +79,7 @@ class RouteConfig(TypedDict, total=False):
     min_bytes: int
     max_bytes: int
     features: list[str]
+    retry_without_thinking: bool
 
 
 class TargetConfig(TypedDict, total=False):

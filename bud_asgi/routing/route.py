@@ -8,7 +8,16 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from bud_asgi.exchange import Target
-from bud_asgi.options import OptionError, check_choice, check_seconds, check_text, check_type, duplicates, mismatch
+from bud_asgi.options import (
+    OptionError,
+    check_choice,
+    check_flag,
+    check_seconds,
+    check_text,
+    check_type,
+    duplicates,
+    mismatch,
+)
 from bud_asgi.protocol.patterns import base_name
 from bud_asgi.routing.conditions import (
     ANY,
@@ -53,7 +62,10 @@ class Route(msgspec.Struct, frozen=True):
     otherwise the next route for the model is tried. `principals` and `teams` are names or patterns, and so are
     `features`: of beta flags and top-level fields, of which the request uses at least one. `headers` maps names of
     request headers to patterns of their values, and the sizes, both inclusive, are those of the request body. Clients
-    choose features and headers, so that a condition on them does not protect anything. Raises `OptionError`.
+    choose features and headers, so that a condition on them does not protect anything.
+
+    `retry_without_thinking`: where an upstream refuses the signature of a thinking block in the conversation, the
+    request is tried once more without such blocks. Raises `OptionError`.
     """
 
     model: str
@@ -66,6 +78,7 @@ class Route(msgspec.Struct, frozen=True):
     max_bytes: int | None = None
     features: Sequence[str] = ANY
     hedge: float | None = None
+    retry_without_thinking: bool = False
 
     def __post_init__(self) -> None:
         """Check the options; lists become tuples."""
@@ -88,6 +101,7 @@ class Route(msgspec.Struct, frozen=True):
         msgspec.structs.force_setattr(self, "features", features)
         msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))
         check_sizes(self.min_bytes, self.max_bytes)
+        check_flag("retry_without_thinking", self.retry_without_thinking)
 
     def __hash__(self) -> int:
         """The same for equal routes: a route can be the key of a cache. Headers cannot be hashed."""

@@ -35,6 +35,7 @@ class TableRoute(msgspec.Struct, frozen=True):
     the position `index`.
     `groups` are tried in order, the targets of each share the load by `balance`. `targets` are all of them in order.
     `hedge` is when the next target is called too, in seconds.
+    `retry_without_thinking` is that of `Route`.
     """
 
     model: str
@@ -45,6 +46,7 @@ class TableRoute(msgspec.Struct, frozen=True):
     balance: Balance
     conditions: Conditions
     hedge: float | None = None
+    retry_without_thinking: bool = False
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in their order; only those at the first provider if the request names state of one account.
@@ -212,6 +214,7 @@ def table_route(route: Route, index: int = 0) -> TableRoute:
         route.balance or DEFAULT_BALANCE,
         UNCONDITIONAL if conditions == UNCONDITIONAL else conditions,
         route.hedge,
+        route.retry_without_thinking,
     )
 
 

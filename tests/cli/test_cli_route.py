@@ -105,6 +105,16 @@ def test_a_header_leads_to_another_route(file: Path) -> None:
     assert shown["balance"] is None
 
 
+def test_it_shows_whether_thinking_that_is_refused_is_left_out(file: Path) -> None:
+    words = "If a target refuses the thinking blocks of the conversation, it is tried again without them."
+    assert not explained(file, "fast")["retry_without_thinking"]
+    assert words not in route(file, "fast").stdout
+    file.write_text(f"{FILE}retry_without_thinking = true\n")
+    assert explained(file, "fast")["retry_without_thinking"]
+    assert words in route(file, "fast").stdout
+    assert not explained(file, MODEL)["retry_without_thinking"]
+
+
 def test_without_a_caller_permissions_are_not_checked_and_conditions_on_it_do_not_hold(file: Path) -> None:
     shown = explained(file, MODEL, "--header", "x-tier:gold")
     assert (shown["route"], shown["principal"], shown["routes"][1]["unmet"]) == ("routes[1]", None, "teams")

@@ -77,6 +77,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"to": [["a", "b"]], "balance": "weight"},
         f'balance: {BALANCES}, got "weight" (did you mean "weighted"?)',
     ),
+    "another attempt that is no flag": (
+        {"retry_without_thinking": 1},
+        "retry_without_thinking: expected true or false, got 1",
+    ),
     "one principal": ({"principals": "ci"}, f'principals: {PATTERNS}, got "ci"'),
     "no principals": ({"principals": []}, f"principals: {NEVER}"),
     "teams that are no strings": ({"teams": [1]}, f"teams: {PATTERNS}, got 1 in it"),

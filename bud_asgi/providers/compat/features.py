@@ -22,7 +22,8 @@ import msgspec
 from bud_asgi.protocol.betas import requested_betas
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit, TooManyValues
+from bud_asgi.protocol.values import TooManyValues
+from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit
 from bud_asgi.providers.compat.moves import apply_edits, move_automatic_breakpoint
 from bud_asgi.providers.compat.prune import is_neutral, pruned, tree_of
 from bud_asgi.providers.compat.rules import NestedField, NestedFields, ServiceRules
