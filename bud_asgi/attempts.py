@@ -116,6 +116,8 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
         if not done and (second := _second_call(run, in_turn)) is not None:
             calls[asyncio.create_task(begin(run, second, has_next=True), name="bud_asgi hedge")] = second
         begun = await _first_to_begin(set(calls))
+        attempts = run.request.exchange.attempts
+        attempts.sort(key=lambda attempt: attempt is begun.attempt)  # the one that is delivered is the last
         return begun
     finally:
         for task, call in calls.items():
@@ -156,11 +158,11 @@ def _retrieve(task: asyncio.Task[UpstreamCall]) -> None:
 
 def _charge_one(run: Run) -> None:
     """Charge the caller for one attempt: the one that was delivered, or else the last that may have been billed."""
-    exchange, paid = run.request.exchange, run.latest
-    if paid is not None and paid.usage is None and paid.end != "answered":
-        paid = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
-    if paid is not None:
-        exchange.usage, paid.usage = paid.usage, None
+    exchange = run.request.exchange
+    paid = exchange.attempts[-1]
+    if paid.usage is None and paid.end != "answered":
+        paid = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), paid)
+    exchange.usage, paid.usage = paid.usage, None
 
 
 def _without_frames(error: GatewayError) -> GatewayError:

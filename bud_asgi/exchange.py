@@ -231,9 +231,10 @@ class Exchange(msgspec.Struct, eq=False):
     """One request, from its arrival to its settlement.
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
-    `status`, `outcome`. `headers` are the client's, by lower-case name; `header_names` is what their
-    names show, `head_size` their length in bytes. `started`, `committed` (the response
-    began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
+    `status`, `outcome`. The last of the `attempts` is the one that was delivered, if there is one. `headers` are the
+    client's, by lower-case name; `header_names` is what their names show, `head_size` their length in bytes.
+    `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
+    added to every response.
     `refused_by` is the limit that had no room, `over_limits` are the observed ones that would have refused.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.

@@ -48,18 +48,14 @@ class Upstreams(msgspec.Struct, frozen=True, eq=False):
     budget: RetryBudget
 
 
-class Run(msgspec.Struct, eq=False):
-    """What the attempts of one request have in common, and those that have failed.
-
-    `latest` is the attempt that is delivered; until there is one, the last that was made.
-    """
+class Run(msgspec.Struct, frozen=True, eq=False):
+    """What the attempts of one request have in common, and those that have failed."""
 
     request: ActiveRequest
     upstreams: Upstreams
     client: HttpClient
     timing: Timing
     failures: list[Failure]
-    latest: Attempt | None = None
 
 
 class UpstreamCall(msgspec.Struct, eq=False):
@@ -84,8 +80,7 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)
-    attempt = run.latest = Attempt(target, exchange.dropped)
-    health = upstreams.fleet.health(target)
+    attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
     return UpstreamCall(attempt, upstreams.providers[target.provider], health, health.begin(now), stream, retried)
@@ -117,7 +112,6 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
     """Deliver a reply that has begun. Raises the error as the client may see it."""
     exchange, response = run.request.exchange, run.request.response
     attempt, stream, reply = call.attempt, call.stream, call.reply
-    run.latest = attempt
     if reply is None:
         raise RuntimeError("the reply has not begun")
     try:

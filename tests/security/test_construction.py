@@ -96,6 +96,7 @@ NUMBERS = {
     "connect",
     "first_byte",
     "silence",
+    "total",
     *Timing().__struct_fields__,
 }
 
