@@ -1,0 +1,85 @@
+"""A replica of the gateway: the loop over the targets of a request, as in `bud_asgi.attempts`, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+
+import msgspec
+
+from benchmarks.simulation.clients import Turn
+from benchmarks.simulation.clock import VirtualTime
+from benchmarks.simulation.policies import Arrange
+from benchmarks.simulation.upstream import Upstream
+from bud_asgi.clock import Timing
+from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.failover import MAX_ATTEMPTS, Failure, RetryBudget, classify, may_try_next, verdict_on
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.routing import Call, Fleet, Health
+
+_FAILOVER_WITHIN = Timing().failover_within
+
+
+class Served(msgspec.Struct):
+    """What became of a request. Times are in seconds of virtual time.
+
+    `targets` are the providers that it was sent to, the last of which gave the reply, if there is one. `cached` is how
+    many tokens of its prompt came from the prompt cache.
+    """
+
+    started: float
+    targets: list[str] = []
+    first_event: float | None = None
+    cached: int = 0
+    succeeded: bool = False
+
+
+class Replica:
+    """A process of the gateway: it knows the health of targets from its own requests only."""
+
+    def __init__(self, time: VirtualTime, upstreams: Mapping[str, Upstream], fleet: Fleet, arrange: Arrange) -> None:
+        self._time = time
+        self._upstreams = upstreams
+        self._fleet = fleet
+        self._arrange = arrange
+        self._budget = RetryBudget()
+
+    def serve(self, exchange: Exchange, turn: Turn) -> Generator[float, None, Served]:
+        """Try the targets in order until one has answered."""
+        now = self._time.now
+        served = Served(now)
+        failures: list[Failure] = []
+        targets = self._arrange(exchange, now)
+        last = min(len(targets), MAX_ATTEMPTS) - 1
+        deadline = now + _FAILOVER_WITHIN
+        for number, target in enumerate(targets):
+            health, attempt = self._fleet.health(target), Attempt(target, started=now)
+            call = health.begin(now)
+            self._budget.count(now)
+            served.targets.append(target.provider)
+            verdict, retry_after = "ok", None
+            try:
+                yield from self._attempt(target, turn, health, call, served)
+            except GatewayError as error:
+                attempt.end = classify(error, committed=served.first_event is not None)
+                verdict, retry_after = verdict_on(attempt, error)
+                failures.append(Failure(attempt.end, error))
+                now = self._time.now
+                if number == last or not may_try_next(failures, self._budget, now, deadline):
+                    break
+            else:
+                served.succeeded = True
+                break
+            finally:
+                health.end(call, self._time.now, verdict, retry_after)
+        return served
+
+    def _attempt(
+        self, target: Target, turn: Turn, health: Health, call: Call, served: Served
+    ) -> Generator[float, None, None]:
+        upstream, started = self._upstreams[target.provider], self._time.now
+        reply = yield from upstream.send(turn)
+        now = self._time.now
+        health.note_limits(now, reply.headers, lambda: now)
+        health.first_byte(call, now, now - started)
+        served.first_event, served.cached = now, reply.cached
+        yield from upstream.stream(reply)
