@@ -66,4 +66,6 @@ def plot(scenario: Scenario, courses: Mapping[str, Sequence[Point]], file: Path)
         figure.legend(
             *panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(_LINES), frameon=False
         )
-        figure.savefig(file, transparent=True, metadata={"Date": None} if file.suffix == ".svg" else None)
+        figure.savefig(
+            file, transparent=True, metadata={"Date": None, "Creator": None} if file.suffix == ".svg" else None
+        )

@@ -41,7 +41,7 @@ def _affinity_within(deviations: float, chooser: Chooser, targets: Sequence[Targ
 
 
 def _round_robin(chooser: Chooser, targets: Sequence[Target]) -> Arrange:
-    """Each request begins at the next target, whatever is known of its health."""
+    """Each request begins at the next target, regardless of its health."""
     numbers = count()
 
     def arrange(exchange: Exchange, now: float) -> Sequence[Target]:
@@ -52,7 +52,7 @@ def _round_robin(chooser: Chooser, targets: Sequence[Target]) -> Arrange:
 
 
 def _priority(chooser: Chooser, targets: Sequence[Target]) -> Arrange:
-    """All requests try the targets in the same order, whatever is known of their health."""
+    """All requests try the targets in the same order, regardless of their health."""
     return lambda exchange, now: targets
 
 

@@ -34,7 +34,7 @@ class Served(msgspec.Struct):
 
 
 class Replica:
-    """A process of the gateway: it knows the health of targets from its own requests only."""
+    """A process of the gateway. It observes the health of targets by its own requests only."""
 
     def __init__(self, time: VirtualTime, upstreams: Mapping[str, Upstream], fleet: Fleet, arrange: Arrange) -> None:
         self._time = time

@@ -26,8 +26,7 @@ _COLUMNS = (
 
 _BOUNDS = (
     "A conversation goes to another target while its own has more requests in flight than 1.25 times its share, and so "
-    "many standard deviations more. No target has a fault here. `DEVIATIONS` in `bud_asgi/routing/balance.py` is 0.75: "
-    "of these bounds, the one with the most cache reads that never lets a target have more than 1.25 times the mean."
+    "many standard deviations more. No target has a fault here. `DEVIATIONS` in `bud_asgi/routing/balance.py` is 0.75."
 )
 
 

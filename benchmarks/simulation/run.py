@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 
 import msgspec
@@ -38,43 +38,48 @@ class Run(msgspec.Struct, frozen=True):
     billed: float
 
 
+def simulate(scenario: Scenario, policy: Policy, seed: int) -> Run:
+    """Run a scenario to its end. The same seed gives the same run."""
+    return _Simulation(scenario, policy, seed).run()
+
+
 class _Simulation:
     def __init__(self, scenario: Scenario, policy: Policy, seed: int) -> None:
+        self._scenario = scenario
+        self._seed = seed
         self._random = Random(seed)
         self._time = VirtualTime()
         targets = [Target(f"target-{number}") for number in range(scenario.targets)]
-        self.upstreams: dict[str, Upstream] = {}
-        for number, target in enumerate(targets):
-            faults = [fault for fault in scenario.faults if fault.target == number]
-            self.upstreams[target.provider] = Upstream(self._time, faults, self._random)
-        self._replicas: list[Replica] = []
-        for _ in range(scenario.replicas):
-            chooser = Chooser(fraction=self._random.random)
-            arrange = policy.arranger(chooser, targets)
-            self._replicas.append(Replica(self._time, self.upstreams, chooser.fleet, arrange))
+        self._upstreams = {target.provider: self._upstream(number) for number, target in enumerate(targets)}
+        self._replicas = [self._replica(policy, targets) for _ in range(scenario.replicas)]
         self._ideal = PromptCache()
-        self.requests: list[Request] = []
-        for number, exchange in enumerate(asyncio.run(_exchanges(scenario.conversations, seed))):
-            self._time.start(self._converse(exchange, conversation(number, scenario.turns, seed)))
+        self._requests: list[Request] = []
+
+    def run(self) -> Run:
+        conversations = asyncio.run(exchanges(self._scenario.conversations, self._seed))
+        for number, exchange in enumerate(conversations):
+            self._time.start(self._converse(exchange, conversation(number, self._scenario.turns, self._seed)))
         self._time.run()
+        return Run(self._scenario, self._requests, sum(upstream.billed for upstream in self._upstreams.values()))
+
+    def _upstream(self, number: int) -> Upstream:
+        faults = [fault for fault in self._scenario.faults if fault.target == number]
+        return Upstream(self._time, faults, self._random)
+
+    def _replica(self, policy: Policy, targets: Sequence[Target]) -> Replica:
+        chooser = Chooser(fraction=self._random.random)
+        return Replica(self._time, self._upstreams, chooser.fleet, policy.arranger(chooser, targets))
 
     def _converse(self, exchange: Exchange, turns: Iterable[Turn]) -> Process:
-        """A client: it sends a turn a while after the reply to the one before, to whichever replica it gets."""
+        """A client: it sends a turn a while after the reply to the one before, to a random replica."""
         for turn in turns:
             yield turn.pause
             ideal_cached = self._ideal.read(turn, self._time.now)
             served = yield from self._random.choice(self._replicas).serve(exchange, turn)
-            self.requests.append(Request(turn, served, ideal_cached))
+            self._requests.append(Request(turn, served, ideal_cached))
 
 
-def simulate(scenario: Scenario, policy: Policy, seed: int) -> Run:
-    """Run a scenario to its end. The same seed gives the same run."""
-    simulation = _Simulation(scenario, policy, seed)
-    billed = sum(upstream.billed for upstream in simulation.upstreams.values())
-    return Run(scenario, simulation.requests, billed)
-
-
-async def _exchanges(conversations: int, seed: int) -> list[Exchange]:
+async def exchanges(conversations: int, seed: int) -> list[Exchange]:
     """A request of each conversation that has been read; the client names its session."""
     return [await _exchange(f"{seed}-{number}".encode()) for number in range(conversations)]
 
