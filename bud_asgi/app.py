@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -68,7 +69,8 @@ class MessagesApp:
     `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
     background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are
     dropped. `access_log` writes one line of JSON for each request to the logger `bud_asgi.access`, without its content.
-    `drain_timeout` is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
+    `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
+    is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
     `OptionError`, a `ValueError`, for any of them that is invalid.
     """
 
@@ -88,28 +90,28 @@ class MessagesApp:
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
         access_log: bool = False,
+        route_header: bool = False,
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         providers = check_providers(providers)
-        _check_settings(client, on_settled, access_log, drain_timeout, timing)
-        policy = FieldPolicy(field_policy)
+        _check_settings(client, on_settled, drain_timeout, timing, access_log=access_log, route_header=route_header)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_store)
-        self._timing = timing
+        self._timing, self._drain_timeout = timing, drain_timeout
         self._on_settled, self._access_log = on_settled, access_log
-        self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
+        gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
         if middleware is None:
             _check_auth(auth, providers)
             table = _route_table(routes, providers)
-            self._gateway = Gateway(providers, backend=auth, routes=table, limiter=self._limiter, field_policy=policy)
+            self._gateway = gateway(backend=auth, routes=table, limiter=self._limiter)
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
-            self._gateway = Gateway(providers, field_policy=policy)
+            self._gateway = gateway()
             self._stack = self._build_stack(middleware, providers)
 
     @property
@@ -242,15 +244,14 @@ class MessagesApp:
             loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
-def _check_settings(
-    client: object, on_settled: object, access_log: object, drain_timeout: object, timing: object
-) -> None:
+def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object, **flags: object) -> None:
     check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
     if isinstance(client, type):
         check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
-    check_flag("access_log", access_log)
+    for name, flag in flags.items():
+        check_flag(name, flag)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 

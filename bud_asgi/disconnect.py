@@ -56,6 +56,7 @@ class ActiveRequest(msgspec.Struct, eq=False):
         self._receive = None
         if self._watcher is not None:
             self._watcher.cancel()
+            self._watcher = None  # the cancelled task refers to this record by its traceback
         task, cancelling = self._blocks.pop()
         if self.aborted_by is None or self._delivered:
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.authentication import AuthenticationBackend
 from starlette.types import Receive, Scope, Send
 
-from bud_asgi.attempts import Upstreams, run_attempts
+from bud_asgi.attempts import run_attempts
 from bud_asgi.auth import AuthenticationFailed, authenticate, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
@@ -30,10 +30,12 @@ from bud_asgi.routing import (
     TargetState,
     check_permission,
     choose_targets,
+    explain_route,
     find_offers,
     resolve,
     targets_for_all,
 )
+from bud_asgi.upstream_call import Upstreams
 
 
 class Gateway:
@@ -52,6 +54,7 @@ class Gateway:
         routes: RouteTable | None = None,
         limiter: Limiter | None = None,
         field_policy: FieldPolicy | None = None,
+        route_header: bool = False,
     ) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
@@ -60,6 +63,7 @@ class Gateway:
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
+        self._route_header = route_header
         self._chooser = Chooser()
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget())
 
@@ -81,11 +85,14 @@ class Gateway:
                     admission = await limiter.admit(exchange)  # 429
             try:
                 await exchange.request(receive)  # 400, 408, 413, 529
+                read_at = time.monotonic() if self._route_header else 0.0
                 self._judge(exchange, principal)  # 400, 403, 404
                 request.watch_disconnect(scope, receive)
                 del scope  # an open stream does not need it
                 if limiter is not None and admission is None:
                     admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
+                if self._route_header:
+                    explain_route(exchange, read_at=read_at, home=self._chooser.home(exchange))
                 targets = self._arranged(exchange)  # 529
                 await run_attempts(request, targets, self._upstreams, loop.client, loop.timing)
             finally:

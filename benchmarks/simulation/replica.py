@@ -12,7 +12,7 @@ from benchmarks.simulation.policies import Arrange
 from benchmarks.simulation.upstream import Upstream
 from bud_asgi.clock import Timing
 from bud_asgi.exchange import Attempt, Exchange, Target
-from bud_asgi.failover import MAX_ATTEMPTS, Failure, RetryBudget, classify, may_try_next, verdict_on
+from bud_asgi.failover import LOADS_UPSTREAMS, MAX_ATTEMPTS, Failure, RetryBudget, classify, may_try_next, verdict_on
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.routing import Call, Fleet, Health
 
@@ -45,41 +45,47 @@ class Replica:
 
     def serve(self, exchange: Exchange, turn: Turn) -> Generator[float, None, Served]:
         """Try the targets in order until one has answered."""
-        now = self._time.now
-        served = Served(now)
+        served = Served(self._time.now)
         failures: list[Failure] = []
-        targets = self._arrange(exchange, now)
-        last = min(len(targets), MAX_ATTEMPTS) - 1
-        deadline = now + _FAILOVER_WITHIN
-        for number, target in enumerate(targets):
-            health, attempt = self._fleet.health(target), Attempt(target, started=now)
-            call = health.begin(now)
-            self._budget.count(now)
-            served.targets.append(target.provider)
-            verdict, retry_after = "ok", None
-            try:
-                yield from self._attempt(target, turn, health, call, served)
-            except GatewayError as error:
-                attempt.end = classify(error, committed=served.first_event is not None)
-                verdict, retry_after = verdict_on(attempt, error)
-                failures.append(Failure(attempt.end, error))
-                now = self._time.now
-                if number == last or not may_try_next(failures, self._budget, now, deadline):
-                    break
-            else:
+        deadline = served.started + _FAILOVER_WITHIN
+        for target in self._arrange(exchange, served.started)[:MAX_ATTEMPTS]:
+            if failures and not may_try_next(failures, self._budget, self._time.now, deadline):
+                break
+            retried = bool(failures) and failures[-1].end in LOADS_UPSTREAMS
+            failure = yield from self._attempt(Attempt(target), turn, served, retried=retried)
+            if failure is None:
                 served.succeeded = True
                 break
-            finally:
-                health.end(call, self._time.now, verdict, retry_after)
+            failures.append(failure)
         return served
 
     def _attempt(
-        self, target: Target, turn: Turn, health: Health, call: Call, served: Served
+        self, attempt: Attempt, turn: Turn, served: Served, *, retried: bool
+    ) -> Generator[float, None, Failure | None]:
+        """One call. `retried`: it was taken from the retry budget."""
+        now, target = self._time.now, attempt.target
+        self._budget.count(now)
+        served.targets.append(target.provider)
+        health = self._fleet.health(target)
+        call = health.begin(now)
+        try:
+            yield from self._call(target, turn, health, call, served, retried=retried)
+        except GatewayError as error:
+            attempt.end = classify(error, committed=served.first_event is not None)
+            health.end(call, self._time.now, *verdict_on(attempt, error))
+            return Failure(attempt.end, error)
+        health.end(call, self._time.now, "ok")
+        return None
+
+    def _call(
+        self, target: Target, turn: Turn, health: Health, call: Call, served: Served, *, retried: bool
     ) -> Generator[float, None, None]:
         upstream, started = self._upstreams[target.provider], self._time.now
         reply = yield from upstream.send(turn)
         now = self._time.now
         health.note_limits(now, reply.headers, lambda: now)
         health.first_byte(call, now, now - started)
+        if retried:
+            self._budget.give_back(now)
         served.first_event, served.cached = now, reply.cached
         yield from upstream.stream(reply)

@@ -5,6 +5,7 @@ from bud_asgi.routing.fleet import Fleet, TargetState
 from bud_asgi.routing.health import Call, Health, Verdict
 from bud_asgi.routing.middleware import RoutingMiddleware
 from bud_asgi.routing.route import Balance, Group, Route, unreachable
+from bud_asgi.routing.route_header import explain_route
 from bud_asgi.routing.stage import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
 from bud_asgi.routing.table import RouteTable, Step, TableRoute
 
@@ -25,6 +26,7 @@ __all__ = [
     "Verdict",
     "check_permission",
     "choose_targets",
+    "explain_route",
     "find_offers",
     "resolve",
     "targets_for_all",

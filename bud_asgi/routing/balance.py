@@ -106,10 +106,7 @@ def by_affinity(
     key's order; one that joins takes only those that it wins. A target whose requests in flight exceed `factor` x its
     share by more than `deviations` standard deviations is passed over: the first that does not comes to the front.
     """
-    # The fraction of `multiplier * point` is spread evenly over 0 to 1, and independent of that of another point
-    # (multiplicative hashing). To mix 64-bit integers for each target would take three times as long.
-    multiplier = float(_mix(key) >> 32 | 1)
-    ordered = sorted(candidates, key=lambda each: log(1.0 - multiplier * each.point % 1.0) / each.weight, reverse=True)
+    ordered = rendezvous(candidates, key)
     if len(ordered) < 2 or ordered[0].load.in_flight <= ALWAYS_FREE:
         return ordered
     total_weight = sum(candidate.weight for candidate in ordered)
@@ -119,6 +116,14 @@ def by_affinity(
             ordered.insert(0, ordered.pop(index))
             break
     return ordered
+
+
+def rendezvous(candidates: Sequence[Candidate], key: int) -> list[Candidate]:
+    """Order by weighted rendezvous hashing alone. The first is the home of the key."""
+    # The fraction of `multiplier * point` is spread evenly over 0 to 1, and independent of that of another point
+    # (multiplicative hashing). To mix 64-bit integers for each target would take three times as long.
+    multiplier = float(_mix(key) >> 32 | 1)
+    return sorted(candidates, key=lambda each: log(1.0 - multiplier * each.point % 1.0) / each.weight, reverse=True)
 
 
 def _is_overloaded(candidate: Candidate, per_weight: float, factor: float, deviations: float) -> bool:

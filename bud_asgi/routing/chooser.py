@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from bud_asgi.exchange import Exchange, ResolvedRoute, Target
 from bud_asgi.routing.affinity import affinity_key
-from bud_asgi.routing.balance import Candidate, by_affinity, by_weight, least_busy
+from bud_asgi.routing.balance import Candidate, by_affinity, by_weight, least_busy, rendezvous
 from bud_asgi.routing.fleet import Fleet
 from bud_asgi.routing.route import Balance
 from bud_asgi.routing.table import TableRoute
@@ -36,6 +36,17 @@ class Chooser:
         if isinstance(route, TableRoute) and len(targets) == len(route.targets):
             return self.fleet.arrange(route.groups, now, _Order(self, exchange, route.balance, now))
         return self.fleet.arrange([(target,) for target in targets], now, _keep)
+
+    def home(self, exchange: Exchange) -> Target | None:
+        """The target of a request's conversation in the first group of its route, whatever its load and its health.
+
+        `None` without one: each request of such a route goes to the target that is best at the time.
+        """
+        route = exchange.route
+        if not isinstance(route, TableRoute) or route.balance != "affinity" or len(route.groups[0]) == 1:
+            return None
+        key = affinity_key(exchange)
+        return None if key is None else rendezvous(self._of(route.groups[0]), key)[0].target
 
     def order(self, group: Sequence[Target], balance: Balance, key: int | None, now: float) -> Sequence[Target]:
         """The targets of one group, those that are down behind the others."""

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from bud_asgi.exchange import Target
-from bud_asgi.options import OptionError, check_choice, check_text, check_type, duplicates, mismatch
+from bud_asgi.options import OptionError, check_choice, check_seconds, check_text, check_type, duplicates, mismatch
 from bud_asgi.protocol.patterns import base_name
 from bud_asgi.routing.conditions import ANY, Conditions, check_headers, check_patterns, check_sizes, covers
 
@@ -20,6 +20,9 @@ requests and the shortest time to the first token. `weighted`: at random, by wei
 """
 
 DEFAULT_BALANCE: Balance = "affinity"
+
+LONGEST_HEDGE = 3600.0
+"""Seconds."""
 
 Group = tuple[Target, ...]
 """Targets that share the load."""
@@ -34,7 +37,9 @@ class Route(msgspec.Struct, frozen=True):
     A target is a provider's name, which gets the model as the client wrote it, or a `Target`. Targets are tried in
     order. A nested list is a group, whose targets share the load: `to=[["anthropic", Target("second", weight=3)],
     "bedrock"]` are two groups. A list in which a target has a weight, and that has no nested list, is one group.
-    `balance` is how a group shares the load, by default `affinity`; `None` where each group has one target.
+    `balance` is how a group shares the load, by default `affinity`; `None` where each group has one target. `hedge` is
+    in seconds: where a reply has not begun by then, the next target gets the request too, and the reply that begins
+    first is delivered. The other call is cancelled, and may be billed.
 
     `principals`, `teams`, `headers`, `min_bytes` and `max_bytes` are conditions, which must all hold; otherwise the
     next route for the model is tried. `principals` and `teams` are names or patterns, `headers` maps names of request
@@ -50,6 +55,7 @@ class Route(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
     min_bytes: int | None = None
     max_bytes: int | None = None
+    hedge: float | None = None
 
     def __post_init__(self) -> None:
         """Check the options; lists become tuples."""
@@ -62,6 +68,10 @@ class Route(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, "balance", self.balance or DEFAULT_BALANCE)
         elif self.balance is not None:
             raise OptionError("balance", "meaningless without a group of several targets: to = [[...]]", other="to")
+        if self.hedge is not None:
+            check_seconds("hedge", self.hedge, maximum=LONGEST_HEDGE)
+            if len(self.targets) == 1:
+                raise OptionError("hedge", "meaningless with one target: another one is called", other="to")
         msgspec.structs.force_setattr(self, "principals", check_patterns("principals", self.principals))
         msgspec.structs.force_setattr(self, "teams", check_patterns("teams", self.teams))
         msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))

@@ -31,16 +31,20 @@ Found = TypeVar("Found")
 class TableRoute(msgspec.Struct, frozen=True):
     """A route of a `RouteTable`, for one model name.
 
-    `model` is the name that permissions, limits and accounts use. `index` is the position of the route in the table.
+    `model` is the name that permissions, limits and accounts use, `pattern` the one that the route has in the table, at
+    the position `index`.
     `groups` are tried in order, the targets of each share the load by `balance`. `targets` are all of them in order.
+    `hedge` is when the next target is called too, in seconds.
     """
 
     model: str
+    pattern: str
     index: int
     groups: Sequence[Group]
     targets: Sequence[Target]
     balance: Balance
     conditions: Conditions
+    hedge: float | None = None
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in their order; only those at the first provider if the request names state of one account."""
@@ -197,11 +201,13 @@ def _table_route(index: int, route: Route) -> TableRoute:
     conditions = route.conditions
     return TableRoute(
         base_name(route.model),
+        route.model,
         index,
         route.groups,
         route.targets,
         route.balance or DEFAULT_BALANCE,
         UNCONDITIONAL if conditions == UNCONDITIONAL else conditions,
+        route.hedge,
     )
 
 

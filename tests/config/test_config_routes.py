@@ -76,7 +76,7 @@ principals = ["*"]
 TARGETS = "expected a list of targets: names of providers, or pairs of a provider and its model"
 TARGET = "expected the name of a provider, or a provider with a model"
 PROVIDERS = 'expected "anthropic", "second" or "bedrock"'
-KNOWN = "expected provider, model, weight or concurrency"
+KNOWN = "expected provider, model, weight, concurrency or timeouts"
 NO_GROUP = "meaningless without a group of several targets: to = [[...]]"
 ERRORS: dict[str, tuple[str, list[str]]] = {
     "an unknown provider in a group": (
