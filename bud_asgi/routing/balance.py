@@ -22,12 +22,11 @@ FACTOR = 1.25
 ALWAYS_FREE = 2
 """With so many requests in flight, or fewer, a target is never overloaded."""
 
-_DEVIATIONS = 0.75
+DEVIATIONS = 0.75
 """How many standard deviations above its share count as chance.
 
 Requests arrive at random, so with `n` in flight on average, `n` plus or minus `sqrt(n)` is usual. A target must have
-more than that, or half of the conversations would lose their cache for nothing. 0.75 came from a simulation of 200
-conversations, 4 targets and 3 replicas: 96 % or more of the cache reads, at most 1.25 x the mean load at any target.
+more than that, or conversations would lose their cache for nothing. `make simulate` compares other values.
 """
 
 _CHANCE = 0.1
@@ -111,11 +110,13 @@ def _answers_sooner(candidate: Candidate, other: Candidate, now: float) -> bool:
     return my_time * mine < their_time * theirs
 
 
-def by_affinity(candidates: Sequence[Candidate], key: int, factor: float = FACTOR) -> list[Candidate]:
+def by_affinity(
+    candidates: Sequence[Candidate], key: int, factor: float = FACTOR, deviations: float = DEVIATIONS
+) -> list[Candidate]:
     """Order by weighted rendezvous hashing with bounded load, for a key of up to 64 bits.
 
-    A target whose requests in flight exceed `factor` x its share, beyond what chance explains, is passed over: the
-    first that is not overloaded comes to the front.
+    A target whose requests in flight exceed `factor` x its share by more than `deviations` standard deviations is
+    passed over: the first that does not comes to the front.
     """
     ordered = by_hash(candidates, key)
     if len(ordered) < 2 or ordered[0].load.in_flight <= ALWAYS_FREE:
@@ -123,7 +124,7 @@ def by_affinity(candidates: Sequence[Candidate], key: int, factor: float = FACTO
     total_weight = sum(candidate.weight for candidate in ordered)
     per_weight = sum(candidate.load.in_flight for candidate in ordered) / total_weight
     for index, candidate in enumerate(ordered):
-        if not _is_overloaded(candidate, per_weight, factor):
+        if not _is_overloaded(candidate, per_weight, factor, deviations):
             ordered.insert(0, ordered.pop(index))
             break
     return ordered
@@ -141,9 +142,9 @@ def by_hash(candidates: Sequence[Candidate], key: int) -> list[Candidate]:
     return sorted(candidates, key=lambda each: log(1.0 - multiplier * each.point % 1.0) / each.weight, reverse=True)
 
 
-def _is_overloaded(candidate: Candidate, per_weight: float, factor: float) -> bool:
+def _is_overloaded(candidate: Candidate, per_weight: float, factor: float, deviations: float) -> bool:
     share = per_weight * candidate.weight
-    return candidate.load.in_flight > max(ALWAYS_FREE, factor * share + _DEVIATIONS * sqrt(share + 1.0))
+    return candidate.load.in_flight > max(ALWAYS_FREE, factor * share + deviations * sqrt(share + 1.0))
 
 
 def _mix(key: int) -> int:
