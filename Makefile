@@ -9,7 +9,7 @@ JOBS ?= 6
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-clients check format bench torture clean
+.PHONY: demo test test-clients check format bench simulate torture clean
 
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
@@ -40,6 +40,9 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/routing.py $(ARGS)
 	$(RUN)/python benchmarks/in_process.py $(ARGS)
 
+simulate: .venv/simulation
+	$(RUN)/python -m benchmarks.simulation
+
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)
 
@@ -51,6 +54,10 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
 	test -x $(UV) || ($(PYTHON) -m venv .venv && $(RUN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION))
 	$(UV) sync --frozen --quiet --inexact --compile-bytecode
+	touch $@
+
+.venv/simulation: .venv/ready
+	$(UV) sync --frozen --quiet --inexact --group simulation
 	touch $@
 
 # tests/sdk also runs with the last SDK of the older generation, which needs other packages than ours.

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
@@ -41,7 +42,7 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
-from bud_asgi.routing import Route, RouteTable, TargetState
+from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
 from bud_asgi.telemetry import flush_access_log, log_access
 from bud_asgi.transport import Caller, InProcessTransport
 
@@ -60,8 +61,9 @@ class MessagesApp:
     """The Messages API (`POST /v1/messages`, JSON and streaming, `count_tokens`, `GET /v1/models`) over its providers.
 
     `auth`, any Starlette `AuthenticationBackend` or a list of them (`FirstOf`), decides who may call; `routes` decide
-    which model goes where (with a single provider, all models go there); `limits` decide how much, counted in this
-    process's memory or in a `store` that several share. Or `middleware` replaces these three stages.
+    which model goes where (with a single provider, all models go there): a list, a function of the model and the
+    principal, or another `Router`; `limits` decide how much, counted in this process's memory or in a `store` that
+    several share. Or `middleware` replaces these three stages.
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
@@ -75,7 +77,8 @@ class MessagesApp:
     `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
     background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are
     dropped. `access_log` writes one line of JSON for each request to the logger `bud_asgi.access`, without its content.
-    `drain_timeout` is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
+    `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
+    is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
     `OptionError`, a `ValueError`, for any of them that is invalid.
     """
 
@@ -84,7 +87,7 @@ class MessagesApp:
         *,
         providers: Sequence[Provider],
         auth: AuthenticationBackend | Sequence[AuthenticationBackend] | None = None,
-        routes: Sequence[Route] | None = None,
+        routes: Sequence[Route] | RouteTable | Router | RouterFunction | None = None,
         limits: Sequence[Limit] = (),
         store: LimitStore | None = None,
         middleware: Sequence[Middleware] | None = None,
@@ -95,30 +98,28 @@ class MessagesApp:
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
         access_log: bool = False,
+        route_header: bool = False,
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         providers = check_providers(providers)
-        _check_settings(client, on_settled, access_log, drain_timeout, timing)
-        policy = FieldPolicy(field_policy)
+        _check_settings(client, on_settled, drain_timeout, timing, access_log=access_log, route_header=route_header)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
-        self._timing = timing
+        self._timing, self._drain_timeout = timing, drain_timeout
         self._on_settled, self._access_log = on_settled, access_log
-        self._drain_timeout = drain_timeout
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
+        gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
         if middleware is None:
-            chain = _auth_chain(auth)
-            self._chains.append(chain)
-            table = _route_table(routes, providers)
-            self._gateway = Gateway(providers, auth=chain, routes=table, limiter=self._limiter, field_policy=policy)
+            self._chains.append(chain := _auth_chain(auth))
+            self._gateway = gateway(auth=chain, router=_router(routes, providers), limiter=self._limiter)
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
-            self._gateway = Gateway(providers, field_policy=policy)
+            self._gateway = gateway()
             self._stack = self._build_stack(middleware)
 
     @property
@@ -310,15 +311,14 @@ class MessagesApp:
             loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
 
 
-def _check_settings(
-    client: object, on_settled: object, access_log: object, drain_timeout: object, timing: object
-) -> None:
+def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object, **flags: object) -> None:
     check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
     if isinstance(client, type):
         check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
-    check_flag("access_log", access_log)
+    for name, flag in flags.items():
+        check_flag(name, flag)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 
@@ -336,24 +336,32 @@ def _check_layer(option: str, layer: object) -> None:
     check_type(option, layer, Middleware, "a Middleware, made by Middleware(AuthMiddleware, backend=...) for example")
 
 
-def _route_table(routes: Sequence[Route] | None, providers: Sequence[Provider]) -> RouteTable:
+def _router(
+    routes: Sequence[Route] | RouteTable | Router | RouterFunction | None, providers: Sequence[Provider]
+) -> RouteTable | HostRouter:
     names = [provider.name for provider in providers]
     if routes is None and len(names) > 1:
         raise OptionError("routes", "needed with more than one provider, to choose between them")
-    table = RouteTable(routes if routes is not None else [Route("*", to=names)])
-    if not table.routes:
+    if routes is None:
+        return RouteTable([Route("*", to=names)])
+    if isinstance(routes, Sequence):
+        router = RouteTable(cast("Sequence[Route]", routes))
+    elif isinstance(router := make_router("routes", routes, "a list of Route, "), HostRouter):
+        return router
+    if not router.routes:
         raise OptionError("routes", "an empty list serves no model; expected at least one Route")
-    for route in table.routes:
+    for route in router.routes:
         for target in route.targets:
             if target.provider not in names:
                 raise OptionError(
                     "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
                 )
-    return table
+    return router
 
 
 async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:
     with request:  # a middleware may read the body, or wait
+        request.watch_disconnect(scope, receive, is_read=False)
         await stack(scope, receive, request.response.forward)
 
 

@@ -1,86 +1,22 @@
-"""The targets of a request, in order: send, relay, classify how each attempt ended, and decide whether to go on."""
+"""The targets of a request, in order: call one after the other, until one has answered."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
-
-import msgspec
 
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
-from bud_asgi.exchange import Attempt, Exchange, Target
-from bud_asgi.failover import (
-    MAX_ATTEMPTS,
-    Failure,
-    RetryBudget,
-    classify,
-    error_to_show,
-    may_try_next,
-    verdict_on,
-)
-from bud_asgi.field_policy import without_fields
-from bud_asgi.http import HttpClient, HttpReply
-from bud_asgi.protocol.errors import ClientGone, GatewayError
-from bud_asgi.protocol.estimate import estimated_input
-from bud_asgi.protocol.headers import Headers
-from bud_asgi.protocol.sse import EventStream, StreamState
-from bud_asgi.providers import (
-    Provider,
-    ProviderRequest,
-    TranslatedUpstreamError,
-    UpstreamErrorResponse,
-    UpstreamUnavailable,
-    for_principal,
-    hide_credential_error,
-    send,
-    serves_all,
-    shown_in_log,
-)
-from bud_asgi.relay import open_stream, relay_events, relay_json, usage_of_stream
-from bud_asgi.routing import Call, Fleet, Health, Verdict
-
-_log = logging.getLogger("bud_asgi")
-
-
-class Upstreams(msgspec.Struct, frozen=True, eq=False):
-    """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
-
-    `fleet` has the health of the targets.
-    """
-
-    providers: Mapping[str, Provider]
-    dropped_fields: Mapping[str, frozenset[str]]
-    fleet: Fleet
-    budget: RetryBudget
-
-
-class _TargetCall(msgspec.Struct, eq=False):
-    """A call to a target, and what its end shows of the target's health.
-
-    `shared`: the account there is the same for all callers. A limit or a refused credential of another one shows
-    nothing of the target.
-    """
-
-    health: Health
-    call: Call
-    shared: bool = True
-    verdict: Verdict = "ok"
-    retry_after: float | None = None
-
-    def note_limits(self, fields: Headers) -> None:
-        """Note the upstream's own rate limits, from the head of a reply."""
-        if self.shared:
-            self.health.note_limits(time.monotonic(), fields, time.time)
-
-    def end(self, attempt: Attempt) -> None:
-        verdict = "failed" if attempt.end == "broken" else self.verdict
-        if not self.shared and verdict in {"busy", "credential"}:
-            verdict = "neutral"
-        self.health.end(self.call, time.monotonic(), verdict, self.retry_after)
+from bud_asgi.exchange import Exchange, Target
+from bud_asgi.failover import LOADS_UPSTREAMS, MAX_ATTEMPTS, Failure, error_to_show, may_try_next
+from bud_asgi.http import HttpClient
+from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.thinking import is_signature_refusal, without_thinking
+from bud_asgi.providers.threads import MAX_INLINE, start_thread
+from bud_asgi.routing import Fleet, TableRoute
+from bud_asgi.upstream_call import Run, UpstreamCall, Upstreams, abandon, begin, deliver, new_call
 
 
 async def run_attempts(
@@ -88,33 +24,145 @@ async def run_attempts(
 ) -> None:
     """Try the targets in order until one has answered, and deliver its reply.
 
-    A failure before a reply is committed is followed by the next target where `may_try_next` allows it. Raises the most
-    useful `GatewayError` of the attempts. Cancelled, the upstream call is aborted at once.
+    A failure before a reply is committed is followed by the next target where `may_try_next` allows it, a refusal of
+    thinking blocks by the same target without them. Raises the most useful `GatewayError` of the attempts. Cancelled,
+    the upstream call is aborted at once.
     """
-    exchange, budget = request.exchange, upstreams.budget
+    exchange = request.exchange
     if exchange.decoded_request.stream:
         request.response.enable_pings()
-    failures: list[Failure] = []
-    last = min(len(targets), MAX_ATTEMPTS) - 1
-    now = time.monotonic()
-    deadline = now + timing.failover_within
-    for number, target in enumerate(targets):
-        health = upstreams.fleet.health(target)
-        call = _TargetCall(health, health.begin(now), serves_all(upstreams.providers[target.provider]))
-        budget.count(now)
-        try:
-            await _attempt(request, target, call, upstreams, client, timing, has_next=number < last)
-        except GatewayError as error:
-            failures.append(Failure(exchange.attempts[-1].end or "unsupported", _without_frames(error)))
-            now = time.monotonic()
-            if number == last or not may_try_next(failures, budget, now, deadline):
-                _charge_one(exchange)
-                _raise(error_to_show(failures), failures)
+    run = Run(request, upstreams, client, timing, [])
+    failures, budget = run.failures, upstreams.budget
+    deadline = time.monotonic() + timing.failover_within
+    last = min(len(targets), MAX_ATTEMPTS)
+    in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
+    try:
+        for target in in_turn:
+            if failures and not may_try_next(failures, budget, time.monotonic(), deadline):
+                break
+            call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
+            has_next = _targets_tried(exchange) < last
+            if await _attempt(run, call, in_turn, has_next=has_next):
+                return
+            again = await _call_without_thinking(run, deadline)
+            if again is not None and await _attempt(run, again, in_turn, has_next=has_next):
+                return
+    finally:
+        _charge_one(run)
+    _raise(error_to_show(failures), failures)
+
+
+async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:
+    """Deliver the reply of a target; return whether one was delivered."""
+    route = run.request.exchange.route
+    hedge = route.hedge if has_next and type(route) is TableRoute else None
+    try:
+        if hedge is None:
+            await begin(run, call, has_next=has_next)
         else:
+            call = await _begin_hedged(run, call, in_turn, hedge)
+        await deliver(run, call)
+    except GatewayError as error:
+        _without_frames(error)
+        return False
+    return True
+
+
+def _in_turn(targets: Sequence[Target], exchange: Exchange, fleet: Fleet) -> Iterator[Target]:
+    """The targets in order, without those that have become full since they were arranged."""
+    for target in targets:
+        if not exchange.attempts or not fleet.health(target).is_full:
+            yield target
+        if _targets_tried(exchange) == MAX_ATTEMPTS:
             return
-        finally:
-            call.end(exchange.attempts[-1])
-        _set_aside(request)
+
+
+def _targets_tried(exchange: Exchange) -> int:
+    """How many targets have been tried: one of them twice, if thinking blocks were left out."""
+    return len(exchange.attempts) - bool(exchange.dropped)
+
+
+async def _call_without_thinking(run: Run, deadline: float) -> UpstreamCall | None:
+    """Another call of a target that has refused thinking blocks, without them; `None` if none is to be made.
+
+    There is one at most: its request has no such blocks.
+    """
+    exchange = run.request.exchange
+    allowed = getattr(exchange.route, "retry_without_thinking", False) and time.monotonic() < deadline
+    if not allowed or not is_signature_refusal(run.failures[-1].error):
+        return None
+    request = exchange.decoded_request
+    if len(request.body) <= MAX_INLINE:
+        changed = without_thinking(request)
+    else:
+        thread = start_thread(lambda: without_thinking(request), "bud_asgi thinking")
+        changed = await asyncio.wrap_future(thread)
+    if changed is None:
+        return None
+    exchange.replace_request(*changed)
+    target = next(attempt.target for attempt in exchange.attempts if attempt.end == "refused")
+    return new_call(run, target, retried=False)
+
+
+async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target], after: float) -> UpstreamCall:
+    """Begin a call, and one to the next target if that takes longer than `after` seconds.
+
+    Returns the call that begins first; the other is cancelled. Raises the error of the one that fails last.
+    """
+    calls = {asyncio.create_task(begin(run, first, has_next=True), name="bud_asgi call"): first}
+    begun: UpstreamCall | None = None
+    try:
+        done, _ = await asyncio.wait(calls, timeout=after)
+        if not done and (second := _second_call(run, in_turn)) is not None:
+            calls[asyncio.create_task(begin(run, second, has_next=True), name="bud_asgi hedge")] = second
+        begun = await _first_to_begin(set(calls))
+        attempts = run.request.exchange.attempts
+        attempts.sort(key=lambda attempt: attempt is begun.attempt)  # the one that is delivered is the last
+        return begun
+    finally:
+        for task, call in calls.items():
+            if call is not begun:
+                abandon(run, call, lost=begun is not None)
+                task.add_done_callback(_retrieve)
+                task.cancel()
+
+
+def _second_call(run: Run, in_turn: Iterator[Target]) -> UpstreamCall | None:
+    budget, now = run.upstreams.budget, time.monotonic()
+    if not budget.take(now):
+        return None
+    target = next(in_turn, None)
+    if target is None:
+        budget.give_back(now)
+        return None
+    return new_call(run, target, retried=True)
+
+
+async def _first_to_begin(tasks: set[asyncio.Task[UpstreamCall]]) -> UpstreamCall:
+    while True:
+        done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            error = task.exception()
+            if error is None:
+                return task.result()
+            if not tasks or not isinstance(error, GatewayError):
+                raise error
+            _without_frames(error)
+
+
+def _retrieve(task: asyncio.Task[UpstreamCall]) -> None:
+    """Retrieve the exception of a task, or asyncio would log that it never was."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _charge_one(run: Run) -> None:
+    """Charge the caller for one attempt: the one that was delivered, or else the last that may have been billed."""
+    exchange = run.request.exchange
+    paid = exchange.attempts[-1]
+    if paid.usage is None and paid.end != "answered":
+        paid = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), paid)
+    exchange.usage, paid.usage = paid.usage, None
 
 
 def _without_frames(error: GatewayError) -> GatewayError:
@@ -133,131 +181,3 @@ def _raise(error: GatewayError, failures: list[Failure]) -> NoReturn:
         raise error from error.__cause__
     finally:
         del error
-
-
-async def _attempt(
-    request: ActiveRequest,
-    target: Target,
-    call: _TargetCall,
-    upstreams: Upstreams,
-    client: HttpClient,
-    timing: Timing,
-    *,
-    has_next: bool,
-) -> None:
-    """Send the request to one target, and deliver its reply. Raises the error as the client may see it."""
-    exchange, response, provider = request.exchange, request.response, upstreams.providers[target.provider]
-    attempt = Attempt(target)
-    exchange.attempts.append(attempt)
-    stream = EventStream() if exchange.decoded_request.stream else None
-    reply: HttpReply | None = None
-    try:
-        # The encoded request is not kept in a variable: an open stream would retain the body.
-        provider = provider if call.shared else await for_principal(provider, exchange.principal)
-        reply, fields = await send(client, provider, _provider_request(exchange, attempt, upstreams), attempt)
-        call.note_limits(fields)
-        if stream is None:
-            await relay_json(exchange, attempt, reply, fields, response)
-        else:
-            await open_stream(stream, attempt, reply, fields, response, timing.commit_after, has_next=has_next)
-            call.health.first_byte(call.call, time.monotonic(), time.monotonic() - attempt.started)
-            exchange.release_body()
-            del fields  # an open stream retains nothing that it no longer needs
-            redact = provider.credential.redact
-            await relay_events(stream, reply, response, timing.linger, redact, exchange.request_id)
-            exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
-        attempt.end = "answered" if stream is None or stream.state is StreamState.COMPLETE else "broken"
-    except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
-        shown = _shown(exchange, provider, error)
-        _note_failure(request, provider, attempt, stream, shown)
-        call.verdict, call.retry_after = verdict_on(attempt, shown)
-        try:
-            raise shown from error.__cause__
-        finally:
-            del shown
-    finally:
-        _finish(exchange, attempt, reply)
-
-
-def _set_aside(request: ActiveRequest) -> None:
-    """Make room for the next attempt. What the failed one has cost is the operator's: the caller pays for one."""
-    exchange = request.exchange
-    exchange.attempts[-1].usage, exchange.usage = exchange.usage, None
-    request.response.release()
-
-
-def _charge_one(exchange: Exchange) -> None:
-    """Charge the caller for the last attempt that may have been billed."""
-    if exchange.usage is None:
-        for attempt in reversed(exchange.attempts):
-            if attempt.usage is not None:
-                exchange.usage, attempt.usage = attempt.usage, None
-                return
-
-
-def _finish(exchange: Exchange, attempt: Attempt, reply: HttpReply | None) -> None:
-    attempt.ended = time.monotonic()
-    if reply is not None:
-        reply.close()
-    if attempt.intervened:
-        name, verdict = attempt.target.provider, attempt.guardrail
-        _log.warning("%s: a guardrail at %s intervened: %r", exchange.request_id, name, verdict)
-
-
-def _note_failure(
-    request: ActiveRequest, provider: Provider, attempt: Attempt, stream: EventStream | None, error: BaseException
-) -> None:
-    """Record how an attempt ended, and what its stream has cost until then."""
-    exchange, response = request.exchange, request.response
-    if stream is not None:
-        exchange.usage = usage_of_stream(stream, attempt) or exchange.usage
-    if isinstance(error, asyncio.CancelledError):
-        attempt.end = "client_gone" if isinstance(request.aborted_by, ClientGone) else "cancelled"
-    elif isinstance(error, OSError):  # the server's report of a disconnect
-        attempt.end = "client_gone"
-    elif isinstance(error, GatewayError):
-        committed = response.stream is not None or response.has_content
-        attempt.end = classify(error, committed=committed, own_credential=provider.credential.is_operators)
-        if attempt.end == "unsupported" and exchange.decoded_request.violation:
-            attempt.end = "refused"  # the request itself is invalid, for all models of Anthropic's
-        attempt.sent = attempt.sent and attempt.end != "not_sent"
-        _log_failure(exchange, provider, attempt, error)
-    elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
-        attempt.end = "broken" if response.has_content else "unknown" if attempt.sent else "unsupported"
-    body = exchange.decoded_request.body
-    if attempt.possibly_billed and exchange.usage is None and not exchange.counting and body:
-        exchange.usage = estimated_input(body)
-
-
-def _shown(exchange: Exchange, provider: Provider, error: BaseException) -> BaseException:
-    """The error as the client may see it: an `error` event about the gateway's credential is replaced."""
-    if isinstance(error, UpstreamErrorResponse) and error.event:
-        return hide_credential_error(provider, exchange.request_id, error)
-    return error
-
-
-def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error: BaseException) -> None:
-    if isinstance(error, TranslatedUpstreamError):
-        attempt.failure = error.upstream_message
-    elif isinstance(error, UpstreamUnavailable):
-        attempt.failure = shown_in_log(provider.credential, exchange.headers, str(error.__cause__ or error))
-    if attempt.failure is not None:
-        _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
-
-
-def _provider_request(exchange: Exchange, attempt: Attempt, upstreams: Upstreams) -> ProviderRequest:
-    """The request for a provider, without the dropped account fields, which are noted in the attempt.
-
-    The headers that proved the caller to us are left out: these credentials stay here.
-    """
-    request, headers = exchange.decoded_request, exchange.headers
-    if exchange.account_fields:
-        dropped = upstreams.dropped_fields[attempt.target.provider]
-        request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
-    if exchange.credential_headers:
-        headers = dict(headers)
-        for name in exchange.credential_headers:
-            headers.pop(name, None)
-    return ProviderRequest(
-        request, headers, attempt.target.model, exchange.request_id, exchange.hops, attempt, exchange.header_names
-    )

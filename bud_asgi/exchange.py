@@ -7,7 +7,8 @@ read and fill it; that is how they can be reordered, replaced, left out, or move
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Literal, Protocol
 
 import msgspec
@@ -30,6 +31,7 @@ from bud_asgi.protocol.usage import Usage
 from bud_asgi.reading import read_body, with_named_models
 from bud_asgi.request_id import new_request_id
 from bud_asgi.tasks import BackgroundTasks
+from bud_asgi.timeouts import Timeouts
 
 SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
@@ -54,7 +56,7 @@ AttemptEnd = Literal[
 424, 429 or 5xx, as a response or as an `error` event before the content of a stream. `unknown`: it was sent, and no
 usable reply arrived; it may have been billed. `broken`: the reply broke off, or ended with an error, after a part of it
 had been delivered.
-`client_gone`, `cancelled`: the exchange ended first.
+`client_gone`, `cancelled`: the exchange ended first, or another attempt began to answer first.
 """
 
 MAX_WEIGHT = 1000
@@ -125,13 +127,14 @@ class Target(msgspec.Struct, frozen=True):
     """A provider, by name, and its name for the model; `None` sends the model as the client wrote it.
 
     `weight`, 1 to 1000, is its share beside the other targets of its group; `None` counts as 1. `concurrency` is how
-    many requests this process may have in flight there. Raises `OptionError`.
+    many requests this process may have in flight there. `timeouts` replace those of the provider. Raises `OptionError`.
     """
 
     provider: str
     model: str | None = None
     weight: int | None = None
     concurrency: int | None = None
+    timeouts: Timeouts | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -142,10 +145,16 @@ class Target(msgspec.Struct, frozen=True):
             check_integer("weight", self.weight, f"a whole number, 1 to {MAX_WEIGHT}", maximum=MAX_WEIGHT)
         if self.concurrency is not None:
             check_integer("concurrency", self.concurrency, "a number of requests, at least 1")
+        if self.timeouts is not None:
+            check_type("timeouts", self.timeouts, Timeouts, "a Timeouts")
 
 
 class ResolvedRoute(Protocol):
-    """What a model name resolves to, for one principal."""
+    """What a model name resolves to, for one principal.
+
+    With an attribute `retry_without_thinking` that is true, a request whose thinking blocks an upstream refuses is
+    tried again without them.
+    """
 
     @property
     def model(self) -> str:
@@ -174,8 +183,9 @@ class Attempt(msgspec.Struct, eq=False):
     `failure` the reason in words for the log; it may name hosts and accounts. `sent` is true once its request may have
     reached the upstream. `guardrail` is the verdict of a Bedrock guardrail in the reply, such as `NONE` or
     `INTERVENED`; `None` if the reply has none. `metered` is the usage that the upstream reported beside the reply, as
-    AWS's metrics do. `usage` is what an attempt may have cost the operator that failed before another one was made: the
-    caller pays for the last.
+    AWS's metrics do. `usage` is what the attempt has cost, or may have. The caller pays for one attempt: once the
+    request has ended, its usage is that of the exchange, and what is left here is the operator's. A JSON reply has to
+    be whole by the `deadline`.
     """
 
     target: Target
@@ -192,6 +202,7 @@ class Attempt(msgspec.Struct, eq=False):
     guardrail: str | None = None
     metered: Usage | None = None
     usage: Usage | None = None
+    deadline: float = inf
 
     @property
     def intervened(self) -> bool:
@@ -220,9 +231,10 @@ class Exchange(msgspec.Struct, eq=False):
     """One request, from its arrival to its settlement.
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
-    `status`, `outcome`. `headers` are the client's, by lower-case name; `header_names` is what their
-    names show, `head_size` their length in bytes. `started`, `committed` (the response
-    began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
+    `status`, `outcome`. The last of the `attempts` is the one that was delivered, if there is one. `headers` are the
+    client's, by lower-case name; `header_names` is what their names show, `head_size` their length in bytes.
+    `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
+    added to every response.
     `refused_by` is the limit that had no room, `over_limits` are the observed ones that would have refused.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
@@ -230,8 +242,9 @@ class Exchange(msgspec.Struct, eq=False):
     `credential_headers` are those that proved the caller to the gateway: they are never sent upstream. `hops` are the
     ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
     gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
-    the body as it arrives. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
-    of a request are known only with its target.
+    the body as it arrives. `dropped` names what was left out of the request for every target. `other_models`: the app
+    has providers whose models are not Anthropic's, so that the bounds of a request are known only with its target.
+    `explain` returns the value of the `bud-route` header; `None` without that header.
     """
 
     request_id: str
@@ -266,6 +279,8 @@ class Exchange(msgspec.Struct, eq=False):
     unsent_event: bytes = b""
     account_fields: Sequence[Found] = ()
     named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
+    explain: Callable[[Exchange], bytes] | None = None
+    dropped: tuple[str, ...] = ()
     _request: MessagesRequest | None = None
 
     @classmethod
@@ -313,6 +328,10 @@ class Exchange(msgspec.Struct, eq=False):
         if self._request is None:
             raise RuntimeError("the request has not been read")
         return self._request
+
+    def replace_request(self, request: MessagesRequest, dropped: tuple[str, ...]) -> None:
+        """Replace the request for all further attempts by one without what is `dropped`."""
+        self._request, self.dropped = request, self.dropped + dropped
 
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""

@@ -30,7 +30,7 @@ TRY_NEXT: Mapping[AttemptEnd, bool] = {
 MAX_ATTEMPTS = 3
 """The most targets that one request is sent to."""
 
-_LOADS_UPSTREAMS: frozenset[AttemptEnd] = frozenset({"overloaded", "unknown"})
+LOADS_UPSTREAMS: frozenset[AttemptEnd] = frozenset({"overloaded", "unknown"})
 """Ends after which another attempt adds load to upstreams that may be failing already: the budget limits those."""
 
 _BUSY = frozenset({429, 529})
@@ -110,11 +110,13 @@ class Failure(msgspec.Struct, frozen=True):
 def error_to_show(failures: Sequence[Failure]) -> GatewayError:
     """The most useful of the errors, where no target is left; its `retry-after` is the soonest of all.
 
-    A verdict on the request itself comes first: it would be the same tomorrow. Then what can be retried, 429 before
-    the rest, then what the operator has to repair.
+    A verdict on the request itself comes first: it would be the same tomorrow. Of several, the first is on the request
+    as the client wrote it. Then what can be retried, 429 before the rest, then what the operator has to repair.
     """
     last = failures[-1]
-    if last.end == "refused" or len(failures) == 1:
+    if last.end == "refused":
+        return next(failure.error for failure in failures if failure.end == "refused")
+    if len(failures) == 1:
         return last.error
     chosen = max(enumerate(failures), key=lambda pair: (_usefulness(pair[1]), pair[0]))[1].error
     waits = [wait for failure in failures if (wait := retry_after(failure.error)) is not None]
@@ -141,9 +143,10 @@ def retry_after(error: GatewayError) -> float | None:
 
 
 class RetryBudget:
-    """Stops retry storms: further attempts are at most a share of all attempts in the last minute, or a few.
+    """Stops retry storms: further attempts that fail are at most a share of all attempts in the last minute, or a few.
 
-    Times are seconds on a clock that only goes forward.
+    One that succeeds is given back. So while upstreams fail now and then, each failure is followed by another attempt;
+    while they fail all the time, hardly any is. Times are seconds on a clock that only goes forward.
     """
 
     def __init__(self, *, share: float = 0.1, floor: int = 3, window: float = 60.0) -> None:
@@ -164,6 +167,10 @@ class RetryBudget:
         self._retries.add(now)
         return True
 
+    def give_back(self, now: float) -> None:
+        """Give back a further attempt that has succeeded."""
+        self._retries.add(now, -1)
+
 
 class _Count:
     """A count over a sliding window, in steps of a tenth of it."""
@@ -176,12 +183,12 @@ class _Count:
         self._latest = 0
         self._older: deque[tuple[float, int]] = deque()  # when earlier steps began, and what was counted in each
 
-    def add(self, now: float) -> None:
+    def add(self, now: float, number: int = 1) -> None:
         if now - self._since >= self._step:
             self._older.append((self._since, self._latest))
             self._since, self._latest = now // self._step * self._step, 0
             self._forget(now)  # also where no total is taken for weeks
-        self._latest += 1
+        self._latest += number
 
     def total(self, now: float) -> int:
         begin = self._forget(now)
@@ -205,4 +212,4 @@ def may_try_next(failures: Sequence[Failure], budget: RetryBudget, now: float, d
         return False
     if end == "unknown" and any(failure.end == "unknown" for failure in failures[:-1]):
         return False
-    return end not in _LOADS_UPSTREAMS or budget.take(now)
+    return end not in LOADS_UPSTREAMS or budget.take(now)

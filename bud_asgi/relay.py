@@ -13,7 +13,7 @@ from collections.abc import Callable
 from math import inf
 
 from bud_asgi.exchange import Attempt, Exchange
-from bud_asgi.http import HttpError, HttpReply, read_body
+from bud_asgi.http import HttpError, HttpReply, next_chunk, read_body
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error
 from bud_asgi.protocol.guardrail import guardrail_action
@@ -51,7 +51,7 @@ async def relay_json(
     if media_type(fields) != b"application/json":
         raise UpstreamUnavailable("The upstream's answer was not JSON.")
     try:
-        body, whole = (reply.take(), True) if reply.done else await read_body(reply, MAX_HELD_JSON)
+        body, whole = (reply.take(), True) if reply.done else await read_body(reply, MAX_HELD_JSON, attempt.deadline)
     except HttpError as error:
         raise unavailable(error) from error
     attempt.first_event = time.monotonic()
@@ -60,7 +60,7 @@ async def relay_json(
     headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
     exchange.release_body()
     if whole:
-        exchange.usage = None if exchange.counting else usage_of_message(body)
+        attempt.usage = None if exchange.counting else usage_of_message(body)
         attempt.note_guardrail(guardrail_action(body))
         response.has_content = True
         await response.send_whole(200, headers, body)
@@ -68,22 +68,22 @@ async def relay_json(
     if length := fields.get(b"content-length"):
         headers.append((b"content-length", length))
     await response.start(headers)
-    await _relay_rest(exchange, reply, response, body)
+    await _relay_rest(exchange, attempt, reply, response, body)
 
 
-async def _relay_rest(exchange: Exchange, reply: HttpReply, response: Response, chunk: bytes | None) -> None:
+async def _relay_rest(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, chunk: bytes) -> None:
     """Relay a reply too large to be held. If it breaks off, so does the response: it is left without its end."""
     scanner = UsageScanner()
     try:
         while chunk:
             await response.write(chunk, pings=False)
             await _scan(scanner, chunk)
-            chunk = await reply.more()
+            chunk = await next_chunk(reply, attempt.deadline)
     except HttpError as error:
         response.break_off()
         raise unavailable(error) from error
     finally:
-        exchange.usage = None if exchange.counting else scanner.usage
+        attempt.usage = None if exchange.counting else scanner.usage
     await response.finish()
 
 
@@ -95,26 +95,19 @@ async def _scan(scanner: UsageScanner, chunk: bytes) -> None:
             await asyncio.sleep(0)
 
 
-async def open_stream(
-    stream: EventStream,
-    attempt: Attempt,
-    reply: HttpReply,
-    fields: Headers,
-    response: Response,
-    commit_after: float,
-    *,
-    has_next: bool = False,
-) -> None:
-    """Start to deliver a stream of status 200, once its first event has arrived or `commit_after` seconds are over.
+async def hold_events(
+    stream: EventStream, attempt: Attempt, reply: HttpReply, fields: Headers, commit_after: float, *, has_next: bool
+) -> bytes:
+    """Wait until a stream of status 200 begins, and return its events so far: those are held back until then.
 
-    Where there is a next target, the first event is that of its content: an error before it can be followed by another
-    attempt. Raises `UpstreamErrorResponse` for an error before that event, `UpstreamUnavailable` for what is not a
-    stream.
+    It begins with its first event, or after `commit_after` seconds. Where there is a next target, the first event is
+    that of its content: an error before it can be followed by another attempt. Raises `UpstreamErrorResponse` for an
+    error before that event, `UpstreamUnavailable` for what is not a stream.
     """
     if media_type(fields) != b"text/event-stream":
         raise UpstreamUnavailable("The upstream's answer was not an event stream.")
     try:
-        await _hold_until_first_event(stream, reply, response, commit_after, has_next=has_next)
+        held = await _hold_until_first_event(stream, reply, commit_after, has_next=has_next)
     except HttpError as error:
         raise unavailable(error) from error
     attempt.first_event = time.monotonic()
@@ -122,6 +115,11 @@ async def open_stream(
         _raise_refusal(stream, fields, attempt.upstream_request_id)
         if has_next:
             raise UpstreamUnavailable("The upstream's stream began with an error.")
+    return held
+
+
+async def start_stream(stream: EventStream, attempt: Attempt, fields: Headers, response: Response) -> None:
+    """Start the response to a stream that has begun."""
     headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
     await response.start([*headers, *STREAM_HEADERS[1:]])
     response.enable_pings()  # an upstream may stay silent after its head
@@ -136,24 +134,21 @@ def usage_of_stream(stream: EventStream, attempt: Attempt) -> Usage | None:
     return usage
 
 
-async def _hold_until_first_event(
-    stream: EventStream, reply: HttpReply, response: Response, within: float, *, has_next: bool
-) -> None:
-    """Hold the response back for `within` seconds, or until an event that is not a ping has arrived.
+async def _hold_until_first_event(stream: EventStream, reply: HttpReply, within: float, *, has_next: bool) -> bytes:
+    """Read events for `within` seconds, or until one that is not a ping has arrived.
 
     With `has_next`, `message_start` does not count either.
     """
     deadline = time.monotonic() + within
-    size = 0
-    while _is_held(stream, has_next=has_next) and size < _MAX_HELD_PINGS:
+    held = b""
+    while _is_held(stream, has_next=has_next) and len(held) < _MAX_HELD_PINGS:
         chunk = await reply.more(within=max(0.0, deadline - time.monotonic()))
         if chunk is None:
             break
         if not chunk:
             raise UpstreamUnavailable("The upstream's stream ended before its first event.")
-        events = stream.feed(chunk)
-        size += len(events)
-        response.hold(events)
+        held += stream.feed(chunk)
+    return held
 
 
 def _is_held(stream: EventStream, *, has_next: bool) -> bool:
@@ -171,16 +166,21 @@ def _raise_refusal(stream: EventStream, fields: Headers, request_id: str | None)
 
 
 async def relay_events(
-    stream: EventStream, reply: HttpReply, response: Response, linger: float, redact: Redact, request_id: str
+    events: bytes,
+    stream: EventStream,
+    reply: HttpReply,
+    response: Response,
+    linger: float,
+    redact: Redact,
+    request_id: str,
 ) -> None:
-    """Relay the events of a stream that is open until it has ended; end the response with the last ones.
+    """Relay the events that were held back, then those of the stream until it has ended, and end the response.
 
     An `error` event that `redact` would change contains the gateway's credential, and is replaced. Other events are not
     searched: they are the model's output, and an upstream has no reason to echo a credential there.
 
     Raises `UpstreamUnavailable` for a stream that breaks off, up to `linger` seconds after its end.
     """
-    events = response.take_held()
     try:
         while not reply.done:
             if stream.error is not None:

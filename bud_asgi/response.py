@@ -35,8 +35,6 @@ class State(StrEnum):
 
     NEW = "new"
     """Nothing has been sent: a failure is a status of its own."""
-    HELD = "held"
-    """An upstream has begun to reply; its first events are held back until it is clear that they are not an error."""
     STARTING = "starting"
     """The head is being sent. Whether the server has accepted it is unknown, so nothing may follow it yet."""
     STARTED = "started"
@@ -45,34 +43,22 @@ class State(StrEnum):
     """The response is whole, or can't be continued: nothing is sent any more."""
 
 
-Action = Literal["send_whole", "hold", "release", "start", "started", "write", "finish", "fail", "break_off"]
+Action = Literal["send_whole", "start", "started", "write", "finish", "fail", "break_off"]
 
 # An attribute of an enumeration costs more than a name of the module.
-_NEW, _HELD, _STARTING, _STARTED, _ENDED = State
+_NEW, _STARTING, _STARTED, _ENDED = State
 
 TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
     State.NEW: {
         "send_whole": State.ENDED,
-        "hold": State.HELD,
-        "release": State.NEW,
-        "start": State.STARTING,
-        "fail": State.ENDED,
-    },
-    State.HELD: {
-        "hold": State.HELD,
-        "release": State.NEW,
         "start": State.STARTING,
         "fail": State.ENDED,
     },
     State.STARTING: {
-        "hold": State.STARTING,
-        "release": State.STARTING,
         "started": State.STARTED,
         "fail": State.ENDED,
     },
     State.STARTED: {
-        "hold": State.STARTED,
-        "release": State.STARTED,
         "write": State.STARTED,
         "finish": State.ENDED,
         "fail": State.ENDED,
@@ -107,7 +93,6 @@ class Response(msgspec.Struct, eq=False):
     stream: EventStream | None = None
     has_content: bool = False
     sending_since: float = inf
-    _held: bytes = b""
     _idle_since: float = inf
     _ping: asyncio.Task[None] | None = None
 
@@ -123,7 +108,7 @@ class Response(msgspec.Struct, eq=False):
             return False
         if not isinstance(error, Exception):
             return False
-        if isinstance(error, OSError) and self.state not in {_NEW, _HELD}:
+        if isinstance(error, OSError) and self.state is not _NEW:
             error = ClientGone("the client disconnected while it was being answered")  # raised by the server's `send`
         if not isinstance(error, GatewayError):
             _log.error("%s: the request failed", self._exchange.request_id, exc_info=error)
@@ -142,21 +127,6 @@ class Response(msgspec.Struct, eq=False):
         """Send a whole response of known length."""
         self._move("send_whole")
         return self._send_whole(status, headers, body, outcome="answered")
-
-    def hold(self, events: bytes) -> None:
-        """Keep an upstream's first events back."""
-        self._move("hold")
-        self._held += events
-
-    def take_held(self) -> bytes:
-        """The events that were held back, for the one who now sends them."""
-        held, self._held = self._held, b""
-        return held
-
-    def release(self) -> None:
-        """Drop what was held back: that attempt has failed."""
-        self._move("release")
-        self._held = b""
 
     async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head of a 200, unless pings have started the response already."""
@@ -201,7 +171,7 @@ class Response(msgspec.Struct, eq=False):
         if self.state is _STARTED:
             await self._fail_stream(error)
             return
-        sendable = self.state in {_NEW, _HELD}
+        sendable = self.state is _NEW
         self._move("fail")
         self._stop_pings()
         if not sendable:
@@ -231,7 +201,7 @@ class Response(msgspec.Struct, eq=False):
             self._ping = asyncio.get_running_loop().create_task(self._send_ping(), name="bud_asgi ping")
 
     async def _send_ping(self) -> None:
-        if self.state in {_NEW, _HELD}:
+        if self.state is _NEW:
             await self._send_head(STREAM_HEADERS)
         await self._deliver({"type": "http.response.body", "body": PING, "more_body": True})
         self._idle_since = self.now()
@@ -356,6 +326,8 @@ class Response(msgspec.Struct, eq=False):
         lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
         if exchange.attempts and exchange.attempts[-1].dropped:
             lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
+        if exchange.explain is not None:
+            lines.append((b"bud-route", exchange.explain(exchange)))
         return {"type": "http.response.start", "status": status, "headers": lines}
 
     async def _fail_stream(self, error: GatewayError) -> None:

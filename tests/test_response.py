@@ -57,10 +57,6 @@ async def new(_response: Response) -> None:
     pass
 
 
-async def held(response: Response) -> None:
-    response.hold(b"x")
-
-
 async def started(response: Response) -> None:
     await response.start(STREAM_HEADERS)
 
@@ -83,7 +79,6 @@ async def ended(response: Response) -> None:
 
 WAYS: dict[State, Callable[[Response], Awaitable[None]]] = {
     State.NEW: new,
-    State.HELD: held,
     State.STARTED: started,
     State.ENDED: ended,
 }
@@ -93,10 +88,6 @@ async def act(response: Response, action: Action) -> None:
     """What each action of the table is called in code."""
     if action == "send_whole":
         await response.send_whole(200, [], b"{}")
-    elif action == "hold":
-        response.hold(b"x")
-    elif action == "release":
-        response.release()
     elif action == "start":
         await response._send_head(STREAM_HEADERS)
     elif action == "write":
@@ -136,7 +127,6 @@ FAILURES: list[tuple[Callable[[Response], Awaitable[None]], GatewayError, Outcom
     (new, InvalidRequest("no"), "refused"),
     (new, ShuttingDown(), "refused"),
     (new, ClientGone("gone"), "client_gone"),
-    (held, BROKEN, "upstream_failed"),
     (new, UpstreamErrorResponse(429, b"{}", []), "answered"),
     (new, TranslatedUpstreamError("no", status=429, type_="rate_limit_error", upstream_message=""), "answered"),
     (
@@ -169,7 +159,7 @@ async def test_a_failure_takes_the_form_that_the_state_allows(
     await response.fail(error)
     assert (exchange.outcome, response.state) == (outcome, State.ENDED)
     assert sent.messages[-1].get("more_body", False) is False
-    if way in {new, held}:
+    if way is new:
         assert (sent.status, sent.messages[0]["type"], before) == (error.status, "http.response.start", 0)
     elif way is ended:
         assert len(sent.messages) == before
@@ -261,7 +251,7 @@ async def test_the_boundary_answers_any_error(caplog: pytest.LogCaptureFixture) 
     assert record.exc_info[0] is Boundary
 
 
-@pytest.mark.parametrize("way", [new, held, streaming, complete, ended])
+@pytest.mark.parametrize("way", [new, streaming, complete, ended])
 async def test_a_cancellation_travels_on_and_ends_a_running_stream_in_its_own_step(
     way: Callable[[Response], Awaitable[None]],
 ) -> None:
@@ -375,15 +365,6 @@ async def test_an_oversized_event_that_breaks_off_gets_a_line_end_before_its_err
     await response.fail(BROKEN)
     assert b"y\nevent: error\ndata: {" in sent.body
     assert sent.body.endswith(b"}\n\n")
-
-
-async def test_what_was_held_is_dropped_with_its_attempt() -> None:
-    response, _, _ = response_of()
-    response.hold(b"a")
-    response.release()
-    response.hold(b"b")
-    assert response.take_held() == b"b"
-    assert response.take_held() == b""
 
 
 async def test_an_error_that_cannot_be_sent_does_not_leave_the_boundary() -> None:

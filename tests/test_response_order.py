@@ -264,8 +264,7 @@ async def test_a_finished_request_is_freed_without_the_garbage_collector(running
         weakref.finalize(server, freed.append, "server")
         running.settled.clear()
         del server, exchange
-        await asyncio.sleep(0.02)
-        assert freed == ["server"]
+        await until(lambda: freed == ["server"])
     finally:
         gc.enable()
 

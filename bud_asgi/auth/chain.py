@@ -238,11 +238,15 @@ async def _wait(pending: Pending, failure: _Failure) -> Authenticated | Authenti
 def note_credential_headers(backend: AuthenticationBackend, scope: Scope) -> None:
     """Note the headers that a backend with the whole connection may have read: they are never sent upstream.
 
-    Those are both, unless it has an attribute `credential_headers` with their names.
+    Those are both, unless it has an attribute `credential_headers` with their names, or one of ours behind it has noted
+    them already.
     """
-    if scope["type"] == "http" and not isinstance(backend, FirstOf):  # which notes its own
+    if scope["type"] != "http" or isinstance(backend, FirstOf):  # which notes its own
+        return
+    exchange = Exchange.of(scope)
+    if not exchange.credential_headers:
         names: Sequence[str] = getattr(backend, "credential_headers", CREDENTIAL_HEADERS)
-        Exchange.of(scope).credential_headers = tuple(name.encode() for name in names)
+        exchange.credential_headers = tuple(name.encode() for name in names)
 
 
 def as_chain(option: str, value: object) -> FirstOf:

@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from bud_asgi.auth.chain import FirstOf, Proof, note_credential_headers
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.host_code import host_code_error
+from bud_asgi.host_code import add_note_once, host_code_error
 from bud_asgi.options import OptionError, mismatch
 from bud_asgi.protocol.errors import GatewayError, HostRefused
 from bud_asgi.protocol.headers import Headers, merge_headers
@@ -105,10 +105,8 @@ async def _ask(backend: AuthenticationBackend, scope: Scope, name: str) -> Princ
         fault = f"the authentication backend {type(backend).__name__} returned a wrong result: {error}"
         raise host_code_error(name, fault, "The authentication of this gateway is misconfigured.") from error
     except Exception as error:
-        if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
-            error.add_note(
-                f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError or HTTPException."
-            )
+        refusals = "AuthenticationError or HTTPException"
+        add_note_once(error, f"Raised by {type(backend).__name__}. To refuse a request, raise {refusals}.")
         raise
     if result is not None and principal is not None:
         scope["auth"], scope["user"] = result

@@ -13,7 +13,7 @@ import click
 from bud_asgi.auth import DuplicateKey, KeyAdmin, KeyStoreUnavailable, NewKey, SqlKeyStore, UnknownKey, is_api_key
 from bud_asgi.cli.keys import parse_expiry, parse_limit, run, show_key, show_new_key, show_record, show_records
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, environ_with, fail, report_config_errors
-from bud_asgi.config import KeySettings, read_environment_keys, seconds_of
+from bud_asgi.config import KeySettings, in_seconds, read_environment_keys
 from bud_asgi.options import OptionError, nearest, shown
 from bud_asgi.secret import Secret
 
@@ -127,7 +127,7 @@ def show(config: str | None, name: str | None, *, by_key: bool, as_json: bool) -
 def rotate(config: str | None, name: str | None, overlap: str, *, as_json: bool) -> None:
     """Replace a key by a new one, and write that to stdout."""
     with _report(config, name) as (settings, key_name):
-        seconds = 0.0 if overlap in {"0", "0s"} else seconds_of("--overlap", overlap)
+        seconds = 0.0 if overlap in {"0", "0s"} else in_seconds("--overlap", overlap)
         made = run(settings, lambda admin, _: admin.rotate(key_name, overlap=timedelta(seconds=seconds)))
         show_key(made.key, made.record, as_json=as_json)
 

@@ -13,7 +13,7 @@ import click
 
 from bud_asgi.auth import ApiKey, KeyAdmin, SqlKeyStore, hash_api_key, new_api_key
 from bud_asgi.cli.tables import table
-from bud_asgi.config import ConfigError, KeySettings, Problem, seconds_of
+from bud_asgi.config import ConfigError, KeySettings, Problem, in_seconds
 from bud_asgi.limit import KINDS, Kind, Limit, limit_words
 from bud_asgi.options import OptionError, one_of
 from bud_asgi.secret import Secret
@@ -93,7 +93,7 @@ def parse_limit(text: str) -> Limit:
     parts = _LIMIT.fullmatch(text)
     if parts is None or parts["kind"] not in KINDS:
         raise OptionError("--limit", f"expected KIND=AMOUNT/WINDOW such as requests=60/1m, with KIND {one_of(KINDS)}")
-    window = seconds_of("--limit", parts["window"]) if parts["window"] else None
+    window = in_seconds("--limit", parts["window"]) if parts["window"] else None
     return Limit(cast("Kind", parts["kind"]), int(parts["amount"]), window)
 
 
@@ -105,7 +105,7 @@ def parse_expiry(text: str, now: datetime) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        return now + timedelta(seconds=seconds_of("--expires", text))
+        return now + timedelta(seconds=in_seconds("--expires", text))
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 

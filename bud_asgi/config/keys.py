@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from bud_asgi.auth import ApiKey, SqlKeyStore
-from bud_asgi.config.limits import read_limits, seconds_of
+from bud_asgi.config.durations import in_seconds
+from bud_asgi.config.limits import read_limits
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems, render
 from bud_asgi.config.reading import TableReader, as_table
@@ -60,7 +61,7 @@ def read_key_store(reader: TableReader, gateway: GatewayConfig) -> SqlKeyStore |
 
 def _key_store(folder: Path, **options: Any) -> SqlKeyStore:
     if "timeout" in options:
-        options["timeout"] = seconds_of("timeout", options["timeout"])
+        options["timeout"] = in_seconds("timeout", options["timeout"])
     return SqlKeyStore(**options, folder=folder)
 
 

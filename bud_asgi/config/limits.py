@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from bud_asgi.config.durations import in_seconds
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems, render
 from bud_asgi.config.reading import TableReader, as_table
@@ -21,12 +21,8 @@ from bud_asgi.options import (
     check_type,
     duplicates,
     key_text,
-    mismatch,
 )
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"([1-9][0-9]{0,5})(ms|s|m|h|d)")
-_DURATION_EXPECTED = 'a duration such as "50ms", "30s", "1m", "1h" or "1d", or a number of seconds'
 _URL_EXPECTED = 'expected a URL such as "redis://host:6379", or a reference such as env:NAME or file:PATH'
 _VALID_URL = "redis://localhost:6379"
 _ANY_KIND: Kind = "tokens"
@@ -88,7 +84,7 @@ def _limit(kind: Kind, dimensions: Mapping[str, Dimension], own: bool, **options
     """Make a limit of the keys of its table, and name those in errors."""
     for option in ("window", "wait"):
         if option in options:
-            options[option] = seconds_of(option, options[option])
+            options[option] = in_seconds(option, options[option])
     if (per := options.get("per", PER[0])) not in PER:
         check_choice("per", per, (*PER, *dimensions))
         options["per"] = dimensions[per]
@@ -99,16 +95,6 @@ def _limit(kind: Kind, dimensions: Mapping[str, Dimension], own: bool, **options
         option = error.option.removeprefix("limits[0].")
         other = None if error.other == "kind" else error.other  # a wrong amount is still of that kind
         raise OptionError(kind if option == "amount" else option, error.problem, other=other) from None
-
-
-def seconds_of(option: str, value: object) -> Any:
-    """A duration such as `30s` as seconds. Raises `OptionError`; numbers are left for the constructor to check."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    parts = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if parts is None:
-        raise mismatch(option, _DURATION_EXPECTED, value)
-    return int(parts[1]) * _SECONDS[parts[2]]
 
 
 def read_store(reader: TableReader, table: object, *, has_limits: bool) -> LimitStore | None:
@@ -133,5 +119,5 @@ def read_store(reader: TableReader, table: object, *, has_limits: bool) -> Limit
 
 def _store(**options: Any) -> LimitStore:
     if "timeout" in options:
-        options["timeout"] = seconds_of("timeout", options["timeout"])
+        options["timeout"] = in_seconds("timeout", options["timeout"])
     return RedisStore(**options)

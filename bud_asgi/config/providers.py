@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bud_asgi.config.durations import read_timeouts
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.reading import TableReader, as_table, toml_shown
 from bud_asgi.config.settings import ConfiguredProvider
-from bud_asgi.config.tables import AnthropicConfig, BedrockConfig, GuardrailConfig, TimeoutsConfig, VertexConfig
-from bud_asgi.http import Timeouts
+from bud_asgi.config.tables import AnthropicConfig, BedrockConfig, GuardrailConfig, VertexConfig
 from bud_asgi.options import OptionError, check_choice
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 
@@ -42,9 +42,7 @@ def read_provider(reader: TableReader, name: str, table: object) -> ConfiguredPr
 def _convert(reader: TableReader, options: dict[str, Any], path: KeyPath) -> None:
     """Turn what TOML writes as a table or as a relative path into the constructor's form."""
     if "timeouts" in options:
-        where = (*path, "timeouts")
-        timeouts = reader.read(TimeoutsConfig, options["timeouts"], where)
-        options["timeouts"] = None if timeouts is None else reader.make(TimeoutsConfig, Timeouts, timeouts, where, {})
+        options["timeouts"] = read_timeouts(reader, options["timeouts"], (*path, "timeouts"))
     if "guardrail" in options:
         options["guardrail"] = _guardrail(reader, options["guardrail"], (*path, "guardrail"))
     if isinstance(file := options.get("service_account_file"), str) and not file.startswith(("env:", "file:", "{")):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
+from bud_asgi.config.durations import in_seconds, read_timeouts
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems, render
 from bud_asgi.config.reading import TableReader, as_table
@@ -14,7 +15,7 @@ from bud_asgi.options import duplicates, nearest, one_of, shown
 from bud_asgi.routing import Route
 from bud_asgi.routing.conditions import UNCONDITIONAL
 
-_CONDITIONS = RouteConfig.__annotations__.keys() - {"model", "to", "balance"}
+_CONDITIONS = RouteConfig.__annotations__.keys() - {"model", "to", "balance", "hedge", "retry_without_thinking"}
 
 
 def read_routes(reader: TableReader, tables: Sequence[object], known: Mapping[str, object]) -> tuple[Route, ...]:
@@ -43,7 +44,13 @@ def _read_route(reader: TableReader, table: object, path: KeyPath, known: Mappin
         return None
     if (to := _as_list(read.get("to"))) is not None:
         read["to"] = [_read_item(reader, item, (*path, "to", index), known) for index, item in enumerate(to)]
-    return reader.make(RouteConfig, Route, read, path, {"model": "*", "to": ["provider"]})
+    return reader.make(RouteConfig, _route, read, path, {"model": "*", "to": ["provider"]})
+
+
+def _route(**options: Any) -> Route:
+    if "hedge" in options:
+        options["hedge"] = in_seconds("hedge", options["hedge"])
+    return Route(**options)
 
 
 def _read_item(reader: TableReader, item: object, path: KeyPath, known: Mapping[str, object]) -> object:
@@ -62,6 +69,8 @@ def _read_target(reader: TableReader, target: object, path: KeyPath, known: Mapp
     read = reader.read(TargetConfig, target, path) or {}
     if "provider" in read:
         _check_provider(reader.problems, read["provider"], (*path, "provider"), known)
+    if "timeouts" in read:
+        read["timeouts"] = read_timeouts(reader, read["timeouts"], (*path, "timeouts"))
     return reader.make(TargetConfig, Target, read, path, {"provider": "provider"}) or "provider"
 
 

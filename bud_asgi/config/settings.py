@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_budget: int | None = None
     body_budget_per_principal: int | None = None
     access_log: bool | None = None
+    route_header: bool = False
 
     def __post_init__(self) -> None:
         """Check each value on its own; the app checks whether they fit together."""
@@ -60,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
         if self.access_log is not None:
             check_flag("access_log", self.access_log)
+        check_flag("route_header", self.route_header)
 
     @property
     def has_limits(self) -> bool:
@@ -83,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 body_budget=self.body_budget,
                 body_budget_per_principal=self.body_budget_per_principal,
                 access_log=bool(self.access_log),
+                route_header=self.route_header,
             )
         except ValueError as error:
             raise ConfigError([Problem(self.source, "", str(error))]) from error

@@ -27,6 +27,7 @@ class GatewayConfig(TypedDict, total=False):
     body_budget: int
     body_budget_per_principal: int
     access_log: bool
+    route_header: bool
 
 
 class KeyConfig(TypedDict, total=False):
@@ -86,28 +87,33 @@ class RouteConfig(TypedDict, total=False):
     model: str
     to: object
     balance: str
+    hedge: object
     principals: list[str]
     teams: list[str]
     headers: dict[str, Any]
     min_bytes: int
     max_bytes: int
+    features: list[str]
+    retry_without_thinking: bool
 
 
 class TargetConfig(TypedDict, total=False):
-    """A provider and its name for the model, its share of a group, and how much it gets at once."""
+    """A provider and its name for the model, its share of a group, how much it gets at once, and its timeouts."""
 
     provider: str
     model: str
     weight: int
     concurrency: int
+    timeouts: object
 
 
 class TimeoutsConfig(TypedDict, total=False):
-    """The timeouts of an upstream request, in seconds."""
+    """The timeouts of an upstream request, as durations."""
 
-    connect: float
-    first_byte: float
-    silence: float
+    connect: object
+    first_byte: object
+    silence: object
+    total: object
 
 
 class AnthropicConfig(TypedDict, total=False):

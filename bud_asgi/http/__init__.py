@@ -5,7 +5,8 @@ from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
 from bud_asgi.http.pool import PoolLimits, PoolStats
-from bud_asgi.http.seam import Body, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
+from bud_asgi.http.seam import Body, HttpClient, HttpError, HttpReply, HttpRequest, Origin, next_chunk, read_body
+from bud_asgi.timeouts import Timeouts
 
 __all__ = [
     "Body",
@@ -24,5 +25,6 @@ __all__ = [
     "Timeouts",
     "decode_content",
     "header_block",
+    "next_chunk",
     "read_body",
 ]

@@ -6,7 +6,8 @@ import asyncio
 from math import inf
 from typing import Protocol, Self
 
-from bud_asgi.http.seam import Header, Timeouts
+from bud_asgi.http.seam import Header
+from bud_asgi.timeouts import Timeouts
 
 READ_AHEAD = 256 << 10
 """Bytes of memory that are buffered for the reader before the connection stops reading."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from math import inf
@@ -15,7 +16,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
-from bud_asgi.options import check_integer, check_seconds, check_text, check_type, url_shown
+from bud_asgi.options import check_integer, check_text, check_type, url_shown
+from bud_asgi.timeouts import Timeouts
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 
@@ -46,24 +48,6 @@ class Origin(msgspec.Struct, frozen=True, eq=False, dict=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         is_default = self.port == (443 if self.tls else 80)
         return (host if is_default else f"{host}:{self.port}").encode("ascii")
-
-
-class Timeouts(msgspec.Struct, frozen=True):
-    """The timeouts of a request, in seconds.
-
-    `connect` covers name resolution, TCP and TLS. `first_byte` runs from the last byte of the request to the head of
-    the reply. `silence` is the longest pause between two reads of the reply's body, and between two writes of the
-    request's. Raises `OptionError` for a value that is not a positive number.
-    """
-
-    connect: float = 5.0
-    first_byte: float = 600.0
-    silence: float = 300.0
-
-    def __post_init__(self) -> None:
-        check_seconds("connect", self.connect)
-        check_seconds("first_byte", self.first_byte)
-        check_seconds("silence", self.silence)
 
 
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
@@ -170,19 +154,28 @@ class HttpError(Exception):
         self.answered = answered
 
 
-async def read_body(reply: HttpReply, limit: int) -> tuple[bytes, bool]:
+async def read_body(reply: HttpReply, limit: int, deadline: float = inf) -> tuple[bytes, bool]:
     """Read a body until its end, or until more than `limit` bytes have arrived.
 
-    Returns the bytes, and whether the body is complete. Raises `HttpError`.
+    Returns the bytes, and whether the body is complete. Raises `HttpError`, also where it is not by the `deadline` on
+    the monotonic clock.
     """
     if reply.done:
         return reply.take(), True
     chunks: list[bytes] = []
     size = 0
     while size <= limit and not reply.done:
-        chunk = await reply.more() or b""
+        chunk = await next_chunk(reply, deadline)
         chunks.append(chunk)
         size += len(chunk)
     if reply.done:
         chunks.append(reply.take())
     return b"".join(chunks), reply.done
+
+
+async def next_chunk(reply: HttpReply, deadline: float) -> bytes:
+    """The next bytes of a body, `b""` at its end. Raises `HttpError`, also where none arrive by the deadline."""
+    chunk = await reply.more(max(0.0, deadline - time.monotonic()))
+    if chunk is None:
+        raise HttpError("timeout", "the reply was not complete in time", sent=True, answered=True)
+    return chunk

@@ -2,6 +2,7 @@
 
 from bud_asgi.providers.anthropic import Anthropic
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
+from bud_asgi.providers.compat.needs import NO_LOSS, Loss, Needs, needs_of
 from bud_asgi.providers.error_replies import authentication_failed, hide_credential_error, shown_in_log
 from bud_asgi.providers.errors import (
     TranslatedUpstreamError,
@@ -26,12 +27,15 @@ from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
+    "NO_LOSS",
     "Anthropic",
     "AwsCredential",
     "Bedrock",
     "Credential",
     "EncodedRequest",
     "GoogleCredential",
+    "Loss",
+    "Needs",
     "PrincipalProvider",
     "Provider",
     "ProviderRequest",
@@ -47,6 +51,7 @@ __all__ = [
     "for_principal",
     "gateway_id",
     "hide_credential_error",
+    "needs_of",
     "send",
     "serves_all",
     "shown_in_log",

@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import Collection, Sequence
 from copy import copy
+from functools import partial
 from typing import Literal, cast, get_args
 
 import msgspec
@@ -23,6 +24,8 @@ from bud_asgi.protocol.foreign_errors import error_text
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
 from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
+from bud_asgi.providers.compat.needs import Loss, Needs, loss_of
+from bud_asgi.providers.compat.rules import ServiceRules
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.principal_keys import KeyFunction, PrincipalCredential, PrincipalKeys, key_line
@@ -151,6 +154,7 @@ class Anthropic:
             edits_bodies=self._rules is not None,
             has_own_bounds=self._origin.host != _HOST,
             per_principal=self._keys is not None,
+            loss_of=None if self._rules is None else partial(_loss_of, rules=self._rules),
         )
 
     def __repr__(self) -> str:
@@ -241,6 +245,10 @@ def _principal_keys(api_key: object) -> PrincipalKeys | None:
         raise mismatch("api_key", expected, api_key)
     check_function("api_key", api_key, expected, None)
     return PrincipalKeys(cast("KeyFunction", api_key))
+
+
+def _loss_of(call: ProviderRequest, needs: Needs, rules: ServiceRules) -> Loss:
+    return loss_of(call.request, needs, rules, call.upstream_model)
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

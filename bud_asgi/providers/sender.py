@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 
+import msgspec
+
 from bud_asgi.exchange import Attempt
-from bud_asgi.http import HttpClient, HttpError, HttpReply, decode_content, read_body
+from bud_asgi.http import HttpClient, HttpError, HttpReply, HttpRequest, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of
 from bud_asgi.protocol.request import MessagesRequest
@@ -15,10 +17,9 @@ from bud_asgi.providers.error_replies import authentication_failed, decode_error
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
 from bud_asgi.providers.hops import with_hops
 from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest, traits_of
-from bud_asgi.providers.threads import start_thread
+from bud_asgi.providers.threads import MAX_INLINE, start_thread
 
 _MAX_ERROR_BODY = 1 << 20
-_MAX_INLINE = 1 << 18  # bytes of a body that is edited in the event loop; the worst takes some 40 ms
 
 _log = logging.getLogger("bud_asgi")
 
@@ -36,11 +37,11 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     """
     if call.request.violation:
         check_bounds(call.request, provider, call.model)
-    inline = len(call.request.body) <= _MAX_INLINE or not traits_of(provider).edits_bodies
+    inline = len(call.request.body) <= MAX_INLINE or not traits_of(provider).edits_bodies
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped
-    request = with_hops(encoded.request, call.hops)
+    request = _with_timeouts(with_hops(encoded.request, call.hops), attempt, stream=call.request.stream)
     try:
         sent = await provider.credential.apply(request, call.headers)
         attempt.sent = True
@@ -61,6 +62,16 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         raise hide_credential_error(provider, call.request_id, error)
     finally:
         del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
+
+
+def _with_timeouts(request: HttpRequest, attempt: Attempt, *, stream: bool) -> HttpRequest:
+    """The request with the timeouts of its target. A JSON reply has a deadline, which is noted in the attempt."""
+    timeouts = attempt.target.timeouts or request.timeouts
+    if not stream:
+        attempt.deadline = attempt.started + timeouts.total
+        if timeouts.total < timeouts.first_byte:
+            timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
+    return request if timeouts is request.timeouts else msgspec.structs.replace(request, timeouts=timeouts)
 
 
 def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:

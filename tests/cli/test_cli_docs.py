@@ -28,8 +28,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION, ALONE = (DOCS / "configuration.md").read_text(), (DOCS / "alone.md").read_text()
 ROUTING = (DOCS / "routing.md").read_text()
 TOML = re.findall(r"```toml\n(.*?)```", CONFIGURATION + ROUTING, re.DOTALL)
+FIRST = re.findall(r"```toml\n(.*?)```", ROUTING, re.DOTALL)[0]
 SHELL = re.findall(r"```sh\n(.*?)```", ALONE, re.DOTALL)
 PROVIDER = '[providers.anthropic]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\n'
+BEDROCK = '[providers.bedrock]\nkind = "bedrock"\nregion = "us-east-1"\n'
 KEYS = f'[[keys]]\nname = "me"\nhash = "{hash_api_key(KEY)}"\n'
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -42,7 +44,7 @@ def test_a_file_loads(snippet: str, tmp_path: Path) -> None:
         (tmp_path / "secrets" / name).write_text("sk-secret\n")
     key = {"type": "service_account", "client_email": "a", "private_key": "b", "token_uri": "c"}
     (tmp_path / "secrets" / "vertex.json").write_text(json.dumps(key))
-    providers = "" if "[providers." in snippet else PROVIDER
+    providers = "" if "[providers." in snippet else PROVIDER + BEDROCK * ('"bedrock"' in snippet)
     keys = "" if "[[keys]]" in snippet or "allow_anonymous" in snippet else KEYS
     file = tmp_path / "gateway.toml"
     file.write_text(f"{snippet}\n{providers}{keys}")
@@ -144,7 +146,7 @@ def test_routes_in_code_are_those_of_the_file(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", ROUTING, re.DOTALL)[0], names)
     file = tmp_path / "gateway.toml"
-    file.write_text(TOML[-1] + KEYS)
+    file.write_text(FIRST + KEYS)
     settings = read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY, "SECOND_API_KEY": UPSTREAM_KEY})
     assert settings.routes == tuple(names["routes"])
 

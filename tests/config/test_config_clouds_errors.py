@@ -108,7 +108,10 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     "invalid timeouts": (
         bedrock("timeouts = { connect = true }") + vertex("timeouts = 3"),
         [
-            "4: providers.b.timeouts.connect: expected a number, got true",
+            (
+                '4: providers.b.timeouts.connect: expected a duration such as "50ms", "30s", "1m", "1h" or "1d",'
+                " or a number of seconds, got true"
+            ),
             "8: providers.v.timeouts: expected a table, got 3",
         ],
     ),

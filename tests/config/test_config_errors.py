@@ -54,8 +54,8 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, key_store, key_pepper,'
-                " allow_anonymous, routes, limits, store, fields, max_body, body_budget, body_budget_per_principal or"
-                " access_log"
+                " allow_anonymous, routes, limits, store, fields, max_body, body_budget, body_budget_per_principal,"
+                " access_log or route_header"
             )
         ],
     ),
@@ -143,10 +143,13 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     "timeouts with a wrong type and a wrong key": (
         provider('api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = { connect = "1", frist_byte = 3 }'),
         [
-            '8: providers.p.timeouts.connect: expected a number, got "1"',
             (
                 '8: providers.p.timeouts.frist_byte: unknown key (did you mean "first_byte"?); expected'
-                " connect, first_byte or silence"
+                " connect, first_byte, silence or total"
+            ),
+            (
+                '8: providers.p.timeouts.connect: expected a duration such as "50ms", "30s", "1m", "1h" or "1d",'
+                ' or a number of seconds, got "1"'
             ),
         ],
     ),

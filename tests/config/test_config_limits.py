@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         "requests = 1\nwindow = 0",
         ["11: limits[0].window: expected a number of seconds, more than 0, got 0"],
     ),
-    "a window that is true": ("requests = 1\nwindow = true", [f"11: limits[0].window: {DURATION}, got True"]),
+    "a window that is true": ("requests = 1\nwindow = true", [f"11: limits[0].window: {DURATION}, got true"]),
     "a window without end": (
         "requests = 1\nwindow = inf",
         ["11: limits[0].window: expected a number of seconds, at most 1e+09, got inf"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -158,3 +159,53 @@ def test_a_target_near_its_upstream_s_rate_limit_is_tried_after_the_others() -> 
             "one": "less than 5 % of the upstream's rate limit is left",
             "two": "",
         }
+
+
+def parameters(item: str) -> dict[str, str]:
+    """The parameters of an item of structured fields."""
+    return dict(part.split("=", 1) for part in item.split(";")[1:])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_header_explains_the_route(stream: bool) -> None:
+    with three(Route("claude-*", to=["one", Target("two", "claude-opus-4-8")]), route_header=True) as (here, upstreams):
+        upstreams["one"].enqueue(error(529, "overloaded_error", "Overloaded"))
+        reply = post(here, stream=stream)
+        explained = re.fullmatch(
+            r'route="claude-\*", attempts=\(("one".*) ("two".*)\), added=([0-9.]+)', reply.headers["bud-route"]
+        )
+        assert explained is not None, reply.headers["bud-route"]
+        first, second = parameters(explained[1]), parameters(explained[2])
+        assert (first["end"], first["status"]) == ("overloaded", "529")
+        assert (second["model"], second["status"]) == ('"claude-opus-4-8"', "200")
+        assert "end" not in second
+        assert 0 < float(first["ms"]) <= float(explained[3]) < 10_000
+
+
+def test_the_header_of_a_failure_has_all_attempts() -> None:
+    with three(Route("*", to=["one", "two"]), route_header=True) as (here, upstreams):
+        for name in ("one", "two"):
+            upstreams[name].enqueue(error(529, "overloaded_error", "Overloaded"))
+        reply = post(here)
+        assert reply.status_code == 529
+        assert reply.headers["bud-route"].count("end=overloaded;status=529") == 2
+
+
+def test_the_header_names_whether_the_conversation_is_at_home() -> None:
+    with three(Route("*", to=[list(NAMES)]), route_header=True) as (here, upstreams):
+        assert "affinity=home" in post(here, "session").headers["bud-route"]
+        (home,) = [name for name, count in counts(upstreams).items() if count]
+        upstreams[home].enqueue(error(500, "api_error", "no"))
+        assert "affinity=moved" in post(here, "session").headers["bud-route"]
+        assert "affinity" not in post(here).headers["bud-route"]
+
+
+def test_there_is_no_such_header_by_default() -> None:
+    with three(Route("*", to=["one"])) as (here, _):
+        assert "bud-route" not in post(here).headers
+
+
+def test_no_request_that_was_refused_before_its_route_has_the_header() -> None:
+    with three(Route("claude-*", to=["one"]), route_header=True) as (here, _):
+        reply = post(here, model="another")
+        assert (reply.status_code, "bud-route" in reply.headers) == (404, False)

@@ -1,0 +1,232 @@
+"""One call of a target: send the request, wait until the reply begins, deliver it, and record how the attempt ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+import msgspec
+
+from bud_asgi.clock import Timing
+from bud_asgi.disconnect import ActiveRequest
+from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.failover import Failure, RetryBudget, classify, verdict_on
+from bud_asgi.field_policy import without_fields
+from bud_asgi.http import HttpClient, HttpReply
+from bud_asgi.protocol.errors import ClientGone, GatewayError
+from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.sse import EventStream, StreamState
+from bud_asgi.providers import (
+    Provider,
+    ProviderRequest,
+    TranslatedUpstreamError,
+    UpstreamErrorResponse,
+    UpstreamUnavailable,
+    for_principal,
+    hide_credential_error,
+    send,
+    serves_all,
+    shown_in_log,
+)
+from bud_asgi.relay import hold_events, relay_events, relay_json, start_stream, usage_of_stream
+from bud_asgi.routing import Call, Fleet, Health, Verdict
+
+_log = logging.getLogger("bud_asgi")
+
+
+class Upstreams(msgspec.Struct, frozen=True, eq=False):
+    """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
+
+    `fleet` has the health of the targets.
+    """
+
+    providers: Mapping[str, Provider]
+    dropped_fields: Mapping[str, frozenset[str]]
+    fleet: Fleet
+    budget: RetryBudget
+
+
+class Run(msgspec.Struct, frozen=True, eq=False):
+    """What the attempts of one request have in common, and those that have failed."""
+
+    request: ActiveRequest
+    upstreams: Upstreams
+    client: HttpClient
+    timing: Timing
+    failures: list[Failure]
+
+
+class UpstreamCall(msgspec.Struct, eq=False):
+    """An attempt as it runs: its record, and its reply once that has begun. It ends by `deliver` or by a failure.
+
+    `shared`: the account there is the same for all callers; a limit or a refused credential of another one shows
+    nothing of the target. `retried`: it was taken from the retry budget. `held` are the events of a stream that have
+    arrived before its response has started.
+    """
+
+    attempt: Attempt
+    provider: Provider
+    health: Health
+    health_call: Call
+    stream: EventStream | None
+    retried: bool
+    shared: bool = True
+    reply: HttpReply | None = None
+    fields: Headers = {}
+    held: bytes = b""
+
+
+def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
+    """Record another attempt. Its request is not sent yet."""
+    exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
+    upstreams.budget.count(now)
+    attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
+    exchange.attempts.append(attempt)
+    stream = EventStream() if exchange.decoded_request.stream else None
+    provider = upstreams.providers[target.provider]
+    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, serves_all(provider))
+
+
+async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall:
+    """Send a request, and wait until its reply begins: a JSON reply by its head, a stream by its first event.
+
+    With a next target, a stream begins by its first content. Raises the error as the client may see it.
+    """
+    attempt, stream = call.attempt, call.stream
+    try:
+        if not call.shared:
+            call.provider = await for_principal(call.provider, run.request.exchange.principal)
+        # The encoded request is not kept in a variable: an open stream would retain the body.
+        call.reply, call.fields = await send(run.client, call.provider, _provider_request(run, attempt), attempt)
+        if call.shared:
+            call.health.note_limits(time.monotonic(), call.fields, time.time)
+        if stream is not None:
+            within = run.timing.commit_after
+            call.held = await hold_events(stream, attempt, call.reply, call.fields, within, has_next=has_next)
+            first_event = attempt.first_event or attempt.started
+            call.health.first_byte(call.health_call, first_event, first_event - attempt.started)
+        if call.retried:
+            run.upstreams.budget.give_back(time.monotonic())
+    except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
+        _fail(run, call, error)
+    return call
+
+
+async def deliver(run: Run, call: UpstreamCall) -> None:
+    """Deliver a reply that has begun. Raises the error as the client may see it."""
+    exchange, response = run.request.exchange, run.request.response
+    attempt, stream, reply = call.attempt, call.stream, call.reply
+    if reply is None:
+        raise RuntimeError("the reply has not begun")
+    try:
+        if stream is None:
+            await relay_json(exchange, attempt, reply, call.fields, response)
+        else:
+            await start_stream(stream, attempt, call.fields, response)
+            exchange.release_body()
+            held, call.held, call.fields = call.held, b"", {}  # an open stream retains nothing that it no longer needs
+            redact, linger = call.provider.credential.redact, run.timing.linger
+            await relay_events(held, stream, reply, response, linger, redact, exchange.request_id)
+            attempt.usage = usage_of_stream(stream, attempt)
+        attempt.end = "answered" if stream is None or stream.state is StreamState.COMPLETE else "broken"
+    except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
+        _fail(run, call, error)
+    _close(run, call, "ok" if attempt.end == "answered" else "failed")
+
+
+def abandon(run: Run, call: UpstreamCall, *, lost: bool) -> None:
+    """End a call that is not wanted any more, unless it has ended. A task that runs it must be cancelled.
+
+    `lost`: another one has begun first.
+    """
+    if call.attempt.end is None:
+        if lost:
+            now = time.monotonic()
+            call.health.waited(now, now - call.attempt.started)
+        _note_failure(run, call, asyncio.CancelledError())
+        _close(run, call, "neutral")
+
+
+def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
+    """End a call by an error, and raise it as the client may see it."""
+    if call.attempt.end is None:
+        if isinstance(error, UpstreamErrorResponse) and error.event:
+            error = hide_credential_error(call.provider, run.request.exchange.request_id, error)
+        _note_failure(run, call, error)
+        _close(run, call, *verdict_on(call.attempt, error))
+        if isinstance(error, GatewayError):
+            run.failures.append(Failure(call.attempt.end or "unsupported", error))
+    try:
+        raise error from error.__cause__
+    finally:
+        del error
+
+
+def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | None = None) -> None:
+    """Record the end. The connection of a reply that is not whole is closed."""
+    attempt = call.attempt
+    attempt.ended = now = time.monotonic()
+    if call.reply is not None:
+        call.reply.close()
+    is_of_caller = not call.shared and verdict in {"busy", "credential"}
+    call.health.end(call.health_call, now, "neutral" if is_of_caller else verdict, retry_after)
+    if attempt.intervened:
+        request_id, name = run.request.exchange.request_id, attempt.target.provider
+        _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)
+
+
+def _note_failure(run: Run, call: UpstreamCall, error: BaseException) -> None:
+    """Record how an attempt ended, and what its stream has cost until then."""
+    exchange, response = run.request.exchange, run.request.response
+    attempt, provider = call.attempt, call.provider
+    if call.stream is not None:
+        attempt.usage = usage_of_stream(call.stream, attempt)
+    if isinstance(error, asyncio.CancelledError):
+        attempt.end = "client_gone" if isinstance(run.request.aborted_by, ClientGone) else "cancelled"
+    elif isinstance(error, OSError):  # the server's report of a disconnect
+        attempt.end = "client_gone"
+    elif isinstance(error, GatewayError):
+        committed = response.stream is not None or response.has_content
+        attempt.end = classify(error, committed=committed, own_credential=provider.credential.is_operators)
+        if attempt.end == "unsupported" and exchange.decoded_request.violation:
+            attempt.end = "refused"  # the request itself is invalid, for all models of Anthropic's
+        attempt.sent = attempt.sent and attempt.end != "not_sent"
+        _log_failure(exchange, provider, attempt, error)
+    elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
+        attempt.end = "broken" if response.has_content else "unknown" if attempt.sent else "unsupported"
+    body = exchange.decoded_request.body
+    if attempt.possibly_billed and attempt.usage is None and not exchange.counting and body:
+        attempt.usage = estimated_input(body)
+
+
+def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error: BaseException) -> None:
+    if isinstance(error, TranslatedUpstreamError):
+        attempt.failure = error.upstream_message
+    elif isinstance(error, UpstreamUnavailable):
+        attempt.failure = shown_in_log(provider.credential, exchange.headers, str(error.__cause__ or error))
+    if attempt.failure is not None:
+        _log.warning("%s: %s failed: %s", exchange.request_id, provider.name, attempt.failure)
+
+
+def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
+    """The request for a provider, without the dropped account fields, which are noted in the attempt.
+
+    The headers that proved the caller to us are left out: these credentials stay here.
+    """
+    exchange = run.request.exchange
+    request, headers = exchange.decoded_request, exchange.headers
+    if exchange.account_fields:
+        dropped = run.upstreams.dropped_fields[attempt.target.provider]
+        request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)
+        attempt.dropped += names
+    if exchange.credential_headers:
+        headers = dict(headers)
+        for name in exchange.credential_headers:
+            headers.pop(name, None)
+    return ProviderRequest(
+        request, headers, attempt.target.model, exchange.request_id, exchange.hops, attempt, exchange.header_names
+    )
