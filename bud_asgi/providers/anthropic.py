@@ -138,11 +138,10 @@ class Anthropic:
             raise OptionError("api_key", 'cannot be combined with auth = "client"', other="auth")
         if api_key is None and base_url == BASE_URL and auth != "client":
             raise OptionError("api_key", f"missing; {BASE_URL} requires one", other="base_url")
-        self.name = name
-        self.base_url = base_url
+        self.name, self.base_url = name, base_url
         self._auth: _Auth = auth
         self._keys = _principal_keys(api_key)
-        secret = None if self._keys else secret_option("api_key", cast("AnySecret | None", api_key))
+        secret = None if callable(api_key) else secret_option("api_key", api_key)
         self.credential: Credential = ClientCredential() if auth == "client" else ApiKeyCredential(secret, auth)
         self._path = path
         self._target = f"{path}/v1/messages".encode()

@@ -196,6 +196,16 @@ def test_a_caller_that_is_none_is_refused(host: Host) -> None:
     assert (reply.status_code, reply.json()["error"]["message"]) == (401, "authentication is required")
 
 
+def test_a_caller_of_another_type_is_a_500_that_is_named_in_the_log(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.app.include_router(host.messages.router(principal=lambda: {"id": "ann"}), prefix="/llm")
+    with host.serving() as url:
+        reply = web.post(f"{url}/v1/messages", json=BODY, headers=ANN)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "api_error")
+    assert "expected a Principal, a Starlette user, an id or None, got a dict" in caplog.text
+
+
 def test_the_security_schemes_of_fastapi_refuse_in_our_format(host: Host) -> None:
     async def caller(token: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> str:
         return token.credentials
