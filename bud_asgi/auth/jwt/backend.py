@@ -159,7 +159,7 @@ class Jwt(CredentialBackend):
         accepted.verifier.verify(token, key)
         caller = authenticated(_caller(issuer, token))
         expires_at = token.claims["exp"] + issuer.leeway
-        size = len(token.raw) + _OVERHEAD
+        size = sum(map(len, token.parts)) + _OVERHEAD
         self._verified.add(digest, VerifiedToken(caller, expires_at, accepted.keys, keys, size))
         return caller
 

@@ -20,10 +20,10 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A token with its header and its claims, which anybody may have written."""
+    """A token in its three parts, with its header and its claims, which anybody may have written."""
 
-    raw: bytes
-    header: Mapping[str, Any]
+    parts: tuple[bytes, bytes, bytes]
+    header: dict[str, Any]
     claims: dict[str, Any]
 
     @property
@@ -43,7 +43,7 @@ def parse_token(credential: bytes) -> Token | None:
     if len(parts) != 3 or len(credential) > MAX_TOKEN:
         return None
     header, claims = _read_object(parts[0]), _read_object(parts[1])
-    return None if header is None or claims is None else Token(credential, header, claims)
+    return None if header is None or claims is None else Token((parts[0], parts[1], parts[2]), header, claims)
 
 
 def check_header(header: Mapping[str, Any], issuer: Issuer) -> None:
