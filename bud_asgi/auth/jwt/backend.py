@@ -39,7 +39,7 @@ _BRACE = b"e"  # what a brace begins with in base64
 _log = logging.getLogger("bud_asgi")
 
 
-class VerifiedToken(msgspec.Struct, frozen=True):
+class VerifiedToken(msgspec.Struct, frozen=True, gc=False):
     """A token that has been verified with `keys`, the current ones of an issuer at that time."""
 
     caller: Authenticated

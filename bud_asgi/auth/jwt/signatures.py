@@ -77,6 +77,8 @@ class Verifier:
 
     def __init__(self, issuer: Issuer, clock: Callable[[], float]) -> None:
         self._signatures = JWSRegistry(algorithms=issuer.algorithms, strict_check_header=False)
+        known = JWSRegistry.default_header_registry  # `check_header` has refused what else would matter
+        self._signatures.header_registry = {name: known[name] for name in ("alg", "kid", "typ")}
         self._claims = JWTClaimsRegistry(
             now=lambda: int(clock()),
             leeway=int(issuer.leeway),
@@ -90,7 +92,7 @@ class Verifier:
 
         Only a token whose signature is right learns why it is refused.
         """
-        signed = CompactSignature(token.header, b"")
+        signed = CompactSignature(dict(token.header), b"")
         header, payload, signature = token.parts
         signed.segments = {"header": header, "payload": payload, "signature": signature}
         try:
