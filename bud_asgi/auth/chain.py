@@ -47,6 +47,9 @@ Proof = tuple[Authenticated, tuple[bytes, ...]]
 _Verdict = Authenticated | Pending | AuthenticationError | None
 
 REQUIRED = "x-api-key header is required"
+UNAUTHENTICATED = "authentication is required"
+"""The message for a request without a credential, where it is not known what that would be."""
+
 BACKEND_EXPECTED = (
     "an object with an async method authenticate(connection), such as ApiKeys({...}), HostUser(...) or Anonymous()"
 )
@@ -92,7 +95,7 @@ class FirstOf(AuthenticationBackend):
         self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
         self.others = tuple(backend for backend in given if not _is_checker(backend))
         self._with_store = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
-        self.required: str = getattr(given[0], "required", REQUIRED)
+        self.required: str = getattr(given[0], "required", UNAUTHENTICATED)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The caller of a connection, as Starlette's middleware needs it; `None` without a credential.
@@ -137,7 +140,9 @@ class FirstOf(AuthenticationBackend):
 
     def refusal(self, headers: Headers, scope: Scope) -> AuthenticationError:
         """Count a failure, and return the error for credentials that no backend admits. Raises `TooManyFailures`."""
-        if self._checkers and credentials_of(headers):
+        if not self._checkers:  # a login of the host's: the request's credentials may not be for it
+            return AuthenticationError(self.required)
+        if credentials_of(headers):
             _Failure(self._throttle, headers, scope).count()
         return AuthenticationError(refusal_words(headers, self.required))
 
@@ -219,8 +224,9 @@ async def _wait(pending: Pending, failure: _Failure) -> Authenticated | Authenti
         return await pending.wait()
     except (AuthenticationError, TooManyFailures) as error:
         return error
-    except GatewayError:  # a store that cannot be asked is not the caller's failure
-        failure.take_back()
+    except GatewayError as error:
+        if error.status != 401:  # a store that cannot be asked is not the caller's failure
+            failure.take_back()
         raise
 
 

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
-from bud_asgi.cli.keys import show_new_key
+from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
-from bud_asgi.config import ConfigError, Settings, read_environment
+from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
 from bud_asgi.limits import StoreUnavailable
-
-EXIT_FAILED = 1
-"""The exit status for a store that is away, or a request that would be refused."""
-
-EXIT_WRONG = 2
-"""The exit status for wrong arguments or an invalid configuration."""
-
-_config = click.argument("config", required=False, metavar="[GATEWAY.TOML]", type=click.Path(dir_okay=False))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +29,7 @@ def group(context: click.Context) -> None:
 
 
 @group.command()
-@_config
+@config_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Number of worker processes.")
@@ -86,20 +77,20 @@ def serve(config: str | None, **options: Any) -> None:
 
     GATEWAY.TOML is the configuration file. Without it, environment variables are used.
     """
-    with _report_config_errors():
-        settings = _settings(config)
+    with report_config_errors():
+        settings = read_settings(config)
         serve_settings(settings, ServeOptions(config=config, **options))
 
 
 @group.command()
-@_config
+@config_argument
 def check(config: str | None) -> None:
     """Show what would be served, or every problem of the configuration.
 
     Opens no port and calls no upstream. Without GATEWAY.TOML, environment variables are checked.
     """
-    with _report_config_errors():
-        settings = _settings(config)
+    with report_config_errors():
+        settings = read_settings(config)
     click.echo(show_settings(settings))
     for warning in warnings_of(settings):
         click.secho(f"warning: {warning}", fg="yellow", err=True)
@@ -120,13 +111,12 @@ def route(
     The exit status is 1 if the request would be refused.
     """
     lines = [_header(line) for line in headers]
-    with _report_config_errors():
-        settings = _settings(config)
+    with report_config_errors():
+        settings = read_settings(config)
     explained = show_route(settings, model, principal, body.read() if body else None, lines, as_json=as_json)
     if explained.error is not None:
         error = explained.error
-        click.echo(f"{click.style('error:', fg='red')} {error.status} {error.type}: {error.message}", err=True)
-        sys.exit(EXIT_FAILED)
+        fail(f"{error.status} {error.type}: {error.message}")
 
 
 def _header(line: str) -> tuple[bytes, bytes]:
@@ -136,21 +126,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
     return name.strip().lower().encode(), value.strip().encode()
 
 
-@group.group()
-def keys() -> None:
-    """Manage the callers' API keys."""
-
-
-@keys.command()
-@click.argument("name")
-def new(name: str) -> None:
-    """Create an API key.
-
-    The key is written to stderr, the lines for the configuration file to stdout.
-    """
-    if not name.isprintable() or not name:
-        raise click.BadParameter("must be printable and not empty")
-    show_new_key(name)
+group.add_command(keys)
 
 
 @group.group()
@@ -159,7 +135,7 @@ def limits() -> None:
 
 
 @limits.command()
-@_config
+@config_argument
 @click.argument("name", required=False)
 @click.option("--model", help="Also show the limits that depend on the model, for this one.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
@@ -172,14 +148,12 @@ def show(config: str | None, name: str | None, model: str | None, *, as_json: bo
     """
     if config and name is None and os.environ.get("BUD_ASGI_CONFIG") and not Path(config).is_file():
         config, name = None, config
-    with _report_config_errors():
-        settings = _settings(config)
+    with report_config_errors():
+        settings = read_settings(config)
         try:
             show_limits(settings, name, model, as_json=as_json)
         except StoreUnavailable as error:
-            problem = f"{settings.source}: store: {settings.store!r} cannot be read: {error.reason}"
-            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
-            sys.exit(EXIT_FAILED)
+            fail(f"{settings.source}: store: {settings.store!r} cannot be read: {error.reason}")
 
 
 @group.command()
@@ -200,19 +174,3 @@ def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
         click.echo("bud-asgi demo needs the official SDK: pip install 'bud-asgi[demo]'", err=True)
         sys.exit(EXIT_WRONG)
     sys.exit(run(keep=keep, real=real, port=port, key=key))
-
-
-def _settings(config: str | None) -> Settings:
-    environ = {**os.environ, "BUD_ASGI_CONFIG": config} if config else os.environ
-    return read_environment(environ)
-
-
-@contextmanager
-def _report_config_errors() -> Generator[None]:
-    """Write each problem of the configuration to stderr, and exit with status 2."""
-    try:
-        yield
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
-        sys.exit(EXIT_WRONG)

@@ -1,19 +1,157 @@
-"""Creation of API keys."""
+"""The keys of a file and of a key store: what the `keys` commands do."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar, cast
 
 import click
 
-from bud_asgi.auth import hash_api_key, new_api_key
+from bud_asgi.auth import ApiKey, KeyAdmin, SqlKeyStore, hash_api_key, new_api_key
+from bud_asgi.cli.tables import table
+from bud_asgi.config import ConfigError, KeySettings, Problem, seconds_of
+from bud_asgi.limit import KINDS, Kind, Limit, limit_words
+from bud_asgi.options import OptionError, one_of
+from bud_asgi.secret import Secret
+
+T = TypeVar("T")
+
+_HEAD = ("NAME", "STATE", "OWNER", "TEAM", "MODELS", "LIMITS", "EXPIRES", "LAST USED", "IN")
+_LIMIT = re.compile(r"(?P<kind>[a-z_]+)=(?P<amount>[0-9]{1,15})(?:/(?P<window>\w+))?")
 
 
-def show_new_key(name: str) -> None:
+def show_new_key(name: str, pepper: Secret | None) -> None:
     """Write the lines for the file to stdout, so that `>> gateway.toml` appends them, and the key itself to stderr."""
     key = new_api_key()
     click.echo(
         f"{click.style(key, bold=True)}\n(the API key of {name}; it is not shown again, the file stores only its hash)",
         err=True,
     )
-    click.echo(f'\n[[keys]]\nname = {json.dumps(name, ensure_ascii=False)}\nhash = "{hash_api_key(key)}"')
+    quoted = json.dumps(name, ensure_ascii=False)
+    click.echo(f'\n[[keys]]\nname = {quoted}\nhash = "{hash_api_key(key, pepper)}"')
+
+
+def show_key(key: Secret, record: ApiKey, *, as_json: bool) -> None:
+    """Write a new key to stdout, and what becomes of it to stderr."""
+    if as_json:
+        click.echo(json.dumps({"key": key.reveal(), **_fields(record)}, indent=2, ensure_ascii=False))
+        return
+    click.echo(key.reveal())
+    note = f"(the API key of {record.name}; it is not shown again, the store has only its hash"
+    if record.previous_until is not None:
+        note += f"; the previous key works until {_time(record.previous_until)}"
+    click.echo(f"{note})", err=True)
+
+
+def show_records(settings: KeySettings, records: Sequence[ApiKey], *, as_json: bool) -> None:
+    """Write the keys of the file and these of the store to stdout, as a table or as JSON."""
+    if as_json:
+        lines = [{**_fields(key), "in": place} for place, keys in _places(settings, records) for key in keys]
+        click.echo(json.dumps(lines, indent=2, ensure_ascii=False))
+        return
+    rows = [(*_row(key), place) for place, keys in _places(settings, records) for key in keys]
+    click.echo(table(_HEAD, rows) if rows else "No keys.")
+
+
+def show_record(record: ApiKey, *, as_json: bool) -> None:
+    """Write one key to stdout."""
+    fields = _fields(record)
+    if as_json:
+        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+        return
+    width = max(map(len, fields))
+    metadata = ", ".join(f"{name}={value}" for name, value in record.metadata.items())
+    for name, value in {**fields, "metadata": metadata}.items():
+        text = ", ".join(map(str, cast("list[object]", value))) if isinstance(value, list) else value
+        click.echo(f"{name.replace('_', ' '):{width}}  {text or '-'}")
+
+
+def run(settings: KeySettings, work: Callable[[KeyAdmin, SqlKeyStore], Awaitable[T]]) -> T:
+    """Run `work` on the key store, and close it. Raises `ConfigError` if there is none, and what `work` raises."""
+    if settings.store is None:
+        place = "BUD_ASGI_KEY_STORE" if settings.source == "environment" else "key_store"
+        message = (
+            "missing; the keys of a file are made by `bud-asgi keys new NAME >> gateway.toml`, and removed by hand"
+        )
+        raise ConfigError([Problem(settings.source, place, message)])
+    return asyncio.run(_run(settings.store, KeyAdmin(settings.store, pepper=settings.pepper), work))
+
+
+async def _run(store: SqlKeyStore, admin: KeyAdmin, work: Callable[[KeyAdmin, SqlKeyStore], Awaitable[T]]) -> T:
+    try:
+        return await work(admin, store)
+    finally:
+        await store.aclose()
+
+
+def parse_limit(text: str) -> Limit:
+    """Read `KIND=AMOUNT/WINDOW`, such as `requests=60/1m`. Raises `OptionError`."""
+    parts = _LIMIT.fullmatch(text)
+    if parts is None or parts["kind"] not in KINDS:
+        raise OptionError("--limit", f"expected KIND=AMOUNT/WINDOW such as requests=60/1m, with KIND {one_of(KINDS)}")
+    window = seconds_of("--limit", parts["window"]) if parts["window"] else None
+    return Limit(cast("Kind", parts["kind"]), int(parts["amount"]), window)
+
+
+def parse_expiry(text: str, now: datetime) -> datetime:
+    """Read a duration such as `30d`, or a time such as `2027-01-31` (the start of that day in UTC).
+
+    Raises `OptionError`.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return now + timedelta(seconds=seconds_of("--expires", text))
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def state_of(key: ApiKey, now: datetime) -> str:
+    """Whether a key is accepted: `enabled`, `disabled` or `expired`."""
+    if not key.enabled:
+        return "disabled"
+    return "expired" if key.expires is not None and key.expires <= now else "enabled"
+
+
+def _places(settings: KeySettings, records: Sequence[ApiKey]) -> Sequence[tuple[str, Sequence[ApiKey]]]:
+    return (settings.source, settings.keys), ("key_store", records)
+
+
+def _row(key: ApiKey) -> tuple[str, ...]:
+    return (
+        key.name,
+        state_of(key, datetime.now(UTC)),
+        key.owner or "-",
+        key.team or "-",
+        ", ".join(key.models),
+        ", ".join(map(limit_words, key.limits)) or "-",
+        _time(key.expires),
+        _time(key.last_used),
+    )
+
+
+def _fields(key: ApiKey) -> dict[str, object]:
+    return {
+        "name": key.name,
+        "state": state_of(key, datetime.now(UTC)),
+        "owner": key.owner,
+        "team": key.team,
+        "models": list(key.models),
+        "limits": [limit_words(limit) for limit in key.limits],
+        "metadata": dict(key.metadata),
+        "expires": _iso(key.expires),
+        "created": _iso(key.created),
+        "last_used": _iso(key.last_used),
+        "previous_until": _iso(key.previous_until),
+    }
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if time else None
+
+
+def _time(time: datetime | None) -> str:
+    return _iso(time) or "-"

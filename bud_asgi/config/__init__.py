@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.config.divide import divide_limits
-from bud_asgi.config.environment import read_environment
+from bud_asgi.config.environment import read_environment, read_environment_keys
 from bud_asgi.config.file import read_file
+from bud_asgi.config.keys import KeySettings
+from bud_asgi.config.limits import seconds_of
 from bud_asgi.config.permissions import permission_warnings
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.config.settings import Settings
@@ -17,6 +19,7 @@ from bud_asgi.limit import Dimension
 
 __all__ = [
     "ConfigError",
+    "KeySettings",
     "Problem",
     "Settings",
     "divide_limits",
@@ -25,7 +28,9 @@ __all__ = [
     "log_warnings",
     "permission_warnings",
     "read_environment",
+    "read_environment_keys",
     "read_file",
+    "seconds_of",
 ]
 
 _log = logging.getLogger("bud_asgi")

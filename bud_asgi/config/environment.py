@@ -8,16 +8,19 @@ from typing import Any
 
 import msgspec
 
-from bud_asgi.auth import ApiKey
+from bud_asgi.auth import ApiKey, SqlKeyStore
 from bud_asgi.budget import body_budget
 from bud_asgi.config.divide import divide_limits
-from bud_asgi.config.file import read_file
+from bud_asgi.config.file import read_file, read_file_keys
+from bud_asgi.config.keys import KeySettings
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.providers import KINDS
 from bud_asgi.config.reading import make_all_checks
 from bud_asgi.config.settings import ConfiguredProvider, Settings
+from bud_asgi.extras import MissingExtra
 from bud_asgi.options import OptionError, check_choice, duplicates, shown
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
+from bud_asgi.secret import Secret, secret_option
 
 SOURCE = "environment"
 """Takes the place of a file name in errors."""
@@ -45,7 +48,8 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     `BUD_ASGI_CONFIG` is the path of a file, which then decides. Otherwise `BUD_ASGI_PROVIDER` is the kind of the one
     provider: `anthropic` (the default) is configured by `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL`, `bedrock` by
     `AWS_REGION`, `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` and `CLOUD_ML_REGION`. `BUD_ASGI_KEYS` are the callers'
-    keys; `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_MAX_BODY`, `BUD_ASGI_BODY_BUDGET` and
+    keys, and `BUD_ASGI_KEY_STORE` is the URL of a store of further ones, hashed with `BUD_ASGI_KEY_PEPPER`;
+    `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_MAX_BODY`, `BUD_ASGI_BODY_BUDGET` and
     `BUD_ASGI_BODY_BUDGET_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless a file
     sets it. `BUD_ASGI_LIMITS_DIVISOR` is the number of processes among which the limits of a file are divided. Raises
     `ConfigError`.
@@ -60,7 +64,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         settings = divide_limits(settings, divisor) if divisor > 1 and settings.has_limits else settings
         return settings if settings.access_log is not None else msgspec.structs.replace(settings, access_log=access_log)
     provider = _provider(environ, problems)
-    keys = tuple(_keys(environ, problems))
+    keys, key_store, pepper = tuple(_keys(environ, problems)), _key_store(environ, problems), _pepper(environ, problems)
     _check_callers(environ, problems)
     max_body, budget, per_principal = _sizes(environ, problems)
     problems.raise_any()
@@ -68,11 +72,45 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         source=SOURCE,
         providers=(provider,) if provider else (),
         keys=keys,
+        key_store=key_store,
+        key_pepper=pepper,
         max_body=max_body,
         body_budget=budget,
         body_budget_per_principal=per_principal,
         access_log=access_log,
     )
+
+
+def read_environment_keys(environ: Mapping[str, str] | None = None) -> KeySettings:
+    """Read the part of the settings that is about keys: of the file `BUD_ASGI_CONFIG`, or of `BUD_ASGI_KEY_STORE`.
+
+    Raises `ConfigError`.
+    """
+    environ = os.environ if environ is None else environ
+    if file := environ.get("BUD_ASGI_CONFIG"):
+        return read_file_keys(file, environ)
+    problems = Problems(SOURCE)
+    pepper, keys = _pepper(environ, problems), tuple(_keys(environ, problems))
+    store = _key_store(environ, problems)
+    problems.raise_any()
+    return KeySettings(SOURCE, keys, store, pepper)
+
+
+def _pepper(environ: Mapping[str, str], problems: Problems) -> Secret | None:
+    try:
+        return secret_option("BUD_ASGI_KEY_PEPPER", environ.get("BUD_ASGI_KEY_PEPPER") or None)
+    except OptionError as error:
+        problems.add_option((), error)
+        return None
+
+
+def _key_store(environ: Mapping[str, str], problems: Problems) -> SqlKeyStore | None:
+    url = environ.get("BUD_ASGI_KEY_STORE")
+    try:
+        return SqlKeyStore(url) if url else None
+    except (OptionError, MissingExtra) as error:
+        problems.add(("BUD_ASGI_KEY_STORE",), error.problem if isinstance(error, OptionError) else str(error))
+        return None
 
 
 def _flag(variable: str, environ: Mapping[str, str], problems: Problems) -> bool | None:
@@ -148,11 +186,12 @@ def _keys(environ: Mapping[str, str], problems: Problems) -> Iterator[ApiKey]:
 
 def _check_callers(environ: Mapping[str, str], problems: Problems) -> None:
     anonymous = _flag("BUD_ASGI_ALLOW_ANONYMOUS", environ, problems)
-    keys = environ.get("BUD_ASGI_KEYS", "").strip(" ,")
-    if keys and anonymous:
-        problems.add(("BUD_ASGI_ALLOW_ANONYMOUS",), "cannot be combined with BUD_ASGI_KEYS")
-    elif not keys and not anonymous:
+    keys = {name: environ.get(name, "").strip(" ,") for name in ("BUD_ASGI_KEYS", "BUD_ASGI_KEY_STORE")}
+    given = [name for name, value in keys.items() if value]
+    if given and anonymous:
+        problems.add(("BUD_ASGI_ALLOW_ANONYMOUS",), f"cannot be combined with {given[0]}")
+    elif not given and not anonymous:
         problems.add(
             ("BUD_ASGI_KEYS",),
-            "missing; expected NAME=sha256:HEX,..., or BUD_ASGI_ALLOW_ANONYMOUS=1 to admit everyone",
+            "missing; expected NAME=sha256:HEX,..., or BUD_ASGI_KEY_STORE, or BUD_ASGI_ALLOW_ANONYMOUS=1 to admit all",
         )

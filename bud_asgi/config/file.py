@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from bud_asgi.budget import body_budget
 from bud_asgi.config.issuers import read_issuers, read_throttle
-from bud_asgi.config.keys import read_key_store, read_keys
+from bud_asgi.config.keys import KeySettings, read_key_store, read_keys
 from bud_asgi.config.limits import check_dimensions, read_limits, read_store
 from bud_asgi.config.problems import ConfigError, Problem, Problems
 from bud_asgi.config.providers import read_provider
@@ -39,11 +39,24 @@ def read_file(
     `dimensions` are functions by the names that limits in the file may have for `per`. Raises `ConfigError` with every
     problem of the file, and `OptionError` for invalid dimensions.
     """
-    file, dimensions = Path(path), check_dimensions(dimensions)
+    dimensions = check_dimensions(dimensions)
+    return _read_gateway(*_open(path, environ), dimensions)
+
+
+def read_file_keys(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> KeySettings:
+    """Read the keys of a file and its key store, and nothing of the rest. Raises `ConfigError`."""
+    reader, gateway = _open(path, environ)
+    keys, store = read_keys(reader, gateway, {}), read_key_store(reader, gateway)
+    reader.problems.raise_any()
+    return KeySettings(reader.problems.source, keys, store, gateway.get("key_pepper"))
+
+
+def _open(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tuple[TableReader, GatewayConfig]:
+    """Read the top-level keys of a file. Raises `ConfigError` if it is not TOML."""
+    file = Path(path)
     text = _read_text(file)
-    problems = Problems(str(file), text)
-    reader = TableReader(problems, os.environ if environ is None else environ, file.parent)
-    return _read_gateway(reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {}, dimensions)
+    reader = TableReader(Problems(str(file), text), os.environ if environ is None else environ, file.parent)
+    return reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {}
 
 
 def _read_text(file: Path) -> str:

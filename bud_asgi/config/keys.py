@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bud_asgi.auth import ApiKey, SqlKeyStore
 from bud_asgi.config.limits import read_limits, seconds_of
 from bud_asgi.config.lines import KeyPath
@@ -15,11 +17,21 @@ from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.tables import GatewayConfig, KeyConfig, KeyStoreConfig
 from bud_asgi.limit import Dimension
 from bud_asgi.options import duplicates
+from bud_asgi.secret import Secret
 
 _URL_EXPECTED = (
     'expected a URL such as "sqlite:keys.db" or "postgresql://host/database", or a reference such as env:NAME'
 )
 _VALID_URL = "sqlite:keys.db"
+
+
+class KeySettings(msgspec.Struct, frozen=True):
+    """The part of a configuration that commands on keys need: no provider, and no credential of one."""
+
+    source: str
+    keys: tuple[ApiKey, ...] = ()
+    store: SqlKeyStore | None = None
+    pepper: Secret | None = None
 
 
 def read_keys(reader: TableReader, gateway: GatewayConfig, dimensions: Mapping[str, Dimension]) -> tuple[ApiKey, ...]:

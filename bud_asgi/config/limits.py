@@ -102,7 +102,7 @@ def _limit(kind: Kind, dimensions: Mapping[str, Dimension], own: bool, **options
 
 
 def seconds_of(option: str, value: object) -> Any:
-    """A duration as seconds. Raises `OptionError`; numbers are left for the constructor to check."""
+    """A duration such as `30s` as seconds. Raises `OptionError`; numbers are left for the constructor to check."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     parts = _DURATION.fullmatch(value) if isinstance(value, str) else None

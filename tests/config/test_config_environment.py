@@ -21,7 +21,10 @@ ENTRY = (
     "expected NAME=sha256:HEX, with 64 lower-case hex digits, as shown by `bud-asgi keys new NAME`; "
     "the entry is not shown"
 )
-CALLERS = "BUD_ASGI_KEYS: missing; expected NAME=sha256:HEX,..., or BUD_ASGI_ALLOW_ANONYMOUS=1 to admit everyone"
+CALLERS = (
+    "BUD_ASGI_KEYS: missing; expected NAME=sha256:HEX,..., or BUD_ASGI_KEY_STORE, or BUD_ASGI_ALLOW_ANONYMOUS=1 to"
+    " admit all"
+)
 OPEN = {"BUD_ASGI_ALLOW_ANONYMOUS": "1"}
 STORE = '[store]\nurl = "redis://store"\n'
 

@@ -64,8 +64,10 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     "a key that resembles no other": (
         key("zzz = 1"),
         [
-            "9: keys[0].zzz: unknown key; expected name, hash, owner, team, models, limits, metadata, expires, enabled,"
-            " previous_hash or previous_until"
+            (
+                "9: keys[0].zzz: unknown key; expected name, hash, owner, team, models, limits, metadata, expires,"
+                " enabled, previous_hash or previous_until"
+            )
         ],
     ),
     "wrong types": (
@@ -162,15 +164,19 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     "a key store with a password in the file": (
         PROVIDER + '[key_store]\nurl = "postgresql://user:sk-CANARY@host/db"\n',
         [
-            "6: key_store.url: a URL with a user or password must be a reference such as env:NAME or file:PATH;"
-            " the value is not shown"
+            (
+                "6: key_store.url: a URL with a user or password must be a reference such as env:NAME or file:PATH;"
+                " the value is not shown"
+            )
         ],
     ),
     "a key store of another kind": (
         PROVIDER + '[key_store]\nurl = "mysql://host/db"\n',
         [
-            "6: key_store.url: expected a URL such as sqlite:keys.db or postgresql://host/database, got a value that is"
-            " not shown"
+            (
+                "6: key_store.url: expected a URL such as sqlite:keys.db or postgresql://host/database, got a value"
+                " that is not shown"
+            )
         ],
     ),
     "a key store without a scheme": (
@@ -180,8 +186,10 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     "a timeout of a key store": (
         PROVIDER + '[key_store]\nurl = "sqlite:keys.db"\ntimeout = "1y"\n',
         [
-            '7: key_store.timeout: expected a duration such as "50ms", "30s", "1m", "1h" or "1d", or a number of seconds,'
-            ' got "1y"'
+            (
+                '7: key_store.timeout: expected a duration such as "50ms", "30s", "1m", "1h" or "1d", or a number of'
+                ' seconds, got "1y"'
+            )
         ],
     ),
     "a time without an offset": (

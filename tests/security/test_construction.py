@@ -23,6 +23,7 @@ from bud_asgi import (
     ApiKeys,
     AuthMiddleware,
     Bedrock,
+    HostToken,
     HostUser,
     Limit,
     MemoryStore,
@@ -68,6 +69,7 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
     ApiKey: {"name": "n", "hash": HASH},
     ApiKeys: {"keys": {}},
     HostUser: {"user": str.upper},
+    HostToken: {"user": str.upper},
     Principal: {"id": "p"},
     Limit: {"kind": "requests", "amount": 1},
     Limiter: {"limits": [REQUESTS]},
@@ -280,8 +282,8 @@ BACKENDS: dict[str, tuple[AuthenticationBackend, int, str]] = {
     "a function that returns nothing": (HostUser(lambda scope: None), 401, ""),
     "a function that returns an empty id": (HostUser(lambda scope: ""), 401, ""),
     "a function that returns false": (HostUser(lambda scope: False), 401, ""),  # pyright: ignore[reportArgumentType]
-    "a function that returns a number": (HostUser(lambda scope: 5), 500, "expected a Principal, an id or None, got 5"),  # pyright: ignore[reportArgumentType]
-    "a function that returns true": (HostUser(lambda scope: True), 500, "a Principal, an id or None, got True"),  # pyright: ignore[reportArgumentType]
+    "a function that returns a number": (HostUser(lambda scope: 5), 500, "a Starlette user, an id or None, got 5"),  # pyright: ignore[reportArgumentType]
+    "a function that returns true": (HostUser(lambda scope: True), 500, "an id or None, got True"),  # pyright: ignore[reportArgumentType]
     "a function that returns a dict": (HostUser(lambda scope: {"id": "x"}), 500, "an id or None, got a dict"),  # pyright: ignore[reportArgumentType]
 }
 

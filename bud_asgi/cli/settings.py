@@ -1,0 +1,47 @@
+"""What all commands do with a configuration: find it, and report its problems."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+import click
+
+from bud_asgi.config import ConfigError, Settings, read_environment
+
+EXIT_FAILED = 1
+"""The exit status for a store that is away, an unknown key, or a request that would be refused."""
+
+EXIT_WRONG = 2
+"""The exit status for wrong arguments or an invalid configuration."""
+
+config_argument = click.argument("config", required=False, metavar="[GATEWAY.TOML]", type=click.Path(dir_okay=False))
+
+
+def read_settings(config: str | None) -> Settings:
+    """Read the file, or else what the environment describes. Raises `ConfigError`."""
+    return read_environment(environ_with(config))
+
+
+def environ_with(config: str | None) -> Mapping[str, str]:
+    """The environment, with the file of the command line if there is one."""
+    return {**os.environ, "BUD_ASGI_CONFIG": config} if config else os.environ
+
+
+@contextmanager
+def report_config_errors() -> Generator[None]:
+    """Write each problem of the configuration to stderr, and exit with status 2."""
+    try:
+        yield
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
+        sys.exit(EXIT_WRONG)
+
+
+def fail(problem: str) -> None:
+    """Write a problem to stderr, and exit with status 1."""
+    click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
+    sys.exit(EXIT_FAILED)
