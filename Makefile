@@ -37,6 +37,7 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/instructions.py $(ARGS)
 	$(RUN)/python benchmarks/cost.py $(ARGS)
 	$(RUN)/python benchmarks/limits.py $(ARGS)
+	$(RUN)/python benchmarks/auth.py $(ARGS)
 	$(RUN)/python benchmarks/routing.py $(ARGS)
 	$(RUN)/python benchmarks/in_process.py $(ARGS)
 

@@ -22,7 +22,7 @@ from bud_asgi.exchange import Exchange
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
-from bud_asgi.http import Engine, HttpClient
+from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.options import (
@@ -312,9 +312,7 @@ class MessagesApp:
 
 
 def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object, **flags: object) -> None:
-    check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
-    if isinstance(client, type):
-        check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
+    check_client("client", client)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
     for name, flag in flags.items():

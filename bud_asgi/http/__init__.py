@@ -5,7 +5,17 @@ from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
 from bud_asgi.http.pool import PoolLimits, PoolStats
-from bud_asgi.http.seam import Body, HttpClient, HttpError, HttpReply, HttpRequest, Origin, next_chunk, read_body
+from bud_asgi.http.seam import (
+    Body,
+    HttpClient,
+    HttpError,
+    HttpReply,
+    HttpRequest,
+    Origin,
+    check_client,
+    next_chunk,
+    read_body,
+)
 from bud_asgi.timeouts import Timeouts
 
 __all__ = [
@@ -23,6 +33,7 @@ __all__ = [
     "PoolLimits",
     "PoolStats",
     "Timeouts",
+    "check_client",
     "decode_content",
     "header_block",
     "next_chunk",

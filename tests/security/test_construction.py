@@ -38,6 +38,7 @@ from bud_asgi import (
     Vertex,
     hash_api_key,
 )
+from bud_asgi.auth import FirstOf, Grant, Issuer, JwksTiming, Jwt, Throttle
 from bud_asgi.clock import Timing
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Offer
@@ -49,6 +50,7 @@ CANARY = "sk-ant-CANARY"
 PROVIDER = Anthropic(api_key="k", base_url="http://127.0.0.1:1")
 HASH = hash_api_key("x")
 REQUESTS = Limit("requests", 1)
+ISSUER = Issuer(url="https://issuer.example", audience="a")
 ANY_CLASS: Any = ApiKeys
 ANY_LIST: Any = [Route("m", ["anthropic"])]
 
@@ -71,6 +73,12 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
     ApiKeys: {"keys": {}},
     HostUser: {"user": str.upper},
     HostToken: {"user": str.upper},
+    FirstOf: {"backends": [Anonymous()]},
+    Throttle: {},
+    Grant: {"role": "r"},
+    Issuer: {"url": "https://issuer.example", "audience": "a"},
+    Jwt: {"issuers": [ISSUER]},
+    JwksTiming: {},
     Principal: {"id": "p"},
     Limit: {"kind": "requests", "amount": 1},
     Limiter: {"limits": [REQUESTS]},
@@ -90,6 +98,10 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
 """Every public constructor, and valid values for what it requires."""
 
 NUMBERS = {
+    "leeway",
+    "refresh_after",
+    "unknown_key_interval",
+    "timeout",
     "window",
     "wait",
     "drain_timeout",
