@@ -4,7 +4,7 @@ from bud_asgi.auth.api_keys import ApiKeys
 from bud_asgi.auth.chain import CredentialBackend, FirstOf, Pending, as_chain
 from bud_asgi.auth.credentials import worst_of
 from bud_asgi.auth.host import Anonymous, HostUser
-from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, JwksTiming, Jwt
+from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, JwksTiming, Jwt, check_issuers
 from bud_asgi.auth.keys import (
     KEY_STORE_CHECKS,
     ApiKey,
@@ -57,6 +57,7 @@ __all__ = [
     "as_chain",
     "authenticate",
     "authenticate_now",
+    "check_issuers",
     "hash_api_key",
     "is_api_key",
     "new_api_key",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bud_asgi.cli.reachable import conditions_in_words, never_used, routes_of
+from bud_asgi.auth import Grant
+from bud_asgi.cli.reachable import conditions_in_words, has_other_callers, never_used, routes_of
 from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.config import Settings, permission_warnings
 from bud_asgi.limit import limit_words
@@ -21,12 +22,22 @@ def show_settings(settings: Settings) -> str:
     """Return tables: models with their targets, keys with their models, limits with their store, fields if any."""
     keys = [(key.name, key.team or "-", ", ".join(key.models)) for key in settings.keys]
     limits = [(limit_words(limit), applies_to(limit)) for limit in settings.limits]
-    limits += [(limit_words(limit), applies_to(limit, key.name)) for key in settings.keys for limit in key.limits]
+    limits += [
+        (limit_words(limit), applies_to(limit, f"key {key.name}")) for key in settings.keys for limit in key.limits
+    ]
+    limits += [
+        (limit_words(limit), applies_to(limit, f"role {grant.role}"))
+        for issuer in settings.issuers
+        for grant in issuer.grants
+        for limit in grant.limits
+    ]
     return "\n\n".join(
         [
             f"{settings.source} is valid. It serves:",
             _routes_table(settings),
-            table(("KEY", "TEAM", "MODELS"), keys) if keys else "No keys: everyone is admitted.",
+            *([table(("KEY", "TEAM", "MODELS"), keys)] if keys else []),
+            *([table(("ISSUER", "AUDIENCE", "ROLE", "MODELS"), list(_issuers(settings)))] if settings.issuers else []),
+            *([] if keys or has_other_callers(settings) else ["No keys: everyone is admitted."]),
             table(("LIMIT", "FOR"), limits) if limits else "No limits.",
             *([f"Limits are counted by {settings.store!r}."] if settings.store else []),
             *([table(("FIELD", "ACTION"), list(settings.fields.items()))] if settings.fields else []),
@@ -42,6 +53,15 @@ def warnings_of(settings: Settings) -> Iterator[str]:
         yield f"no route serves {', '.join(missing)}, which Claude Code also requests in the background"
     for index, reason in never_used(settings):
         yield f"routes[{index}] is never used: {reason}"
+
+
+def _issuers(settings: Settings) -> Iterator[tuple[str, ...]]:
+    """A row for each role of an issuer, or one for all of its callers."""
+    for issuer in settings.issuers:
+        first = (url_shown(issuer.url), ", ".join(issuer.audience))
+        for grant in issuer.grants or (Grant(role="(all)"),):
+            yield (*first, grant.role, ", ".join(grant.models))
+            first = ("", "")
 
 
 def _routes_table(settings: Settings) -> str:

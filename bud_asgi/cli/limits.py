@@ -93,7 +93,7 @@ def _table(standings: Standings) -> str:
 
 
 def _whose(caller: Principal, limit: Limit) -> str:
-    return applies_to(limit, caller.id if limit in caller.limits else None)
+    return applies_to(limit, f"key {caller.id}" if limit in caller.limits else None)
 
 
 def _json(standings: Standings) -> str:

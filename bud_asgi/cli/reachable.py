@@ -19,8 +19,13 @@ def routes_of(settings: Settings) -> Sequence[Route]:
 
 
 def callers_of(settings: Settings) -> Sequence[Principal]:
-    """The callers that a configuration admits."""
-    return [key.principal for key in settings.keys] or [ANONYMOUS]
+    """The callers that a configuration names: those of a key store or an issuer are not known here."""
+    return [key.principal for key in settings.keys] or ([] if has_other_callers(settings) else [ANONYMOUS])
+
+
+def has_other_callers(settings: Settings) -> bool:
+    """Whether there are callers that the configuration does not name."""
+    return bool(settings.key_store or settings.issuers)
 
 
 def conditions_in_words(route: Route) -> str:
@@ -48,9 +53,10 @@ def never_used(settings: Settings) -> Iterator[tuple[int, str]]:
 
 def _unmet_by_all(settings: Settings, route: Route) -> str | None:
     callers = callers_of(settings)
-    if not any(matches_any(tuple(route.principals), caller.id) for caller in callers):
+    is_complete = not has_other_callers(settings)
+    if is_complete and not any(matches_any(tuple(route.principals), caller.id) for caller in callers):
         return "no caller matches its principals"
-    if all(route.conditions.unmet_by(caller) for caller in callers):
+    if is_complete and all(route.conditions.unmet_by(caller) for caller in callers):
         return "no caller matches its teams"
     if route.min_bytes is not None and route.min_bytes > settings.max_body:
         return f"its min_bytes is more than max_body ({settings.max_body})"

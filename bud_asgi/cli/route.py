@@ -9,7 +9,7 @@ import click
 import msgspec
 from starlette.types import Message
 
-from bud_asgi.cli.reachable import callers_of, conditions_in_words, never_used, routes_of
+from bud_asgi.cli.reachable import ANONYMOUS, callers_of, conditions_in_words, has_other_callers, never_used, routes_of
 from bud_asgi.cli.tables import table
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Principal, Target
@@ -99,7 +99,7 @@ def show_route(
 def _caller(settings: Settings, name: str | None) -> Principal | None:
     callers = {caller.id: caller for caller in callers_of(settings)}
     if name is None:
-        return None if settings.keys else callers_of(settings)[0]
+        return None if settings.keys or has_other_callers(settings) else ANONYMOUS
     if name not in callers:
         known = nearest(name, callers)
         raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{known}")

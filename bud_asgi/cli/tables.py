@@ -18,9 +18,9 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def applies_to(limit: Limit, key: str | None = None) -> str:
-    """For whom a limit counts, and with which options; `key` is the name of the key that carries it."""
-    parts = [_FOR.get(limit.dimension, limit.dimension) if key is None else f"key {key}"]
+def applies_to(limit: Limit, holder: str | None = None) -> str:
+    """For whom a limit counts, and with which options; `holder` is what carries it, such as `key ci`."""
+    parts = [_FOR.get(limit.dimension, limit.dimension) if holder is None else holder]
     patterns = {"models": limit.models, "teams": limit.teams, "principals": limit.principals}
     parts += [f"{name} {', '.join(texts)}" for name, texts in patterns.items() if texts != ("*",)]
     if limit.observed:

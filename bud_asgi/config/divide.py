@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bud_asgi.auth import Issuer
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import ConfigError, Problem, render
 from bud_asgi.config.settings import Settings
@@ -23,10 +24,20 @@ def divide_limits(settings: Settings, processes: int) -> Settings:
     problems = list(_too_small(settings, settings.limits, ("limits",), processes))
     for index, key in enumerate(settings.keys):
         problems += _too_small(settings, key.limits, ("keys", index, "limits"), processes)
+    for index, issuer in enumerate(settings.issuers):
+        for role, grant in enumerate(issuer.grants):
+            problems += _too_small(settings, grant.limits, ("issuers", index, "grants", role, "limits"), processes)
     if problems:
         raise ConfigError(problems)
     keys = [msgspec.structs.replace(key, limits=_divided(key.limits, processes)) for key in settings.keys]
-    return msgspec.structs.replace(settings, limits=_divided(settings.limits, processes), keys=tuple(keys))
+    issuers = [_divided_issuer(issuer, processes) for issuer in settings.issuers]
+    limits = _divided(settings.limits, processes)
+    return msgspec.structs.replace(settings, limits=limits, keys=tuple(keys), issuers=tuple(issuers))
+
+
+def _divided_issuer(issuer: Issuer, processes: int) -> Issuer:
+    grants = [msgspec.structs.replace(grant, limits=_divided(grant.limits, processes)) for grant in issuer.grants]
+    return msgspec.structs.replace(issuer, grants=tuple(grants))
 
 
 def _divided(limits: Sequence[Limit], processes: int) -> tuple[Limit, ...]:

@@ -7,9 +7,10 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bud_asgi.budget import body_budget
+from bud_asgi.config.issuers import read_issuers, read_throttle
 from bud_asgi.config.keys import KeySettings, read_key_store, read_keys
 from bud_asgi.config.limits import check_dimensions, read_limits, read_store
 from bud_asgi.config.problems import ConfigError, Problem, Problems
@@ -96,6 +97,8 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
     providers = [read_provider(reader, name, table) for name, table in known.items()]
     keys = read_keys(reader, gateway, dimensions)
     key_store = read_key_store(reader, gateway)
+    issuers = read_issuers(reader, gateway, dimensions)
+    throttle = read_throttle(reader, gateway)
     routes = read_routes(reader, gateway.get("routes", []), known)
     limits = read_limits(reader, gateway.get("limits", []), ("limits",), dimensions, own=False)
     fields = gateway.get("fields", {})
@@ -108,6 +111,8 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
         keys=keys,
         key_store=key_store,
         key_pepper=gateway.get("key_pepper"),
+        issuers=issuers,
+        throttle=throttle,
         routes=routes or None,
         limits=limits,
         store=store,
@@ -136,14 +141,17 @@ def _check_fields(problems: Problems, fields: Mapping[str, Any]) -> None:
 
 def _check_required(problems: Problems, gateway: GatewayConfig) -> None:
     """Check that there are providers, callers and, with more than one provider, routes."""
-    keys, providers, anonymous = gateway.get("keys"), gateway.get("providers"), gateway.get("allow_anonymous")
+    providers, anonymous = gateway.get("providers"), gateway.get("allow_anonymous")
     if not providers and not problems.within(("providers",)):
         problems.add(("providers",), "missing; expected at least one [providers.NAME] table")
-    callers = keys or gateway.get("key_store")
-    if callers and anonymous:
-        problems.add(("allow_anonymous",), f"cannot be combined with {'[[keys]]' if keys else '[key_store]'}")
-    if not (callers or anonymous or any(problems.within((key,)) for key in ("keys", "key_store", "allow_anonymous"))):
-        expected = "expected [[keys]] tables or a [key_store], or allow_anonymous = true to admit everyone"
+    callers = {"keys": "[[keys]]", "key_store": "[key_store]", "issuers": "[[issuers]]"}
+    given = next((shown for key, shown in callers.items() if gateway.get(key)), None)
+    if given and anonymous:
+        problems.add(("allow_anonymous",), f"cannot be combined with {given}")
+    if "throttle" in gateway and anonymous and not given:
+        problems.add(("throttle",), "meaningless with allow_anonymous: no authentication can fail")
+    if not (given or anonymous or any(problems.within((key,)) for key in (*callers, "allow_anonymous"))):
+        expected = "expected [[keys]] or [[issuers]] tables, a [key_store], or allow_anonymous = true to admit everyone"
         problems.add(("keys",), f"missing; {expected}")
     if len(providers or ()) > 1 and not gateway.get("routes") and not problems.within(("routes",)):
         problems.add(("routes",), "missing; with several providers, expected [[routes]] tables that assign models")
@@ -152,5 +160,14 @@ def _check_required(problems: Problems, gateway: GatewayConfig) -> None:
 def _read_store(reader: TableReader, gateway: GatewayConfig) -> LimitStore | None:
     if "store" not in gateway:
         return None
-    of_keys = "key_store" in gateway or any("limits" in (as_table(table) or {}) for table in gateway.get("keys", []))
-    return read_store(reader, gateway["store"], has_limits="limits" in gateway or of_keys)
+    of_callers = "key_store" in gateway or any(
+        map(_has_limits, [*gateway.get("keys", []), *gateway.get("issuers", [])])
+    )
+    return read_store(reader, gateway["store"], has_limits="limits" in gateway or of_callers)
+
+
+def _has_limits(table: object) -> bool:
+    """Whether the table of a key, or of an issuer's grant, has limits of its own."""
+    grants = (as_table(table) or {}).get("grants")
+    tables = [table, *cast("list[object]", grants)] if isinstance(grants, list) else [table]
+    return any("limits" in (as_table(one) or {}) for one in tables)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from starlette.authentication import AuthenticationBackend
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, EditableKeyStore
+from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, EditableKeyStore, FirstOf, Issuer, Jwt, Throttle, check_issuers
 from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
-from bud_asgi.options import check_flag, check_items, check_name
+from bud_asgi.options import check_flag, check_items, check_name, check_type
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
@@ -26,10 +27,11 @@ ConfiguredProvider = Anthropic | Bedrock | Vertex
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, valid and with its secrets resolved.
 
-    `source` is the file, or `environment`. Without `keys` and a `key_store` everyone is admitted. Keys were
-    hashed with the `key_pepper`. Without `routes` every model goes to the one provider. `store` counts the limits, by
-    default in the process's memory. `fields` is the app's `field_policy`. `max_body` and the budgets are in bytes. A
-    budget or `access_log` is `None` if it was not set. Raises `OptionError`.
+    `source` is the file, or `environment`. Without `keys`, a `key_store` and `issuers` everyone is admitted.
+    `key_pepper` is the one that keys were hashed with, `throttle` limits failures to authenticate. Without `routes`
+    every model goes to the one provider. `store` counts the limits, by default in the process's memory. `fields` is the
+    app's `field_policy`. `max_body` and the budgets are in bytes. A budget or `access_log` is `None` if it was not set.
+    Raises `OptionError`.
     """
 
     source: str
@@ -37,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[ApiKey, ...] = ()
     key_store: EditableKeyStore | None = None
     key_pepper: Secret | None = None
+    issuers: tuple[Issuer, ...] = ()
+    throttle: Throttle | None = None
     routes: tuple[Route, ...] | None = None
     limits: tuple[Limit, ...] = ()
     store: LimitStore | None = None
@@ -51,6 +55,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         check_name("source", self.source)
         check_items("providers", self.providers, "a list of providers", check_provider)
         self._api_keys()
+        if self.issuers:
+            check_issuers("issuers", self.issuers)
+        if self.throttle is not None:
+            check_type("throttle", self.throttle, Throttle, "a Throttle")
         if self.routes is not None:
             RouteTable(self.routes)
         check_limits(self.limits)
@@ -63,17 +71,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_limits(self) -> bool:
-        """Whether there are limits, general ones or of a key."""
-        return bool(self.limits) or any(key.limits for key in self.keys)
+        """Whether there are limits, general ones or of a key or a role."""
+        grants = (grant for issuer in self.issuers for grant in issuer.grants)
+        return bool(self.limits) or any(caller.limits for caller in (*self.keys, *grants))
 
     def _api_keys(self) -> ApiKeys:
         return ApiKeys(self.keys, store=self.key_store, pepper=self.key_pepper)
+
+    def _auth(self) -> FirstOf:
+        """The backends for the callers of the configuration."""
+        backends: list[AuthenticationBackend] = []
+        if self.keys or self.key_store:
+            backends.append(self._api_keys())
+        if self.issuers:
+            backends.append(Jwt(self.issuers))
+        return FirstOf(backends or [Anonymous()], throttle=self.throttle)
 
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
             return MessagesApp(
-                auth=self._api_keys() if self.keys or self.key_store else Anonymous(),
+                auth=self._auth(),
                 providers=self.providers,
                 routes=self.routes,
                 limits=self.limits,

@@ -19,6 +19,8 @@ class GatewayConfig(TypedDict, total=False):
     key_store: object
     key_pepper: Secret
     allow_anonymous: bool
+    issuers: list[Any]
+    throttle: object
     routes: list[Any]
     limits: list[Any]
     store: object
@@ -50,6 +52,41 @@ class KeyStoreConfig(TypedDict, total=False):
 
     url: object
     timeout: object
+
+
+class IssuerConfig(TypedDict, total=False):
+    """An issuer of tokens, and the claims that describe the caller."""
+
+    url: str
+    audience: object
+    jwks_url: str
+    algorithms: list[str]
+    types: list[str]
+    leeway: object
+    required: dict[str, Any]
+    prefix: object
+    id: object
+    name: object
+    team: object
+    roles: object
+    grants: list[Any]
+    metadata: list[str]
+
+
+class GrantConfig(TypedDict, total=False):
+    """What a role gives."""
+
+    role: str
+    models: list[str]
+    limits: list[Any]
+
+
+class ThrottleConfig(TypedDict, total=False):
+    """How often an address may fail to authenticate."""
+
+    failures: int
+    window: object
+    trusted_proxies: list[str]
 
 
 class LimitConfig(TypedDict, total=False):

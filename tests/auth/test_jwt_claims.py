@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from support.asgi import Behind, call, http_scope
 from support.issuer import LocalIssuer
@@ -19,9 +20,11 @@ LIMITS = (Limit("requests", 10),)
 GRANTS = [Grant(role="admins"), Grant(role="users", models=("claude-haiku-*",), limits=LIMITS)]
 
 
-def caller(claims: Mapping[str, Any], prefix: str | None = "", **options: Any) -> Principal | None:
-    """The caller that claims make, with a prefix of nothing."""
-    return Issuer(url="https://issuer.example", audience="a", prefix=prefix, **options).caller(claims)
+def caller(claims: Mapping[str, Any], prefix: str | None = "t:", **options: Any) -> Principal:
+    """The caller that claims make, without the usual prefix of its id."""
+    found = Issuer(url="https://issuer.example", audience="a", prefix=prefix, **options).caller(claims)
+    assert found is not None
+    return msgspec.structs.replace(found, id=found.id.removeprefix("t:"))
 
 
 MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any], Principal]] = {

@@ -17,7 +17,9 @@ HASHES = "expected sha256: and 64 lower-case hex digits, as written by `bud-asgi
 TARGETS = "expected a list of targets: names of providers, or pairs of a provider and its model"
 SECRET = "a secret must be visible ASCII without spaces or line breaks, and not empty"
 KINDS = 'expected "anthropic", "bedrock" or "vertex"'
-NOBODY = "keys: missing; expected [[keys]] tables or a [key_store], or allow_anonymous = true to admit everyone"
+NOBODY = (
+    "keys: missing; expected [[keys]] or [[issuers]] tables, a [key_store], or allow_anonymous = true to admit everyone"
+)
 KEYS_URL = 'expected a URL such as "sqlite:keys.db" or "postgresql://host/database", or a reference such as env:NAME'
 NO_USER = "must not contain a user, query or fragment; a credential has its own option"
 OTHER = '[providers.other]\nkind = "anthropic"\nbase_url = "http://127.0.0.1:1"\n'
@@ -54,8 +56,8 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, key_store, key_pepper,'
-                " allow_anonymous, routes, limits, store, fields, max_body, body_budget, body_budget_per_principal or"
-                " access_log"
+                " allow_anonymous, issuers, throttle, routes, limits, store, fields, max_body, body_budget,"
+                " body_budget_per_principal or access_log"
             )
         ],
     ),

@@ -117,8 +117,7 @@ class Issuer(msgspec.Struct, frozen=True, kw_only=True):
         self._check_mapping()
 
     def _check_mapping(self) -> None:
-        if not isinstance(self.prefix, str):
-            raise mismatch("prefix", "a string", self.prefix)
+        check_name("prefix", self.prefix)
         for option in ("id", "name", "team", "roles"):
             path: object = getattr(self, option)
             if path is not None or option == "id":
