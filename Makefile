@@ -37,7 +37,9 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/instructions.py $(ARGS)
 	$(RUN)/python benchmarks/cost.py $(ARGS)
 	$(RUN)/python benchmarks/limits.py $(ARGS)
+	$(RUN)/python benchmarks/auth.py $(ARGS)
 	$(RUN)/python benchmarks/routing.py $(ARGS)
+	$(RUN)/python benchmarks/in_process.py $(ARGS)
 
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)

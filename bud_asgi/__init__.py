@@ -7,7 +7,7 @@ shows the rest of its own.
 from starlette.middleware import Middleware
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostUser, hash_api_key, new_api_key
+from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostToken, HostUser, hash_api_key, new_api_key
 from bud_asgi.config import ConfigError, from_env, from_file
 from bud_asgi.exchange import Attempt, Exchange, Principal, Target
 from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
@@ -30,6 +30,7 @@ __all__ = [
     "ConfigError",
     "Exchange",
     "GatewayError",
+    "HostToken",
     "HostUser",
     "Limit",
     "MemoryStore",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import AuthMiddleware, FirstOf, as_chain, worst_of
+from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain, worst_of
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -21,7 +21,7 @@ from bud_asgi.exchange import Exchange
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
-from bud_asgi.http import Engine, HttpClient
+from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import LoopResources, PerLoop
 from bud_asgi.options import (
@@ -43,6 +43,11 @@ from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import Route, RouteTable, TargetState
 from bud_asgi.telemetry import flush_access_log, log_access
+from bud_asgi.transport import Caller, InProcessTransport
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from fastapi.params import Depends
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
 
@@ -133,7 +138,8 @@ class MessagesApp:
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and Starlette redirects a request for the bare prefix. FastAPI's dependencies do not run for a
-        mounted app: only `auth=` authenticates. A limit of the host's on request bodies applies here too.
+        mounted app (they do for `router()`): only `auth=` authenticates. A limit of the host's on request bodies
+        applies here too.
 
         `final_error_event` puts a layer of ours outermost in the host: only with it can a stream below a
         `BaseHTTPMiddleware` end with an `error` event when the server cancels it past its grace period. Raises
@@ -145,6 +151,46 @@ class MessagesApp:
         install(host, path, self, self.lifespan, shortcut=self._stack is None)
         if final_error_event:
             host.add_middleware(FinalErrorEvent)
+
+    def router(
+        self,
+        *,
+        dependencies: Sequence[Depends] = (),
+        principal: Callable[..., object] | None = None,
+        credential_headers: Collection[str] = CREDENTIAL_HEADERS,
+    ) -> APIRouter:
+        """Make an `APIRouter` that serves this app behind FastAPI's dependencies, for `include_router(prefix=...)`.
+
+        `dependencies` run before each request, those with `yield` end after its response, and so does what the router
+        is included with. What they raise is answered in the error format, an `HTTPException` with its own status and
+        headers. They must not read the request's body. The paths that need no credential run none.
+
+        `principal` is a dependency too: its result is the caller, as from the function of `HostUser`, in place of
+        `auth=`. Without it, `auth=` authenticates. `credential_headers` are those that the dependencies read, as for
+        `HostUser`.
+
+        The router has the lifespan of this app, and is not in the OpenAPI schema. Raises `OptionError`, and
+        `ImportError` without FastAPI.
+        """
+        from bud_asgi.fastapi_router import make_router  # noqa: PLC0415 - FastAPI is optional
+
+        return make_router(
+            self._serve,
+            GatewayApp(self._gateway, self._loops.get) if self._stack is None else self._stack,
+            self.lifespan,
+            dependencies=dependencies,
+            principal=principal,
+            credential_headers=credential_headers,
+        )
+
+    def transport(self, principal: Caller) -> InProcessTransport:
+        """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
+
+        The caller is `principal`: a `Principal`, an id, or a function without arguments that returns one, called for
+        each request in its context. It needs no credential; limits, accounts and the access log are as for any caller.
+        Only the path of a URL counts, without a prefix: `base_url` may be `http://gateway`. Raises `OptionError`.
+        """
+        return InProcessTransport(self, principal)
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
@@ -173,6 +219,12 @@ class MessagesApp:
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
+        serving = self._serve(scope, receive, send, self._stack)
+        del scope  # an open stream does not need it
+        await serving
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, stack: ASGIApp | None) -> None:
+        """Serve one request; `stack` is the app around the gateway, `None` for its own stages."""
         exchange = Exchange.of(scope)
         try:
             loop = self._loops.get()
@@ -181,7 +233,7 @@ class MessagesApp:
             return
         response = Response(exchange, send, self._timing, receive=receive, now=loop.now)
         try:
-            answering = self._answer(loop.add(exchange, response), loop, scope, receive)
+            answering = self._answer(loop.add(exchange, response), loop, scope, receive, stack)
             del scope  # an open stream does not need it
             await answering
         except BaseException as error:
@@ -193,7 +245,9 @@ class MessagesApp:
             finally:
                 loop.discard(exchange)
 
-    def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
+    def _answer(
+        self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive, stack: ASGIApp | None
+    ) -> Awaitable[None]:
         """Find the operation of a request, and call what answers it.
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
@@ -210,9 +264,9 @@ class MessagesApp:
         exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
-        if self._stack is None:
+        if stack is None:
             return self._gateway.serve(request, loop, scope, receive)
-        return _call_stack(self._stack, request, scope, receive)
+        return _call_stack(stack, request, scope, receive)
 
     def _build_stack(self, layers: Sequence[Middleware]) -> ASGIApp:
         """Put the layers around the gateway, the first one outermost."""
@@ -259,9 +313,7 @@ class MessagesApp:
 def _check_settings(
     client: object, on_settled: object, access_log: object, drain_timeout: object, timing: object
 ) -> None:
-    check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
-    if isinstance(client, type):
-        check_function("client", getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
+    check_client("client", client)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
     check_flag("access_log", access_log)

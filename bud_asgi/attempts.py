@@ -26,6 +26,7 @@ from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.sse import EventStream, StreamState
 from bud_asgi.providers import (
     Provider,
@@ -33,8 +34,10 @@ from bud_asgi.providers import (
     TranslatedUpstreamError,
     UpstreamErrorResponse,
     UpstreamUnavailable,
+    for_principal,
     hide_credential_error,
     send,
+    serves_all,
     shown_in_log,
 )
 from bud_asgi.relay import open_stream, relay_events, relay_json, usage_of_stream
@@ -56,15 +59,27 @@ class Upstreams(msgspec.Struct, frozen=True, eq=False):
 
 
 class _TargetCall(msgspec.Struct, eq=False):
-    """A call to a target, and what its end shows of the target's health."""
+    """A call to a target, and what its end shows of the target's health.
+
+    `shared`: the account there is the same for all callers. A limit or a refused credential of another one shows
+    nothing of the target.
+    """
 
     health: Health
     call: Call
+    shared: bool = True
     verdict: Verdict = "ok"
     retry_after: float | None = None
 
+    def note_limits(self, fields: Headers) -> None:
+        """Note the upstream's own rate limits, from the head of a reply."""
+        if self.shared:
+            self.health.note_limits(time.monotonic(), fields, time.time)
+
     def end(self, attempt: Attempt) -> None:
         verdict = "failed" if attempt.end == "broken" else self.verdict
+        if not self.shared and verdict in {"busy", "credential"}:
+            verdict = "neutral"
         self.health.end(self.call, time.monotonic(), verdict, self.retry_after)
 
 
@@ -85,7 +100,7 @@ async def run_attempts(
     deadline = now + timing.failover_within
     for number, target in enumerate(targets):
         health = upstreams.fleet.health(target)
-        call = _TargetCall(health, health.begin(now))
+        call = _TargetCall(health, health.begin(now), serves_all(upstreams.providers[target.provider]))
         budget.count(now)
         try:
             await _attempt(request, target, call, upstreams, client, timing, has_next=number < last)
@@ -138,8 +153,9 @@ async def _attempt(
     reply: HttpReply | None = None
     try:
         # The encoded request is not kept in a variable: an open stream would retain the body.
+        provider = provider if call.shared else await for_principal(provider, exchange.principal)
         reply, fields = await send(client, provider, _provider_request(exchange, attempt, upstreams), attempt)
-        call.health.note_limits(time.monotonic(), fields, time.time)
+        call.note_limits(fields)
         if stream is None:
             await relay_json(exchange, attempt, reply, fields, response)
         else:

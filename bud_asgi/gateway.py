@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.types import Receive, Scope, Send
 
 from bud_asgi.attempts import Upstreams, run_attempts
-from bud_asgi.auth import AuthenticationFailed, FirstOf, authenticate_now
+from bud_asgi.auth import UNAUTHENTICATED, AuthenticationFailed, FirstOf, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.failover import RetryBudget, UpstreamsFull
@@ -180,7 +180,7 @@ def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
     if exchange.principal is None and isinstance(user := scope.get("user"), Principal):
         exchange.principal = user
     if exchange.principal is None:
-        raise AuthenticationFailed("x-api-key header is required")
+        raise AuthenticationFailed(UNAUTHENTICATED)
     if not isinstance(exchange.principal, Principal):  # pyright: ignore[reportUnnecessaryIsInstance]
         fault = f"a middleware in front set the principal to {shown(exchange.principal)} instead of a Principal"
         raise host_code_error(exchange.request_id, fault, "The authentication of this gateway is misconfigured.")

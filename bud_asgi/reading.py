@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from bud_asgi.budget import Upload
 from bud_asgi.protocol.body import BodyReader, declared_size
-from bud_asgi.protocol.errors import ClientGone, GatewayError, type_of_status
+from bud_asgi.protocol.errors import ClientGone, HostRefused
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.named_models import named_models
 from bud_asgi.protocol.request import LARGE_BODY, MessagesRequest, NamedModel, check_unknown_size
@@ -24,17 +24,6 @@ MAX_DECLARED_DISCARDED = 64 << 20
 
 MAX_BUFFERED = 1 << 16
 """Bodies up to this size, in bytes, are read before the budget has room: servers have them in memory already."""
-
-
-class HostRefused(GatewayError):
-    """The host rejected the body, for example by its own limit on sizes. Its status, as an error object."""
-
-    retryable = False
-
-    def __init__(self, error: HTTPException) -> None:
-        super().__init__(error.detail, headers=error.headers)
-        self.status = error.status_code
-        self.type = type_of_status(error.status_code)
 
 
 async def read_body(receive: Receive, headers: Headers, upload: Upload, max_body: int) -> bytes:
@@ -76,7 +65,7 @@ async def read_body(receive: Receive, headers: Headers, upload: Upload, max_body
             reader.clear()
         upload.release()
         if isinstance(error, HTTPException):
-            raise HostRefused(error) from error
+            raise HostRefused(error.status_code, error.detail, error.headers) from error  # such as a limit on sizes
         raise
 
 

@@ -63,14 +63,71 @@ def test_starlette_host(upstream: ThreadedStandIn) -> None:
 
 
 def test_fastapi_host(upstream: ThreadedStandIn) -> None:
-    with serving(load_app("fastapi_host")) as url, client(f"{url}/llm", "session-of-ada") as ada:
+    def user(token: str) -> anthropic.Anthropic:
+        return anthropic.Anthropic(base_url=f"{url}/llm", auth_token=token, api_key=None, max_retries=0)
+
+    with serving(load_app("fastapi_host")) as url, user("session-of-ada") as ada:
         assert httpx.get(url).json() == {"hello": "from the host"}
         with ada.messages.stream(model="claude-haiku-4-5", max_tokens=9, messages=HELLO) as stream:
             assert stream.get_final_text()
+        assert ada.models.list().data
         with pytest.raises(anthropic.PermissionDeniedError):
             ada.messages.create(model="claude-opus-5-5", max_tokens=9, messages=HELLO)
-        with client(f"{url}/llm", "session-of-eve") as eve, pytest.raises(anthropic.AuthenticationError):
+        with user("session-of-eve") as eve, pytest.raises(anthropic.AuthenticationError, match="session has expired"):
             eve.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+        with user("session-of-bob") as bob, pytest.raises(anthropic.APIStatusError) as poor:
+            bob.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+        assert (poor.value.status_code, poor.value.type) == (402, "billing_error")
+
+
+def test_session_host(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSION_SECRET", "a secret")
+    body = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": HELLO}
+    headers = {"anthropic-version": "2023-06-01"}
+    with serving(load_app("session_host")) as url, httpx.Client(base_url=url, headers=headers) as browser:
+        refused = browser.post("/llm/v1/messages", json=body)
+        assert (refused.status_code, refused.json()["error"]["message"]) == (401, "authentication is required")
+        browser.post("/login", json={"user": "mallory"})
+        assert browser.post("/llm/v1/messages", json=body).status_code == 403
+        browser.post("/login", json={"user": "ada"})
+        assert browser.post("/llm/v1/messages", json=body).json()["type"] == "message"
+        assert browser.get("/summary").json()["text"]
+        assert browser.get("/summary").json()["text"]
+        assert browser.post("/llm/v1/messages", json=body).status_code == 429, "both ways count"
+
+
+def test_keys_in_a_database(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KEYS_DATABASE", str(tmp_path / "keys.db"))
+    app = load_app("keys_in_a_database")
+    add_key = sys.modules["examples.keys_in_a_database"].add_key
+    with serving(app) as url, client(url, add_key("ada", "basic")) as ada:
+        assert ada.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO).content
+        with pytest.raises(anthropic.PermissionDeniedError):
+            ada.messages.create(model="claude-opus-5-5", max_tokens=9, messages=HELLO)
+        with client(url, add_key("bob", "overdue")) as bob, pytest.raises(anthropic.APIStatusError, match="invoice"):
+            bob.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+        for key in ("shop-unknown", "other"):
+            with client(url, key) as eve, pytest.raises(anthropic.AuthenticationError):
+                eve.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+        own_key = add_key("eve", "pro", "sk-ant-of-eve")  # which this upstream does not know
+        with client(url, own_key) as eve, pytest.raises(anthropic.InternalServerError):
+            eve.messages.create(model="claude-opus-5-5", max_tokens=9, messages=HELLO)
+    assert [seen.header("x-api-key") for seen in upstream.requests] == [b"sk-ant-upstream", b"sk-ant-of-eve"]
+
+
+def test_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_TOKENS", "team-1=ada,team-2=bob")
+    with StandIn(api_key="sk-ant-of-ada").in_thread() as upstream:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", upstream.base_url)
+        with serving(load_app("pass_through")) as url, client(url, "sk-ant-of-ada") as stranger:
+            with pytest.raises(anthropic.AuthenticationError):
+                stranger.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+            assert upstream.requests == []
+            headers = {"x-api-key": "sk-ant-of-ada"}
+            with anthropic.Anthropic(base_url=url, auth_token="team-1", default_headers=headers) as ada:
+                assert ada.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO).content
+        (seen,) = upstream.requests
+    assert (seen.header("x-api-key"), seen.header("authorization")) == (b"sk-ant-of-ada", None)
 
 
 def test_own_stack(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 REFUSE = """
 import sys
 
-EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "google", "hiredis", "httpx", "httpx2",
-          "psycopg", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
+EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "cryptography", "google", "hiredis",
+          "httpx", "httpx2", "joserfc", "psycopg", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -115,8 +115,16 @@ def test_a_file_names_the_extra_that_its_provider_needs() -> None:
             needs("Vertex", "google.auth", "vertex"),
         ),
         (
+            "Jwt(Issuer(url='https://a.example', audience='a'))",
+            needs("Jwt", "joserfc", "jwt"),
+        ),
+        (
             "RedisStore('redis://localhost')",
             needs("RedisStore", "redis", "redis"),
+        ),
+        (
+            "SqlKeyStore('postgresql://localhost/keys')",
+            needs("A key store in PostgreSQL", "psycopg", "postgres"),
         ),
     ],
 )
@@ -126,6 +134,8 @@ def test_what_needs_an_extra_names_the_command_that_installs_it(build: str, mess
         import os
         os.environ.pop("AWS_BEARER_TOKEN_BEDROCK", None)
         from bud_asgi import Bedrock, Vertex
+        from bud_asgi.auth import Issuer, Jwt
+        from bud_asgi.auth import SqlKeyStore
         from bud_asgi.limits.redis import RedisStore
         try:
             {build}

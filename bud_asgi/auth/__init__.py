@@ -1,9 +1,9 @@
 """Authentication: the stage, its middleware, and backends. Any Starlette `AuthenticationBackend` works too."""
 
 from bud_asgi.auth.api_keys import ApiKeys
-from bud_asgi.auth.chain import CredentialBackend, FirstOf, Pending, as_chain
+from bud_asgi.auth.chain import UNAUTHENTICATED, CredentialBackend, FirstOf, Pending, as_chain
 from bud_asgi.auth.credentials import worst_of
-from bud_asgi.auth.host import Anonymous, HostUser
+from bud_asgi.auth.host import CREDENTIAL_HEADERS, Anonymous, HostToken, HostUser
 from bud_asgi.auth.jwt import Grant, Issuer, IssuerUnavailable, JwksTiming, Jwt, check_issuers
 from bud_asgi.auth.keys import (
     KEY_STORE_CHECKS,
@@ -27,7 +27,9 @@ from bud_asgi.auth.stage import AuthenticationFailed, authenticate, authenticate
 from bud_asgi.auth.throttle import Throttle, TooManyFailures
 
 __all__ = [
+    "CREDENTIAL_HEADERS",
     "KEY_STORE_CHECKS",
+    "UNAUTHENTICATED",
     "Anonymous",
     "ApiKey",
     "ApiKeys",
@@ -38,6 +40,7 @@ __all__ = [
     "EditableKeyStore",
     "FirstOf",
     "Grant",
+    "HostToken",
     "HostUser",
     "Issuer",
     "IssuerUnavailable",

@@ -44,7 +44,12 @@ class Pending(msgspec.Struct, frozen=True, gc=False):
 Proof = tuple[Authenticated, tuple[bytes, ...]]
 """The caller, and the names of the headers that hold credentials of this gateway: they are never sent upstream."""
 
+_Verdict = Authenticated | Pending | AuthenticationError | None
+
 REQUIRED = "x-api-key header is required"
+UNAUTHENTICATED = "authentication is required"
+"""The message for a request without a credential, where it is not known what that would be."""
+
 BACKEND_EXPECTED = (
     "an object with an async method authenticate(connection), such as ApiKeys({...}), HostUser(...) or Anonymous()"
 )
@@ -90,7 +95,7 @@ class FirstOf(AuthenticationBackend):
         self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
         self.others = tuple(backend for backend in given if not _is_checker(backend))
         self._with_store = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
-        self.required: str = getattr(given[0], "required", REQUIRED)
+        self.required: str = getattr(given[0], "required", UNAUTHENTICATED)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The caller of a connection, as Starlette's middleware needs it; `None` without a credential.
@@ -131,12 +136,14 @@ class FirstOf(AuthenticationBackend):
         found = self._check(value)
         if isinstance(found, tuple):
             return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
-        return self._search(credentials, headers, scope)
+        return self._search(credentials, found, headers, scope)
 
     def refusal(self, headers: Headers, scope: Scope) -> AuthenticationError:
         """Count a failure, and return the error for credentials that no backend admits. Raises `TooManyFailures`."""
-        if self._checkers and credentials_of(headers):
-            self._throttle.take(scope, headers)
+        if not self._checkers:  # a login of the host's: the request's credentials may not be for it
+            return AuthenticationError(self.required)
+        if credentials_of(headers):
+            _Failure(self._throttle, headers, scope).count()
         return AuthenticationError(refusal_words(headers, self.required))
 
     async def status(self) -> Status:
@@ -148,12 +155,17 @@ class FirstOf(AuthenticationBackend):
         for backend in self._with_store:
             await backend.aclose()
 
-    async def _search(self, credentials: Sequence[Credential], headers: Headers, scope: Scope) -> Proof | None:
-        """Try the credentials in turn. An unknown one that takes a store counts as a failure until one is valid."""
+    async def _search(
+        self, credentials: Sequence[Credential], first: _Verdict, headers: Headers, scope: Scope
+    ) -> Proof | None:
+        """Try the credentials in turn. An unknown one that takes a store counts as a failure until one is valid.
+
+        `first` is the result of checking the first one.
+        """
         failure = _Failure(self._throttle, headers, scope)
         refusals: list[AuthenticationError | TooManyFailures] = []
         for index, (value, _) in enumerate(credentials):
-            found = self._check(value)
+            found = self._check(value) if index else first
             if isinstance(found, Pending):
                 found = await _wait(found, failure)
             if isinstance(found, tuple):
@@ -166,7 +178,7 @@ class FirstOf(AuthenticationBackend):
         failure.count()
         raise next(filter(str, refusals), None) or AuthenticationError(refusal_words(headers, self.required))
 
-    def _check(self, credential: bytes) -> Authenticated | Pending | AuthenticationError | None:
+    def _check(self, credential: bytes) -> _Verdict:
         found: Authenticated | Pending | None
         for backend in self._checkers:
             try:
@@ -193,16 +205,16 @@ class _Failure:
         self._throttle = throttle
         self._headers = headers
         self._scope = scope
-        self._is_counted = False
+        self._address: str | None = None
 
     def count(self) -> None:
-        if not self._is_counted:
-            self._throttle.take(self._scope, self._headers)
-            self._is_counted = True
+        if self._address is None and (address := self._throttle.address_of(self._scope, self._headers)):
+            self._throttle.take(address)
+            self._address = address
 
     def take_back(self) -> None:
-        if self._is_counted:
-            self._throttle.give_back(self._scope, self._headers)
+        if self._address is not None:
+            self._throttle.give_back(self._address)
 
 
 async def _wait(pending: Pending, failure: _Failure) -> Authenticated | AuthenticationError | TooManyFailures:
@@ -212,8 +224,9 @@ async def _wait(pending: Pending, failure: _Failure) -> Authenticated | Authenti
         return await pending.wait()
     except (AuthenticationError, TooManyFailures) as error:
         return error
-    except GatewayError:  # a store that cannot be asked is not the caller's failure
-        failure.take_back()
+    except GatewayError as error:
+        if error.status != 401:  # a store that cannot be asked is not the caller's failure
+            failure.take_back()
         raise
 
 

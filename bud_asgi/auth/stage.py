@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, BaseUser
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -13,7 +14,7 @@ from bud_asgi.auth.chain import FirstOf, Proof
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.host_code import host_code_error
 from bud_asgi.options import OptionError, mismatch
-from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.errors import GatewayError, HostRefused
 from bud_asgi.protocol.headers import Headers, merge_headers
 
 _NO_IDENTITY = (None, "")
@@ -30,9 +31,10 @@ class AuthenticationFailed(GatewayError):
 async def authenticate(chain: FirstOf, exchange: Exchange, scope: Scope) -> None:
     """Set the exchange's principal, and Starlette's `scope["user"]` and `scope["auth"]`.
 
-    A user that is a `Principal` is taken as it is, any other by its `identity` and `display_name`. Raises
-    `AuthenticationFailed`, `TooManyFailures`, and a `GatewayError` (500) if a backend returns what is neither `None`
-    nor `AuthCredentials` with a user. Any other exception is the backend's own.
+    A request that has a principal already is not authenticated again. A user that is a `Principal` is taken as it is,
+    any other by its `identity` and `display_name`. Raises `AuthenticationFailed`, `TooManyFailures`, `HostRefused` for
+    an `HTTPException` of a backend's, and a `GatewayError` (500) if a backend returns what is neither `None` nor
+    `AuthCredentials` with a user. Any other exception is the backend's own.
     """
     if (pending := authenticate_now(chain, exchange, scope)) is not None:
         await pending
@@ -40,6 +42,8 @@ async def authenticate(chain: FirstOf, exchange: Exchange, scope: Scope) -> None
 
 def authenticate_now(chain: FirstOf, exchange: Exchange, scope: Scope) -> Coroutine[Any, Any, None] | None:
     """Do what `authenticate` does, at once if the caller is known in memory. Else return what has to be awaited."""
+    if exchange.principal is not None:
+        return None
     proof = chain.find(exchange.headers, scope)
     if isinstance(proof, tuple):
         _note(exchange, scope, proof)
@@ -92,15 +96,19 @@ async def _ask_others(chain: FirstOf, headers: Headers, scope: Scope, name: str)
 async def _ask(backend: AuthenticationBackend, scope: Scope, name: str) -> Principal | None:
     try:
         result = _checked(await backend.authenticate(HTTPConnection(scope)))
-        principal = None if result is None else _principal_of(result[1])
+        principal = None if result is None else principal_of(result[1])
     except AuthenticationError as error:
         raise AuthenticationFailed(str(error) or "invalid credential") from error
+    except HTTPException as error:
+        raise HostRefused(error.status_code, error.detail, error.headers) from error
     except OptionError as error:
         fault = f"the authentication backend {type(backend).__name__} returned a wrong result: {error}"
         raise host_code_error(name, fault, "The authentication of this gateway is misconfigured.") from error
     except Exception as error:
         if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
-            error.add_note(f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
+            error.add_note(
+                f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError or HTTPException."
+            )
         raise
     if result is not None and principal is not None:
         scope["auth"], scope["user"] = result
@@ -117,8 +125,8 @@ def _checked(result: object) -> tuple[AuthCredentials, BaseUser] | None:
     return parts[0], cast("BaseUser", parts[1])
 
 
-def _principal_of(user: BaseUser) -> Principal | None:
-    """The principal of a backend's user; `None` if that is not authenticated."""
+def principal_of(user: BaseUser) -> Principal | None:
+    """The principal of a backend's user; `None` if that is not authenticated. Raises `OptionError`."""
     if isinstance(user, Principal):
         return user
     is_authenticated: object = getattr(user, "is_authenticated", None)

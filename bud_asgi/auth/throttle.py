@@ -113,11 +113,15 @@ class Throttle:
         self._clock = clock
         self._warned_at = -inf
 
-    def take(self, scope: Scope, headers: Headers) -> None:
-        """Count a failure of the caller's address. Raises `TooManyFailures`."""
-        address = self._address(scope, headers)
-        if address is None:
-            return
+    def address_of(self, scope: Scope, headers: Headers) -> str | None:
+        """The address, or /64 network, that failures of a request count for; `None` if there is none."""
+        client = scope.get("client")
+        if not client:
+            return None
+        return caller_address(client[0], headers.get(b"x-forwarded-for", b""), self._trusted)
+
+    def take(self, address: str) -> None:
+        """Count a failure of an address. Raises `TooManyFailures`."""
         now = self._clock()
         wait = self._counts.take(address, now)
         if not wait:
@@ -127,18 +131,9 @@ class Throttle:
             _log.warning("too many failed authentications from %s: its unknown credentials get a 429", address)
         raise TooManyFailures(wait)
 
-    def give_back(self, scope: Scope, headers: Headers) -> None:
-        """Take back a failure of the caller's address that turned out not to be one."""
-        address = self._address(scope, headers)
-        if address is not None:
-            self._counts.give_back(address)
-
-    def _address(self, scope: Scope, headers: Headers) -> str | None:
-        client = scope.get("client")
-        if not client:
-            return None
-        forwarded = headers.get(b"x-forwarded-for", b"") if self._trusted else b""
-        return caller_address(client[0], forwarded, self._trusted)
+    def give_back(self, address: str) -> None:
+        """Take back a failure of an address that turned out not to be one."""
+        self._counts.give_back(address)
 
 
 def caller_address(peer: str, forwarded: bytes, trusted: Sequence[Network]) -> str:
@@ -146,6 +141,8 @@ def caller_address(peer: str, forwarded: bytes, trusted: Sequence[Network]) -> s
 
     Hops are read from the right, for as long as the one before is a trusted proxy. One that is not an address ends it.
     """
+    if not trusted and ":" not in peer:
+        return peer
     address = _parse(peer)
     hops = forwarded.decode("latin-1").split(",") if forwarded else []
     while hops and address is not None and any(address in network for network in trusted):

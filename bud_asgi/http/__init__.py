@@ -5,7 +5,17 @@ from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
 from bud_asgi.http.pool import PoolLimits, PoolStats
-from bud_asgi.http.seam import Body, HttpClient, HttpError, HttpReply, HttpRequest, Origin, Timeouts, read_body
+from bud_asgi.http.seam import (
+    Body,
+    HttpClient,
+    HttpError,
+    HttpReply,
+    HttpRequest,
+    Origin,
+    Timeouts,
+    check_client,
+    read_body,
+)
 
 __all__ = [
     "Body",
@@ -22,6 +32,7 @@ __all__ = [
     "PoolLimits",
     "PoolStats",
     "Timeouts",
+    "check_client",
     "decode_content",
     "header_block",
     "read_body",

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
-from bud_asgi.options import check_integer, check_seconds, check_text, check_type, url_shown
+from bud_asgi.options import check_function, check_integer, check_seconds, check_text, check_type, url_shown
 
 _HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
 
@@ -143,6 +143,13 @@ class HttpClient(Protocol):
     async def aclose(self) -> None:
         """Close every connection. May be called twice."""
         ...
+
+
+def check_client(option: str, client: object) -> None:
+    """Check for a function without arguments that makes an `HttpClient`, or the class of one. Raises `OptionError`."""
+    check_function(option, client, "a function without arguments that makes an HttpClient, such as Engine")
+    if isinstance(client, type):
+        check_function(option, getattr(client, "send", None), "Engine, or another class of HttpClient", None, None)
 
 
 class HttpError(Exception):

@@ -24,6 +24,10 @@ or by a drain.
 """
 
 
+_RETRYABLE = frozenset({408, 409, 429})
+"""The statuses below 500 that official SDKs retry."""
+
+
 class GatewayError(Exception):
     """A failure that the client receives as an Anthropic error object.
 
@@ -111,6 +115,24 @@ class LoopDetected(GatewayError):
     status = 508
     type = "api_error"
     retryable = False
+
+
+class HostRefused(GatewayError):
+    """The host's own code refused the request, by Starlette's `HTTPException`: its status, detail and headers.
+
+    A status below 400, such as a redirect to a login page, becomes a 401 without headers: no API client can use it.
+    A detail that is not a string is written as JSON.
+    """
+
+    def __init__(self, status: int, detail: object, headers: Mapping[str, str] | None) -> None:
+        is_error = 400 <= status < 600
+        if not isinstance(detail, str):
+            detail = msgspec.json.encode(detail, enc_hook=lambda value: type(value).__name__).decode()
+        lines = headers.items() if headers and is_error else ()
+        super().__init__(detail, headers={name: value for name, value in lines if name.lower()[:8] != "content-"})
+        self.status = status if is_error else 401
+        self.type = type_of_status(self.status)
+        self.retryable = None if self.status in _RETRYABLE or self.status >= 500 else False
 
 
 class ShuttingDown(GatewayError):

@@ -11,7 +11,17 @@ from bud_asgi.providers.errors import (
 )
 from bud_asgi.providers.hops import gateway_id, with_hops
 from bud_asgi.providers.options import check_provider, check_providers
-from bud_asgi.providers.seam import Credential, EncodedRequest, Provider, ProviderRequest, Traits, traits_of
+from bud_asgi.providers.seam import (
+    Credential,
+    EncodedRequest,
+    PrincipalProvider,
+    Provider,
+    ProviderRequest,
+    Traits,
+    for_principal,
+    serves_all,
+    traits_of,
+)
 from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
@@ -22,6 +32,7 @@ __all__ = [
     "Credential",
     "EncodedRequest",
     "GoogleCredential",
+    "PrincipalProvider",
     "Provider",
     "ProviderRequest",
     "Traits",
@@ -33,9 +44,11 @@ __all__ = [
     "check_bounds",
     "check_provider",
     "check_providers",
+    "for_principal",
     "gateway_id",
     "hide_credential_error",
     "send",
+    "serves_all",
     "shown_in_log",
     "traits_of",
     "unavailable",

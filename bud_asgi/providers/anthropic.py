@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Collection, Sequence
-from typing import Literal, get_args
+from copy import copy
+from typing import Literal, cast, get_args
 
 import msgspec
 
 from bud_asgi.catalogue import served_at
+from bud_asgi.exchange import Principal
 from bud_asgi.http import Body, Header, HttpReply, HttpRequest, Timeouts, header_block
-from bud_asgi.options import OptionError, check_choice, check_flag, url_shown
+from bud_asgi.options import OptionError, check_choice, check_flag, check_function, mismatch, url_shown
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import read_error, type_of_status
 from bud_asgi.protocol.foreign_errors import error_text
@@ -23,7 +25,8 @@ from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
-from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest, Traits
+from bud_asgi.providers.principal_keys import KeyFunction, PrincipalCredential, PrincipalKeys, key_line
+from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest, Traits, serves_all
 from bud_asgi.secret import AnySecret, Secret, secret_option
 
 BASE_URL = "https://api.anthropic.com"
@@ -62,9 +65,7 @@ class ApiKeyCredential:
 
     def __init__(self, api_key: Secret | None, header: Literal["x-api-key", "bearer"]) -> None:
         self._api_key = api_key
-        value = b"" if api_key is None else api_key.reveal().encode()
-        line = (b"authorization", b"Bearer " + value) if header == "bearer" else (b"x-api-key", value)
-        self._fields = header_block(() if api_key is None else (line,))
+        self._fields = header_block(() if api_key is None else (key_line(api_key, header),))
 
     async def apply(self, request: HttpRequest, client: Headers) -> HttpRequest:
         """Add the key to the request."""
@@ -101,18 +102,20 @@ class Anthropic:
     """Anthropic's Messages API, or another server that implements it (vLLM, Ollama, llama.cpp, a cloud's front end).
 
     `api_key` is sent as `x-api-key`, or as a bearer token with `auth="bearer"`; only a server at another `base_url`
-    may have none. With `auth="client"` the client's own credential is passed through, and so are the upstream's errors
-    about it. `/v1/messages` is appended to the path of `base_url`; if it has that at its end already, or `/v1`, it is
-    not doubled. `tls` replaces the default context (system certificate authorities, verified). `timeouts` are in
-    seconds. `trace_context` forwards the client's `traceparent` and `tracestate`. For a server that refuses what it
-    does not know, `drop_betas` are beta flags, or patterns with `*`, not to send, except those in `allow_betas`;
-    `drop_fields` are request fields to leave out, such as `metadata` or `tools.strict`. Raises `OptionError`.
+    may have none. It may be a function of the `Principal`, also an async one, that returns the key of that caller, or
+    `None`: then another target is tried. With `auth="client"` the client's own credential is passed through, and so
+    are the upstream's errors about it. `/v1/messages` is appended to the path of `base_url`; if it has that at its end
+    already, or `/v1`, it is not doubled. `tls` replaces the default context (system certificate authorities, verified).
+    `timeouts` are in seconds. `trace_context` forwards the client's `traceparent` and `tracestate`. For a server that
+    refuses what it does not know, `drop_betas` are beta flags, or patterns with `*`, not to send, except those in
+    `allow_betas`; `drop_fields` are request fields to leave out, such as `metadata` or `tools.strict`. Raises
+    `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between servers
         self,
         *,
-        api_key: AnySecret | None = None,
+        api_key: AnySecret | KeyFunction | None = None,
         base_url: str = BASE_URL,
         name: str = "anthropic",
         auth: _Auth = "x-api-key",
@@ -128,13 +131,15 @@ class Anthropic:
         check_flag("trace_context", trace_context)
         self._origin, path = parse_base_url(base_url, tls)
         base_url, path = (_API_PATH.sub("", text) for text in (base_url, path))
-        secret = secret_option("api_key", api_key)
-        if auth == "client" and secret is not None:
+        if auth == "client" and api_key is not None:
             raise OptionError("api_key", 'cannot be combined with auth = "client"', other="auth")
-        if secret is None and base_url == BASE_URL and auth != "client":
+        if api_key is None and base_url == BASE_URL and auth != "client":
             raise OptionError("api_key", f"missing; {BASE_URL} requires one", other="base_url")
         self.name = name
         self.base_url = base_url
+        self._auth: _Auth = auth
+        self._keys = _principal_keys(api_key)
+        secret = None if self._keys else secret_option("api_key", cast("AnySecret | None", api_key))
         self.credential: Credential = ClientCredential() if auth == "client" else ApiKeyCredential(secret, auth)
         self._path = path
         self._target = f"{path}/v1/messages".encode()
@@ -142,10 +147,23 @@ class Anthropic:
         self._timeouts = timeouts or Timeouts()
         rules = adjusted_rules("anthropic", allow_betas, drop_betas, drop_fields)
         self._rules = rules if drop_betas or drop_fields else None
-        self.traits = Traits(edits_bodies=self._rules is not None, has_own_bounds=self._origin.host != _HOST)
+        self.traits = Traits(
+            edits_bodies=self._rules is not None,
+            has_own_bounds=self._origin.host != _HOST,
+            per_principal=self._keys is not None,
+        )
 
     def __repr__(self) -> str:
         return f"Anthropic(name={self.name!r}, base_url={url_shown(self.base_url)!r})"
+
+    async def for_principal(self, principal: Principal) -> Anthropic:
+        """Return this provider with the key of a principal. Raises `NoUpstreamKey` and `KeyUnavailable`."""
+        if self._keys is None or self._auth == "client":
+            return self
+        provider = copy(self)
+        key = await self._keys.get(principal)
+        provider.credential = PrincipalCredential(self._keys, principal, key, self._auth)
+        return provider
 
     @property
     def models(self) -> Sequence[str]:
@@ -153,8 +171,8 @@ class Anthropic:
         return served_at("anthropic") if self.base_url == BASE_URL else ()
 
     def models_request(self) -> HttpRequest | None:
-        """Return the request for the model list; `None` if only the client has a credential for it."""
-        if not self.credential.is_operators:
+        """Return the request for the model list; `None` if its credential depends on the caller."""
+        if not serves_all(self):
             return None
         return HttpRequest(
             self._origin, b"GET", self._path.encode() + _MODELS_TARGET, _MODELS_HEADERS, timeouts=_MODELS_TIMEOUTS
@@ -213,6 +231,16 @@ class Anthropic:
         return TranslatedUpstreamError(
             message, status=status, type_=type_of_status(status), upstream_message=f"{status} {text}"
         )
+
+
+def _principal_keys(api_key: object) -> PrincipalKeys | None:
+    if not callable(api_key):
+        return None
+    expected = "a string, a Secret, or a function of the principal"
+    if isinstance(api_key, type):
+        raise mismatch("api_key", expected, api_key)
+    check_function("api_key", api_key, expected, None)
+    return PrincipalKeys(cast("KeyFunction", api_key))
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
-from bud_asgi.exchange import Attempt
+from bud_asgi.exchange import Attempt, Principal
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import HeaderNames, Headers
 from bud_asgi.protocol.patterns import base_name
@@ -88,11 +88,13 @@ class Traits(msgspec.Struct, frozen=True):
     `edits_bodies`: `encode` changes values inside the body, which takes long for a large one, and so runs in a thread
     then. `has_own_bounds`: it may serve models of other vendors, whose bounds (`temperature`, `top_k`) only it knows.
     `allowed_fields`: the account fields that its options let clients set, by their names in `ACCOUNT_FIELDS`.
+    `per_principal`: its credential depends on the caller; it is a `PrincipalProvider`.
     """
 
     edits_bodies: bool = False
     has_own_bounds: bool = False
     allowed_fields: tuple[str, ...] = ()
+    per_principal: bool = False
 
 
 _USUAL = Traits()
@@ -139,3 +141,23 @@ class Provider(Protocol):
     ) -> TranslatedUpstreamError | None:
         """Translate an error reply; `None` if its body is an Anthropic error already, or is not a known error. Pure."""
         ...
+
+
+class PrincipalProvider(Provider, Protocol):
+    """A provider whose credential depends on the caller. Its trait `per_principal` is true."""
+
+    async def for_principal(self, principal: Principal) -> Provider:
+        """Return the provider with the credential of a principal. Raises `GatewayError` if there is none."""
+        ...
+
+
+def serves_all(provider: Provider) -> bool:
+    """Whether all callers share its account: what one of them meets there, a limit for example, the others meet too."""
+    return provider.credential.is_operators and not traits_of(provider).per_principal
+
+
+async def for_principal(provider: Provider, principal: Principal | None) -> Provider:
+    """Return the provider with the credential for a caller; the same one where it does not depend on it."""
+    if principal is None or not traits_of(provider).per_principal:
+        return provider
+    return await cast("PrincipalProvider", provider).for_principal(principal)

@@ -97,7 +97,7 @@ ADMITTED: dict[str, tuple[Lines, str, tuple[bytes, ...]]] = {
 @pytest.mark.parametrize(("lines", "id_", "withheld"), ADMITTED.values(), ids=ADMITTED.keys())
 async def test_one_valid_credential_is_enough(lines: Lines, id_: str, withheld: tuple[bytes, ...]) -> None:
     scope, behind = http_scope(lines), Behind()
-    sent = await call(AuthMiddleware(behind, backend=[KEYS, Store(), HostUser(session)]), scope)
+    sent = await call(AuthMiddleware(behind, backend=[KEYS, Store(), HostUser(session, credential_headers=())]), scope)
     assert sent.status == 200
     assert behind.principal.id == id_
     assert Exchange.of(scope).credential_headers == withheld
@@ -119,7 +119,9 @@ REFUSED: dict[str, tuple[Lines, str]] = {
 @pytest.mark.parametrize(("lines", "words"), REFUSED.values(), ids=REFUSED.keys())
 async def test_without_a_valid_credential_the_answer_is_401(lines: Lines, words: str) -> None:
     scope, receive = http_scope(lines), Receiving()
-    sent = await call(AuthMiddleware(Behind(), backend=[KEYS, Store(), HostUser(session)]), scope, receive)
+    sent = await call(
+        AuthMiddleware(Behind(), backend=[KEYS, Store(), HostUser(session, credential_headers=())]), scope, receive
+    )
     assert (sent.status, sent.error["message"]) == (401, words)
     assert Exchange.of(scope).credential_headers == ()
     assert receive.calls == 0
@@ -167,7 +169,7 @@ def show(request: Request) -> PlainTextResponse:
     return PlainTextResponse(request.user.identity if request.user.is_authenticated else "nobody")
 
 
-@pytest.mark.parametrize("backend", [Store(), FirstOf([KEYS, Store(), HostUser(session)])])
+@pytest.mark.parametrize("backend", [Store(), FirstOf([KEYS, Store(), HostUser(session, credential_headers=())])])
 def test_it_is_a_backend_for_starlettes_middleware_too(backend: Any) -> None:
     app = Starlette(routes=[Route("/", show)], middleware=[Middleware(AuthenticationMiddleware, backend=backend)])
     client = TestClient(app)
@@ -182,7 +184,9 @@ async def test_a_websocket_is_authenticated_by_the_same_backends() -> None:
     for lines, user in (([(X, KEY)], "ci"), ([bearer(b"store-good")], "store"), ([(b"cookie", b"user=ann")], "ann")):
         scope: Scope = {**http_scope(lines), "type": "websocket"}
         behind, sent = Behind(), Sent()
-        await AuthMiddleware(behind, backend=[KEYS, Store(), HostUser(session)])(scope, Receiving(), sent)
+        await AuthMiddleware(behind, backend=[KEYS, Store(), HostUser(session, credential_headers=())])(
+            scope, Receiving(), sent
+        )
         assert scope["user"] == Principal(id=user)
         assert (len(behind.scopes), sent.messages) == (1, [])
 

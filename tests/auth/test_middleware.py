@@ -17,7 +17,15 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 from support.asgi import Behind, Receiving, Sent, call, http_scope
 
-from bud_asgi.auth import Anonymous, ApiKeys, AuthenticationFailed, AuthMiddleware, HostUser, hash_api_key
+from bud_asgi.auth import (
+    UNAUTHENTICATED,
+    Anonymous,
+    ApiKeys,
+    AuthenticationFailed,
+    AuthMiddleware,
+    HostUser,
+    hash_api_key,
+)
 from bud_asgi.exchange import Exchange, Principal
 
 KEYS = ApiKeys({"ci": hash_api_key("key")})
@@ -64,8 +72,8 @@ async def test_a_principal_of_a_foreign_backend_s_is_taken_as_it_is() -> None:
 
 
 FOREIGN: dict[str, tuple[BaseUser | Exception | None, str]] = {
-    "nobody": (None, "x-api-key header is required"),
-    "a user who is not authenticated": (UnauthenticatedUser(), "x-api-key header is required"),
+    "nobody": (None, UNAUTHENTICATED),
+    "a user who is not authenticated": (UnauthenticatedUser(), UNAUTHENTICATED),
     "an error with words": (AuthenticationError("Your token is over"), "Your token is over"),
     "an error without words": (AuthenticationError(), "invalid credential"),
     "an error of ours": (AuthenticationFailed("No"), "No"),
@@ -170,4 +178,4 @@ async def test_none_and_an_empty_id_are_refused(
 ) -> None:
     sent = await call(AuthMiddleware(Behind(), backend=HostUser(user)), http_scope(tenant=name))
     assert sent.status == 401
-    assert sent.error == {"type": "authentication_error", "message": "x-api-key header is required"}
+    assert sent.error == {"type": "authentication_error", "message": UNAUTHENTICATED}

@@ -23,6 +23,7 @@ from bud_asgi import (
     ApiKeys,
     AuthMiddleware,
     Bedrock,
+    HostToken,
     HostUser,
     Limit,
     MemoryStore,
@@ -37,6 +38,7 @@ from bud_asgi import (
     Vertex,
     hash_api_key,
 )
+from bud_asgi.auth import FirstOf, Grant, Issuer, JwksTiming, Jwt, Throttle
 from bud_asgi.clock import Timing
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Offer
@@ -48,6 +50,7 @@ CANARY = "sk-ant-CANARY"
 PROVIDER = Anthropic(api_key="k", base_url="http://127.0.0.1:1")
 HASH = hash_api_key("x")
 REQUESTS = Limit("requests", 1)
+ISSUER = Issuer(url="https://issuer.example", audience="a")
 ANY_CLASS: Any = ApiKeys
 
 
@@ -68,6 +71,13 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
     ApiKey: {"name": "n", "hash": HASH},
     ApiKeys: {"keys": {}},
     HostUser: {"user": str.upper},
+    HostToken: {"user": str.upper},
+    FirstOf: {"backends": [Anonymous()]},
+    Throttle: {},
+    Grant: {"role": "r"},
+    Issuer: {"url": "https://issuer.example", "audience": "a"},
+    Jwt: {"issuers": [ISSUER]},
+    JwksTiming: {},
     Principal: {"id": "p"},
     Limit: {"kind": "requests", "amount": 1},
     Limiter: {"limits": [REQUESTS]},
@@ -87,6 +97,10 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
 """Every public constructor, and valid values for what it requires."""
 
 NUMBERS = {
+    "leeway",
+    "refresh_after",
+    "unknown_key_interval",
+    "timeout",
     "window",
     "wait",
     "drain_timeout",
@@ -280,8 +294,8 @@ BACKENDS: dict[str, tuple[AuthenticationBackend, int, str]] = {
     "a function that returns nothing": (HostUser(lambda scope: None), 401, ""),
     "a function that returns an empty id": (HostUser(lambda scope: ""), 401, ""),
     "a function that returns false": (HostUser(lambda scope: False), 401, ""),  # pyright: ignore[reportArgumentType]
-    "a function that returns a number": (HostUser(lambda scope: 5), 500, "expected a Principal, an id or None, got 5"),  # pyright: ignore[reportArgumentType]
-    "a function that returns true": (HostUser(lambda scope: True), 500, "a Principal, an id or None, got True"),  # pyright: ignore[reportArgumentType]
+    "a function that returns a number": (HostUser(lambda scope: 5), 500, "a Starlette user, an id or None, got 5"),  # pyright: ignore[reportArgumentType]
+    "a function that returns true": (HostUser(lambda scope: True), 500, "an id or None, got True"),  # pyright: ignore[reportArgumentType]
     "a function that returns a dict": (HostUser(lambda scope: {"id": "x"}), 500, "an id or None, got a dict"),  # pyright: ignore[reportArgumentType]
 }
 

@@ -91,8 +91,8 @@ async def _tasks(_request: Request) -> JSONResponse:
 
 def provider(base_url: str, **more: Any) -> Anthropic:
     """The Anthropic provider against a stand-in, with timeouts that a test can wait for."""
-    options: dict[str, Any] = {"timeouts": Timeouts(2.0, 1.0, 1.0), **more}
-    return Anthropic(api_key=UPSTREAM_KEY, base_url=base_url, **options)
+    options: dict[str, Any] = {"timeouts": Timeouts(2.0, 1.0, 1.0), "api_key": UPSTREAM_KEY, **more}
+    return Anthropic(base_url=base_url, **options)
 
 
 def messages_app(upstream_url: str, **options: Any) -> MessagesApp:

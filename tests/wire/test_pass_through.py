@@ -153,7 +153,7 @@ def test_a_key_of_the_gateway_is_sent_to_no_upstream(
 
 
 def test_with_a_user_of_the_host_s_it_is_passed_through_too(upstream: ThreadedStandIn) -> None:
-    users = HostUser(lambda scope: dict(scope["headers"]).get(b"x-user", b"").decode() or None)
+    users = HostUser(lambda scope: dict(scope["headers"]).get(b"x-user", b"").decode() or None, credential_headers=())
     mine = Anthropic(auth="client", base_url=upstream.base_url)
     with gateway("", providers=[mine], auth=users) as here:
         assert here.post(headers={"x-api-key": TOKEN, **VERSION}).status_code == 401
@@ -188,3 +188,14 @@ def test_a_trace_context_that_is_not_ascii_is_not_forwarded(upstream: ThreadedSt
         lines = [(b"x-api-key", KEY.encode()), (b"anthropic-version", b"2023-06-01"), (b"traceparent", b"\xc3\xa9")]
         assert httpx.post(f"{here.base_url}/v1/messages", headers=lines, json=BODY, verify=False).status_code == 200
     assert upstream.requests[0].header("traceparent") is None
+
+
+def test_a_limit_of_one_client_s_account_keeps_no_other_client_out() -> None:
+    with StandIn(strict=False).in_thread() as theirs, StandIn(strict=False).in_thread() as ours:
+        mine = Anthropic(auth="client", base_url=theirs.base_url, name="mine")
+        providers = [mine, provider(ours.base_url, name="ours")]
+        with gateway("", providers=providers, auth=Anonymous(), routes=[Route("*", to=["mine", "ours"])]) as here:
+            theirs.enqueue(error(429, "rate_limit_error", "too many", headers={"retry-after": "60"}))
+            for token in ("sk-ant-one", "sk-ant-two"):
+                assert here.post(headers={"x-api-key": token, **VERSION}).status_code == 200
+        assert [seen.header("x-api-key") for seen in theirs.requests] == [b"sk-ant-one", b"sk-ant-two"]

@@ -260,7 +260,7 @@ def test_unknown_and_forbidden_models_come_before_the_rate(upstream: ThreadedSta
 
 def test_an_app_of_another_stack_still_wants_a_principal(upstream: ThreadedStandIn) -> None:
     with gateway(upstream.base_url, middleware=[]) as here:
-        assert_envelope(here.post(), 401, "authentication_error", "x-api-key header is required")
+        assert_envelope(here.post(), 401, "authentication_error", "authentication is required")
     assert upstream.requests == []
 
 

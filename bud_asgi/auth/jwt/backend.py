@@ -20,8 +20,8 @@ from bud_asgi.auth.jwt.tokens import MAX_TOKEN, Token, check_header, parse_token
 from bud_asgi.exchange import Principal
 from bud_asgi.extras import require
 from bud_asgi.host_code import host_code_error
-from bud_asgi.http import Engine, HttpClient
-from bud_asgi.options import OptionError, check_function, check_items, check_type, duplicates, url_shown
+from bud_asgi.http import Engine, HttpClient, check_client
+from bud_asgi.options import OptionError, check_items, check_type, duplicates, url_shown
 from bud_asgi.printable import one_line
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _BRACE = b"e"  # what a brace begins with in base64
 _log = logging.getLogger("bud_asgi")
 
 
-class VerifiedToken(msgspec.Struct, frozen=True):
+class VerifiedToken(msgspec.Struct, frozen=True, gc=False):
     """A token that has been verified with `keys`, the current ones of an issuer at that time."""
 
     caller: Authenticated
@@ -112,7 +112,7 @@ class Jwt(CredentialBackend):
         timing: JwksTiming | None = None,
     ) -> None:
         given = check_issuers("issuers", [issuers] if isinstance(issuers, Issuer) else issuers)
-        check_function("client", client, "a function without arguments that makes an HttpClient, such as Engine")
+        check_client("client", client)
         if tls is not None:
             check_type("tls", tls, ssl.SSLContext, "an ssl.SSLContext")
         if timing is not None:
@@ -159,7 +159,7 @@ class Jwt(CredentialBackend):
         accepted.verifier.verify(token, key)
         caller = authenticated(_caller(issuer, token))
         expires_at = token.claims["exp"] + issuer.leeway
-        size = len(token.raw) + _OVERHEAD
+        size = sum(map(len, token.parts)) + _OVERHEAD
         self._verified.add(digest, VerifiedToken(caller, expires_at, accepted.keys, keys, size))
         return caller
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from bud_asgi.options import (
     check_items,
     check_name,
     check_seconds,
+    check_text,
     check_texts,
     check_type,
     key_text,
@@ -40,7 +40,6 @@ _LONGEST_ID = 256
 _AUDIENCE_EXPECTED = "the audience of the tokens, or a list of them"
 _CLAIM_EXPECTED = 'the name of a claim, or a list of names such as ["realm_access", "roles"]'
 _VALUES_EXPECTED = "a string, a whole number, true or false, or a list of them"
-_NOT_EMPTY = re.compile(r".+", re.DOTALL)
 
 
 class ClaimError(Exception):
@@ -209,19 +208,21 @@ def _shown(path: ClaimPath) -> str:
 
 
 def _texts(option: str, value: object, expected: str, choices: Sequence[str] = ()) -> tuple[str, ...]:
-    texts = check_texts(option, value, expected, _NOT_EMPTY)
+    texts = check_texts(option, value, expected)
     if not texts:
         raise mismatch(option, expected, value)
-    for text in texts if choices else ():
-        check_choice(option, text, choices)
+    for text in texts:
+        check_text(option, text, expected)
+        if choices:
+            check_choice(option, text, choices)
     return texts
 
 
 def _check_claim(option: str, path: object) -> None:
-    if isinstance(path, str) and path:
-        return
-    if isinstance(path, str) or not check_texts(option, path, _CLAIM_EXPECTED, _NOT_EMPTY):
-        raise mismatch(option, _CLAIM_EXPECTED, path)
+    if isinstance(path, str):
+        check_text(option, path, _CLAIM_EXPECTED)
+    else:
+        _texts(option, path, _CLAIM_EXPECTED)
 
 
 def _check_required(required: object) -> None:

@@ -91,7 +91,7 @@ class IssuerKeys:
 
         Waits for the first fetch, and for one that a token with an unknown key causes. Raises `IssuerUnavailable`.
         """
-        keys = await self._value()
+        keys = self.current() or await self._value()
         key = keys.find(header)
         if key is None and await self._refresher.replace(lambda held: held.find(header) is None):
             keys = await self._value()

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 from joserfc.errors import ClaimError, ExpiredTokenError, JoseError
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
-from joserfc.jws import JWSRegistry, deserialize_compact
+from joserfc.jws import CompactSignature, JWSRegistry, validate_compact
 from joserfc.jwt import JWTClaimsRegistry
 from starlette.authentication import AuthenticationError
 
 from bud_asgi.auth.jwt.issuer import Issuer
-from bud_asgi.auth.jwt.tokens import MAX_TOKEN, Token
+from bud_asgi.auth.jwt.tokens import Token
 from bud_asgi.providers.refresher import FetchFailed
 
 MIN_RSA_BITS = 2048
@@ -77,7 +77,8 @@ class Verifier:
 
     def __init__(self, issuer: Issuer, clock: Callable[[], float]) -> None:
         self._signatures = JWSRegistry(algorithms=issuer.algorithms, strict_check_header=False)
-        self._signatures.max_header_length = self._signatures.max_payload_length = MAX_TOKEN
+        known = JWSRegistry.default_header_registry  # `check_header` has refused what else would matter
+        self._signatures.header_registry = {name: known[name] for name in ("alg", "kid", "typ")}
         self._claims = JWTClaimsRegistry(
             now=lambda: int(clock()),
             leeway=int(issuer.leeway),
@@ -91,10 +92,15 @@ class Verifier:
 
         Only a token whose signature is right learns why it is refused.
         """
+        signed = CompactSignature(dict(token.header), b"")
+        header, payload, signature = token.parts
+        signed.segments = {"header": header, "payload": payload, "signature": signature}
         try:
-            deserialize_compact(token.raw, key, registry=self._signatures)
+            is_right = validate_compact(signed, key, registry=self._signatures)
         except (JoseError, ValueError) as error:
             raise AuthenticationError from error
+        if not is_right:
+            raise AuthenticationError
         try:
             self._claims.validate(token.claims)
         except ClaimError as error:

@@ -6,6 +6,7 @@ import json
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -16,13 +17,14 @@ from bud_asgi.auth.jwt.issuer import Issuer
 MAX_TOKEN = 1 << 14
 """Bytes of the longest token."""
 
+_REMEMBERED = 512  # bytes of the longest header that is: those of one key's tokens are equal
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
-class Token(msgspec.Struct, frozen=True):
-    """A token with its header and its claims, which anybody may have written."""
+class Token(msgspec.Struct, frozen=True, gc=False):
+    """A token in its three parts, with its header and its claims, which anybody may have written."""
 
-    raw: bytes
+    parts: tuple[bytes, bytes, bytes]
     header: Mapping[str, Any]
     claims: dict[str, Any]
 
@@ -42,8 +44,10 @@ def parse_token(credential: bytes) -> Token | None:
     parts = credential.split(b".")
     if len(parts) != 3 or len(credential) > MAX_TOKEN:
         return None
-    header, claims = _read_object(parts[0]), _read_object(parts[1])
-    return None if header is None or claims is None else Token(credential, header, claims)
+    is_short = len(parts[0]) <= _REMEMBERED
+    header = _read_header(parts[0]) if is_short else _read_object(parts[0])
+    claims = _read_object(parts[1])
+    return None if header is None or claims is None else Token((parts[0], parts[1], parts[2]), header, claims)
 
 
 def check_header(header: Mapping[str, Any], issuer: Issuer) -> None:
@@ -68,6 +72,9 @@ def _read_object(part: bytes) -> dict[str, Any] | None:
     except (Base64Error, ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+_read_header = lru_cache(maxsize=256)(_read_object)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
