@@ -12,7 +12,7 @@ REFUSE = """
 import sys
 
 EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "cryptography", "google", "hiredis",
-          "httpx", "httpx2", "joserfc", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
+          "httpx", "httpx2", "joserfc", "psycopg", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -122,6 +122,10 @@ def test_a_file_names_the_extra_that_its_provider_needs() -> None:
             "RedisStore('redis://localhost')",
             needs("RedisStore", "redis", "redis"),
         ),
+        (
+            "SqlKeyStore('postgresql://localhost/keys')",
+            needs("A key store in PostgreSQL", "psycopg", "postgres"),
+        ),
     ],
 )
 def test_what_needs_an_extra_names_the_command_that_installs_it(build: str, message: str) -> None:
@@ -131,6 +135,7 @@ def test_what_needs_an_extra_names_the_command_that_installs_it(build: str, mess
         os.environ.pop("AWS_BEARER_TOKEN_BEDROCK", None)
         from bud_asgi import Bedrock, Vertex
         from bud_asgi.auth import Issuer, Jwt
+        from bud_asgi.auth import SqlKeyStore
         from bud_asgi.limits.redis import RedisStore
         try:
             {build}
