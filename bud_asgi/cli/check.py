@@ -36,6 +36,7 @@ def show_settings(settings: Settings) -> str:
             f"{settings.source} is valid. It serves:",
             _routes_table(settings),
             *([table(("KEY", "TEAM", "MODELS"), keys)] if keys else []),
+            *([f"Keys are looked up in {settings.key_store!r}."] if settings.key_store else []),
             *([table(("ISSUER", "AUDIENCE", "ROLE", "MODELS"), list(_issuers(settings)))] if settings.issuers else []),
             *([] if keys or has_other_callers(settings) else ["No keys: everyone is admitted."]),
             table(("LIMIT", "FOR"), limits) if limits else "No limits.",

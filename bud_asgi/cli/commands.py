@@ -113,7 +113,7 @@ def route(
     lines = [_header(line) for line in headers]
     with report_config_errors():
         settings = read_settings(config)
-    explained = show_route(settings, model, principal, body.read() if body else None, lines, as_json=as_json)
+        explained = show_route(settings, model, principal, body.read() if body else None, lines, as_json=as_json)
     if explained.error is not None:
         error = explained.error
         fail(f"{error.status} {error.type}: {error.message}")

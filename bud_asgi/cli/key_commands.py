@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bud_asgi.auth import DuplicateKey, KeyAdmin, KeyStoreUnavailable, NewKey, SqlKeyStore, UnknownKey, is_api_key
+from bud_asgi.auth import DuplicateKey, KeyAdmin, NewKey, SqlKeyStore, UnknownKey, is_api_key
 from bud_asgi.cli.keys import parse_expiry, parse_limit, run, show_key, show_new_key, show_record, show_records
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, environ_with, fail, report_config_errors
 from bud_asgi.config import KeySettings, read_environment_keys, seconds_of
@@ -113,8 +113,7 @@ def show(config: str | None, name: str | None, *, by_key: bool, as_json: bool) -
             record = run(settings, lambda admin, _: admin.find(key))
             if record is None:
                 fail("the key is not in the store")
-            else:
-                show_record(record, as_json=as_json)
+            show_record(record, as_json=as_json)
         return
     with _report(config, name) as (settings, key_name):
         show_record(run(settings, lambda admin, _: admin.get(key_name)), as_json=as_json)
@@ -179,8 +178,6 @@ def _report(config: str | None, name: str | None = "") -> Generator[tuple[KeySet
             fail(f"{error}{_meant(settings, name)}")
         except DuplicateKey as error:
             fail(str(error))
-        except KeyStoreUnavailable as error:
-            fail(f"{settings.source}: {settings.store!r}: {error.reason}")
         except OptionError as error:
             click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
             sys.exit(EXIT_WRONG)

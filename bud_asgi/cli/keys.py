@@ -12,8 +12,10 @@ from typing import TypeVar, cast
 import click
 
 from bud_asgi.auth import ApiKey, KeyAdmin, SqlKeyStore, hash_api_key, new_api_key
+from bud_asgi.cli.reachable import callers_of
 from bud_asgi.cli.tables import table
-from bud_asgi.config import ConfigError, KeySettings, Problem, seconds_of
+from bud_asgi.config import ConfigError, KeySettings, Problem, Settings, seconds_of
+from bud_asgi.exchange import Principal
 from bud_asgi.limit import KINDS, Kind, Limit, limit_words
 from bud_asgi.options import OptionError, one_of
 from bud_asgi.secret import Secret
@@ -68,6 +70,13 @@ def show_record(record: ApiKey, *, as_json: bool) -> None:
     for name, value in {**fields, "metadata": metadata}.items():
         text = ", ".join(map(str, cast("list[object]", value))) if isinstance(value, list) else value
         click.echo(f"{name.replace('_', ' '):{width}}  {text or '-'}")
+
+
+def all_callers(settings: Settings) -> Sequence[Principal]:
+    """The callers that a configuration names, and those of its key store. Raises `KeyStoreUnavailable`."""
+    keys = KeySettings(settings.source, store=settings.key_store)
+    stored = run(keys, lambda admin, _: admin.all()) if settings.key_store else ()
+    return [*callers_of(settings), *(key.principal for key in stored)]
 
 
 def run(settings: KeySettings, work: Callable[[KeyAdmin, SqlKeyStore], Awaitable[T]]) -> T:

@@ -11,7 +11,7 @@ from math import ceil
 import click
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.reachable import callers_of
+from bud_asgi.cli.keys import all_callers
 from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
@@ -48,7 +48,9 @@ def show_limits(settings: Settings, name: str | None, model: str | None, *, as_j
 
 
 def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
-    principals = {caller.id: caller for caller in callers_of(settings)}
+    principals = {caller.id: caller for caller in all_callers(settings)}
+    if not principals:
+        raise click.BadParameter("there are no keys")
     if name is None:
         return list(principals.values())
     if name not in principals:

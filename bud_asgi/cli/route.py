@@ -9,7 +9,8 @@ import click
 import msgspec
 from starlette.types import Message
 
-from bud_asgi.cli.reachable import ANONYMOUS, callers_of, conditions_in_words, has_other_callers, never_used, routes_of
+from bud_asgi.cli.keys import all_callers
+from bud_asgi.cli.reachable import ANONYMOUS, conditions_in_words, has_other_callers, never_used, routes_of
 from bud_asgi.cli.tables import table
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Principal, Target
@@ -97,9 +98,9 @@ def show_route(
 
 
 def _caller(settings: Settings, name: str | None) -> Principal | None:
-    callers = {caller.id: caller for caller in callers_of(settings)}
     if name is None:
         return None if settings.keys or has_other_callers(settings) else ANONYMOUS
+    callers = {caller.id: caller for caller in all_callers(settings)}
     if name not in callers:
         known = nearest(name, callers)
         raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{known}")

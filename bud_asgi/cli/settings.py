@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
+from bud_asgi.auth import KeyStoreUnavailable
 from bud_asgi.config import ConfigError, Settings, read_environment
 
 EXIT_FAILED = 1
@@ -32,16 +34,18 @@ def environ_with(config: str | None) -> Mapping[str, str]:
 
 @contextmanager
 def report_config_errors() -> Generator[None]:
-    """Write each problem of the configuration to stderr, and exit with status 2."""
+    """Write each problem of the configuration to stderr and exit with status 2, or 1 for a key store that fails."""
     try:
         yield
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
         sys.exit(EXIT_WRONG)
+    except KeyStoreUnavailable as error:
+        fail(f"the key store failed: {error.reason}")
 
 
-def fail(problem: str) -> None:
+def fail(problem: str) -> NoReturn:
     """Write a problem to stderr, and exit with status 1."""
     click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
     sys.exit(EXIT_FAILED)

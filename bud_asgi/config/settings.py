@@ -8,7 +8,7 @@ import msgspec
 from starlette.authentication import AuthenticationBackend
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, EditableKeyStore, FirstOf, Issuer, Jwt, Throttle, check_issuers
+from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, FirstOf, Issuer, Jwt, SqlKeyStore, Throttle, check_issuers
 from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     providers: tuple[ConfiguredProvider, ...]
     keys: tuple[ApiKey, ...] = ()
-    key_store: EditableKeyStore | None = None
+    key_store: SqlKeyStore | None = None
     key_pepper: Secret | None = None
     issuers: tuple[Issuer, ...] = ()
     throttle: Throttle | None = None

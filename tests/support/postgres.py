@@ -49,7 +49,7 @@ def postgres() -> Generator[Postgres]:
         server = get_server(Path(folder, "data"), cleanup_mode=None, start=False)
         server.ensure_pgdata_inited()
         with (server.pgdata / "postgresql.conf").open("a") as settings:
-            settings.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n")  # the disk is slow
+            settings.write("fsync = off\n")  # the disk is slow, and only the server is ever stopped at once
         server.start()
         running = Postgres(server)
         try:

@@ -8,34 +8,43 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import LiteralString, cast
 
+import msgspec
+
 from bud_asgi.auth.keys.schema import VERSION, VERSION_TABLE, pending
 from bud_asgi.auth.keys.store import DuplicateKey, KeyStoreUnavailable
 from bud_asgi.extras import require
 from bud_asgi.options import OptionError
 from bud_asgi.printable import one_line
 
-for _module in ("psycopg", "psycopg_pool"):
-    require("A key store in PostgreSQL", _module, "postgres")
+require("A key store in PostgreSQL", "psycopg", "postgres")
 
 import psycopg  # noqa: E402 - the error for a missing extra comes first
 from psycopg.conninfo import conninfo_to_dict  # noqa: E402
 from psycopg.rows import DictRow, dict_row  # noqa: E402
-from psycopg_pool import AsyncConnectionPool, PoolTimeout  # noqa: E402
 
 Row = Mapping[str, object]
-Pool = AsyncConnectionPool[psycopg.AsyncConnection[DictRow]]
+Connection = psycopg.AsyncConnection[DictRow]
 
-_MAX_CONNECTIONS = 4
+MAX_CONNECTIONS = 4
 """For each event loop: lookups are cached, so there are few."""
 
 _PARAMETER = re.compile(r":(\w+)")
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('bud_asgi_schema'))"
+_NO_TABLES = "its tables are missing; they are created by `bud-asgi keys create` or `await store.migrate()`"
+
+
+class _Connections(msgspec.Struct, eq=False):
+    """The connections of one event loop: those that are not in use, and how many may be."""
+
+    free: asyncio.Semaphore
+    idle: list[Connection] = []
 
 
 class PostgreSQL:
-    """A small pool of connections for each event loop; they are opened when needed, and again after a failure.
+    """A few connections for each event loop; they are opened when needed.
 
-    Works behind PgBouncer as well: nothing depends on the session of a connection.
+    A pool would go on trying on its own after a failure, with pauses of minutes: the next call tries at once, and its
+    error has the reason. Works behind PgBouncer as well: nothing depends on the session of a connection.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -46,7 +55,7 @@ class PostgreSQL:
         self._url = url
         self._timeout = timeout
         self._shown = f"postgresql://{parts.get('host') or ''}/{parts.get('dbname') or ''}"
-        self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, _Connections] = {}
 
     @property
     def shown(self) -> str:
@@ -74,53 +83,65 @@ class PostgreSQL:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; they are opened again when needed."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.close(timeout=self._timeout)
+        connections = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if connections is not None:
+            for connection in connections.idle:
+                await connection.close()
 
     @asynccontextmanager
-    async def _connection(self, name: str = "") -> AsyncGenerator[psycopg.AsyncConnection[DictRow]]:
-        """A connection of the pool. What psycopg raises is turned into the errors of key stores."""
+    async def _connection(self, name: str = "") -> AsyncGenerator[Connection]:
+        """A connection that works. What psycopg raises is turned into the errors of key stores."""
         try:
-            async with (await self._pool()).connection() as connection:
+            async with self._borrowed() as connection:
                 yield connection
         except psycopg.errors.UniqueViolation:
             raise DuplicateKey(name) from None
-        except PoolTimeout:
-            raise KeyStoreUnavailable(f"no connection to {self._shown} within {self._timeout:g} s") from None
         except psycopg.errors.UndefinedTable:
-            missing = "its tables are missing; they are created by `bud-asgi keys create` or `await store.migrate()`"
-            raise KeyStoreUnavailable(missing) from None
+            raise KeyStoreUnavailable(_NO_TABLES) from None
         except psycopg.Error as error:
             raise KeyStoreUnavailable(f"{type(error).__name__}: {one_line(error, 200)}") from None
+        except TimeoutError:
+            raise KeyStoreUnavailable(f"no connection to {self._shown} within {self._timeout:g} s") from None
 
-    async def _pool(self) -> Pool:
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            for ended in [other for other in list(self._pools) if other.is_closed()]:
-                self._pools.pop(ended, None)
-            pool = self._pools[loop] = self._new_pool()
-            await pool.open()
-        return pool
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncGenerator[Connection]:
+        """A connection for one call; it is closed if the call fails or is cancelled."""
+        connections = self._connections()
+        async with connections.free:
+            async with asyncio.timeout(self._timeout):
+                connection = await self._open(connections.idle)
+            try:
+                yield connection
+            except psycopg.errors.UniqueViolation:
+                connections.idle.append(connection)
+                raise
+            except BaseException:
+                await connection.close()
+                raise
+            connections.idle.append(connection)
 
-    def _new_pool(self) -> Pool:
-        return AsyncConnectionPool(
-            self._url,
-            connection_class=psycopg.AsyncConnection[DictRow],
-            kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": None},
-            min_size=0,
-            max_size=_MAX_CONNECTIONS,
-            open=False,
-            timeout=self._timeout,
-            check=_check,
-            name="bud_asgi keys",
+    async def _open(self, idle: list[Connection]) -> Connection:
+        """An idle connection, unless the server has closed it, or a new one."""
+        while idle:
+            connection = idle.pop()
+            try:
+                await connection.execute("")
+            except psycopg.OperationalError:
+                await connection.close()
+            else:
+                return connection
+        return await Connection.connect(
+            self._url, autocommit=True, row_factory=dict_row, prepare_threshold=None, application_name="bud_asgi"
         )
 
-
-async def _check(connection: psycopg.AsyncConnection[DictRow]) -> None:
-    """Check a connection of the pool before it is used: the server may have been restarted."""
-    await connection.execute("")
+    def _connections(self) -> _Connections:
+        loop = asyncio.get_running_loop()
+        connections = self._by_loop.get(loop)
+        if connections is None:
+            for ended in [other for other in list(self._by_loop) if other.is_closed()]:
+                self._by_loop.pop(ended, None)
+            connections = self._by_loop[loop] = _Connections(asyncio.Semaphore(MAX_CONNECTIONS))
+        return connections
 
 
 def _query(statement: str) -> LiteralString:

@@ -109,8 +109,8 @@ def hash_api_key(key: str, pepper: AnySecret | None = None) -> str:
     """The form in which a key is stored: its SHA-256, or with a pepper the HMAC-SHA-256 of that.
 
     A plain hash is enough for 256 random bits; it would not be for a password. With a pepper, which is kept elsewhere,
-    who can write to the store still cannot make a key. Raises `OptionError`, which does not show the key, for what is
-    not a string or is empty.
+    write access to the store is not enough to make a key. Raises `OptionError`, which does not show the key, for what
+    is not a string or is empty.
     """
     check_text("key", key, _KEY_EXPECTED, hide=True)
     secret = secret_option("pepper", pepper)
