@@ -15,7 +15,7 @@ from bud_asgi.http import HttpClient
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.thinking import is_signature_refusal, without_thinking
 from bud_asgi.providers.threads import MAX_INLINE, start_thread
-from bud_asgi.routing import Fleet, TableRoute
+from bud_asgi.routing import Fleet
 from bud_asgi.upstream_call import Run, UpstreamCall, Upstreams, abandon, begin, deliver, new_call
 
 
@@ -32,13 +32,13 @@ async def run_attempts(
     if exchange.decoded_request.stream:
         request.response.enable_pings()
     run = Run(request, upstreams, client, timing, [])
-    failures, budget = run.failures, upstreams.budget
+    failures = run.failures
     deadline = time.monotonic() + timing.failover_within
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:
         for target in in_turn:
-            if failures and not may_try_next(failures, budget, time.monotonic(), deadline):
+            if failures and not _may_go_on(run, deadline):
                 break
             call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
             has_next = _targets_tried(exchange) < last
@@ -54,8 +54,7 @@ async def run_attempts(
 
 async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:
     """Deliver the reply of a target; return whether one was delivered."""
-    route = run.request.exchange.route
-    hedge = route.hedge if has_next and type(route) is TableRoute else None
+    hedge = getattr(run.request.exchange.route, "hedge", None) if has_next else None
     try:
         if hedge is None:
             await begin(run, call, has_next=has_next)
@@ -66,6 +65,11 @@ async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, h
         _without_frames(error)
         return False
     return True
+
+
+def _may_go_on(run: Run, deadline: float) -> bool:
+    on_unknown = getattr(run.request.exchange.route, "failover_on_unknown", True)
+    return may_try_next(run.failures, run.upstreams.budget, time.monotonic(), deadline, on_unknown=on_unknown)
 
 
 def _in_turn(targets: Sequence[Target], exchange: Exchange, fleet: Fleet) -> Iterator[Target]:
