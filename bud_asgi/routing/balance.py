@@ -104,7 +104,7 @@ def by_affinity(
 
     Every replica has the same order for a key. A target that leaves takes only its own keys along, to the next of each
     key's order; one that joins takes only those that it wins. A target whose requests in flight exceed `factor` x its
-    share by more than `deviations` standard deviations is passed over: the first that does not comes to the front.
+    share by more than `deviations` standard deviations is overloaded: the first that is not comes to the front.
     """
     ordered = rendezvous(candidates, key)
     if len(ordered) < 2 or ordered[0].load.in_flight <= ALWAYS_FREE:
