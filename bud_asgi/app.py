@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
@@ -42,7 +42,7 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
-from bud_asgi.routing import Route, RouteTable, TargetState
+from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
 from bud_asgi.telemetry import flush_access_log, log_access
 
 OnSettled = Callable[[Exchange], Awaitable[None]]
@@ -54,8 +54,9 @@ class MessagesApp:
     """The Messages API (`POST /v1/messages`, JSON and streaming, `count_tokens`, `GET /v1/models`) over its providers.
 
     `auth`, any Starlette `AuthenticationBackend`, decides who may call; `routes` decide which model goes where (with a
-    single provider, all models go there); `limits` decide how much, counted in this process's memory or in a `store`
-    that several share. Or `middleware` replaces these three stages.
+    single provider, all models go there): a list, a function of the model and the principal, or another `Router`;
+    `limits` decide how much, counted in this process's memory or in a `store` that several share. Or `middleware`
+    replaces these three stages.
     Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
@@ -79,7 +80,7 @@ class MessagesApp:
         *,
         providers: Sequence[Provider],
         auth: AuthenticationBackend | None = None,
-        routes: Sequence[Route] | None = None,
+        routes: Sequence[Route] | RouteTable | Router | RouterFunction | None = None,
         limits: Sequence[Limit] = (),
         store: LimitStore | None = None,
         middleware: Sequence[Middleware] | None = None,
@@ -106,8 +107,8 @@ class MessagesApp:
         gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
         if middleware is None:
             _check_auth(auth, providers)
-            table = _route_table(routes, providers)
-            self._gateway = gateway(backend=auth, routes=table, limiter=self._limiter)
+            router = _router(routes, providers)
+            self._gateway = gateway(backend=auth, router=router, limiter=self._limiter)
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
         else:
@@ -277,24 +278,32 @@ def _check_layer(option: str, layer: object) -> None:
     check_type(option, layer, Middleware, "a Middleware, made by Middleware(AuthMiddleware, backend=...) for example")
 
 
-def _route_table(routes: Sequence[Route] | None, providers: Sequence[Provider]) -> RouteTable:
+def _router(
+    routes: Sequence[Route] | RouteTable | Router | RouterFunction | None, providers: Sequence[Provider]
+) -> RouteTable | HostRouter:
     names = [provider.name for provider in providers]
     if routes is None and len(names) > 1:
         raise OptionError("routes", "needed with more than one provider, to choose between them")
-    table = RouteTable(routes if routes is not None else [Route("*", to=names)])
-    if not table.routes:
+    if routes is None:
+        return RouteTable([Route("*", to=names)])
+    if isinstance(routes, Sequence):
+        router = RouteTable(cast("Sequence[Route]", routes))
+    elif isinstance(router := make_router("routes", routes, "a list of Route, "), HostRouter):
+        return router
+    if not router.routes:
         raise OptionError("routes", "an empty list serves no model; expected at least one Route")
-    for route in table.routes:
+    for route in router.routes:
         for target in route.targets:
             if target.provider not in names:
                 raise OptionError(
                     "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
                 )
-    return table
+    return router
 
 
 async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:
     with request:  # a middleware may read the body, or wait
+        request.watch_disconnect(scope, receive, is_read=False)
         await stack(scope, receive, request.response.forward)
 
 

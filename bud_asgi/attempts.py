@@ -13,6 +13,8 @@ from bud_asgi.exchange import Exchange, Target
 from bud_asgi.failover import LOADS_UPSTREAMS, MAX_ATTEMPTS, Failure, error_to_show, may_try_next
 from bud_asgi.http import HttpClient
 from bud_asgi.protocol.errors import GatewayError
+from bud_asgi.protocol.thinking import is_signature_refusal, without_thinking
+from bud_asgi.providers.threads import MAX_INLINE, start_thread
 from bud_asgi.routing import Fleet, TableRoute
 from bud_asgi.upstream_call import Run, UpstreamCall, Upstreams, abandon, begin, deliver, new_call
 
@@ -22,8 +24,9 @@ async def run_attempts(
 ) -> None:
     """Try the targets in order until one has answered, and deliver its reply.
 
-    A failure before a reply is committed is followed by the next target where `may_try_next` allows it. Raises the most
-    useful `GatewayError` of the attempts. Cancelled, the upstream call is aborted at once.
+    A failure before a reply is committed is followed by the next target where `may_try_next` allows it, a refusal of
+    thinking blocks by the same target without them. Raises the most useful `GatewayError` of the attempts. Cancelled,
+    the upstream call is aborted at once.
     """
     exchange = request.exchange
     if exchange.decoded_request.stream:
@@ -38,7 +41,11 @@ async def run_attempts(
             if failures and not may_try_next(failures, budget, time.monotonic(), deadline):
                 break
             call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
-            if await _attempt(run, call, in_turn, has_next=len(exchange.attempts) < last):
+            has_next = _targets_tried(exchange) < last
+            if await _attempt(run, call, in_turn, has_next=has_next):
+                return
+            again = await _call_without_thinking(run, deadline)
+            if again is not None and await _attempt(run, again, in_turn, has_next=has_next):
                 return
     finally:
         _charge_one(run)
@@ -66,8 +73,35 @@ def _in_turn(targets: Sequence[Target], exchange: Exchange, fleet: Fleet) -> Ite
     for target in targets:
         if not exchange.attempts or not fleet.health(target).is_full:
             yield target
-        if len(exchange.attempts) == MAX_ATTEMPTS:
+        if _targets_tried(exchange) == MAX_ATTEMPTS:
             return
+
+
+def _targets_tried(exchange: Exchange) -> int:
+    """How many targets have been tried: one of them twice, if thinking blocks were left out."""
+    return len(exchange.attempts) - bool(exchange.dropped)
+
+
+async def _call_without_thinking(run: Run, deadline: float) -> UpstreamCall | None:
+    """Another call of a target that has refused thinking blocks, without them; `None` if none is to be made.
+
+    There is one at most: its request has no such blocks.
+    """
+    exchange = run.request.exchange
+    allowed = getattr(exchange.route, "retry_without_thinking", False) and time.monotonic() < deadline
+    if not allowed or not is_signature_refusal(run.failures[-1].error):
+        return None
+    request = exchange.decoded_request
+    if len(request.body) <= MAX_INLINE:
+        changed = without_thinking(request)
+    else:
+        thread = start_thread(lambda: without_thinking(request), "bud_asgi thinking")
+        changed = await asyncio.wrap_future(thread)
+    if changed is None:
+        return None
+    exchange.replace_request(*changed)
+    target = next(attempt.target for attempt in exchange.attempts if attempt.end == "refused")
+    return new_call(run, target, retried=False)
 
 
 async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target], after: float) -> UpstreamCall:
@@ -82,11 +116,13 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
         if not done and (second := _second_call(run, in_turn)) is not None:
             calls[asyncio.create_task(begin(run, second, has_next=True), name="bud_asgi hedge")] = second
         begun = await _first_to_begin(set(calls))
+        attempts = run.request.exchange.attempts
+        attempts.sort(key=lambda attempt: attempt is begun.attempt)  # the one that is delivered is the last
         return begun
     finally:
         for task, call in calls.items():
             if call is not begun:
-                abandon(run, call)
+                abandon(run, call, lost=begun is not None)
                 task.add_done_callback(_retrieve)
                 task.cancel()
 
@@ -122,11 +158,11 @@ def _retrieve(task: asyncio.Task[UpstreamCall]) -> None:
 
 def _charge_one(run: Run) -> None:
     """Charge the caller for one attempt: the one that was delivered, or else the last that may have been billed."""
-    exchange, paid = run.request.exchange, run.latest
-    if paid is not None and paid.usage is None and paid.end != "answered":
-        paid = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), None)
-    if paid is not None:
-        exchange.usage, paid.usage = paid.usage, None
+    exchange = run.request.exchange
+    paid = exchange.attempts[-1]
+    if paid.usage is None and paid.end != "answered":
+        paid = next((attempt for attempt in reversed(exchange.attempts) if attempt.usage is not None), paid)
+    exchange.usage, paid.usage = paid.usage, None
 
 
 def _without_frames(error: GatewayError) -> GatewayError:

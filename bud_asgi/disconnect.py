@@ -40,6 +40,7 @@ class ActiveRequest(msgspec.Struct, eq=False):
     _delivered: bool = False
     _watch_at: float = inf
     _receive: Receive | None = None
+    _is_read: bool = True
     _watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
@@ -64,9 +65,10 @@ class ActiveRequest(msgspec.Struct, eq=False):
         if task.uncancel() <= cancelling and isinstance(error, asyncio.CancelledError):
             raise self.aborted_by from error
 
-    def watch_disconnect(self, scope: Scope, receive: Receive) -> None:
-        """Abort with `ClientGone` when the client disconnects. The body must have been read.
+    def watch_disconnect(self, scope: Scope, receive: Receive, *, is_read: bool = True) -> None:
+        """Abort with `ClientGone` when the client disconnects. Calling it again changes nothing once it watches.
 
+        Unless `is_read`, it calls `receive` only when the body has been read: until then, its reader sees a disconnect.
         Our own server calls back. No other server cancels an ASGI app whose client has disconnected, or raises in
         `send`: `receive` reports it. A task costs 25 µs and many requests are over by then, so it starts at a tick,
         `watch_after` seconds from now.
@@ -75,8 +77,9 @@ class ActiveRequest(msgspec.Struct, eq=False):
         if extensions and (call_back := extensions.get(DISCONNECT)) is not None:
             call_back(self._on_disconnect)
             return
-        self._receive = receive
-        self._watch_at = self._loop.time() + self._timing.watch_after
+        if self._watcher is None:
+            self._receive, self._is_read = receive, is_read
+            self._watch_at = self._loop.time() + self._timing.watch_after
 
     def _on_disconnect(self) -> None:
         self.abort(ClientGone("the client disconnected before it was answered"))
@@ -94,7 +97,7 @@ class ActiveRequest(msgspec.Struct, eq=False):
             self._check_upload(upload, now)
         if now - self.response.sending_since >= self._timing.silence:
             self.abort(ClientGone("the client stopped reading its response"))
-        if now >= self._watch_at and self._receive is not None:
+        if now >= self._watch_at and self._receive is not None and (self._is_read or upload.complete):
             self._watch_at = inf
             self._watcher = self._loop.create_task(self._wait_for_disconnect(self._receive), name="bud_asgi disconnect")
         self.response.on_tick(now)

@@ -150,7 +150,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class ResolvedRoute(Protocol):
-    """What a model name resolves to, for one principal."""
+    """What a model name resolves to, for one principal.
+
+    With an attribute `retry_without_thinking` that is true, a request whose thinking blocks an upstream refuses is
+    tried again without them.
+    """
 
     @property
     def model(self) -> str:
@@ -227,9 +231,10 @@ class Exchange(msgspec.Struct, eq=False):
     """One request, from its arrival to its settlement.
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
-    `status`, `outcome`. `headers` are the client's, by lower-case name; `header_names` is what their
-    names show, `head_size` their length in bytes. `started`, `committed` (the response
-    began) and `ended` are seconds on the monotonic clock. `reply_headers` are added to every response.
+    `status`, `outcome`. The last of the `attempts` is the one that was delivered, if there is one. `headers` are the
+    client's, by lower-case name; `header_names` is what their names show, `head_size` their length in bytes.
+    `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
+    added to every response.
     `refused_by` is the limit that had no room, `over_limits` are the observed ones that would have refused.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
@@ -237,9 +242,9 @@ class Exchange(msgspec.Struct, eq=False):
     `credential_headers` are those that proved the caller to the gateway: they are never sent upstream. `hops` are the
     ids of the gateways that the request has been through. `tasks` runs what must outlive the request; `None` outside a
     gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
-    the body as it arrives. `other_models`: the app has providers whose models are not Anthropic's, so that the bounds
-    of a request are known only with its target. `explain` returns the value of the `bud-route` header; `None` without
-    that header.
+    the body as it arrives. `dropped` names what was left out of the request for every target. `other_models`: the app
+    has providers whose models are not Anthropic's, so that the bounds of a request are known only with its target.
+    `explain` returns the value of the `bud-route` header; `None` without that header.
     """
 
     request_id: str
@@ -275,6 +280,7 @@ class Exchange(msgspec.Struct, eq=False):
     account_fields: Sequence[Found] = ()
     named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
     explain: Callable[[Exchange], bytes] | None = None
+    dropped: tuple[str, ...] = ()
     _request: MessagesRequest | None = None
 
     @classmethod
@@ -322,6 +328,10 @@ class Exchange(msgspec.Struct, eq=False):
         if self._request is None:
             raise RuntimeError("the request has not been read")
         return self._request
+
+    def replace_request(self, request: MessagesRequest, dropped: tuple[str, ...]) -> None:
+        """Replace the request for all further attempts by one without what is `dropped`."""
+        self._request, self.dropped = request, self.dropped + dropped
 
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""

@@ -110,11 +110,13 @@ class Failure(msgspec.Struct, frozen=True):
 def error_to_show(failures: Sequence[Failure]) -> GatewayError:
     """The most useful of the errors, where no target is left; its `retry-after` is the soonest of all.
 
-    A verdict on the request itself comes first: it would be the same tomorrow. Then what can be retried, 429 before
-    the rest, then what the operator has to repair.
+    A verdict on the request itself comes first: it would be the same tomorrow. Of several, the first is on the request
+    as the client wrote it. Then what can be retried, 429 before the rest, then what the operator has to repair.
     """
     last = failures[-1]
-    if last.end == "refused" or len(failures) == 1:
+    if last.end == "refused":
+        return next(failure.error for failure in failures if failure.end == "refused")
+    if len(failures) == 1:
         return last.error
     chosen = max(enumerate(failures), key=lambda pair: (_usefulness(pair[1]), pair[0]))[1].error
     waits = [wait for failure in failures if (wait := retry_after(failure.error)) is not None]

@@ -26,13 +26,16 @@ from bud_asgi.providers import Provider, check_bounds, traits_of
 from bud_asgi.response import Response
 from bud_asgi.routing import (
     Chooser,
+    HostRouter,
     RouteTable,
+    TableRoute,
     TargetState,
     check_permission,
     choose_targets,
     explain_route,
     find_offers,
     resolve,
+    resolve_by_host,
     targets_for_all,
 )
 from bud_asgi.upstream_call import Upstreams
@@ -51,7 +54,7 @@ class Gateway:
         providers: Sequence[Provider],
         *,
         backend: AuthenticationBackend | None = None,
-        routes: RouteTable | None = None,
+        router: RouteTable | HostRouter | None = None,
         limiter: Limiter | None = None,
         field_policy: FieldPolicy | None = None,
         route_header: bool = False,
@@ -59,12 +62,12 @@ class Gateway:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
         self._backend = backend
-        self._routes = routes
+        self._router = router
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
-        self._chooser = Chooser()
+        self._chooser = Chooser(self._providers, dropped)
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget())
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
@@ -86,9 +89,16 @@ class Gateway:
             try:
                 await exchange.request(receive)  # 400, 408, 413, 529
                 read_at = time.monotonic() if self._route_header else 0.0
-                self._judge(exchange, principal)  # 400, 403, 404
                 request.watch_disconnect(scope, receive)
                 del scope  # an open stream does not need it
+                self._check_fields(exchange)  # 400
+                if isinstance(self._router, HostRouter):
+                    await resolve_by_host(self._router, exchange)  # 404, 403
+                elif self._router is not None:
+                    resolve(self._router, exchange)  # 404, 403
+                else:
+                    check_permission(exchange, principal)  # 403
+                self._check_bounds(exchange)  # 400
                 if limiter is not None and admission is None:
                     admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
                 if self._route_header:
@@ -99,23 +109,22 @@ class Gateway:
                 if limiter is not None and admission is not None:
                     limiter.settle(admission, exchange, loop.tasks)
 
-    def _judge(self, exchange: Exchange, principal: Principal) -> None:
-        """Resolve the models that the request names, and check its fields. Raises `GatewayError`."""
+    def _check_fields(self, exchange: Exchange) -> None:
+        policy, request = self._field_policy, exchange.decoded_request
+        exchange.account_fields = policy.check(request, exchange.header_names.account)
+
+    def _check_bounds(self, exchange: Exchange) -> None:
+        """Check a value that only models of other vendors may have. Raises `InvalidRequest`."""
         request = exchange.decoded_request
-        exchange.account_fields = self._field_policy.check(request, exchange.header_names.account)  # 400
-        if self._routes is not None:
-            resolve(self._routes, exchange)  # 404, 403
-        else:
-            check_permission(exchange, principal)  # 403
         if request.violation:
             first = self._targets(exchange)[0]
-            check_bounds(request, self._providers[first.provider], first.model)  # 400
+            check_bounds(request, self._providers[first.provider], first.model)
 
     async def _answer_models(
         self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
     ) -> None:
-        if self._routes is not None:
-            exchange.offers = find_offers(self._routes, exchange)
+        if self._router is not None:
+            exchange.offers = await find_offers(self._router, exchange)
         offers: Sequence[Offer] = exchange.offers or ()
         if exchange.offers is None and self._only is not None:
             offers = (Offer("*", (self._only,)),)
@@ -144,8 +153,8 @@ class Gateway:
             if self._only is None:
                 raise NotFound(f"model: {exchange.decoded_request.model}")
             return (self._only,)
-        if self._routes is not None:  # its targets were checked when the app was made
-            targets = route.choose(exchange)
+        if type(self._router) is RouteTable:  # its targets were checked when the app was made
+            targets = route.targets if isinstance(route, TableRoute) else route.choose(exchange)
         else:
             targets = choose_targets(route, exchange, self._providers)
         return targets_for_all(exchange, targets) if exchange.named_routes else targets

@@ -20,6 +20,12 @@ def host_code_error(request_id: str, fault: str, answer: str) -> GatewayError:
     return GatewayError(answer)
 
 
+def add_note_once(error: Exception, note: str) -> None:
+    """Note on an exception whose code has raised it, unless it has a note, or is answered as it is (`GatewayError`)."""
+    if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
+        error.add_note(note)
+
+
 def check_app(value: object) -> None:
     """Check the `app` of a middleware: an ASGI app, and not its class. Raises `OptionError`."""
     if isinstance(value, type):

@@ -48,18 +48,14 @@ class Upstreams(msgspec.Struct, frozen=True, eq=False):
     budget: RetryBudget
 
 
-class Run(msgspec.Struct, eq=False):
-    """What the attempts of one request have in common, and those that have failed.
-
-    `latest` is the attempt that is delivered; until there is one, the last that was made.
-    """
+class Run(msgspec.Struct, frozen=True, eq=False):
+    """What the attempts of one request have in common, and those that have failed."""
 
     request: ActiveRequest
     upstreams: Upstreams
     client: HttpClient
     timing: Timing
     failures: list[Failure]
-    latest: Attempt | None = None
 
 
 class UpstreamCall(msgspec.Struct, eq=False):
@@ -84,8 +80,7 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)
-    attempt = run.latest = Attempt(target)
-    health = upstreams.fleet.health(target)
+    attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
     return UpstreamCall(attempt, upstreams.providers[target.provider], health, health.begin(now), stream, retried)
@@ -117,7 +112,6 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
     """Deliver a reply that has begun. Raises the error as the client may see it."""
     exchange, response = run.request.exchange, run.request.response
     attempt, stream, reply = call.attempt, call.stream, call.reply
-    run.latest = attempt
     if reply is None:
         raise RuntimeError("the reply has not begun")
     try:
@@ -136,9 +130,15 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
     _close(run, call, "ok" if attempt.end == "answered" else "failed")
 
 
-def abandon(run: Run, call: UpstreamCall) -> None:
-    """End a call that is no longer wanted, unless it has ended. A task that runs it must be cancelled."""
+def abandon(run: Run, call: UpstreamCall, *, lost: bool) -> None:
+    """End a call that is not wanted any more, unless it has ended. A task that runs it must be cancelled.
+
+    `lost`: another one has begun first.
+    """
     if call.attempt.end is None:
+        if lost:
+            now = time.monotonic()
+            call.health.waited(now, now - call.attempt.started)
         _note_failure(run, call, asyncio.CancelledError())
         _close(run, call, "neutral")
 
@@ -212,7 +212,8 @@ def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
     request, headers = exchange.decoded_request, exchange.headers
     if exchange.account_fields:
         dropped = run.upstreams.dropped_fields[attempt.target.provider]
-        request, headers, attempt.dropped = without_fields(request, headers, exchange.account_fields, dropped)
+        request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)
+        attempt.dropped += names
     if exchange.credential_headers:
         headers = dict(headers)
         for name in exchange.credential_headers:

@@ -88,6 +88,25 @@ async def fails_when_ended() -> None:
         raise ZeroDivisionError
 
 
+async def test_nothing_is_received_before_the_body_has_been_read_by_others() -> None:
+    client, request = Client(), active()
+
+    async def tick() -> None:
+        request.on_tick(asyncio.get_running_loop().time())
+        await steps()
+
+    with request:
+        request.watch_disconnect({}, client.receive, is_read=False)
+        await tick()
+        assert client.asked == 0
+        request.exchange.upload.complete = True
+        await tick()
+        assert client.asked == 1
+        request.watch_disconnect({}, client.receive)  # as the gateway does behind a middleware
+        await tick()
+        assert client.asked == 1
+
+
 async def test_a_client_that_leaves_ends_the_block() -> None:
     client, ended = Client(), list[str]()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sqlite3
 import sys
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import anthropic
@@ -71,6 +73,37 @@ def test_fastapi_host(upstream: ThreadedStandIn) -> None:
             ada.messages.create(model="claude-opus-5-5", max_tokens=9, messages=HELLO)
         with client(f"{url}/llm", "session-of-eve") as eve, pytest.raises(anthropic.AuthenticationError):
             eve.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+
+
+def test_tenant_routes(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    database = tmp_path / "tenants.db"
+    monkeypatch.setenv("EXAMPLE_DATABASE", str(database))
+    app = load_app("tenant_routes")
+
+    def insert(*rows: tuple[str, ...]) -> None:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.executemany("INSERT INTO routes VALUES (?, ?, 'anthropic', ?)", rows)
+
+    insert(("acme", "fast", "claude-haiku-4-5"), ("acme", "claude-*", "claude-opus-5-5"))
+    with (
+        serving(app) as url,
+        client(f"{url}/llm", "session-of-ada") as ada,
+        client(f"{url}/llm", "session-of-bob") as bob,
+    ):
+        for model in ("fast", "claude-sonnet-5-5", "fast"):
+            ada.messages.create(model=model, max_tokens=9, messages=HELLO)
+        assert [request.json()["model"] for request in upstream.requests] == [
+            "claude-haiku-4-5",
+            "claude-opus-5-5",
+            "claude-haiku-4-5",
+        ]
+        with pytest.raises(anthropic.NotFoundError):
+            bob.messages.create(model="fast", max_tokens=9, messages=HELLO)
+        insert(("umbrella", "fast", "claude-sonnet-5-5"))
+        sys.modules["examples.tenant_routes"].tenants.max_age = 0.0
+        with bob.messages.stream(model="fast", max_tokens=9, messages=HELLO) as stream:
+            assert stream.get_final_text()
+        assert upstream.requests[-1].json()["model"] == "claude-sonnet-5-5"
 
 
 def test_own_stack(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ DEAD = Failure("not_sent", unavailable(HttpError("connect", "x")))
 DENIED = Failure("denied", authentication_failed())
 LACKING = Failure("unsupported", InvalidRequest("mcp_servers: not supported"))
 INVALID = Failure("refused", answered(400))
+AGAIN = Failure("refused", answered(400))
 
 
 SHOWN: dict[str, tuple[Sequence[Failure], Failure, str | None]] = {
@@ -58,6 +59,9 @@ SHOWN: dict[str, tuple[Sequence[Failure], Failure, str | None]] = {
     "a dead target before a rejected credential": ([DEAD, DENIED], DEAD, None),
     "a rejected credential before a missing feature": ([LACKING, DENIED], DENIED, None),
     "a verdict on the request before all": ([LIMITED, DEAD, INVALID], INVALID, None),
+    "a verdict on the request as it came before one on a changed request": ([INVALID, AGAIN], INVALID, None),
+    "the same with another target between": ([INVALID, LIMITED, AGAIN], INVALID, None),
+    "a changed request that can be retried": ([INVALID, LIMITED], LIMITED, "30"),
 }
 
 

@@ -95,7 +95,7 @@ class Running:
             Anthropic(api_key=upstream.api_key, base_url=upstream.base_url, name=name, timeouts=timeouts)
             for name, upstream in zip(NAMES, upstreams, strict=True)
         ]
-        routes = [Route("*", to=NAMES)]
+        routes = [Route("*", to=NAMES, retry_without_thinking=True)]
         options: dict[str, Any] = {"routes": routes, "on_settled": self._keep, "timing": QUICK}
         self.app = MessagesApp(auth=Anonymous(), providers=providers, **options)
 
@@ -196,7 +196,23 @@ async def test_a_request_of_several_attempts_is_freed_without_the_garbage_collec
     running.one.enqueue(fault())
     running.two.enqueue(sse(STREAM) if answered else BUSY)
     running.three.enqueue(html(503))
+    await assert_freed(running, SENT % ("true", "Hi"))
+
+
+@pytest.mark.parametrize("size", [1, 1 << 18], ids=["small", "large"])
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "refused again"])
+async def test_so_is_one_that_is_tried_without_thinking(running: Running, size: int, answered: bool) -> None:
+    refusal = error(400, "invalid_request_error", "messages.0.content.0: Invalid `signature` in `thinking` block")
+    running.one.enqueue(refusal, sse(STREAM) if answered else refusal)
+    blocks = '[{"type":"thinking","thinking":"","signature":""},{"type":"text","text":"%s"}]' % ("x" * size)
+    await assert_freed(running, SENT.replace('"user","content":"%s"', f'"assistant","content":{blocks}') % "true")
+    assert len(running.one.requests) == 2
+
+
+async def assert_freed(running: Running, body: str) -> None:
+    """Serve a request; afterwards nothing refers to its server, without a collection of cycles."""
     server, freed = Server(), list[str]()
+    server.received = body.encode()
     weakref.finalize(server, freed.append, "server")
     gc.collect()
     gc.disable()

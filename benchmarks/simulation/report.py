@@ -26,8 +26,8 @@ _COLUMNS = (
 )
 
 _BOUNDS = (
-    f"A conversation goes to another target while its own has more requests in flight than {FACTOR} times its share, and "
-    f"so many standard deviations more. No target has a fault here. The gateway's `DEVIATIONS` are {DEVIATIONS}."
+    f"A conversation goes to another target while its own has more requests in flight than {FACTOR} times its share, "
+    f"and so many standard deviations more. No target has a fault here. The gateway's `DEVIATIONS` are {DEVIATIONS}."
 )
 
 

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from bud_asgi.auth.api_keys import ApiKeys
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.host_code import host_code_error
+from bud_asgi.host_code import add_note_once, host_code_error
 from bud_asgi.options import OptionError, check_function, check_methods, mismatch
 from bud_asgi.protocol.errors import GatewayError
 
@@ -68,8 +68,7 @@ async def authenticate_scope(backend: AuthenticationBackend, scope: Scope, name:
         fault = f"the authentication backend {type(backend).__name__} returned a wrong result: {error}"
         raise host_code_error(name, fault, "The authentication of this gateway is misconfigured.") from error
     except Exception as error:
-        if not isinstance(error, GatewayError) and not hasattr(error, "__notes__"):  # it may be raised again
-            error.add_note(f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
+        add_note_once(error, f"Raised by {type(backend).__name__}. To refuse a request, raise AuthenticationError.")
         raise
     scope["auth"], scope["user"] = result
     return principal

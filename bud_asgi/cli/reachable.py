@@ -25,7 +25,7 @@ def callers_of(settings: Settings) -> Sequence[Principal]:
 
 def conditions_in_words(route: Route) -> str:
     """The conditions of a route, such as `teams ops, web-*; at most 1000 bytes`; empty if there are none."""
-    patterns = {"principals": route.principals, "teams": route.teams}
+    patterns = {"principals": route.principals, "teams": route.teams, "features": route.features}
     parts = [f"{name} {', '.join(texts)}" for name, texts in patterns.items() if texts != ("*",)]
     parts += [f"{name}: {pattern}" for name, pattern in route.headers.items()]
     if route.min_bytes is not None:

@@ -15,11 +15,11 @@ from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Principal, Target
 from bud_asgi.field_policy import FieldPolicy, without_fields
 from bud_asgi.options import nearest, shown, url_shown
-from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
+from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.request import MessagesRequest, edited
-from bud_asgi.providers import Provider, ProviderRequest, check_bounds, traits_of
-from bud_asgi.routing import RouteTable, Step, TableRoute, resolve, targets_for_all
+from bud_asgi.providers import Loss, Provider, ProviderRequest, check_bounds, traits_of
+from bud_asgi.routing import Chooser, RouteTable, Step, TableRoute, resolve, targets_for_all
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -45,7 +45,8 @@ class ExplainedTarget(msgspec.Struct, frozen=True):
     """A target of the route.
 
     `model` is the name for the provider, `url` where the request is sent. `dropped` are the fields and betas that are
-    left out. `refused` is why the provider cannot get this request. `skipped` is why it is not tried.
+    left out, `lacks` those that the request needs and the provider does not support: if other targets have them, it
+    comes `later` than these. `refused` is why the provider cannot get this request. `skipped` is why it is not tried.
     """
 
     provider: str
@@ -54,6 +55,8 @@ class ExplainedTarget(msgspec.Struct, frozen=True):
     concurrency: int | None
     url: str
     dropped: tuple[str, ...]
+    lacks: tuple[str, ...]
+    later: bool
     refused: str | None
     skipped: str | None
 
@@ -67,13 +70,17 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Where a request would go. `route` is `None` if it is refused. `never_used` maps routes of the file to reasons."""
+    """Where a request would go. `route` is `None` if it is refused. `never_used` maps routes of the file to reasons.
+
+    `retry_without_thinking` is that of the route.
+    """
 
     model: str
     principal: str | None
     bytes: int
     route: str | None
     balance: str | None
+    retry_without_thinking: bool
     routes: Sequence[ExplainedRoute]
     groups: Sequence[Sequence[ExplainedTarget]]
     error: Refusal | None
@@ -134,6 +141,7 @@ async def _explain(
         bytes=size,
         route=None if route is None or error else _name(settings, route.index),
         balance=route.balance if route and any(len(group) > 1 for group in route.groups) else None,
+        retry_without_thinking=route is not None and route.retry_without_thinking,
         routes=[_explain_step(settings, routes.routes[step.index].model, step) for step in steps],
         groups=groups,
         error=error,
@@ -178,30 +186,47 @@ def _explain_groups(
 ) -> Sequence[Sequence[ExplainedTarget]]:
     """Raises `InvalidRequest` if no target serves all models that the request names."""
     providers = {provider.name: provider for provider in settings.providers}
-    chosen = route.choose(exchange)
-    tried = targets_for_all(exchange, chosen)
+    dropped_fields = {name: _dropped_fields(provider, policy) for name, provider in providers.items()}
+    chooser = Chooser(providers, dropped_fields)
+    serving = targets_for_all(exchange, route.targets)
+    preferred = chooser.prefer(exchange, route, serving)
 
     def explain(target: Target) -> ExplainedTarget:
-        provider = providers[target.provider]
-        url, dropped, refused = _encode(provider, target, exchange, policy)
+        provider, loss = providers[target.provider], chooser.losses.at(exchange, target)
+        url, dropped, refused = _encode(provider, target, exchange, dropped_fields[target.provider])
+        later = any(target in group for group in preferred.later)
         skipped = None
-        if target not in chosen:
-            state = ", ".join(sorted(PINS_TO_ACCOUNT & exchange.account_state))
-            skipped = f"the request names state of one account ({state})"
-        elif target not in tried:
+        if target not in serving:
             skipped = "does not serve all models that the request names"
+        elif not later and not any(target in group for group in preferred.groups):
+            skipped = _why_skipped(exchange, loss)
         weight, model = target.weight or 1, target.model or route.model
-        return ExplainedTarget(target.provider, model, weight, target.concurrency, url, dropped, refused, skipped)
+        lacks = loss.rejected + loss.dropped
+        return ExplainedTarget(
+            target.provider, model, weight, target.concurrency, url, dropped, lacks, later, refused, skipped
+        )
 
     return [[explain(target) for target in group] for group in route.groups]
 
 
+def _dropped_fields(provider: Provider, policy: FieldPolicy) -> frozenset[str]:
+    allowed = traits_of(provider).allowed_fields
+    return policy.dropped_for(allowed, client_pays=not provider.credential.is_operators)
+
+
+def _why_skipped(exchange: Exchange, loss: Loss) -> str:
+    if loss.rejected:
+        return f"rejects {', '.join(loss.rejected)}, which another target accepts"
+    return f"the request names state of one account ({', '.join(sorted(pinning_state(exchange.decoded_request)))})"
+
+
 def _encode(
-    provider: Provider, target: Target, exchange: Exchange, policy: FieldPolicy
+    provider: Provider, target: Target, exchange: Exchange, fields: frozenset[str]
 ) -> tuple[str, tuple[str, ...], str | None]:
-    """The URL of a request at a provider, what it drops, and why it refuses the request, if it does."""
-    own_fields = traits_of(provider).allowed_fields
-    fields = policy.dropped_for(own_fields, client_pays=not provider.credential.is_operators)
+    """The URL of a request at a provider, what it drops, and why it refuses the request, if it does.
+
+    `fields` are the account fields that the provider does not get.
+    """
     request, headers, dropped = without_fields(
         exchange.decoded_request, exchange.headers, exchange.account_fields, fields
     )
@@ -233,6 +258,8 @@ def _in_words(explained: Explanation) -> str:
         parts.append(table(head, rows))
     if explained.balance:
         parts.append(f"The targets of a group share the load by {explained.balance}.")
+    if explained.retry_without_thinking:
+        parts.append("If a target refuses the thinking blocks of the conversation, it is tried again without them.")
     if explained.never_used:
         parts.append("\n".join(f"{route} is never used: {why}." for route, why in explained.never_used.items()))
     return "\n\n".join(parts)
@@ -245,6 +272,9 @@ def _route_row(route: ExplainedRoute) -> tuple[str, ...]:
 
 def _target_row(group: str, target: ExplainedTarget) -> tuple[str, ...]:
     notes = [f"skipped: {target.skipped}"] if target.skipped else []
+    lacks = ", ".join(target.lacks)
+    if target.lacks and not target.skipped:
+        notes.append(f"lacks {lacks}: tried after the targets that have it" if target.later else f"lacks {lacks}")
     notes += [f"refused: {target.refused}"] if target.refused else []
     return (
         group,

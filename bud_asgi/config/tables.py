@@ -78,6 +78,8 @@ class RouteConfig(TypedDict, total=False):
     headers: dict[str, Any]
     min_bytes: int
     max_bytes: int
+    features: list[str]
+    retry_without_thinking: bool
 
 
 class TargetConfig(TypedDict, total=False):

@@ -1,7 +1,7 @@
 """The common request body, decoded and validated in one pass of the decoder: small, all fields known.
 
-It has no field that concerns the account, and no model besides `model`. Whatever is uncertain here is left to
-`decode_request`, which finds the words for what is wrong.
+It has no field that concerns the account or that some service rejects, and no model besides `model`. Whatever is
+uncertain here is left to `decode_request`, which finds the words for what is wrong.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from bud_asgi.protocol.account_fields import ACCOUNT_FIELDS
 from bud_asgi.protocol.fields import FIELDS, MAX_MODEL_NAME
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 
-PLAIN_FIELDS = FIELDS.keys() - ACCOUNT_FIELDS.keys()
-"""The known fields that do not change what is billed, or to whom."""
+PLAIN_FIELDS = FIELDS.keys() - ACCOUNT_FIELDS.keys() - {"compaction", "container", "thread"}
+"""The known fields that every service accepts, and that neither change the bill nor name state of one account."""
 
 MAX_PLAIN = 1 << 13
 """The size in bytes up to which the passes over a whole body cost less than looking at each of its values."""

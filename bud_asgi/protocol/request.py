@@ -35,6 +35,7 @@ _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t
 _COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # before a key
 _COMMAS = frozenset(b"{,")
 _BACKSLASH = ord("\\")
+_NULL = ord("n")
 
 _END = re.compile(rb"[ \t\n\r]*+\}")
 
@@ -85,6 +86,11 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
         """The bytes of a top-level value; `None` if the field is absent."""
         span = self.spans.get(name)
         return None if span is None else self.body[span[0] : span[1]]
+
+    def has(self, name: str) -> bool:
+        """Whether a top-level field is present, and its value is not null."""
+        span = self.spans.get(name)
+        return span is not None and self.body[span[0]] != _NULL
 
     def with_value(self, name: str, value: bytes) -> list[bytes | memoryview]:
         """The body with one top-level value replaced, as buffers. All other bytes are unchanged and not copied."""

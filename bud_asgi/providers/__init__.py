@@ -2,6 +2,7 @@
 
 from bud_asgi.providers.anthropic import Anthropic
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
+from bud_asgi.providers.compat.needs import NO_LOSS, Loss, Needs, needs_of
 from bud_asgi.providers.error_replies import authentication_failed, hide_credential_error, shown_in_log
 from bud_asgi.providers.errors import (
     TranslatedUpstreamError,
@@ -16,12 +17,15 @@ from bud_asgi.providers.sender import check_bounds, send
 from bud_asgi.providers.vertex import GoogleCredential, Vertex
 
 __all__ = [
+    "NO_LOSS",
     "Anthropic",
     "AwsCredential",
     "Bedrock",
     "Credential",
     "EncodedRequest",
     "GoogleCredential",
+    "Loss",
+    "Needs",
     "Provider",
     "ProviderRequest",
     "Traits",
@@ -35,6 +39,7 @@ __all__ = [
     "check_providers",
     "gateway_id",
     "hide_credential_error",
+    "needs_of",
     "send",
     "shown_in_log",
     "traits_of",

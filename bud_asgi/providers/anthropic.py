@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import msgspec
@@ -21,6 +22,8 @@ from bud_asgi.protocol.foreign_errors import error_text
 from bud_asgi.protocol.headers import Headers, credential_headers, forwarded_headers
 from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
+from bud_asgi.providers.compat.needs import Loss, Needs, loss_of
+from bud_asgi.providers.compat.rules import ServiceRules
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest, Traits
@@ -142,7 +145,11 @@ class Anthropic:
         self._timeouts = timeouts or Timeouts()
         rules = adjusted_rules("anthropic", allow_betas, drop_betas, drop_fields)
         self._rules = rules if drop_betas or drop_fields else None
-        self.traits = Traits(edits_bodies=self._rules is not None, has_own_bounds=self._origin.host != _HOST)
+        self.traits = Traits(
+            edits_bodies=self._rules is not None,
+            has_own_bounds=self._origin.host != _HOST,
+            loss_of=None if self._rules is None else partial(_loss_of, rules=self._rules),
+        )
 
     def __repr__(self) -> str:
         return f"Anthropic(name={self.name!r}, base_url={url_shown(self.base_url)!r})"
@@ -213,6 +220,10 @@ class Anthropic:
         return TranslatedUpstreamError(
             message, status=status, type_=type_of_status(status), upstream_message=f"{status} {text}"
         )
+
+
+def _loss_of(call: ProviderRequest, needs: Needs, rules: ServiceRules) -> Loss:
+    return loss_of(call.request, needs, rules, call.upstream_model)
 
 
 def _with_betas(headers: Sequence[Header], betas: Sequence[str]) -> Sequence[Header]:

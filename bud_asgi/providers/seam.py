@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import HeaderNames, Headers
 from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.providers.compat.needs import Loss, Needs
 from bud_asgi.providers.errors import TranslatedUpstreamError
 
 COUNTING_UNSUPPORTED = "The upstream of this model does not count tokens."
@@ -88,11 +89,14 @@ class Traits(msgspec.Struct, frozen=True):
     `edits_bodies`: `encode` changes values inside the body, which takes long for a large one, and so runs in a thread
     then. `has_own_bounds`: it may serve models of other vendors, whose bounds (`temperature`, `top_k`) only it knows.
     `allowed_fields`: the account fields that its options let clients set, by their names in `ACCOUNT_FIELDS`.
+    `loss_of` is a pure function that returns what a request would lose there: routing prefers targets that lose
+    nothing. `None` where nothing can be lost.
     """
 
     edits_bodies: bool = False
     has_own_bounds: bool = False
     allowed_fields: tuple[str, ...] = ()
+    loss_of: Callable[[ProviderRequest, Needs], Loss] | None = None
 
 
 _USUAL = Traits()

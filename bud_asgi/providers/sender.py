@@ -17,10 +17,9 @@ from bud_asgi.providers.error_replies import authentication_failed, decode_error
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
 from bud_asgi.providers.hops import with_hops
 from bud_asgi.providers.seam import EncodedRequest, Provider, ProviderRequest, traits_of
-from bud_asgi.providers.threads import start_thread
+from bud_asgi.providers.threads import MAX_INLINE, start_thread
 
 _MAX_ERROR_BODY = 1 << 20
-_MAX_INLINE = 1 << 18  # bytes of a body that is edited in the event loop; the worst takes some 40 ms
 
 _log = logging.getLogger("bud_asgi")
 
@@ -38,7 +37,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     """
     if call.request.violation:
         check_bounds(call.request, provider, call.model)
-    inline = len(call.request.body) <= _MAX_INLINE or not traits_of(provider).edits_bodies
+    inline = len(call.request.body) <= MAX_INLINE or not traits_of(provider).edits_bodies
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped

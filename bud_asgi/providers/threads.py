@@ -7,6 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+MAX_INLINE = 1 << 18
+"""The largest body, in bytes, that is edited in the event loop: the worst takes some 40 ms."""
+
 T = TypeVar("T")
 
 

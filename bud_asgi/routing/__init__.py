@@ -6,7 +6,15 @@ from bud_asgi.routing.health import Call, Health, Verdict
 from bud_asgi.routing.middleware import RoutingMiddleware
 from bud_asgi.routing.route import Balance, Group, Route, unreachable
 from bud_asgi.routing.route_header import explain_route
-from bud_asgi.routing.stage import Router, check_permission, choose_targets, find_offers, resolve, targets_for_all
+from bud_asgi.routing.router import HostRouter, Routed, Router, RouterFunction, make_router
+from bud_asgi.routing.stage import (
+    check_permission,
+    choose_targets,
+    find_offers,
+    resolve,
+    resolve_by_host,
+    targets_for_all,
+)
 from bud_asgi.routing.table import RouteTable, Step, TableRoute
 
 __all__ = [
@@ -16,9 +24,12 @@ __all__ = [
     "Fleet",
     "Group",
     "Health",
+    "HostRouter",
     "Route",
     "RouteTable",
+    "Routed",
     "Router",
+    "RouterFunction",
     "RoutingMiddleware",
     "Step",
     "TableRoute",
@@ -28,7 +39,9 @@ __all__ = [
     "choose_targets",
     "explain_route",
     "find_offers",
+    "make_router",
     "resolve",
+    "resolve_by_host",
     "targets_for_all",
     "unreachable",
 ]

@@ -29,6 +29,9 @@ Requests arrive at random, so with `n` in flight on average, `n` plus or minus `
 more than that, or conversations would lose their cache for nothing. `make simulate` compares other values.
 """
 
+_CHANCE = 0.1
+"""Times to the first event that differ by a smaller share are equal. So a target whose time is old gets a request."""
+
 _WORD = (1 << 64) - 1
 
 
@@ -43,6 +46,10 @@ class Load(Protocol):
     @property
     def first_byte_seconds(self) -> float | None:
         """The usual time to its first event, in seconds; `None` if it is not known yet."""
+        ...
+
+    def first_byte_weight(self, now: float) -> float:
+        """How much that time still counts, from 1 for the newest down to 0. `now` is seconds on a monotonic clock."""
         ...
 
 
@@ -75,24 +82,30 @@ def by_weight(candidates: Sequence[Candidate], fraction: Callable[[], float]) ->
     return sorted(candidates, key=lambda candidate: log(1.0 - fraction()) / candidate.weight, reverse=True)
 
 
-def least_busy(candidates: Sequence[Candidate], fraction: Callable[[], float]) -> list[Candidate]:
+def least_busy(candidates: Sequence[Candidate], fraction: Callable[[], float], now: float) -> list[Candidate]:
     """Order as `by_weight` does, and exchange the first two if the second would answer sooner.
 
     Comparing two at random (the power of two choices) keeps replicas that do not know of each other from sending
-    everything to the same target.
+    everything to the same target. `now` is seconds on a monotonic clock.
     """
     ordered = by_weight(candidates, fraction)
-    if len(ordered) > 1 and _answers_sooner(ordered[1], ordered[0]):
+    if len(ordered) > 1 and _answers_sooner(ordered[1], ordered[0], now):
         ordered[0], ordered[1] = ordered[1], ordered[0]
     return ordered
 
 
-def _answers_sooner(candidate: Candidate, other: Candidate) -> bool:
+def _answers_sooner(candidate: Candidate, other: Candidate, now: float) -> bool:
     """Compare the time to the first event times the requests in flight; by these alone where a time is not known."""
     mine = (candidate.load.in_flight + 1) / candidate.weight
     theirs = (other.load.in_flight + 1) / other.weight
     my_time, their_time = candidate.load.first_byte_seconds, other.load.first_byte_seconds
     if my_time is None or their_time is None:
+        return mine < theirs
+    my_weight, their_weight = candidate.load.first_byte_weight(now), other.load.first_byte_weight(now)
+    common = (my_weight * my_time + their_weight * their_time) / (my_weight + their_weight or 1.0)
+    my_time = common + my_weight * (my_time - common)
+    their_time = common + their_weight * (their_time - common)
+    if abs(my_time - their_time) <= _CHANCE * max(my_time, their_time):
         return mine < theirs
     return my_time * mine < their_time * theirs
 
@@ -102,11 +115,10 @@ def by_affinity(
 ) -> list[Candidate]:
     """Order by weighted rendezvous hashing with bounded load, for a key of up to 64 bits.
 
-    Every replica has the same order for a key. A target that leaves takes only its own keys along, to the next of each
-    key's order; one that joins takes only those that it wins. A target whose requests in flight exceed `factor` x its
-    share by more than `deviations` standard deviations is overloaded: the first that is not comes to the front.
+    A target whose requests in flight exceed `factor` x its share by more than `deviations` standard deviations is
+    overloaded: the first that is not comes to the front.
     """
-    ordered = rendezvous(candidates, key)
+    ordered = by_hash(candidates, key)
     if len(ordered) < 2 or ordered[0].load.in_flight <= ALWAYS_FREE:
         return ordered
     total_weight = sum(candidate.weight for candidate in ordered)
@@ -118,8 +130,12 @@ def by_affinity(
     return ordered
 
 
-def rendezvous(candidates: Sequence[Candidate], key: int) -> list[Candidate]:
-    """Order by weighted rendezvous hashing alone. The first is the home of the key."""
+def by_hash(candidates: Sequence[Candidate], key: int) -> list[Candidate]:
+    """Order by weighted rendezvous hashing alone, for a key of up to 64 bits: the first is the key's home.
+
+    Every replica has the same order for a key. A target that leaves takes only its own keys along, to the next of each
+    key's order; one that joins takes only those that it wins.
+    """
     # The fraction of `multiplier * point` is spread evenly over 0 to 1, and independent of that of another point
     # (multiplicative hashing). To mix 64-bit integers for each target would take three times as long.
     multiplier = float(_mix(key) >> 32 | 1)

@@ -1,28 +1,50 @@
-"""The order in which a request tries its targets: by their health, and by how a group shares the load."""
+"""The order in which a request tries its targets.
+
+By what it would lose at them, by how a group shares the load, and by their health.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 from bud_asgi.exchange import Exchange, ResolvedRoute, Target
+from bud_asgi.protocol.account_state import pinning_state
+from bud_asgi.providers import Provider
 from bud_asgi.routing.affinity import affinity_key
-from bud_asgi.routing.balance import Candidate, by_affinity, by_weight, least_busy, rendezvous
+from bud_asgi.routing.balance import Candidate, by_affinity, by_hash, by_weight, least_busy
 from bud_asgi.routing.fleet import Fleet
-from bud_asgi.routing.route import Balance
+from bud_asgi.routing.health import Health
+from bud_asgi.routing.losses import Losses, Preference
+from bud_asgi.routing.route import DEFAULT_BALANCE, Balance
 from bud_asgi.routing.table import TableRoute
+
+MAX_GROUPS = 4096
+"""How many groups are remembered with what is known of their targets. Routes of a host's router may come and go."""
 
 
 class Chooser:
     """Arranges the targets of requests. `fraction` returns random numbers from 0 up to but not including 1.
 
+    `providers` are those of the targets, by name, and `dropped_fields` the account fields that each does not get. A
+    target of a provider that is not among them is expected to lose nothing.
+
     Targets that are down come last, so that a request is always sent somewhere.
     """
 
-    def __init__(self, *, fraction: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, Provider] | None = None,
+        dropped_fields: Mapping[str, frozenset[str]] | None = None,
+        *,
+        fraction: Callable[[], float] = random.random,
+    ) -> None:
         self.fleet = Fleet(lambda target: target.concurrency)
+        self.losses = Losses(providers or {}, dropped_fields or {})
         self._fraction = fraction
-        self._candidates: dict[int, tuple[Sequence[Target], tuple[Candidate, ...]]] = {}  # by the id of the group
+        self._groups: dict[int, _Known] = {}  # by the id of the group
 
     def arrange(
         self, exchange: Exchange, route: ResolvedRoute | None, targets: Sequence[Target], now: float
@@ -33,9 +55,28 @@ class Chooser:
         """
         if len(targets) == 1:
             return () if self.fleet.health(targets[0]).is_full else targets
-        if isinstance(route, TableRoute) and len(targets) == len(route.targets):
-            return self.fleet.arrange(route.groups, now, _Order(self, exchange, route.balance, now))
-        return self.fleet.arrange([(target,) for target in targets], now, _keep)
+        preferred = self.prefer(exchange, route, targets)
+        balance = route.balance if isinstance(route, TableRoute) else DEFAULT_BALANCE
+        return self.fleet.arrange(preferred.groups, now, _Order(self, exchange, balance, now), preferred.later)
+
+    def prefer(self, exchange: Exchange, route: ResolvedRoute | None, targets: Sequence[Target]) -> Preference:
+        """The targets that a request may be sent to, whatever their health, in groups.
+
+        Targets whose provider would reject the request are left out, if another accepts it. If it names state of one
+        account, so are those at other providers than the one that has it: where its conversation is at home, because an
+        earlier request of that created the state, or else the first.
+        """
+        if not isinstance(route, TableRoute):
+            return self.losses.prefer(exchange, [(target,) for target in targets])
+        is_whole = len(targets) == len(route.targets)
+        groups = route.groups if is_whole else [(target,) for target in targets]
+        preferred = self.losses.prefer(exchange, groups, fixed=is_whole)
+        if not pinning_state(exchange.decoded_request):
+            return preferred
+        first = preferred.groups[0]
+        home = self._home(exchange, first, route.balance) or first[0]
+        left = [*preferred.groups, *preferred.later]
+        return Preference([(target,) for group in left for target in group if target.provider == home.provider])
 
     def home(self, exchange: Exchange) -> Target | None:
         """The target of a request's conversation in the first group of its route, whatever its load and its health.
@@ -43,31 +84,51 @@ class Chooser:
         `None` without one: each request of such a route goes to the target that is best at the time.
         """
         route = exchange.route
-        if not isinstance(route, TableRoute) or route.balance != "affinity" or len(route.groups[0]) == 1:
-            return None
-        key = affinity_key(exchange)
-        return None if key is None else rendezvous(self._of(route.groups[0]), key)[0].target
+        return self._home(exchange, route.groups[0], route.balance) if isinstance(route, TableRoute) else None
 
     def order(self, group: Sequence[Target], balance: Balance, key: int | None, now: float) -> Sequence[Target]:
         """The targets of one group, those that are down behind the others."""
-        candidates = self._of(group)
-        available = [one for one in candidates if self.fleet.health(one.target).may_take(now)] or candidates
+        known = self._of(group)
+        available = [
+            candidate
+            for candidate, health in zip(known.candidates, known.healths, strict=True)
+            if (now >= health.clear_from and health.in_flight < health.concurrency) or health.may_take(now)
+        ]
         if balance == "weighted":
-            ordered = by_weight(available, self._fraction)
+            ordered = by_weight(available or known.candidates, self._fraction)
         elif key is None:
-            ordered = least_busy(available, self._fraction)
+            ordered = least_busy(available or known.candidates, self._fraction, now)
         else:
-            ordered = by_affinity(available, key)
+            ordered = by_affinity(available or known.candidates, key)
         first = [one.target for one in ordered]
         return first if len(first) == len(group) else [*first, *(target for target in group if target not in first)]
 
-    def _of(self, group: Sequence[Target]) -> tuple[Candidate, ...]:
-        known = self._candidates.get(id(group))
-        if known is None:
-            health = self.fleet.health
-            candidates = tuple(Candidate(target, health(target), target.weight or 1) for target in group)
-            known = self._candidates[id(group)] = (group, candidates)  # the group is kept, so that its id stays its own
-        return known[1]
+    def _home(self, exchange: Exchange, group: Sequence[Target], balance: Balance) -> Target | None:
+        key = affinity_key(exchange) if balance == "affinity" and len(group) > 1 else None
+        return None if key is None else by_hash(self._of(group).candidates, key)[0].target
+
+    def _of(self, group: Sequence[Target]) -> _Known:
+        known = self._groups.get(id(group))
+        if known is None or known.forgotten != self.fleet.forgotten:
+            if len(self._groups) >= MAX_GROUPS:
+                self._groups.clear()
+            healths = tuple(map(self.fleet.health, group))
+            pairs = zip(group, healths, strict=True)
+            candidates = tuple(Candidate(target, health, target.weight or 1) for target, health in pairs)
+            known = self._groups[id(group)] = _Known(group, candidates, healths, self.fleet.forgotten)
+        return known
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """The candidates of a group with their health. It keeps the group, so that its id stays its own.
+
+    `forgotten` is how often the fleet had forgotten targets by then: the health of one may be another object since.
+    """
+
+    group: Sequence[Target]
+    candidates: tuple[Candidate, ...]
+    healths: tuple[Health, ...]
+    forgotten: int
 
 
 class _Order:
@@ -88,7 +149,3 @@ class _Order:
         if self._balance == "affinity" and self._key is None:
             self._key = affinity_key(self._exchange)
         return self._chooser.order(group, self._balance, self._key, self._now)
-
-
-def _keep(group: Sequence[Target]) -> Sequence[Target]:
-    return group

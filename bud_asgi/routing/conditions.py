@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 
 import msgspec
 
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError, check_integer, check_text, check_texts, check_type, key_text
+from bud_asgi.protocol.betas import requested_betas
+from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.patterns import compile_pattern, matches, matches_any
 
 ANY = ("*",)
 """The patterns that everything matches, also the absence of a name."""
 
 _PATTERNS = 'a list of names or patterns with *, such as ["team-*"]'
+FEATURES_EXPECTED = (
+    'a list of beta flags and top-level fields, or patterns with *, such as ["context-1m-*", "mcp_servers"]'
+)
 _HEADERS = 'a mapping of header names to values or patterns with *, such as {"x-tier": "gold-*"}'
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
@@ -23,7 +30,8 @@ _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "x-a
 class Conditions(msgspec.Struct, frozen=True, gc=False):
     """All of them must hold. `headers` are pairs of a lower-case name and a pattern, sizes are in bytes.
 
-    `max_bytes` is `None` where a request may have any size.
+    `max_bytes` is `None` where a request may have any size. `features` are names and patterns of beta flags and
+    top-level fields, of which the request uses at least one.
     """
 
     principals: tuple[str, ...] = ANY
@@ -31,13 +39,17 @@ class Conditions(msgspec.Struct, frozen=True, gc=False):
     headers: tuple[tuple[bytes, str], ...] = ()
     min_bytes: int = 0
     max_bytes: int | None = None
+    features: tuple[str, ...] = ANY
 
     def unmet(self, principal: Principal | None, exchange: Exchange | None) -> str | None:
         """The option that does not hold, such as `teams` or `headers.x-tier`; `None` if the route is for this request.
 
-        The request must have been read. Without an exchange, no condition on headers or size holds.
+        The request must have been read. Without an exchange, no condition on the request holds.
         """
-        return self.unmet_by(principal) or self._unmet_headers(exchange) or self._unmet_size(exchange)
+        unmet = self.unmet_by(principal) or self._unmet_headers(exchange) or self._unmet_size(exchange)
+        if unmet is None and self.features != ANY and (exchange is None or not _uses(exchange, self.features)):
+            return "features"
+        return unmet
 
     def unmet_by(self, principal: Principal | None) -> str | None:
         """The option about the caller that does not hold."""
@@ -72,8 +84,8 @@ class Conditions(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def by_request(self) -> bool:
-        """Whether they depend on the headers or the size of the request."""
-        return bool(self.headers or self.min_bytes) or self.max_bytes is not None
+        """Whether they depend on the request: its features, headers or size."""
+        return bool(self.headers or self.min_bytes) or self.max_bytes is not None or self.features != ANY
 
     def cover(self, other: Conditions) -> bool:
         """Whether these hold for every request for which the others hold."""
@@ -81,6 +93,7 @@ class Conditions(msgspec.Struct, frozen=True, gc=False):
         return (
             _cover(self.principals, other.principals)
             and _cover(self.teams, other.teams)
+            and _cover(self.features, other.features)
             and all(name in patterns and covers(pattern, patterns[name]) for name, pattern in self.headers)
             and self.min_bytes <= other.min_bytes
             and (self.max_bytes is None or (other.max_bytes is not None and other.max_bytes <= self.max_bytes))
@@ -89,6 +102,20 @@ class Conditions(msgspec.Struct, frozen=True, gc=False):
 
 UNCONDITIONAL = Conditions()
 """The conditions of a route that is for every request."""
+
+
+def _uses(exchange: Exchange, features: tuple[str, ...]) -> bool:
+    """Whether a request lists a beta flag, or has a top-level field that is not null, of these names or patterns."""
+    request = exchange.decoded_request
+    with suppress(InvalidRequest):  # an invalid list of flags is judged by the provider
+        if _any_matches(features, requested_betas(exchange.headers, request)):
+            return True
+    return any(matches_any(features, name) and request.has(name) for name in request.spans)
+
+
+@lru_cache(maxsize=256)
+def _any_matches(patterns: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    return any(matches_any(patterns, name) for name in names)
 
 
 def covers(pattern: str, other: str) -> bool:
@@ -103,9 +130,9 @@ def _cover(patterns: Sequence[str], others: Sequence[str]) -> bool:
     return patterns == ANY or all(any(covers(pattern, other) for pattern in patterns) for other in others)
 
 
-def check_patterns(option: str, value: object) -> tuple[str, ...]:
+def check_patterns(option: str, value: object, expected: str = _PATTERNS) -> tuple[str, ...]:
     """Check for a list of patterns, and return it as a tuple: `ANY` if one of them is `*`. Raises `OptionError`."""
-    patterns = check_texts(option, value, _PATTERNS)
+    patterns = check_texts(option, value, expected)
     if not patterns:
         raise OptionError(option, "an empty list matches nothing, so that the route would never be used")
     return ANY if "*" in patterns else patterns

@@ -18,11 +18,7 @@ Order = Callable[[Sequence[Target]], Sequence[Target]]
 """Orders the targets of a group: it returns each of them once."""
 
 _Key = tuple[str, str | None]
-_Rank = tuple[int, float]
-
-_NEARLY_FULL: _Rank = (0, 0.0)
-_FULL: _Rank = (2, 0.0)
-_rank_first = itemgetter(0)
+_time_first = itemgetter(0)
 
 
 class TargetState(msgspec.Struct, frozen=True):
@@ -51,44 +47,62 @@ class Fleet:
     """Keeps the health of each target, by provider and model, and arranges the targets of a request.
 
     `concurrency` returns how many calls to a target may run at once, `None` for any number. It is called when a target
-    is first seen. Unknown targets are added.
+    is first seen. Unknown targets are added. `forgotten` counts how often targets have been forgotten: references to
+    their health are out of date from then on.
     """
 
-    __slots__ = ("_concurrency", "_known")
+    __slots__ = ("_concurrency", "_known", "forgotten")
 
     def __init__(self, concurrency: Callable[[Target], int | None] = _unlimited) -> None:
         self._concurrency = concurrency
         self._known: dict[_Key, Health] = {}
+        self.forgotten = 0
 
     def health(self, target: Target) -> Health:
         """The health of a target. Begin its call at once: a target without calls may be forgotten."""
         return self._known.get((target.provider, target.model)) or self._add(target)
 
-    def arrange(self, groups: Sequence[Sequence[Target]], now: float, order: Order) -> Sequence[Target]:
+    def arrange(
+        self, groups: Sequence[Sequence[Target]], now: float, order: Order, later: Sequence[Sequence[Target]] = ()
+    ) -> Sequence[Target]:
         """The targets of all groups, in the order in which to try them; empty if none has room for a call.
 
         The groups follow each other, each as `order` arranges it. Targets that are nearly full come after those of all
-        groups, then those that are down, by the time at which they may be tried again; those that are full are left
-        out. A target that is due for a probe keeps its place.
+        groups, then those of the `later` groups in the same way, then those that are down, by the time at which they
+        may be tried again; those that are full are left out. A target that is due for a probe keeps its place.
         """
-        if len(groups) == 1 and len(groups[0]) == 1:
+        if len(groups) == 1 and len(groups[0]) == 1 and not later:
             return groups[0] if not self.health(groups[0][0]).is_full else ()
+        down: list[tuple[float, Target]] = []
+        ready = self._ready(groups, now, order, down)
+        if later:
+            ready += self._ready(later, now, order, down)
+        if down:
+            down.sort(key=_time_first)
+            ready += [target for _, target in down]
+        return ready
+
+    def _ready(
+        self, groups: Sequence[Sequence[Target]], now: float, order: Order, down: list[tuple[float, Target]]
+    ) -> list[Target]:
+        """The targets that may be tried now, those that are nearly full last; the others with room go to `down`."""
         known = self._known.get
         ready: list[Target] = []
-        rest: list[tuple[_Rank, Target]] = []
+        nearly_full: list[Target] = []
         for group in groups:
             for target in order(group) if len(group) > 1 else group:
                 health = known((target.provider, target.model)) or self._add(target)
-                is_clear = now >= health.clear_from and health.in_flight < health.concurrency
-                rank = None if is_clear else _rank(health, now)
-                if rank is None:
+                if health.in_flight >= health.concurrency:
+                    continue
+                if now >= health.clear_from:
                     ready.append(target)
-                elif rank != _FULL:
-                    rest.append((rank, target))
-        if not rest:
-            return ready
-        rest.sort(key=_rank_first)
-        return [*ready, *(target for _, target in rest)]
+                elif (at := health.available_at(now)) > now or health.is_probing:
+                    down.append((at, target))
+                elif health.is_nearly_full(now):
+                    nearly_full.append(target)
+                else:
+                    ready.append(target)
+        return ready + nearly_full if nearly_full else ready
 
     def snapshot(self, now: float) -> Sequence[TargetState]:
         """The state of all known targets."""
@@ -107,16 +121,7 @@ class Fleet:
         idle.sort(key=lambda item: item[1].clear_from > -inf)
         for key, _ in idle[: MAX_TARGETS // 2]:
             del self._known[key]
-
-
-def _rank(health: Health, now: float) -> _Rank | None:
-    """The sort key of a target that comes after the ready ones; `None` if it is ready."""
-    if health.is_full:
-        return _FULL
-    at = health.available_at(now)
-    if at > now or health.is_probing:
-        return 1, at
-    return _NEARLY_FULL if health.is_nearly_full(now) else None
+        self.forgotten += 1
 
 
 def _state_of(target: Target, health: Health, now: float) -> TargetState:

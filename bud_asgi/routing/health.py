@@ -45,6 +45,9 @@ MISSING = 60.0
 """Seconds without requests after a target turned out not to serve its model."""
 UNLIMITED = maxsize
 
+HALF_LIFE = 60.0
+"""Seconds after which the average time to the first event counts half as much, if there was no new one."""
+
 _BUCKET = 5.0
 _SMOOTHING = 0.2
 _CREDENTIAL_REFUSED = "the credential was refused"
@@ -117,9 +120,9 @@ class Health(msgspec.Struct, gc=False, eq=False):
     together, and a stream from before an outage does not close it. Calls may be made while the target is down.
 
     `in_flight` is the number of calls that run, of at most `concurrency`. `first_byte_seconds` is the moving average of
-    the time to the first event, `None` before the first. `calls` are all that began, `failures` those that ended
-    neither `ok` nor `neutral`. From `clear_from` on, the target is available and not nearly full; it is infinite while
-    a breaker is not closed.
+    the time to the first event, `None` before the first; it counts less as time passes. `calls` are all that began,
+    `failures` those that ended neither `ok` nor `neutral`. From `clear_from` on, the target is available and not nearly
+    full; it is infinite while a breaker is not closed.
     """
 
     concurrency: int = UNLIMITED
@@ -136,6 +139,7 @@ class Health(msgspec.Struct, gc=False, eq=False):
     _in_a_row: int = 0
     _cooldown: float = 0.0
     _backoff: float = 0.0
+    _first_byte_at: float = -inf
     _breaker_changed: int = 0  # the number of the last call that had begun by then
     _pause_changed: int = 0
 
@@ -150,12 +154,25 @@ class Health(msgspec.Struct, gc=False, eq=False):
 
     def first_byte(self, call: Call, now: float, seconds: float) -> None:
         """The first event of a stream has come, `seconds` after the call began. The target counts as working."""
-        seconds = max(seconds, 0.0)
-        average = self.first_byte_seconds
-        self.first_byte_seconds = seconds if average is None else average + _SMOOTHING * (seconds - average)
+        self._average(now, max(seconds, 0.0))
         if not call.answered:
             call.answered = True
             self._succeed(call, now)
+
+    def waited(self, now: float, seconds: float) -> None:
+        """No event has come within `seconds` after a call began, and it is not awaited any more.
+
+        The time to the first event is at least that, so its average may rise, and does not fall.
+        """
+        if self.first_byte_seconds is None or seconds > self.first_byte_seconds:
+            self._average(now, max(seconds, 0.0))
+
+    def first_byte_weight(self, now: float) -> float:
+        """How much the average time to the first event still counts: 1 at its last change, half of it a minute later.
+
+        A target that was slow and is avoided has no new events. It must not count as slow for ever.
+        """
+        return 0.5 ** (max(now - self._first_byte_at, 0.0) / HALF_LIFE)
 
     def end(self, call: Call, now: float, verdict: Verdict, retry_after: float | None = None) -> None:
         """End a call; a second time does nothing. `retry_after` is the header of a busy upstream in seconds."""
@@ -231,6 +248,13 @@ class Health(msgspec.Struct, gc=False, eq=False):
         if self.is_full:
             return "up", f"all of its {self.concurrency} calls are running"
         return "up", shortage.reason if shortage is not None and shortage.covers(now) else ""
+
+    def _average(self, now: float, seconds: float) -> None:
+        """Add a time to the first event to the average, of which the part that still counts is kept."""
+        if self.first_byte_seconds is not None:
+            kept = (1.0 - _SMOOTHING) * self.first_byte_weight(now)
+            seconds += kept * (self.first_byte_seconds - seconds)
+        self.first_byte_seconds, self._first_byte_at = seconds, now
 
     def _succeed(self, call: Call, now: float) -> None:
         if call.number > self._breaker_changed:

@@ -6,25 +6,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.host_code import check_app
-from bud_asgi.options import check_methods
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.operations import MODELS_API
 from bud_asgi.response import Response
-from bud_asgi.routing.stage import Router, find_offers, resolve
+from bud_asgi.routing.router import HostRouter, Router, RouterFunction, make_router
+from bud_asgi.routing.stage import find_offers, resolve, resolve_by_host
+from bud_asgi.routing.table import RouteTable
 
 
 class RoutingMiddleware:
     """Reads the request and leaves its route in the exchange; the app behind can read the body too.
 
+    `router` is a `RouteTable`, a function of the model and the principal, async or not, or another `Router`.
     Answers 404 or 403 for a model, 400 or 413 for an invalid request. For the Models API it leaves the offers.
     Raises `OptionError`.
     """
 
-    def __init__(self, app: ASGIApp, *, router: Router) -> None:
+    def __init__(self, app: ASGIApp, *, router: RouteTable | Router | RouterFunction) -> None:
         check_app(app)
-        check_methods("router", router, "an object with the methods of a Router", ("resolve", "offers"))
         self.app = app
-        self.router = router
+        self._router = make_router("router", router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolve, then call the app behind."""
@@ -34,7 +35,7 @@ class RoutingMiddleware:
         exchange = Exchange.of(scope)
         if exchange.operation in MODELS_API:
             try:
-                exchange.offers = find_offers(self.router, exchange)
+                exchange.offers = await find_offers(self._router, exchange)
             except GatewayError as error:
                 await Response(exchange, send).fail(error)
                 return
@@ -42,7 +43,10 @@ class RoutingMiddleware:
             return
         try:
             await exchange.request(receive)
-            resolve(self.router, exchange)
+            if isinstance(self._router, HostRouter):
+                await resolve_by_host(self._router, exchange)
+            else:
+                resolve(self._router, exchange)
         except GatewayError as error:
             await Response(exchange, send, receive=receive).fail(error)
             return

@@ -8,9 +8,26 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from bud_asgi.exchange import Target
-from bud_asgi.options import OptionError, check_choice, check_seconds, check_text, check_type, duplicates, mismatch
+from bud_asgi.options import (
+    OptionError,
+    check_choice,
+    check_flag,
+    check_seconds,
+    check_text,
+    check_type,
+    duplicates,
+    mismatch,
+)
 from bud_asgi.protocol.patterns import base_name
-from bud_asgi.routing.conditions import ANY, Conditions, check_headers, check_patterns, check_sizes, covers
+from bud_asgi.routing.conditions import (
+    ANY,
+    FEATURES_EXPECTED,
+    Conditions,
+    check_headers,
+    check_patterns,
+    check_sizes,
+    covers,
+)
 
 Balance = Literal["affinity", "least_busy", "weighted"]
 """How the targets of a group share the load.
@@ -41,10 +58,14 @@ class Route(msgspec.Struct, frozen=True):
     in seconds: where a reply has not begun by then, the next target gets the request too, and the reply that begins
     first is delivered. The other call is cancelled, and may be billed.
 
-    `principals`, `teams`, `headers`, `min_bytes` and `max_bytes` are conditions, which must all hold; otherwise the
-    next route for the model is tried. `principals` and `teams` are names or patterns, `headers` maps names of request
-    headers to patterns of their values, and the sizes, both inclusive, are those of the request body. Clients choose
-    headers, so that a condition on one does not protect anything. Raises `OptionError`.
+    `principals`, `teams`, `features`, `headers`, `min_bytes` and `max_bytes` are conditions, which must all hold;
+    otherwise the next route for the model is tried. `principals` and `teams` are names or patterns, and so are
+    `features`: of beta flags and top-level fields, of which the request uses at least one. `headers` maps names of
+    request headers to patterns of their values, and the sizes, both inclusive, are those of the request body. Clients
+    choose features and headers, so that a condition on them does not protect anything.
+
+    `retry_without_thinking`: where an upstream refuses the signature of a thinking block in the conversation, the
+    request is tried once more without such blocks. Raises `OptionError`.
     """
 
     model: str
@@ -55,7 +76,9 @@ class Route(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = {}
     min_bytes: int | None = None
     max_bytes: int | None = None
+    features: Sequence[str] = ANY
     hedge: float | None = None
+    retry_without_thinking: bool = False
 
     def __post_init__(self) -> None:
         """Check the options; lists become tuples."""
@@ -74,8 +97,15 @@ class Route(msgspec.Struct, frozen=True):
                 raise OptionError("hedge", "meaningless with one target: another one is called", other="to")
         msgspec.structs.force_setattr(self, "principals", check_patterns("principals", self.principals))
         msgspec.structs.force_setattr(self, "teams", check_patterns("teams", self.teams))
+        features = check_patterns("features", self.features, FEATURES_EXPECTED)
+        msgspec.structs.force_setattr(self, "features", features)
         msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))
         check_sizes(self.min_bytes, self.max_bytes)
+        check_flag("retry_without_thinking", self.retry_without_thinking)
+
+    def __hash__(self) -> int:
+        """The same for equal routes: a route can be the key of a cache. Headers cannot be hashed."""
+        return hash((self.model, self.to, self.balance))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -98,8 +128,10 @@ class Route(msgspec.Struct, frozen=True):
     def conditions(self) -> Conditions:
         """The conditions, in a form in which equal ones compare equal."""
         headers = sorted((name.encode(), pattern) for name, pattern in self.headers.items())
-        principals, teams = (tuple(sorted(set(patterns))) for patterns in (self.principals, self.teams))
-        return Conditions(principals, teams, tuple(headers), self.min_bytes or 0, self.max_bytes)
+        principals, teams, features = (
+            tuple(sorted(set(patterns))) for patterns in (self.principals, self.teams, self.features)
+        )
+        return Conditions(principals, teams, tuple(headers), self.min_bytes or 0, self.max_bytes, features)
 
 
 def unreachable(routes: Sequence[Route]) -> Iterator[tuple[int, int]]:

@@ -2,71 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from typing import Protocol, cast
+from collections.abc import Container, Generator, Iterator, Sequence
+from contextlib import contextmanager
 
 from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
 from bud_asgi.host_code import host_code_error
-from bud_asgi.options import OptionError, check_items, check_type, shown
-from bud_asgi.protocol.errors import GatewayError, InvalidRequest, ModelNotAllowed, NotFound
+from bud_asgi.options import shown
+from bud_asgi.protocol.errors import InvalidRequest, ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import is_resource_name, names_resource
-from bud_asgi.routing.table import RouteTable
+from bud_asgi.protocol.request import MessagesRequest, NamedModel
+from bud_asgi.routing.router import HostRouter
+from bud_asgi.routing.table import RouteTable, TableRoute
 
 
-class Router(Protocol):
-    """Knows which models there are, and who may use them."""
-
-    def resolve(self, model: str, principal: Principal | None) -> ResolvedRoute:
-        """The route for a model name as the client wrote it. Pure: no I/O, no clock.
-
-        Also called for each further model that a body names, such as a fallback.
-        Raises `NotFound` for a name that is not served, `ModelNotAllowed` for one that this principal may not use.
-        """
-        ...
-
-    def offers(self, principal: Principal | None) -> Sequence[Offer]:
-        """Everything that can be resolved, in the order of the look-up: what the Models API lists. Pure."""
-        ...
-
-
-def resolve(router: Router, exchange: Exchange) -> None:
+def resolve(table: RouteTable, exchange: Exchange) -> None:
     """Set the exchange's route, and those of the further models that the body names. The request must have been read.
 
-    Raises `NotFound`, `ModelNotAllowed`, and a `GatewayError` (500) for a router that returns no route.
+    Raises `NotFound`, `ModelNotAllowed`.
     """
     request, principal = exchange.decoded_request, exchange.principal
-    if type(router) is RouteTable and principal is not None and not request.named_models:  # the common case
-        exchange.route = router.resolve_checked(request.model, principal, exchange)
+    if type(table) is RouteTable and principal is not None and not request.named_models:  # the common case
+        exchange.route = table.resolve_checked(request.model, principal, exchange)
         return
-    exchange.route = _resolve(router, request.model, exchange)
-    if request.named_models:
-        exchange.named_routes = tuple(
-            (named, _resolve_named(router, named.model, named.field, exchange))
-            for named in request.named_models
-            if named.model is not None
-        )
-    if principal is not None:
-        check_permission(exchange, principal)
+    exchange.route = table.resolve_for(exchange, request.model)
+    routes: list[tuple[NamedModel, ResolvedRoute]] = []
+    for named, model in _names(request):
+        with _errors_of(named):
+            routes.append((named, table.resolve_for(exchange, model)))
+    _complete(exchange, routes)
 
 
-def _resolve(router: Router, model: str, exchange: Exchange) -> ResolvedRoute:
-    if getattr(type(router), "resolve", None) is RouteTable.resolve:  # also in a subclass that leaves it as it is
-        return cast("RouteTable", router).resolve_for(exchange, model)
-    route = router.resolve(model, exchange.principal)
-    name: object = getattr(route, "model", None)
-    if not name or not isinstance(name, str) or not callable(getattr(route, "choose", None)):
-        fault = f"{shown(route)} instead of a route with a model and a method choose()"
-        raise _misconfigured(exchange, "the router returned", fault, model)
-    return route
+async def resolve_by_host(router: HostRouter, exchange: Exchange) -> None:
+    """Do the same by a router of the host's.
+
+    Raises also a `GatewayError` (500) for a wrong result, or if it takes too long. The host's exceptions propagate.
+    """
+    await router.within_limit(_resolve_by_host(router, exchange), exchange)
 
 
-def _resolve_named(router: Router, model: str, field: str, exchange: Exchange) -> ResolvedRoute:
+async def _resolve_by_host(router: HostRouter, exchange: Exchange) -> None:
+    request = exchange.decoded_request
+    exchange.route = await router.resolve(exchange, request.model)
+    routes: list[tuple[NamedModel, ResolvedRoute]] = []
+    for named, model in _names(request):
+        with _errors_of(named):
+            routes.append((named, await router.resolve(exchange, model)))
+    _complete(exchange, routes)
+
+
+def _names(request: MessagesRequest) -> Iterator[tuple[NamedModel, str]]:
+    return ((named, named.model) for named in request.named_models if named.model is not None)
+
+
+def _complete(exchange: Exchange, routes: Sequence[tuple[NamedModel, ResolvedRoute]]) -> None:
+    exchange.named_routes = routes
+    if exchange.principal is not None:
+        check_permission(exchange, exchange.principal)
+
+
+@contextmanager
+def _errors_of(named: NamedModel) -> Generator[None]:
+    """Name the field in an error about the model."""
     try:
-        return _resolve(router, model, exchange)
+        yield
     except NotFound:
-        raise NotFound(f"{field}: {model}") from None
+        raise NotFound(f"{named.field}: {named.model}") from None
     except ModelNotAllowed:
-        raise ModelNotAllowed(model, field) from None
+        raise ModelNotAllowed(str(named.model), named.field) from None
 
 
 def check_permission(exchange: Exchange, principal: Principal) -> None:
@@ -96,7 +98,8 @@ def targets_for_all(exchange: Exchange, targets: Sequence[Target]) -> Sequence[T
     The body goes to one upstream, which reads the names in it. Raises `InvalidRequest`.
     """
     for named, route in exchange.named_routes:
-        serving = {target.provider for target in route.choose(exchange) if target.model in {None, named.model}}
+        serving_it = route.targets if isinstance(route, TableRoute) else route.choose(exchange)
+        serving = {target.provider for target in serving_it if target.model in {None, named.model}}
         targets = [target for target in targets if target.provider in serving]
         if not targets:
             raise InvalidRequest(f"{named.field}: {named.model} is not served together with the model of this request")
@@ -110,23 +113,19 @@ def choose_targets(route: ResolvedRoute, exchange: Exchange, providers: Containe
     """
     targets = route.choose(exchange)
     if fault := _fault_of(targets, providers):
-        raise _misconfigured(exchange, "the router chose", fault, route.model)
+        answer = f"The route of this model is misconfigured: {route.model}"
+        raise host_code_error(exchange.request_id, f"the router chose {fault} for model {route.model!r}", answer)
     return targets
 
 
-def find_offers(router: Router, exchange: Exchange) -> Sequence[Offer]:
-    """What the router offers to the principal. Raises a `GatewayError` (500) for what are no offers."""
-    offers = router.offers(exchange.principal)
-    try:
-        check_items("the result of offers()", offers, "a list of Offer", _check_offer)
-    except OptionError as error:
-        answer = "The routes of this gateway are misconfigured."
-        raise host_code_error(exchange.request_id, f"the router returned a wrong result: {error}", answer) from error
-    return offers
+async def find_offers(router: RouteTable | HostRouter, exchange: Exchange) -> Sequence[Offer]:
+    """What the router offers to the principal, for the Models API.
 
-
-def _check_offer(name: str, offer: object) -> None:
-    check_type(name, offer, Offer, "an Offer")
+    Raises a `GatewayError` (500) for a router that returns anything else, or not in time.
+    """
+    if isinstance(router, RouteTable):
+        return router.offers(exchange.principal)
+    return await router.within_limit(router.offers(exchange), exchange)
 
 
 def _fault_of(targets: Sequence[object], providers: Container[str]) -> str:
@@ -140,8 +139,3 @@ def _fault_of(targets: Sequence[object], providers: Container[str]) -> str:
         if target.provider not in providers:
             return f"the unknown provider {target.provider!r}"
     return "" if targets else "no target"
-
-
-def _misconfigured(exchange: Exchange, did: str, fault: str, model: str) -> GatewayError:
-    answer = f"The route of this model is misconfigured: {model}"
-    return host_code_error(exchange.request_id, f"{did} {fault} for model {model!r}", answer)

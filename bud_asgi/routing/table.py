@@ -10,7 +10,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange, Offer, Principal, Target
 from bud_asgi.options import OptionError, check_items, duplicates
-from bud_asgi.protocol.account_state import PINS_TO_ACCOUNT
+from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.protocol.patterns import (
     LONGEST_REMEMBERED,
@@ -35,6 +35,7 @@ class TableRoute(msgspec.Struct, frozen=True):
     the position `index`.
     `groups` are tried in order, the targets of each share the load by `balance`. `targets` are all of them in order.
     `hedge` is when the next target is called too, in seconds.
+    `retry_without_thinking` is that of `Route`.
     """
 
     model: str
@@ -45,10 +46,15 @@ class TableRoute(msgspec.Struct, frozen=True):
     balance: Balance
     conditions: Conditions
     hedge: float | None = None
+    retry_without_thinking: bool = False
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets in their order; only those at the first provider if the request names state of one account."""
-        if len(self.targets) > 1 and not PINS_TO_ACCOUNT.isdisjoint(exchange.account_state):
+        """The targets in their order; only those at the first provider if the request names state of one account.
+
+        For a router that wraps a table. The gateway itself takes all targets, and leaves this to `Chooser`.
+        """
+        request = exchange.read_request
+        if len(self.targets) > 1 and request is not None and pinning_state(request):
             return [target for target in self.targets if target.provider == self.targets[0].provider]
         return self.targets
 
@@ -83,9 +89,9 @@ class RouteTable:
         self._patterns: list[tuple[Pattern, TableRoute]] = []
         for index, route in enumerate(routes):
             if "*" in route.model:
-                self._patterns.append((compile_pattern(route.model), _table_route(index, route)))
+                self._patterns.append((compile_pattern(route.model), table_route(route, index)))
             else:
-                self._exact.setdefault(route.model, []).append(_table_route(index, route))
+                self._exact.setdefault(route.model, []).append(table_route(route, index))
         patterns = sorted((route for _, route in self._patterns), key=lambda route: route.conditions.by_request)
         self._offered = (*chain.from_iterable(self._exact.values()), *patterns)
         self._has_conditions = any(route.conditions is not UNCONDITIONAL for route in self._offered)
@@ -196,7 +202,7 @@ class RouteTable:
                 yield msgspec.structs.replace(route, model=base)
 
 
-def _table_route(index: int, route: Route) -> TableRoute:
+def table_route(route: Route, index: int = 0) -> TableRoute:
     """A route for its own name; for a pattern, the name is replaced where it is resolved."""
     conditions = route.conditions
     return TableRoute(
@@ -208,6 +214,7 @@ def _table_route(index: int, route: Route) -> TableRoute:
         route.balance or DEFAULT_BALANCE,
         UNCONDITIONAL if conditions == UNCONDITIONAL else conditions,
         route.hedge,
+        route.retry_without_thinking,
     )
 
 

@@ -28,6 +28,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION, ALONE = (DOCS / "configuration.md").read_text(), (DOCS / "alone.md").read_text()
 ROUTING = (DOCS / "routing.md").read_text()
 TOML = re.findall(r"```toml\n(.*?)```", CONFIGURATION + ROUTING, re.DOTALL)
+FIRST = re.findall(r"```toml\n(.*?)```", ROUTING, re.DOTALL)[0]
 SHELL = re.findall(r"```sh\n(.*?)```", ALONE, re.DOTALL)
 PROVIDER = '[providers.anthropic]\nkind = "anthropic"\napi_key = "env:ANTHROPIC_API_KEY"\n'
 BEDROCK = '[providers.bedrock]\nkind = "bedrock"\nregion = "us-east-1"\n'
@@ -145,7 +146,7 @@ def test_routes_in_code_are_those_of_the_file(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", ROUTING, re.DOTALL)[0], names)
     file = tmp_path / "gateway.toml"
-    file.write_text(re.findall(r"```toml\n(.*?)```", ROUTING, re.DOTALL)[0] + KEYS)
+    file.write_text(FIRST + KEYS)
     settings = read_file(file, environ={"ANTHROPIC_API_KEY": UPSTREAM_KEY, "SECOND_API_KEY": UPSTREAM_KEY})
     assert settings.routes == tuple(names["routes"])
 

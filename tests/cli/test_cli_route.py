@@ -105,6 +105,16 @@ def test_a_header_leads_to_another_route(file: Path) -> None:
     assert shown["balance"] is None
 
 
+def test_it_shows_whether_thinking_that_is_refused_is_left_out(file: Path) -> None:
+    words = "If a target refuses the thinking blocks of the conversation, it is tried again without them."
+    assert not explained(file, "fast")["retry_without_thinking"]
+    assert words not in route(file, "fast").stdout
+    file.write_text(f"{FILE}retry_without_thinking = true\n")
+    assert explained(file, "fast")["retry_without_thinking"]
+    assert words in route(file, "fast").stdout
+    assert not explained(file, MODEL)["retry_without_thinking"]
+
+
 def test_without_a_caller_permissions_are_not_checked_and_conditions_on_it_do_not_hold(file: Path) -> None:
     shown = explained(file, MODEL, "--header", "x-tier:gold")
     assert (shown["route"], shown["principal"], shown["routes"][1]["unmet"]) == ("routes[1]", None, "teams")
@@ -122,14 +132,41 @@ def test_a_body_decides_by_its_size_and_shows_what_is_dropped(file: Path, tmp_pa
     assert explained(file, MODEL, *options)["route"] == "routes[1]"
 
 
-def test_state_of_one_account_and_what_a_provider_refuses_are_notes_of_targets(file: Path, tmp_path: Path) -> None:
-    body = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "container": "container_1"}
-    (tmp_path / "body.json").write_text(json.dumps(body))
-    groups = explained(file, MODEL, "--body", str(tmp_path / "body.json"))["groups"]
-    (first, second), (bedrock,) = groups
+def explained_body(file: Path, fields: dict[str, Any], *words: str) -> list[list[dict[str, Any]]]:
+    """The groups for a body with these fields."""
+    body = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **fields}
+    (file.parent / "body.json").write_text(json.dumps(body))
+    return explained(file, MODEL, "--body", str(file.parent / "body.json"), *words)["groups"]
+
+
+def test_state_of_one_account_and_what_a_provider_refuses_are_notes_of_targets(file: Path) -> None:
+    (first, second), (bedrock,) = explained_body(file, {"container": "container_1"})
     state = "the request names state of one account (container)"
-    assert (first["skipped"], second["skipped"], bedrock["skipped"]) == (None, state, state)
+    rejected = "rejects container, which another target accepts"
+    assert (first["skipped"], second["skipped"], bedrock["skipped"]) == (None, state, rejected)
     assert (first["refused"], bedrock["refused"]) == (None, "container: Extra inputs are not permitted")
+    assert (first["lacks"], bedrock["lacks"], bedrock["later"]) == ([], ["container"], False)
+
+
+def test_state_of_one_account_stays_where_its_conversation_is_at_home(file: Path) -> None:
+    homes: set[str] = set()
+    for session in range(40):
+        groups = explained_body(file, {"container": "c"}, "--header", f"x-session-id: {session}")
+        (home,) = [one["provider"] for group in groups for one in group if one["skipped"] is None]
+        homes.add(home)
+    assert homes == {"anthropic", "second"}
+
+
+def test_a_target_that_lacks_a_needed_beta_is_tried_after_those_that_have_it(file: Path) -> None:
+    flags = "claude-code-20250219,files-api-2025-04-14"
+    (first, _), (bedrock,) = explained_body(file, {}, "--header", f"anthropic-beta: {flags}")
+    assert (first["lacks"], first["later"]) == ([], False)
+    assert (bedrock["lacks"], bedrock["later"], bedrock["skipped"]) == (["files-api-2025-04-14"], True, None)
+    assert bedrock["dropped"] == ["claude-code-20250219", "files-api-2025-04-14"]
+    shown = route(file, MODEL, "--header", f"anthropic-beta: {flags}").stdout
+    assert "lacks files-api-2025-04-14: tried after the targets that have it" in shown
+    shown = route(file, "fast", "--header", f"anthropic-beta: {flags}").stdout
+    assert re.search(r"  lacks files-api-2025-04-14$", shown, re.MULTILINE)
 
 
 def test_a_target_that_does_not_serve_a_further_model_is_skipped(file: Path, tmp_path: Path) -> None:

@@ -41,12 +41,16 @@ FORMS: dict[str, tuple[str, Route]] = {
         'to = [["anthropic", "second"]]\nbalance = "least_busy"',
         Route("m", [["anthropic", "second"]], "least_busy"),
     ),
+    "another attempt without thinking": (
+        'to = ["second"]\nretry_without_thinking = true',
+        Route("m", ["second"], retry_without_thinking=True),
+    ),
     "conditions": (
         (
             'to = ["second"]\nprincipals = ["ci"]\nteams = ["a*", "b"]\nheaders = { X-Tier = "gold*" }\n'
-            "min_bytes = 10\nmax_bytes = 20"
+            'min_bytes = 10\nmax_bytes = 20\nfeatures = ["context-1m-*", "mcp_servers"]'
         ),
-        Route("m", ["second"], None, ["ci"], ["a*", "b"], {"x-tier": "gold*"}, 10, 20),
+        Route("m", ["second"], None, ["ci"], ["a*", "b"], {"x-tier": "gold*"}, 10, 20, ["context-1m-*", "mcp_servers"]),
     ),
 }
 
@@ -129,6 +133,10 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
                 ' (did you mean "least_busy"?)'
             )
         ],
+    ),
+    "another attempt that is no flag": (
+        'to = ["anthropic"]\nretry_without_thinking = "yes"',
+        ['3: routes[0].retry_without_thinking: expected true or false, got "yes"'],
     ),
     "conditions of a wrong type": (
         'to = ["anthropic"]\nprincipals = "ci"\nteams = []\nheaders = ["x"]\nmin_bytes = "1K"\nmax_bytes = 0',

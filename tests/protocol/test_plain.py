@@ -62,7 +62,7 @@ PLAIN: dict[str, bytes] = {
     "every other field": body(
         b',"stream":true,"system":[{"type":"text"}],"stop_sequences":["a"],"metadata":{"a":1.50},"tools":[{"name":"a"}],'
         b'"tool_choice":{"type":"auto"},"thinking":{"type":"adaptive"},"output_config":{},"output_format":null,'
-        b'"cache_control":{},"container":"c","diagnostics":{},"context_management":{},"compaction":{},"thread":null'
+        b'"cache_control":{},"diagnostics":{},"context_management":null'
     ),
 }
 

@@ -25,6 +25,10 @@ class Busy(msgspec.Struct):
 
     in_flight: int = 0
     first_byte_seconds: float | None = None
+    since: float = 0.0
+
+    def first_byte_weight(self, now: float) -> float:
+        return 0.5 ** ((now - self.since) / 60.0)
 
 
 def group(*weights: float, loads: Sequence[Busy] = ()) -> list[Candidate]:
@@ -96,7 +100,11 @@ def test_every_target_is_in_the_order_once(weights: list[int], key: int, seed: i
         group(*weights, loads=[Busy(number) for number in range(len(weights))]),
         random.Random(seed).random,
     )
-    for ordered in (by_affinity(candidates, key), by_weight(candidates, fraction), least_busy(candidates, fraction)):
+    for ordered in (
+        by_affinity(candidates, key),
+        by_weight(candidates, fraction),
+        least_busy(candidates, fraction, 0.0),
+    ):
         assert sorted(names(ordered)) == sorted(names(candidates))
 
 
@@ -186,14 +194,14 @@ def test_of_two_the_less_busy_comes_first(case: str) -> None:
     better, worse, weight = LEAST_BUSY[case]
     candidates = group(weight, 1.0, loads=[better, worse])
     for seed in range(20):
-        assert names(least_busy(candidates, random.Random(seed).random)) == ["p0", "p1"]
+        assert names(least_busy(candidates, random.Random(seed).random, 0.0)) == ["p0", "p1"]
 
 
 def test_behind_the_two_the_order_is_that_by_weight() -> None:
     candidates = group(4.0, 3.0, 2.0, 1.0, loads=[Busy(number, 1.0) for number in (9, 1, 5, 0)])
     for seed in range(20):
         expected = names(by_weight(candidates, random.Random(seed).random))
-        ordered = names(least_busy(candidates, random.Random(seed).random))
+        ordered = names(least_busy(candidates, random.Random(seed).random, 0.0))
         assert ordered[2:] == expected[2:]
         assert sorted(ordered[:2]) == sorted(expected[:2])
 
@@ -205,7 +213,7 @@ def test_the_load_evens_out() -> None:
     running: list[Busy] = []
     peaks: list[int] = []
     for _ in range(count(5_000, 50_000)):
-        load = loads[int(least_busy(candidates, draw.random)[0].target.provider[1:])]
+        load = loads[int(least_busy(candidates, draw.random, 0.0)[0].target.provider[1:])]
         load.in_flight += 1
         running.append(load)
         if len(running) > 160:
@@ -221,10 +229,46 @@ def test_a_weight_is_above_zero(weight: float) -> None:
 
 
 def test_no_candidates_give_no_order() -> None:
-    assert by_affinity([], 1) == by_weight([], random.random) == least_busy([], random.random) == []
+    assert by_affinity([], 1) == by_weight([], random.random) == least_busy([], random.random, 0.0) == []
 
 
 def test_the_extremes_of_the_random_numbers_are_no_error() -> None:
     candidates = group(1.0, 2.0)
     for extreme in (0.0, 1.0 - 2.0**-53):
         assert len(by_weight(candidates, lambda extreme=extreme: extreme)) == 2
+
+
+slow_and_fast = st.tuples(st.floats(0.01, 1.0), st.floats(1.2, 100.0))
+
+
+@given(slow_and_fast, st.integers(0, 9), st.integers(0, 1 << 16))
+@examples(200)
+def test_a_slow_target_is_avoided_at_first_and_forgotten_in_the_end(
+    times: tuple[float, float], in_flight: int, seed: int
+) -> None:
+    fast, factor = times
+    candidates = group(1, 1, loads=[Busy(in_flight, fast), Busy(in_flight, fast * factor)])
+    assert names(least_busy(candidates, random.Random(seed).random, 0.0)) == ["p0", "p1"]
+    firsts = {names(least_busy(candidates, random.Random(each).random, 3600.0))[0] for each in range(seed, seed + 40)}
+    assert firsts == {"p0", "p1"}
+
+
+@given(slow_and_fast, st.floats(0.0, 1200.0), st.floats(0.0, 1200.0), st.integers(0, 1 << 16))
+@examples(200)
+def test_time_never_makes_a_slower_target_the_faster_one(
+    times: tuple[float, float], age: float, other_age: float, seed: int
+) -> None:
+    fast, factor = times
+    loads = [Busy(0, fast, since=-age), Busy(1, fast * factor, since=-other_age)]
+    assert names(least_busy(group(1, 1, loads=loads), random.Random(seed).random, 0.0)) == ["p0", "p1"]
+
+
+def test_an_old_time_is_drawn_to_that_of_the_target_beside_it() -> None:
+    """Ten times as slow, it gets a request when the other has ten in flight, after a minute when it has seven."""
+    for now, busy in ((0.0, 10), (60.0, 7), (120.0, 4), (600.0, 1)):
+        loads = [Busy(busy, 1.0, since=now), Busy(0, 10.0)]
+        candidates = group(1, 1, loads=loads)
+        assert names(least_busy(candidates, random.Random(1).random, now)) == ["p1", "p0"], now
+        loads[0].in_flight = busy - 1
+        if busy > 1:
+            assert names(least_busy(candidates, random.Random(1).random, now)) == ["p0", "p1"], now

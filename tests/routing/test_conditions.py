@@ -16,19 +16,32 @@ from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
 from bud_asgi.protocol.request import decode_request
-from bud_asgi.routing import Route, RouteTable, TableRoute, resolve, unreachable
+from bud_asgi.routing import (
+    HostRouter,
+    Route,
+    RouteTable,
+    TableRoute,
+    make_router,
+    resolve,
+    resolve_by_host,
+    unreachable,
+)
 
 CI, OTHER = Principal(id="ci", team="web"), Principal(id="other")
 
 
 def request(
-    model: str = "m", principal: Principal | None = CI, size: int = 100, headers: dict[str, str] | None = None
+    model: str = "m",
+    principal: Principal | None = CI,
+    size: int = 100,
+    headers: dict[str, str] | None = None,
+    fields: str = "",
 ) -> Exchange:
-    """A request that has been read, with a body of that many bytes."""
+    """A request that has been read, with a body of that many bytes; `fields` follow the usual ones."""
     lines = [VERSION, *((name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items())]
     exchange = Exchange.of(http_scope(lines))
     exchange.principal = principal
-    body = BODY.replace(b'"m"', b'"%b"' % model.encode())
+    body = BODY.replace(b'"m"', b'"%b"' % model.encode())[:-1] + fields.encode() + b"}"
     exchange._request = decode_request(body + b" " * (size - len(body)))
     return exchange
 
@@ -60,6 +73,19 @@ HOLDS: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
     "a header that is no ASCII": ({"headers": {"x-tier": "é*"}}, {"headers": {"x-tier": "é1"}}, None),
     "the second of two headers": ({"headers": {"a": "1", "b": "2"}}, {"headers": {"a": "1"}}, "headers.b"),
     "a beta": ({"headers": {"anthropic-beta": "*one-*"}}, {"headers": {"anthropic-beta": "two-1,one-1"}}, None),
+    "a feature that is a beta": (
+        {"features": ["x", "one-*"]},
+        {"headers": {"anthropic-beta": "two-1, one-1"}},
+        None,
+    ),
+    "another beta": ({"features": ["one-*"]}, {"headers": {"anthropic-beta": "two-1,one"}}, "features"),
+    "a beta in the body": ({"features": ["one-*"]}, {"fields": ',"anthropic_beta":["one-1"]'}, None),
+    "an invalid list of betas": ({"features": ["one-*"]}, {"headers": {"anthropic-beta": "one-1,a b"}}, "features"),
+    "a feature that is a field": ({"features": ["mcp_*"]}, {"fields": ',"mcp_servers":[]'}, None),
+    "a field of a plain body": ({"features": ["thinking"]}, {"fields": ',"thinking":{}'}, None),
+    "a field that is null": ({"features": ["thinking"]}, {"fields": ',"thinking":null'}, "features"),
+    "a field within another": ({"features": ["role"]}, {}, "features"),
+    "any feature": ({"features": ["x", "*"]}, {}, None),
     "the smallest size": ({"min_bytes": 100}, {}, None),
     "a smaller size": ({"min_bytes": 101}, {}, "min_bytes"),
     "the largest size": ({"max_bytes": 100}, {}, None),
@@ -96,7 +122,8 @@ def test_an_exact_name_is_first_and_its_conditions_lead_on_to_the_patterns() -> 
 
 
 def test_without_the_request_routes_with_conditions_on_it_are_skipped() -> None:
-    table = RouteTable([Route("m", ["a"], max_bytes=9**9), Route("m", ["b"], headers={"x": "*"}), Route("m", ["c"])])
+    conditions: list[dict[str, Any]] = [{"max_bytes": 9**9}, {"headers": {"x": "*"}}, {"features": ["model"]}]
+    table = RouteTable([*(Route("m", ["a"], **one) for one in conditions), Route("m", ["c"])])
     assert table.resolve("m", CI).targets == (Target("c"),)
 
 
@@ -154,8 +181,14 @@ class Renamed(RouteTable):
 def test_a_router_that_overrides_resolve_is_asked_without_the_request(
     table: type[RouteTable], model: str, expected: str
 ) -> None:
-    routes = [Route("m", ["small"], max_bytes=9**9), Route("m", ["rest"])]
-    assert led(table(routes), request(model)) == expected
+    router = make_router("router", table([Route("m", ["small"], max_bytes=9**9), Route("m", ["rest"])]))
+    exchange = request(model)
+    if isinstance(router, HostRouter):
+        asyncio.run(resolve_by_host(router, exchange))
+    else:
+        resolve(router, exchange)
+    assert exchange.route is not None
+    assert exchange.route.choose(exchange)[0].provider == expected
 
 
 def test_further_models_of_a_request_are_resolved_with_its_conditions() -> None:
@@ -192,6 +225,7 @@ _routes = st.lists(
         headers=st.sampled_from([{}, {"h": "*"}, {"h": "1*"}]),
         min_bytes=st.sampled_from([None, None, 150]),
         max_bytes=st.sampled_from([None, None, 160]),
+        features=st.sampled_from([["*"], ["*"], ["f-*"], ["f-1", "metadata"]]),
     ),
     max_size=6,
     unique_by=lambda route: (route.model, route.conditions),
@@ -201,7 +235,8 @@ _requests = st.builds(
     st.sampled_from(["a", "ab", "b"]),
     st.builds(Principal, id=st.sampled_from(["x", "x1", "z"]), team=st.sampled_from([None, "t1"])),
     st.sampled_from([100, 155, 200]),
-    st.sampled_from([{}, {"h": "1"}, {"h": "2"}]),
+    st.sampled_from([{}, {"h": "1"}, {"h": "2"}, {"anthropic-beta": "f-1"}, {"anthropic-beta": "g,f-2", "h": "1"}]),
+    st.sampled_from(["", ',"metadata":{}']),
 )
 
 
@@ -209,6 +244,8 @@ def by_definition(routes: list[Route], exchange: Exchange) -> int | None:
     """The index of the route for a request: exact names before patterns, then their order."""
     model, principal = exchange.decoded_request.model, exchange.principal
     size, header = len(exchange.decoded_request.body), exchange.headers.get(b"h")
+    betas = exchange.headers.get(b"anthropic-beta", b"").decode().split(",")
+    features = [*betas, *exchange.decoded_request.spans]
     assert principal is not None
     for index in sorted(range(len(routes)), key=lambda index: "*" in routes[index].model):
         route = routes[index]
@@ -217,6 +254,7 @@ def by_definition(routes: list[Route], exchange: Exchange) -> int | None:
             and any(by_hand(pattern, principal.id) for pattern in route.principals)
             and (route.teams == ("*",) or any(by_hand(pattern, principal.team or "") for pattern in route.teams))
             and all(header is not None and by_hand(pattern, header.decode()) for pattern in route.headers.values())
+            and any(by_hand(pattern, feature) for pattern in route.features for feature in features)
             and (route.min_bytes or 0) <= size <= (route.max_bytes or size)
         ):
             return index

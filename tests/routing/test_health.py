@@ -304,6 +304,48 @@ def test_the_time_to_the_first_byte_is_a_moving_average() -> None:
     assert health.first_byte_seconds == pytest.approx(0.96)
 
 
+def test_an_average_counts_half_as_much_a_minute_after_its_last_change() -> None:
+    health = Health()
+    health.first_byte(health.begin(0.0), 0.0, 8.0)
+    assert [health.first_byte_weight(now) for now in (-5.0, 0.0, 60.0, 180.0)] == [1.0, 1.0, 0.5, 0.125]
+    health.first_byte(health.begin(60.0), 60.0, 3.0)
+    assert health.first_byte_seconds == pytest.approx(3.0 + 0.4 * 5.0)
+    health.first_byte(health.begin(1e6), 1e6, 1.0)
+    assert (health.first_byte_seconds, health.first_byte_weight(1e6)) == (1.0, 1.0)
+
+
+def test_to_wait_in_vain_only_raises_the_average() -> None:
+    health = Health()
+    health.waited(0.0, 5.0)
+    assert health.first_byte_seconds == 5.0
+    health.waited(0.0, 4.0)
+    assert (health.first_byte_seconds, health.first_byte_weight(60.0)) == (5.0, 0.5)
+    health.waited(0.0, 10.0)
+    assert health.first_byte_seconds == pytest.approx(6.0)
+
+
+_events = st.tuples(st.booleans(), st.floats(0.0, 1000.0), st.floats(0.0, 600.0))
+
+
+@given(st.lists(_events, min_size=1, max_size=30))
+@examples(200)
+def test_the_average_is_between_the_times_that_were_seen(events: Sequence[tuple[bool, float, float]]) -> None:
+    health, now, seen = Health(), 0.0, list[float]()
+    for in_vain, after_seconds, seconds in events:
+        now += after_seconds
+        former = health.first_byte_seconds
+        if in_vain:
+            health.waited(now, seconds)
+            assert former is None or (health.first_byte_seconds or 0.0) >= former
+        else:
+            health.first_byte(health.begin(now), now, seconds)
+        seen.append(seconds)
+        average = health.first_byte_seconds
+        assert average is not None
+        assert min(seen) * (1 - 1e-9) <= average <= max(seen) * (1 + 1e-9)
+        assert 0.0 <= health.first_byte_weight(now) <= 1.0
+
+
 Move = tuple[str, int, Verdict, float | None, float]
 
 _times = st.one_of(st.floats(0.0, 3.0), st.floats(0.0, 100.0), st.sampled_from([-3600.0, 3600.0]))

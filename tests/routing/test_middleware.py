@@ -118,6 +118,20 @@ async def test_without_a_principal_every_route_is_open() -> None:
     assert sent.status == 200
 
 
+async def test_a_function_routes_for_a_foreign_app() -> None:
+    async def tenant_route(model: str, principal: Principal) -> Route | None:
+        await asyncio.sleep(0)
+        return Route(model, [principal.id]) if model == "m" else None
+
+    for body, status in ((body_of("m"), 200), (body_of("x"), 404)):
+        scope = http_scope([VERSION])
+        exchange = Exchange.of(scope)
+        exchange.principal = Principal(id="p")
+        sent = await call(RoutingMiddleware(FOREIGN, router=tenant_route), scope, Receiving(*chunks(body)))
+        assert sent.status == status
+        assert (exchange.route is None) is (status == 404)
+
+
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 async def test_other_scopes_are_passed_on_untouched(kind: str) -> None:
     scopes: list[Scope] = []

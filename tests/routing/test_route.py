@@ -77,6 +77,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"to": [["a", "b"]], "balance": "weight"},
         f'balance: {BALANCES}, got "weight" (did you mean "weighted"?)',
     ),
+    "another attempt that is no flag": (
+        {"retry_without_thinking": 1},
+        "retry_without_thinking: expected true or false, got 1",
+    ),
     "one principal": ({"principals": "ci"}, f'principals: {PATTERNS}, got "ci"'),
     "no principals": ({"principals": []}, f"principals: {NEVER}"),
     "teams that are no strings": ({"teams": [1]}, f"teams: {PATTERNS}, got 1 in it"),
@@ -97,6 +101,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a credential": (
         {"headers": {"Authorization": "Bearer *"}},
         "headers.Authorization: carries a credential; expected another header, or principals or teams",
+    ),
+    "no features": ({"features": []}, "features: an empty list matches nothing"),
+    "a feature without a list": (
+        {"features": "thinking"},
+        'features: expected a list of beta flags and top-level fields, or patterns with *, such as ["context-1m-*",',
     ),
     "a size of zero": ({"min_bytes": 0}, "min_bytes: expected a number of bytes, at least 1, got 0"),
     "a size that is no number": ({"max_bytes": "1K"}, 'max_bytes: expected a number of bytes, at least 1, got "1K"'),
@@ -155,6 +164,11 @@ HIDDEN: dict[str, tuple[list[Route], list[tuple[int, int]]]] = {
         [(1, 0)],
     ),
     "another header": ([Route("a", ["p"], headers={"x": "*"}), Route("a", ["p"], headers={"y": "*"})], []),
+    "fewer features": (
+        [Route("a", ["p"], features=["b-*", "c"]), Route("a", ["p"], features=["b-1*"]), Route("a", ["p"])],
+        [(1, 0)],
+    ),
+    "further features": ([Route("a", ["p"], features=["b-*"]), Route("a", ["p"], features=["b-1", "c"])], []),
     "a smaller size": (
         [Route("a", ["p"], max_bytes=9), Route("a", ["p"], max_bytes=9, min_bytes=2), Route("a", ["p"], max_bytes=10)],
         [(1, 0)],

@@ -49,6 +49,7 @@ PROVIDER = Anthropic(api_key="k", base_url="http://127.0.0.1:1")
 HASH = hash_api_key("x")
 REQUESTS = Limit("requests", 1)
 ANY_CLASS: Any = ApiKeys
+ANY_LIST: Any = [Route("m", ["anthropic"])]
 
 
 class Odd:
@@ -95,6 +96,7 @@ NUMBERS = {
     "connect",
     "first_byte",
     "silence",
+    "total",
     *Timing().__struct_fields__,
 }
 
@@ -135,10 +137,20 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
     "the name of a kind of authentication": ({"auth": "client"}, "auth: expected an object"),
     "false in place of a backend": ({"auth": False}, "auth: expected an object"),
     "a backend without its method": ({"auth": AuthenticationBackend()}, "auth: expected an object"),
-    "a mapping of routes": ({"routes": {"m": "anthropic"}}, "routes: expected a list of Route, got a dict"),
+    "a mapping of routes": ({"routes": {"m": "anthropic"}}, "routes: expected a list of Route, .*, got a dict"),
     "a pattern in place of routes": ({"routes": "claude-*"}, 'routes: expected a list of Route, got "claude-\\*"'),
     "one route": ({"routes": Route("m", ["anthropic"])}, "routes: expected a list of Route"),
     "no route": ({"routes": []}, "routes: an empty list serves no model"),
+    "a function of the model alone": ({"routes": hash_api_key}, "routes: expected .* got the function"),
+    "a class of router": ({"routes": RouteTable}, "routes: expected .* got the class RouteTable"),
+    "a list in place of a router": (
+        {"auth": None, "middleware": [Middleware(RoutingMiddleware, router=ANY_LIST)]},
+        "router: expected a RouteTable, a function of the model and the principal, .* got a list",
+    ),
+    "a table with a provider that does not exist": (
+        {"routes": RouteTable([Route("m", ["x"])])},
+        "routes: unknown provider 'x' in the route 'm'",
+    ),
     "one limit": ({"limits": REQUESTS}, "limits: expected a list of Limit"),
     "a number as a limit": ({"limits": [60]}, r"limits\[0\]: expected a Limit, got 60"),
     "no limits but a missing list": ({"limits": None}, "limits: missing"),
@@ -346,7 +358,7 @@ PLUGGED: dict[str, tuple[Middleware, str]] = {
         Middleware(RateLimitMiddleware, limits=[REQUESTS], store=Store(ConnectionError())),
         "the request failed",
     ),
-    "a router that returns no route": (Middleware(RoutingMiddleware, router=Router("claude")), "instead of a route"),
+    "a router that returns no route": (Middleware(RoutingMiddleware, router=Router("claude")), "instead of a Route"),
     "a router that raises": (Middleware(RoutingMiddleware, router=Router(LookupError())), "the request failed"),
     "names in place of targets": (Middleware(RoutingMiddleware, router=Router(targets=["x"])), "instead of a Target"),
     "a name in place of a list": (Middleware(RoutingMiddleware, router=Router(targets="x")), "instead of a list"),

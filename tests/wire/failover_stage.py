@@ -110,13 +110,15 @@ UNREACHABLE = ("dead", "tls", "dns")
 """Providers that nothing can be sent to: no connection, a certificate of an unknown authority, an unknown host."""
 
 
+def route_to(*order: str, **options: Any) -> Route:
+    """The route that `Stage.post` uses for these targets; `options` are the route's."""
+    return Route("-".join(order), to=[Target(name, MODEL) for name in order], **options)
+
+
 def _routes() -> list[Route]:
     names = (*ANTHROPIC, "aws", "google", *UNREACHABLE)
     orders = [order for count in (1, 2, 3) for order in permutations(names, count)]
-    return [
-        Route("-".join(order), to=[Target(name, MODEL) for name in order])
-        for order in (*orders, ("dead", "one", "two", "three"))
-    ]
+    return [route_to(*order) for order in (*orders, ("dead", "one", "two", "three"))]
 
 
 def _providers(stack: ExitStack, upstreams: dict[str, ThreadedStandIn], service: aws.Bedrock, key_file: Path) -> Any:
@@ -138,22 +140,52 @@ def _providers(stack: ExitStack, upstreams: dict[str, ThreadedStandIn], service:
 
 
 @contextmanager
-def failover_stage(**options: Any) -> Generator[Stage]:
-    """Serve the gateway, with a route for each sequence of targets, such as `one-aws-two`; `options` are the app's."""
-    google, service, upstreams = Google(), aws.Bedrock(), dict[str, ThreadedStandIn]()
+def failover_stage(*, signed: bool = False, **options: Any) -> Generator[Stage]:
+    """Serve the gateway, with a route for each sequence of targets, such as `one-aws-two`; `options` are the app's.
+
+    `signed`: each upstream signs thinking blocks by its name, and accepts no others.
+    """
+    signers = {name: name if signed else None for name in (*ANTHROPIC, "aws", "google")}
+    google, service, upstreams = Google(), aws.Bedrock(signer=signers["aws"]), dict[str, ThreadedStandIn]()
     with ExitStack() as stack:
         key_file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "key.json"
         tokens = stack.enter_context(StandIn.of(google).in_thread())
         key_file.write_text(json.dumps(google.account.info(tokens.base_url)))
         for name in ANTHROPIC:
-            upstreams[name] = stack.enter_context(StandIn(api_key=key_of(name)).in_thread())
+            upstreams[name] = stack.enter_context(StandIn(api_key=key_of(name), signer=signers[name]).in_thread())
         upstreams["aws"] = stack.enter_context(StandIn.of(service).in_thread())
-        upstreams["google"] = stack.enter_context(StandIn.of(google_cloud.Vertex(tokens=google.tokens)).in_thread())
+        vertex = google_cloud.Vertex(tokens=google.tokens, signer=signers["google"])
+        upstreams["google"] = stack.enter_context(StandIn.of(vertex).in_thread())
         settings: dict[str, Any] = {"timing": TIMING, "routes": _routes(), **options}
         settings["providers"] = _providers(stack, upstreams, service, key_file)
         limits = stack.enter_context(limited(*EVERY_KIND, upstream=upstreams["one"], **settings))
         without_budget(limits.here)
         yield Stage(limits, upstreams)
+
+
+def without_pings(reply: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream, each of two lines and an empty one."""
+    assert reply.content.endswith(b"\n\n"), reply.content[-80:]
+    events: list[dict[str, Any]] = []
+    for block in reply.text.removesuffix("\n\n").split("\n\n"):
+        name, data = block.split("\n")
+        events.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {events[-1]['type']}"
+    return [event for event in events if event["type"] != "ping"]
+
+
+def assert_whole(reply: httpx.Response, *, stream: bool) -> None:
+    """The client got one whole message, that of the target that answered."""
+    assert reply.status_code == 200, reply.text
+    assert "x-should-retry" not in reply.headers
+    if not stream:
+        assert [block["text"] for block in reply.json()["content"]] == [SAID]
+        return
+    events = without_pings(reply)
+    kinds = [event["type"] for event in events]
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    assert [kinds.count(kind) for kind in ("message_start", "content_block_start", "error")] == [1, 1, 0]
+    assert "".join(event["delta"].get("text", "") for event in events if "delta" in event) == SAID
 
 
 def forget_health(here: Gateway) -> None:

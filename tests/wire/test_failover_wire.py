@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator
 from itertools import count
-from typing import Any
 
-import httpx
 import pytest
-from failover_stage import ANTHROPIC, REPLY, SAID, UNREACHABLE, WHOLE, Stage, failover_stage
+from failover_stage import (
+    ANTHROPIC,
+    REPLY,
+    UNREACHABLE,
+    WHOLE,
+    Stage,
+    assert_whole,
+    failover_stage,
+    without_pings,
+)
 from msgspec.structs import replace
 
 from bud_asgi.exchange import AttemptEnd
@@ -70,31 +76,6 @@ def stage(module_stage: Stage) -> Generator[Stage]:
 @pytest.fixture
 def caller() -> str:
     return f"caller-{next(_numbers)}"
-
-
-def without_pings(reply: httpx.Response) -> list[dict[str, Any]]:
-    """The events of a stream, each of two lines and an empty one."""
-    assert reply.content.endswith(b"\n\n"), reply.content[-80:]
-    events: list[dict[str, Any]] = []
-    for block in reply.text.removesuffix("\n\n").split("\n\n"):
-        name, data = block.split("\n")
-        events.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {events[-1]['type']}"
-    return [event for event in events if event["type"] != "ping"]
-
-
-def assert_whole(reply: httpx.Response, *, stream: bool) -> None:
-    """The client got one whole message, that of the target that answered."""
-    assert reply.status_code == 200, reply.text
-    assert "x-should-retry" not in reply.headers
-    if not stream:
-        assert [block["text"] for block in reply.json()["content"]] == [SAID]
-        return
-    events = without_pings(reply)
-    kinds = [event["type"] for event in events]
-    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
-    assert [kinds.count(kind) for kind in ("message_start", "content_block_start", "error")] == [1, 1, 0]
-    assert "".join(event["delta"].get("text", "") for event in events if "delta" in event) == SAID
 
 
 def model_reply(status: int, kind: str, **headers: str) -> Reply:

@@ -14,7 +14,7 @@ from support.sockets import raw_request, receive_until
 from support.waiting import wait_until
 
 from bud_asgi import Route, Target
-from bud_asgi.testing import StandIn, hang_mid_event, late
+from bud_asgi.testing import StandIn, error, hang_mid_event, late
 
 SIZE = 8 << 20
 SENT = json.dumps({**BODY, "stream": True, "system": "x" * SIZE}).encode()
@@ -42,3 +42,25 @@ def test_the_body_is_released_when_the_response_begins(routes: list[Route] | Non
                 wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")
             assert here.account().outcome == "client_gone"
             assert here.account().account_state == set()
+
+
+THOUGHT = {"type": "thinking", "thinking": "", "signature": "x"}
+HISTORY = [*BODY["messages"], {"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "x" * SIZE}]}]
+REFUSAL = "messages.1.content.0: Invalid `signature` in `thinking` block"
+
+
+@pytest.mark.usefixtures("traced")
+def test_so_is_the_copy_of_a_request_without_thinking() -> None:
+    routes = [Route("*", to=["anthropic"], retry_without_thinking=True)]
+    sent = json.dumps({**BODY, "stream": True, "messages": HISTORY}).encode()
+    with StandIn(api_key=UPSTREAM_KEY, strict=False).in_thread() as upstream:
+        upstream.enqueue(error(400, "invalid_request_error", REFUSAL), late(0.3, hang_mid_event()))
+        slow = provider(upstream.base_url, timeouts=PATIENT)
+        with (
+            gateway("", providers=[slow], routes=routes) as here,
+            raw_request(here.base_url, sent, timeout=10) as client,
+        ):
+            upstream.wait_requests(2, timeout=20)
+            receive_until(client, b"content_block_delta")
+            wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")
+        assert [len(one.json()["messages"][1]["content"]) for one in upstream.requests] == [2, 1]

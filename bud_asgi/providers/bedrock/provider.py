@@ -50,6 +50,7 @@ from bud_asgi.providers.bedrock.request import (
 from bud_asgi.providers.bedrock.stream import CountToJson, EventsToSse
 from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.compat.model_ids import generation
+from bud_asgi.providers.compat.needs import NO_LOSS, Loss, Needs, loss_of
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamUnavailable
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, Credential, EncodedRequest, ProviderRequest, Traits
@@ -145,7 +146,8 @@ class Bedrock:
         fixed = header_block((*_OWN_HEADERS, *_fixed_headers(service_tier, guardrail)))
         self._headers = {accept: header_block(((b"accept", accept),)) + fixed for accept in (_JSON, CONTENT_TYPE)}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in dict(fixed)]
-        self.traits = Traits(edits_bodies=True, allowed_fields=("user_profile_id",) if user_profiles else ())
+        allowed = ("user_profile_id",) if user_profiles else ()
+        self.traits = Traits(edits_bodies=True, allowed_fields=allowed, loss_of=self._loss_of)
         self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
 
@@ -178,7 +180,7 @@ class Bedrock:
         request = call.request
         if self._has_guardrail:
             check_no_guardrail_fields(request)
-        model = self._find_model(base_name(call.upstream_model), base_name(request.model))
+        model = self._model_of(call)
         adapted = adapt(call, self._rules, model.name)
         more = self._user_profile(call)
         if request.counting:
@@ -230,6 +232,17 @@ class Bedrock:
         if error is None:
             return None
         return translate(self._redacted(error), call.request.model, counting=call.request.counting)
+
+    def _model_of(self, call: ProviderRequest) -> BedrockModel:
+        """Return the model of a request. Raises `NotFound`."""
+        return self._find_model(base_name(call.upstream_model), base_name(call.request.model))
+
+    def _loss_of(self, call: ProviderRequest, needs: Needs) -> Loss:
+        """Return what a request would lose; nothing for an unknown model, which `encode` refuses."""
+        try:
+            return loss_of(call.request, needs, self._rules, self._model_of(call).name)
+        except NotFound:
+            return NO_LOSS
 
     def _redacted(self, error: AwsError) -> AwsError:
         return msgspec.structs.replace(error, text=self.credential.redact(error.text))

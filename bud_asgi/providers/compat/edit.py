@@ -1,30 +1,17 @@
-"""The edits of a request body, and a decoder that reads its values one level at a time."""
+"""The edits of a request body."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from bud_asgi.protocol.errors import RequestTooLarge
 from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.request import MessagesRequest
-
-MAX_COMMAS = 300_000
-"""A value with more commas is not parsed: creating millions of items would block the event loop."""
+from bud_asgi.protocol.values import TooManyValues
 
 MAX_EDITS = 10_000
 """The most values that are removed from one field. Anthropic accepts four breakpoints and some hundred tools."""
-
-Object = dict[str, msgspec.Raw]
-
-_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-_object_decoder = msgspec.json.Decoder(Object)
-
-
-class TooManyValues(Exception):
-    """A value has more than `MAX_COMMAS` commas, or needs more than `MAX_EDITS` edits."""
 
 
 class BodyEdit:
@@ -98,30 +85,3 @@ class BodyEdit:
         """Add a name to `dropped`, once."""
         if name not in self.dropped:
             self.dropped.append(name)
-
-
-def parse_list(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
-    """Split a list into its items, undecoded. Raises one of `MALFORMED_JSON`, `TooManyValues`."""
-    _check_commas(value)
-    return _list_decoder.decode(value)
-
-
-def parse_object(value: bytes | msgspec.Raw) -> Object:
-    """Split an object into its fields, undecoded. Raises one of `MALFORMED_JSON`, `TooManyValues`."""
-    _check_commas(value)
-    return _object_decoder.decode(value)
-
-
-def first_byte(value: bytes | msgspec.Raw) -> bytes:
-    """Return the first byte of a value, which determines its JSON type."""
-    return bytes(memoryview(value)[:1])
-
-
-def is_object(value: bytes | msgspec.Raw) -> bool:
-    """Return whether a value is a JSON object."""
-    return first_byte(value) == b"{"
-
-
-def _check_commas(value: bytes | msgspec.Raw) -> None:
-    if len(memoryview(value)) > MAX_COMMAS and bytes(value).count(b",") > MAX_COMMAS:
-        raise TooManyValues

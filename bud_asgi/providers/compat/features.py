@@ -19,22 +19,17 @@ from functools import lru_cache
 
 import msgspec
 
+from bud_asgi.protocol.betas import requested_betas
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit, TooManyValues
-from bud_asgi.providers.compat.model_ids import generation
+from bud_asgi.protocol.values import TooManyValues
+from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit
 from bud_asgi.providers.compat.moves import apply_edits, move_automatic_breakpoint
 from bud_asgi.providers.compat.prune import is_neutral, pruned, tree_of
-from bud_asgi.providers.compat.rules import FieldRule, NestedField, NestedFields, ServiceRules
+from bud_asgi.providers.compat.rules import NestedField, NestedFields, ServiceRules
+from bud_asgi.providers.compat.support import Support
 from bud_asgi.providers.seam import ProviderRequest
 
-MAX_BETAS = 64
-"""The most beta flags that a request may name; Anthropic documents about fifty."""
-
-_MAX_LIST = 8192  # bytes of the list of flags in a body
-_decode_flags = msgspec.json.Decoder(list[str]).decode
-_FLAG = re.compile(r"[0-9A-Za-z._-]{1,100}")
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # a key may be spelled with one; serializers escape no letters
 
 
@@ -60,8 +55,8 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     `RequestTooLarge` for one with too many values to look for what the operator drops.
     """
     request = call.request
-    requested = requested_betas(call)
-    support = Support(call, rules, model, requested)
+    requested = requested_betas(call.headers, request)
+    support = Support(request, rules, model, requested)
     body = BodyEdit(request)
     _drop_or_reject_fields(body, support)
     apply_edits(body, rules.edits)
@@ -85,84 +80,6 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     return Adaptation(frozenset(body.without), body.changed, betas, (*unsent, *body.dropped))
 
 
-def requested_betas(call: ProviderRequest) -> tuple[str, ...]:
-    """Return the beta flags that the client requests in the header, then in the body, without duplicates.
-
-    Raises `InvalidRequest` if one of them is not a valid list of flags.
-    """
-    header = call.headers.get(b"anthropic-beta", b"").decode("latin-1")
-    flags = header.split(",") if header else []
-    value = call.request.value("anthropic_beta")
-    if value is not None and value != b"null":
-        try:
-            flags += _decode_flags(value[:_MAX_LIST])
-        except MALFORMED_JSON:
-            raise InvalidRequest("anthropic_beta: Input should be a valid list of strings") from None
-    requested = tuple(dict.fromkeys(flag.strip() for flag in flags if flag and not flag.isspace()))
-    if len(requested) > MAX_BETAS:
-        raise InvalidRequest(f"anthropic-beta: at most {MAX_BETAS} values are supported")
-    for flag in requested:
-        if not _FLAG.fullmatch(flag):
-            raise InvalidRequest(f"anthropic-beta: {flag[:100]!a} is not a valid value")
-    return requested
-
-
-class Support:
-    """Which beta flags and fields a service accepts in one request, for one model."""
-
-    def __init__(self, call: ProviderRequest, rules: ServiceRules, model: str, requested: tuple[str, ...]) -> None:
-        self._request = call.request
-        self._counting = rules.counting_betas if call.request.counting else None
-        self.requested = requested
-        self._sent_as: dict[str, tuple[str, ...]] = {}
-        self.model = model
-        self.generation = generation(model)
-        self.rules = rules
-
-    def sent_as(self, flag: str) -> tuple[str, ...]:
-        """Return the names under which a flag is sent; none if it is not sent."""
-        names = self._sent_as.get(flag)
-        if names is None:
-            names = self._sent_as[flag] = self._names_of(flag)
-        return names
-
-    def has_field(self, rule: FieldRule) -> bool:
-        """Return whether the service accepts the field of a rule, with the beta flags that the client requests.
-
-        If the client requests none of the field's flags, the field is sent wherever one of them would be, and the
-        service reports the missing flag.
-        """
-        if rule.supported_by(self.model):
-            return True
-        paired = self.rules.requested_flags(rule, self.requested)
-        if paired:
-            sent = {name for flag in self.requested for name in self.sent_as(flag)}
-            return any(name in sent for name in paired)
-        if rule.only_requested or (rule.flags and self.rules.sends_unknown_betas):
-            return True
-        known = (*self.rules.betas, *self.rules.allow_betas)
-        return any(matches_any(rule.flags, flag) and self.sent_as(flag) for flag in known)
-
-    def _names_of(self, flag: str) -> tuple[str, ...]:
-        rules = self.rules
-        if any(matches_any(rules.flags_of(name), flag) for name in rules.drop_fields if "." not in name):
-            return ()
-        rule, preferred = rules.betas.get(flag), rules.prefers(flag)
-        if preferred == "drop":
-            return ()
-        if preferred == "allow":
-            return self._names_left(rule.sent_as if rule else ()) or (flag,)
-        counted = self._counting is None or flag in self._counting
-        if rule is None or not counted or not rule.accepted_by(self.model):
-            return (flag,) if rule is None and rules.sends_unknown_betas else ()
-        if rule.needs and (rule.needs not in self._request.spans or rule.needs in rules.drop_fields):
-            return ()
-        return self._names_left(rule.sent_as) if rule.sent_as else (flag,)
-
-    def _names_left(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in names if self.rules.prefers(name) != "drop")
-
-
 def _version(call: ProviderRequest, support: Support) -> str:
     """Return the service's name for the client's API version. An unknown version is sent on, for it to validate."""
     requested = call.headers.get(b"anthropic-version", b"").decode("latin-1")
@@ -178,20 +95,16 @@ def _drop_or_reject_fields(body: BodyEdit, support: Support) -> None:
     """Drop the top-level fields that the service does not support. Raises `InvalidRequest` if one cannot be dropped."""
     rules = support.rules
     for name in body.request.spans:
-        rule = rules.fields.get(name)
-        if name in rules.drop_fields:
+        treatment = support.treatment_of(name)
+        if treatment == "send":
+            continue
+        if body.request.value(name) == b"null" and name not in rules.drop_fields:
+            body.without.add(name)
+        elif treatment == "drop":
             body.drop(name)
             body.lost += rules.flags_of(name)
-            continue
-        if rule is None or support.has_field(rule):
-            continue
-        if body.request.value(name) == b"null":
-            body.without.add(name)
-        elif rule.if_unsupported == "drop":
-            body.drop(name)
-            body.lost += rule.flags
-        elif rule.if_unsupported == "reject":
-            raise InvalidRequest(f"{name}: Extra inputs are not permitted", details=rule.details)
+        else:
+            raise InvalidRequest(f"{name}: Extra inputs are not permitted", details=rules.fields[name].details)
 
 
 def _prune_fields(body: BodyEdit, support: Support) -> None:

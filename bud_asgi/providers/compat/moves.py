@@ -15,15 +15,8 @@ import msgspec
 from msgspec.json import encode
 
 from bud_asgi.protocol.malformed import MALFORMED_JSON
-from bud_asgi.providers.compat.edit import (
-    MAX_EDITS,
-    BodyEdit,
-    TooManyValues,
-    first_byte,
-    is_object,
-    parse_list,
-    parse_object,
-)
+from bud_asgi.protocol.values import TooManyValues, first_byte, is_object, parse_list, parse_object
+from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit
 from bud_asgi.providers.compat.rules import EditName
 
 _CUSTOM = re.compile(rb'"custom"[ \t\n\r]*+:')

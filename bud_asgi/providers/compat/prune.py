@@ -12,7 +12,7 @@ import msgspec
 from msgspec.json import encode
 
 from bud_asgi.protocol.patterns import matches
-from bud_asgi.providers.compat.edit import first_byte, is_object, parse_list, parse_object
+from bud_asgi.protocol.values import first_byte, is_object, parse_list, parse_object, type_of
 from bud_asgi.providers.compat.rules import NestedField
 
 _EMPTY = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
@@ -97,22 +97,8 @@ def _pruned_list(value: bytes | msgspec.Raw, node: Node, removes: Removes) -> by
 
 
 def _is_removed(item: msgspec.Raw, node: Node, removes: Removes) -> bool:
-    kind = _kind_of(item)
+    kind = type_of(item)
     return any(matches(pattern, kind) and removes(field, item) for pattern, field in node.items)
-
-
-class _Typed(msgspec.Struct, frozen=True):
-    type: str = ""
-
-
-_decode_typed = msgspec.json.Decoder(_Typed).decode
-
-
-def _kind_of(item: msgspec.Raw) -> str:
-    try:
-        return _decode_typed(item).type
-    except msgspec.ValidationError:
-        return ""
 
 
 def is_neutral(field: NestedField, value: bytes | msgspec.Raw) -> bool:

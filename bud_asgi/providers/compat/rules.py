@@ -198,9 +198,14 @@ def _adjusted(
 
 
 class KnownRules(msgspec.Struct, frozen=True):
-    """The content of `data/providers.json`. `as_of` is the date when the rules were last checked."""
+    """The content of `data/providers.json`. `as_of` is the date when the rules were last checked.
+
+    `needed_betas` are the flags (names or `*` patterns) without which a request fails or has a different result, of
+    those that clients send only where they use them and that no top-level field of the request stands for.
+    """
 
     as_of: str
+    needed_betas: tuple[str, ...]
     services: Mapping[Service, ServiceRules]
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -26,6 +26,8 @@ from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import splice
 from bud_asgi.providers.compat.features import adapt
 from bud_asgi.providers.compat.model_ids import anthropic_id, generation, vertex_id
+from bud_asgi.providers.compat.needs import Loss, Needs, loss_of
+from bud_asgi.providers.compat.rules import ServiceRules
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.options import adjusted_rules, check_common, parse_base_url
 from bud_asgi.providers.seam import Credential, EncodedRequest, ProviderRequest, Traits
@@ -64,8 +66,6 @@ class Vertex:
     `tools.strict`. Raises `OptionError`.
     """
 
-    traits = Traits(edits_bodies=True)
-
     def __init__(  # noqa: PLR0913 - one for each thing that differs between deployments
         self,
         *,
@@ -102,10 +102,10 @@ class Vertex:
         self._origin, self._parent = _parse_endpoint(project, region, self.base_url, tls)
         self._counting = self._origin, self._parent
         if count_region is not None and count_region != region:
-            counted_at = f"https://{host_of(count_region)}" if base_url is None else base_url
-            self._counting = _parse_endpoint(project, count_region, counted_at, tls)
+            self._counting = _parse_endpoint(project, count_region, base_url or f"https://{host_of(count_region)}", tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
         self._timeouts = timeouts or Timeouts()
+        self.traits = Traits(edits_bodies=True, loss_of=partial(_loss_of, rules=self._rules))
 
     def __repr__(self) -> str:
         return f"Vertex(name={self.name!r}, project={self.project!r}, region={self.region!r})"
@@ -165,6 +165,10 @@ class Vertex:
         """Translate an error of the front end; `None` for one of a model, which is an Anthropic error already."""
         error = google_error(status, body)
         return None if error is None else translate(error, call, self._own_projects)
+
+
+def _loss_of(call: ProviderRequest, needs: Needs, rules: ServiceRules) -> Loss:
+    return loss_of(call.request, needs, rules, anthropic_id(base_name(call.upstream_model)))
 
 
 @cache

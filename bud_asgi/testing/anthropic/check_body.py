@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, cast
 
 from bud_asgi.testing.anthropic.check_messages import check_cache_breakpoints, check_messages, check_system
+from bud_asgi.testing.anthropic.check_thinking import check_signatures, check_thinking
 from bud_asgi.testing.anthropic.check_tools import check_tool_choice, check_tools
 from bud_asgi.testing.anthropic.check_values import (
     Fields,
@@ -54,16 +55,33 @@ _ESCAPE = re.compile(r"\\(?:u(d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|u(d[89a-f]
 """An escape in a JSON string: a surrogate pair, a lone surrogate (group 2), or any other."""
 
 
-def check_body(received: Received, *, version: str, betas: frozenset[str], known: Collection[str] | None) -> None:
+def check_body(
+    received: Received,
+    *,
+    version: str,
+    betas: frozenset[str],
+    known: Collection[str] | None,
+    signer: str | None = None,
+) -> None:
     """Check the body of a request. Raises `Rejected`."""
     counting = received.path.endswith(b"/count_tokens")
-    check_fields(decode_body(received), version=version, betas=betas, known=known, counting=counting)
+    fields = decode_body(received)
+    check_fields(fields, version=version, betas=betas, known=known, counting=counting, signer=signer)
 
 
 def check_fields(
-    fields: Fields, *, version: str, betas: frozenset[str], known: Collection[str] | None, counting: bool
+    fields: Fields,
+    *,
+    version: str,
+    betas: frozenset[str],
+    known: Collection[str] | None,
+    counting: bool,
+    signer: str | None = None,
 ) -> None:
-    """Check the fields of a body; `counting`: it is one for `count_tokens`. Raises `Rejected`."""
+    """Check the fields of a body; `counting`: it is one for `count_tokens`. Raises `Rejected`.
+
+    `signer` must have signed the thinking blocks of the conversation; `None`: they are not checked.
+    """
     _check_names(fields, betas, counting=counting)
     model = _check_model(fields, known)
     _check_sampling(fields, version, model)
@@ -75,8 +93,10 @@ def check_fields(
     check_messages(require(fields, "messages"), version, betas, prefill=prefill, continued=continued)
     names = check_tools(fields.get("tools"), betas)
     check_tool_choice(fields.get("tool_choice"), names)
-    _check_thinking(fields, model)
+    check_thinking(fields, model)
     check_cache_breakpoints(fields)
+    if signer is not None:
+        check_signatures(fields["messages"], signer)
 
 
 def decode_body(received: Received) -> Fields:
@@ -213,24 +233,3 @@ def _check_output_config(given: object, betas: frozenset[str]) -> None:
         shape = expect_object(config["format"], "output_config.format")
         expect_type(shape, ("json_schema",), "output_config.format")
         expect_object(require(shape, "schema", "output_config.format."), "output_config.format.schema")
-
-
-def _check_thinking(fields: Fields, model: str) -> None:
-    if fields.get("thinking") is None:
-        return
-    thinking = expect_object(fields["thinking"], "thinking")
-    kind = expect_type(thinking, ("adaptive", "enabled", "disabled", "between_tools"), "thinking")
-    if kind != "enabled":
-        return
-    if generation(model) >= (4, 7):
-        raise invalid_request(
-            '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" and '
-            '"output_config.effort" to control thinking behavior.'
-        )
-    value = require(thinking, "budget_tokens", "thinking.enabled.")
-    budget = expect_integer(value, "thinking.enabled.budget_tokens", minimum=1024)
-    if "max_tokens" in fields and budget >= fields["max_tokens"]:
-        raise invalid_request("`max_tokens` must be greater than `thinking.budget_tokens`.")
-    choice: object = fields.get("tool_choice")
-    if isinstance(choice, dict) and cast("dict[str, Any]", choice).get("type") in ("any", "tool"):
-        raise invalid_request("Thinking may not be enabled when tool_choice forces tool use.")

@@ -22,20 +22,27 @@ ROUTES = frozenset({b"/v1/messages", b"/v1/messages/count_tokens"})
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What requests are checked against. `models` and `betas` of `None` accept all; `catalogue` is what is listed."""
+    """What requests are checked against. `models`, `betas` and `signer` of `None` accept all.
+
+    `catalogue` is what is listed. `signer` has signed the thinking blocks that are accepted.
+    """
 
     api_key: str
     models: Collection[str] | None = None
     betas: Collection[str] | None = None
     catalogue: Sequence[Model] = MODELS
+    signer: str | None = None
 
 
-def make_rules(api_key: str, models: Sequence[Model] | None, betas: Iterable[str] | None) -> Rules:
-    """Make the rules of a stand-in with these models and beta flags."""
+def make_rules(
+    api_key: str, models: Sequence[Model] | None, betas: Iterable[str] | None, signer: str | None = None
+) -> Rules:
+    """Make the rules of a stand-in with these models, beta flags and signer of thinking blocks."""
     flags = None if betas is None else frozenset(betas)
     if models is None:
-        return Rules(api_key=api_key, betas=flags)
-    return Rules(api_key=api_key, models=callable_names(models), betas=flags, catalogue=models)
+        return Rules(api_key=api_key, betas=flags, signer=signer)
+    names = callable_names(models)
+    return Rules(api_key=api_key, models=names, betas=flags, catalogue=models, signer=signer)
 
 
 def check_request(received: Received, rules: Rules) -> None:
@@ -48,7 +55,7 @@ def check_request(received: Received, rules: Rules) -> None:
     if is_models_request(received):
         check_models(received, rules.catalogue)
     else:
-        check_body(received, version=version, betas=flags, known=rules.models)
+        check_body(received, version=version, betas=flags, known=rules.models, signer=rules.signer)
 
 
 def _check_route(received: Received) -> None:

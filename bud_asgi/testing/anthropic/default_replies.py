@@ -25,8 +25,8 @@ _TOKENS_PER_MESSAGE = 4
 _MAX_QUOTE = 120
 
 
-def parse_request(received: Received, seed: int) -> ParsedRequest:
-    """Read from a request what its reply depends on."""
+def parse_request(received: Received, seed: int, signer: str = "") -> ParsedRequest:
+    """Read from a request what its reply depends on. `signer` signs the thinking blocks in it."""
     fields = json_fields(received)
     return ParsedRequest(
         model=str(fields.get("model", "claude-stand-in")),
@@ -34,6 +34,7 @@ def parse_request(received: Received, seed: int) -> ParsedRequest:
         input_tokens=count_tokens(fields),
         request_id=received.request_id,
         seed=f"{seed}:{received.number}",
+        signer=signer,
     )
 
 

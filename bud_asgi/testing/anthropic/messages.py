@@ -16,6 +16,8 @@ import msgspec
 _TOKEN = re.compile(r" ?\w{1,7}|[^\w\s]|\s")
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
+_NONCE = 168  # characters of a signature that are random
+
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 """The service's ping event. Unlike the others it has a space after the colon, and no padding."""
 
@@ -77,6 +79,8 @@ class ParsedRequest(msgspec.Struct, frozen=True):
     """Everything random comes from it: ids, padding, the fragments of partial JSON."""
     id_infix: str = ""
     """What a platform inserts into ids: `_vrtx` makes `msg_vrtx_01...`."""
+    signer: str = ""
+    """Whose signature is on thinking blocks."""
 
 
 def split_tokens(text: str) -> list[str]:
@@ -87,6 +91,21 @@ def split_tokens(text: str) -> list[str]:
 def make_id(prefix: str, seed: str) -> str:
     """Make an id like the service's (`msg_01...`), the same for the same seed."""
     return f"{prefix}_01" + "".join(_rng(f"{prefix}:{seed}").choices(_ALPHABET, k=22))
+
+
+def make_signature(signer: str, seed: str) -> str:
+    """Make the signature of a thinking block, which `is_signed_by` recognises."""
+    nonce = "".join(_rng(seed).choices(_ALPHABET, k=_NONCE))
+    return f"Eq{nonce}{_proof(signer, nonce)}=="
+
+
+def is_signed_by(signature: str, signer: str) -> bool:
+    """Return whether this signer has made the signature of a thinking block."""
+    return signature[2 + _NONCE : -2] == _proof(signer, signature[2 : 2 + _NONCE])
+
+
+def _proof(signer: str, nonce: str) -> str:
+    return "".join(_rng(f"{signer} signed {nonce}").choices(_ALPHABET, k=22))
 
 
 def message_json(content: Content, request: ParsedRequest) -> bytes:
@@ -227,7 +246,7 @@ def _complete_block(block: Block, index: int, request: ParsedRequest) -> dict[st
 def _signature(block: ThinkingBlock, index: int, request: ParsedRequest) -> str:
     if block.signature is not None:
         return block.signature
-    return "Eq" + "".join(_rng(f"signature:{request.seed}:{index}").choices(_ALPHABET, k=190)) + "=="
+    return make_signature(request.signer, f"signature:{request.seed}:{index}")
 
 
 def _stream_block(

@@ -19,13 +19,17 @@ MAX_BODY = 32 << 20
 
 
 class AnthropicApi:
-    """Anthropic's API. Without `rules` it accepts any request that is not too large. `models` are listed."""
+    """Anthropic's API. Without `rules` it accepts any request that is not too large. `models` are listed.
+
+    `signer` signs the thinking blocks of its replies.
+    """
 
     max_body = MAX_BODY
 
-    def __init__(self, rules: Rules | None, models: Sequence[Model] = MODELS) -> None:
+    def __init__(self, rules: Rules | None, models: Sequence[Model] = MODELS, signer: str = "") -> None:
         self._rules = rules
         self._models = models
+        self._signer = signer
 
     def request_id(self, seed: str) -> str:
         """See `Service.request_id`."""
@@ -48,7 +52,7 @@ class AnthropicApi:
 
     def render(self, body: Body, received: Received, seed: int) -> Rendered:
         """See `Service.render`."""
-        return render(body, lambda: parse_request(received, seed))
+        return render(body, lambda: parse_request(received, seed, self._signer))
 
     def headers(self, received: Received, reply: Reply) -> list[tuple[str, str]]:
         """See `Service.headers`. They describe the account ("Rate limits", "Errors")."""

@@ -72,6 +72,7 @@ class Rules(msgspec.Struct, frozen=True):
     api_keys: Collection[str]
     models: ModelResolver
     betas: Collection[str]
+    signer: str | None = None
 
 
 def check_request(received: Received, rules: Rules) -> None:
@@ -162,7 +163,14 @@ def _check_body(fields: Fields, model: str, rules: Rules) -> None:
         for name, value in fields.items()
         if name not in ("anthropic_version", "anthropic_beta", "safeguards")
     }
-    check_fields({**common, "model": model}, version=_VERSIONS[version], betas=betas, known=(model,), counting=False)
+    check_fields(
+        {**common, "model": model},
+        version=_VERSIONS[version],
+        betas=betas,
+        known=(model,),
+        counting=False,
+        signer=rules.signer,
+    )
 
 
 def _betas(fields: Fields, model: str, known: Collection[str]) -> frozenset[str]:

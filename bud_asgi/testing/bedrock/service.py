@@ -57,6 +57,8 @@ class Bedrock(msgspec.Struct, frozen=True, kw_only=True):
     """Base ids by ARN, for ARNs without one: application inference profiles, provisioned models, deployments."""
     betas: Collection[str] = BETAS
     """The beta flags that it knows."""
+    signer: str | None = None
+    """Any name: signs the thinking blocks of its replies. Blocks that another has signed are refused; `None`: none."""
     clock: Clock = _now
     """Returns the time of day, to which the time of a signature is compared."""
     max_body: int = 20_000_000
@@ -70,7 +72,7 @@ class Bedrock(msgspec.Struct, frozen=True, kw_only=True):
         """See `Service.check`."""
         signatures = SignatureVerifier(self.keys, "bedrock", self.region, self.clock)
         try:
-            check_request(received, Rules(signatures, self.api_keys, self._models, self.betas))
+            check_request(received, Rules(signatures, self.api_keys, self._models, self.betas, self.signer))
         except AwsRejected as rejected:
             return rejected.rejection
         return None
@@ -128,6 +130,7 @@ class Bedrock(msgspec.Struct, frozen=True, kw_only=True):
             request_id=received.request_id,
             seed=f"{seed}:{received.number}",
             id_infix="_bdrk",
+            signer=self.signer or "",
         )
 
 

@@ -33,21 +33,23 @@ class StandIn:
     It accepts `api_key` as `x-api-key` or as a bearer token, and rejects what the service rejects, with the same
     errors. `strict=False` accepts any request. `models` are those that it lists and accepts, as `Model` or as an id; if
     `None`, it lists an example, and accepts every name except retired models and names with "does-not-exist" in them.
-    `betas` are the beta flags that it accepts, all if `None`. `tls` serves HTTPS with a certificate of that kind (needs
-    the extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and padding are made from `seed`. `send_buffer` limits
-    the kernel's send buffer of each connection, in bytes.
+    `betas` are the beta flags that it accepts, all if `None`. `signer`, any name, signs the thinking blocks of its
+    replies, and blocks that another has signed are refused; with `None`, none are. `tls` serves HTTPS with a
+    certificate of that kind (needs the extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and padding are made
+    from `seed`. `send_buffer` limits the kernel's send buffer of each connection, in bytes.
 
     Leaving the block closes every connection, and raises the first exception of a reply function, if any, or
     `RuntimeError` if the event loop was blocked while a client waited to connect.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each thing that tests vary
         self,
         *,
         api_key: str = "sk-ant-upstream",
         strict: bool = True,
         models: Iterable[str | Model] | None = None,
         betas: Iterable[str] | None = None,
+        signer: str | None = None,
         tls: TlsKind | None = None,
         max_body: int = MAX_BODY,
         seed: int = 0,
@@ -63,8 +65,8 @@ class StandIn:
         self.unparsable: list[str] = []
         """The parser's errors for data that was not HTTP."""
         listed = None if models is None else catalogue(models)
-        rules = make_rules(api_key, listed, betas) if strict else None
-        self.service: Service = AnthropicApi(rules, MODELS if listed is None else listed)
+        rules = make_rules(api_key, listed, betas, signer) if strict else None
+        self.service: Service = AnthropicApi(rules, MODELS if listed is None else listed, signer or "")
         """The service that it stands in for."""
         self._tls, self._max_body, self._seed, self._send_buffer = tls, max_body, seed, send_buffer
         self._certificates: Certificates | None = None

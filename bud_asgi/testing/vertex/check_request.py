@@ -159,7 +159,14 @@ def _check_body(received: Received, vertex: Vertex, route: Route) -> None:
     _check_stream(fields, route)
     check_features(fields, model)
     common = {name: fields[name] for name in fields if name not in ("anthropic_version", "anthropic_beta")}
-    check_fields({**common, "model": model}, version=version, betas=betas, known=(model,), counting=route.counting)
+    check_fields(
+        {**common, "model": model},
+        version=version,
+        betas=betas,
+        known=(model,),
+        counting=route.counting,
+        signer=vertex.signer,
+    )
 
 
 def _body_model(fields: Mapping[str, Any], vertex: Vertex, route: Route) -> str:

@@ -43,6 +43,8 @@ class Vertex(msgspec.Struct, frozen=True, kw_only=True):
     it."""
     betas: Collection[str] = BETAS
     """The beta flags that it knows."""
+    signer: str | None = None
+    """Any name: signs the thinking blocks of its replies. Blocks that another has signed are refused; `None`: none."""
     callers: Collection[str] | None = None
     """The principals (`Token.principal`) that have the role; `None`: all."""
     quota_projects: Collection[str] = ()
@@ -73,7 +75,7 @@ class Vertex(msgspec.Struct, frozen=True, kw_only=True):
 
     def render(self, body: Body, received: Received, seed: int) -> Rendered:
         """See `Service.render`. The ping of a stream follows `message_start`."""
-        rendered = render(body, lambda: _parse_request(received, seed))
+        rendered = render(body, lambda: _parse_request(received, seed, self.signer or ""))
         if isinstance(body, Content | ErrorEvents) and rendered.stream:
             return msgspec.structs.replace(rendered, pieces=_move_ping(rendered.pieces))
         return rendered
@@ -93,7 +95,7 @@ class Vertex(msgspec.Struct, frozen=True, kw_only=True):
         return [("request-id", received.request_id), ("x-vertex-ai-internal-prediction-backend", "harpoon"), *headers]
 
 
-def _parse_request(received: Received, seed: int) -> ParsedRequest:
+def _parse_request(received: Received, seed: int, signer: str) -> ParsedRequest:
     fields, route = json_fields(received), parse_route(received)
     return ParsedRequest(
         model=_claude_name(route.model) if route else "",
@@ -102,6 +104,7 @@ def _parse_request(received: Received, seed: int) -> ParsedRequest:
         request_id=received.request_id,
         seed=f"{seed}:{received.number}",
         id_infix="_vrtx",
+        signer=signer,
     )
 
 
