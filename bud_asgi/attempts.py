@@ -31,20 +31,19 @@ async def run_attempts(
     exchange = request.exchange
     if exchange.decoded_request.stream:
         request.response.enable_pings()
-    run = Run(request, upstreams, client, timing, [])
+    run = Run(request, upstreams, client, timing, time.monotonic() + timing.failover_within, [])
     failures = run.failures
-    deadline = time.monotonic() + timing.failover_within
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:
         for target in in_turn:
-            if failures and not _may_go_on(run, deadline):
+            if failures and not _may_go_on(run):
                 break
             call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
             has_next = _targets_tried(exchange) < last
             if await _attempt(run, call, in_turn, has_next=has_next):
                 return
-            again = await _call_without_thinking(run, deadline)
+            again = await _call_without_thinking(run)
             if again is not None and await _attempt(run, again, in_turn, has_next=has_next):
                 return
     finally:
@@ -67,9 +66,9 @@ async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, h
     return True
 
 
-def _may_go_on(run: Run, deadline: float) -> bool:
+def _may_go_on(run: Run) -> bool:
     on_unknown = getattr(run.request.exchange.route, "failover_on_unknown", True)
-    return may_try_next(run.failures, run.upstreams.budget, time.monotonic(), deadline, on_unknown=on_unknown)
+    return may_try_next(run.failures, run.upstreams.budget, time.monotonic(), run.deadline, on_unknown=on_unknown)
 
 
 def _in_turn(targets: Sequence[Target], exchange: Exchange, fleet: Fleet) -> Iterator[Target]:
@@ -86,13 +85,13 @@ def _targets_tried(exchange: Exchange) -> int:
     return len(exchange.attempts) - bool(exchange.dropped)
 
 
-async def _call_without_thinking(run: Run, deadline: float) -> UpstreamCall | None:
+async def _call_without_thinking(run: Run) -> UpstreamCall | None:
     """Another call of a target that has refused thinking blocks, without them; `None` if none is to be made.
 
     There is one at most: its request has no such blocks.
     """
     exchange = run.request.exchange
-    allowed = getattr(exchange.route, "retry_without_thinking", False) and time.monotonic() < deadline
+    allowed = getattr(exchange.route, "retry_without_thinking", False) and time.monotonic() < run.deadline
     if not allowed or not is_signature_refusal(run.failures[-1].error):
         return None
     request = exchange.decoded_request
@@ -133,7 +132,7 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
 
 def _second_call(run: Run, in_turn: Iterator[Target]) -> UpstreamCall | None:
     budget, now = run.upstreams.budget, time.monotonic()
-    if not budget.take(now):
+    if now >= run.deadline or not budget.take(now):
         return None
     target = next(in_turn, None)
     if target is None:
