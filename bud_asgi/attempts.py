@@ -15,7 +15,7 @@ from bud_asgi.http import HttpClient
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.thinking import is_signature_refusal, without_thinking
 from bud_asgi.providers.threads import MAX_INLINE, start_thread
-from bud_asgi.routing import Fleet, TableRoute
+from bud_asgi.routing import Fleet
 from bud_asgi.upstream_call import Run, UpstreamCall, Upstreams, abandon, begin, deliver, new_call
 
 
@@ -31,20 +31,19 @@ async def run_attempts(
     exchange = request.exchange
     if exchange.decoded_request.stream:
         request.response.enable_pings()
-    run = Run(request, upstreams, client, timing, [])
-    failures, budget = run.failures, upstreams.budget
-    deadline = time.monotonic() + timing.failover_within
+    run = Run(request, upstreams, client, timing, time.monotonic() + timing.failover_within, [])
+    failures = run.failures
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:
         for target in in_turn:
-            if failures and not may_try_next(failures, budget, time.monotonic(), deadline):
+            if failures and not _may_go_on(run):
                 break
             call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
             has_next = _targets_tried(exchange) < last
             if await _attempt(run, call, in_turn, has_next=has_next):
                 return
-            again = await _call_without_thinking(run, deadline)
+            again = await _call_without_thinking(run)
             if again is not None and await _attempt(run, again, in_turn, has_next=has_next):
                 return
     finally:
@@ -54,8 +53,7 @@ async def run_attempts(
 
 async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:
     """Deliver the reply of a target; return whether one was delivered."""
-    route = run.request.exchange.route
-    hedge = route.hedge if has_next and type(route) is TableRoute else None
+    hedge = getattr(run.request.exchange.route, "hedge", None) if has_next else None
     try:
         if hedge is None:
             await begin(run, call, has_next=has_next)
@@ -66,6 +64,11 @@ async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, h
         _without_frames(error)
         return False
     return True
+
+
+def _may_go_on(run: Run) -> bool:
+    on_unknown = getattr(run.request.exchange.route, "failover_on_unknown", True)
+    return may_try_next(run.failures, run.upstreams.budget, time.monotonic(), run.deadline, on_unknown=on_unknown)
 
 
 def _in_turn(targets: Sequence[Target], exchange: Exchange, fleet: Fleet) -> Iterator[Target]:
@@ -82,13 +85,13 @@ def _targets_tried(exchange: Exchange) -> int:
     return len(exchange.attempts) - bool(exchange.dropped)
 
 
-async def _call_without_thinking(run: Run, deadline: float) -> UpstreamCall | None:
+async def _call_without_thinking(run: Run) -> UpstreamCall | None:
     """Another call of a target that has refused thinking blocks, without them; `None` if none is to be made.
 
     There is one at most: its request has no such blocks.
     """
     exchange = run.request.exchange
-    allowed = getattr(exchange.route, "retry_without_thinking", False) and time.monotonic() < deadline
+    allowed = getattr(exchange.route, "retry_without_thinking", False) and time.monotonic() < run.deadline
     if not allowed or not is_signature_refusal(run.failures[-1].error):
         return None
     request = exchange.decoded_request
@@ -129,7 +132,7 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
 
 def _second_call(run: Run, in_turn: Iterator[Target]) -> UpstreamCall | None:
     budget, now = run.upstreams.budget, time.monotonic()
-    if not budget.take(now):
+    if now >= run.deadline or not budget.take(now):
         return None
     target = next(in_turn, None)
     if target is None:

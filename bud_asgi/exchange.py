@@ -152,8 +152,8 @@ class Target(msgspec.Struct, frozen=True):
 class ResolvedRoute(Protocol):
     """What a model name resolves to, for one principal.
 
-    With an attribute `retry_without_thinking` that is true, a request whose thinking blocks an upstream refuses is
-    tried again without them.
+    It may have attributes with the options of `Route` for attempts: `hedge`, `failover_on_unknown`,
+    `retry_without_thinking`.
     """
 
     @property

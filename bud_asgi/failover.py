@@ -110,8 +110,9 @@ class Failure(msgspec.Struct, frozen=True):
 def error_to_show(failures: Sequence[Failure]) -> GatewayError:
     """The most useful of the errors, where no target is left; its `retry-after` is the soonest of all.
 
-    A verdict on the request itself comes first: it would be the same tomorrow. Of several, the first is on the request
-    as the client wrote it. Then what can be retried, 429 before the rest, then what the operator has to repair.
+    A verdict on the request itself comes first: it would be the same tomorrow. Of several, the first is about what the
+    client wrote. Then what can be retried, 429 before the rest, then what the operator has to repair: a 403, a
+    404, a 501, and a rejected credential.
     """
     last = failures[-1]
     if last.end == "refused":
@@ -128,8 +129,10 @@ def error_to_show(failures: Sequence[Failure]) -> GatewayError:
 
 def _usefulness(failure: Failure) -> int:
     if failure.error.status == 429:
-        return 4
-    order: Mapping[AttemptEnd, int] = {"overloaded": 3, "unknown": 3, "not_sent": 2, "denied": 1}
+        return 7
+    if failure.end == "denied":
+        return {403: 4, 404: 3, 501: 2}.get(failure.error.status, 1)
+    order: Mapping[AttemptEnd, int] = {"overloaded": 6, "unknown": 6, "not_sent": 5}
     return order.get(failure.end, 0)
 
 
@@ -168,8 +171,9 @@ class RetryBudget:
         return True
 
     def give_back(self, now: float) -> None:
-        """Give back a further attempt that has succeeded."""
-        self._retries.add(now, -1)
+        """Give back a further attempt that has succeeded, unless it is counted no more."""
+        if self._retries.total(now):
+            self._retries.add(now, -1)
 
 
 class _Count:
@@ -202,14 +206,17 @@ class _Count:
         return begin
 
 
-def may_try_next(failures: Sequence[Failure], budget: RetryBudget, now: float, deadline: float) -> bool:
+def may_try_next(
+    failures: Sequence[Failure], budget: RetryBudget, now: float, deadline: float, *, on_unknown: bool = True
+) -> bool:
     """Whether another target is tried after these failures: by the table, before the deadline, within the budget.
 
-    After an attempt whose outcome is unknown, one other target at most: each may have been billed.
+    After an attempt whose outcome is unknown, one other target at most: each may have been billed. Without
+    `on_unknown`, none.
     """
     end = failures[-1].end
     if not TRY_NEXT[end] or now >= deadline:
         return False
-    if end == "unknown" and any(failure.end == "unknown" for failure in failures[:-1]):
+    if end == "unknown" and not (on_unknown and all(failure.end != "unknown" for failure in failures[:-1])):
         return False
     return end not in LOADS_UPSTREAMS or budget.take(now)

@@ -51,12 +51,16 @@ class Upstreams(msgspec.Struct, frozen=True, eq=False):
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
-    """What the attempts of one request have in common, and those that have failed."""
+    """What the attempts of one request have in common, and those that have failed.
+
+    None is made after the `deadline`, on the monotonic clock.
+    """
 
     request: ActiveRequest
     upstreams: Upstreams
     client: HttpClient
     timing: Timing
+    deadline: float
     failures: list[Failure]
 
 

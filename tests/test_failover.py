@@ -43,6 +43,8 @@ BRIEF = Failure("overloaded", answered(503, retry_after_ms="1500"))
 LOST = Failure("unknown", unavailable(HttpError("reset", "x", sent=True)))
 DEAD = Failure("not_sent", unavailable(HttpError("connect", "x")))
 DENIED = Failure("denied", authentication_failed())
+MISSING = Failure("denied", answered(404))
+FORBIDDEN = Failure("denied", answered(403))
 LACKING = Failure("unsupported", InvalidRequest("mcp_servers: not supported"))
 INVALID = Failure("refused", answered(400))
 AGAIN = Failure("refused", answered(400))
@@ -58,6 +60,9 @@ SHOWN: dict[str, tuple[Sequence[Failure], Failure, str | None]] = {
     "what can be retried before a dead target": ([FAILED, DEAD], FAILED, None),
     "a dead target before a rejected credential": ([DEAD, DENIED], DEAD, None),
     "a rejected credential before a missing feature": ([LACKING, DENIED], DENIED, None),
+    "a missing model before a rejected credential": ([MISSING, DENIED], MISSING, None),
+    "a denied permission before a missing model": ([FORBIDDEN, MISSING], FORBIDDEN, None),
+    "what can be retried before a missing model": ([FAILED, MISSING], FAILED, None),
     "a verdict on the request before all": ([LIMITED, DEAD, INVALID], INVALID, None),
     "a verdict on the request as it came before one on a changed request": ([INVALID, AGAIN], INVALID, None),
     "the same with another target between": ([INVALID, LIMITED, AGAIN], INVALID, None),
@@ -169,8 +174,24 @@ def test_what_adds_no_load_is_free_of_the_budget(end: AttemptEnd) -> None:
 def test_what_is_not_tried_takes_nothing_of_the_budget() -> None:
     budget = RetryBudget(floor=1)
     assert not may_try_next(failures("unknown", "unknown"), budget, 0.0, 60.0)
+    assert not may_try_next(failures("unknown"), budget, 0.0, 60.0, on_unknown=False)
     assert not may_try_next(failures("overloaded"), budget, 60.0, 60.0)
     assert may_try_next(failures("overloaded"), budget, 0.0, 60.0)
+
+
+def test_a_retry_that_succeeds_is_given_back() -> None:
+    budget = RetryBudget()
+    for second in range(1000):
+        assert budget.take(second / 10)
+        budget.give_back(second / 10)
+    assert [budget.take(100.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_is_given_back_late_adds_nothing() -> None:
+    budget = RetryBudget()
+    assert budget.take(0.0)
+    budget.give_back(300.0)
+    assert [budget.take(300.0) for _ in range(4)] == [True, True, True, False]
 
 
 def test_the_budget_is_a_tenth_of_the_attempts_and_three_at_least() -> None:

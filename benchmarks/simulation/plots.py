@@ -59,6 +59,8 @@ def plot(scenario: Scenario, courses: Mapping[str, Sequence[Point]], file: Path)
                 axes.plot(minutes, [value(point) for point in points], style, color=colour, label=name, linewidth=1.6)
             axes.axvspan(begin, end, color=_GREY, alpha=0.15, linewidth=0.0)
             axes.set_title(title, loc="left")
+            if "%" in title:
+                axes.set_ylim(0.0, 104.0)
             axes.grid(axis="y", color=_GREY, alpha=0.25, linewidth=0.5)
         for axes in panels[1]:
             axes.set_xlabel("minutes")

@@ -9,6 +9,7 @@ from textwrap import fill
 
 from benchmarks.simulation.figures import Figures
 from benchmarks.simulation.scenarios import Scenario
+from bud_asgi.routing.balance import DEVIATIONS, FACTOR
 
 BEGIN, END = "<!-- figures: make simulate -->\n", "<!-- /figures -->\n"
 
@@ -25,8 +26,8 @@ _COLUMNS = (
 )
 
 _BOUNDS = (
-    "A conversation goes to another target while its own has more requests in flight than 1.25 times its share, and so "
-    "many standard deviations more. No target has a fault here. `DEVIATIONS` in `bud_asgi/routing/balance.py` is 0.75."
+    f"A conversation goes to another target while its own has more requests in flight than {FACTOR} times its share, "
+    f"and so many standard deviations more. No target has a fault here. The gateway's `DEVIATIONS` are {DEVIATIONS}."
 )
 
 

@@ -66,11 +66,12 @@ MAIN = Scenario(
 
 OUTAGE = Scenario(
     "outage",
-    "Two targets out for three minutes",
-    "Two targets break off their replies and refuse connections. They come back without their caches.",
+    "Three targets out for three minutes",
+    "Three targets, as of one provider in three regions, break off their replies and refuse connections. They come "
+    "back without their caches.",
     tuple(
         Fault(target=target, since=300, until=480, errors={"connect": 1.0}, breaks_streams=True, clears_cache=True)
-        for target in (0, 1)
+        for target in (0, 1, 2)
     ),
 )
 

@@ -73,7 +73,7 @@ class Refusal(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """Where a request would go. `route` is `None` if it is refused. `never_used` maps routes of the file to reasons.
 
-    `retry_without_thinking` is that of the route.
+    `hedge`, `failover_on_unknown` and `retry_without_thinking` are those of the route.
     """
 
     model: str
@@ -81,6 +81,8 @@ class Explanation(msgspec.Struct, frozen=True):
     bytes: int
     route: str | None
     balance: str | None
+    hedge: float | None
+    failover_on_unknown: bool
     retry_without_thinking: bool
     routes: Sequence[ExplainedRoute]
     groups: Sequence[Sequence[ExplainedTarget]]
@@ -142,6 +144,8 @@ async def _explain(
         bytes=size,
         route=None if route is None or error else _name(settings, route.index),
         balance=route.balance if route and any(len(group) > 1 for group in route.groups) else None,
+        hedge=None if route is None else route.hedge,
+        failover_on_unknown=route is None or route.failover_on_unknown,
         retry_without_thinking=route is not None and route.retry_without_thinking,
         routes=[_explain_step(settings, routes.routes[step.index].model, step) for step in steps],
         groups=groups,
@@ -259,6 +263,10 @@ def _in_words(explained: Explanation) -> str:
         parts.append(table(head, rows))
     if explained.balance:
         parts.append(f"The targets of a group share the load by {explained.balance}.")
+    if explained.hedge is not None:
+        parts.append(f"If a target has not begun to respond after {explained.hedge:g} s, the next one is called too.")
+    if not explained.failover_on_unknown:
+        parts.append("If no response comes to a request that was sent, no other target is tried.")
     if explained.retry_without_thinking:
         parts.append("If a target refuses the thinking blocks of the conversation, it is tried again without them.")
     if explained.never_used:

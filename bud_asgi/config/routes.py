@@ -15,7 +15,7 @@ from bud_asgi.options import duplicates, nearest, one_of, shown
 from bud_asgi.routing import Route
 from bud_asgi.routing.conditions import UNCONDITIONAL
 
-_CONDITIONS = RouteConfig.__annotations__.keys() - {"model", "to", "balance", "hedge", "retry_without_thinking"}
+_CONDITIONS = frozenset({"principals", "teams", "features", "headers", "min_bytes", "max_bytes"})
 
 
 def read_routes(reader: TableReader, tables: Sequence[object], known: Mapping[str, object]) -> tuple[Route, ...]:

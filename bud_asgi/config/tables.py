@@ -132,6 +132,7 @@ class RouteConfig(TypedDict, total=False):
     max_bytes: int
     features: list[str]
     retry_without_thinking: bool
+    failover_on_unknown: bool
 
 
 class TargetConfig(TypedDict, total=False):

@@ -116,7 +116,7 @@ def by_affinity(
     """Order by weighted rendezvous hashing with bounded load, for a key of up to 64 bits.
 
     A target whose requests in flight exceed `factor` x its share by more than `deviations` standard deviations is
-    passed over: the first that does not comes to the front.
+    overloaded: the first that is not comes to the front.
     """
     ordered = by_hash(candidates, key)
     if len(ordered) < 2 or ordered[0].load.in_flight <= ALWAYS_FREE:

@@ -65,7 +65,8 @@ class Route(msgspec.Struct, frozen=True):
     choose features and headers, so that a condition on them does not protect anything.
 
     `retry_without_thinking`: where an upstream refuses the signature of a thinking block in the conversation, the
-    request is tried once more without such blocks. Raises `OptionError`.
+    request is tried once more without such blocks. `failover_on_unknown`: whether the next target is tried where a
+    request was sent and no reply came; it may then be billed twice, once to the operator. Raises `OptionError`.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Route(msgspec.Struct, frozen=True):
     features: Sequence[str] = ANY
     hedge: float | None = None
     retry_without_thinking: bool = False
+    failover_on_unknown: bool = True
 
     def __post_init__(self) -> None:
         """Check the options; lists become tuples."""
@@ -102,6 +104,7 @@ class Route(msgspec.Struct, frozen=True):
         msgspec.structs.force_setattr(self, "headers", check_headers(self.headers))
         check_sizes(self.min_bytes, self.max_bytes)
         check_flag("retry_without_thinking", self.retry_without_thinking)
+        check_flag("failover_on_unknown", self.failover_on_unknown)
 
     def __hash__(self) -> int:
         """The same for equal routes: a route can be the key of a cache. Headers cannot be hashed."""

@@ -32,10 +32,8 @@ class TableRoute(msgspec.Struct, frozen=True):
     """A route of a `RouteTable`, for one model name.
 
     `model` is the name that permissions, limits and accounts use, `pattern` the one that the route has in the table, at
-    the position `index`.
-    `groups` are tried in order, the targets of each share the load by `balance`. `targets` are all of them in order.
-    `hedge` is when the next target is called too, in seconds.
-    `retry_without_thinking` is that of `Route`.
+    the position `index`. `groups` are tried in order, the targets of each share the load by `balance`. `targets` are
+    all of them in order. The other options are those of `Route`.
     """
 
     model: str
@@ -47,6 +45,7 @@ class TableRoute(msgspec.Struct, frozen=True):
     conditions: Conditions
     hedge: float | None = None
     retry_without_thinking: bool = False
+    failover_on_unknown: bool = True
 
     def choose(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in their order; only those at the first provider if the request names state of one account.
@@ -215,6 +214,7 @@ def table_route(route: Route, index: int = 0) -> TableRoute:
         UNCONDITIONAL if conditions == UNCONDITIONAL else conditions,
         route.hedge,
         route.retry_without_thinking,
+        route.failover_on_unknown,
     )
 
 

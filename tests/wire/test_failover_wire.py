@@ -17,11 +17,14 @@ from failover_stage import (
     without_pings,
 )
 from msgspec.structs import replace
+from support.gateway import gateway
 
+from bud_asgi import Anonymous, Anthropic, Route
 from bud_asgi.exchange import AttemptEnd
 from bud_asgi.testing import (
     Answer,
     Reply,
+    StandIn,
     cut_before_message_stop,
     empty,
     eof_before_head,
@@ -376,3 +379,21 @@ def test_where_all_fail_the_client_gets_the_most_useful_error_and_pays_once_at_m
     assert sum(attempt.usage is not None for attempt in account.attempts) == max(0, ends.count("unknown") - 1)
     booked = stage.limits.booked_now(caller)
     assert (booked.requests, booked.input_tokens > 0, booked.concurrent) == (1, billed, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+def test_a_route_can_refuse_another_attempt_where_the_first_may_have_been_billed(stream: bool) -> None:
+    with (
+        StandIn(api_key="k", strict=False).in_thread() as one,
+        StandIn(api_key="k", strict=False).in_thread() as two,
+    ):
+        names = {"one": one, "two": two}
+        providers = [Anthropic(name=name, api_key="k", base_url=target.base_url) for name, target in names.items()]
+        routes = [Route("*", to=["one", "two"], failover_on_unknown=False)]
+        with gateway("", auth=Anonymous(), providers=providers, routes=routes) as here:
+            one.enqueue(reset_after_head())
+            assert here.post({"stream": stream}).status_code == 502
+            assert [attempt.end for attempt in here.account().attempts] == ["unknown"]
+            one.enqueue(error(529, "overloaded_error", "no words"))
+            assert here.post({"stream": stream}).status_code == 200
+            assert len(two.requests) == 1

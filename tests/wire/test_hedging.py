@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from failover_stage import key_of
+from msgspec.structs import replace
 from support.calls import BODY
 from support.gateway import PATIENT, Gateway, assert_upstream_ends, gateway
 from support.sockets import raw_request
@@ -227,3 +228,10 @@ def test_full_targets_are_not_used_for_a_hedge() -> None:
         upstreams["one"].drop_connections()
         upstreams["two"].drop_connections()
         busy.result()
+
+
+def test_no_call_is_added_after_the_deadline_of_all_attempts() -> None:
+    with stage(timing=replace(TIMING, failover_within=0.05)) as (here, upstreams):
+        upstreams["one"].enqueue(late(0.4, text("from one")))
+        assert said(here.post(), stream=False) == "from one"
+        assert upstreams["two"].requests == []
