@@ -61,7 +61,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Issuer(msgspec.Struct, frozen=True, kw_only=True):
-    """An issuer whose tokens are accepted, and what their claims say about the caller.
+    """An issuer whose tokens are accepted, and the claims that describe the caller.
 
     `url` is the exact `iss` of its tokens (https, or http on this machine). Its keys are at `jwks_url`, by default the
     one that it publishes (OpenID Connect Discovery 1.0, 4). A token must be for one of `audience`, and not be expired;

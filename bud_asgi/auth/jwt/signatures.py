@@ -90,7 +90,7 @@ class Verifier:
     def verify(self, token: Token, key: Key) -> None:
         """Check the signature, then `iss`, `aud`, `exp`, `nbf` and `iat`. Raises `AuthenticationError`.
 
-        Only a token whose signature is right learns why it is refused.
+        The message gives a reason only if the signature is valid.
         """
         signed = CompactSignature(dict(token.header), b"")
         header, payload, signature = token.parts

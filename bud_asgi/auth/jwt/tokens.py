@@ -22,7 +22,7 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
-    """A token in its three parts, with its header and its claims, which anybody may have written."""
+    """A token in its three parts, with its header and its claims. None of it can be trusted before it is verified."""
 
     parts: tuple[bytes, bytes, bytes]
     header: Mapping[str, Any]
