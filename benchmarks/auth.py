@@ -1,6 +1,7 @@
 """What authentication costs: `make bench`.
 
 - an API key in memory, in each header and in both (microseconds);
+- an API key of a store: looked up lately, for the first time, refused (microseconds);
 - a token that has been verified before, and the first verification of one, beside joserfc's own (microseconds);
 - a credential that is refused, and one that is throttled (microseconds).
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +26,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from starlette.authentication import AuthenticationError
 from starlette.types import Scope
 
-from bud_asgi.auth import ApiKeys, FirstOf, Issuer, Jwt, Throttle, authenticate_now, hash_api_key
+from bud_asgi.auth import ApiKeys, FirstOf, Issuer, Jwt, SqlKeyStore, Throttle, authenticate_now, hash_api_key
 from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.testing import Received, Reply, StandIn, json_body
@@ -60,6 +62,7 @@ def known(chain: FirstOf, *credentials: tuple[bytes, bytes]) -> float:
     def timed() -> float:
         began = time.process_time()
         for _ in range(TIMES):
+            exchange.principal = None  # it would not be authenticated again
             authenticate_now(chain, exchange, scope)
         return (time.process_time() - began) / TIMES * 1e6
 
@@ -75,6 +78,26 @@ def keys_in_memory() -> list[tuple[str, float]]:
         ("an API key as a bearer token", known(chain, bearer(key))),
         ("an API key in both headers", known(chain, bearer(key), (b"x-api-key", key.encode()))),
     ]
+
+
+async def keys_in_a_store() -> list[tuple[str, float]]:
+    """The cost of keys in an SQLite file: looked up lately, for the first time, and refused lately."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqlKeyStore(f"sqlite:{folder}/keys.db")
+        await store.migrate()
+        backend = ApiKeys(store=store)
+        keys = [(await backend.admin.create(f"key-{number}")).key.reveal() for number in range(TOKENS // 10)]
+        chain = FirstOf([backend], throttle=Throttle(failures=1 << 40))
+        first = await stage(chain, [(b"x-api-key", key.encode()) for key in keys])
+        unknown = (b"x-api-key", b"sk-bud-unknown")
+        await stage(chain, [unknown])
+        rows = [
+            ("an API key that was looked up lately", known(chain, (b"x-api-key", keys[0].encode()))),
+            ("an API key that is looked up in SQLite", first),
+            ("an API key that was refused lately", await stage(chain, [unknown] * TOKENS)),
+        ]
+        await backend.aclose()
+    return rows
 
 
 async def stage(chain: FirstOf, credentials: Sequence[tuple[bytes, bytes]]) -> float:
@@ -158,7 +181,7 @@ async def tokens() -> list[tuple[str, float]]:
 
 def main() -> None:
     """Measure everything and print it."""
-    table("authentication", "µs", [*keys_in_memory(), *asyncio.run(tokens())])
+    table("authentication", "µs", [*keys_in_memory(), *asyncio.run(keys_in_a_store()), *asyncio.run(tokens())])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from bud_asgi.auth.keys import (
     KeyTiming,
     check_key_store,
 )
-from bud_asgi.options import OptionError, check_items, check_type, duplicates, mismatch
+from bud_asgi.options import OptionError, check_clock, check_items, check_type, duplicates, mismatch
 from bud_asgi.secret import AnySecret, secret_option
 
 _LONGEST_KEY = 512  # bytes; nothing longer is hashed
@@ -60,6 +60,8 @@ class ApiKeys(CredentialBackend):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        check_clock("clock", clock)
+        check_clock("wall", wall)
         self._wall = wall
         self._secret = secret_option("pepper", pepper)
         self._pepper = self._secret.reveal().encode() if self._secret else None

@@ -55,6 +55,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Check each value on its own; the app checks whether they fit together."""
         check_name("source", self.source)
         check_items("providers", self.providers, "a list of providers", check_provider)
+        if self.key_store is not None:
+            check_type("key_store", self.key_store, SqlKeyStore, "a SqlKeyStore")
+        if self.key_pepper is not None:
+            check_type("key_pepper", self.key_pepper, Secret, "a Secret")
         self._api_keys()
         if self.issuers:
             check_issuers("issuers", self.issuers)

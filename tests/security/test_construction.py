@@ -38,7 +38,18 @@ from bud_asgi import (
     Vertex,
     hash_api_key,
 )
-from bud_asgi.auth import FirstOf, Grant, Issuer, JwksTiming, Jwt, Throttle
+from bud_asgi.auth import (
+    FirstOf,
+    Grant,
+    Issuer,
+    JwksTiming,
+    Jwt,
+    KeyAdmin,
+    KeyTiming,
+    MemoryKeyStore,
+    SqlKeyStore,
+    Throttle,
+)
 from bud_asgi.clock import Timing
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Offer
@@ -71,6 +82,9 @@ REQUIRED: Mapping[Callable[..., object], Mapping[str, Any]] = {
     GoogleCredential: {},
     ApiKey: {"name": "n", "hash": HASH},
     ApiKeys: {"keys": {}},
+    KeyAdmin: {"store": MemoryKeyStore()},
+    KeyTiming: {},
+    SqlKeyStore: {"url": "sqlite:keys.db"},
     HostUser: {"user": str.upper},
     HostToken: {"user": str.upper},
     FirstOf: {"backends": [Anonymous()]},
@@ -112,6 +126,7 @@ NUMBERS = {
     "silence",
     "total",
     *Timing().__struct_fields__,
+    *KeyTiming().__struct_fields__,
 }
 
 
@@ -123,7 +138,9 @@ def _cases() -> list[Any]:
                 continue
             for index, value in enumerate(NEVER):
                 fits = (name in NUMBERS and value == 5.5) or (name == "metadata" and isinstance(value, dict))
-                fits = fits or (name == "service_account_file" and value == "\ud800")  # a name that is no UTF-8
+                fits = fits or (
+                    name in {"service_account_file", "folder"} and value == "\ud800"
+                )  # a name that is no UTF-8
                 if not fits:
                     cases.append(pytest.param(make, name, value, id=f"{make.__name__}-{name}-{index}"))
     return cases

@@ -12,7 +12,7 @@ import msgspec
 from bud_asgi.auth.keys.record import ApiKey, hash_api_key, new_api_key
 from bud_asgi.auth.keys.store import EditableKeyStore, UnknownKey
 from bud_asgi.limit import Limit
-from bud_asgi.options import OptionError, check_type
+from bud_asgi.options import OptionError, check_clock, check_function, check_type, mismatch
 from bud_asgi.secret import AnySecret, Secret, secret_option
 
 EDITABLE_EXPECTED = "an EditableKeyStore, such as SqlKeyStore(...)"
@@ -43,7 +43,12 @@ class KeyAdmin:
         wall: Callable[[], float] = time.time,
         on_change: Callable[[str], None] | None = None,
     ) -> None:
+        if isinstance(store, type):
+            raise mismatch("store", EDITABLE_EXPECTED, store)
         check_type("store", store, EditableKeyStore, EDITABLE_EXPECTED)
+        check_clock("wall", wall)
+        if on_change is not None:
+            check_function("on_change", on_change, "a function of the name of a key", "name")
         self._store = store
         self._pepper = secret_option("pepper", pepper)
         self._wall = wall

@@ -198,7 +198,7 @@ class KeyLookup:
         try:
             async with asyncio.timeout(self._timing.timeout):
                 await self._editable.note_used(times)
-        except (KeyStoreUnavailable, TimeoutError):
+        except Exception:  # noqa: BLE001 - as above; lookups report it, and the times are written later
             self._used = {**used, **self._used}
 
     def _run(self, name: bytes, work: Callable[[], Coroutine[object, object, Found]]) -> asyncio.Task[Found]:

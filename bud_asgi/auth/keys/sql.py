@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from bud_asgi.auth.keys.record import ApiKey
 from bud_asgi.limit import Limit
-from bud_asgi.options import OptionError, check_seconds
+from bud_asgi.options import OptionError, check_seconds, mismatch
 from bud_asgi.secret import AnySecret, secret_option
 
 URL_EXPECTED = "a URL such as sqlite:keys.db or postgresql://host/database"
@@ -75,6 +75,8 @@ class SqlKeyStore:
 
     def __init__(self, url: AnySecret, *, timeout: float = 1.0, folder: str | Path = "") -> None:
         check_seconds("timeout", timeout, maximum=60.0)
+        if not isinstance(folder, str | Path) or "\0" in str(folder):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise mismatch("folder", "the path of a folder", folder)
         self._database = _database(url, timeout, Path(folder))
 
     def __repr__(self) -> str:

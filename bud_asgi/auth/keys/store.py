@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from bud_asgi.auth.keys.record import ApiKey
-from bud_asgi.options import check_methods, name_shown
+from bud_asgi.options import check_methods, mismatch, name_shown
 from bud_asgi.protocol.errors import GatewayError
 
 
@@ -98,4 +98,7 @@ class EditableKeyStore(KeyStore, Protocol):
 
 def check_key_store(store: object) -> None:
     """Check an option for a `KeyStore`. Raises `OptionError`."""
-    check_methods("store", store, "an object with the method of a KeyStore, find(key_hash)", ("find",))
+    expected = "an object with the method of a KeyStore, find(key_hash), such as SqlKeyStore(url)"
+    if isinstance(store, str | bytes):  # which have a `find` of their own
+        raise mismatch("store", expected, store, hide=True)
+    check_methods("store", store, expected, ("find",))
