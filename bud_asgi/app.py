@@ -111,9 +111,8 @@ class MessagesApp:
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
         if middleware is None:
-            chain = _auth_chain(auth)
+            chain, table = _auth_chain(auth), _route_table(routes, providers)
             self._chains.append(chain)
-            table = _route_table(routes, providers)
             self._gateway = Gateway(providers, auth=chain, routes=table, limiter=self._limiter, field_policy=policy)
         elif auth is not None or routes is not None or limits or store is not None:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")

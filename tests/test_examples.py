@@ -8,10 +8,12 @@ import re
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import cast
 
 import anthropic
 import httpx
 import pytest
+from support.issuer import LocalIssuer
 
 from bud_asgi.testing import StandIn, ThreadedStandIn, bedrock, vertex
 from bud_asgi.testing.google import Google
@@ -94,6 +96,19 @@ def test_session_host(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch
         assert browser.get("/summary").json()["text"]
         assert browser.get("/summary").json()["text"]
         assert browser.post("/llm/v1/messages", json=body).status_code == 429, "both ways count"
+
+
+def test_keys_and_tokens(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandIn(strict=False).in_thread() as stand_in:
+        issuer = LocalIssuer(cast("StandIn", stand_in))  # it has what is used here
+        monkeypatch.setenv("ISSUER_URL", issuer.url)
+        token = issuer.token(issuer.claims(realm_access={"roles": ["llm-users"]}))
+        with serving(load_app("keys_and_tokens")) as url, client(url, "sk-owner") as service, client(url, token) as ann:
+            assert service.messages.create(model="claude-opus-5-5", max_tokens=9, messages=HELLO).role == "assistant"
+            for _ in range(3):
+                ann.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
+            with pytest.raises(anthropic.RateLimitError):
+                ann.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=HELLO)
 
 
 def test_keys_in_a_database(upstream: ThreadedStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

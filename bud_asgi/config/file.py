@@ -101,8 +101,7 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
     throttle = read_throttle(reader, gateway)
     routes = read_routes(reader, gateway.get("routes", []), known)
     limits = read_limits(reader, gateway.get("limits", []), ("limits",), dimensions, own=False)
-    fields = gateway.get("fields", {})
-    _check_fields(problems, fields)
+    fields = _read_fields(problems, gateway)
     store = _read_store(reader, gateway)
     problems.raise_any()
     return Settings(
@@ -131,12 +130,14 @@ def _check_sizes(problems: Problems, max_body: int, budget: int | None, per_prin
         problems.add_option((), error)
 
 
-def _check_fields(problems: Problems, fields: Mapping[str, Any]) -> None:
+def _read_fields(problems: Problems, gateway: GatewayConfig) -> dict[str, Any]:
+    fields = gateway.get("fields", {})
     for name, action in fields.items():
         try:
             FieldPolicy({name: action})
         except OptionError as error:
             problems.add(("fields", name), error.problem)
+    return fields
 
 
 def _check_required(problems: Problems, gateway: GatewayConfig) -> None:
