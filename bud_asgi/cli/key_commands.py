@@ -205,7 +205,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _read_key() -> str:
-    """Read a key that somebody has found; a mistyped one is reported without a lookup."""
+    """Read a key that was found somewhere; a mistyped one is reported without a lookup."""
     key = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read().strip()
     if not is_api_key(key):
         raise OptionError("key", "mistyped, or not a key of this gateway: its checksum is wrong")

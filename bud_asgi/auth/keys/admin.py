@@ -103,7 +103,7 @@ class KeyAdmin:
         return record
 
     async def find(self, key: str) -> ApiKey | None:
-        """The record of a key that somebody has found, also if it is not valid any more. The key is not stored."""
+        """The record of a key that was found somewhere, also if it is not valid any more. The key is not stored."""
         return await self._store.find(hash_api_key(key, self._pepper))
 
     async def all(self) -> Sequence[ApiKey]:

@@ -290,7 +290,7 @@ async def test_a_pepper_is_part_of_the_hash() -> None:
     made = await stage.keys.admin.create("ci")
     assert made.record.hash == hash_api_key(made.key.reveal(), "a-pepper-of-the-operator")
     assert await stage.ask(made.key.reveal()) == "ci"
-    assert await stage.ask(await stage.add("plain")) == "refused"  # whoever can write to the store cannot make a key
+    assert await stage.ask(await stage.add("plain")) == "refused"  # write access to the store is not enough
 
 
 async def test_the_errors_of_the_admin_name_the_key_unless_it_looks_like_one() -> None:
