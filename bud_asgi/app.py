@@ -18,7 +18,7 @@ from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain,
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
-from bud_asgi.exchange import Exchange
+from bud_asgi.exchange import STAGES_KEY, Exchange
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
@@ -176,7 +176,7 @@ class MessagesApp:
         from bud_asgi.fastapi_router import make_router  # noqa: PLC0415 - FastAPI is optional
 
         return make_router(
-            self._serve,
+            self,
             GatewayApp(self._gateway, self._loops.get) if self._stack is None else self._stack,
             self.lifespan,
             dependencies=dependencies,
@@ -220,12 +220,6 @@ class MessagesApp:
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        serving = self._serve(scope, receive, send, self._stack)
-        del scope  # an open stream does not need it
-        await serving
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, stack: ASGIApp | None) -> None:
-        """Serve one request; `stack` is the app around the gateway, `None` for its own stages."""
         exchange = Exchange.of(scope)
         try:
             loop = self._loops.get()
@@ -234,7 +228,7 @@ class MessagesApp:
             return
         response = Response(exchange, send, self._timing, receive=receive, now=loop.now)
         try:
-            answering = self._answer(loop.add(exchange, response), loop, scope, receive, stack)
+            answering = self._answer(loop.add(exchange, response), loop, scope, receive)
             del scope  # an open stream does not need it
             await answering
         except BaseException as error:
@@ -246,9 +240,7 @@ class MessagesApp:
             finally:
                 loop.discard(exchange)
 
-    def _answer(
-        self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive, stack: ASGIApp | None
-    ) -> Awaitable[None]:
+    def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
         """Find the operation of a request, and call what answers it.
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
@@ -265,6 +257,7 @@ class MessagesApp:
         exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
+        stack: ASGIApp | None = scope.pop(STAGES_KEY, self._stack)
         if stack is None:
             return self._gateway.serve(request, loop, scope, receive)
         return _call_stack(stack, request, scope, receive)

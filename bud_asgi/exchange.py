@@ -36,6 +36,9 @@ from bud_asgi.timeouts import Timeouts
 SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
 
+STAGES_KEY = "bud_asgi.stages"
+"""The key of an ASGI app that `MessagesApp` calls for one request in place of its own stages."""
+
 AttemptEnd = Literal[
     "answered",
     "unsupported",

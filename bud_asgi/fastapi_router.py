@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import cast
 
@@ -15,13 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bud_asgi.auth import CREDENTIAL_HEADERS, AuthenticationFailed, HostUser, as_chain, authenticate
 from bud_asgi.auth.host import Found
-from bud_asgi.exchange import Exchange
+from bud_asgi.exchange import STAGES_KEY, Exchange
 from bud_asgi.host_code import host_code_error
 from bud_asgi.options import check_items, check_type, mismatch
 from bud_asgi.protocol.errors import GatewayError, HostRefused
-
-Serve = Callable[[Scope, Receive, Send, ASGIApp], Awaitable[None]]
-"""Serves one request, with an app in place of the gateway's own stages."""
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _PATH = "messages_path"
@@ -31,7 +28,7 @@ _NO_HANDLERS: tuple[Mapping[object, object], Mapping[object, object]] = ({}, {})
 
 
 def make_router(
-    serve: Serve,
+    app: ASGIApp,
     gateway: ASGIApp,
     lifespan: Callable[[object], AbstractAsyncContextManager[None]],
     *,
@@ -39,7 +36,10 @@ def make_router(
     principal: Callable[..., object] | None,
     credential_headers: Collection[str],
 ) -> APIRouter:
-    """Make the router: `serve` runs the route, whose dependencies come before the `gateway`. Raises `OptionError`."""
+    """Make the router: `app` has the route for its stages, whose dependencies come before the `gateway`.
+
+    Raises `OptionError`.
+    """
     checked = check_items("dependencies", dependencies, "a list of Depends(...)", _check_dependency)
     if principal is not None and not callable(principal):
         raise mismatch("principal", "a dependency: a function that returns the caller", principal)
@@ -54,7 +54,8 @@ def make_router(
             root_path: str = scope.get("root_path", "")
             scope.setdefault("app_root_path", root_path)
             scope["root_path"] = root_path + scope["path"].removesuffix(below)
-            await serve(scope, receive, send, _behind(super().handle))
+            scope[STAGES_KEY] = _behind(super().handle)
+            await app(scope, receive, send)
 
     async def endpoint(request: Request, found: object = Depends(principal or _nothing)) -> Response:
         if principal is not None:
