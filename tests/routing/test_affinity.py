@@ -162,7 +162,7 @@ def test_a_change_in_any_value_of_the_first_turn_changes_the_key(case: str) -> N
     sizes=st.lists(st.integers(MAX_TURN - 200, MAX_TURN + 3000), min_size=2, max_size=2),
     writer=st.sampled_from(sorted(WRITERS)),
 )
-@examples(30)
+@examples(15)
 def test_a_text_of_any_size_keeps_its_key_when_its_mark_goes(sizes: list[int], writer: str) -> None:
     for size in sizes:
         turns = [user("ab\n" * (size // 3)), {"role": "assistant", "content": "b"}, user("c")]
