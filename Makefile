@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
-JOBS ?= 8
+JOBS ?= 6
 
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -52,9 +53,10 @@ async def test_all_share_one_timer_and_it_ends_with_the_last(clock: Callable[[],
         one.watch(seen)
         one.watch(seen)
     assert await timers() == before + 1
+    began = time.monotonic()
     await asyncio.sleep(0.035)
     (ticks,) = {len(seen.ticks) for seen in many}
-    assert 1 <= ticks <= 3  # watched twice, called once
+    assert 1 <= ticks <= 1 + (time.monotonic() - began) / 0.01  # watched twice, called once
     for seen in many:
         one.unwatch(seen)
         one.unwatch(seen)
