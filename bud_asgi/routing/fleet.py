@@ -14,6 +14,9 @@ from bud_asgi.routing.health import UNLIMITED, Health, State
 MAX_TARGETS = 4096
 """How many targets are remembered. Above that, those without calls are forgotten, the healthy ones first."""
 
+ENOUGH = 6
+"""How many targets a request needs at most: three are tried, and others may become full meanwhile."""
+
 Order = Callable[[Sequence[Target]], Sequence[Target]]
 """Orders the targets of a group: it returns each of them once."""
 
@@ -67,6 +70,7 @@ class Fleet:
     ) -> Sequence[Target]:
         """The targets of all groups, in the order in which to try them; empty if none has room for a call.
 
+        Once there are `ENOUGH` that may be tried now, further ones are left out: no request is sent to so many.
         The groups follow each other, each as `order` arranges it. Targets that are nearly full come after those of all
         groups, then those of the `later` groups in the same way, then those that are down, by the time at which they
         may be tried again; those that are full are left out. A target that is due for a probe keeps its place.
@@ -75,6 +79,8 @@ class Fleet:
             return groups[0] if not self.health(groups[0][0]).is_full else ()
         down: list[tuple[float, Target]] = []
         ready = self._ready(groups, now, order, down)
+        if len(ready) >= ENOUGH:
+            return ready
         if later:
             ready += self._ready(later, now, order, down)
         if down:
@@ -96,6 +102,8 @@ class Fleet:
                     continue
                 if now >= health.clear_from:
                     ready.append(target)
+                    if len(ready) == ENOUGH:
+                        return ready
                 elif (at := health.available_at(now)) > now or health.is_probing:
                     down.append((at, target))
                 elif health.is_nearly_full(now):
