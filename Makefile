@@ -14,7 +14,9 @@ test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
 
-test: .venv/ready .venv/sdk-0.125/ready check
+# The tests are compiled once, while the code is checked; otherwise every worker would do it.
+test: .venv/ready .venv/sdk-0.125/ready
+	$(RUN)/python -m pytest --collect-only -q > /dev/null & $(MAKE) check && wait
 	$(RUN)/python -m pytest -n $(JOBS) $(ARGS)
 
 test-clients: tests/clients/node_modules/.ready
