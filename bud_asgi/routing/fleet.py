@@ -92,25 +92,38 @@ class Fleet:
         self, groups: Sequence[Sequence[Target]], now: float, order: Order, down: list[tuple[float, Target]]
     ) -> list[Target]:
         """The targets that may be tried now, those that are nearly full last; the others with room go to `down`."""
-        known = self._known.get
         ready: list[Target] = []
         nearly_full: list[Target] = []
         for group in groups:
-            for target in order(group) if len(group) > 1 else group:
-                health = known((target.provider, target.model)) or self._add(target)
-                if health.in_flight >= health.concurrency:
-                    continue
-                if now >= health.clear_from:
-                    ready.append(target)
-                    if len(ready) == ENOUGH:
-                        return ready
-                elif (at := health.available_at(now)) > now or health.is_probing:
-                    down.append((at, target))
-                elif health.is_nearly_full(now):
-                    nearly_full.append(target)
-                else:
-                    ready.append(target)
+            self._divide(order(group) if len(group) > 1 else group, now, ready, nearly_full, down)
+            if len(ready) >= ENOUGH:
+                return ready
         return ready + nearly_full if nearly_full else ready
+
+    def _divide(
+        self,
+        group: Sequence[Target],
+        now: float,
+        ready: list[Target],
+        nearly_full: list[Target],
+        down: list[tuple[float, Target]],
+    ) -> None:
+        """Add the targets of a group that have room to one of the lists, until enough are ready."""
+        known = self._known.get
+        for target in group:
+            health = known((target.provider, target.model)) or self._add(target)
+            if health.in_flight >= health.concurrency:
+                continue
+            if now >= health.clear_from:
+                ready.append(target)
+                if len(ready) >= ENOUGH:
+                    return
+            elif (at := health.available_at(now)) > now or health.is_probing:
+                down.append((at, target))
+            elif health.is_nearly_full(now):
+                nearly_full.append(target)
+            else:
+                ready.append(target)
 
     def snapshot(self, now: float) -> Sequence[TargetState]:
         """The state of all known targets."""

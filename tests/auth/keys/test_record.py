@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"previous_hash": "sk-bud-CANARY", "previous_until": NOON},
         "previous_hash: expected",
     ),
-    "metadata that is no table": ({"metadata": [("a", "b")]}, "metadata: expected a mapping"),
+    "metadata that is not a table": ({"metadata": [("a", "b")]}, "metadata: expected a mapping"),
     "metadata that is no text": ({"metadata": {"a": 1}}, "metadata: expected names with strings"),
     "an empty owner": ({"owner": ""}, "owner: expected a string that is not empty"),
     "enabled by number": ({"enabled": 1}, "enabled: expected true or false"),
