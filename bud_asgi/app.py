@@ -14,7 +14,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain, worst_of
+from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -43,7 +43,9 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
-from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
+from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
+from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
+from bud_asgi.state import AppState, Readiness
 from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
@@ -110,6 +112,7 @@ class MessagesApp:
         self._limiter = Limiter(limits, store)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
         self._timing, self._drain_timeout = timing, drain_timeout
+        self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
@@ -132,9 +135,23 @@ class MessagesApp:
         """
         return self._limiter
 
-    def state(self) -> Sequence[TargetState]:
-        """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._gateway.target_states()
+    def state(self) -> AppState:
+        """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
+
+        It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
+        the store of the callers' keys.
+        """
+        return take_snapshot(self._parts(), started=self._started)
+
+    async def readiness(self) -> Readiness:
+        """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
+
+        Calls the store of the callers' keys if it has not answered within the last seconds.
+        """
+        return await check_readiness(self._parts())
+
+    def _parts(self) -> Parts:
+        return Parts(self._gateway, self._loops, self._limiter, self._chains)
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -281,12 +298,11 @@ class MessagesApp:
 
     async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
         """Report whether requests can be served, and a key store that does not answer while known keys still work."""
-        if loop.draining:
-            await response.send_whole(503, (), b"")
-            return
-        status = worst_of([await chain.status() for chain in self._chains])
-        body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
-        await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
+        readiness = await self.readiness()
+        status = "degraded" if readiness.ready else "unavailable"
+        shown = any(reason.code == "key_store" for reason in readiness.reasons) and not loop.draining
+        body = b'{"authentication":"%b"}' % status.encode() if shown else b""
+        await response.send_whole(200 if readiness.ready else 503, _JSON if body else (), body)
 
     async def _close_stores(self) -> None:
         for store in (self._limiter, *self._chains):
