@@ -110,10 +110,10 @@ class MessagesApp:
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
         self._timing, self._drain_timeout = timing, drain_timeout
         self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
+        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
         gateway = partial(

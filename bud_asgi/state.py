@@ -114,13 +114,15 @@ class RetryBudgetState(msgspec.Struct, frozen=True):
     """The budget for further attempts after those that load upstreams.
 
     In the last minute: the `attempts`, the `retries` among them that count, and how many are `allowed`. Since the
-    start: how many retries were `taken` and `refused`.
+    start: how many retries were `taken`, how many of those were `returned` because they succeeded, and how many were
+    `refused`.
     """
 
     attempts: int
     retries: int
     allowed: float
     taken: int
+    returned: int
     refused: int
 
 
