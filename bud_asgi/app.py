@@ -46,6 +46,7 @@ from bud_asgi.response import Response
 from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
 from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
 from bud_asgi.state import AppState, Readiness
+from bud_asgi.status import StatusPage, StatusSource
 from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
@@ -114,6 +115,7 @@ class MessagesApp:
         self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
+        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self._limiter, self._observers)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
         gateway = partial(
@@ -150,6 +152,14 @@ class MessagesApp:
         Calls the store of the callers' keys if it has not answered within the last seconds.
         """
         return await check_readiness(self._parts())
+
+    def status_page(self, *, auth: AuthenticationBackend | Sequence[AuthenticationBackend]) -> StatusPage:
+        """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
+
+        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
+        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        """
+        return StatusPage(self._status, auth)
 
     def _parts(self) -> Parts:
         return Parts(self._gateway, self._loops, self._limiter, self._chains)

@@ -27,7 +27,8 @@ class LoopResources:
 
     The registry serves drains, disconnects and pings: one clock, and one registration for each request. `bodies` is the
     budget of the app, of all its loops, and `hops` the id of this gateway. `close_store` closes the connections of the
-    limit store. `observers` are notified of each tick. `now` is the loop's clock: to look up the running loop takes a system call in Python 3.11.
+    limit store. `observers` are notified of each tick. `now` is the loop's clock: to look up the running loop takes a
+    system call in Python 3.11.
     """
 
     def __init__(
@@ -155,6 +156,10 @@ class PerLoop:
     def all(self) -> Sequence[LoopResources]:
         """The resources of all loops that run."""
         return [kept[0] for loop, kept in tuple(self._by_loop.items()) if not loop.is_closed()]
+
+    def in_flight(self) -> Sequence[Exchange]:
+        """The requests in flight in all loops; those for health checks are among them."""
+        return [request.exchange for loop in self.all() for request in tuple(loop.in_flight.values())]
 
     async def drain(self, timeout: float) -> None:
         """Drain the running loop, if it has served anything."""
