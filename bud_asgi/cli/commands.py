@@ -16,6 +16,7 @@ from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
+from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.limits import StoreUnavailable
 
 
@@ -71,6 +72,19 @@ def group(context: click.Context) -> None:
     "--limit-concurrency",
     type=click.IntRange(1),
     help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
+)
+@click.option(
+    "--status",
+    metavar="[=PATH]",
+    is_flag=False,
+    flag_value=DEFAULT_PATH,
+    help=f"Serve the status page, at {DEFAULT_PATH} or another path.",
+)
+@click.option(
+    "--status-key",
+    metavar="REFERENCE",
+    multiple=True,
+    help="Key for the status page, as env:NAME or file:PATH (repeatable).",
 )
 def serve(config: str | None, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C.

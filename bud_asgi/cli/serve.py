@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.config import ConfigError, Problem, Settings, divide_limits, log_warnings
 from bud_asgi.config.environment import LIMITS_DIVISOR
 from bud_asgi.config.problems import render
@@ -36,7 +37,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `bud-asgi serve`.
 
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
-    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker.
+    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. `status` is
+    the path of the status page, `None` for none, and `status_key` has references to the keys for it.
     """
 
     config: str | None
@@ -50,6 +52,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    status: str | None = None
+    status_key: tuple[str, ...] = ()
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -62,7 +66,8 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     access_log = settings.access_log is not False
     if options.workers == 1:
         messages = msgspec.structs.replace(settings, access_log=access_log).app()
-        config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
+        app = with_status_page(messages, options.status, options.status_key)
+        config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
         log_warnings(settings)  # the logs are configured now
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve_here(config, messages, options.drain_timeout))
@@ -141,7 +146,10 @@ def _limits(options: ServeOptions) -> ServerLimits:
 
 def _check_options(settings: Settings, options: ServeOptions) -> None:
     """Check the command's options against the settings. Raises `ConfigError`."""
-    problems = list(_check_workers(settings, options))
+    problems = [
+        *_check_workers(settings, options),
+        *check_status(options.status, options.status_key, options.workers),
+    ]
     for provider in settings.providers:
         url = urlsplit(provider.base_url)
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:

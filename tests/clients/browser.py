@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import subprocess
-import time
 from base64 import b64decode
 from collections.abc import Generator
 from contextlib import contextmanager

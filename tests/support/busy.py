@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from bud_asgi import Anthropic, ApiKeys, Limit, MessagesApp, Principal, Route, Target, hash_api_key
 from bud_asgi.http import Timeouts
-from bud_asgi.testing import ThreadedStandIn, StandIn, error, stall, text
+from bud_asgi.testing import StandIn, ThreadedStandIn, error, stall, text
 from support.calls import BODY, MODEL, UPSTREAM_KEY
 from support.serving import serving
 from support.waiting import wait_until
