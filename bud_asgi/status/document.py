@@ -46,7 +46,8 @@ th { color: var(--dim); font-weight: 600; font-size: .85em; }
 svg { width: 120px; height: 24px; display: block; } svg path { fill: none; stroke: var(--spark); stroke-width: 1.5;
   stroke-linecap: round; stroke-linejoin: round; } svg rect { fill: var(--bad); }
 #stale { display: none; color: var(--bad); } .stale #stale { display: block; } .stale main { opacity: .5; }
-@media (max-width: 48rem) {
+section { overflow-x: auto; }
+@media (max-width: 62rem) {
   thead { display: none; } table, tbody, tr, td { display: block; width: 100%; }
   tr { background: var(--card); border-radius: .4rem; padding: .4rem .75rem; margin-bottom: .5rem; }
   td, td.n { border: 0; padding: .15rem 0; text-align: right; white-space: normal; overflow-wrap: anywhere; }
