@@ -25,7 +25,8 @@ VERSION = (b"anthropic-version", b"2023-06-01")
 
 def app(upstream: str = "http://127.0.0.1:9", **options: Any) -> MessagesApp:
     provider = Anthropic(name="one", api_key="sk-ant-x", base_url=upstream)
-    return MessagesApp(**{"providers": [provider], "auth": Anonymous(), **options})
+    settings: dict[str, Any] = {"providers": [provider], "auth": Anonymous(), **options}
+    return MessagesApp(**settings)
 
 
 async def post(messages: MessagesApp, **more: Any) -> int:
@@ -114,7 +115,7 @@ async def test_a_drain_is_not_ready() -> None:
 class Store:
     """A key store that fails."""
 
-    async def find(self, hash_: str) -> None:
+    async def find(self, key_hash: str) -> None:
         raise KeyStoreUnavailable("postgresql://secret")
 
 

@@ -33,7 +33,8 @@ def here() -> Generator[Busy]:
 
 
 def messages(**options: Any) -> MessagesApp:
-    return MessagesApp(**{"providers": [Anthropic(api_key="sk-ant-x")], "auth": Anonymous(), **options})
+    settings: dict[str, Any] = {"providers": [Anthropic(api_key="sk-ant-x")], "auth": Anonymous(), **options}
+    return MessagesApp(**settings)
 
 
 async def get(app: Any, path: str = "/", **more: Any) -> httpx.Response:

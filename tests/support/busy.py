@@ -69,8 +69,14 @@ def busy(routes: Sequence[Route] = ROUTES, **options: Any) -> Generator[Busy]:
             for name, one in upstreams.items()
         ]
         providers.append(Anthropic(name="third", api_key=UPSTREAM_KEY, base_url="http://127.0.0.1:9"))
-        settings: dict[str, Any] = {"providers": providers, "routes": routes, "limits": limits, "auth": Callers()}
-        messages = MessagesApp(**{**settings, **options})
+        settings: dict[str, Any] = {
+            "providers": providers,
+            "routes": routes,
+            "limits": limits,
+            "auth": Callers(),
+            **options,
+        }
+        messages = MessagesApp(**settings)
         host = Starlette()
         messages.install(host, "/llm")
         host.mount("/status", messages.status_page(auth=ApiKeys({"operator": hash_api_key(OPERATOR)})))
