@@ -98,7 +98,7 @@ def test_it_works_without_javascript(here: Busy, tab: Browser) -> None:
     assert 4.0 < loads[1]["timestamp"] - loads[0]["timestamp"] < 9.0
     document = tab.call("DOM.getOuterHTML", nodeId=tab.call("DOM.getDocument")["root"]["nodeId"])["outerHTML"]
     assert "Streams in flight" in document
-    assert "second/claude-haiku-4-5" in document
+    assert "backup/claude-haiku-4-5" in document
     tab.call("Emulation.setScriptExecutionDisabled", value=False)
 
 

@@ -79,5 +79,5 @@ def test_a_sparkline_stays_within_its_box(steps: list[tuple[float | None, int]])
     path = dict(drawn.tags)["path"]["d"] or ""
     points = [part.split("h")[0].split() for part in path.replace("M", "\n").replace("L", "\n").split("\n") if part]
     assert len(points) == sum(value is not None for value in values)
-    assert all(0.0 <= float(x) <= 120.0 and 2.0 <= float(y) <= 20.0 for x, y in points)
+    assert all(0.0 <= float(x) <= 120.0 and 2.0 <= float(y) <= 18.0 for x, y in points)
     assert sum(tag == "rect" for tag, _ in drawn.tags) == sum(number > 0 for number in failed)

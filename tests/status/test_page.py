@@ -169,7 +169,7 @@ def test_it_shows_each_part(here: Busy) -> None:
     for shown in (
         "ready",
         "claude-*",
-        "second/claude-haiku-4-5",
+        "backup/claude-haiku-4-5",
         "rate limited or overloaded",
         "no connection, no reply in time",
         "600 requests per minute",
@@ -212,10 +212,10 @@ def test_the_data_is_the_same(here: Busy) -> None:
     assert (concurrent["amount"], concurrent["used"]) == (500, 3.0)
     mine = next(row for row in report["limits"] if (row["per"], row["name"]) == ("principal", "web"))
     assert mine["limit"] == "600 requests per minute"
-    assert [row["provider"] for row in report["app"]["credentials"]] == ["anthropic", "second", "third"]
+    assert [row["provider"] for row in report["app"]["credentials"]] == ["anthropic", "backup", "spare"]
     busy_pool = next(pool for pool in report["app"]["pools"] if pool["busy"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+", busy_pool["origin"])
-    history = next(row for row in report["history"] if (row["provider"], row["model"]) == ("third", "claude-haiku-4-5"))
+    history = next(row for row in report["history"] if (row["provider"], row["model"]) == ("spare", "claude-haiku-4-5"))
     assert sum(history["failed"]) >= 1
 
 
