@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -19,6 +18,7 @@ from support.asgi import Receiving, call, http_scope
 from support.bodies import body, decode
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
 from support.gateway import PATIENT
+from support.ports import free_port
 from support.serving import serving
 
 from bud_asgi import (
@@ -44,11 +44,6 @@ from bud_asgi.testing import bedrock as bedrock_stand_in
 
 OTHERS = [b"%016x" % number for number in range(MAX_HOPS + 2)]
 TRACES = {**HEADERS, "bud-hops": OTHERS[0].decode()}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def gateway_to(url: str, **options: Any) -> MessagesApp:
