@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from support.asgi import Receiving, call, http_scope
 from support.bodies import body, decode
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.counts import examples
 from support.gateway import PATIENT
 from support.ports import free_port
 from support.serving import serving
@@ -284,7 +285,7 @@ ID = st.sampled_from(OTHERS)
 JUNK = st.text("abcdefg0123456789 \t;=\x7f\xff-", max_size=20).map(lambda text: text.encode("latin-1"))
 
 
-@settings(max_examples=100)
+@examples(50, 2_000)
 @given(st.lists(ID | JUNK, max_size=MAX_HOPS + 3))
 def test_what_is_forwarded_is_a_list_of_ids_that_ends_with_our_own(received: list[bytes]) -> None:
     own = b"f" * 16
@@ -298,6 +299,7 @@ def test_what_is_forwarded_is_a_list_of_ids_that_ends_with_our_own(received: lis
 
 
 @given(st.lists(ID | JUNK, max_size=4), st.lists(ID | JUNK, max_size=4), st.sampled_from([b"", b" ", b"\t", b"  "]))
+@examples(50, 2_000)
 def test_our_own_id_is_found_anywhere(before: list[bytes], after: list[bytes], space: bytes) -> None:
     own = b"f" * 16
     with pytest.raises(LoopDetected):
