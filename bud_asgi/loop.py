@@ -27,7 +27,8 @@ class LoopResources:
 
     The registry serves drains, disconnects and pings: one clock, and one registration for each request. `bodies` is the
     budget of the app, of all its loops, and `hops` the id of this gateway. `close_store` closes the connections of the
-    limit store. `observers` are notified of each tick. `now` is the loop's clock: to look up the running loop takes a system call in Python 3.11.
+    limit store. `observers` are notified of each tick. `now` is the loop's clock: to look up the running loop takes a
+    system call in Python 3.11.
     """
 
     def __init__(

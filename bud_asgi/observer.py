@@ -21,7 +21,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class Observer:
-    """Gets the events of each request, and of the event loop. Override the methods that you need; the others cost nothing.
+    """Gets the events of each request and of the event loop. Override the methods that you need: others cost nothing.
 
     All of them run in the event loop, and the request waits for them: they must not block. For a request, `settled`
     is always the last event and comes exactly once, also when the client disconnects or the app shuts down. Health
