@@ -19,6 +19,7 @@ from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
+from bud_asgi.extras import require
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
@@ -50,6 +51,9 @@ from bud_asgi.transport import Caller, InProcessTransport
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from fastapi.params import Depends
+    from prometheus_client import CollectorRegistry
+
+    from bud_asgi.telemetry.prometheus import Metrics
 
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -111,6 +115,7 @@ class MessagesApp:
         self._timing, self._drain_timeout = timing, drain_timeout
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
+        self._metrics: Metrics | None = None
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
         policy = FieldPolicy(field_policy)
@@ -135,6 +140,25 @@ class MessagesApp:
     def state(self) -> Sequence[TargetState]:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
         return self._gateway.target_states()
+
+    def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
+        """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
+
+        `registry` is one of `prometheus_client`, of which the app then serves everything: a host that serves its
+        registry already needs only this call. By default it is a new one, which has nothing but the metrics of this
+        app. Called again, it returns the same app. Raises `OptionError` for another registry than before and for one
+        that has the metrics of another app, and `ImportError` without `prometheus_client`.
+        """
+        require("MessagesApp.metrics()", "prometheus_client", "prometheus")
+        from bud_asgi.telemetry.prometheus import Metrics  # noqa: PLC0415 - prometheus_client is optional
+
+        if self._metrics is None:
+            self._metrics = Metrics(self.state, self._gateway.provider_names, registry)
+            for observer in self._metrics.observers:
+                self._observers.add(observer)
+        elif registry is not None and registry is not self._metrics.registry:
+            raise OptionError("registry", "metrics() has been called before, with another registry")
+        return self._metrics
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -199,12 +223,16 @@ class MessagesApp:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
         self._loops.get()
+        if self._metrics is not None:
+            self._metrics.start()
         try:
             yield
         finally:
             await self.drain()
             await self._loops.aclose()
             flush_access_log()
+            if self._metrics is not None:
+                self._metrics.stop()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new requests (529), let those in flight end, and abort the rest after `timeout` seconds.

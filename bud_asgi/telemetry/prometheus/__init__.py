@@ -1,6 +1,6 @@
-"""Metrics for Prometheus."""
+"""Metrics for Prometheus. Needs `prometheus_client`."""
 
+from bud_asgi.telemetry.prometheus.exposition import Metrics, SharedMetrics
 from bud_asgi.telemetry.prometheus.observer import RequestCounts
-from bud_asgi.telemetry.prometheus.series import Series
 
-__all__ = ["RequestCounts", "Series"]
+__all__ = ["Metrics", "RequestCounts", "SharedMetrics"]

@@ -115,3 +115,92 @@ RETRY_BUDGET = Metric(
     "Further attempts that the retry budget has allowed, refused, and got back after they succeeded.",
     ("result",),
 )
+
+INFO = Metric("bud_info", "gauge", "Always 1; the label is the version of the package.", ("version",), merge="max")
+REVISION = Metric("bud_config_revision", "gauge", "How often the configuration has been applied.", merge="min")
+READY = Metric("bud_ready", "gauge", "1 if requests can be served, as `/readyz` reports it, else 0.", merge="min")
+IN_FLIGHT = Metric("bud_requests_in_flight", "gauge", "Requests that have arrived and have not ended.")
+STREAMS = Metric("bud_streams_in_flight", "gauge", "Requests in flight whose stream has begun.")
+WAITING = Metric("bud_requests_waiting", "gauge", "Requests in flight that wait for room in a limit.")
+BODY_BYTES = Metric("bud_body_bytes", "gauge", "Bytes of request bodies in memory.")
+BODY_BUDGET = Metric("bud_body_budget_bytes", "gauge", "Bytes of request bodies that may be in memory.")
+BACKGROUND = Metric("bud_background_tasks", "gauge", "Settlements and callbacks that run after their requests.")
+CONNECTIONS = Metric(
+    "bud_upstream_connections",
+    "gauge",
+    "Open connections to upstreams, `idle` or `busy`.",
+    ("origin", "state"),
+    ("origin",),
+)
+TARGET_STATE = Metric(
+    "bud_target_state",
+    "gauge",
+    "1 for the state that a target is in: `up`, `probing` or `down`. Of several processes, how many see it so.",
+    ("target", "state"),
+    ("target",),
+)
+BREAKER = Metric(
+    "bud_target_breaker",
+    "gauge",
+    "1 for the state of a target's breaker: `closed`, `half_open` or `open`. Of several processes, how many see it so.",
+    ("target", "state"),
+    ("target",),
+)
+TARGET_IN_FLIGHT = Metric(
+    "bud_target_attempts_in_flight", "gauge", "Attempts at a target that run now.", ("target",), ("target",)
+)
+CREDENTIAL_AGE = Metric(
+    "bud_credential_age_seconds",
+    "gauge",
+    "Since the credential of a provider was fetched. Of several processes, the longest.",
+    ("provider",),
+    ("provider",),
+    merge="max",
+)
+CREDENTIAL_EXPIRY = Metric(
+    "bud_credential_expires_in_seconds",
+    "gauge",
+    "Until the credential of a provider expires. Of several processes, the soonest.",
+    ("provider",),
+    ("provider",),
+    merge="min",
+)
+CREDENTIAL_USABLE = Metric(
+    "bud_credential_usable",
+    "gauge",
+    "1 if requests can be sent with the credential of a provider, else 0. Of several processes, the worst.",
+    ("provider",),
+    ("provider",),
+    merge="min",
+)
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    ERRORS,
+    ATTEMPTS,
+    TOKENS,
+    REFUSALS,
+    RETRY_BUDGET,
+    DURATION,
+    ADDED,
+    FIRST_EVENT,
+    LONGEST_GAP,
+    LOOP_LAG,
+    INFO,
+    REVISION,
+    READY,
+    IN_FLIGHT,
+    STREAMS,
+    WAITING,
+    BODY_BYTES,
+    BODY_BUDGET,
+    BACKGROUND,
+    CONNECTIONS,
+    TARGET_STATE,
+    BREAKER,
+    TARGET_IN_FLIGHT,
+    CREDENTIAL_AGE,
+    CREDENTIAL_EXPIRY,
+    CREDENTIAL_USABLE,
+)
+"""All of them, in the order of the exposition."""

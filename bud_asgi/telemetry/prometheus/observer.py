@@ -26,7 +26,7 @@ from bud_asgi.telemetry.prometheus.metrics import (
     REQUESTS,
     TOKENS,
 )
-from bud_asgi.telemetry.prometheus.series import Counter, Histogram, Names, Series
+from bud_asgi.telemetry.prometheus.series import Counter, Histogram, Names, Series, target_name
 
 STATUSES = frozenset(
     {200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429, 431, 500, 501, 502, 503, 504, 508, 529}
@@ -71,24 +71,19 @@ class _Attempt:
 
 
 class RequestCounts(Observer):
-    """Counts into `series`.
+    """Counts into `series`. `targets` are the names of targets.
 
     The counters of requests that have the same labels are found once and remembered. What is remembered is bounded, and
     so are the labels: where a router function or a host's code computes names from what clients send, only the first
     of them get series of their own.
     """
 
-    def __init__(self, series: Series) -> None:
+    def __init__(self, series: Series, targets: Names) -> None:
         self._series = series
-        self._routes, self._targets, self._limits = Names(), Names(), Names()
+        self._routes, self._targets, self._limits = Names(), targets, Names()
         self._by_request: dict[_RequestKey, _Request] = {}
         self._by_attempt: dict[_AttemptKey, _Attempt] = {}
         self._lag = series.histogram(LOOP_LAG)
-
-    def target_label(self, target: Target) -> str:
-        """The label of a target: its provider, and its model if one is configured."""
-        model = target.model
-        return self._targets.label(target.provider if model is None else f"{target.provider}/{model}")
 
     def attempt_ended(self, exchange: Exchange, attempt: Attempt) -> None:
         """Count an attempt."""
@@ -141,7 +136,7 @@ class RequestCounts(Observer):
 
     def _add_attempt(self, key: _AttemptKey, target: Target) -> _Attempt:
         _, _, end, streams = key
-        label = self.target_label(target)
+        label = self._targets.label(target_name(target))
         found = _Attempt((label, _flag(streams)), self._series.counter(ATTEMPTS, (label, end or NONE)))
         _remember(self._by_attempt, key, found)
         return found
@@ -150,7 +145,7 @@ class RequestCounts(Observer):
         operation, outcome, status, name, _, _, streams = key
         named = operation or NONE
         route = NONE if name is None else self._routes.label(name)
-        to = NONE if target is None else self.target_label(target)
+        to = NONE if target is None else self._targets.label(target_name(target))
         found = _Request(
             (named, route, to),
             self._series.counter(REQUESTS, (named, outcome or NONE, status_label(status), route, to)),
