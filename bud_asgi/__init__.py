@@ -18,8 +18,7 @@ from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
-
-__version__ = "0.1.0"
+from bud_asgi.version import __version__
 
 __all__ = [
     "Anonymous",

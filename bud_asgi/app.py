@@ -14,7 +14,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain, worst_of
+from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -26,7 +26,7 @@ from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import LoopResources, PerLoop
-from bud_asgi.observer import Observer, Observers
+from bud_asgi.observer import NO_OBSERVERS, Observer, Observers
 from bud_asgi.options import (
     OptionError,
     check_flag,
@@ -44,7 +44,9 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
-from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
+from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
+from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
+from bud_asgi.state import AppState, Readiness
 from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
@@ -113,13 +115,15 @@ class MessagesApp:
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
         self._timing, self._drain_timeout = timing, drain_timeout
+        self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
         self._metrics: Metrics | None = None
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
-        policy = FieldPolicy(field_policy)
-        gateway = partial(Gateway, providers, field_policy=policy, route_header=route_header, observers=self._observers)
+        gateway = partial(
+            Gateway, providers, FieldPolicy(field_policy), route_header=route_header, observers=self._observers
+        )
         if middleware is None:
             self._chains.append(chain := _auth_chain(auth))
             self._gateway = gateway(auth=chain, router=_router(routes, providers), limiter=self._limiter)
@@ -137,9 +141,23 @@ class MessagesApp:
         """
         return self._limiter
 
-    def state(self) -> Sequence[TargetState]:
-        """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._gateway.target_states()
+    def state(self) -> AppState:
+        """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
+
+        It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
+        the store of the callers' keys.
+        """
+        return take_snapshot(self._parts(), started=self._started)
+
+    async def readiness(self) -> Readiness:
+        """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
+
+        Calls the store of the callers' keys if it has not answered within the last seconds.
+        """
+        return await check_readiness(self._parts())
+
+    def _parts(self) -> Parts:
+        return Parts(self._gateway, self._loops, self._limiter, self._chains)
 
     def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
         """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
@@ -153,7 +171,7 @@ class MessagesApp:
         from bud_asgi.telemetry.prometheus import Metrics  # noqa: PLC0415 - prometheus_client is optional
 
         if self._metrics is None:
-            self._metrics = Metrics(self.state, self._gateway.provider_names, registry)
+            self._metrics = Metrics(self.state, [one.name for one in self._gateway.providers], registry)
             for observer in self._metrics.observers:
                 self._observers.add(observer)
         elif registry is not None and registry is not self._metrics.registry:
@@ -285,6 +303,7 @@ class MessagesApp:
             if observers.request_started and exchange.operation not in PUBLIC:
                 observers.notify(observers.request_started, exchange, scope)
         if operation in PUBLIC:
+            response.observers = NO_OBSERVERS
             return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
@@ -309,12 +328,11 @@ class MessagesApp:
 
     async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
         """Report whether requests can be served, and a key store that does not answer while known keys still work."""
-        if loop.draining:
-            await response.send_whole(503, (), b"")
-            return
-        status = worst_of([await chain.status() for chain in self._chains])
-        body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
-        await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
+        readiness = await self.readiness()
+        status = "degraded" if readiness.ready else "unavailable"
+        shown = any(reason.code == "key_store" for reason in readiness.reasons) and not loop.draining
+        body = b'{"authentication":"%b"}' % status.encode() if shown else b""
+        await response.send_whole(200 if readiness.ready else 503, _JSON if body else (), body)
 
     async def _close_stores(self) -> None:
         for store in (self._limiter, *self._chains):

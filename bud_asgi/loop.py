@@ -127,7 +127,7 @@ class PerLoop:
         self._client = client
         self._observers = observers
         self._close_store = close_store
-        self._bodies = bodies
+        self.bodies = bodies
         self._providers = providers
         self._timing = timing
         self._hops = hops
@@ -144,7 +144,7 @@ class PerLoop:
                 self._client(),
                 self._providers,
                 self._timing,
-                self._bodies,
+                self.bodies,
                 self._hops,
                 self._close_store,
                 self._observers,
@@ -152,6 +152,10 @@ class PerLoop:
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]
+
+    def all(self) -> Sequence[LoopResources]:
+        """The resources of all loops that run."""
+        return [kept[0] for loop, kept in tuple(self._by_loop.items()) if not loop.is_closed()]
 
     async def drain(self, timeout: float) -> None:
         """Drain the running loop, if it has served anything."""

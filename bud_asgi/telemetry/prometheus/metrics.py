@@ -112,7 +112,7 @@ LOOP_LAG = Metric(
 RETRY_BUDGET = Metric(
     "bud_retry_budget_total",
     "counter",
-    "Further attempts that the retry budget has allowed, refused, and got back after they succeeded.",
+    "Further attempts after failures that load upstreams: those that the retry budget allowed, and those it refused.",
     ("result",),
 )
 
