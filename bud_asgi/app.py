@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -162,10 +162,9 @@ class MessagesApp:
     def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
         """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
 
-        `registry` is one of `prometheus_client`, of which the app then serves everything: a host that serves its
-        registry already needs only this call. By default it is a new one, which has nothing but the metrics of this
-        app. Called again, it returns the same app. Raises `OptionError` for another registry than before and for one
-        that has the metrics of another app, and `ImportError` without `prometheus_client`.
+        It serves all metrics of `registry`, by default a new one with only those of this app. A host that serves its
+        registry already needs just this call. Called again, it returns the same app. Raises `OptionError` for another
+        registry, and for one that has the metrics of another app; `ImportError` without `prometheus_client`.
         """
         require("MessagesApp.metrics()", "prometheus_client", "prometheus")
         from bud_asgi.telemetry.prometheus import Metrics  # noqa: PLC0415 - prometheus_client is optional
@@ -241,16 +240,13 @@ class MessagesApp:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
         self._loops.get()
-        if self._metrics is not None:
-            self._metrics.start()
-        try:
-            yield
-        finally:
-            await self.drain()
-            await self._loops.aclose()
-            flush_access_log()
-            if self._metrics is not None:
-                self._metrics.stop()
+        with self._metrics or nullcontext():
+            try:
+                yield
+            finally:
+                await self.drain()
+                await self._loops.aclose()
+                flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new requests (529), let those in flight end, and abort the rest after `timeout` seconds.

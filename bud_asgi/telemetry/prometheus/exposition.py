@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from pathlib import Path
+from typing import Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -73,13 +74,13 @@ class Metrics:
             values = merge((self._file.others(time.time()), values))
         return families(values)
 
-    def start(self) -> None:
-        """Begin to share the values with other processes, if there are any."""
+    def __enter__(self) -> Self:
+        """Share the values with other processes, if there are any, until the end of the block."""
         if self._file is not None:
             self._file.start()
+        return self
 
-    def stop(self) -> None:
-        """Share the last values."""
+    def __exit__(self, *_error: object) -> None:
         if self._file is not None:
             self._file.stop()
 
