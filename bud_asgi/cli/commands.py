@@ -72,6 +72,12 @@ def group(context: click.Context) -> None:
     type=click.IntRange(1),
     help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Port for metrics in the format of Prometheus.  [default: none]",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve metrics on.")
 def serve(config: str | None, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C.
 

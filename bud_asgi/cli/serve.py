@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.cli.metrics import WORKER, MetricsAddress, serve_metrics, serve_worker_metrics
 from bud_asgi.config import ConfigError, Problem, Settings, divide_limits, log_warnings
 from bud_asgi.config.environment import LIMITS_DIVISOR
 from bud_asgi.config.problems import render
@@ -36,7 +37,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `bud-asgi serve`.
 
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
-    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker.
+    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. Without a
+    `metrics_port` there are no metrics.
     """
 
     config: str | None
@@ -50,6 +52,13 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+
+    @property
+    def metrics(self) -> MetricsAddress | None:
+        """Where metrics are served."""
+        return None if self.metrics_port is None else MetricsAddress(self.metrics_host, self.metrics_port)
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -64,7 +73,8 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
         messages = msgspec.structs.replace(settings, access_log=access_log).app()
         config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
         log_warnings(settings)  # the logs are configured now
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner = asyncio.Runner(loop_factory=config.get_loop_factory())
+        with serve_metrics(messages, options.metrics), runner:
             runner.run(_serve_here(config, messages, options.drain_timeout))
         return
     if options.config:  # each worker reads the file again
@@ -72,13 +82,14 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
     if options.per_worker_limits:
         os.environ[LIMITS_DIVISOR] = str(options.workers)
-    uvicorn.run(
-        "bud_asgi.config:from_env",
-        factory=True,
-        workers=options.workers,
-        timeout_graceful_shutdown=options.drain_timeout,
-        **_shared(options),
-    )
+    with serve_worker_metrics(options.metrics):
+        uvicorn.run(
+            "bud_asgi.config:from_env" if options.metrics is None else WORKER,
+            factory=True,
+            workers=options.workers,
+            timeout_graceful_shutdown=options.drain_timeout,
+            **_shared(options),
+        )
 
 
 async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeout: float) -> None:

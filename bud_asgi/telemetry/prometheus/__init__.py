@@ -1,6 +1,6 @@
 """Metrics for Prometheus. Needs `prometheus_client`."""
 
-from bud_asgi.telemetry.prometheus.exposition import Metrics, SharedMetrics
+from bud_asgi.telemetry.prometheus.exposition import SHARED_DIRECTORY, Metrics, SharedMetrics
 from bud_asgi.telemetry.prometheus.observer import RequestCounts
 
-__all__ = ["Metrics", "RequestCounts", "SharedMetrics"]
+__all__ = ["SHARED_DIRECTORY", "Metrics", "RequestCounts", "SharedMetrics"]
