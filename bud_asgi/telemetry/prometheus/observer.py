@@ -29,7 +29,7 @@ from bud_asgi.telemetry.prometheus.metrics import (
 from bud_asgi.telemetry.prometheus.series import Counter, Histogram, Names, Series, target_name
 
 STATUSES = frozenset(
-    {200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429, 431, 500, 501, 502, 503, 504, 508, 529}
+    {200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429, 431, 499, 500, 501, 502, 503, 504, 508, 529}
 )
 """The statuses that have a label of their own; any other has the one of its class, such as `4xx`."""
 
