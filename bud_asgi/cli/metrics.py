@@ -53,10 +53,10 @@ def serve_worker_metrics(address: MetricsAddress | None) -> Generator[None]:
     from bud_asgi.telemetry.prometheus import SHARED_DIRECTORY, SharedMetrics  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="bud_asgi-metrics-") as directory:
-        os.environ[SHARED_DIRECTORY] = directory
         registry = CollectorRegistry()
         registry.register(SharedMetrics(Path(directory)))
         with _listening(registry, address):
+            os.environ[SHARED_DIRECTORY] = directory
             yield
 
 
