@@ -12,7 +12,7 @@ REFUSE = """
 import sys
 
 EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "cryptography", "google", "hiredis",
-          "httpx", "httpx2", "joserfc", "psycopg", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
+          "httpx", "httpx2", "joserfc", "prometheus_client", "psycopg", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
