@@ -174,3 +174,8 @@ def test_the_configuration_of_the_server_loads_the_rules() -> None:
     config = msgspec.yaml.decode((FOLDER / "prometheus.yml").read_bytes())
     assert config["rule_files"] == ["alerts.yaml"]
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
+
+
+def test_the_manual_has_every_alert() -> None:
+    text = (FOLDER.parent.parent / "docs" / "observability.md").read_text()
+    assert re.findall(r"^\| `(Bud\w+)` ", text, re.MULTILINE) == [rule["alert"] for rule in RULES]

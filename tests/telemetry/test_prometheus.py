@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,10 @@ def test_a_scrape_without_requests_has_every_name() -> None:
     assert [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")] == [
         metric.name for metric in METRICS
     ]
+
+
+def test_the_manual_has_every_metric_with_its_labels() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `bud_")]
+    documented = {row[1].strip(" `"): re.findall(r"`(\w+)`", row[2]) for row in rows}
+    assert documented == {metric.name: list(metric.labels) for metric in METRICS}
