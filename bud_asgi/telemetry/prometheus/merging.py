@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from operator import add
 
 from bud_asgi.telemetry.prometheus.metrics import METRICS, Labels, Metric
 from bud_asgi.telemetry.prometheus.series import Value, Values
 
 
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
 def merge(several: Iterable[Values]) -> dict[str, dict[Labels, Value]]:
-    """One set of values from those of several processes."""
-    by_name = {metric.name: metric for metric in METRICS}
+    """One set of values from those of several processes. Metrics of another version are left out."""
     found: dict[str, dict[Labels, Value]] = {}
-    for values in several:
-        for name, series in values.items():
-            if (metric := by_name.get(name)) is not None:
-                for labels, value in series.items():
-                    put(found, metric, labels, value)
+    for name, series in chain.from_iterable(values.items() for values in several):
+        if (metric := _BY_NAME.get(name)) is not None:
+            for labels, value in series.items():
+                put(found, metric, labels, value)
     return found
 
 

@@ -98,15 +98,18 @@ class SharedFile(Observer):
 def read_all(
     directory: Path, now: float, *, skip: Path | None = None, prefix: str = ""
 ) -> dict[str, dict[Labels, Value]]:
-    """The values of all processes in a directory, added up. Files of another version are left out."""
-    found: list[Values] = []
-    for path in sorted(directory.glob(f"{prefix}*{_SUFFIX}")):
-        if path != skip:
-            try:
-                snapshot = _decode(path.read_bytes())
-            except (OSError, msgspec.MsgspecError) as error:
-                _log.warning("cannot read the metrics of another process: %s", error)
-                continue
-            is_fresh = abs(now - snapshot.written) < FRESH
-            found.append({name: of for name, of in snapshot.values.items() if is_fresh or name not in _GAUGES})
-    return merge(found)
+    """The values of all processes in a directory, added up; `now` is Unix time. What cannot be read is left out."""
+    paths = sorted(directory.glob(f"{prefix}*{_SUFFIX}"))
+    return merge(_read(path, now) for path in paths if path != skip)
+
+
+def _read(path: Path, now: float) -> Values:
+    """The values of a process, without gauges if it has ended."""
+    try:
+        snapshot = _decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        _log.warning("cannot read the metrics of another process: %s", error)
+        return {}
+    if abs(now - snapshot.written) < FRESH:
+        return snapshot.values
+    return {name: values for name, values in snapshot.values.items() if name not in _GAUGES}
