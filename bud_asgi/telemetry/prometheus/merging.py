@@ -9,7 +9,6 @@ from operator import add
 from bud_asgi.telemetry.prometheus.metrics import METRICS, Labels, Metric
 from bud_asgi.telemetry.prometheus.series import Value, Values
 
-
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
