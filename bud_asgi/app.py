@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +19,6 @@ from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
-from bud_asgi.extras import require
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
@@ -47,7 +46,8 @@ from bud_asgi.response import Response
 from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
 from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
 from bud_asgi.state import AppState, Readiness
-from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
+from bud_asgi.status import StatusPage, StatusSource
+from bud_asgi.telemetry import AccessLog, MetricsSource, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class MessagesApp:
         self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
-        self._metrics: Metrics | None = None
+        self._metrics = MetricsSource(self.state, self._observers)
+        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self._limiter, self._observers)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
         gateway = partial(
@@ -156,6 +157,14 @@ class MessagesApp:
         """
         return await check_readiness(self._parts())
 
+    def status_page(self, *, auth: AuthenticationBackend | Sequence[AuthenticationBackend]) -> StatusPage:
+        """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
+
+        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
+        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        """
+        return StatusPage(self._status, auth)
+
     def _parts(self) -> Parts:
         return Parts(self._gateway, self._loops, self._limiter, self._chains)
 
@@ -166,16 +175,7 @@ class MessagesApp:
         registry already needs just this call. Called again, it returns the same app. Raises `OptionError` for another
         registry, and for one that has the metrics of another app; `ImportError` without `prometheus_client`.
         """
-        require("MessagesApp.metrics()", "prometheus_client", "prometheus")
-        from bud_asgi.telemetry.prometheus import Metrics  # noqa: PLC0415 - prometheus_client is optional
-
-        if self._metrics is None:
-            self._metrics = Metrics(self.state, [one.name for one in self._gateway.providers], registry)
-            for observer in self._metrics.observers:
-                self._observers.add(observer)
-        elif registry is not None and registry is not self._metrics.registry:
-            raise OptionError("registry", "metrics() has been called before, with another registry")
-        return self._metrics
+        return self._metrics.make(registry)
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -240,7 +240,7 @@ class MessagesApp:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
         self._loops.get()
-        with self._metrics or nullcontext():
+        with self._metrics:
             try:
                 yield
             finally:

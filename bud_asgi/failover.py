@@ -150,9 +150,8 @@ class RetryBudget:
     """Stops retry storms: further attempts that fail are at most a share of all attempts in the last minute, or a few.
 
     One that succeeds is given back. So while upstreams fail now and then, each failure is followed by another attempt;
-    while they fail all the time, hardly any is. Times are seconds on a clock that only goes forward.
-
-    `taken` counts the further attempts that were allowed since it was made, `refused` those that were not.
+    while they fail all the time, hardly any is. Times are seconds on a clock that only goes forward. `taken`,
+    `returned` and `refused` count since the start.
     """
 
     def __init__(self, *, share: float = 0.1, floor: int = 3, window: float = 60.0) -> None:
@@ -160,7 +159,7 @@ class RetryBudget:
         self._floor = floor
         self._attempts = _Count(window)
         self._retries = _Count(window)
-        self.taken = self.refused = 0
+        self.taken = self.returned = self.refused = 0
 
     def count(self, now: float) -> None:
         """Count an attempt that is sent."""
@@ -178,7 +177,7 @@ class RetryBudget:
     def state(self, now: float) -> RetryBudgetState:
         """How it stands."""
         attempts, retries = self._attempts.total(now), self._retries.total(now)
-        return RetryBudgetState(attempts, retries, self._allowed(now), self.taken, self.refused)
+        return RetryBudgetState(attempts, retries, self._allowed(now), self.taken, self.returned, self.refused)
 
     def _allowed(self, now: float) -> float:
         return max(float(self._floor), self._share * self._attempts.total(now))
@@ -187,6 +186,7 @@ class RetryBudget:
         """Give back a further attempt that has succeeded, unless it is counted no more."""
         if self._retries.total(now):
             self._retries.add(now, -1)
+            self.returned += 1
 
 
 class _Count:

@@ -157,6 +157,10 @@ class PerLoop:
         """The resources of all loops that run."""
         return [kept[0] for loop, kept in tuple(self._by_loop.items()) if not loop.is_closed()]
 
+    def in_flight(self) -> Sequence[Exchange]:
+        """The requests in flight in all loops; those for health checks are among them."""
+        return [request.exchange for loop in self.all() for request in tuple(loop.in_flight.values())]
+
     async def drain(self, timeout: float) -> None:
         """Drain the running loop, if it has served anything."""
         kept = self._by_loop.get(asyncio.get_running_loop())

@@ -43,7 +43,7 @@ def take_snapshot(parts: Parts, *, started: tuple[float, float], revision: int =
     routes = _routes(parts.gateway, targets)
     credentials = tuple([_credential(provider) for provider in parts.gateway.providers])
     readiness = Readiness.of([*_blocking(parts), *_notable(parts, credentials, routes)])
-    requests, streams = _in_flight(loops)
+    requests, streams = _in_flight(parts.loops)
     return AppState(
         version=__version__,
         started=started[0],
@@ -107,10 +107,9 @@ def _notable(parts: Parts, credentials: Sequence[CredentialState], routes: Seque
             yield Reason("route", f"all targets of the route {route.model} are down")
 
 
-def _in_flight(loops: Sequence[LoopResources]) -> tuple[int, int]:
+def _in_flight(loops: PerLoop) -> tuple[int, int]:
     """The number of requests that are in flight, and of those whose stream has begun."""
-    exchanges = [request.exchange for loop in loops for request in tuple(loop.in_flight.values())]
-    counted = [exchange for exchange in exchanges if exchange.operation not in PUBLIC]
+    counted = [exchange for exchange in loops.in_flight() if exchange.operation not in PUBLIC]
     begun = [exchange.read_request for exchange in counted if exchange.committed is not None]
     return len(counted), sum(request is not None and request.stream for request in begun)
 

@@ -38,25 +38,25 @@ class Reason(msgspec.Struct, frozen=True):
 class TargetState(msgspec.Struct, frozen=True):
     """The state of a target as this process sees it.
 
-    `reason` is in words, empty if there is nothing to report. `until` is when it may be tried again, in seconds on the
-    monotonic clock; `None` if it may be tried. `first_byte` is the average time to the first event in seconds, `None`
-    before the first. `calls` are all that began, `failures` those that show a fault of the target. `last_failure` is
-    the last of those in words, which contain nothing of the upstream's, and `last_failure_at` when it was, in seconds
-    on the monotonic clock; they stay when the target has recovered. `breaker` and `reason` explain the `state`: a
-    target that is rate limited is down with a closed breaker.
+    Times are in seconds. `reason` is in words, empty if there is nothing to report. `retry_in` is the time until it may
+    be tried again; `None` if it may be tried. `first_byte` is the average time to the first event, `None` before the
+    first. `calls` are all that began, `failures` those that show a fault of the target. `last_failure` is the last of
+    those in words, which contain nothing of the upstream's, and `last_failure_age` how long ago it was; both stay when
+    the target has recovered. `breaker` is the reason for the `state` or not: a target that is rate limited is down with
+    a closed breaker.
     """
 
     target: Target
     state: Availability
     reason: str = ""
-    until: float | None = None
+    retry_in: float | None = None
     in_flight: int = 0
     first_byte: float | None = None
     calls: int = 0
     failures: int = 0
     breaker: Breaker = "closed"
     last_failure: str = ""
-    last_failure_at: float | None = None
+    last_failure_age: float | None = None
 
 
 class RouteState(msgspec.Struct, frozen=True):
@@ -114,13 +114,15 @@ class RetryBudgetState(msgspec.Struct, frozen=True):
     """The budget for further attempts after those that load upstreams.
 
     In the last minute: the `attempts`, the `retries` among them that count, and how many are `allowed`. Since the
-    start: how many retries were `taken` and `refused`.
+    start: how many retries were `taken`, how many of those were `returned` because they succeeded, and how many were
+    `refused`.
     """
 
     attempts: int
     retries: int
     allowed: float
     taken: int
+    returned: int
     refused: int
 
 

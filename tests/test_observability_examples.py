@@ -34,7 +34,7 @@ VALUES: Mapping[tuple[str, str], set[str]] = {
     ("bud_attempts_total", "end"): set(get_args(AttemptEnd)),
     ("bud_tokens_total", "kind"): set(KINDS),
     ("bud_limit_refusals_total", "mode"): set(get_args(Mode)),
-    ("bud_retry_budget_total", "result"): {"taken", "refused"},
+    ("bud_retry_budget_total", "result"): {"taken", "returned", "refused"},
     ("bud_target_state", "state"): set(get_args(Availability)),
     ("bud_target_breaker", "state"): set(get_args(Breaker)),
     ("bud_request_duration_seconds_bucket", "stream"): {"true", "false"},

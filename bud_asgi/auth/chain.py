@@ -128,6 +128,11 @@ class FirstOf(AuthenticationBackend):
         self._last_status: Status = "ready"
         self.required: str = getattr(given[0], "required", UNAUTHENTICATED)
 
+    @property
+    def takes_keys(self) -> bool:
+        """Whether one of the backends decides by a secret alone."""
+        return bool(self._checkers)
+
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The caller of a connection, as Starlette's middleware needs it; `None` without a credential.
 

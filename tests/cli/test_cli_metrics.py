@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cli_process import BUD_ASGI, Served, environment, free_port, gateway_file, served
+from cli_process import BUD_ASGI, Served, environment, gateway_file, served
 from support.gateway import messages_app
+from support.ports import free_port
 from support.scrapes import counted, scrape, total
 from support.waiting import wait_until
 

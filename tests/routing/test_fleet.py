@@ -137,8 +137,8 @@ def test_the_snapshot_has_the_state_of_all_targets() -> None:
     failed, left = "5 calls in a row failed", "less than 5 % of the upstream's rate limit is left"
     assert list(fleet.snapshot(NOW)) == [
         TargetState(Target("a", "opus"), "up", "", None, 1, 0.5, 1, 0),
-        TargetState(Target("b"), "down", failed, NOW + 5.0, 0, None, 5, 5, "open", no_reply, NOW),
-        TargetState(Target("c"), "probing", failed, None, 1, None, 6, 5, "half_open", no_reply, 0.0),
+        TargetState(Target("b"), "down", failed, 5.0, 0, None, 5, 5, "open", no_reply, 0.0),
+        TargetState(Target("c"), "probing", failed, None, 1, None, 6, 5, "half_open", no_reply, NOW),
         TargetState(Target("d"), "up", left, None, 0, None, 0, 0),
     ]
 

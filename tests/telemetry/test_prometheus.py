@@ -266,9 +266,12 @@ async def test_processes_share_their_values(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(SHARED_DIRECTORY, str(tmp_path))
     one, other = (messages_app("http://127.0.0.1:1").metrics() for _ in range(2))
     settled(one.observers[0])
-    with one, other:
-        assert total(read_samples(generate_latest(other.registry).decode()), REQUESTS.name) == 1
-        settled(other.observers[0])
+    for metrics in (one, other):
+        metrics.start()
+    assert total(read_samples(generate_latest(other.registry).decode()), REQUESTS.name) == 1
+    settled(other.observers[0])
+    for metrics in (one, other):
+        metrics.stop()
     registry = CollectorRegistry()
     registry.register(SharedMetrics(tmp_path))
     found = read_samples(generate_latest(registry).decode())

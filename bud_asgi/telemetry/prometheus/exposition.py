@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from pathlib import Path
-from typing import Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -38,22 +37,20 @@ class Metrics:
     """The metrics of an app: an ASGI app that a Prometheus server scrapes, and a collector of `prometheus_client`.
 
     The app answers GET and HEAD on any path, as text or OpenMetrics by `Accept`, compressed by `Accept-Encoding`, with
-    all metrics of the `registry`. `collect` may be called from any thread. `state` returns that of the app with these
-    `providers`, `observers` are what its requests are to be counted with.
+    all metrics of the `registry`. `collect` may be called from any thread. `state` returns that of the app, `observers`
+    are what its requests are to be counted with.
 
     In the multiprocess mode of `prometheus_client` (the variable `PROMETHEUS_MULTIPROC_DIR`) the metrics are those of
     all processes whose apps have the same providers, a second old at most.
     """
 
-    def __init__(
-        self, state: Callable[[], AppState], providers: Iterable[str], registry: CollectorRegistry | None = None
-    ) -> None:
+    def __init__(self, state: Callable[[], AppState], registry: CollectorRegistry | None = None) -> None:
         self._series, self._targets = Series(), Names()
         self._state = state
         self.observers: tuple[Observer, ...] = (RequestCounts(self._series, self._targets),)
         self._file: SharedFile | None = None
         if directory := os.environ.get(SHARED_DIRECTORY):
-            self._file = SharedFile(Path(directory), _digest(providers), self._own)
+            self._file = SharedFile(Path(directory), _digest([one.provider for one in state().credentials]), self._own)
             self.observers += (self._file,)
         self.registry = CollectorRegistry() if registry is None else registry
         try:
@@ -74,13 +71,13 @@ class Metrics:
             values = merge((self._file.others(time.time()), values))
         return families(values)
 
-    def __enter__(self) -> Self:
-        """Share the values with other processes, if there are any, until the end of the block."""
+    def start(self) -> None:
+        """Begin to share the values with other processes, if there are any."""
         if self._file is not None:
             self._file.start()
-        return self
 
-    def __exit__(self, *_error: object) -> None:
+    def stop(self) -> None:
+        """Share the last values."""
         if self._file is not None:
             self._file.stop()
 

@@ -52,6 +52,7 @@ def _samples(state: AppState, targets: Names, others: Names) -> Iterator[Sample]
     yield BODY_BUDGET, (), state.body_budget
     yield BACKGROUND, (), state.background_tasks
     yield RETRY_BUDGET, ("taken",), state.retry_budget.taken
+    yield RETRY_BUDGET, ("returned",), state.retry_budget.returned
     yield RETRY_BUDGET, ("refused",), state.retry_budget.refused
     for pool in state.pools:
         yield CONNECTIONS, (others.label(pool.origin), "busy"), pool.busy

@@ -112,7 +112,7 @@ LOOP_LAG = Metric(
 RETRY_BUDGET = Metric(
     "bud_retry_budget_total",
     "counter",
-    "Further attempts after failures that load upstreams: those that the retry budget allowed, and those it refused.",
+    "Further attempts after failures that load upstreams: taken from the budget, returned to it by success, refused.",
     ("result",),
 )
 
