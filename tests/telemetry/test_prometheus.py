@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from support.calls import BODY, HEADERS
 from support.counts import examples
 from support.gateway import messages_app, provider
 from support.scrapes import labels_of, read_samples, total
+from support.virtual_time import VirtualLoop, run_in_virtual_time
 
 from bud_asgi import Exchange, Limit, MessagesApp, Observer, Route, RouteTable, Target, Usage
 from bud_asgi.attempt import Attempt
@@ -277,6 +279,24 @@ async def test_processes_share_their_values(tmp_path: Path, monkeypatch: pytest.
     found = read_samples(generate_latest(registry).decode())
     assert total(found, REQUESTS.name) == 2
     assert total(found, READY.name) == 1
+
+
+def test_a_process_writes_every_second_also_after_its_loop_was_blocked(tmp_path: Path) -> None:
+    writes: list[float] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        file = SharedFile(tmp_path, "app", lambda: writes.append(loop.time()) or {})
+        file.start()
+        await asyncio.sleep(2.5)
+        loop._jumping.now += 5  # a blocked loop, in which a request arrives before the timer runs
+        file.start()
+        await asyncio.sleep(2.5)
+        file.stop()
+
+    run_in_virtual_time(run())
+    assert [round(at - writes[0], 1) for at in writes] == [0.0, 1.0, 2.0, 7.5, 8.5, 9.5, 10.0]
 
 
 async def test_a_full_disk_is_logged_and_harms_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -92,10 +92,10 @@ class Metrics:
             return PlainTextResponse("Method not allowed", 405, {"allow": "GET, HEAD"})
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         headers = {"content-type": content_type, "cache-control": "no-store", "vary": "accept, accept-encoding"}
-        body = await asyncio.to_thread(encode, self.registry)
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            headers["content-encoding"] = "gzip"
-            body = await asyncio.to_thread(gzip.compress, body, 1)
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(await asyncio.to_thread(encode, self.registry), headers=headers)
+        headers["content-encoding"] = "gzip"
+        body = await asyncio.to_thread(lambda: gzip.compress(encode(self.registry), 1))
         return Response(body, headers=headers)
 
     def _own(self) -> dict[str, dict[Labels, Value]]:

@@ -60,9 +60,11 @@ class SharedFile(Observer):
         return self._directory / f"{self._prefix}{os.getpid()}_{self._token}{_SUFFIX}"
 
     def start(self) -> None:
-        """Write from now on, in the running event loop. May be called again."""
-        loop = asyncio.get_running_loop()
-        if self._timer is None or self._timer.when() < loop.time() - EVERY:  # that of a loop that has ended
+        """Write from now on, in the running event loop. May be called again, also after that loop has ended."""
+        timer = self._timer
+        if timer is None or timer.when() < asyncio.get_running_loop().time() - EVERY:
+            if timer is not None:
+                timer.cancel()
             self._on_timer()
 
     def stop(self) -> None:
