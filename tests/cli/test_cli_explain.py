@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pythonjsonlogger.json import JsonFormatter as PythonJsonLogger
 from support.access import access_records
+from support.calls import UPSTREAM_KEY
 from support.gateway import gateway, provider
 
 from bud_asgi import Route
@@ -62,7 +63,7 @@ def test_the_story_of_the_documentation_is_that_of_its_line() -> None:
 
 def test_a_failover_is_shown_in_order(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "bud_asgi.access")
-    with StandIn().in_thread() as upstream:
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         upstream.enqueue(text("Hello"))
         providers = [provider("http://127.0.0.1:1", name="first"), provider(upstream.base_url, name="second")]
         with gateway("", providers=providers, routes=[Route("*", to=["first", "second"])], access_log=True) as here:
