@@ -6,7 +6,9 @@ import io
 import json
 import logging
 import logging.config
+import re
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from bud_asgi import Exchange, Principal, Target, Usage
 from bud_asgi.attempt import Attempt
 from bud_asgi.telemetry import AccessLog, JsonFormatter, LineHandler, TextFormatter
 
+DOCS = Path(__file__).parents[2] / "docs" / "observability.md"
 EVIL = "a\r\nforged\x1b[31m\x9b\u2028\u202e\x7f\udc80"
+SNIPPETS = re.findall(r"```python\n(import logging\n.*?)```", DOCS.read_text(), re.DOTALL)
 _log = logging.getLogger("bud_asgi.access")
 
 
@@ -85,6 +89,11 @@ def test_structlog_has_the_fields_below_bud() -> None:
     assert made["bud"]["status"] == 529
     assert made["level"] == "warning"
     assert made["event"].endswith(": messages.create 529 answered in 812 ms")
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_the_examples_of_the_page_run(snippet: str) -> None:
+    exec(snippet, {})
 
 
 def test_structlog_on_a_terminal_is_one_line() -> None:
