@@ -71,6 +71,10 @@ def test_a_wrong_key_has_no_principal(shown: Any) -> None:
     assert (line["status"], line["outcome"], "principal" in line) == (401, "refused", False)
 
 
+def test_the_client_behind_a_trusted_proxy_is_named(shown: Any) -> None:
+    assert shown(**{"x-forwarded-for": "203.0.113.9"})["client_address"] == "203.0.113.9"  # uvicorn trusts 127.0.0.1
+
+
 def test_a_model_without_a_route_is_named(shown: Any) -> None:
     line = shown({"model": "nope"})
     assert (line["status"], line["requested_model"], "model" in line) == (404, "nope", False)
