@@ -43,7 +43,13 @@ def here(upstream: ThreadedStandIn) -> Generator[Gateway]:
         Route("both", to=["away", Target("good", MODEL)]),
     ]
     limits = [Limit("requests", 1, models=("limited",))]
-    app = {"providers": providers, "routes": routes, "limits": limits, "access_log": True, "max_body": 2000}
+    app: dict[str, Any] = {
+        "providers": providers,
+        "routes": routes,
+        "limits": limits,
+        "access_log": True,
+        "max_body": 2000,
+    }
     with gateway("", **app) as one:
         yield one
 
