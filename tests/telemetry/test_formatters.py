@@ -199,6 +199,15 @@ def test_nothing_that_a_client_sends_reaches_the_terminal_as_it_is() -> None:
     assert line.isprintable()
 
 
+def test_the_text_of_the_page_is_that_of_its_json() -> None:
+    page = DOCS.read_text()
+    (shown,) = re.findall(r"```text\n(\d\d:\d\d.*?)\n```", page)
+    (logged,) = re.findall(r"```json\n(\{\"time.*?)\n```", page)
+    record = logging.LogRecord("bud_asgi.access", logging.INFO, "", 0, "", (), None)
+    record.__dict__["bud"] = json.loads(logged)
+    assert BARE.format(record)[8:] == shown[8:]
+
+
 def test_a_line_handler_with_text_writes_text(tmp_path: Any) -> None:
     with (tmp_path / "log").open("w") as file:
         handler = LineHandler(file)
