@@ -120,6 +120,7 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
         body_budget=budget,
         body_budget_per_principal=per_principal,
         access_log=gateway.get("access_log"),
+        opentelemetry=gateway.get("opentelemetry"),
         route_header=gateway.get("route_header", False),
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.headers import TRACE_CONTEXT, Headers
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?", re.DOTALL)
 _USUAL_VERSION = b"00-"
@@ -21,3 +22,10 @@ def trace_id_of(headers: Headers) -> str | None:
         return None
     trace, span = match.groups()
     return None if trace == _NO_TRACE or span == _NO_SPAN else trace.decode()
+
+
+def with_trace_context(headers: Headers, own: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The headers of a client, with another trace context in place of its own."""
+    others = {name: value for name, value in headers.items() if name not in TRACE_CONTEXT}
+    others.update(own)
+    return others
