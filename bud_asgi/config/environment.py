@@ -35,6 +35,9 @@ _VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """For each kind of provider its options, and the variables that set them: the first one that is set counts."""
 
+_FLAGS: Mapping[str, str] = {"access_log": "BUD_ASGI_ACCESS_LOG", "opentelemetry": "BUD_ASGI_OPENTELEMETRY"}
+"""The switches that a file may leave to the environment."""
+
 _SIZES: Mapping[str, str] = {
     "max_body": "BUD_ASGI_MAX_BODY",
     "body_budget": "BUD_ASGI_BODY_BUDGET",
@@ -56,16 +59,14 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     """
     environ = os.environ if environ is None else environ
     problems = Problems(SOURCE)
-    access_log = _flag("BUD_ASGI_ACCESS_LOG", environ, problems)
-    opentelemetry = _flag("BUD_ASGI_OPENTELEMETRY", environ, problems)
+    flags = {name: _flag(variable, environ, problems) for name, variable in _FLAGS.items()}
     divisor = _divisor(environ, problems)
     if file := environ.get("BUD_ASGI_CONFIG"):
         problems.raise_any()
         settings = read_file(file, environ=environ)
         settings = divide_limits(settings, divisor) if divisor > 1 and settings.has_limits else settings
-        access_log = access_log if settings.access_log is None else settings.access_log
-        opentelemetry = opentelemetry if settings.opentelemetry is None else settings.opentelemetry
-        return msgspec.structs.replace(settings, access_log=access_log, opentelemetry=opentelemetry)
+        unset = {name: flag for name, flag in flags.items() if getattr(settings, name) is None}
+        return msgspec.structs.replace(settings, **unset)
     provider = _provider(environ, problems)
     keys, key_store, pepper = tuple(_keys(environ, problems)), _key_store(environ, problems), _pepper(environ, problems)
     _check_callers(environ, problems)
@@ -80,8 +81,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         max_body=max_body,
         body_budget=budget,
         body_budget_per_principal=per_principal,
-        access_log=access_log,
-        opentelemetry=opentelemetry,
+        **flags,
     )
 
 

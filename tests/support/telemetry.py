@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
 from bud_asgi import OpenTelemetry
 
@@ -67,6 +67,12 @@ class Signals:
         used = {name for span in self.spans for name in span.attributes or {}}
         used |= {name for values in points.values() for attributes, _ in values for name in attributes}
         return sorted(used | points.keys())
+
+
+def context_of(span: ReadableSpan) -> SpanContext:
+    """The context of a span: its ids."""
+    assert span.context is not None
+    return span.context
 
 
 def attributes_of(span: ReadableSpan) -> Attributes:

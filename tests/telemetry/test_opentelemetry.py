@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import httpx
 import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
-from support.calls import BODY, HEADERS, KEY, MODEL
-from support.gateway import Gateway, forget_health, gateway, without_budget
+from support.calls import BODY, HEADERS, MODEL
 from support.sockets import raw_request, receive_until
-from support.telemetry import Signals, attributes_of
+from support.telemetry import attributes_of, context_of
 from support.waiting import wait_until
 
-from bud_asgi import Anthropic, ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
-from bud_asgi.clock import Timing
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import (
     Answer,
-    StandIn,
-    ThreadedStandIn,
-    Usage,
     cut_before_message_stop,
     error,
     error_first_event,
@@ -35,79 +25,7 @@ from bud_asgi.testing import (
     reset_before_head,
     text,
 )
-
-TIMING = Timing(tick=0.01, watch_after=0.02, close_within=0.2)
-USAGE = Usage(input_tokens=7, output_tokens=5, cache_read_input_tokens=20, cache_creation_input_tokens=10)
-REPLY = text("Hi there", usage=USAGE)
-LIMITED = "sk-bud-limited"
-TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-class Stage:
-    """A gateway that is traced, and two upstreams: routes to each, to both, and to both with hedging."""
-
-    def __init__(self, here: Gateway, upstreams: Sequence[ThreadedStandIn], signals: Signals) -> None:
-        self.here, self.upstreams, self.signals = here, upstreams, signals
-
-    def reset(self) -> None:
-        """Forget earlier requests."""
-        for upstream in self.upstreams:
-            upstream.requests.clear()
-            upstream._stand_in._queue.clear()
-            upstream.always(REPLY)
-        forget_health(self.here)
-        self.here.settled.clear()
-        self.signals.exporter.clear()
-
-    def post(self, model: str = "solo", *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-        """Send one request, and wait for its record."""
-        reply = self.here.post({"model": model, **fields}, headers={**HEADERS, **(headers or {})})
-        self.here.account()
-        return reply
-
-    def get(self, path: str, method: str = "GET") -> None:
-        """Send a request for another path."""
-        httpx.request(method, self.here.base_url + path, headers=HEADERS)
-        self.here.account()
-
-
-@pytest.fixture(scope="module")
-def one_stage() -> Generator[Stage]:
-    signals = Signals()
-    with ExitStack() as stack:
-        upstreams = [stack.enter_context(StandIn(strict=False).in_thread()) for _ in range(2)]
-        timeouts = Timeouts(2.0, 0.4, 0.4)
-        providers = [
-            Anthropic(name=name, api_key="k", base_url=one.base_url, timeouts=timeouts, trace_context=name == "one")
-            for name, one in zip(("one", "two"), upstreams, strict=True)
-        ]
-        here = stack.enter_context(
-            gateway(
-                "",
-                providers=providers,
-                auth=ApiKeys(
-                    [
-                        ApiKey(name="me", hash=hash_api_key(KEY)),
-                        ApiKey(name="low", hash=hash_api_key(LIMITED), limits=(Limit("requests", 1),)),
-                    ]
-                ),
-                routes=[
-                    Route("pair", to=[Target("one", "m-1"), Target("two", "m-2")]),
-                    Route("hedged", to=[Target("one", "m-1"), Target("two", "m-2")], hedge=0.05),
-                    Route("*", to=["one"]),
-                ],
-                observers=[signals.observer],
-                timing=TIMING,
-            )
-        )
-        without_budget(here)
-        yield Stage(here, upstreams, signals)
-
-
-@pytest.fixture
-def stage(one_stage: Stage) -> Stage:
-    one_stage.reset()
-    return one_stage
+from telemetry.traced_stage import LIMITED, REPLY, Stage
 
 
 def leave(stage: Stage) -> None:
@@ -123,11 +41,9 @@ def refused(stage: Stage) -> None:
     for _ in range(2):
         stage.here.post({"model": "solo"}, headers={**HEADERS, "x-api-key": LIMITED})
     stage.here.account(2)
-    while len(stage.signals.spans) > 3:
-        time.sleep(0.01)
-    spans = stage.signals.spans
+    last = stage.signals.spans[-1:]
     stage.signals.exporter.clear()
-    stage.signals.exporter.export(spans[-1:])
+    stage.signals.exporter.export(last)
 
 
 def replies(stage: Stage, *answers: Answer, model: str = "solo", stream: bool = False) -> None:
@@ -176,7 +92,7 @@ CASES = {
     "no credential": Case(lambda s: s.post(headers={"x-api-key": "wrong"}), MESSAGES, 401, "refused", None, []),
     "no such path": Case(lambda s: s.get("/v1/files"), "GET", 404, "refused", None, []),
     "a method that is not served": Case(lambda s: s.get("/v1/messages", "PATCH"), "PATCH", 405, "refused", None, []),
-    "an invalid request": Case(lambda s: s.post(max_tokens="many"), MESSAGES, 400, "refused", None, []),
+    "an invalid request": Case(lambda s: s.post(stream="yes"), MESSAGES, 400, "refused", None, []),
     "a limit": Case(refused, MESSAGES, 429, "refused", None, []),
     "an error of the upstream": Case(
         lambda s: replies(s, error(400, "invalid_request_error", "no")),
@@ -282,13 +198,12 @@ def test_each_way_out_of_a_request_has_its_spans(stage: Stage, case: Case) -> No
     ] == case.attempts
     for span in signals.attempts:
         assert span.parent is not None
-        assert span.parent.span_id == signals.request.context.span_id
+        assert span.parent.span_id == context_of(signals.request).span_id
         assert (span.status.status_code is StatusCode.ERROR) is ("error.type" in attributes_of(span))
         assert span.status.description is None
         assert span.events == ()
     exchange = stage.here.settled[-1]
-    assert exchange.trace_id == f"{signals.request.context.trace_id:032x}"
-    assert stage.signals.observer._traces == {}
+    assert exchange.trace_id == f"{context_of(signals.request).trace_id:032x}"
 
 
 def assert_request(span: ReadableSpan, case: Case) -> None:
