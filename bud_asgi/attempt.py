@@ -121,14 +121,20 @@ class Attempt(msgspec.Struct, eq=False):
     service: str = ""
     server: Server | None = None
     error_type: str | None = None
-    reply: Sequence[bytes] = ()
+    reply: tuple[bytes, ...] = ()
     trace_context: Sequence[tuple[bytes, bytes]] = ()
     capture: Callable[[bytes], None] | None = None
 
     @property
     def answer(self) -> Answer:
         """What the reply reports of itself. It is known in `attempt_ended`; later, and without a reply, it is empty."""
-        return answer_of_stream(*self.reply) if len(self.reply) > 1 else answer_of_message(b"".join(self.reply))
+        match self.reply:
+            case (body,):
+                return answer_of_message(body)
+            case (start, delta):
+                return answer_of_stream(start, delta)
+            case _:
+                return Answer()
 
     @property
     def intervened(self) -> bool:

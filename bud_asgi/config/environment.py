@@ -59,7 +59,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     """
     environ = os.environ if environ is None else environ
     problems = Problems(SOURCE)
-    flags = {name: _flag(variable, environ, problems) for name, variable in _FLAGS.items()}
+    flags: dict[str, Any] = {name: _flag(variable, environ, problems) for name, variable in _FLAGS.items()}
     divisor = _divisor(environ, problems)
     if file := environ.get("BUD_ASGI_CONFIG"):
         problems.raise_any()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from bud_asgi.protocol.malformed import MALFORMED_JSON
-from bud_asgi.protocol.usage import Word
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The id of a message, the model that generated it, and why it stopped; `None` where absent or not a short name."""
+    """The id of a message, the model that generated it, and why it stopped: any text; `None` where absent."""
 
-    id: Word | None = None
-    model: Word | None = None
-    stop_reason: Word | None = None
+    id: str | None = None
+    model: str | None = None
+    stop_reason: str | None = None
 
 
 class _Start(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from opentelemetry.semconv._incubating.attributes import (  # pyright: ignore[re
     url_attributes,
 )
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics  # pyright: ignore[reportMissingTypeStubs]
-from opentelemetry.semconv.attributes import error_attributes, network_attributes, server_attributes
+from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 from support.captured import Captured
 from support.gateway import provider
@@ -25,7 +25,7 @@ from telemetry.traced_stage import USAGE, Stage, traced_stage
 SLOW = text("Hi there", usage=USAGE, delay=0.01)
 DURATION, TOKENS = "gen_ai.client.operation.duration", "gen_ai.client.token.usage"
 FIRST, PER = "gen_ai.client.operation.time_to_first_chunk", "gen_ai.client.operation.time_per_output_chunk"
-ORACLES = (gen_ai_attributes, http_attributes, url_attributes, error_attributes, network_attributes, server_attributes)
+ORACLES = (gen_ai_attributes, http_attributes, url_attributes, error_attributes, server_attributes)
 
 
 def sums(points: list[tuple[Attributes, Any]], *names: str) -> dict[tuple[Any, ...], tuple[int, float]]:
@@ -37,7 +37,7 @@ def test_all_names_are_those_of_the_conventions() -> None:
     known = {value for oracle in ORACLES for value in vars(oracle).values() if isinstance(value, str)}
     ours = {name: value for name, value in vars(attributes).items() if name.isupper() and isinstance(value, str)}
     ours = {name: value for name, value in ours.items() if not name.startswith(("_", "BUD_", "SCHEMA", "OTHER"))}
-    assert len(ours) > 25
+    assert len(ours) > 24
     assert {name: value for name, value in ours.items() if value not in known} == {}
     assert all(vars(attributes)[name].startswith("bud.") for name in vars(attributes) if name.startswith("BUD_"))
     assert error_attributes.ErrorTypeValues.OTHER.value == attributes.OTHER

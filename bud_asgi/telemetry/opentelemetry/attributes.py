@@ -15,6 +15,7 @@ from bud_asgi.attempt import Attempt
 from bud_asgi.exchange import Exchange
 from bud_asgi.limit import limit_words
 from bud_asgi.printable import printable
+from bud_asgi.protocol.answer import Answer
 from bud_asgi.protocol.errors import STATUS_OF_TYPE
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.usage import Usage
@@ -29,7 +30,6 @@ ERROR_TYPE = "error.type"
 HTTP_REQUEST_METHOD = "http.request.method"
 HTTP_RESPONSE_STATUS_CODE = "http.response.status_code"
 HTTP_ROUTE = "http.route"
-NETWORK_PROTOCOL_VERSION = "network.protocol.version"
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 URL_PATH = "url.path"
@@ -100,7 +100,6 @@ def server_attributes(exchange: Exchange, scope: Scope) -> Attributes:
         HTTP_REQUEST_METHOD: method_of(exchange),
         URL_SCHEME: str(scope.get("scheme", "http")),
         URL_PATH: text(exchange.path),
-        NETWORK_PROTOCOL_VERSION: exchange.http_version,
     }
     if exchange.operation is not None:
         found[HTTP_ROUTE] = _ROUTES[exchange.operation]
@@ -166,28 +165,13 @@ def known_error(kind: str | None, otherwise: str) -> str:
     return kind if kind is not None and kind in STATUS_OF_TYPE else otherwise
 
 
-def attempt_name(exchange: Exchange, attempt: Attempt) -> str:
-    """The name of the span of an attempt: operation and model."""
-    return f"{operation_name(exchange)} {request_model(exchange, attempt)}"
-
-
-def operation_name(exchange: Exchange) -> str:
-    """The name of the operation in the conventions, or one of the same form."""
-    return "count_tokens" if exchange.counting else "chat"
-
-
-def request_model(exchange: Exchange, attempt: Attempt) -> str:
-    """The model that an upstream is asked for."""
-    return attempt.target.model or text(exchange.decoded_request.model)
-
-
 def attempt_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:
-    """What is known of an attempt when it starts."""
+    """What is known of an attempt when it starts. The model is the one that the upstream is asked for."""
     request = exchange.decoded_request
     found: Attributes = {
-        OPERATION_NAME: operation_name(exchange),
+        OPERATION_NAME: "count_tokens" if request.counting else "chat",
         PROVIDER_NAME: attempt.service,
-        REQUEST_MODEL: request_model(exchange, attempt),
+        REQUEST_MODEL: attempt.target.model or text(request.model),
         BUD_TARGET: target_of(attempt),
     }
     if request.max_tokens is not None:
@@ -197,7 +181,7 @@ def attempt_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:
     return found
 
 
-def reply_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:
+def reply_attributes(exchange: Exchange, attempt: Attempt, answer: Answer) -> Attributes:
     """What is known of an attempt when it has ended."""
     found: Attributes = {BUD_ATTEMPT_END: attempt.end or OTHER}
     if attempt.server is not None:
@@ -212,13 +196,12 @@ def reply_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:
         found[RESPONSE_TIME_TO_FIRST_CHUNK] = attempt.first_event - attempt.started
     if (error := error_of_attempt(attempt)) is not None:
         found[ERROR_TYPE] = error
-    answer = attempt.answer
     if answer.id is not None:
-        found[RESPONSE_ID] = answer.id
+        found[RESPONSE_ID] = text(answer.id)
     if answer.model is not None:
-        found[RESPONSE_MODEL] = answer.model
+        found[RESPONSE_MODEL] = text(answer.model)
     if answer.stop_reason is not None:
-        found[RESPONSE_FINISH_REASONS] = (answer.stop_reason,)
+        found[RESPONSE_FINISH_REASONS] = (text(answer.stop_reason),)
     if attempt.usage is not None:
         _add_usage(found, attempt.usage)
     return found
@@ -226,14 +209,13 @@ def reply_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:
 
 def _add_usage(found: Attributes, usage: Usage) -> None:
     found[USAGE_INPUT_TOKENS] = input_tokens(usage)
-    counts = {
-        USAGE_OUTPUT_TOKENS: usage.output_tokens,
-        USAGE_CACHE_READ: usage.cache_read_input_tokens,
-        USAGE_CACHE_CREATION: usage.cache_creation_input_tokens,
-    }
+    found[USAGE_OUTPUT_TOKENS] = usage.output_tokens or 0
+    if usage.cache_read_input_tokens is not None:
+        found[USAGE_CACHE_READ] = usage.cache_read_input_tokens
+    if usage.cache_creation_input_tokens is not None:
+        found[USAGE_CACHE_CREATION] = usage.cache_creation_input_tokens
     if (details := usage.output_tokens_details) is not None and details.thinking_tokens:
-        counts[USAGE_REASONING] = details.thinking_tokens
-    found.update((name, count) for name, count in counts.items() if count is not None)
+        found[USAGE_REASONING] = details.thinking_tokens
     if usage.estimated:
         found[BUD_ESTIMATED] = True
 
@@ -268,4 +250,5 @@ def target_of(attempt: Attempt) -> str:
 
 def text(value: object) -> str:
     """A text from outside, printable and of limited length."""
-    return printable(str(value)[:_MAX_TEXT])
+    shown = str(value)
+    return shown if len(shown) <= _MAX_TEXT and shown.isprintable() else printable(shown[:_MAX_TEXT])

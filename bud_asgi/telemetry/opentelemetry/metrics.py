@@ -7,8 +7,9 @@ from opentelemetry.metrics import Meter
 
 from bud_asgi.attempt import Attempt
 from bud_asgi.exchange import Exchange
+from bud_asgi.protocol.answer import Answer
 from bud_asgi.telemetry.opentelemetry import attributes as names
-from bud_asgi.telemetry.opentelemetry.attributes import Attributes
+from bud_asgi.telemetry.opentelemetry.attributes import Attributes, Value
 
 OPERATION_DURATION = "gen_ai.client.operation.duration"
 TIME_TO_FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
@@ -60,7 +61,7 @@ class Metrics:
             "Time that the gateway itself added until the response began.",
             explicit_bucket_boundaries_advisory=_ADDED,
         )
-        self._models: set[str] = set()
+        self._models: set[Value] = set()
 
     def record_request(self, exchange: Exchange, context: Context) -> None:
         """Record a request that has been settled."""
@@ -76,44 +77,41 @@ class Metrics:
             found[names.ERROR_TYPE] = error
         self._requests.record((exchange.ended or exchange.started) - exchange.started, found, context)
 
-    def record_attempt(self, exchange: Exchange, attempt: Attempt, known: Attributes, context: Context) -> None:
-        """Record an attempt that has ended. `known` is what is known of it."""
-        found = self._attempt_attributes(exchange, attempt, known)
-        self._record_stream(exchange, attempt, found, context)
+    def record_attempt(
+        self, exchange: Exchange, attempt: Attempt, known: Attributes, answer: Answer, context: Context
+    ) -> None:
+        """Record an attempt that has ended. `known` are the attributes that it started with."""
+        found = self._attempt_attributes(attempt, known, answer)
+        first = attempt.first_event
+        if first is not None and exchange.decoded_request.stream:
+            self._first_chunk.record(first - attempt.started, found, context)
+            if attempt is exchange.attempts[-1] and exchange.writes > 1:
+                mean = (exchange.last_write - first) / (exchange.writes - 1)
+                self._per_chunk.record(max(0.0, mean), found, context)
         usage = attempt.usage
         if usage is not None and not usage.estimated:
             self._tokens.record(names.input_tokens(usage), {**found, names.TOKEN_TYPE: "input"}, context)
             self._tokens.record(usage.output_tokens or 0, {**found, names.TOKEN_TYPE: "output"}, context)
-        found = {**found, names.BUD_ATTEMPT_END: attempt.end or names.OTHER}
-        if names.ERROR_TYPE in known:
-            found[names.ERROR_TYPE] = known[names.ERROR_TYPE]
+        found = {**found, names.BUD_ATTEMPT_END: attempt.end or names.OTHER}  # an SDK may keep the former
+        if (error := names.error_of_attempt(attempt)) is not None:
+            found[names.ERROR_TYPE] = error
         self._duration.record((attempt.ended or attempt.started) - attempt.started, found, context)
 
-    def _record_stream(self, exchange: Exchange, attempt: Attempt, found: Attributes, context: Context) -> None:
-        first = known_first = attempt.first_event
-        if known_first is None or first is None or not exchange.decoded_request.stream:
-            return
-        self._first_chunk.record(first - attempt.started, found, context)
-        if attempt is exchange.attempts[-1] and exchange.writes > 1:
-            mean = (exchange.last_write - first) / (exchange.writes - 1)
-            self._per_chunk.record(max(0.0, mean), found, context)
-
-    def _attempt_attributes(self, exchange: Exchange, attempt: Attempt, known: Attributes) -> Attributes:
+    def _attempt_attributes(self, attempt: Attempt, known: Attributes, answer: Answer) -> Attributes:
         answered = attempt.end == "answered"
-        model = attempt.target.model or self._model(names.request_model(exchange, attempt), answered=answered)
         found: Attributes = {
-            names.OPERATION_NAME: names.operation_name(exchange),
+            names.OPERATION_NAME: known[names.OPERATION_NAME],
             names.PROVIDER_NAME: attempt.service,
-            names.REQUEST_MODEL: model,
-            names.BUD_TARGET: names.target_of(attempt),
+            names.REQUEST_MODEL: attempt.target.model or self._model(known[names.REQUEST_MODEL], answered=answered),
+            names.BUD_TARGET: known[names.BUD_TARGET],
         }
         if attempt.server is not None:
             found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = attempt.server.host, attempt.server.port
-        if names.RESPONSE_MODEL in known:
-            found[names.RESPONSE_MODEL] = self._model(str(known[names.RESPONSE_MODEL]), answered=answered)
+        if answer.model is not None:
+            found[names.RESPONSE_MODEL] = self._model(names.text(answer.model), answered=answered)
         return found
 
-    def _model(self, model: str, *, answered: bool) -> str:
+    def _model(self, model: Value, *, answered: bool) -> Value:
         """A name of a model, or `_OTHER` for one that no upstream has answered for, or one too many."""
         if model not in self._models:
             if not answered or len(self._models) >= MAX_MODELS:
