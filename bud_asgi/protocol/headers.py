@@ -24,7 +24,7 @@ MAX_HEAD = 1 << 16
 MAX_HEADER_LINES = 200
 """Number of a request's header fields."""
 
-TRACE_CONTEXT = (b"traceparent", b"tracestate")
+TRACE_PARENT, TRACE_STATE = TRACE_CONTEXT = (b"traceparent", b"tracestate")
 """The headers of the W3C's "Trace Context"."""
 
 _MAX_KNOWN = 256

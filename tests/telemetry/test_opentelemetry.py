@@ -252,7 +252,6 @@ def test_an_attempt_has_the_attributes_of_the_conventions(stage: Stage, stream: 
         "http.response.status_code": 200,
         "url.scheme": "http",
         "url.path": "/llm/v1/messages",
-        "bud.operation": "messages.create",
         "bud.outcome": "answered",
         "bud.revision": 1,
         "bud.attempts": 1,

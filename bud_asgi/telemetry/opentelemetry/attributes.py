@@ -114,7 +114,6 @@ def method_of(exchange: Exchange) -> str:
 def request_attributes(exchange: Exchange) -> Attributes:
     """What is known of a request when it has ended, without who sent it."""
     found: Attributes = {
-        BUD_OPERATION: exchange.operation or OTHER,
         BUD_REQUEST_ID: exchange.request_id,
         BUD_OUTCOME: exchange.outcome or OTHER,
         BUD_REVISION: exchange.revision,
