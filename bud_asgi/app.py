@@ -25,7 +25,7 @@ from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import LoopResources, PerLoop
-from bud_asgi.observer import Observer, Observers
+from bud_asgi.observer import NO_OBSERVERS, Observer, Observers
 from bud_asgi.options import (
     OptionError,
     check_flag,
@@ -113,8 +113,9 @@ class MessagesApp:
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
-        policy = FieldPolicy(field_policy)
-        gateway = partial(Gateway, providers, field_policy=policy, route_header=route_header, observers=self._observers)
+        gateway = partial(
+            Gateway, providers, FieldPolicy(field_policy), route_header=route_header, observers=self._observers
+        )
         if middleware is None:
             self._chains.append(chain := _auth_chain(auth))
             self._gateway = gateway(auth=chain, router=_router(routes, providers), limiter=self._limiter)
@@ -257,6 +258,7 @@ class MessagesApp:
             if observers.request_started and exchange.operation not in PUBLIC:
                 observers.notify(observers.request_started, exchange, scope)
         if operation in PUBLIC:
+            response.observers = NO_OBSERVERS
             return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown

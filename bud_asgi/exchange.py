@@ -268,15 +268,16 @@ class Exchange(msgspec.Struct, eq=False):
         Waiting for the client's body and for upstreams does not count. To encode the request for an upstream is part of
         its attempt.
         """
-        if not self.attempts:
+        attempts = self.attempts
+        if not attempts:
             return None
-        first, last = self.attempts[0], self.attempts[-1]
-        added = first.started - self.started - self.body_wait
-        for one, following in pairwise(self.attempts):
-            added += max(0.0, following.started - (one.ended or following.started))
-        begun = last.first_event or last.ended
-        if self.committed is not None and begun is not None:
-            added += max(0.0, self.committed - begun)
+        added = attempts[0].started - self.started - self.body_wait
+        if len(attempts) > 1:
+            for one, following in pairwise(attempts):
+                added += max(0.0, following.started - (one.ended or following.started))
+        begun = attempts[-1].first_event or attempts[-1].ended
+        if self.committed is not None and begun is not None and self.committed > begun:
+            added += self.committed - begun
         return max(0.0, added)
 
     @property

@@ -47,17 +47,17 @@ class Gateway:
 
     Each stage works on the `Exchange` and raises a `GatewayError`; the `Response` around them is the error boundary. A
     stage that is not given (`None`) is left to the middleware in front: the gateway then uses what that left in the
-    exchange. It never serves a request without a principal. `observers` get the events of its attempts and responses.
+    exchange. It never serves a request without a principal. `observers` get the events of its attempts.
     """
 
     def __init__(
         self,
         providers: Sequence[Provider],
+        field_policy: FieldPolicy | None = None,
         *,
         auth: FirstOf | None = None,
         router: RouteTable | HostRouter | None = None,
         limiter: Limiter | None = None,
-        field_policy: FieldPolicy | None = None,
         route_header: bool = False,
         observers: Observers = NO_OBSERVERS,
     ) -> None:
@@ -69,7 +69,6 @@ class Gateway:
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
-        self.observers = observers
         self._chooser = Chooser(self._providers, dropped)
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget(), observers)
 
@@ -175,9 +174,7 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through the `send` of the middleware in front."""
         loop, exchange = self._loop(), Exchange.of(scope)
-        response = Response(
-            exchange, send, loop.timing, receive=receive, now=loop.now, observers=self._gateway.observers
-        )
+        response = Response(exchange, send, loop.timing, receive=receive, now=loop.now)
         request = loop.in_flight.get(exchange)
         is_new = request is None  # a middleware has made a new scope
         try:

@@ -11,10 +11,11 @@ from typing import IO, Any
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
+from bud_asgi.cli.explain import explain
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
-from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
+from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
 from bud_asgi.limits import StoreUnavailable
 
@@ -44,6 +45,13 @@ def group(context: click.Context) -> None:
     show_default=True,
     type=click.Choice(LOG_LEVELS),
     help="Level of the messages on stderr.",
+)
+@click.option(
+    "--access-log-format",
+    default="auto",
+    show_default=True,
+    type=click.Choice(ACCESS_LOG_FORMATS),
+    help="Format of the lines on stdout; auto is text on a terminal and JSON elsewhere.",
 )
 @click.option(
     "--forwarded-allow-ips", metavar="LIST", help="Addresses of proxies whose X-Forwarded-* headers are trusted."
@@ -126,6 +134,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
     return name.strip().lower().encode(), value.strip().encode()
 
 
+group.add_command(explain)
 group.add_command(keys)
 
 

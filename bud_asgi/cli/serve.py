@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +28,9 @@ AFTER_DRAIN = 2
 """Seconds that uvicorn leaves to connections after the drain: clients may still be reading their last answer."""
 
 _log = logging.getLogger("bud_asgi")
+
+ACCESS_LOG_FORMATS = ("auto", "json", "text")
+"""`auto`: text for people if stdout is a terminal, otherwise JSON."""
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -50,6 +53,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    access_log_format: str = "auto"
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -127,7 +131,7 @@ def _shared(options: ServeOptions) -> dict[str, Any]:
         "lifespan": "on",
         "ws": "none",  # the app refuses WebSockets: no need to load a library for them
         "access_log": False,  # the app writes its own
-        "log_config": _log_config(options.log_level),
+        "log_config": _log_config(options),
     }
 
 
@@ -185,19 +189,13 @@ class NotCancelled(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def _log_config(level: str) -> dict[str, Any]:
-    """Messages go to stderr, one JSON line per request to stdout. A mounted app never configures logging."""
-    messages = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+def _log_config(options: ServeOptions) -> dict[str, Any]:
+    """Messages go to stderr, one line per request to stdout. A mounted app never configures logging."""
+    messages = {"handlers": ["stderr"], "level": options.log_level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "messages": {
-                "()": "uvicorn.logging.DefaultFormatter",
-                "fmt": "%(asctime)s %(levelprefix)s %(message)s",
-                "use_colors": sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
-            },
-        },
+        "formatters": _formatters(options.access_log_format),
         "filters": {"not_cancelled": {"()": NotCancelled}},
         "handlers": {
             "stderr": {
@@ -206,7 +204,11 @@ def _log_config(level: str) -> dict[str, Any]:
                 "filters": ["not_cancelled"],
                 "stream": "ext://sys.stderr",
             },
-            "stdout": {"class": "bud_asgi.telemetry.LineHandler", "stream": "ext://sys.stdout"},
+            "stdout": {
+                "class": "bud_asgi.telemetry.LineHandler",
+                "formatter": "requests",
+                "stream": "ext://sys.stdout",
+            },
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
@@ -215,3 +217,20 @@ def _log_config(level: str) -> dict[str, Any]:
             "bud_asgi.access": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
         },
     }
+
+
+def _formatters(wanted: str) -> dict[str, Any]:
+    """The formats of messages, and of requests: `wanted` is one of `ACCESS_LOG_FORMATS`."""
+    requests: dict[str, Any] = {"()": "bud_asgi.telemetry.JsonFormatter"}
+    if wanted == "text" or (wanted == "auto" and sys.stdout.isatty()):
+        requests = {"()": "bud_asgi.telemetry.TextFormatter", "colors": _use_colors(sys.stdout)}
+    messages = {
+        "()": "uvicorn.logging.DefaultFormatter",
+        "fmt": "%(asctime)s %(levelprefix)s %(message)s",
+        "use_colors": _use_colors(sys.stderr),
+    }
+    return {"messages": messages, "requests": requests}
+
+
+def _use_colors(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")
