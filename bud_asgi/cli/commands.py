@@ -11,6 +11,7 @@ from typing import IO, Any
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
+from bud_asgi.cli.explain import explain
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
@@ -139,6 +140,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
     return name.strip().lower().encode(), value.strip().encode()
 
 
+group.add_command(explain)
 group.add_command(keys)
 
 

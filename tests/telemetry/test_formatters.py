@@ -6,7 +6,9 @@ import io
 import json
 import logging
 import logging.config
+import re
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from bud_asgi import Exchange, Principal, Target, Usage
 from bud_asgi.attempt import Attempt
 from bud_asgi.telemetry import AccessLog, JsonFormatter, LineHandler, TextFormatter
 
+DOCS = Path(__file__).parents[2] / "docs" / "observability.md"
 EVIL = "a\r\nforged\x1b[31m\x9b\u2028\u202e\x7f\udc80"
+SNIPPETS = re.findall(r"```python\n(import logging\n.*?)```", DOCS.read_text(), re.DOTALL)
 _log = logging.getLogger("bud_asgi.access")
 
 
@@ -85,6 +89,11 @@ def test_structlog_has_the_fields_below_bud() -> None:
     assert made["bud"]["status"] == 529
     assert made["level"] == "warning"
     assert made["event"].endswith(": messages.create 529 answered in 812 ms")
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_the_examples_of_the_page_run(snippet: str) -> None:
+    exec(snippet, {})
 
 
 def test_structlog_on_a_terminal_is_one_line() -> None:
@@ -188,6 +197,15 @@ def test_nothing_that_a_client_sends_reaches_the_terminal_as_it_is() -> None:
     for color in colors:
         line = line.replace(color, "")
     assert line.isprintable()
+
+
+def test_the_text_of_the_page_is_that_of_its_json() -> None:
+    page = DOCS.read_text()
+    (shown,) = re.findall(r"```text\n(\d\d:\d\d.*?)\n```", page)
+    (logged,) = re.findall(r"```json\n(\{\"time.*?)\n```", page)
+    record = logging.LogRecord("bud_asgi.access", logging.INFO, "", 0, "", (), None)
+    record.__dict__["bud"] = json.loads(logged)
+    assert BARE.format(record)[8:] == shown[8:]
 
 
 def test_a_line_handler_with_text_writes_text(tmp_path: Any) -> None:
