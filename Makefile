@@ -44,6 +44,7 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/auth.py $(ARGS)
 	$(RUN)/python benchmarks/routing.py $(ARGS)
 	$(RUN)/python benchmarks/in_process.py $(ARGS)
+	$(RUN)/python benchmarks/observers.py $(ARGS)
 
 simulate: .venv/simulation
 	$(RUN)/python -m benchmarks.simulation

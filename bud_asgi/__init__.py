@@ -4,6 +4,8 @@ What the README uses is here; each room (`bud_asgi.auth`, `.limits`, `.routing`,
 shows the rest of its own.
 """
 
+import typing
+
 from starlette.middleware import Middleware
 
 from bud_asgi.app import MessagesApp
@@ -19,6 +21,9 @@ from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
 from bud_asgi.version import __version__
+
+if typing.TYPE_CHECKING:
+    from bud_asgi.telemetry.opentelemetry import OpenTelemetry
 
 __all__ = [
     "Anonymous",
@@ -38,6 +43,7 @@ __all__ = [
     "MessagesApp",
     "Middleware",
     "Observer",
+    "OpenTelemetry",
     "Principal",
     "RateLimitMiddleware",
     "RedisStore",
@@ -54,3 +60,12 @@ __all__ = [
     "hash_api_key",
     "new_api_key",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `OpenTelemetry` on first use: its API takes a good part of the time that the whole package takes."""
+    if name != "OpenTelemetry":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bud_asgi.telemetry.opentelemetry import OpenTelemetry  # noqa: PLC0415
+
+    return OpenTelemetry

@@ -47,12 +47,15 @@ from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTab
 from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
 from bud_asgi.state import AppState, Readiness
 from bud_asgi.status import StatusPage, StatusSource
-from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
+from bud_asgi.telemetry import AccessLog, MetricsSource, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from fastapi.params import Depends
+    from prometheus_client import CollectorRegistry
+
+    from bud_asgi.telemetry.prometheus import Metrics
 
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -115,6 +118,7 @@ class MessagesApp:
         self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
+        self._metrics = MetricsSource(self.state, self._observers)
         self._status = StatusSource(self.state, self._loops.in_flight, lambda: self._limiter, self._observers)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
@@ -163,6 +167,15 @@ class MessagesApp:
 
     def _parts(self) -> Parts:
         return Parts(self._gateway, self._loops, self._limiter, self._chains)
+
+    def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
+        """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
+
+        It serves all metrics of `registry`, by default a new one with only those of this app. A host that serves its
+        registry already needs just this call. Called again, it returns the same app. Raises `OptionError` for another
+        registry, and for one that has the metrics of another app; `ImportError` without `prometheus_client`.
+        """
+        return self._metrics.make(registry)
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -227,12 +240,13 @@ class MessagesApp:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
         self._loops.get()
-        try:
-            yield
-        finally:
-            await self.drain()
-            await self._loops.aclose()
-            flush_access_log()
+        with self._metrics:
+            try:
+                yield
+            finally:
+                await self.drain()
+                await self._loops.aclose()
+                flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new requests (529), let those in flight end, and abort the rest after `timeout` seconds.

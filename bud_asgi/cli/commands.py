@@ -11,10 +11,11 @@ from typing import IO, Any
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
+from bud_asgi.cli.explain import explain
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
-from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
+from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
 from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.limits import StoreUnavailable
@@ -47,6 +48,13 @@ def group(context: click.Context) -> None:
     help="Level of the messages on stderr.",
 )
 @click.option(
+    "--access-log-format",
+    default="auto",
+    show_default=True,
+    type=click.Choice(ACCESS_LOG_FORMATS),
+    help="Format of the lines on stdout; auto is text on a terminal and JSON elsewhere.",
+)
+@click.option(
     "--forwarded-allow-ips", metavar="LIST", help="Addresses of proxies whose X-Forwarded-* headers are trusted."
 )
 @click.option(
@@ -73,6 +81,12 @@ def group(context: click.Context) -> None:
     type=click.IntRange(1),
     help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Port for metrics in the format of Prometheus.  [default: none]",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve metrics on.")
 @click.option(
     "--status",
     metavar="[=PATH]",
@@ -140,6 +154,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
     return name.strip().lower().encode(), value.strip().encode()
 
 
+group.add_command(explain)
 group.add_command(keys)
 
 

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import msgspec
 import uvicorn
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.cli.metrics import WORKER, MetricsAddress, serve_metrics, serve_worker_metrics
 from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.config import ConfigError, Problem, Settings, divide_limits, log_warnings
 from bud_asgi.config.environment import LIMITS_DIVISOR
@@ -30,6 +31,9 @@ AFTER_DRAIN = 2
 
 _log = logging.getLogger("bud_asgi")
 
+ACCESS_LOG_FORMATS = ("auto", "json", "text")
+"""`auto`: text for people if stdout is a terminal, otherwise JSON."""
+
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
@@ -37,8 +41,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `bud-asgi serve`.
 
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
-    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. `status` is
-    the path of the status page, `None` for none, and `status_key` has references to the keys for it.
+    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. Without a
+    `metrics_port` there are no metrics. `status` is the path of the status page, `None` for none, and `status_key`
+    has references to the keys for it.
     """
 
     config: str | None
@@ -52,8 +57,16 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    access_log_format: str = "auto"
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     status: str | None = None
     status_key: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> MetricsAddress | None:
+        """Where metrics are served."""
+        return None if self.metrics_port is None else MetricsAddress(self.metrics_host, self.metrics_port)
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -69,7 +82,8 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
         app = with_status_page(messages, options.status, options.status_key)
         config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
         log_warnings(settings)  # the logs are configured now
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner = asyncio.Runner(loop_factory=config.get_loop_factory())
+        with serve_metrics(messages, options.metrics), runner:
             runner.run(_serve_here(config, messages, options.drain_timeout))
         return
     if options.config:  # each worker reads the file again
@@ -77,13 +91,14 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
     if options.per_worker_limits:
         os.environ[LIMITS_DIVISOR] = str(options.workers)
-    uvicorn.run(
-        "bud_asgi.config:from_env",
-        factory=True,
-        workers=options.workers,
-        timeout_graceful_shutdown=options.drain_timeout,
-        **_shared(options),
-    )
+    with serve_worker_metrics(options.metrics):
+        uvicorn.run(
+            "bud_asgi.config:from_env" if options.metrics is None else WORKER,
+            factory=True,
+            workers=options.workers,
+            timeout_graceful_shutdown=options.drain_timeout,
+            **_shared(options),
+        )
 
 
 async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeout: float) -> None:
@@ -132,7 +147,7 @@ def _shared(options: ServeOptions) -> dict[str, Any]:
         "lifespan": "on",
         "ws": "none",  # the app refuses WebSockets: no need to load a library for them
         "access_log": False,  # the app writes its own
-        "log_config": _log_config(options.log_level),
+        "log_config": _log_config(options),
     }
 
 
@@ -193,19 +208,13 @@ class NotCancelled(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def _log_config(level: str) -> dict[str, Any]:
-    """Messages go to stderr, one JSON line per request to stdout. A mounted app never configures logging."""
-    messages = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+def _log_config(options: ServeOptions) -> dict[str, Any]:
+    """Messages go to stderr, one line per request to stdout. A mounted app never configures logging."""
+    messages = {"handlers": ["stderr"], "level": options.log_level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "messages": {
-                "()": "uvicorn.logging.DefaultFormatter",
-                "fmt": "%(asctime)s %(levelprefix)s %(message)s",
-                "use_colors": sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
-            },
-        },
+        "formatters": _formatters(options.access_log_format),
         "filters": {"not_cancelled": {"()": NotCancelled}},
         "handlers": {
             "stderr": {
@@ -214,7 +223,11 @@ def _log_config(level: str) -> dict[str, Any]:
                 "filters": ["not_cancelled"],
                 "stream": "ext://sys.stderr",
             },
-            "stdout": {"class": "bud_asgi.telemetry.LineHandler", "stream": "ext://sys.stdout"},
+            "stdout": {
+                "class": "bud_asgi.telemetry.LineHandler",
+                "formatter": "requests",
+                "stream": "ext://sys.stdout",
+            },
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
@@ -223,3 +236,20 @@ def _log_config(level: str) -> dict[str, Any]:
             "bud_asgi.access": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
         },
     }
+
+
+def _formatters(wanted: str) -> dict[str, Any]:
+    """The formats of messages, and of requests: `wanted` is one of `ACCESS_LOG_FORMATS`."""
+    requests: dict[str, Any] = {"()": "bud_asgi.telemetry.JsonFormatter"}
+    if wanted == "text" or (wanted == "auto" and sys.stdout.isatty()):
+        requests = {"()": "bud_asgi.telemetry.TextFormatter", "colors": _use_colors(sys.stdout)}
+    messages = {
+        "()": "uvicorn.logging.DefaultFormatter",
+        "fmt": "%(asctime)s %(levelprefix)s %(message)s",
+        "use_colors": _use_colors(sys.stderr),
+    }
+    return {"messages": messages, "requests": requests}
+
+
+def _use_colors(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")

@@ -13,6 +13,7 @@ from bud_asgi.budget import body_budget
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
+from bud_asgi.observer import Observer
 from bud_asgi.options import check_flag, check_items, check_name, check_type
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -30,7 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `source` is the file, or `environment`. Without `keys`, a `key_store` and `issuers` everyone is admitted.
     `key_pepper` is the one that keys were hashed with, `throttle` limits failures to authenticate. Without `routes`
     every model goes to the one provider. `store` counts the limits, by default in the process's memory. `fields` is the
-    app's `field_policy`. `max_body` and the budgets are in bytes. A budget or `access_log` is `None` if it was not set.
+    app's `field_policy`. `max_body` and the budgets are in bytes. `opentelemetry` adds the observer of that name. A
+    budget, `access_log` or `opentelemetry` is `None` if it was not set.
     Raises `OptionError`.
     """
 
@@ -49,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_budget: int | None = None
     body_budget_per_principal: int | None = None
     access_log: bool | None = None
+    opentelemetry: bool | None = None
     route_header: bool = False
 
     def __post_init__(self) -> None:
@@ -71,9 +74,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             check_store(self.store)
         FieldPolicy(self.fields, "fields")
         body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
-        if self.access_log is not None:
-            check_flag("access_log", self.access_log)
-        check_flag("route_header", self.route_header)
+        flags = {"access_log": self.access_log, "opentelemetry": self.opentelemetry, "route_header": self.route_header}
+        for name, flag in flags.items():
+            if flag is not None:
+                check_flag(name, flag)
 
     @property
     def has_limits(self) -> bool:
@@ -93,6 +97,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             backends.append(Jwt(self.issuers))
         return FirstOf(backends or [Anonymous()], throttle=self.throttle)
 
+    def _observers(self) -> list[Observer]:
+        if not self.opentelemetry:
+            return []
+        from bud_asgi.telemetry.opentelemetry import OpenTelemetry  # noqa: PLC0415 - its import takes a while
+
+        return [OpenTelemetry()]
+
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
@@ -107,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 body_budget=self.body_budget,
                 body_budget_per_principal=self.body_budget_per_principal,
                 access_log=bool(self.access_log),
+                observers=self._observers(),
                 route_header=self.route_header,
             )
         except ValueError as error:

@@ -29,6 +29,7 @@ class GatewayConfig(TypedDict, total=False):
     body_budget: int
     body_budget_per_principal: int
     access_log: bool
+    opentelemetry: bool
     route_header: bool
 
 

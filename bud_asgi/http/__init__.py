@@ -1,5 +1,6 @@
 """Requests to upstreams: the `HttpClient` seam that providers send through, and the engine that implements it."""
 
+from bud_asgi.http.captured import CapturedReply
 from bud_asgi.http.converted import Codec, ConvertedReply
 from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
@@ -20,6 +21,7 @@ from bud_asgi.timeouts import Timeouts
 
 __all__ = [
     "Body",
+    "CapturedReply",
     "Codec",
     "ConvertedReply",
     "Engine",

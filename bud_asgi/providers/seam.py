@@ -102,7 +102,7 @@ class Traits(msgspec.Struct, frozen=True):
     `allowed_fields`: the account fields that its options let clients set, by their names in `ACCOUNT_FIELDS`.
     `per_principal`: its credential depends on the caller; it is a `PrincipalProvider`. `loss_of` is a pure function
     that returns what a request would lose there: routing prefers targets that lose nothing. `None` where nothing can be
-    lost.
+    lost. `service` is the service called, by its name in OpenTelemetry's conventions (`gen_ai.provider.name`).
     """
 
     edits_bodies: bool = False
@@ -110,6 +110,7 @@ class Traits(msgspec.Struct, frozen=True):
     allowed_fields: tuple[str, ...] = ()
     per_principal: bool = False
     loss_of: Callable[[ProviderRequest, Needs], Loss] | None = None
+    service: str = "anthropic"
 
 
 _USUAL = Traits()

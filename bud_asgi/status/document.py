@@ -41,7 +41,8 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr))
 dl div { background: var(--card); border-radius: .4rem; padding: .5rem .75rem; }
 dt { color: var(--dim); font-size: .85em; } dd { margin: 0; font-size: 1.15em; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: baseline; }
+th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: baseline; }
 th { color: var(--dim); font-weight: 600; font-size: .85em; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 svg { width: 120px; height: 24px; display: block; } svg path { fill: none; stroke: var(--spark); stroke-width: 1.5;
