@@ -1,4 +1,4 @@
-"""The README is followed to the letter: each Python snippet runs, each curl line and each command is a real one."""
+"""The README is followed to the letter: each snippet and each command runs, also in a new environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bud_asgi.testing.server.serving import serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMPOSE = (ROOT / "docs" / "compose.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README + COMPOSE, re.DOTALL)
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
