@@ -11,6 +11,7 @@ from typing import IO, Any
 import click
 
 from bud_asgi.cli.check import show_settings, warnings_of
+from bud_asgi.cli.import_commands import import_group
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
@@ -127,6 +128,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
 
 
 group.add_command(keys)
+group.add_command(import_group)
 
 
 @group.group()
