@@ -124,6 +124,14 @@ class TableReader:
         return valid if self.problems.at(path) else url
 
 
+def reference(text: str, option: str, environ: Mapping[str, str]) -> Secret:
+    """Look up a reference such as `env:NAME` that is an option of a command. Raises `ConfigError`."""
+    problems = Problems("")
+    secret = TableReader(problems, environ, Path()).secret(text, (option,))
+    problems.raise_any()
+    return secret
+
+
 def make_all_checks(
     make: Callable[..., T],
     options: Mapping[str, Any],

@@ -13,8 +13,8 @@ from cli_process import BUD_ASGI, KEY, environment, gateway_file, run
 from click.testing import CliRunner
 
 from bud_asgi import __version__, hash_api_key
-from bud_asgi.cli.check import warnings_of
 from bud_asgi.cli.commands import group
+from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import read_file
 
 ROUTES = """models = ["fast"]
