@@ -126,8 +126,8 @@ def _check_certificate(certfile: str, keyfile: str | None, password: str | None)
             _check_readable(option, file)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, ask)
-    except (ssl.SSLError, OSError) as error:
-        option, problem = "--ssl-certfile", f"{certfile}: cannot be used: {error.strerror or error}"
+    except (ssl.SSLError, OSError):
+        option, problem = "--ssl-certfile", f"{certfile}: expected a certificate chain in PEM form, with its key"
         if asked:
             what = "wrong for" if password else "missing; expected a reference such as env:NAME or file:PATH for"
             option, problem = "--ssl-keyfile-password", f"{what} the encrypted key"
