@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -91,6 +92,12 @@ def listen_on_descriptor(number: int) -> Listening:
         listener.close()
         raise
     return Listening([listener], f"file descriptor {number}")
+
+
+def listening_problem(place: str, error: OSError) -> str:
+    """Return on one line why a server cannot listen there."""
+    hint = "; choose another with --port" if error.errno == errno.EADDRINUSE and not place.startswith("--") else ""
+    return f"{place}: {(error.strerror or str(error)).lower()}{hint}"
 
 
 def tls_options(tls: Tls) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import inspect
 import logging
 import os
@@ -22,7 +21,15 @@ from uvicorn.supervisors import Multiprocess
 
 from bud_asgi import __version__
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.listening import Listening, Tls, listen_on, listen_on_descriptor, listen_on_path, tls_options
+from bud_asgi.cli.listening import (
+    Listening,
+    Tls,
+    listen_on,
+    listen_on_descriptor,
+    listen_on_path,
+    listening_problem,
+    tls_options,
+)
 from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail
 from bud_asgi.cli.summary import show_settings
 from bud_asgi.cli.terminal import columns
@@ -140,13 +147,9 @@ def _listen(options: ServeOptions) -> Listening:
             return listen_on_path(options.uds)
         return listen_on(options.host, options.port, "https" if options.ssl_certfile else "http")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        if options.fd is not None:
-            fail(f"--fd {options.fd}: {reason}", EXIT_NOT_STARTED)
-        if options.uds is not None:
-            fail(f"--uds {options.uds}: {reason}", EXIT_NOT_STARTED)
-        hint = "; choose another with --port" if error.errno == errno.EADDRINUSE else ""
-        fail(f"{options.host}:{options.port}: {reason}{hint}", EXIT_NOT_STARTED)
+        place = f"{options.host}:{options.port}" if options.uds is None else f"--uds {options.uds}"
+        place = place if options.fd is None else f"--fd {options.fd}"
+        fail(listening_problem(place, error), EXIT_NOT_STARTED)
 
 
 async def _serve_here(

@@ -10,6 +10,7 @@ from contextlib import suppress
 import click
 import msgspec
 
+from bud_asgi.cli.listening import listening_problem
 from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.printable import one_line
@@ -97,7 +98,7 @@ async def _run(options: StandInOptions) -> None:
             )
             await _show_requests(stand_in, ended)
     except OSError as error:
-        fail(f"127.0.0.1:{options.port}: {error.strerror}; choose another port with --port", EXIT_NOT_STARTED)
+        fail(listening_problem(f"127.0.0.1:{options.port}", error), EXIT_NOT_STARTED)
 
 
 async def _show_requests(stand_in: StandIn, ended: asyncio.Event) -> None:
