@@ -32,7 +32,7 @@ def _show_version(context: click.Context, _: click.Parameter, requested: bool) -
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help=_VERSION_HELP)
 @click.pass_context
 def group(context: click.Context) -> None:
