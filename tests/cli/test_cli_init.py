@@ -140,7 +140,7 @@ def test_a_provider_that_lacks_something_is_a_comment(
 
 
 def test_without_the_extra_bedrock_is_a_comment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(init, "find_spec", lambda _: None)
+    monkeypatch.setattr(init, "find_spec", {}.get)
     new = new_file("gateway.toml", {**ANTHROPIC, **AWS}, tmp_path)
     assert "# [providers.bedrock]" in new.text
     assert [provider.name for provider in read(new.text, tmp_path, ANTHROPIC).providers] == ["anthropic"]
