@@ -12,7 +12,8 @@ from protocol.test_patterns import by_hand
 from support.asgi import BODY, VERSION, Receiving, chunks, http_scope
 from support.counts import examples
 
-from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
 from bud_asgi.protocol.request import decode_request
@@ -262,7 +263,7 @@ def by_definition(routes: list[Route], exchange: Exchange) -> int | None:
 
 
 @pytest.mark.torture
-@examples(150)
+@examples(60)
 @given(routes=_routes, exchanges=st.lists(_requests, min_size=1, max_size=5))
 def test_each_request_gets_the_first_route_that_is_for_it(routes: list[Route], exchanges: list[Exchange]) -> None:
     table, hidden = RouteTable(routes), dict(unreachable(routes))

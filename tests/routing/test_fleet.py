@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.routing import fleet as fleet_module
 from bud_asgi.routing.fleet import Fleet, TargetState
 from bud_asgi.routing.health import Call, Health, Verdict
@@ -178,7 +178,7 @@ Move = tuple[Target, str, Verdict, float | None, float]
 
 
 @given(_moves, st.none() | st.integers(1, 3))
-@examples(300)
+@examples(100, 2_000)
 def test_every_target_with_room_comes_once(moves: Sequence[Move], concurrency: int | None) -> None:
     fleet = Fleet(lambda _: concurrency)
     running: dict[Target, list[Call]] = {target: [] for target in TARGETS}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.test_patterns import by_hand
 from support.counts import examples
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.options import OptionError
 from bud_asgi.routing import Route, unreachable
 from bud_asgi.routing.conditions import covers
@@ -186,7 +186,7 @@ _patterns = st.text("ab*", min_size=1, max_size=5)
 
 
 @pytest.mark.torture
-@examples(200)
+@examples(75)
 @given(wide=_patterns, narrow=_patterns, name=st.text("abc", max_size=6))
 def test_a_pattern_covers_exactly_those_whose_names_it_matches(wide: str, narrow: str, name: str) -> None:
     if not covers(wide, narrow):

@@ -11,7 +11,8 @@ from protocol.test_patterns import by_hand
 from support.asgi import http_scope
 from support.counts import examples
 
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing import Route, RouteTable
@@ -135,7 +136,7 @@ _names = st.text("ab*", min_size=1, max_size=4)
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(
     models=st.lists(_names, unique=True, max_size=5),
     allowed=st.lists(st.text("ab*", max_size=4), max_size=3),
