@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from threading import Lock
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Unpack
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,10 +20,10 @@ from bud_asgi.gateway import GATEWAY_KEY
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
-from bud_asgi.loop import LoopResources, PerLoop
+from bud_asgi.loop import LoopResources
 from bud_asgi.observer import Observer, Observers
 from bud_asgi.options import check_flag, check_function, check_items, check_seconds, check_type
-from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes, Shared, check_changes
+from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
@@ -35,8 +32,9 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
+from bud_asgi.revisions import Revisions
 from bud_asgi.routing import TargetState
-from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
+from bud_asgi.telemetry import OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
@@ -71,7 +69,8 @@ class MessagesApp:
     each request to the logger `bud_asgi.access`, without its content.
     `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
     is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
-    `OptionError`, a `ValueError`, for any of them that is invalid.
+    `OptionError`, a `ValueError`, for any of them that is invalid. `source` is the `Settings` that the app was made
+    from, if it was.
     """
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
@@ -98,10 +97,6 @@ class MessagesApp:
         _check_settings(client, drain_timeout, timing)
         self._timing, self._drain_timeout = timing, drain_timeout
         self._observers = _observers(observers, on_settled)
-        self._access_log = AccessLog()
-        self._loops = PerLoop(client, timing, lambda: self._in_use)
-        self._shared = Shared(self._loops, self._observers, timing, lambda: self._parts.gateway)
-        self._revisions, self._changing = itertools.count(1), Lock()
         options = PartOptions(
             providers=providers,
             auth=auth,
@@ -116,8 +111,8 @@ class MessagesApp:
             route_header=route_header,
             access_log=access_log,
         )
-        self._in_use: tuple[Parts, ...] = ()
-        self._use(Parts(options, self._shared, next(self._revisions)))
+        self._revisions = Revisions(options, client, timing, self._observers)
+        self._loops = self._revisions.loops
         self.source: object = None
 
     @property
@@ -126,11 +121,11 @@ class MessagesApp:
 
         With `middleware`, they are those of the first `RateLimitMiddleware` in it.
         """
-        return self._parts.limiter
+        return self._revisions.current.limiter
 
     def state(self) -> Sequence[TargetState]:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._parts.gateway.target_states()
+        return self._revisions.current.gateway.target_states()
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -147,7 +142,7 @@ class MessagesApp:
         """
         check_flag("final_error_event", final_error_event)
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
-        install(host, path, self, self.lifespan, shortcut=self._parts.stack is None)
+        install(host, path, self, self.lifespan, shortcut=self._revisions.current.stack is None)
         if final_error_event:
             host.add_middleware(FinalErrorEvent)
 
@@ -193,16 +188,8 @@ class MessagesApp:
         known of keys in the same store, and the keys of issuers that are the same. It can be called in any thread, and
         does no I/O. `client`, `middleware`, `observers`, `on_settled`, `drain_timeout` and `timing` cannot be changed.
         """
-        check_changes(changes)
-        with self._changing:
-            former = self._parts
-            options = msgspec.structs.replace(former.options, **changes)
-            parts = Parts(options, self._shared, next(self._revisions), former)
-            self._use(parts, *(one for one in self._in_use if one is not former))
-        self._loops.retire(former)
-        return parts.revision
+        return self._revisions.change(changes).revision
 
-    @contextmanager
     def override(
         self,
         *,
@@ -211,7 +198,7 @@ class MessagesApp:
         routes: Routes | None = None,
         limits: Sequence[Limit] | None = None,
         store: LimitStore | None = None,
-    ) -> Generator[None]:
+    ) -> AbstractContextManager[None]:
         """Replace options within a `with` block, in tests for example; those that are not given stay as they are.
 
         It applies to every request that arrives during the block, in every thread and wherever the app is mounted.
@@ -219,18 +206,7 @@ class MessagesApp:
         can be nested. Raises `OptionError`, as the constructor does.
         """
         given = {"providers": providers, "auth": auth, "routes": routes, "limits": limits, "store": store}
-        changed = {name: value for name, value in given.items() if value is not None}
-        before = self._in_use
-        options = msgspec.structs.replace(self._parts.options, **changed)
-        parts = Parts(options, self._shared, next(self._revisions))
-        self._use(parts, *before)
-        try:
-            yield
-        finally:
-            ended, self._in_use = self._in_use[: -len(before)], before
-            self._use(*before)
-            for one in ended:
-                self._loops.retire(one)
+        return self._revisions.override({name: value for name, value in given.items() if value is not None})
 
     def transport(self, principal: Caller) -> InProcessTransport:
         """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
@@ -268,7 +244,7 @@ class MessagesApp:
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        exchange, parts = Exchange.of(scope), self._parts
+        exchange, parts = Exchange.of(scope), self._revisions.current
         try:
             loop = self._loops.get()
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
@@ -318,14 +294,6 @@ class MessagesApp:
             return parts.gateway.serve(request, loop, scope, receive)
         scope[GATEWAY_KEY] = parts.gateway
         return _call_stack(stack, request, scope, receive)
-
-    def _use(self, *parts: Parts) -> None:
-        """Serve new requests by the first of these parts. The others are those that an `override` comes back to."""
-        self._in_use = parts
-        self._parts = parts[0]
-        self._observers.remove(self._access_log)
-        if self._parts.options.access_log:
-            self._observers.add(self._access_log)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

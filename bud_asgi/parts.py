@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from bud_asgi.auth import AuthMiddleware, FirstOf, as_chain
-from bud_asgi.budget import body_budget
+from bud_asgi.budget import BodyBudget, body_budget
 from bud_asgi.clock import Timing
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
@@ -44,21 +44,6 @@ class Changes(TypedDict, total=False):
     body_budget_per_principal: int | None
     route_header: bool
     access_log: bool
-
-
-FIXED = ("client", "middleware", "observers", "on_settled", "drain_timeout", "timing")
-"""The options of `MessagesApp` that stay as they are."""
-
-
-def check_changes(changes: Mapping[str, object]) -> None:
-    """Check for options that can be changed. Raises `OptionError`, and `TypeError` for a name that is not an option."""
-    for name in changes:
-        if name in FIXED:
-            raise OptionError(
-                name, f"cannot be changed while the app runs; expected {', '.join(Changes.__annotations__)}"
-            )
-        if name not in Changes.__annotations__:
-            raise TypeError(f"reload() got an unexpected option {name_shown(name)!r}")
 
 
 class PartOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,40 +84,36 @@ class Parts:
 
     def __init__(self, options: PartOptions, shared: Shared, revision: int, former: Parts | None = None) -> None:
         self.options, self.revision = options, revision
-        providers = check_providers(options.providers)
-        policy = FieldPolicy(options.field_policy)
-        for name in ("route_header", "access_log"):
-            check_flag(name, getattr(options, name))
-        self.bodies = body_budget(
-            options.max_body, options.body_budget, options.body_budget_per_principal, patience=shared.timing.body_room
-        )
+        providers, policy = check_providers(options.providers), FieldPolicy(options.field_policy)
+        _check_flags(options)
+        self.bodies = _bodies(options, shared.timing)
         self.limiter = Limiter(options.limits, _store(options, former))
         self.chains: list[FirstOf] = []
+        self.stack: ASGIApp | None = former.stack if former else None
         router = None
         if options.middleware is None:
             self.chains.append(_auth_chain(options.auth))
             router = _router(options.routes, providers)
         elif (options.auth, options.routes, options.store) != (None, None, None) or options.limits:
             raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
-        stack: ASGIApp | None = former.stack if former else None
-        if options.middleware is not None and former is None:
-            stack = self._build_stack(options.middleware, shared)
+        elif former is None:
+            self.stack = self._build_stack(options.middleware, shared)
         if former is not None:  # nothing from here on raises
             self._continue(former)
-        self.stack: ASGIApp | None = stack
+        is_default = self.stack is None
         self.gateway = Gateway(
             providers,
             revision=revision,
             bodies=self.bodies,
-            auth=self.chains[0] if stack is None else None,
+            auth=self.chains[0] if is_default else None,
             router=router,
-            limiter=self.limiter if stack is None else None,
+            limiter=self.limiter if is_default else None,
             field_policy=policy,
             route_header=options.route_header,
             observers=shared.observers,
             former=former and former.gateway,
         )
-        self.inner: ASGIApp = stack or GatewayApp(lambda: self.gateway, shared.loops.get)
+        self.inner: ASGIApp = self.stack or GatewayApp(lambda: self.gateway, shared.loops.get)
         self.closables: Sequence[Closable] = (
             *self.limiter.closables,
             *itertools.chain(*(one.closables for one in self.chains)),
@@ -158,6 +139,16 @@ class Parts:
             return
         self.limiter.continue_from(former.limiter)
         self.chains[0].continue_from(former.chains[0])
+
+
+def _check_flags(options: PartOptions) -> None:
+    check_flag("route_header", options.route_header)
+    check_flag("access_log", options.access_log)
+
+
+def _bodies(options: PartOptions, timing: Timing) -> BodyBudget:
+    sizes = options.max_body, options.body_budget, options.body_budget_per_principal
+    return body_budget(*sizes, patience=timing.body_room)
 
 
 def _store(options: PartOptions, former: Parts | None) -> LimitStore | None:
