@@ -123,6 +123,11 @@ class MessagesApp:
         """
         return self._revisions.current.limiter
 
+    @property
+    def revision(self) -> int:
+        """The number of the configuration that serves new requests: 1 at the start, more after each `reload`."""
+        return self._revisions.current.revision
+
     def state(self) -> Sequence[TargetState]:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
         return self._revisions.current.gateway.target_states()

@@ -4,58 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.check import warnings_of
+from bud_asgi.cli.hangup import Hangup
+from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import ConfigError, Settings, reload_settings
 
 INTERVAL = 1.0
 """Seconds between two looks at the files."""
 
-HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
-"""The signal that asks for it; Windows has none."""
-
 _log = logging.getLogger("bud_asgi")
 
 State = Mapping[Path, tuple[int, ...] | None]
 """For each file what changes with its content: time, size, and the file itself; `None` if it cannot be read."""
-
-
-class Hangup:
-    """SIGHUP, from now on noted instead of ending the process. Several that come together count as one."""
-
-    def __init__(self) -> None:
-        self._noted = False
-        self._wake: Callable[[], object] | None = None
-        if HANGUP is not None:
-            signal.signal(HANGUP, self._note)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {HANGUP})
-
-    async def wait(self, timeout: float | None) -> bool:
-        """Wait for the next one, at most for `timeout` seconds. Returns whether there was one."""
-        event = asyncio.Event()
-        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, event.set)
-        try:
-            if not self._noted:
-                async with asyncio.timeout(timeout):
-                    await event.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._wake = None
-        self._noted = False
-        return True
-
-    def _note(self, _signal: int, _frame: object) -> None:
-        self._noted = True
-        if self._wake is not None:
-            self._wake()
 
 
 class Reloader:
@@ -80,12 +44,13 @@ class Reloader:
         """
         seen = self._state
         while True:
-            if await hangup.wait(self._interval):
-                await self.reload()
-                continue
+            is_asked = await hangup.wait(self._interval)
             previous, seen = seen, look_at(self._files)
-            if seen != self._state and seen == previous:
-                await self.reload()
+            if is_asked or (seen != self._state and seen == previous):
+                try:
+                    await self.reload()
+                except Exception:  # noqa: BLE001 - the former configuration goes on, and so does this
+                    _log.exception("not reloaded")
 
     async def reload(self) -> None:
         """Read the configuration, in a thread, and swap it. Nothing changes if it has a problem: each is logged."""
@@ -143,27 +108,3 @@ async def run_beside(reloader: Reloader, hangup: Hangup, serving: Coroutine[Any,
     finally:
         task.cancel()
         await asyncio.wait({task})
-
-
-def hold_hangup() -> None:
-    """Block SIGHUP, here and in processes that are started from now on, until each has a `Hangup`."""
-    if HANGUP is not None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {HANGUP})
-
-
-def take_hangup() -> bool:
-    """Whether a blocked SIGHUP has come since the last call."""
-    if HANGUP is None or HANGUP not in signal.sigpending():
-        return False
-    signal.sigwait({HANGUP})
-    return True
-
-
-def pass_hangup(pids: Iterable[int | None]) -> None:
-    """Send SIGHUP to the workers that still run."""
-    for pid in pids:
-        if pid is not None and HANGUP is not None:
-            try:
-                os.kill(pid, HANGUP)
-            except ProcessLookupError:
-                continue
