@@ -86,7 +86,7 @@ class Parts:
         self.options, self.revision = options, revision
         providers, policy = check_providers(options.providers), FieldPolicy(options.field_policy)
         _check_flags(options)
-        self.bodies = _bodies(options, shared.timing)
+        self.bodies = _bodies(options, shared.timing, former)
         self.limiter = Limiter(options.limits, _store(options, former))
         self.chains: list[FirstOf] = []
         self.stack: ASGIApp | None = former.stack if former else None
@@ -146,9 +146,15 @@ def _check_flags(options: PartOptions) -> None:
     check_flag("access_log", options.access_log)
 
 
-def _bodies(options: PartOptions, timing: Timing) -> BodyBudget:
-    sizes = options.max_body, options.body_budget, options.body_budget_per_principal
+def _bodies(options: PartOptions, timing: Timing, former: Parts | None) -> BodyBudget:
+    sizes = _sizes(options)
+    if former is not None and sizes == _sizes(former.options):
+        return former.bodies
     return body_budget(*sizes, patience=timing.body_room)
+
+
+def _sizes(options: PartOptions) -> tuple[int, int | None, int | None]:
+    return options.max_body, options.body_budget, options.body_budget_per_principal
 
 
 def _store(options: PartOptions, former: Parts | None) -> LimitStore | None:
