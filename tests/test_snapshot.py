@@ -162,7 +162,7 @@ class Fetched:
 
 async def test_the_age_of_a_credential() -> None:
     messages, credential = app(), Fetched()
-    provider: Any = next(iter(messages._gateway.providers))
+    provider: Any = next(iter(messages._revisions.current.gateway.providers))
     provider.credential = credential
 
     def state() -> CredentialState:
