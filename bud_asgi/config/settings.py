@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.access_log is not None:
             check_flag("access_log", self.access_log)
         check_flag("route_header", self.route_header)
+        check_type("tables", self.tables, Mapping, "a mapping of key paths to tables")
+        check_type("files", self.files, frozenset, "a frozenset of paths")
+        check_type("dimensions", self.dimensions, Mapping, "a mapping of names to functions of the Exchange")
 
     @property
     def has_limits(self) -> bool:
