@@ -8,8 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(folder: Path, file: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Watched]:
+async def watching(folder: Path, file: Path, caplog: pytest.LogCaptureFixture) -> AsyncGenerator[Watched]:
     messages = from_file(file)
     reloader = Reloader(messages, partial(read_file, file), watch=True, interval=0.005)
     task = asyncio.create_task(reloader.run(NoSignal()))
@@ -226,7 +226,7 @@ def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_none(tm
         file = gateway_file(tmp_path, upstream.base_url)
         port = str(free_port())
         command = [*BUD_ASGI, "serve", str(file), "--port", port, "--workers", "2"]
-        with served(command, environment()) as server:
+        with served(command, environment()) as server, ended(server):
             for _ in range(3):  # while they start
                 server.process.send_signal(signal.SIGHUP)
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
@@ -241,6 +241,17 @@ def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_none(tm
             wait_until(lambda: refused() == 2, "both refuse it", 10)
             status, _, words = server.stop()
     assert (status, words.count("Started server process")) == (0, 2), words
+
+
+@contextmanager
+def ended(server: Served) -> Generator[None]:
+    """End the workers too, whatever happens: they have the pipe that is read to its end."""
+    try:
+        yield
+    finally:
+        if server.process.poll() is None:
+            server.process.terminate()
+            server.process.wait(20)
 
 
 def _count(server: Served, words: str) -> int:
