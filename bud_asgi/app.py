@@ -21,7 +21,7 @@ from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources
-from bud_asgi.observer import Observer, Observers
+from bud_asgi.observer import NO_OBSERVERS, Observer, Observers
 from bud_asgi.options import check_flag, check_function, check_items, check_seconds, check_type
 from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes
 from bud_asgi.protocol.account_fields import Action
@@ -287,6 +287,7 @@ class MessagesApp:
             if observers.request_started and exchange.operation not in PUBLIC:
                 observers.notify(observers.request_started, exchange, scope)
         if operation in PUBLIC:
+            response.observers = NO_OBSERVERS
             return _answer_ready(parts, loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown

@@ -52,21 +52,21 @@ class Gateway:
 
     Each stage works on the `Exchange` and raises a `GatewayError`; the `Response` around them is the error boundary. A
     stage that is not given (`None`) is left to the middleware in front: the gateway then uses what that left in the
-    exchange. It never serves a request without a principal. `observers` get the events of its attempts and responses.
-    `revision` is the number of the configuration. Of a `former` gateway it takes over the retry budget, and the health
-    of the targets that are still there, unless their provider is another object.
+    exchange. It never serves a request without a principal. `observers` get the events of its attempts. `revision` is
+    the number of the configuration. Of a `former` gateway it takes over the retry budget, and the health of the targets
+    that are still there, unless their provider is another object.
     """
 
     def __init__(  # noqa: PLR0913 - one for each part of the path
         self,
         providers: Sequence[Provider],
+        field_policy: FieldPolicy | None = None,
         *,
         revision: int,
         bodies: BodyBudget,
         auth: FirstOf | None = None,
         router: RouteTable | HostRouter | None = None,
         limiter: Limiter | None = None,
-        field_policy: FieldPolicy | None = None,
         route_header: bool = False,
         observers: Observers = NO_OBSERVERS,
         former: Gateway | None = None,
@@ -82,7 +82,6 @@ class Gateway:
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
-        self.observers = observers
         self._chooser = Chooser(self._providers, dropped)
         self.retry_budget = RetryBudget() if former is None else former.retry_budget
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, self.retry_budget, observers)
@@ -206,7 +205,7 @@ class GatewayApp:
         """Answer one request through the `send` of the middleware in front."""
         loop, exchange = self._loop(), Exchange.of(scope)
         gateway: Gateway = scope.get(GATEWAY_KEY) or self._gateway()
-        response = Response(exchange, send, loop.timing, receive=receive, now=loop.now, observers=gateway.observers)
+        response = Response(exchange, send, loop.timing, receive=receive, now=loop.now)
         request = loop.in_flight.get(exchange)
         is_new = request is None  # a middleware has made a new scope
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -94,8 +93,3 @@ def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None 
         finally:
             process.kill()
             here._reader.join()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

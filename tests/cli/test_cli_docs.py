@@ -13,8 +13,9 @@ from typing import Any, is_typeddict
 import anthropic
 import httpx
 import pytest
-from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, free_port, run, served
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, run, served
 from support.calls import MODEL
+from support.ports import free_port
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key

@@ -19,12 +19,12 @@ from cli_process import (
     KEY,
     UPSTREAM_KEY,
     environment,
-    free_port,
     gateway_file,
     run,
     served,
 )
 from support.calls import MODEL
+from support.ports import free_port
 from support.sockets import connect
 from support.waiting import answers, wait_until
 
