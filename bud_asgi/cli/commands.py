@@ -18,7 +18,6 @@ from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
-from bud_asgi.cli.stand_in import StandInOptions, run_stand_in
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
 from bud_asgi.limits import StoreUnavailable
@@ -177,6 +176,8 @@ def stand_in(port: int, api_key: str, models: Sequence[str], reply: str | None, 
 
     It checks requests as the service does, and answers without a model. Pages of any origin may call it.
     """
+    from bud_asgi.cli.stand_in import StandInOptions, run_stand_in  # noqa: PLC0415 - nothing else needs the stand-ins
+
     run_stand_in(StandInOptions(port, api_key, models, reply, delay))
 
 
