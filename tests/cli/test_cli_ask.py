@@ -105,6 +105,16 @@ def test_a_stream_that_breaks_off_has_status_1(upstream: ThreadedStandIn, file: 
     assert "error: overloaded_error: Overloaded\n" in shown.stderr
 
 
+def test_a_provider_that_gets_the_clients_key_gets_the_one_of_the_environment(
+    upstream: ThreadedStandIn, tmp_path: Path
+) -> None:
+    file = gateway_file(tmp_path, upstream.base_url)
+    file.write_text(file.read_text().replace('api_key = "env:ANTHROPIC_API_KEY"', 'auth = "client"'))
+    assert ask(str(file), MODEL, "Hello").exit_code == 0
+    refused = ask(str(file), MODEL, "Hello", key="sk-ant-CANARY")
+    assert "error: 401 authentication_error: invalid x-api-key" in refused.stderr
+
+
 WRONG: dict[str, tuple[list[str], str]] = {
     "no text": ([MODEL], "expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks"),
     "a text without quotation marks": (["x.toml", MODEL, "Hello", "there"], "with TEXT in quotation marks"),
