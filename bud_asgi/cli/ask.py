@@ -19,6 +19,7 @@ from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.http import Header
 from bud_asgi.printable import printable
 from bud_asgi.protocol.errors import read_error
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.sse import parse_event, split_events
 
 OPERATOR = Principal(id="operator")
@@ -75,9 +76,13 @@ class Answer:
         for event in events:
             parsed = parse_event(event)
             if parsed is not None:
-                self._on_event(msgspec.json.decode(parsed.data, type=_Event), parsed.data)
+                self._on_event(parsed.data)
 
-    def _on_event(self, event: _Event, data: bytes) -> None:
+    def _on_event(self, data: bytes) -> None:
+        try:
+            event = msgspec.json.decode(data, type=_Event)
+        except MALFORMED_JSON:  # relayed as it is, such as the [DONE] of other APIs
+            return
         if event.type == "error":
             self.body = data
         elif event.delta is not None:

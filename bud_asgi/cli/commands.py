@@ -157,7 +157,7 @@ def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json
     """
     if len(words) not in {2, 3}:
         raise click.UsageError("expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks")
-    *config, model, text = words
+    *config, model, text = (word.encode(errors="surrogateescape").decode(errors="replace") for word in words)
     question = Question(model, sys.stdin.read() if text == "-" else text, max_tokens)
     with report_config_errors():
         settings = read_settings(config[0] if config else None)

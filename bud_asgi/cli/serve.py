@@ -119,7 +119,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     )
     announce(settings, listening.address)
     own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
-    if "target" in inspect.signature(Multiprocess).parameters:  # until uvicorn 0.53
+    if "target" in inspect.signature(Multiprocess).parameters:  # former versions of uvicorn require it
         own["target"] = uvicorn.Server(config).run
     Multiprocess(**own).run()
 
