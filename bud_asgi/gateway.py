@@ -215,8 +215,8 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through the `send` of the middleware in front."""
         loop, exchange = self._loop(), Exchange.of(scope)
-        response = Response(exchange, send, loop.timing, receive=receive, now=loop.now)
         gateway: Gateway = scope.get(GATEWAY_KEY) or self._gateway()
+        response = Response(exchange, send, loop.timing, receive=receive, now=loop.now)
         request = loop.in_flight.get(exchange)
         is_new = request is None  # a middleware has made a new scope
         try:

@@ -13,8 +13,8 @@ from bud_asgi.cli.settings import EXIT_FAILED, EXIT_WRONG, read_settings, report
 from bud_asgi.cli.summary import Summary, show_settings, summary_of
 from bud_asgi.cli.tables import table
 from bud_asgi.cli.terminal import columns, echo_problem, echo_text
-from bud_asgi.cli.warnings import warnings_of
-from bud_asgi.config import ConfigError, Problem, Problems, Settings
+from bud_asgi.cli.warnings import problems_in, warnings_of
+from bud_asgi.config import ConfigError, Problem, Settings
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,11 +50,7 @@ def check_config(config: str | None, *, live: bool, as_json: bool) -> int:
 
 def failures_of(settings: Settings, results: Sequence[LiveResult]) -> Sequence[Problem]:
     """Return an error for each provider that failed, with its line, and with what to do."""
-    text = ""
-    if settings.source != "environment":
-        with open(settings.source, encoding="utf-8-sig") as file:  # noqa: PTH123 - as short as its two other forms
-            text = file.read()
-    problems = Problems(settings.source, text)
+    problems = problems_in(settings)
     for one in results:
         if not one.ok:
             what = f"{one.model}: " if one.model else ""

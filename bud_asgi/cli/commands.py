@@ -19,7 +19,6 @@ from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
-from bud_asgi.cli.stand_in import StandInOptions, run_stand_in
 from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
@@ -34,7 +33,7 @@ def _show_version(context: click.Context, _: click.Parameter, requested: bool) -
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 79})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help=_VERSION_HELP)
 @click.pass_context
 def group(context: click.Context) -> None:
@@ -187,7 +186,7 @@ def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json
     """
     if len(words) not in {2, 3}:
         raise click.UsageError("expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks")
-    *config, model, text = words
+    *config, model, text = (word.encode(errors="surrogateescape").decode(errors="replace") for word in words)
     question = Question(model, sys.stdin.read() if text == "-" else text, max_tokens)
     with report_config_errors():
         settings = read_settings(config[0] if config else None)
@@ -206,6 +205,8 @@ def stand_in(port: int, api_key: str, models: Sequence[str], reply: str | None, 
 
     It checks requests as the service does, and answers without a model. Pages of any origin may call it.
     """
+    from bud_asgi.cli.stand_in import StandInOptions, run_stand_in  # noqa: PLC0415 - nothing else needs the stand-ins
+
     run_stand_in(StandInOptions(port, api_key, models, reply, delay))
 
 

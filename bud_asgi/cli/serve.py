@@ -37,7 +37,7 @@ from bud_asgi.cli.reloading import Reloader, run_beside
 from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail, read_settings
 from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.cli.summary import show_settings
-from bud_asgi.cli.terminal import columns
+from bud_asgi.cli.terminal import columns, echo_problem
 from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import ConfigError, Problem, Settings, divide_limits
 from bud_asgi.config.environment import LIMITS_DIVISOR
@@ -159,7 +159,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     )
     announce(settings, listening.address)
     own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
-    if "target" in inspect.signature(Multiprocess).parameters:  # until uvicorn 0.53
+    if "target" in inspect.signature(Multiprocess).parameters:  # former versions of uvicorn require it
         own["target"] = uvicorn.Server(config).run
     with serve_worker_metrics(options.metrics):
         _Supervisor(**own).run()
@@ -179,13 +179,16 @@ def announce(settings: Settings, address: str) -> None:
     """Log what is served and where, and warnings, once the logs are configured. On a terminal it is a plain table."""
     _log.info("bud-asgi %s serves %s:", __version__, settings.source)
     width = columns(sys.stderr)
-    if width is None:
+    if width is not None and _log.isEnabledFor(logging.INFO):
+        click.echo(f"\n{show_settings(settings, width)}", err=True)
+        for warning in warnings_of(settings):
+            echo_problem("warning", warning)
+        click.echo(err=True)
+    else:
         for line in filter(None, show_settings(settings).splitlines()):
             _log.info("%s", line)
-    elif _log.isEnabledFor(logging.INFO):
-        click.echo(f"\n{show_settings(settings, width)}\n", err=True)
-    for warning in warnings_of(settings):
-        _log.warning("%s", warning)
+        for warning in warnings_of(settings):
+            _log.warning("%s", warning)
     _log.info("running on %s (Ctrl-C stops it)", address)
 
 

@@ -11,17 +11,27 @@ from bud_asgi.options import name_shown
 
 _FOR = {"principal": "each principal", "team": "each team", "model": "each model"}
 _GAP = "  "
+_INDENT = "    "
 _NARROWEST = 12
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], width: int | None = None) -> str:
-    """Align the cells of rows below a head; on a terminal of `width` columns, long cells take several lines.
+    """Align the cells of rows below a head. Cells that could be secrets are not shown, except for URLs.
 
-    Cells that could be secrets are not shown, except for URLs.
+    On a terminal of `width` columns, long cells take several lines. URLs stay whole: where those of the last column do
+    not fit, they stand below their rows.
     """
     shown = [head, *(tuple(map(cell_shown, row)) for row in rows)]
-    widths = _widths([max(map(len, column)) for column in zip(*shown, strict=True)], width)
-    lines = [line for row in shown for line in _lines(row, widths)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    below = width is not None and _total(widths) >= width and any("://" in row[-1] for row in shown)
+    if below:
+        widths.pop()
+    widths = _fitted(widths, width)
+    lines: list[str] = []
+    for row in shown:
+        lines += _lines(row[: len(widths)], widths)
+        if below:
+            lines.append(f"{_INDENT}{row[-1]}")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -30,10 +40,14 @@ def cell_shown(text: str) -> str:
     return text if "://" in text else name_shown(text)
 
 
-def _widths(widths: Sequence[int], total: int | None) -> Sequence[int]:
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _fitted(widths: Sequence[int], width: int | None) -> list[int]:
     """Take from the widest column until the table fits, but leave each at least a dozen characters."""
     fitted = list(widths)
-    while total is not None and sum(fitted) + len(_GAP) * (len(fitted) - 1) >= total and max(fitted) > _NARROWEST:
+    while width is not None and _total(fitted) >= width and max(fitted) > _NARROWEST:
         fitted[fitted.index(max(fitted))] -= 1
     return fitted
 

@@ -86,6 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name, flag in flags.items():
             if flag is not None:
                 check_flag(name, flag)
+        check_type("tables", self.tables, Mapping, "a mapping of key paths to tables")
+        check_type("files", self.files, frozenset, "a frozenset of paths")
+        check_type("dimensions", self.dimensions, Mapping, "a mapping of names to functions of the Exchange")
 
     @property
     def has_limits(self) -> bool:

@@ -16,6 +16,7 @@ from support.calls import MODEL
 
 from bud_asgi.cli.commands import group
 
+HELLO: Any = {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
 ORIGIN = {"origin": "http://localhost:5173"}
 
 
@@ -29,20 +30,15 @@ def test_it_answers_the_sdk_and_pages_of_any_origin() -> None:
             assert found is not None
             assert process.stdout.readline() == "ANTHROPIC_API_KEY=sk-ant-stand-in\n"
             with anthropic.Anthropic(base_url=found[1], api_key="sk-ant-stand-in", max_retries=0) as client:
-                question: dict[str, Any] = {
-                    "model": MODEL,
-                    "max_tokens": 9,
-                    "messages": [{"role": "user", "content": "Hello"}],
-                }
-                with client.messages.stream(**question) as stream:
+                with client.messages.stream(**HELLO) as stream:
                     assert stream.get_final_text() == "Good morning."
-                assert client.messages.count_tokens(model=MODEL, messages=question["messages"]).input_tokens
+                assert client.messages.count_tokens(model=MODEL, messages=HELLO["messages"]).input_tokens
                 assert [model.id for model in client.models.list()] == [MODEL]
             preflight = {**ORIGIN, "access-control-request-method": "POST"}
             asked = httpx.options(f"{found[1]}/v1/messages", headers=preflight)
             assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, "*")
             assert asked.headers["access-control-allow-headers"] == "*, authorization"
-            refused = httpx.post(f"{found[1]}/v1/messages", headers=ORIGIN, json=question)
+            refused = httpx.post(f"{found[1]}/v1/messages", headers=ORIGIN, json=HELLO)
             assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
         finally:
             process.send_signal(signal.SIGTERM)

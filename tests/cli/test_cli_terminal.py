@@ -76,7 +76,7 @@ def test_progress_does_not_appear_in_a_pipe(
     assert capsys.readouterr().err == ""
 
 
-_cells = st.text("ab -:/", max_size=30).map(lambda text: " ".join(text.split()) or "-")
+_cells = st.text("ab -", max_size=30).map(lambda text: " ".join(text.split()) or "-")
 
 
 @given(st.lists(st.tuples(_cells, _cells, _cells), max_size=4), st.integers(40, 120))
@@ -88,3 +88,16 @@ def test_a_table_fits_the_terminal_and_loses_nothing(rows: list[tuple[str, str, 
     words = sorted("".join(cell for row in (head, *rows) for cell in row).replace(" ", ""))
     assert sorted("".join(text.split())) == words
     assert table(head, rows) == table(head, rows, 1000)
+
+
+def test_a_url_stays_whole_on_a_narrow_terminal() -> None:
+    url = "https://bedrock-runtime.eu-central-1.amazonaws.com"
+    rows = [("claude-*", "amazon", url), ("", "relay", "http://relay")]
+    assert table(("MODEL", "PROVIDER", "ADDRESS"), rows, 60).splitlines() == [
+        "MODEL     PROVIDER",
+        "    ADDRESS",
+        "claude-*  amazon",
+        f"    {url}",
+        "          relay",
+        "    http://relay",
+    ]
