@@ -57,6 +57,7 @@ TARGET = Target("anthropic")
 ROUTE = RouteTable([Route("claude-*", to=["anthropic"])]).resolve("claude-haiku-4-5", PRINCIPAL)
 SERVER = Origin("api.anthropic.com", 443)
 USAGE = Usage(input_tokens=10, output_tokens=20, cache_read_input_tokens=100)
+VOID = Path(os.devnull).open("w")  # noqa: SIM115 - open until the end
 
 
 def scope_of(*more: tuple[bytes, bytes]) -> Scope:
@@ -170,7 +171,7 @@ def access_log(handler: logging.Handler) -> list[Observer]:
 
 def lines() -> list[Observer]:
     """The access log of `bud-asgi serve`, into the void."""
-    return access_log(LineHandler(Path(os.devnull).open("w")))
+    return access_log(LineHandler(VOID))
 
 
 def records() -> list[Observer]:
