@@ -218,6 +218,16 @@ async def send_hostile(messages: MessagesApp, value: str, number: int) -> None:
     await messages(scope, receive, send)
 
 
+async def test_the_lag_of_the_loop_comes_from_the_ticks_of_its_clock() -> None:
+    messages = messages_app("http://127.0.0.1:1")
+    metrics, loop = messages.metrics(), messages._loops.get()
+    for loop._clock.late in (0.003, 0.3):
+        loop.on_tick(loop.now())
+    counts, lag = metrics._series.values()[LOOP_LAG.name][()]  # pyright: ignore[reportGeneralTypeIssues]
+    assert (sum(counts), lag) == (2, pytest.approx(0.303))
+    await messages._loops.aclose()
+
+
 def test_two_apps_in_one_process_count_apart() -> None:
     one, other = messages_app("http://127.0.0.1:1"), messages_app("http://127.0.0.1:1")
     settled(one.metrics().observers[0])
