@@ -80,7 +80,8 @@ def run(observers: Observers, scope: Scope, request: MessagesRequest) -> None:
     exchange.operation = "messages.create"
     if observers.request_started:
         observers.notify(observers.request_started, exchange, scope)
-    exchange.principal, exchange.route, exchange._request = PRINCIPAL, ROUTE, request  # noqa: SLF001
+    exchange.principal, exchange.route = PRINCIPAL, ROUTE
+    exchange.replace_request(request, ())
     attempt = Attempt(TARGET)
     exchange.attempts.append(attempt)
     if observers.attempt_started:
