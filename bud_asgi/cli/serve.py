@@ -18,6 +18,7 @@ import uvicorn
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.cli.metrics import WORKER, MetricsAddress, serve_metrics, serve_worker_metrics
+from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.config import ConfigError, Problem, Settings, divide_limits, log_warnings
 from bud_asgi.config.environment import LIMITS_DIVISOR
 from bud_asgi.config.problems import render
@@ -41,7 +42,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
     is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. Without a
-    `metrics_port` there are no metrics.
+    `metrics_port` there are no metrics. `status` is the path of the status page, `None` for none, and `status_key`
+    has references to the keys for it.
     """
 
     config: str | None
@@ -58,6 +60,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     access_log_format: str = "auto"
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    status: str | None = None
+    status_key: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> MetricsAddress | None:
@@ -75,7 +79,8 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     access_log = settings.access_log is not False
     if options.workers == 1:
         messages = msgspec.structs.replace(settings, access_log=access_log).app()
-        config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
+        app = with_status_page(messages, options.status, options.status_key)
+        config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
         log_warnings(settings)  # the logs are configured now
         runner = asyncio.Runner(loop_factory=config.get_loop_factory())
         with serve_metrics(messages, options.metrics), runner:
@@ -156,7 +161,10 @@ def _limits(options: ServeOptions) -> ServerLimits:
 
 def _check_options(settings: Settings, options: ServeOptions) -> None:
     """Check the command's options against the settings. Raises `ConfigError`."""
-    problems = list(_check_workers(settings, options))
+    problems = [
+        *_check_workers(settings, options),
+        *check_status(options.status, options.status_key, options.workers),
+    ]
     for provider in settings.providers:
         url = urlsplit(provider.base_url)
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:

@@ -48,8 +48,12 @@ class Use(msgspec.Struct, gc=False):
 
     def add(self, other: Use) -> None:
         """Add another one's counts."""
-        for name in Use.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.requests += other.requests
+        self.failed += other.failed
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cache_read_tokens += other.cache_read_tokens
+        self.cache_creation_tokens += other.cache_creation_tokens
 
 
 class Caller(msgspec.Struct):

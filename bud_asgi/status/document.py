@@ -33,20 +33,23 @@ body { margin: 0 auto; max-width: 90rem; padding: 1rem; background: var(--bg); c
   font: 14px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.25rem; margin: 0 0 .25rem; } h2 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
 p { margin: .25rem 0; color: var(--dim); } a { color: var(--spark); }
-code { font: 12.5px ui-monospace, monospace; display: inline-block; max-width: 16rem; overflow-wrap: break-word; }
+code { font: 12.5px/1.3 ui-monospace, monospace; display: inline-block; width: max-content; max-width: 16rem;
+  overflow-wrap: break-word; }
 b.good { color: var(--good); } b.bad { color: var(--bad); } b.fair { color: var(--fair); }
 ul { margin: .5rem 0; padding-left: 1.2rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .5rem; margin: 1rem 0 0; }
 dl div { background: var(--card); border-radius: .4rem; padding: .5rem .75rem; }
 dt { color: var(--dim); font-size: .85em; } dd { margin: 0; font-size: 1.15em; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: baseline; }
 th { color: var(--dim); font-weight: 600; font-size: .85em; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 svg { width: 120px; height: 24px; display: block; } svg path { fill: none; stroke: var(--spark); stroke-width: 1.5;
   stroke-linecap: round; stroke-linejoin: round; } svg rect { fill: var(--bad); }
 #stale { display: none; color: var(--bad); } .stale #stale { display: block; } .stale main { opacity: .5; }
-@media (max-width: 48rem) {
+section { overflow-x: auto; }
+@media (max-width: 62rem) {
   thead { display: none; } table, tbody, tr, td { display: block; width: 100%; }
   tr { background: var(--card); border-radius: .4rem; padding: .4rem .75rem; margin-bottom: .5rem; }
   td, td.n { border: 0; padding: .15rem 0; text-align: right; white-space: normal; overflow-wrap: anywhere; }

@@ -65,7 +65,7 @@ def seconds(value: float | None) -> str:
         return f"{max(value, 0.0) * 1000:.0f} ms"
     if value < 59.95:
         return f"{value:.1f} s"
-    whole = int(value)
+    whole = round(value)
     for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // smaller} {smaller_unit}"

@@ -10,10 +10,11 @@ from heapq import nsmallest
 
 import msgspec
 
-from bud_asgi.exchange import Exchange
+from bud_asgi.exchange import Exchange, ResolvedRoute
 from bud_asgi.limit import limit_id, limit_words
 from bud_asgi.limits import Limiter, Standing, StoreUnavailable
 from bud_asgi.observer import Observers
+from bud_asgi.routing import TableRoute
 from bud_asgi.state import AppState
 from bud_asgi.status.activity import Activity, Caller, Refusal, Use, shown_name
 
@@ -156,10 +157,16 @@ def _stream(exchange: Exchange, now: float) -> StreamRow:
         now - exchange.started,
         "" if exchange.principal is None else shown_name(exchange.principal.id),
         "" if request is None else shown_name(request.model),
-        None if exchange.route is None else shown_name(exchange.route.model),
+        _route_name(exchange.route),
         None if target is None else shown_target(target.provider, target.model),
         exchange.writes,
     )
+
+
+def _route_name(route: ResolvedRoute | None) -> str | None:
+    if route is None:
+        return None
+    return shown_name(route.pattern if isinstance(route, TableRoute) else route.model)
 
 
 def shown_target(provider: str, model: str | None) -> str:

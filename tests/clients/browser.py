@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import subprocess
+import time
 from base64 import b64decode
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -37,32 +38,53 @@ class Browser:
         self._connection = connection
         self._numbers = itertools.count(1)
         self._session: str | None = None
+        self._target: str | None = None
         self.events: list[dict[str, Any]] = []
 
     def open_tab(self) -> None:
-        """Open a tab, and send further commands to it."""
-        self._session = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        """Open a tab in place of the last one, and send further commands to it."""
+        self._session, former = None, self._target
+        self._target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        if former is not None:
+            self.call("Target.closeTarget", targetId=former)
+        self._session = self.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
         self.events.clear()
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command, and return its result. Events that arrive meanwhile are kept."""
+        """Send a command, and return its result."""
+        return self.finish(self.start(method, **params))
+
+    def start(self, method: str, **params: Any) -> int:
+        """Send a command, and return its number."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         if self._session is not None:
             message["sessionId"] = self._session
         self._connection.send(json.dumps(message))
+        return number
+
+    def finish(self, number: int) -> dict[str, Any]:
+        """The result of a command. Events that arrive meanwhile are kept."""
         while True:
             answer = json.loads(self._connection.recv(timeout=20))
             if answer.get("id") != number:
                 self.events.append(answer)
             elif "error" in answer:
-                raise AssertionError(f"{method}: {answer['error']}")
+                raise AssertionError(answer["error"])
             else:
                 return answer["result"]
+
+    def wait(self, event: str, timeout: float = 5.0) -> dict[str, Any]:
+        """The next event of a kind, which is taken from those that are kept."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for kept in self.events:
+                if kept.get("method") == event:
+                    self.events.remove(kept)
+                    return kept["params"]
+            self.events.append(json.loads(self._connection.recv(timeout=deadline - time.monotonic())))
 
     def open(self, url: str) -> None:
         """Load a page."""

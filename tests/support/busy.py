@@ -51,26 +51,32 @@ class Busy:
 
 
 ROUTES: Sequence[Route] = (
-    Route("claude-*", to=[["anthropic", Target("second", weight=2)], "third"]),
+    Route("claude-*", to=[["anthropic", Target("backup", weight=2)], "spare"]),
     Route("fast", to=[Target("anthropic", MODEL)]),
-    Route("batch", to=[Target("second", MODEL), Target("third", MODEL)]),
+    Route("batch", to=[Target("backup", MODEL), Target("spare", MODEL)]),
 )
 
 
 @contextmanager
 def busy(routes: Sequence[Route] = ROUTES, **options: Any) -> Generator[Busy]:
-    """Run the host. The upstream `anthropic` works, and nothing listens for `third`."""
+    """Run the host. The upstream `anthropic` works, and nothing listens for `spare`."""
     limits = [Limit("requests", 600), Limit("output_tokens", 20_000, per="team"), Limit("concurrent", 500, per="all")]
     with ExitStack() as stack:
-        upstreams = {name: stack.enter_context(StandIn(strict=False).in_thread()) for name in ("anthropic", "second")}
+        upstreams = {name: stack.enter_context(StandIn(strict=False).in_thread()) for name in ("anthropic", "backup")}
         timeouts = Timeouts(2.0, 30.0, 30.0)
         providers = [
             Anthropic(name=name, api_key=UPSTREAM_KEY, base_url=one.base_url, timeouts=timeouts)
             for name, one in upstreams.items()
         ]
-        providers.append(Anthropic(name="third", api_key=UPSTREAM_KEY, base_url="http://127.0.0.1:9"))
-        settings: dict[str, Any] = {"providers": providers, "routes": routes, "limits": limits, "auth": Callers()}
-        messages = MessagesApp(**{**settings, **options})
+        providers.append(Anthropic(name="spare", api_key=UPSTREAM_KEY, base_url="http://127.0.0.1:9"))
+        settings: dict[str, Any] = {
+            "providers": providers,
+            "routes": routes,
+            "limits": limits,
+            "auth": Callers(),
+            **options,
+        }
+        messages = MessagesApp(**settings)
         host = Starlette()
         messages.install(host, "/llm")
         host.mount("/status", messages.status_page(auth=ApiKeys({"operator": hash_api_key(OPERATOR)})))
@@ -80,7 +86,8 @@ def busy(routes: Sequence[Route] = ROUTES, **options: Any) -> Generator[Busy]:
 @contextmanager
 def streams(here: Busy, number: int, callers: Sequence[str], model: str = MODEL) -> Generator[None]:
     """Keep streams running: each has begun, and pauses in its middle."""
-    here.upstreams["anthropic"].always(stall(60.0, after_bytes=700, reply=text("Hello " * 50)))
+    for upstream in here.upstreams.values():
+        upstream.always(stall(60.0, after_bytes=700, reply=text("Hello " * 50)))
     headers = [{"x-api-key": quote(caller), "anthropic-version": "2023-06-01"} for caller in callers]
     limits = httpx.Limits(max_connections=None)
     with httpx.Client(limits=limits, timeout=30) as client, ExitStack() as stack:
@@ -97,7 +104,7 @@ def streams(here: Busy, number: int, callers: Sequence[str], model: str = MODEL)
 
 def fail(here: Busy) -> None:
     """Let requests fail in several ways."""
-    here.upstreams["second"].always(error(529, "overloaded_error", "Overloaded"))
+    here.upstreams["backup"].always(error(529, "overloaded_error", "Overloaded"))
     assert here.post("batch-jobs", "batch") >= 500
     assert here.post("ci", "unknown-model") == 404
     assert here.post("ci", max_tokens="many") == 400
