@@ -330,3 +330,14 @@ def test_the_manual_has_every_metric_with_its_labels() -> None:
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `bud_")]
     documented = {row[1].strip(" `"): re.findall(r"`(\w+)`", row[2]) for row in rows}
     assert documented == {metric.name: list(metric.labels) for metric in METRICS}
+
+
+def test_every_metric_that_the_manual_names_exists() -> None:
+    named = {
+        (page.name, name)
+        for page in (Path(__file__).parents[2] / "docs").glob("*.md")
+        for name in re.findall(r"\b(bud_[a-z_]+?)(?:_bucket|_count|_sum)?\b", page.read_text())
+        if not name.startswith("bud_asgi")
+    }
+    names = {metric.name for metric in METRICS}
+    assert {(page, name) for page, name in named if name not in names} == set()
