@@ -98,7 +98,7 @@ def test_a_busy_target_is_left_alone_for_its_retry_after() -> None:
         assert counts(upstreams) == {"one": 1, "two": 4, "three": 0}
         (one, two) = [state for state in here.messages.state().targets if state.target.provider != "three"]
         assert (one.state, one.reason, two.state) == ("down", "rate limited or overloaded", "up")
-        assert one.until is not None
+        assert one.retry_in is not None
 
 
 def test_a_breaker_opens_after_five_failures_and_the_last_target_is_never_left_out() -> None:
