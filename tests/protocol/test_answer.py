@@ -62,3 +62,10 @@ def test_a_very_long_event_is_not_kept() -> None:
 
 def test_an_attempt_without_a_reply_has_no_answer() -> None:
     assert Attempt(Target("one")).answer == Answer()
+
+
+def test_the_repr_of_an_attempt_has_no_content() -> None:
+    attempt = Attempt(Target("one"), reply=(json.dumps(MESSAGE).encode(),), failure="at internal.example")
+    assert attempt.answer.id == "msg_1"
+    assert "msg_1" not in repr(attempt)
+    assert "internal" not in repr(attempt)
