@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain, worst_of
+from bud_asgi.auth import CREDENTIAL_HEADERS, worst_of
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
-from bud_asgi.field_policy import FieldPolicy
-from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
-from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
+from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources, PerLoop
-from bud_asgi.options import (
-    OptionError,
-    check_flag,
-    check_function,
-    check_items,
-    check_seconds,
-    check_type,
-    name_shown,
-)
+from bud_asgi.options import check_flag, check_function, check_seconds, check_type
+from bud_asgi.parts import NewLoops, PartOptions, Parts
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.headers import check_head
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
-from bud_asgi.providers import Provider, check_providers, gateway_id
+from bud_asgi.providers import Provider
 from bud_asgi.response import Response
-from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
+from bud_asgi.routing import Route, Router, RouterFunction, RouteTable, TargetState
 from bud_asgi.telemetry import flush_access_log, log_access
 from bud_asgi.transport import Caller, InProcessTransport
 
@@ -102,25 +93,24 @@ class MessagesApp:
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        providers = check_providers(providers)
         _check_settings(client, on_settled, drain_timeout, timing, access_log=access_log, route_header=route_header)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
-        self._id = gateway_id(providers)
-        self._limiter = Limiter(limits, store)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
         self._timing, self._drain_timeout = timing, drain_timeout
         self._on_settled, self._access_log = on_settled, access_log
-        self._stack: ASGIApp | None = None
-        self._chains: list[FirstOf] = []
-        gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
-        if middleware is None:
-            self._chains.append(chain := _auth_chain(auth))
-            self._gateway = gateway(auth=chain, router=_router(routes, providers), limiter=self._limiter)
-        elif auth is not None or routes is not None or limits or store is not None:
-            raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
-        else:
-            self._gateway = gateway()
-            self._stack = self._build_stack(middleware)
+        self._new_loops: NewLoops = lambda providers, hops, close: PerLoop(
+            client, providers, timing, bodies, hops, close
+        )
+        options = PartOptions(
+            providers=providers,
+            auth=auth,
+            routes=routes,
+            limits=limits,
+            store=store,
+            middleware=middleware,
+            field_policy=field_policy,
+            route_header=route_header,
+        )
+        self._parts = Parts(options, self._new_loops)
 
     @property
     def limits(self) -> Limiter:
@@ -128,11 +118,11 @@ class MessagesApp:
 
         With `middleware`, they are those of the first `RateLimitMiddleware` in it.
         """
-        return self._limiter
+        return self._parts.limiter
 
     def state(self) -> Sequence[TargetState]:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._gateway.target_states()
+        return self._parts.gateway.target_states()
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -149,7 +139,7 @@ class MessagesApp:
         """
         check_flag("final_error_event", final_error_event)
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
-        install(host, path, self, self.lifespan, shortcut=self._stack is None)
+        install(host, path, self, self.lifespan, shortcut=self._parts.stack is None)
         if final_error_event:
             host.add_middleware(FinalErrorEvent)
 
@@ -177,12 +167,37 @@ class MessagesApp:
 
         return make_router(
             self,
-            GatewayApp(self._gateway, self._loops.get) if self._stack is None else self._stack,
             self.lifespan,
             dependencies=dependencies,
             principal=principal,
             credential_headers=credential_headers,
         )
+
+    @contextmanager
+    def override(
+        self,
+        *,
+        providers: Sequence[Provider] | None = None,
+        auth: AuthenticationBackend | Sequence[AuthenticationBackend] | None = None,
+        routes: Sequence[Route] | RouteTable | Router | RouterFunction | None = None,
+        limits: Sequence[Limit] | None = None,
+        store: LimitStore | None = None,
+    ) -> Generator[None]:
+        """Replace options within a `with` block, in tests for example; those that are not given stay as they are.
+
+        It applies to every request that arrives during the block, in every thread and wherever the app is mounted.
+        Limits are counted from zero, and the health of targets is unknown; after the block, both are as before.
+        Connections of the block that are open at its end are closed with their event loop. Blocks can be nested.
+        Raises `OptionError`, as the constructor does.
+        """
+        given = {"providers": providers, "auth": auth, "routes": routes, "limits": limits, "store": store}
+        changed = {name: value for name, value in given.items() if value is not None}
+        before = self._parts
+        self._parts = Parts(msgspec.structs.replace(before.options, **changed), self._new_loops)
+        try:
+            yield
+        finally:
+            self._parts = before
 
     def transport(self, principal: Caller) -> InProcessTransport:
         """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
@@ -196,12 +211,13 @@ class MessagesApp:
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
-        self._loops.get()
+        loops = self._parts.loops
+        loops.get()
         try:
             yield
         finally:
-            await self.drain()
-            await self._loops.aclose()
+            await loops.drain(self._drain_timeout)
+            await loops.aclose()
             flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
@@ -213,22 +229,22 @@ class MessagesApp:
         """
         if timeout is not None:
             check_seconds("timeout", timeout, maximum=LONGEST, zero=True)
-        await self._loops.drain(self._drain_timeout if timeout is None else timeout)
+        await self._parts.loops.drain(self._drain_timeout if timeout is None else timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: HTTP, or the lifespan when served alone. A websocket is refused."""
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        exchange = Exchange.of(scope)
+        exchange, parts = Exchange.of(scope), self._parts
         try:
-            loop = self._loops.get()
+            loop = parts.loops.get()
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
             await Response(exchange, send, self._timing, receive=receive).answer_error(error)
             return
         response = Response(exchange, send, self._timing, receive=receive, now=loop.now)
         try:
-            answering = self._answer(loop.add(exchange, response), loop, scope, receive)
+            answering = self._answer(loop.add(exchange, response), parts, loop, scope, receive)
             del scope  # an open stream does not need it
             await answering
         except BaseException as error:
@@ -240,7 +256,9 @@ class MessagesApp:
             finally:
                 loop.discard(exchange)
 
-    def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
+    def _answer(
+        self, request: ActiveRequest, parts: Parts, loop: LoopResources, scope: Scope, receive: Receive
+    ) -> Awaitable[None]:
         """Find the operation of a request, and call what answers it.
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
@@ -251,40 +269,17 @@ class MessagesApp:
         path = local_path(scope)
         operation = exchange.operation = find_operation(path, exchange.method)
         if operation in PUBLIC:
-            return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
+            return _answer_ready(parts, loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
-        exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
+        exchange.hops = next_hops(exchange.headers.get(HOPS), parts.id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
-        stack: ASGIApp | None = scope.pop(STAGES_KEY, self._stack)
+        stages: Callable[[ASGIApp], ASGIApp] | None = scope.pop(STAGES_KEY, None)
+        stack = parts.stack if stages is None else stages(parts.inner)
         if stack is None:
-            return self._gateway.serve(request, loop, scope, receive)
+            return parts.gateway.serve(request, loop, scope, receive)
         return _call_stack(stack, request, scope, receive)
-
-    def _build_stack(self, layers: Sequence[Middleware]) -> ASGIApp:
-        """Put the layers around the gateway, the first one outermost."""
-        app: ASGIApp = GatewayApp(self._gateway, self._loops.get)
-        for layer in reversed(check_items("middleware", layers, "a list of Middleware", _check_layer)):
-            app = layer.cls(app, *layer.args, **layer.kwargs)
-            if isinstance(app, RateLimitMiddleware):
-                self._limiter = app.limiter
-            elif isinstance(app, AuthMiddleware):
-                self._chains.append(app.chain)
-        return app
-
-    async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
-        """Report whether requests can be served, and a key store that does not answer while known keys still work."""
-        if loop.draining:
-            await response.send_whole(503, (), b"")
-            return
-        status = worst_of([await chain.status() for chain in self._chains])
-        body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
-        await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
-
-    async def _close_stores(self) -> None:
-        for store in (self._limiter, *self._chains):
-            await store.aclose()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -314,40 +309,14 @@ def _check_settings(client: object, on_settled: object, drain_timeout: object, t
     check_type("timing", timing, Timing, "a Timing")
 
 
-def _auth_chain(auth: object) -> FirstOf:
-    if auth is None:
-        raise OptionError(
-            "auth",
-            "missing; expected auth=ApiKeys(...), auth=HostUser(...), or auth=Anonymous() to accept every request",
-        )
-    return as_chain("auth", auth)
-
-
-def _check_layer(option: str, layer: object) -> None:
-    check_type(option, layer, Middleware, "a Middleware, made by Middleware(AuthMiddleware, backend=...) for example")
-
-
-def _router(
-    routes: Sequence[Route] | RouteTable | Router | RouterFunction | None, providers: Sequence[Provider]
-) -> RouteTable | HostRouter:
-    names = [provider.name for provider in providers]
-    if routes is None and len(names) > 1:
-        raise OptionError("routes", "needed with more than one provider, to choose between them")
-    if routes is None:
-        return RouteTable([Route("*", to=names)])
-    if isinstance(routes, Sequence):
-        router = RouteTable(cast("Sequence[Route]", routes))
-    elif isinstance(router := make_router("routes", routes, "a list of Route, "), HostRouter):
-        return router
-    if not router.routes:
-        raise OptionError("routes", "an empty list serves no model; expected at least one Route")
-    for route in router.routes:
-        for target in route.targets:
-            if target.provider not in names:
-                raise OptionError(
-                    "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
-                )
-    return router
+async def _answer_ready(parts: Parts, loop: LoopResources, response: Response) -> None:
+    """Report whether requests can be served, and a key store that does not answer while known keys still work."""
+    if loop.draining:
+        await response.send_whole(503, (), b"")
+        return
+    status = worst_of([await chain.status() for chain in parts.chains])
+    body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
+    await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
 
 
 async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:
