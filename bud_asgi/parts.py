@@ -16,6 +16,7 @@ from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import PerLoop
+from bud_asgi.observer import Observers
 from bud_asgi.options import OptionError, check_items, check_type, name_shown
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.providers import Provider, check_providers, gateway_id
@@ -36,6 +37,7 @@ class PartOptions(msgspec.Struct, frozen=True, kw_only=True):
     middleware: Sequence[Middleware] | None
     field_policy: Mapping[str, Action] | None
     route_header: bool
+    observers: Observers
 
 
 class Parts:
@@ -53,8 +55,13 @@ class Parts:
         self.limiter = Limiter(options.limits, options.store)
         self.chains: list[FirstOf] = []
         self.loops = new_loops(providers, self.id, self._close_stores)
-        policy = FieldPolicy(options.field_policy)
-        gateway = partial(Gateway, providers, field_policy=policy, route_header=options.route_header)
+        gateway = partial(
+            Gateway,
+            providers,
+            field_policy=FieldPolicy(options.field_policy),
+            route_header=options.route_header,
+            observers=options.observers,
+        )
         if options.middleware is None:
             self.chains.append(chain := _auth_chain(options.auth))
             self.gateway = gateway(auth=chain, router=_router(options.routes, providers), limiter=self.limiter)

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Send
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
+from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
 from bud_asgi.reading import discard_body
@@ -81,7 +82,7 @@ class Response(msgspec.Struct, eq=False):
     began that the server has not accepted yet, on the loop's clock: the client does not read.
 
     With a `receive` an error also reaches a client that is still uploading: the rest of the body is discarded. `now` is
-    the clock of the running loop.
+    the clock of the running loop. `observers` are notified of the head.
     """
 
     _exchange: Exchange
@@ -89,6 +90,7 @@ class Response(msgspec.Struct, eq=False):
     _timing: Timing = DEFAULT_TIMING
     receive: Receive | None = None
     now: Callable[[], float] = msgspec.field(default_factory=_loop_clock)
+    observers: Observers = NO_OBSERVERS
     state: State = _NEW
     stream: EventStream | None = None
     has_content: bool = False
@@ -142,10 +144,14 @@ class Response(msgspec.Struct, eq=False):
             await self._finish_ping()
         self.has_content = True
         self._idle_since = inf
+        exchange, now = self._exchange, self.now()
+        if exchange.writes and (gap := now - exchange.last_write) > exchange.longest_gap:
+            exchange.longest_gap = gap
+        exchange.writes, exchange.last_write = exchange.writes + 1, now
         if len(chunk) > PIECE:
             await self._send_pieces(chunk, more=True)
         else:
-            self.sending_since = self.now()
+            self.sending_since = now
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             self.sending_since = inf
         if pings:
@@ -166,6 +172,7 @@ class Response(msgspec.Struct, eq=False):
 
     async def fail(self, error: GatewayError) -> None:
         """Answer with an error, in the form that the state allows: after the head of a ping that is being sent."""
+        self._exchange.error_type = error.type
         if self.state is _STARTING and not isinstance(error, ClientGone | ShuttingDown):
             await self._finish_ping()
         if self.state is _STARTED:
@@ -235,7 +242,7 @@ class Response(msgspec.Struct, eq=False):
             self.state = _ENDED
         exchange = self._exchange
         if exchange.status is None and message["type"] == "http.response.start":
-            exchange.status, exchange.committed = message["status"], time.monotonic()
+            self._note_start(message["status"])
         await self._send(message)
         if exchange.outcome is None and message["type"] == "http.response.body" and not message.get("more_body", False):
             exchange.outcome = "refused" if (exchange.status or 0) >= 400 else "answered"
@@ -321,14 +328,19 @@ class Response(msgspec.Struct, eq=False):
     def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
         """The head: the given headers, what the stages added, and our `request-id`."""
         exchange = self._exchange
-        exchange.status = status
-        exchange.committed = time.monotonic()
+        self._note_start(status)
         lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
         if exchange.attempts and exchange.attempts[-1].dropped:
             lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
         if exchange.explain is not None:
             lines.append((b"bud-route", exchange.explain(exchange)))
         return {"type": "http.response.start", "status": status, "headers": lines}
+
+    def _note_start(self, status: int) -> None:
+        exchange, observers = self._exchange, self.observers
+        exchange.status, exchange.committed = status, time.monotonic()
+        if observers.response_started:
+            observers.notify(observers.response_started, exchange)
 
     async def _fail_stream(self, error: GatewayError) -> None:
         """End a running stream by an error: what an upstream caused patiently, what ends the request quickly."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bud_asgi.exchange import Attempt, Target
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.protocol.sse import PING
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.testing.bedrock.frames import with_checksum
