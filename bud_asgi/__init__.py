@@ -15,7 +15,7 @@ from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
 from bud_asgi.observer import Observer
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.usage import Usage
-from bud_asgi.providers import Anthropic, Bedrock, Vertex
+from bud_asgi.providers import Anthropic, AnthropicProvider, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
 
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Anonymous",
     "Anthropic",
+    "AnthropicProvider",
     "ApiKey",
     "ApiKeys",
     "Attempt",

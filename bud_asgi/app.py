@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
+from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import CREDENTIAL_HEADERS, worst_of
@@ -19,7 +20,7 @@ from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
-from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
+from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources, PerLoop
@@ -101,18 +102,11 @@ class MessagesApp:
         self._new_loops: NewLoops = lambda providers, hops, close: PerLoop(
             client, providers, timing, bodies, hops, close
         )
-        options = PartOptions(
-            providers=providers,
-            auth=auth,
-            routes=routes,
-            limits=limits,
-            store=store,
-            middleware=middleware,
-            field_policy=field_policy,
-            route_header=route_header,
-            observers=self._observers,
-        )
+        settings = (providers, auth, routes, limits, store, middleware, field_policy, route_header)
+        options = PartOptions(*settings, self._observers)
         self._parts = Parts(options, self._new_loops)
+        self._replaced: Sequence[PerLoop] = ()
+        """What overrides have used, until the lifespan or their event loops end."""
 
     @property
     def limits(self) -> Limiter:
@@ -126,8 +120,11 @@ class MessagesApp:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
         return self._parts.gateway.target_states()
 
-    def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
+    def install(self, host: Starlette | StarletteRouter, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
+
+        The host may also be a router. In an `APIRouter` of FastAPI's it is included as `router()`, so that the
+        dependencies of the `APIRouter` run; install it before the `APIRouter` itself is included.
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and Starlette redirects a request for the bare prefix. FastAPI's dependencies do not run for a
@@ -140,10 +137,14 @@ class MessagesApp:
         requests.
         """
         check_flag("final_error_event", final_error_event)
+        check_host(host, final_error_event=final_error_event)
+        if isinstance(host, StarletteRouter) and hasattr(host, "include_router"):
+            include(cast("APIRouter", host), path, self.router())
+            return
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
         install(host, path, self, self.lifespan, shortcut=self._parts.stack is None)
         if final_error_event:
-            host.add_middleware(FinalErrorEvent)
+            cast("Starlette", host).add_middleware(FinalErrorEvent)
 
     def router(
         self,
@@ -189,17 +190,18 @@ class MessagesApp:
 
         It applies to every request that arrives during the block, in every thread and wherever the app is mounted.
         Limits are counted from zero, and the health of targets is unknown; after the block, both are as before.
-        Connections of the block that are open at its end are closed with their event loop. Blocks can be nested.
+        Connections that the block leaves open are closed with the lifespan or the event loop. Blocks can be nested.
         Raises `OptionError`, as the constructor does.
         """
         given = {"providers": providers, "auth": auth, "routes": routes, "limits": limits, "store": store}
         changed = {name: value for name, value in given.items() if value is not None}
         before = self._parts
-        self._parts = Parts(msgspec.structs.replace(before.options, **changed), self._new_loops)
+        self._parts = parts = Parts(msgspec.structs.replace(before.options, **changed), self._new_loops)
         try:
             yield
         finally:
             self._parts = before
+            self._replaced = [loops for loops in (*self._replaced, parts.loops) if loops.is_used()]
 
     def transport(self, principal: Caller) -> InProcessTransport:
         """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
@@ -218,8 +220,9 @@ class MessagesApp:
         try:
             yield
         finally:
-            await loops.drain(self._drain_timeout)
-            await loops.aclose()
+            for each in (loops, *self._replaced):
+                await each.drain(self._drain_timeout)
+                await each.aclose()
             flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:

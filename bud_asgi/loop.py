@@ -139,6 +139,10 @@ class PerLoop:
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]
 
+    def is_used(self) -> bool:
+        """Whether there are resources of an event loop that has not been closed."""
+        return not all(loop.is_closed() for loop in self._by_loop)
+
     async def drain(self, timeout: float) -> None:
         """Drain the running loop, if it has served anything."""
         kept = self._by_loop.get(asyncio.get_running_loop())

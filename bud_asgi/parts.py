@@ -26,7 +26,7 @@ NewLoops = Callable[[Sequence[Provider], bytes, Callable[[], Awaitable[None]]], 
 """Makes the resources by event loop, from the providers, the gateway's id, and what closes its stores."""
 
 
-class PartOptions(msgspec.Struct, frozen=True, kw_only=True):
+class PartOptions(msgspec.Struct, frozen=True):
     """The options of `MessagesApp` that its parts follow from."""
 
     providers: Sequence[Provider]

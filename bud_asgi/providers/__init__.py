@@ -1,6 +1,7 @@
 """Providers: each one is a dialect and a credential; one sender serves them all."""
 
-from bud_asgi.providers.anthropic import Anthropic
+from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
+from bud_asgi.providers.anthropic import Anthropic, AnthropicProvider
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
 from bud_asgi.providers.compat.needs import NO_LOSS, Loss, Needs, needs_of
 from bud_asgi.providers.error_replies import authentication_failed, hide_credential_error, shown_in_log
@@ -29,16 +30,20 @@ from bud_asgi.providers.vertex import GoogleCredential, Vertex
 __all__ = [
     "NO_LOSS",
     "Anthropic",
+    "AnthropicProvider",
     "AwsCredential",
     "Bedrock",
     "Credential",
     "EncodedRequest",
     "GoogleCredential",
+    "InvalidRequest",
     "Loss",
     "Needs",
+    "NotFound",
     "PrincipalProvider",
     "Provider",
     "ProviderRequest",
+    "RequestTooLarge",
     "Traits",
     "TranslatedUpstreamError",
     "UpstreamErrorResponse",
