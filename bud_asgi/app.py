@@ -116,6 +116,11 @@ class MessagesApp:
         """
         return self._parts.limiter
 
+    @property
+    def providers(self) -> Sequence[Provider]:
+        """The providers of this app."""
+        return self._parts.options.providers
+
     def state(self) -> Sequence[TargetState]:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
         return self._parts.gateway.target_states()
