@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -22,7 +23,16 @@ ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "examples" / "tested_service"
 NAMES = ("ANTHROPIC_API_KEY", "BEDROCK_API_KEY", "OTHER_URL")
 
-PLUGINS = ("-p", "_bud_asgi_pytest", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
+PLUGINS = (
+    "-p",
+    "_bud_asgi_pytest",
+    "-p",
+    "pytest_asyncio.plugin",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "asyncio_default_fixture_loop_scope=function",
+)
 """Those that a service needs. pytest loads the others as well, which takes seconds."""
 
 
@@ -40,6 +50,15 @@ def test_the_tests_of_the_example_pass(pytester: pytest.Pytester) -> None:
         str(SERVICE), "--rootdir", str(SERVICE), "-c", str(SERVICE / "pyproject.toml"), *PLUGINS
     ).assertoutcome(passed=5)
     assert os.environ["ANTHROPIC_API_KEY"] == "placeholder"
+
+
+def test_the_service_of_the_manual_passes_its_tests(pytester: pytest.Pytester) -> None:
+    manual = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    files = re.findall(r"```\w+\n# ([a-z_.]+)\n(.*?)```", manual, re.DOTALL)
+    assert [name for name, _ in files] == ["main.py", "conftest.py", "pyproject.toml", "test_main.py"]
+    for name, content in files:
+        Path(name).write_text(content, encoding="utf-8")
+    pytester.inline_run(*PLUGINS).assertoutcome(passed=2)
 
 
 def test_variables_are_set_before_the_first_conftest_is_imported(pytester: pytest.Pytester) -> None:
