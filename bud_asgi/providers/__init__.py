@@ -1,6 +1,8 @@
 """Providers: each one is a dialect and a credential; one sender serves them all."""
 
 from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
+from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.anthropic import Anthropic, AnthropicProvider
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
 from bud_asgi.providers.compat.needs import NO_LOSS, Loss, Needs, needs_of
@@ -36,8 +38,10 @@ __all__ = [
     "Credential",
     "EncodedRequest",
     "GoogleCredential",
+    "Headers",
     "InvalidRequest",
     "Loss",
+    "MessagesRequest",
     "Needs",
     "NotFound",
     "PrincipalProvider",
