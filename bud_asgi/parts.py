@@ -17,7 +17,7 @@ from bud_asgi.gateway import Gateway, GatewayApp
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import PerLoop
 from bud_asgi.observer import Observers
-from bud_asgi.options import OptionError, check_items, check_type, name_shown
+from bud_asgi.options import OptionError, check_items, check_type, name_shown, nearest
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
@@ -119,6 +119,8 @@ def _router(
         for target in route.targets:
             if target.provider not in names:
                 raise OptionError(
-                    "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
+                    "routes",
+                    f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
+                    f"{nearest(target.provider, names)}",
                 )
     return router
