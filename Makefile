@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
 RUN := .venv/bin
-JOBS ?= 6
+JOBS ?= 5
 
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
@@ -14,10 +14,12 @@ test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
 
-# The tests are compiled once, while the code is checked; otherwise every worker would do it.
+# The code is checked while the tests run. They are compiled once before; otherwise every worker would do it.
 test: .venv/ready .venv/sdk-0.125/ready
-	$(RUN)/python -m pytest --collect-only -q > /dev/null & $(MAKE) check && wait
-	$(RUN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(MAKE) check > .venv/check.log 2>&1 & check=$$!; \
+	$(RUN)/python -m pytest --collect-only -q > /dev/null; \
+	$(RUN)/python -m pytest -n $(JOBS) $(ARGS); tests=$$?; \
+	wait $$check; check=$$?; cat .venv/check.log; exit $$((tests | check))
 
 test-clients: tests/clients/node_modules/.ready
 	$(RUN)/python -m pytest -n $(JOBS) tests/clients $(ARGS)
@@ -47,7 +49,7 @@ simulate: .venv/simulation
 	$(RUN)/python -m benchmarks.simulation
 
 torture: .venv/ready
-	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m torture --timeout 3600 $(ARGS)
+	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m "torture or hypothesis" --timeout 3600 $(ARGS)
 
 clean:
 	rm -rf .venv tests/clients/node_modules

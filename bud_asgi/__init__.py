@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from bud_asgi.app import MessagesApp
 from bud_asgi.attempt import Attempt, Target
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostToken, HostUser, hash_api_key, new_api_key
-from bud_asgi.config import ConfigError, from_env, from_file
+from bud_asgi.config import ConfigError, from_env, from_file, reload_file
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
 from bud_asgi.observer import Observer
@@ -55,4 +55,5 @@ __all__ = [
     "from_file",
     "hash_api_key",
     "new_api_key",
+    "reload_file",
 ]

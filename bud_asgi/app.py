@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Unpack, cast
 
-import msgspec
 from starlette.applications import Starlette
-from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import CREDENTIAL_HEADERS, worst_of
-from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
+from bud_asgi.gateway import GATEWAY_KEY
 from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
-from bud_asgi.loop import LoopResources, PerLoop
-from bud_asgi.observer import Observer, Observers
+from bud_asgi.loop import LoopResources
+from bud_asgi.observer import NO_OBSERVERS, Observer, Observers
 from bud_asgi.options import check_flag, check_function, check_items, check_seconds, check_type
-from bud_asgi.parts import NewLoops, PartOptions, Parts
+from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
@@ -35,8 +33,9 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
-from bud_asgi.routing import Route, Router, RouterFunction, RouteTable, TargetState
-from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
+from bud_asgi.revisions import Revisions
+from bud_asgi.routing import TargetState
+from bud_asgi.telemetry import OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
@@ -71,15 +70,16 @@ class MessagesApp:
     each request to the logger `bud_asgi.access`, without its content.
     `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
     is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
-    `OptionError`, a `ValueError`, for any of them that is invalid.
+    `OptionError`, a `ValueError`, for any of them that is invalid. `source` is the `Settings` that the app was made
+    from, if it was.
     """
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
         self,
         *,
         providers: Sequence[Provider],
-        auth: AuthenticationBackend | Sequence[AuthenticationBackend] | None = None,
-        routes: Sequence[Route] | RouteTable | Router | RouterFunction | None = None,
+        auth: Auth | None = None,
+        routes: Routes | None = None,
         limits: Sequence[Limit] = (),
         store: LimitStore | None = None,
         middleware: Sequence[Middleware] | None = None,
@@ -95,18 +95,26 @@ class MessagesApp:
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        _check_settings(client, drain_timeout, timing, access_log=access_log, route_header=route_header)
-        bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
+        _check_settings(client, drain_timeout, timing)
         self._timing, self._drain_timeout = timing, drain_timeout
-        self._observers = _observers(observers, on_settled, access_log=access_log)
-        self._new_loops: NewLoops = lambda providers, hops, close: PerLoop(
-            client, providers, timing, bodies, hops, close
+        self._observers = _observers(observers, on_settled)
+        options = PartOptions(
+            providers=providers,
+            auth=auth,
+            routes=routes,
+            limits=limits,
+            store=store,
+            middleware=middleware,
+            field_policy=field_policy,
+            max_body=max_body,
+            body_budget=body_budget,
+            body_budget_per_principal=body_budget_per_principal,
+            route_header=route_header,
+            access_log=access_log,
         )
-        settings = (providers, auth, routes, limits, store, middleware, field_policy, route_header)
-        options = PartOptions(*settings, self._observers)
-        self._parts = Parts(options, self._new_loops)
-        self._replaced: Sequence[PerLoop] = ()
-        """What overrides have used, until the lifespan or their event loops end."""
+        self._revisions = Revisions(options, client, timing, self._observers)
+        self._loops = self._revisions.loops
+        self.source: object = None
 
     @property
     def limits(self) -> Limiter:
@@ -114,16 +122,21 @@ class MessagesApp:
 
         With `middleware`, they are those of the first `RateLimitMiddleware` in it.
         """
-        return self._parts.limiter
+        return self._revisions.current.limiter
+
+    @property
+    def revision(self) -> int:
+        """The number of the configuration that serves new requests: 1 at the start, more after each `reload`."""
+        return self._revisions.current.revision
 
     @property
     def providers(self) -> Sequence[Provider]:
-        """The providers of this app."""
-        return self._parts.options.providers
+        """The providers that new requests are sent to."""
+        return self._revisions.current.options.providers
 
     def state(self) -> Sequence[TargetState]:
         """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._parts.gateway.target_states()
+        return self._revisions.current.gateway.target_states()
 
     def install(self, host: Starlette | StarletteRouter, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -147,7 +160,7 @@ class MessagesApp:
             include(cast("APIRouter", host), path, self.router())
             return
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
-        install(host, path, self, self.lifespan, shortcut=self._parts.stack is None)
+        install(host, path, self, self.lifespan, shortcut=self._revisions.current.stack is None)
         if final_error_event:
             cast("Starlette", host).add_middleware(FinalErrorEvent)
 
@@ -181,32 +194,37 @@ class MessagesApp:
             credential_headers=credential_headers,
         )
 
-    @contextmanager
+    def reload(self, **changes: Unpack[Changes]) -> int:
+        """Change options while the app runs, and return the number of the new revision, from 1 at the start.
+
+        Those that are not given stay as they are. All are checked first: what is invalid raises `OptionError`, and
+        nothing changes. Requests that arrive from then on are served by the new options; those that run, streams too,
+        end by the former ones. Then connections that are not used any more are closed.
+
+        Buckets of limits go on, also of a limit whose amount or wait has changed, unless `store` is another one. So do
+        the health of targets, as long as their provider is the same object, connections to the same servers, what is
+        known of keys in the same store, and the keys of issuers that are the same. It can be called in any thread, and
+        does no I/O. `client`, `middleware`, `observers`, `on_settled`, `drain_timeout` and `timing` cannot be changed.
+        """
+        return self._revisions.change(changes).revision
+
     def override(
         self,
         *,
         providers: Sequence[Provider] | None = None,
-        auth: AuthenticationBackend | Sequence[AuthenticationBackend] | None = None,
-        routes: Sequence[Route] | RouteTable | Router | RouterFunction | None = None,
+        auth: Auth | None = None,
+        routes: Routes | None = None,
         limits: Sequence[Limit] | None = None,
         store: LimitStore | None = None,
-    ) -> Generator[None]:
+    ) -> AbstractContextManager[None]:
         """Replace options within a `with` block, in tests for example; those that are not given stay as they are.
 
         It applies to every request that arrives during the block, in every thread and wherever the app is mounted.
-        Limits are counted from zero, and the health of targets is unknown; after the block, both are as before.
-        Connections that the block leaves open are closed with the lifespan or the event loop. Blocks can be nested.
-        Raises `OptionError`, as the constructor does.
+        Limits are counted from zero, and the health of targets is unknown; after the block, both are as before. Blocks
+        can be nested. Raises `OptionError`, as the constructor does.
         """
         given = {"providers": providers, "auth": auth, "routes": routes, "limits": limits, "store": store}
-        changed = {name: value for name, value in given.items() if value is not None}
-        before = self._parts
-        self._parts = parts = Parts(msgspec.structs.replace(before.options, **changed), self._new_loops)
-        try:
-            yield
-        finally:
-            self._parts = before
-            self._replaced = [loops for loops in (*self._replaced, parts.loops) if loops.is_used()]
+        return self._revisions.override({name: value for name, value in given.items() if value is not None})
 
     def transport(self, principal: Caller) -> InProcessTransport:
         """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
@@ -220,14 +238,12 @@ class MessagesApp:
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
-        loops = self._parts.loops
-        loops.get()
+        self._loops.get()
         try:
             yield
         finally:
-            for each in (loops, *self._replaced):
-                await each.drain(self._drain_timeout)
-                await each.aclose()
+            await self.drain()
+            await self._loops.aclose()
             flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
@@ -239,22 +255,23 @@ class MessagesApp:
         """
         if timeout is not None:
             check_seconds("timeout", timeout, maximum=LONGEST, zero=True)
-        await self._parts.loops.drain(self._drain_timeout if timeout is None else timeout)
+        await self._loops.drain(self._drain_timeout if timeout is None else timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: HTTP, or the lifespan when served alone. A websocket is refused."""
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        exchange, parts = Exchange.of(scope), self._parts
+        exchange, parts = Exchange.of(scope), self._revisions.current
         try:
-            loop = parts.loops.get()
+            loop = self._loops.get()
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
             await Response(exchange, send, self._timing, receive=receive).answer_error(error)
             return
         response = Response(exchange, send, self._timing, receive=receive, now=loop.now, observers=self._observers)
         try:
-            answering = self._answer(loop.add(exchange, response), parts, loop, scope, receive)
+            request = loop.add(exchange, response, parts.gateway)
+            answering = self._answer(request, parts, loop, scope, receive)
             del scope  # an open stream does not need it
             await answering
         except BaseException as error:
@@ -283,16 +300,18 @@ class MessagesApp:
             if observers.request_started and exchange.operation not in PUBLIC:
                 observers.notify(observers.request_started, exchange, scope)
         if operation in PUBLIC:
+            response.observers = NO_OBSERVERS
             return _answer_ready(parts, loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
-        exchange.hops = next_hops(exchange.headers.get(HOPS), parts.id)
+        exchange.hops = next_hops(exchange.headers.get(HOPS), parts.gateway.id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
         stages: Callable[[ASGIApp], ASGIApp] | None = scope.pop(STAGES_KEY, None)
         stack = parts.stack if stages is None else stages(parts.inner)
         if stack is None:
             return parts.gateway.serve(request, loop, scope, receive)
+        scope[GATEWAY_KEY] = parts.gateway
         return _call_stack(stack, request, scope, receive)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -311,21 +330,17 @@ class MessagesApp:
             self._observers.notify(self._observers.settled, exchange)
 
 
-def _check_settings(client: object, drain_timeout: object, timing: object, **flags: object) -> None:
+def _check_settings(client: object, drain_timeout: object, timing: object) -> None:
     check_client("client", client)
-    for name, flag in flags.items():
-        check_flag(name, flag)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 
 
-def _observers(observers: Sequence[Observer], on_settled: OnSettled | None, *, access_log: bool) -> Observers:
+def _observers(observers: Sequence[Observer], on_settled: OnSettled | None) -> Observers:
     expected = "a list of Observer"
     given = check_items(
         "observers", observers, expected, lambda name, one: check_type(name, one, Observer, "an Observer")
     )
-    if access_log:
-        given += (AccessLog(),)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
         given += (SettledCallback(on_settled),)

@@ -152,7 +152,8 @@ class Exchange(msgspec.Struct, eq=False):
     `explain` returns the value of the `bud-route` header; `None` without that header. `body_wait` is how long the body
     took to arrive, in seconds. `error_type` is the type of the error that the client got. `writes` is how many pieces
     of a stream were written, `last_write` when the last one was, `longest_gap` the longest time between two, in
-    seconds; pings do not count.
+    seconds; pings do not count. `revision` is the number of the app's configuration that serves the request: 1 from the
+    start, one more after each change while it runs; 0 outside a gateway.
     """
 
     request_id: str
@@ -194,6 +195,7 @@ class Exchange(msgspec.Struct, eq=False):
     writes: int = 0
     last_write: float = 0.0
     longest_gap: float = 0.0
+    revision: int = 0
     _request: MessagesRequest | None = None
 
     @classmethod

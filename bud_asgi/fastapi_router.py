@@ -24,7 +24,7 @@ from bud_asgi.protocol.errors import GatewayError, HostRefused
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _PATH = "messages_path"
 _BODY = "bud_asgi.body"
-_GATEWAY = "bud_asgi.gateway"
+_GATEWAY = "bud_asgi.gateway_app"
 _CALLER = "bud_asgi.caller"
 _NO_HANDLERS: tuple[Mapping[object, object], Mapping[object, object]] = ({}, {})
 

@@ -21,7 +21,15 @@ from starlette.types import Message, Receive, Send
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
 from bud_asgi.observer import NO_OBSERVERS, Observers
-from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
+from bud_asgi.protocol.errors import (
+    ClientGone,
+    GatewayError,
+    Outcome,
+    ShuttingDown,
+    error_body,
+    error_headers,
+    read_error,
+)
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
 from bud_asgi.reading import discard_body
 
@@ -161,8 +169,10 @@ class Response(msgspec.Struct, eq=False):
         """Send the last bytes. Without `message_stop` the exchange counts as failed by the upstream."""
         await self._finish_ping()
         self._move("finish")
-        complete = self.stream is None or self.stream.state is StreamState.COMPLETE
-        self._exchange.outcome = "answered" if complete else "upstream_failed"
+        exchange, stream = self._exchange, self.stream
+        exchange.outcome = "answered" if stream is None or stream.state is StreamState.COMPLETE else "upstream_failed"
+        if stream is not None and stream.error is not None and (error := read_error(stream.error)):
+            exchange.error_type = error.type
         await self._send_body(chunk, more=False)
 
     def break_off(self) -> None:
@@ -172,7 +182,6 @@ class Response(msgspec.Struct, eq=False):
 
     async def fail(self, error: GatewayError) -> None:
         """Answer with an error, in the form that the state allows: after the head of a ping that is being sent."""
-        self._exchange.error_type = error.type
         if self.state is _STARTING and not isinstance(error, ClientGone | ShuttingDown):
             await self._finish_ping()
         if self.state is _STARTED:
@@ -241,8 +250,10 @@ class Response(msgspec.Struct, eq=False):
         if self.state is _NEW:
             self.state = _ENDED
         exchange = self._exchange
-        if exchange.status is None and message["type"] == "http.response.start":
-            self._note_start(message["status"])
+        if message["type"] == "http.response.start":
+            if exchange.status is None:
+                exchange.status, exchange.committed = message["status"], time.monotonic()
+            self._notify_started()
         await self._send(message)
         if exchange.outcome is None and message["type"] == "http.response.body" and not message.get("more_body", False):
             exchange.outcome = "refused" if (exchange.status or 0) >= 400 else "answered"
@@ -304,6 +315,8 @@ class Response(msgspec.Struct, eq=False):
         exchange, receive = self._exchange, self.receive
         headers = [(b"content-type", b"application/json"), *error_headers(error)]
         body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
+        if body:
+            self._exchange.error_type = error.type
         unread = exchange.body_unread and not isinstance(error, ClientGone)
         expects = exchange.headers.get(b"expect", b"").lower() == b"100-continue"  # to read on would ask for the body
         if expects or (isinstance(error, ShuttingDown) and exchange.upload.began):  # a drain does not wait
@@ -328,7 +341,8 @@ class Response(msgspec.Struct, eq=False):
     def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
         """The head: the given headers, what the stages added, and our `request-id`."""
         exchange = self._exchange
-        self._note_start(status)
+        exchange.status, exchange.committed = status, time.monotonic()
+        self._notify_started()
         lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
         if exchange.attempts and exchange.attempts[-1].dropped:
             lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
@@ -336,11 +350,9 @@ class Response(msgspec.Struct, eq=False):
             lines.append((b"bud-route", exchange.explain(exchange)))
         return {"type": "http.response.start", "status": status, "headers": lines}
 
-    def _note_start(self, status: int) -> None:
-        exchange, observers = self._exchange, self.observers
-        exchange.status, exchange.committed = status, time.monotonic()
-        if observers.response_started:
-            observers.notify(observers.response_started, exchange)
+    def _notify_started(self) -> None:
+        if self.observers.response_started:
+            self.observers.notify(self.observers.response_started, self._exchange)
 
     async def _fail_stream(self, error: GatewayError) -> None:
         """End a running stream by an error: what an upstream caused patiently, what ends the request quickly."""
@@ -351,6 +363,8 @@ class Response(msgspec.Struct, eq=False):
             await self._finish_ping()
         closing = self.closing_event(error)
         self._exchange.outcome = self._outcome(error)
+        if closing and not isinstance(error, ClientGone):
+            self._exchange.error_type = error.type
         self._move("fail")
         if hurried:
             await self._send_closing(closing)
@@ -364,6 +378,8 @@ class Response(msgspec.Struct, eq=False):
         if self.state is _STARTED:
             self._exchange.outcome = self._outcome(error)
             closing = self._exchange.unsent_event = self.closing_event(error)
+            if closing:
+                self._exchange.error_type = error.type
             await self._send_closing(closing)
             self._exchange.unsent_event = b""
         self._move("fail")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi import budget
 from bud_asgi.budget import BodiesFull, BodyBudget, Upload, body_budget
@@ -23,6 +24,7 @@ def upload(bodies: BodyBudget, principal: str) -> Upload:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50), st.booleans()), max_size=40))
+@examples(50, 2_000)
 def test_whatever_is_taken_and_given_back_the_bounds_hold(steps: list[tuple[str, int, bool]]) -> None:
     bodies = BodyBudget(50, 100, 60)
     held: list[Upload] = []

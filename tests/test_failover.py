@@ -104,7 +104,7 @@ ERRORS = st.builds(
 )
 
 
-@examples(100)
+@examples(50, 2_000)
 @given(st.lists(ERRORS, min_size=2, max_size=3))
 def test_a_retry_after_is_the_soonest_of_all(ended: list[Failure]) -> None:
     soonest = min(float(failure.error.headers["retry-after"]) for failure in ended)
@@ -214,7 +214,7 @@ def test_the_budget_forgets_what_is_older_than_a_minute() -> None:
 STEPS = st.lists(st.tuples(st.sampled_from(["count", "take"]), st.floats(0, 20)), max_size=150)
 
 
-@examples(100)
+@examples(50, 2_000)
 @given(STEPS, st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.5]))
 def test_at_no_time_are_retries_over_the_budget(steps: list[tuple[str, float]], floor: int, share: float) -> None:
     budget, now = RetryBudget(share=share, floor=floor), 0.0
@@ -232,7 +232,7 @@ def test_at_no_time_are_retries_over_the_budget(steps: list[tuple[str, float]], 
         retries += [now] * fits
 
 
-@examples(20)
+@examples(20, 2_000)
 @given(st.lists(st.floats(0, 1e6), max_size=300))
 def test_a_budget_without_failures_stays_small(times: list[float]) -> None:
     budget = RetryBudget()

@@ -19,7 +19,7 @@ def test_a_text_is_one_line_without_control_characters() -> None:
     assert one_line(ValueError("no")) == "no"
 
 
-@examples()
+@examples(50, 2_000)
 @given(text=st.text())
 def test_every_text_is(text: str) -> None:
     shown = one_line(text, 50)
@@ -27,7 +27,7 @@ def test_every_text_is(text: str) -> None:
     assert len(shown) <= 50
 
 
-@examples()
+@examples(50, 2_000)
 @given(value=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text()))
 def test_json_keeps_its_meaning(value: dict[str, str]) -> None:
     shown = printable(json.dumps(value, ensure_ascii=False))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import sys
 from collections.abc import Sequence
 from math import ceil
 
 import click
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.keys import all_callers
+from bud_asgi.cli.keys import all_callers, caller_named
 from bud_asgi.cli.tables import applies_to, table
+from bud_asgi.cli.terminal import Progress, columns, log_as_problems
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
 from bud_asgi.limit import Limit, limit_words
 from bud_asgi.limits import Standing, StoreUnavailable
 from bud_asgi.limits.answers import rfc3339
-from bud_asgi.options import nearest, shown
 
 PAUSES = (0.2, 1.0)
 """Seconds before further attempts to reach the store."""
@@ -38,24 +38,18 @@ def show_limits(settings: Settings, name: str | None, model: str | None, *, as_j
         message = "missing; without it limits are counted in the memory of the server, which this command cannot read"
         raise ConfigError([Problem(settings.source, "store", message)])
     callers = _callers(settings, name)
-    log, nowhere = logging.getLogger("bud_asgi"), logging.NullHandler()
-    log.addHandler(nowhere)  # a failure of the store is raised, too
-    try:
+    with Progress("waiting for the store"), log_as_problems(shown=False):  # a failure of the store is raised, too
         standings = asyncio.run(_read(settings.app(), callers, model))
-    finally:
-        log.removeHandler(nowhere)
     click.echo(_json(standings) if as_json else _table(standings))
 
 
 def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
-    principals = {caller.id: caller for caller in all_callers(settings)}
-    if not principals:
+    if name is not None:
+        return [caller_named(settings, name)]
+    callers = all_callers(settings)
+    if not callers:
         raise click.BadParameter("there are no keys")
-    if name is None:
-        return list(principals.values())
-    if name not in principals:
-        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{nearest(name, principals)}")
-    return [principals[name]]
+    return callers
 
 
 async def _read(messages: MessagesApp, callers: Sequence[Principal], model: str | None) -> Standings:
@@ -91,7 +85,7 @@ def _table(standings: Standings) -> str:
         for caller, limits in standings
         for one in limits
     ]
-    return table(_HEAD, rows) if rows else "No limits apply."
+    return table(_HEAD, rows, columns(sys.stdout)) if rows else "No limits apply."
 
 
 def _whose(caller: Principal, limit: Limit) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 from starlette.authentication import AuthenticationBackend
@@ -10,10 +11,13 @@ from starlette.authentication import AuthenticationBackend
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, FirstOf, Issuer, Jwt, SqlKeyStore, Throttle, check_issuers
 from bud_asgi.budget import body_budget
+from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
+from bud_asgi.limit import Dimension
 from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
 from bud_asgi.options import check_flag, check_items, check_name, check_type
+from bud_asgi.parts import Changes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
@@ -31,7 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `key_pepper` is the one that keys were hashed with, `throttle` limits failures to authenticate. Without `routes`
     every model goes to the one provider. `store` counts the limits, by default in the process's memory. `fields` is the
     app's `field_policy`. `max_body` and the budgets are in bytes. A budget or `access_log` is `None` if it was not set.
-    Raises `OptionError`.
+    `files` are those that it was read from, `tables` what was read there, by key path, with the secrets, and
+    `dimensions` the functions that `per` can name. Raises `OptionError`.
     """
 
     source: str
@@ -50,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_budget_per_principal: int | None = None
     access_log: bool | None = None
     route_header: bool = False
+    tables: Mapping[KeyPath, Mapping[str, object]] = {}
+    files: frozenset[Path] = frozenset()
+    dimensions: Mapping[str, Dimension] = {}
 
     def __post_init__(self) -> None:
         """Check each value on its own; the app checks whether they fit together."""
@@ -74,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.access_log is not None:
             check_flag("access_log", self.access_log)
         check_flag("route_header", self.route_header)
+        check_type("tables", self.tables, Mapping, "a mapping of key paths to tables")
+        check_type("files", self.files, frozenset, "a frozenset of paths")
+        check_type("dimensions", self.dimensions, Mapping, "a mapping of names to functions of the Exchange")
 
     @property
     def has_limits(self) -> bool:
@@ -96,18 +107,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
-            return MessagesApp(
-                auth=self._auth(),
-                providers=self.providers,
-                routes=self.routes,
-                limits=self.limits,
-                store=self.store,
-                field_policy=self.fields,
-                max_body=self.max_body,
-                body_budget=self.body_budget,
-                body_budget_per_principal=self.body_budget_per_principal,
-                access_log=bool(self.access_log),
-                route_header=self.route_header,
-            )
+            messages = MessagesApp(**self.options())
         except ValueError as error:
-            raise ConfigError([Problem(self.source, "", str(error))]) from error
+            raise unfit(self, error) from error
+        messages.source = self
+        return messages
+
+    def options(self) -> Changes:
+        """The options of the app: those that can also be changed while it runs."""
+        return {
+            "auth": self._auth(),
+            "providers": self.providers,
+            "routes": self.routes,
+            "limits": self.limits,
+            "store": self.store,
+            "field_policy": self.fields,
+            "max_body": self.max_body,
+            "body_budget": self.body_budget,
+            "body_budget_per_principal": self.body_budget_per_principal,
+            "access_log": bool(self.access_log),
+            "route_header": self.route_header,
+        }
+
+
+def unfit(settings: Settings, error: ValueError) -> ConfigError:
+    """What the app refuses, as a problem of its configuration."""
+    return ConfigError([Problem(settings.source, "", str(error))], settings.files)

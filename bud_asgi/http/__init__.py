@@ -12,9 +12,11 @@ from bud_asgi.http.seam import (
     HttpReply,
     HttpRequest,
     Origin,
+    Pooling,
     check_client,
     next_chunk,
     read_body,
+    usual_origin,
 )
 from bud_asgi.timeouts import Timeouts
 
@@ -32,10 +34,12 @@ __all__ = [
     "Origin",
     "PoolLimits",
     "PoolStats",
+    "Pooling",
     "Timeouts",
     "check_client",
     "decode_content",
     "header_block",
     "next_chunk",
     "read_body",
+    "usual_origin",
 ]

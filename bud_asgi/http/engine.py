@@ -70,6 +70,12 @@ class Engine:
         connection = await pool.dial(request.timeouts.connect)
         return await connection.start(request, head).head()
 
+    async def forget(self, origin: Origin) -> None:
+        """Close all connections to an origin, and wait until they are. A later request opens new ones."""
+        pool = self._pools.pop(origin, None)
+        if pool is not None:
+            await pool.aclose()
+
     async def aclose(self) -> None:
         """Abort every connection and wait until all are closed. May be called twice."""
         self._closed = True

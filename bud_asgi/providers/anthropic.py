@@ -154,6 +154,7 @@ class Anthropic:
             has_own_bounds=self._origin.host != _HOST,
             per_principal=self._keys is not None,
             loss_of=None if self._rules is None else partial(_loss_of, rules=self._rules),
+            origins=(self._origin,),
         )
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from bud_asgi.attempt import Attempt
 from bud_asgi.exchange import Principal
-from bud_asgi.http import HttpReply, HttpRequest
+from bud_asgi.http import HttpReply, HttpRequest, Origin
 from bud_asgi.protocol.headers import HeaderNames, Headers
 from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
@@ -92,7 +92,7 @@ class Traits(msgspec.Struct, frozen=True):
     `allowed_fields`: the account fields that its options let clients set, by their names in `ACCOUNT_FIELDS`.
     `per_principal`: its credential depends on the caller; it is a `PrincipalProvider`. `loss_of` is a pure function
     that returns what a request would lose there: routing prefers targets that lose nothing. `None` where nothing can be
-    lost.
+    lost. `origins` are the servers that it sends to: their connections are closed after a `reload()` without it.
     """
 
     edits_bodies: bool = False
@@ -100,6 +100,7 @@ class Traits(msgspec.Struct, frozen=True):
     allowed_fields: tuple[str, ...] = ()
     per_principal: bool = False
     loss_of: Callable[[ProviderRequest, Needs], Loss] | None = None
+    origins: tuple[Origin, ...] = ()
 
 
 _USUAL = Traits()

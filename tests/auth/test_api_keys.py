@@ -152,7 +152,7 @@ _values = st.one_of(
 
 
 @pytest.mark.torture
-@examples(200, 10_000)
+@examples(75, 10_000)
 @given(headers=st.lists(st.tuples(_names, _values), max_size=6))
 def test_fuzzed_headers_are_never_anything_but_refused(headers: Lines) -> None:
     sent = asyncio.run(call(AuthMiddleware(Behind(), backend=KEYS), http_scope(headers)))

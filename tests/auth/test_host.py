@@ -202,7 +202,7 @@ async def test_any_other_token_is_refused_in_the_words_of_its_header(lines: Line
     assert sent.error == {"type": "authentication_error", "message": message}
 
 
-@examples(200)
+@examples(75, 2_000)
 @given(st.binary(max_size=40), st.binary(max_size=40))
 async def test_no_bytes_in_the_headers_are_an_error(authorization: bytes, key: bytes) -> None:
     sent, _ = await authenticated(HostToken(user_of), [(b"authorization", authorization), (b"x-api-key", key)])

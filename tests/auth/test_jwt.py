@@ -305,13 +305,13 @@ async def test_each_issuer_verifies_its_own_tokens_only(issuer: LocalIssuer) -> 
 
 
 @pytest.mark.torture
-@examples(300, 20_000)
+@examples(100, 20_000)
 @given(st.one_of(st.binary(max_size=200), st.binary(max_size=100).map(lambda part: b"e" + part + b"." + part + b".x")))
 def test_whatever_a_token_contains_reading_it_raises_nothing(credential: bytes) -> None:
     parse_token(credential)
 
 
-@examples(100, 5000)
+@examples(50, 5000)
 @given(
     claims=st.recursive(
         st.none()

@@ -159,7 +159,7 @@ def test_the_address_that_counts(peer: str, forwarded: str, expected: str) -> No
     assert caller_address(peer, forwarded.encode(), trusted) == expected
 
 
-@examples(200, 5000)
+@examples(75, 5000)
 @given(st.text(max_size=20), st.binary(max_size=40))
 def test_whatever_the_addresses_are_it_raises_nothing(peer: str, forwarded: bytes) -> None:
     trusted = Throttle(trusted_proxies=["0.0.0.0/0", "::/0"])._trusted
@@ -170,7 +170,7 @@ def test_whatever_the_addresses_are_it_raises_nothing(peer: str, forwarded: byte
 _steps = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20), st.booleans()), max_size=60)
 
 
-@examples(100, 5000)
+@examples(50, 5000)
 @given(steps=_steps, failures=st.integers(1, 5), window=st.floats(1, 60))
 def test_in_no_stretch_of_time_are_there_more_failures_than_allowed(
     steps: list[tuple[str, float, bool]], failures: int, window: float

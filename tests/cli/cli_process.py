@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -47,7 +46,7 @@ def gateway_file(folder: Path, upstream_url: str = "https://api.anthropic.com", 
 
 
 class Served:
-    """A server in a process: its URL, and what it wrote."""
+    """A server in a process: its address, and what it wrote."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -62,7 +61,7 @@ class Served:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.words.append(line)
-            if address := re.search(r"running on (http://\S+)", line):
+            if address := re.search(r"running on (\S+)", line):
                 self.url = address[1]
                 self.started.set()
         self.started.set()
@@ -94,8 +93,3 @@ def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None 
         finally:
             process.kill()
             here._reader.join()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

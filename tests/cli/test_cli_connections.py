@@ -12,8 +12,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from cli_process import BUD_ASGI, KEY, environment, free_port, gateway_file, run, served
+from cli_process import BUD_ASGI, KEY, environment, gateway_file, run, served
 from support.calls import BODY
+from support.ports import free_port
 from support.server import HEALTH, LAST_HEALTH, assert_refused, assert_refuses, status_of
 from support.sockets import connect, raw_exchange, receive_until
 from support.waiting import answers, wait_until

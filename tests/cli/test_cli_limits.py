@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, free_port, gateway_file, run, served
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, gateway_file, run, served
 from click.testing import CliRunner, Result
 from support.calls import MODEL
+from support.ports import free_port
 from support.waiting import answers, wait_until
 
 from bud_asgi import Limit, MemoryStore, Secret, hash_api_key

@@ -19,12 +19,12 @@ from cli_process import (
     KEY,
     UPSTREAM_KEY,
     environment,
-    free_port,
     gateway_file,
     run,
     served,
 )
 from support.calls import MODEL
+from support.ports import free_port
 from support.sockets import connect
 from support.waiting import answers, wait_until
 
@@ -241,13 +241,6 @@ def test_it_refuses_to_be_its_own_upstream_as_a_cloud(table: str, key: str, tmp_
     assert shown.returncode == 2
     words = f"providers.up.{key}: http://127.0.0.1:8000 is the address of this server itself"
     assert shown.stderr == f"error: gateway.toml: {words}\n"
-
-
-def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        shown = run("serve", str(gateway_file(tmp_path)), "--port", str(listener.getsockname()[1]))
-    assert shown.returncode == 3  # uvicorn's own
-    assert "address already in use" in shown.stderr
 
 
 def test_an_idle_server_is_small(tmp_path: Path) -> None:

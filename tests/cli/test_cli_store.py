@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, free_port, gateway_file, run, served
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, gateway_file, run, served
 from support.calls import MODEL
+from support.ports import free_port
 from support.valkey import Valkey, valkey_server
 from support.waiting import answers, wait_until
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.config.lines import KeyPath, Lines
 
@@ -97,6 +98,7 @@ def _paths(value: Any, path: KeyPath = ()) -> list[KeyPath]:
 
 
 @given(st.lists(_statements, max_size=8))
+@examples(50, 2_000)
 def test_each_path_is_found_at_the_statement_that_first_defines_it(statements: list[str]) -> None:
     """The oracle: parse the document statement by statement, and see which paths are new."""
     kept: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import httpx
 import msgspec
 from support import gateway
 from support.calls import BODY, HEADERS
+from support.ports import free_port
 from support.sockets import raw_request, receive_until
 from support.waiting import answers, wait_until
 
@@ -175,12 +175,6 @@ class Streams:
         return sum(body.count(b"event: error\n") == 1 and body.endswith(b"\n\n") for body in self.bodies)
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 class ServerProcess:
     """A server in its own process, so that it can receive a real signal."""
 
@@ -224,7 +218,7 @@ def server_process(
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
             wait_until(lambda: process.poll() is not None or answers(server.url + ready), "the server listens", 30)
-            assert process.poll() is None, server.log
+            assert process.poll() is None, server.log  # or a server that is not ours answered
             yield server
         finally:
             with suppress(ProcessLookupError):

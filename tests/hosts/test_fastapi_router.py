@@ -391,9 +391,9 @@ def test_the_router_brings_the_lifespan_and_is_not_in_the_schema(host: Host) -> 
     host.app.include_router(host.messages.router(principal=user_of), prefix="/llm")
     with host.serving() as url:
         assert web.post(f"{url}/v1/messages", json=BODY, headers=ANN).status_code == 200
-        assert len(host.messages._parts.loops._by_loop) == 1
+        assert len(host.messages._loops._by_loop) == 1
         assert web.get(f"{url.removesuffix('/llm')}/openapi.json").json()["paths"] == {}
-    assert host.messages._parts.loops._by_loop == {}, "closed at shutdown"
+    assert host.messages._loops._by_loop == {}, "closed at shutdown"
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_loop_for_each_request_without_a_lifespan_leaves_nothing_behind(upstre
     for _ in range(5):
         assert asyncio.run(_call(host)) == 200
     upstream.wait_connections(0)
-    assert len(messages._parts.loops._by_loop) <= 1
+    assert len(messages._loops._by_loop) <= 1
 
 
 def test_a_host_that_is_cancelled_within_its_lifespan_leaves_no_connection_open(upstream: ThreadedStandIn) -> None:

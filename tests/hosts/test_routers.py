@@ -44,7 +44,7 @@ def test_an_api_router_serves_the_app_behind_its_own_dependencies() -> None:
     host.include_router(free, prefix="/api")
     assert served(host, "/api/paid/llm") == 402
     assert served(host, "/api/free/llm") == 502
-    assert messages._parts.loops._by_loop == {}, "closed with the host's lifespan"
+    assert messages._loops._by_loop == {}, "closed with the host's lifespan"
 
 
 def test_a_router_of_starlette_serves_the_app() -> None:

@@ -81,7 +81,7 @@ async def test_a_compressed_reply_is_decompressed(coding: bytes, packed: bytes, 
     assert reply.closed == 1
 
 
-@examples(30)
+@examples(30, 2_000)
 @given(data=st.data(), text=st.binary(max_size=300))
 async def test_any_cut_is_an_error(data: st.DataObject, text: bytes) -> None:
     coding, packed = data.draw(st.sampled_from([(b"gzip", gzip.compress(text)), (b"deflate", zlib.compress(text))]))

@@ -79,7 +79,7 @@ def test_whether_others_wait() -> None:
 
 
 @pytest.mark.torture
-@examples(200)
+@examples(75)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=12),
     st.integers(0, 6),

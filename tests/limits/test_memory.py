@@ -156,7 +156,7 @@ def test_no_stretch_of_time_sees_more_requests_than_it_may(steps: list[float], a
 
 
 @pytest.mark.torture
-@examples(150)
+@examples(60)
 @given(
     begin=st.floats(0, 1e6), steps=_times, amount=st.integers(1, 60), window=st.sampled_from([1.0, 7.0, 60.0, 3600.0])
 )

@@ -99,7 +99,7 @@ async def test_a_store_that_cannot_report_is_named() -> None:
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 900), st.integers(0, 2000), st.booleans()), max_size=5), st.floats(0, 100))
 async def test_the_figures_add_up_whatever_happens(requests: list[tuple[int, int, bool]], seconds: float) -> None:
     clock = SetClock()

@@ -190,7 +190,7 @@ _ids = st.lists(st.text("ab", min_size=1, max_size=3), max_size=6)
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(
     routes=st.lists(st.tuples(_patterns, st.sampled_from(["some", "other"])), max_size=4, unique_by=lambda one: one[0]),
     ids=st.tuples(_ids, _ids),
@@ -234,7 +234,7 @@ _targets = st.lists(st.sampled_from([Target("some"), Target("other")]), min_size
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(
     offers=st.lists(st.builds(Offer, _patterns, _targets.map(tuple)), max_size=5),
     ids=st.tuples(_ids, _ids),

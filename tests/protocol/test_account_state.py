@@ -115,7 +115,7 @@ def escaped(sent: bytes, places: set[int]) -> bytes:
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(named=st.sampled_from(NAMED), data=st.data())
 def test_no_kind_is_missed_however_it_is_spelled(named: tuple[dict[str, Any], set[str]], data: st.DataObject) -> None:
     fields, found = named

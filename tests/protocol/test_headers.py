@@ -66,7 +66,7 @@ _line_names = st.sampled_from([b"a", b"A", b"anthropic-beta", b"Anthropic-Beta",
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(lines=st.lists(st.tuples(_line_names, st.text("a, \t\0", max_size=4).map(str.encode)), max_size=6))
 def test_lines_are_merged_as_one_after_the_other(lines: Lines) -> None:
     for merged in (merge_headers(lines), read_headers(lines)[0]):
@@ -85,6 +85,7 @@ def test_a_hundred_thousand_lines_are_merged_within_a_second(name: bytes) -> Non
 
 
 @given(lines=st.lists(st.tuples(_line_names, st.text("a, \t", max_size=4).map(str.encode)), min_size=1, max_size=6))
+@examples(50, 2_000)
 def test_the_size_is_that_of_the_merged_lines(lines: Lines) -> None:
     headers, names, size = read_headers(lines)
     assert names == names_of(headers)
@@ -96,6 +97,7 @@ _kinds += [b"x-amzn-bedrock-service-tier", b"x-api-key", b"accept", b"a\0anthrop
 
 
 @given(names=st.lists(st.sampled_from(_kinds), unique=True))
+@examples(50, 2_000)
 def test_what_names_show_does_not_depend_on_what_is_remembered(names: list[bytes]) -> None:
     for _ in range(2):
         known = names_of(names)

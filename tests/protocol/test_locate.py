@@ -93,7 +93,7 @@ def objects(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.torture
-@examples(60, 100_000)
+@examples(40, 100_000)
 @given(objects())
 def test_every_object_is_located_as_by_the_walk(sent: bytes) -> None:
     by_length, by_walk = verdicts(sent)

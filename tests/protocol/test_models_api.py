@@ -77,7 +77,7 @@ def test_a_bad_query_is_refused_with_the_name_of_the_parameter(query: bytes, mes
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(st.lists(st.tuples(st.sampled_from([b"limit", b"after_id", b"lifecycle[]", b"x"]), st.binary(max_size=8))))
 def test_any_query_is_read_or_refused(pairs: list[tuple[bytes, bytes]]) -> None:
     try:
@@ -174,7 +174,7 @@ def test_an_upstream_s_list_is_read_or_rejected(body: bytes, ids: list[str] | No
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(value=st.binary(max_size=6), quoted=st.booleans())
 def test_every_listed_value_is_rendered_as_valid_json(value: bytes, quoted: bool) -> None:
     for model in read_listing(b'{"data":[{"id":"a","x":' + (b'"%b"' % value if quoted else value) + b"}]}") or []:

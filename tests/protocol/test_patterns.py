@@ -60,7 +60,7 @@ _letters = "ab.*[\\"
 
 
 @pytest.mark.torture
-@examples(80)
+@examples(50)
 @given(text=st.text(_letters, max_size=6), name=st.text(_letters + "\n", max_size=6))
 def test_a_pattern_matches_what_the_naive_reference_matches(text: str, name: str) -> None:
     assert matches(text, name) is by_hand(text, name)
@@ -71,7 +71,7 @@ _texts = st.text("ab*", max_size=4)
 
 
 @pytest.mark.torture
-@examples(80)
+@examples(50)
 @given(texts=st.lists(_texts, max_size=6), name=st.text("ab", max_size=5))
 def test_the_first_of_many_patterns_is_found(texts: list[str], name: str) -> None:
     expected = next((position for position, text in enumerate(texts) if by_hand(text, name)), None)

@@ -177,14 +177,14 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.torture
-@examples(150, 200_000)
+@examples(60, 200_000)
 @given(sent=bodies(), counting=st.booleans(), others=st.booleans())
 def test_both_ways_agree_on_every_body(sent: bytes, *, counting: bool, others: bool) -> None:
     check_as_by_walk(sent, counting=counting, others=others)
 
 
 @pytest.mark.torture
-@examples(150, 200_000)
+@examples(60, 200_000)
 @given(
     st.lists(st.tuples(st.sampled_from(["top_k", "max_tokens", "system", "stop_sequences"]), _scalar), max_size=4),
     st.permutations(["1", "1e9", "1000000000", "10"]),

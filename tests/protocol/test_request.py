@@ -400,7 +400,7 @@ def _check_as_python_reads_it(sent: bytes) -> None:
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(sent=st.binary(max_size=60))
 def test_arbitrary_bytes_are_refused_or_read_as_python_reads_them(sent: bytes) -> None:
     _check_as_python_reads_it(sent)
@@ -425,7 +425,7 @@ _EDITS = st.tuples(
 
 
 @pytest.mark.torture
-@examples(100, 60_000)
+@examples(50, 60_000)
 @given(base=st.sampled_from(_BASES), edits=st.lists(_EDITS, min_size=1, max_size=4))
 def test_a_mutated_body_is_refused_or_read_as_python_reads_it(base: bytes, edits: list[tuple[int, int, bytes]]) -> None:
     sent = bytearray(base)
@@ -435,7 +435,7 @@ def test_a_mutated_body_is_refused_or_read_as_python_reads_it(base: bytes, edits
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(base=st.sampled_from(_BASES), at=st.integers(0, 120), byte=st.integers(0, 255))
 def test_one_byte_added_removed_or_changed_never_raises_anything_else(base: bytes, at: int, byte: int) -> None:
     assume(at < len(base))

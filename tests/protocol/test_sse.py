@@ -118,7 +118,7 @@ _ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
 @pytest.mark.torture
-@examples(80)
+@examples(50)
 @given(lines=st.lists(st.tuples(_lines, _ends), max_size=20), cuts=st.lists(st.integers(0, 150), max_size=8))
 def test_events_are_those_of_the_standard_wherever_the_bytes_are_cut(
     lines: list[tuple[bytes, bytes]], cuts: list[int]
@@ -256,7 +256,7 @@ def read_by_json(wire: bytes) -> tuple[StreamState, str | None, Usage]:
 
 
 @pytest.mark.torture
-@examples(100, 3000)
+@examples(50, 3000)
 @given(
     events=st.lists(_any_events, max_size=30),
     end=st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"]),

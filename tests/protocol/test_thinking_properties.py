@@ -108,7 +108,7 @@ def filtered(fields: dict[str, Any]) -> dict[str, Any] | None:
     return {name: value for name, value in {**fields, "messages": kept}.items() if name != "thinking" or not off}
 
 
-@examples(60)
+@examples(40, 2_000)
 @given(bodies())
 def test_exactly_the_thinking_blocks_of_the_history_are_left_out(body: bytes) -> None:
     changed = without_thinking(decode_request(body))
@@ -142,7 +142,7 @@ def parts(body: bytes) -> list[bytes]:
     return found
 
 
-@examples(40)
+@examples(40, 2_000)
 @given(bodies())
 def test_every_other_value_keeps_its_bytes(body: bytes) -> None:
     changed = without_thinking(decode_request(body))

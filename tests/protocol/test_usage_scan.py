@@ -46,7 +46,7 @@ def scanned(body: bytes, size: int) -> Usage | None:
 
 
 @pytest.mark.torture
-@examples(75)
+@examples(50)
 @given(
     before=st.dictionaries(st.sampled_from(KEYS[1:]), _values, max_size=3),
     usage=_usages,

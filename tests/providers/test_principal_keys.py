@@ -133,7 +133,7 @@ async def test_the_oldest_key_is_dropped(monkeypatch: pytest.MonkeyPatch) -> Non
     assert host.calls == ["a", "b", "c", "a"]
 
 
-@examples(100)
+@examples(50, 2_000)
 @given(st.lists(st.tuples(st.sampled_from(["get", "wait", "down", "up", "new key"]), st.floats(0, 200))))
 async def test_a_caller_gets_a_key_of_its_own_that_is_never_older_than_an_hour(steps: list[tuple[str, float]]) -> None:
     host = Host(ann="key-0")

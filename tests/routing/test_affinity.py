@@ -163,7 +163,7 @@ def test_a_change_in_any_value_of_the_first_turn_changes_the_key(case: str) -> N
     sizes=st.lists(st.integers(MAX_TURN - 200, MAX_TURN + 3000), min_size=2, max_size=2),
     writer=st.sampled_from(sorted(WRITERS)),
 )
-@examples(15)
+@examples(15, 2_000)
 def test_a_text_of_any_size_keeps_its_key_when_its_mark_goes(sizes: list[int], writer: str) -> None:
     for size in sizes:
         turns = [user("ab\n" * (size // 3)), {"role": "assistant", "content": "b"}, user("c")]
@@ -181,7 +181,7 @@ turn = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "c
 
 
 @given(turns=st.lists(turn, min_size=1, max_size=6), writer=st.sampled_from(sorted(WRITERS)))
-@examples(200)
+@examples(75, 2_000)
 def test_appended_turns_never_change_the_key(turns: list[Turn], writer: str) -> None:
     keys = {key_of(WRITERS[writer](fields_of(messages))) for messages in growing(turns)}
     keys |= {key_of(WRITERS[writer](fields_of(turns[:size]))) for size in range(1, len(turns) + 1)}
@@ -189,7 +189,7 @@ def test_appended_turns_never_change_the_key(turns: list[Turn], writer: str) -> 
 
 
 @given(data=st.data(), turns=st.lists(turn, min_size=1, max_size=3))
-@examples()
+@examples(50, 2_000)
 def test_the_order_of_the_fields_does_not_matter(data: st.DataObject, turns: list[Turn]) -> None:
     fields = fields_of(turns, tools=[{"name": "a", "input_schema": {}}], stream=True, temperature=0.5)
     shuffled = dict(data.draw(st.permutations(list(fields.items()))))

@@ -94,7 +94,7 @@ def test_the_failovers_are_spread_by_weight_as_well(order: str) -> None:
 
 
 @given(weights=weights, key=keys, seed=st.integers(0, 99))
-@examples()
+@examples(50, 2_000)
 def test_every_target_is_in_the_order_once(weights: list[int], key: int, seed: int) -> None:
     candidates, fraction = (
         group(*weights, loads=[Busy(number) for number in range(len(weights))]),
@@ -109,7 +109,7 @@ def test_every_target_is_in_the_order_once(weights: list[int], key: int, seed: i
 
 
 @given(weights=weights, key=keys, data=st.data())
-@examples(200)
+@examples(75, 2_000)
 def test_a_target_that_leaves_takes_only_its_own_keys_along(weights: list[int], key: int, data: st.DataObject) -> None:
     candidates = group(*weights)
     gone = data.draw(st.sampled_from(candidates))
@@ -119,7 +119,7 @@ def test_a_target_that_leaves_takes_only_its_own_keys_along(weights: list[int], 
 
 
 @given(weights=weights, key=keys, data=st.data())
-@examples()
+@examples(50, 2_000)
 def test_the_order_of_the_group_does_not_matter(weights: list[int], key: int, data: st.DataObject) -> None:
     candidates = group(*weights)
     shuffled = data.draw(st.permutations(candidates))
@@ -127,7 +127,7 @@ def test_the_order_of_the_group_does_not_matter(weights: list[int], key: int, da
 
 
 @given(loads=loads, key=keys)
-@examples(300)
+@examples(100, 2_000)
 def test_no_target_gets_more_than_its_bound(loads: list[tuple[int, int]], key: int) -> None:
     candidates = group(*(weight for weight, _ in loads), loads=[Busy(in_flight) for _, in_flight in loads])
     ordered = by_affinity(candidates, key)
@@ -136,7 +136,7 @@ def test_no_target_gets_more_than_its_bound(loads: list[tuple[int, int]], key: i
 
 
 @given(loads=loads, key=keys)
-@examples()
+@examples(50, 2_000)
 def test_an_overloaded_target_is_passed_over_and_the_rest_keeps_its_order(
     loads: list[tuple[int, int]], key: int
 ) -> None:
@@ -242,7 +242,7 @@ slow_and_fast = st.tuples(st.floats(0.01, 1.0), st.floats(1.2, 100.0))
 
 
 @given(slow_and_fast, st.integers(0, 9), st.integers(0, 1 << 16))
-@examples(200)
+@examples(75, 2_000)
 def test_a_slow_target_is_avoided_at_first_and_forgotten_in_the_end(
     times: tuple[float, float], in_flight: int, seed: int
 ) -> None:
@@ -254,7 +254,7 @@ def test_a_slow_target_is_avoided_at_first_and_forgotten_in_the_end(
 
 
 @given(slow_and_fast, st.floats(0.0, 1200.0), st.floats(0.0, 1200.0), st.integers(0, 1 << 16))
-@examples(200)
+@examples(75, 2_000)
 def test_time_never_makes_a_slower_target_the_faster_one(
     times: tuple[float, float], age: float, other_age: float, seed: int
 ) -> None:

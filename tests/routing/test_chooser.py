@@ -226,7 +226,7 @@ _to = st.lists(st.lists(_names, min_size=1, max_size=4), min_size=1, max_size=4)
 
 
 @given(_to, st.sampled_from([{}, MCP, {"container": {"skills": []}}]), st.sampled_from(["", FILES, "context-1m-2"]))
-@examples(150)
+@examples(60, 2_000)
 def test_no_target_that_serves_a_request_is_forgotten_and_none_is_tried_twice(
     providers: dict[str, Provider], to: list[list[Target]], fields: dict[str, Any], betas: str
 ) -> None:

@@ -263,7 +263,7 @@ def by_definition(routes: list[Route], exchange: Exchange) -> int | None:
 
 
 @pytest.mark.torture
-@examples(150)
+@examples(60)
 @given(routes=_routes, exchanges=st.lists(_requests, min_size=1, max_size=5))
 def test_each_request_gets_the_first_route_that_is_for_it(routes: list[Route], exchanges: list[Exchange]) -> None:
     table, hidden = RouteTable(routes), dict(unreachable(routes))

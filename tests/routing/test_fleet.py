@@ -178,7 +178,7 @@ Move = tuple[Target, str, Verdict, float | None, float]
 
 
 @given(_moves, st.none() | st.integers(1, 3))
-@examples(300)
+@examples(100, 2_000)
 def test_every_target_with_room_comes_once(moves: Sequence[Move], concurrency: int | None) -> None:
     fleet = Fleet(lambda _: concurrency)
     running: dict[Target, list[Call]] = {target: [] for target in TARGETS}

@@ -328,7 +328,7 @@ _events = st.tuples(st.booleans(), st.floats(0.0, 1000.0), st.floats(0.0, 600.0)
 
 
 @given(st.lists(_events, min_size=1, max_size=30))
-@examples(200)
+@examples(75, 2_000)
 def test_the_average_is_between_the_times_that_were_seen(events: Sequence[tuple[bool, float, float]]) -> None:
     health, now, seen = Health(), 0.0, list[float]()
     for in_vain, after_seconds, seconds in events:
@@ -380,7 +380,7 @@ def play(health: Health, moves: Sequence[Move], check: Callable[[float, list[Cal
 
 
 @given(_moves)
-@examples(300)
+@examples(100, 2_000)
 def test_the_rules_hold_after_any_calls(moves: Sequence[Move]) -> None:
     health = Health(3)
     former: list[Call | None] = [None]

@@ -186,7 +186,7 @@ _patterns = st.text("ab*", min_size=1, max_size=5)
 
 
 @pytest.mark.torture
-@examples(200)
+@examples(75)
 @given(wide=_patterns, narrow=_patterns, name=st.text("abc", max_size=6))
 def test_a_pattern_covers_exactly_those_whose_names_it_matches(wide: str, narrow: str, name: str) -> None:
     if not covers(wide, narrow):

@@ -136,7 +136,7 @@ _names = st.text("ab*", min_size=1, max_size=4)
 
 
 @pytest.mark.torture
-@examples(100)
+@examples(50)
 @given(
     models=st.lists(_names, unique=True, max_size=5),
     allowed=st.lists(st.text("ab*", max_size=4), max_size=3),

@@ -139,7 +139,7 @@ async def test_a_host_that_raises_while_the_body_is_discarded_changes_nothing() 
 
 def test_requests_refused_by_a_drain_can_be_read_while_they_upload(upstream: ThreadedStandIn) -> None:
     with gateway(upstream.base_url, auth=Anonymous(), timing=TIMING) as here:
-        for resources, _ in here.messages._parts.loops._by_loop.values():
+        for resources, _ in here.messages._loops._by_loop.values():
             resources.draining = True
         wait_until(lambda: httpx.get(f"{here.base_url}/readyz").status_code == 503, "draining")
         with upload(here, {**HEADERS, **CHUNKED}, CHUNK) as peer:

@@ -49,8 +49,8 @@ async def test_a_callback_that_hangs_retains_no_request_body() -> None:
             assert request_body_bytes() < 100_000
         finally:
             tracemalloc.stop()
-        assert messages._parts.loops._bodies.held == 0
-        for resources, _ in messages._parts.loops._by_loop.values():
+        assert messages._revisions.current.bodies.held == 0
+        for resources, _ in messages._loops._by_loop.values():
             await resources.tasks.drain(0)
 
 
@@ -101,7 +101,7 @@ async def test_no_identity_of_the_hosts_leaves_a_request_in_flight(identity: Any
     logging.getLogger("bud_asgi.access").setLevel(logging.INFO)
     sent = await post(messages, json.dumps(BODY).encode())
     assert sent.status in {401, 500}
-    assert [one.in_flight for one, _ in messages._parts.loops._by_loop.values()] == [{}]
+    assert [one.in_flight for one, _ in messages._loops._by_loop.values()] == [{}]
 
 
 class Odd:
@@ -123,7 +123,7 @@ async def test_a_name_that_cannot_be_encoded_is_escaped_in_the_log_and_the_reque
     assert sent.status == 400
     (record,) = caplog.records
     assert json.loads(record.getMessage())["model"] == r"m\udc80"
-    assert [one.in_flight for one, _ in messages._parts.loops._by_loop.values()] == [{}]
+    assert [one.in_flight for one, _ in messages._loops._by_loop.values()] == [{}]
 
 
 @pytest.mark.parametrize("name", ["ann\ud800", "\udfff"])

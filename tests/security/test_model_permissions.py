@@ -430,7 +430,7 @@ _bodies = st.tuples(
 
 
 @pytest.mark.torture
-@examples(60, 50_000)
+@examples(40, 50_000)
 @given(_bodies)
 def test_no_body_takes_a_model_outside_the_list_upstream(parts: tuple[str, str]) -> None:
     more, messages = parts

@@ -187,7 +187,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.torture
-@examples(75, 50_000)
+@examples(50, 50_000)
 @given(bodies())
 def test_all_readers_read_every_accepted_body_alike_before_and_after_edits(sent: bytes) -> None:
     for app in APPS:

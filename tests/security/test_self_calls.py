@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,7 +17,9 @@ from starlette.types import ASGIApp
 from support.asgi import Receiving, call, http_scope
 from support.bodies import body, decode
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
+from support.counts import examples
 from support.gateway import PATIENT
+from support.ports import free_port
 from support.serving import serving
 
 from bud_asgi import (
@@ -44,11 +45,6 @@ from bud_asgi.testing import bedrock as bedrock_stand_in
 
 OTHERS = [b"%016x" % number for number in range(MAX_HOPS + 2)]
 TRACES = {**HEADERS, "bud-hops": OTHERS[0].decode()}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def gateway_to(url: str, **options: Any) -> MessagesApp:
@@ -289,7 +285,7 @@ ID = st.sampled_from(OTHERS)
 JUNK = st.text("abcdefg0123456789 \t;=\x7f\xff-", max_size=20).map(lambda text: text.encode("latin-1"))
 
 
-@settings(max_examples=100)
+@examples(50, 2_000)
 @given(st.lists(ID | JUNK, max_size=MAX_HOPS + 3))
 def test_what_is_forwarded_is_a_list_of_ids_that_ends_with_our_own(received: list[bytes]) -> None:
     own = b"f" * 16
@@ -303,6 +299,7 @@ def test_what_is_forwarded_is_a_list_of_ids_that_ends_with_our_own(received: lis
 
 
 @given(st.lists(ID | JUNK, max_size=4), st.lists(ID | JUNK, max_size=4), st.sampled_from([b"", b" ", b"\t", b"  "]))
+@examples(50, 2_000)
 def test_our_own_id_is_found_anywhere(before: list[bytes], after: list[bytes], space: bytes) -> None:
     own = b"f" * 16
     with pytest.raises(LoopDetected):

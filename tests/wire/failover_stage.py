@@ -190,9 +190,9 @@ def assert_whole(reply: httpx.Response, *, stream: bool) -> None:
 
 def forget_health(here: Gateway) -> None:
     """Forget what earlier requests have shown of the targets."""
-    here.messages._parts.gateway._chooser.fleet._known.clear()
+    here.messages._revisions.current.gateway._chooser.fleet._known.clear()
 
 
 def without_budget(here: Gateway) -> None:
     """Let a gateway retry without limit: the tests of one module fail more often than a tenth of their requests."""
-    here.messages._parts.gateway._upstreams.budget._floor = 1_000_000
+    here.messages._revisions.current.gateway._upstreams.budget._floor = 1_000_000

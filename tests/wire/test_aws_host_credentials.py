@@ -15,6 +15,7 @@ from aws_sources import bare_machine
 from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 from support.gateway import gateway
 
 from bud_asgi import Bedrock
@@ -187,6 +188,7 @@ async def test_an_object_that_cannot_refresh_is_a_failure_without_its_secrets(
 
 
 @given(st.floats(1.0, 1e6))
+@examples(50, 2_000)
 def test_the_expiry_is_found_through_botocores_public_method(seconds: float) -> None:
     now = datetime.now(UTC)
     credentials = RefreshableCredentials(

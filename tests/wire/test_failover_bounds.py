@@ -232,7 +232,7 @@ def test_a_drain_ends_the_second_attempt(stream: bool) -> None:
         two.enqueue(hang_mid_event() if stream else hang())
         waiting = pool.submit(here.post, body(stream=stream))
         two.wait_requests()
-        (loop,) = here.messages._parts.loops._by_loop
+        (loop,) = here.messages._loops._by_loop
         time.sleep(0.05)
         asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(5)
         reply = waiting.result()

@@ -190,7 +190,7 @@ def test_a_drain_ends_both_calls() -> None:
         upstreams["two"].enqueue(hang())
         waiting = pool.submit(here.post, {"stream": True})
         upstreams["two"].wait_requests()
-        (loop,) = here.messages._parts.loops._by_loop
+        (loop,) = here.messages._loops._by_loop
         asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(5)
         assert waiting.result().status_code == 529
         for name in ("one", "two"):

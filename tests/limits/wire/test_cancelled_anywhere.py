@@ -60,7 +60,7 @@ class Line:
         assert not any(one.reserved for one in standing)
         booked = {one.limit.kind: one.used for one in standing}
         assert Booked(**booked) == spent(self.settled, max_tokens=MAX_TOKENS)
-        (resources, _) = next(iter(self.messages._parts.loops._by_loop.values()))
+        (resources, _) = next(iter(self.messages._loops._by_loop.values()))
         assert not resources.in_flight
         assert not self.messages.limits._waiting.queues
 

@@ -87,7 +87,7 @@ def ended_by(here: Limited, end: Callable[[], None], *, streaming: bool) -> http
 
 
 def relaying(here: Limited) -> bool:
-    loops = here.here.messages._parts.loops._by_loop.values()
+    loops = here.here.messages._loops._by_loop.values()
     return any(active.response.has_content for resources, _ in loops for active in resources.in_flight.values())
 
 
@@ -97,7 +97,7 @@ def test_a_drain_books_what_the_requests_have_used_that_it_ends(streaming: bool)
         messages = here.here.messages
 
         def drain() -> None:
-            (loop,) = messages._parts.loops._by_loop
+            (loop,) = messages._loops._by_loop
             asyncio.run_coroutine_threadsafe(messages.drain(0.05), loop).result(5)
 
         reply = ended_by(here, drain, streaming=streaming)

@@ -201,7 +201,7 @@ def test_every_flipped_bit_is_detected_where_botocore_detects_it() -> None:
 
 
 @pytest.mark.torture
-@examples(60)
+@examples(40)
 @given(
     at=st.integers(0, len(STREAM)),
     gone=st.integers(0, 40),

@@ -14,6 +14,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.http import Header, HttpRequest, Origin
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
@@ -76,6 +77,7 @@ def by_botocore(
     when=_times,
     place=st.sampled_from([("bedrock.test", 443, TLS), ("127.0.0.1", 8080, None), ("::1", 80, None), ("h", 443, None)]),
 )
+@examples(50, 2_000)
 def test_any_request_is_signed_as_botocore_signs_it(
     access: str,
     secret: str,

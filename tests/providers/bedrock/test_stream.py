@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.attempt import Attempt, Target
 from bud_asgi.protocol.sse import PING
@@ -43,6 +44,7 @@ def test_a_stream_of_events() -> None:
 
 
 @given(st.lists(st.integers(1, len(FRAMES) - 1), max_size=30))
+@examples(50, 2_000)
 def test_the_output_does_not_depend_on_how_the_bytes_are_cut(cuts: list[int]) -> None:
     at = sorted({0, len(FRAMES), *cuts})
     assert converted(*(FRAMES[start:end] for start, end in pairwise(at))) == SSE
@@ -75,6 +77,7 @@ _FRAMES = st.sampled_from(
 
 
 @given(st.lists(_FRAMES, max_size=12), st.lists(st.integers(0, 3000), max_size=6))
+@examples(50, 2_000)
 def test_frames_that_arrive_together_give_what_they_give_one_by_one(frames: list[bytes], cuts: list[int]) -> None:
     """But for the fields of AWS's that `message_stop` takes from chunks behind it, if they arrive in time."""
     stream = b"".join(frames)

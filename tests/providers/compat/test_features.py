@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.providers.compat.features import Adaptation, adapt
@@ -290,6 +291,7 @@ def test_a_version_in_the_body_is_kept() -> None:
 @given(
     st.lists(st.sampled_from([*SENT, *LEFT])), st.lists(st.sampled_from(sorted({**DROPPED, "thinking": 1, "top_k": 1})))
 )
+@examples(50, 2_000)
 def test_every_flag_is_either_sent_or_reported(flags: list[str], names: list[str]) -> None:
     fields = {key: value for name in names for key, value in DROPPED.get(name, ({name: None}, "", ()))[0].items()}
     result = adapted(fields, betas=",".join(flags))

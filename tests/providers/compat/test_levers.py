@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi import Anthropic, Bedrock, Secret, Vertex
 from bud_asgi.options import OptionError
@@ -281,6 +282,7 @@ def without(value: Any, path: list[str]) -> Any:
 
 
 @given(JSON, st.lists(NAMES, min_size=1, max_size=3))
+@examples(50, 2_000)
 def test_dropping_a_path_removes_it_and_nothing_else(value: Any, path: list[str]) -> None:
     fields = {"thing": value}
     result = adapted(fields, service="anthropic", drop_fields=[".".join(["thing", *path])])

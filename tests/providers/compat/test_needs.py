@@ -161,7 +161,7 @@ def left_out(service: Service, fields: dict[str, Any], betas: str, **adjusted: A
     _flags,
     st.sampled_from([(), ("context-1m-*",), ("*",)]),
 )
-@examples(300)
+@examples(100, 2_000)
 def test_the_loss_is_what_adapting_the_request_leaves_out_or_rejects(
     service: Service, fields: dict[str, Any], flags: list[str], dropped: tuple[str, ...]
 ) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.request import splice
 from providers.cloud_requests import OLDER, adapted, request_of, sent_fields
@@ -66,7 +67,7 @@ def lists_of(draw: st.DrawFn, items: st.SearchStrategy[Versions]) -> Versions:
     return b"[%b]" % b" ,".join(one for one, _ in chosen), b"[%b]" % b",".join(one for _, one in chosen)
 
 
-@settings(max_examples=150)
+@examples(60, 2_000)
 @given(lists_of(blocks(1)), lists_of(blocks(0)))
 def test_the_scope_of_every_breakpoint_is_removed_and_nothing_else(messages: Versions, tools: Versions) -> None:
     body = b'{"model":"m","max_tokens":1,"messages":[{},{"content":%b}],"tools":%b}'

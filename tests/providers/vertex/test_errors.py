@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.counts import examples
 
 from bud_asgi.protocol.request import decode_request
 from bud_asgi.providers.errors import TranslatedUpstreamError
@@ -186,6 +187,7 @@ JSON: Any = st.recursive(
 
 
 @given(status=st.integers(400, 599), body=st.binary() | JSON.map(encoded))
+@examples(50, 2_000)
 def test_any_reply_is_translated_or_left(status: int, body: bytes) -> None:
     error = error_of(status, body)
     if error is not None:

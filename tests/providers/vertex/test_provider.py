@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bodies import body
+from support.counts import examples
 
 from bud_asgi.http import HttpRequest, Timeouts
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge
@@ -327,6 +328,7 @@ HERE = vertex()
 
 
 @given(sent=bodies())
+@examples(50, 2_000)
 def test_every_other_field_is_unchanged(sent: bytes) -> None:
     try:
         asked = call(sent)
