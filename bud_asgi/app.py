@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Unpack, cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import CREDENTIAL_HEADERS
@@ -17,7 +18,7 @@ from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
 from bud_asgi.gateway import GATEWAY_KEY
-from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
+from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources
@@ -136,6 +137,11 @@ class MessagesApp:
         """The number of the configuration that serves new requests: 1 at the start, more after each `reload`."""
         return self._revisions.current.revision
 
+    @property
+    def providers(self) -> Sequence[Provider]:
+        """The providers that new requests are sent to."""
+        return self._revisions.current.options.providers
+
     def state(self) -> AppState:
         """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
 
@@ -168,8 +174,11 @@ class MessagesApp:
         """
         return self._metrics.make(registry)
 
-    def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
+    def install(self, host: Starlette | StarletteRouter, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
+
+        The host may also be a router. In an `APIRouter` of FastAPI's it is included as `router()`, so that the
+        dependencies of the `APIRouter` run; install it before the `APIRouter` itself is included.
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and Starlette redirects a request for the bare prefix. FastAPI's dependencies do not run for a
@@ -182,10 +191,14 @@ class MessagesApp:
         requests.
         """
         check_flag("final_error_event", final_error_event)
+        check_host(host, final_error_event=final_error_event)
+        if isinstance(host, StarletteRouter) and hasattr(host, "include_router"):
+            include(cast("APIRouter", host), path, self.router())
+            return
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
         install(host, path, self, self.lifespan, shortcut=self._revisions.current.stack is None)
         if final_error_event:
-            host.add_middleware(FinalErrorEvent)
+            cast("Starlette", host).add_middleware(FinalErrorEvent)
 
     def router(
         self,
