@@ -251,7 +251,8 @@ def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_idle_server_is_small(tmp_path: Path) -> None:
-    with served([*BUD_ASGI, "serve", str(gateway_file(tmp_path)), "--port", "0"], environment()) as server:
+    command = [sys.executable, "-m", "bud_asgi", "serve", str(gateway_file(tmp_path)), "--port", "0"]
+    with served(command, environment()) as server:
         lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
     (resident,) = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
     assert resident < 60_000  # KB
