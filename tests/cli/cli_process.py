@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.forked import ForkedProcess
+from support.forked import ForkedProcess, fork_server
 
 from bud_asgi import hash_api_key
 
 BUD_ASGI = [sys.executable, "-W", "error", "-m", "bud_asgi.cli"]
 KEY = "sk-bud-CANARY-the-callers"
-IMPORTS = ["bud_asgi.cli.commands", "bud_asgi.cli.serve"]
 UPSTREAM_KEY = "sk-ant-CANARY-the-operators"
 
 
@@ -48,7 +47,8 @@ def run(*words: str, cwd: Path | None = None, **environ: str) -> subprocess.Comp
 
 def forked(words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> ForkedProcess:
     """A process like that of `BUD_ASGI` with these words, started in a tenth of the time."""
-    return ForkedProcess(IMPORTS, "bud_asgi.cli", words, env, cwd)
+    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve")
+    return ForkedProcess(server, "bud_asgi.cli", words, env, cwd)
 
 
 def gateway_file(folder: Path, upstream_url: str = "https://api.anthropic.com", more: str = "") -> Path:

@@ -22,10 +22,10 @@ from typing import Self
 class ForkServer:
     """The server, which ends with this process. `imports` are the modules that its forks have from the start."""
 
-    def __init__(self, *imports: str) -> None:
+    def __init__(self, python: Sequence[str], imports: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
         script = str(Path(__file__).with_name("fork_server.py"))
-        command = [sys.executable, "-W", "error", script, str(theirs.fileno()), *imports]
+        command = [*python, script, str(theirs.fileno()), *imports]
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
@@ -41,22 +41,28 @@ class ForkServer:
 
 
 @cache
-def _server(*imports: str) -> ForkServer:
-    return ForkServer(*imports)
+def fork_server(*imports: str, python: Sequence[str] = (sys.executable, "-W", "error")) -> ForkServer:
+    """The server of these imports, and of an interpreter with options. It is the same for the same arguments."""
+    return ForkServer(python, imports)
 
 
 class ForkedProcess:
-    """Like a `Popen[str]` whose stdout and stderr are pipes, of `python -W error -m module`."""
+    """Like a `Popen[str]` of `python -m module` whose stdout and stderr are pipes."""
 
     def __init__(
-        self, imports: Sequence[str], module: str, arguments: Sequence[str], env: Mapping[str, str], cwd: Path | None
+        self,
+        server: ForkServer,
+        module: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path | None = None,
     ) -> None:
         out, err, self._status = os.pipe(), os.pipe(), os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
         theirs = [null, out[1], err[1], self._status[1]]
         order = {"module": module, "arguments": list(arguments), "env": dict(env), "cwd": str(cwd or Path.cwd())}
         try:
-            self.pid = _server(*imports).run(order, theirs)
+            self.pid = server.run(order, theirs)
         finally:
             for file in theirs:
                 os.close(file)
