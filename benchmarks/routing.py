@@ -21,7 +21,8 @@ import msgspec
 from cost import table
 from starlette.types import Message, Scope
 
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.providers import Anthropic, Bedrock, Provider
 from bud_asgi.routing import Chooser, Route, RouteTable, resolve

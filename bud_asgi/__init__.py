@@ -7,10 +7,12 @@ shows the rest of its own.
 from starlette.middleware import Middleware
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostToken, HostUser, hash_api_key, new_api_key
 from bud_asgi.config import ConfigError, from_env, from_file
-from bud_asgi.exchange import Attempt, Exchange, Principal, Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
+from bud_asgi.observer import Observer
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
@@ -36,6 +38,7 @@ __all__ = [
     "MemoryStore",
     "MessagesApp",
     "Middleware",
+    "Observer",
     "Principal",
     "RateLimitMiddleware",
     "RedisStore",

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.authentication import AuthenticationBackend
@@ -25,6 +25,7 @@ from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import LoopResources, PerLoop
+from bud_asgi.observer import NO_OBSERVERS, Observer, Observers
 from bud_asgi.options import (
     OptionError,
     check_flag,
@@ -43,14 +44,12 @@ from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
 from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
-from bud_asgi.telemetry import flush_access_log, log_access
+from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from fastapi.params import Depends
-
-OnSettled = Callable[[Exchange], Awaitable[None]]
 
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -74,9 +73,10 @@ class MessagesApp:
     `body_budget_per_principal` what it holds of one caller's (by default half of that). A request that finds no room
     gets a 529.
 
-    `client` makes the HTTP client of an event loop. `on_settled` is awaited with each finished `Exchange`, in the
-    background after the response; what it raises is logged, and while 10,000 calls of it are running, further ones are
-    dropped. `access_log` writes one line of JSON for each request to the logger `bud_asgi.access`, without its content.
+    `client` makes the HTTP client of an event loop. `observers` get the events of each request (`Observer`).
+    `on_settled` is awaited with each finished `Exchange`, in the background after the response; what it raises is
+    logged, and while 10,000 calls of it are running, further ones are dropped. `access_log` writes one line of JSON for
+    each request to the logger `bud_asgi.access`, without its content.
     `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
     is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
     `OptionError`, a `ValueError`, for any of them that is invalid.
@@ -97,22 +97,25 @@ class MessagesApp:
         body_budget_per_principal: int | None = None,
         client: Callable[[], HttpClient] = Engine,
         on_settled: OnSettled | None = None,
+        observers: Sequence[Observer] = (),
         access_log: bool = False,
         route_header: bool = False,
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         providers = check_providers(providers)
-        _check_settings(client, on_settled, drain_timeout, timing, access_log=access_log, route_header=route_header)
+        _check_settings(client, drain_timeout, timing, access_log=access_log, route_header=route_header)
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
         self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
         self._timing, self._drain_timeout = timing, drain_timeout
-        self._on_settled, self._access_log = on_settled, access_log
+        self._observers = _observers(observers, on_settled, access_log=access_log)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
-        gateway = partial(Gateway, providers, field_policy=FieldPolicy(field_policy), route_header=route_header)
+        gateway = partial(
+            Gateway, providers, FieldPolicy(field_policy), route_header=route_header, observers=self._observers
+        )
         if middleware is None:
             self._chains.append(chain := _auth_chain(auth))
             self._gateway = gateway(auth=chain, router=_router(routes, providers), limiter=self._limiter)
@@ -226,7 +229,7 @@ class MessagesApp:
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
             await Response(exchange, send, self._timing, receive=receive).answer_error(error)
             return
-        response = Response(exchange, send, self._timing, receive=receive, now=loop.now)
+        response = Response(exchange, send, self._timing, receive=receive, now=loop.now, observers=self._observers)
         try:
             answering = self._answer(loop.add(exchange, response), loop, scope, receive)
             del scope  # an open stream does not need it
@@ -236,7 +239,7 @@ class MessagesApp:
                 raise
         finally:
             try:
-                self._finish(exchange, loop)
+                self._finish(exchange)
             finally:
                 loop.discard(exchange)
 
@@ -245,12 +248,17 @@ class MessagesApp:
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
         """
-        exchange, response = request.exchange, request.response
-        target = len(scope["path"]) + len(scope.get("query_string", b""))
-        check_head(len(scope["headers"]), exchange.head_size + target)
-        path = local_path(scope)
-        operation = exchange.operation = find_operation(path, exchange.method)
+        exchange, response, observers = request.exchange, request.response, self._observers
+        try:
+            target = len(scope["path"]) + len(scope.get("query_string", b""))
+            check_head(len(scope["headers"]), exchange.head_size + target)
+            path = local_path(scope)
+            operation = exchange.operation = find_operation(path, exchange.method)
+        finally:
+            if observers.request_started and exchange.operation not in PUBLIC:
+                observers.notify(observers.request_started, exchange, scope)
         if operation in PUBLIC:
+            response.observers = NO_OBSERVERS
             return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
@@ -292,26 +300,35 @@ class MessagesApp:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": "websockets are not supported"})
 
-    def _finish(self, exchange: Exchange, loop: LoopResources) -> None:
+    def _finish(self, exchange: Exchange) -> None:
         """Complete the record, and report it."""
         exchange.ended = time.monotonic()
         exchange.outcome = exchange.outcome or "cancelled"
         if exchange.operation in PUBLIC:
             return
-        if self._access_log:
-            log_access(exchange)
-        if (on_settled := self._on_settled) is not None:
-            loop.tasks.spawn_callback(lambda: _call(on_settled, exchange))
+        if self._observers.settled:
+            self._observers.notify(self._observers.settled, exchange)
 
 
-def _check_settings(client: object, on_settled: object, drain_timeout: object, timing: object, **flags: object) -> None:
+def _check_settings(client: object, drain_timeout: object, timing: object, **flags: object) -> None:
     check_client("client", client)
-    if on_settled is not None:
-        check_function("on_settled", on_settled, "an async function of the Exchange", None)
     for name, flag in flags.items():
         check_flag(name, flag)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
+
+
+def _observers(observers: Sequence[Observer], on_settled: OnSettled | None, *, access_log: bool) -> Observers:
+    expected = "a list of Observer"
+    given = check_items(
+        "observers", observers, expected, lambda name, one: check_type(name, one, Observer, "an Observer")
+    )
+    if access_log:
+        given += (AccessLog(),)
+    if on_settled is not None:
+        check_function("on_settled", on_settled, "an async function of the Exchange", None)
+        given += (SettledCallback(on_settled),)
+    return Observers(given)
 
 
 def _auth_chain(auth: object) -> FirstOf:
@@ -354,7 +371,3 @@ async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, rece
     with request:  # a middleware may read the body, or wait
         request.watch_disconnect(scope, receive, is_read=False)
         await stack(scope, receive, request.response.forward)
-
-
-async def _call(on_settled: Callable[[Exchange], Any], exchange: Exchange) -> None:
-    await on_settled(exchange)

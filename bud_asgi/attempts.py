@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+from bud_asgi.attempt import Target
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
-from bud_asgi.exchange import Exchange, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.failover import LOADS_UPSTREAMS, MAX_ATTEMPTS, Failure, error_to_show, may_try_next
 from bud_asgi.http import HttpClient
 from bud_asgi.protocol.errors import GatewayError

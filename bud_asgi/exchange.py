@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
-from typing import Literal, Protocol
+from itertools import pairwise
+from typing import Protocol
 
 import msgspec
 from starlette.authentication import BaseUser
 from starlette.types import Message, Receive, Scope
 
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.budget import Upload
 from bud_asgi.field_policy import Found
 from bud_asgi.limit import Limit, check_own_limits
-from bud_asgi.options import check_integer, check_name, check_text, check_texts, check_type
+from bud_asgi.options import check_name, check_texts, check_type
 from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -31,40 +32,12 @@ from bud_asgi.protocol.usage import Usage
 from bud_asgi.reading import read_body, with_named_models
 from bud_asgi.request_id import new_request_id
 from bud_asgi.tasks import BackgroundTasks
-from bud_asgi.timeouts import Timeouts
 
 SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
 
 STAGES_KEY = "bud_asgi.stages"
 """The key of an ASGI app that `MessagesApp` calls for one request in place of its own stages."""
-
-AttemptEnd = Literal[
-    "answered",
-    "unsupported",
-    "not_sent",
-    "refused",
-    "denied",
-    "overloaded",
-    "unknown",
-    "broken",
-    "client_gone",
-    "cancelled",
-]
-"""How an attempt ended.
-
-`answered`: its reply was delivered. `unsupported`: the provider cannot express the request, nothing was sent.
-`not_sent`: no byte of the request can have reached the upstream. `refused`: the upstream rejected the request itself.
-`denied`: it rejected the gateway's credential, or lacks the model. `overloaded`: it has no capacity, or failed: 408,
-424, 429 or 5xx, as a response or as an `error` event before the content of a stream. `unknown`: it was sent, and no
-usable reply arrived; it may have been billed. `broken`: the reply broke off, or ended with an error, after a part of it
-had been delivered.
-`client_gone`, `cancelled`: the exchange ended first, or another attempt began to answer first.
-"""
-
-MAX_WEIGHT = 1000
-
-_BILLED: frozenset[AttemptEnd | None] = frozenset({"answered", "unknown", "broken", "client_gone", "cancelled"})
 
 MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
 
@@ -126,32 +99,6 @@ class Principal(msgspec.Struct, BaseUser, frozen=True, kw_only=True):
         return self.id
 
 
-class Target(msgspec.Struct, frozen=True):
-    """A provider, by name, and its name for the model; `None` sends the model as the client wrote it.
-
-    `weight`, 1 to 1000, is its share beside the other targets of its group; `None` counts as 1. `concurrency` is how
-    many requests this process may have in flight there. `timeouts` replace those of the provider. Raises `OptionError`.
-    """
-
-    provider: str
-    model: str | None = None
-    weight: int | None = None
-    concurrency: int | None = None
-    timeouts: Timeouts | None = None
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        check_text("provider", self.provider, "the name of a provider")
-        if self.model is not None:
-            check_text("model", self.model, "the provider's name of a model")
-        if self.weight is not None:
-            check_integer("weight", self.weight, f"a whole number, 1 to {MAX_WEIGHT}", maximum=MAX_WEIGHT)
-        if self.concurrency is not None:
-            check_integer("concurrency", self.concurrency, "a number of requests, at least 1")
-        if self.timeouts is not None:
-            check_type("timeouts", self.timeouts, Timeouts, "a Timeouts")
-
-
 class ResolvedRoute(Protocol):
     """What a model name resolves to, for one principal.
 
@@ -179,51 +126,6 @@ class Offer(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
 
 
-class Attempt(msgspec.Struct, eq=False):
-    """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
-
-    `dropped` are the fields and betas that were left out because the provider lacks them. `end` is how it ended,
-    `failure` the reason in words for the log; it may name hosts and accounts. `sent` is true once its request may have
-    reached the upstream. `guardrail` is the verdict of a Bedrock guardrail in the reply, such as `NONE` or
-    `INTERVENED`; `None` if the reply has none. `metered` is the usage that the upstream reported beside the reply, as
-    AWS's metrics do. `usage` is what the attempt has cost, or may have. The caller pays for one attempt: once the
-    request has ended, its usage is that of the exchange, and what is left here is the operator's. A JSON reply has to
-    be whole by the `deadline`.
-    """
-
-    target: Target
-    dropped: tuple[str, ...] = ()
-    started: float = msgspec.field(default_factory=time.monotonic)
-    sent: bool = False
-    head: float | None = None
-    first_event: float | None = None
-    ended: float | None = None
-    status: int | None = None
-    upstream_request_id: str | None = None
-    end: AttemptEnd | None = None
-    failure: str | None = None
-    guardrail: str | None = None
-    metered: Usage | None = None
-    usage: Usage | None = None
-    deadline: float = inf
-
-    @property
-    def intervened(self) -> bool:
-        """Whether a guardrail blocked or changed the reply."""
-        return self.guardrail is not None and self.guardrail != "NONE"
-
-    def note_guardrail(self, action: str | None) -> None:
-        """Note the verdict of a guardrail, if there is one: an intervention is not taken back by a later event."""
-        if action is not None and not self.intervened:
-            self.guardrail = action
-
-    @property
-    def possibly_billed(self) -> bool:
-        """Whether the upstream may charge for it, also where no reply came: it was sent, and not refused."""
-        refused = self.status is not None and (300 <= self.status < 500 or self.status in {503, 529})
-        return self.sent and not refused and self.end in _BILLED
-
-
 class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a request holds of its limits until it is settled. `id` is the store's own, and so may be further fields."""
 
@@ -247,7 +149,10 @@ class Exchange(msgspec.Struct, eq=False):
     gateway. `unsent_event` is the final event of a cancelled stream that could not be sent. `upload` is the state of
     the body as it arrives. `dropped` names what was left out of the request for every target. `other_models`: the app
     has providers whose models are not Anthropic's, so that the bounds of a request are known only with its target.
-    `explain` returns the value of the `bud-route` header; `None` without that header.
+    `explain` returns the value of the `bud-route` header; `None` without that header. `body_wait` is how long the body
+    took to arrive, in seconds. `error_type` is the type of the error that the client got. `writes` is how many pieces
+    of a stream were written, `last_write` when the last one was, `longest_gap` the longest time between two, in
+    seconds; pings do not count.
     """
 
     request_id: str
@@ -284,6 +189,11 @@ class Exchange(msgspec.Struct, eq=False):
     named_routes: Sequence[tuple[NamedModel, ResolvedRoute]] = ()
     explain: Callable[[Exchange], bytes] | None = None
     dropped: tuple[str, ...] = ()
+    body_wait: float = 0.0
+    error_type: str | None = None
+    writes: int = 0
+    last_write: float = 0.0
+    longest_gap: float = 0.0
     _request: MessagesRequest | None = None
 
     @classmethod
@@ -314,7 +224,9 @@ class Exchange(msgspec.Struct, eq=False):
             check_request_headers(self.headers, self.header_names)
             if self.principal is not None:
                 self.upload.principal = self.principal.id
+            asked_at = time.monotonic()
             body = await read_body(receive, self.headers, self.upload, self.max_body)
+            self.body_wait = time.monotonic() - asked_at
             counting = self.operation != "messages.create" and self.counting
             request = decode_request(body, counting=counting, others=self.other_models)
             self._request = request if request.is_plain else await with_named_models(request)
@@ -342,6 +254,24 @@ class Exchange(msgspec.Struct, eq=False):
             self.upload.release()
         if self._request is not None and self._request.body:
             self._request = msgspec.structs.replace(self._request, body=b"", located={})
+
+    @property
+    def added(self) -> float | None:
+        """The seconds that the gateway itself has added until the response began; `None` without an attempt.
+
+        Waiting for the client's body and for upstreams does not count. To encode the request for an upstream is part of
+        its attempt.
+        """
+        if not self.attempts:
+            return None
+        first, last = self.attempts[0], self.attempts[-1]
+        added = first.started - self.started - self.body_wait
+        for one, following in pairwise(self.attempts):
+            added += max(0.0, following.started - (one.ended or following.started))
+        begun = last.first_event or last.ended
+        if self.committed is not None and begun is not None:
+            added += max(0.0, self.committed - begun)
+        return max(0.0, added)
 
     @property
     def body_unread(self) -> bool:

@@ -8,7 +8,7 @@ from math import inf
 
 import msgspec
 
-from bud_asgi.exchange import Attempt, AttemptEnd
+from bud_asgi.attempt import Attempt, AttemptEnd
 from bud_asgi.protocol.errors import GatewayError, read_error
 from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable
 from bud_asgi.routing import Verdict

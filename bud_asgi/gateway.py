@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from starlette.types import Receive, Scope, Send
 
+from bud_asgi.attempt import Target
 from bud_asgi.attempts import run_attempts
 from bud_asgi.auth import UNAUTHENTICATED, AuthenticationFailed, FirstOf, authenticate_now
 from bud_asgi.disconnect import ActiveRequest
-from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.failover import RetryBudget, UpstreamsFull
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.host_code import host_code_error
 from bud_asgi.limits import NO_LIMITS, Limiter
 from bud_asgi.loop import LoopResources
 from bud_asgi.models import answer_models
+from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.options import shown
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.hops import HOPS, next_hops
@@ -45,18 +47,19 @@ class Gateway:
 
     Each stage works on the `Exchange` and raises a `GatewayError`; the `Response` around them is the error boundary. A
     stage that is not given (`None`) is left to the middleware in front: the gateway then uses what that left in the
-    exchange. It never serves a request without a principal.
+    exchange. It never serves a request without a principal. `observers` get the events of its attempts.
     """
 
     def __init__(
         self,
         providers: Sequence[Provider],
+        field_policy: FieldPolicy | None = None,
         *,
         auth: FirstOf | None = None,
         router: RouteTable | HostRouter | None = None,
         limiter: Limiter | None = None,
-        field_policy: FieldPolicy | None = None,
         route_header: bool = False,
+        observers: Observers = NO_OBSERVERS,
     ) -> None:
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
@@ -67,7 +70,7 @@ class Gateway:
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
         self._chooser = Chooser(self._providers, dropped)
-        self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget())
+        self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget(), observers)
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""

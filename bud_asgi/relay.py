@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from bud_asgi.exchange import Attempt, Exchange
+from bud_asgi.attempt import Attempt
+from bud_asgi.exchange import Exchange
 from bud_asgi.http import HttpError, HttpReply, next_chunk, read_body
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error

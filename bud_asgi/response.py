@@ -20,7 +20,16 @@ from starlette.types import Message, Receive, Send
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
 from bud_asgi.exchange import Exchange
-from bud_asgi.protocol.errors import ClientGone, GatewayError, Outcome, ShuttingDown, error_body, error_headers
+from bud_asgi.observer import NO_OBSERVERS, Observers
+from bud_asgi.protocol.errors import (
+    ClientGone,
+    GatewayError,
+    Outcome,
+    ShuttingDown,
+    error_body,
+    error_headers,
+    read_error,
+)
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
 from bud_asgi.reading import discard_body
 
@@ -81,7 +90,7 @@ class Response(msgspec.Struct, eq=False):
     began that the server has not accepted yet, on the loop's clock: the client does not read.
 
     With a `receive` an error also reaches a client that is still uploading: the rest of the body is discarded. `now` is
-    the clock of the running loop.
+    the clock of the running loop. `observers` are notified of the head.
     """
 
     _exchange: Exchange
@@ -89,6 +98,7 @@ class Response(msgspec.Struct, eq=False):
     _timing: Timing = DEFAULT_TIMING
     receive: Receive | None = None
     now: Callable[[], float] = msgspec.field(default_factory=_loop_clock)
+    observers: Observers = NO_OBSERVERS
     state: State = _NEW
     stream: EventStream | None = None
     has_content: bool = False
@@ -142,10 +152,14 @@ class Response(msgspec.Struct, eq=False):
             await self._finish_ping()
         self.has_content = True
         self._idle_since = inf
+        exchange, now = self._exchange, self.now()
+        if exchange.writes and (gap := now - exchange.last_write) > exchange.longest_gap:
+            exchange.longest_gap = gap
+        exchange.writes, exchange.last_write = exchange.writes + 1, now
         if len(chunk) > PIECE:
             await self._send_pieces(chunk, more=True)
         else:
-            self.sending_since = self.now()
+            self.sending_since = now
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             self.sending_since = inf
         if pings:
@@ -155,8 +169,10 @@ class Response(msgspec.Struct, eq=False):
         """Send the last bytes. Without `message_stop` the exchange counts as failed by the upstream."""
         await self._finish_ping()
         self._move("finish")
-        complete = self.stream is None or self.stream.state is StreamState.COMPLETE
-        self._exchange.outcome = "answered" if complete else "upstream_failed"
+        exchange, stream = self._exchange, self.stream
+        exchange.outcome = "answered" if stream is None or stream.state is StreamState.COMPLETE else "upstream_failed"
+        if stream is not None and stream.error is not None and (error := read_error(stream.error)):
+            exchange.error_type = error.type
         await self._send_body(chunk, more=False)
 
     def break_off(self) -> None:
@@ -234,8 +250,10 @@ class Response(msgspec.Struct, eq=False):
         if self.state is _NEW:
             self.state = _ENDED
         exchange = self._exchange
-        if exchange.status is None and message["type"] == "http.response.start":
-            exchange.status, exchange.committed = message["status"], time.monotonic()
+        if message["type"] == "http.response.start":
+            if exchange.status is None:
+                exchange.status, exchange.committed = message["status"], time.monotonic()
+            self._notify_started()
         await self._send(message)
         if exchange.outcome is None and message["type"] == "http.response.body" and not message.get("more_body", False):
             exchange.outcome = "refused" if (exchange.status or 0) >= 400 else "answered"
@@ -297,6 +315,8 @@ class Response(msgspec.Struct, eq=False):
         exchange, receive = self._exchange, self.receive
         headers = [(b"content-type", b"application/json"), *error_headers(error)]
         body = b"" if isinstance(error, ClientGone) else error_body(error, exchange.request_id)
+        if body:
+            self._exchange.error_type = error.type
         unread = exchange.body_unread and not isinstance(error, ClientGone)
         expects = exchange.headers.get(b"expect", b"").lower() == b"100-continue"  # to read on would ask for the body
         if expects or (isinstance(error, ShuttingDown) and exchange.upload.began):  # a drain does not wait
@@ -321,14 +341,18 @@ class Response(msgspec.Struct, eq=False):
     def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
         """The head: the given headers, what the stages added, and our `request-id`."""
         exchange = self._exchange
-        exchange.status = status
-        exchange.committed = time.monotonic()
+        exchange.status, exchange.committed = status, time.monotonic()
+        self._notify_started()
         lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
         if exchange.attempts and exchange.attempts[-1].dropped:
             lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
         if exchange.explain is not None:
             lines.append((b"bud-route", exchange.explain(exchange)))
         return {"type": "http.response.start", "status": status, "headers": lines}
+
+    def _notify_started(self) -> None:
+        if self.observers.response_started:
+            self.observers.notify(self.observers.response_started, self._exchange)
 
     async def _fail_stream(self, error: GatewayError) -> None:
         """End a running stream by an error: what an upstream caused patiently, what ends the request quickly."""
@@ -339,6 +363,8 @@ class Response(msgspec.Struct, eq=False):
             await self._finish_ping()
         closing = self.closing_event(error)
         self._exchange.outcome = self._outcome(error)
+        if closing and not isinstance(error, ClientGone):
+            self._exchange.error_type = error.type
         self._move("fail")
         if hurried:
             await self._send_closing(closing)
@@ -352,6 +378,8 @@ class Response(msgspec.Struct, eq=False):
         if self.state is _STARTED:
             self._exchange.outcome = self._outcome(error)
             closing = self._exchange.unsent_event = self.closing_event(error)
+            if closing:
+                self._exchange.error_type = error.type
             await self._send_closing(closing)
             self._exchange.unsent_event = b""
         self._move("fail")

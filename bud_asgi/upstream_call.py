@@ -10,12 +10,14 @@ from typing import NoReturn
 
 import msgspec
 
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.clock import Timing
 from bud_asgi.disconnect import ActiveRequest
-from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.failover import Failure, RetryBudget, classify, verdict_on
 from bud_asgi.field_policy import without_fields
 from bud_asgi.http import HttpClient, HttpReply
+from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.protocol.headers import Headers
@@ -41,13 +43,14 @@ _log = logging.getLogger("bud_asgi")
 class Upstreams(msgspec.Struct, frozen=True, eq=False):
     """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
 
-    `fleet` has the health of the targets.
+    `fleet` has the health of the targets, `observers` are notified of each attempt.
     """
 
     providers: Mapping[str, Provider]
     dropped_fields: Mapping[str, frozenset[str]]
     fleet: Fleet
     budget: RetryBudget
+    observers: Observers = NO_OBSERVERS
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
@@ -90,6 +93,9 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     upstreams.budget.count(now)
     attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
+    observers = upstreams.observers
+    if observers.attempt_started:
+        observers.notify(observers.attempt_started, exchange, attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
     provider = upstreams.providers[target.provider]
     return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, serves_all(provider))
@@ -181,6 +187,9 @@ def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | 
     if attempt.intervened:
         request_id, name = run.request.exchange.request_id, attempt.target.provider
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)
+    observers = run.upstreams.observers
+    if observers.attempt_ended:
+        observers.notify(observers.attempt_ended, run.request.exchange, attempt)
 
 
 def _note_failure(run: Run, call: UpstreamCall, error: BaseException) -> None:

@@ -12,7 +12,7 @@ from support.asgi import VERSION, Receiving, Sent, chunks, http_scope
 from support.calls import BODY
 
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp
-from bud_asgi.exchange import AttemptEnd
+from bud_asgi.attempt import AttemptEnd
 from bud_asgi.failover import TRY_NEXT, classify
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest, NotFound

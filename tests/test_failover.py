@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.exchange import AttemptEnd
+from bud_asgi.attempt import AttemptEnd
 from bud_asgi.failover import TRY_NEXT, Failure, RetryBudget, classify, error_to_show, may_try_next, retry_after
 from bud_asgi.http import HttpError
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest

@@ -15,8 +15,9 @@ from starlette.types import Message
 from support.asgi import Sent, http_scope
 from support.streams import STOP, start
 
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.clock import DEFAULT_TIMING, Timing
-from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.errors import (
     ClientGone,
     GatewayError,

@@ -8,7 +8,8 @@ from itertools import count
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.routing import Balance, Chooser, Route, RouteTable
 from bud_asgi.routing.affinity import affinity_key
 from bud_asgi.routing.balance import FACTOR, Candidate, by_affinity

@@ -10,8 +10,9 @@ from benchmarks.simulation.clients import Turn
 from benchmarks.simulation.clock import VirtualTime
 from benchmarks.simulation.policies import Arrange
 from benchmarks.simulation.upstream import Upstream
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.clock import Timing
-from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.failover import LOADS_UPSTREAMS, MAX_ATTEMPTS, Failure, RetryBudget, classify, may_try_next, verdict_on
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.routing import Call, Fleet, Health

@@ -15,7 +15,8 @@ from benchmarks.simulation.policies import MODEL, Policy
 from benchmarks.simulation.replica import Replica, Served
 from benchmarks.simulation.scenarios import Scenario
 from benchmarks.simulation.upstream import PromptCache, Upstream
-from bud_asgi.exchange import Exchange, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.routing import Chooser
 
 

@@ -9,11 +9,12 @@ import click
 import msgspec
 from starlette.types import Message
 
+from bud_asgi.attempt import Target
 from bud_asgi.cli.keys import all_callers
 from bud_asgi.cli.reachable import ANONYMOUS, conditions_in_words, has_other_callers, never_used, routes_of
 from bud_asgi.cli.tables import table
 from bud_asgi.config import Settings
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.field_policy import FieldPolicy, without_fields
 from bud_asgi.options import nearest, shown, url_shown
 from bud_asgi.protocol.account_state import pinning_state

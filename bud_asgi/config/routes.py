@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from bud_asgi.attempt import Target
 from bud_asgi.config.durations import in_seconds, read_timeouts
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems, render
 from bud_asgi.config.reading import TableReader, as_table
 from bud_asgi.config.tables import RouteConfig, TargetConfig
-from bud_asgi.exchange import Target
 from bud_asgi.options import duplicates, nearest, one_of, shown
 from bud_asgi.routing import Route
 from bud_asgi.routing.conditions import UNCONDITIONAL

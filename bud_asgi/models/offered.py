@@ -10,8 +10,9 @@ from itertools import chain
 
 from msgspec import Raw
 
+from bud_asgi.attempt import Target
 from bud_asgi.catalogue import current_models, known_model
-from bud_asgi.exchange import Offer, Principal, Target
+from bud_asgi.exchange import Offer, Principal
 from bud_asgi.models.upstream_lists import ModelsByProvider
 from bud_asgi.protocol.models_api import Model
 from bud_asgi.protocol.patterns import PatternIndex, base_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bud_asgi.http import HttpError
-from bud_asgi.protocol.errors import GatewayError, Outcome
+from bud_asgi.protocol.errors import GatewayError, Outcome, read_error, type_of_status
 
 
 class UpstreamUnavailable(GatewayError):
@@ -75,6 +75,8 @@ class UpstreamErrorResponse(GatewayError):
         self.status = status
         self.body = self.upstream_body = body
         self.event = event
+        error = read_error(body)
+        self.type = type_of_status(status) if error is None else error.type
 
 
 def unavailable(error: HttpError) -> UpstreamUnavailable:

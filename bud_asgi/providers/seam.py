@@ -7,7 +7,8 @@ from typing import Protocol, cast
 
 import msgspec
 
-from bud_asgi.exchange import Attempt, Principal
+from bud_asgi.attempt import Attempt
+from bud_asgi.exchange import Principal
 from bud_asgi.http import HttpReply, HttpRequest
 from bud_asgi.protocol.headers import HeaderNames, Headers
 from bud_asgi.protocol.patterns import base_name

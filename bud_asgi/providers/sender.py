@@ -8,7 +8,7 @@ import time
 
 import msgspec
 
-from bud_asgi.exchange import Attempt
+from bud_asgi.attempt import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply, HttpRequest, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.options import mismatch
 
 FACTOR = 1.25

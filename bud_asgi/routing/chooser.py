@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, ResolvedRoute, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, ResolvedRoute
 from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.providers import Provider
 from bud_asgi.routing.affinity import affinity_key

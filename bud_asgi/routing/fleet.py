@@ -8,7 +8,7 @@ from operator import itemgetter
 
 import msgspec
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.routing.health import UNLIMITED, Health, State
 
 MAX_TARGETS = 4096

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.protocol.patterns import LONGEST_REMEMBERED
 from bud_asgi.providers import NO_LOSS, Loss, Needs, Provider, ProviderRequest, needs_of, traits_of
 

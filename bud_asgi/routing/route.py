@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 
 import msgspec
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.options import (
     OptionError,
     check_choice,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from bud_asgi.exchange import Attempt, Exchange, Target
+from bud_asgi.attempt import Attempt, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.routing.table import TableRoute
 
 

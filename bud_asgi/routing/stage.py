@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
-from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute
 from bud_asgi.host_code import host_code_error
 from bud_asgi.options import shown
 from bud_asgi.protocol.errors import InvalidRequest, ModelNotAllowed, NotFound

@@ -8,7 +8,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.options import OptionError, check_items, duplicates
 from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound

@@ -1,6 +1,7 @@
-"""Reports on finished requests, from their `Exchange`."""
+"""Reports on requests, from their `Exchange`."""
 
-from bud_asgi.telemetry.access_log import access_line, flush_access_log, log_access
+from bud_asgi.telemetry.access_log import AccessLog, access_line, flush_access_log, log_access
 from bud_asgi.telemetry.lines import LineHandler
+from bud_asgi.telemetry.settled import OnSettled, SettledCallback
 
-__all__ = ["LineHandler", "access_line", "flush_access_log", "log_access"]
+__all__ = ["AccessLog", "LineHandler", "OnSettled", "SettledCallback", "access_line", "flush_access_log", "log_access"]

@@ -8,6 +8,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange, Outcome
 from bud_asgi.limit import limit_words
+from bud_asgi.observer import Observer
 from bud_asgi.printable import printable
 from bud_asgi.protocol.usage import ServerToolUse, Usage
 from bud_asgi.telemetry.lines import LineHandler
@@ -108,6 +109,14 @@ def _add_usage(line: AccessLine, usage: Usage) -> None:
         line.iterations = [IterationLine(*msgspec.structs.astuple(one)) for one in usage.iterations[:_MAX_ITERATIONS]]
     line.service_tier, line.inference_geo, line.speed = usage.service_tier, usage.inference_geo, usage.speed
     line.estimated = usage.estimated
+
+
+class AccessLog(Observer):
+    """Writes the line of each request."""
+
+    def settled(self, exchange: Exchange) -> None:
+        """Write the line of a request."""
+        log_access(exchange)
 
 
 def log_access(exchange: Exchange) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from support.asgi import exchange_of
 
-from bud_asgi.exchange import Attempt, AttemptEnd, Exchange, Target
+from bud_asgi.attempt import Attempt, AttemptEnd, Target
+from bud_asgi.exchange import Exchange
 from bud_asgi.limit import Limit
 from bud_asgi.limits.amounts import used_by, used_tokens
 from bud_asgi.limits.store import Charge

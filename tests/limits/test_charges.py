@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from support.asgi import BODY, Receiving, chunks, exchange_of, http_scope
 
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limit import Limit
 from bud_asgi.limits.charges import charges_of, family_of, limits_of, model_of, needs_body
 from bud_asgi.limits.plans import Plans

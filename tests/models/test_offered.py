@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
+from bud_asgi.attempt import Target
 from bud_asgi.catalogue import current_models, served_at
-from bud_asgi.exchange import Offer, Principal, Target
+from bud_asgi.exchange import Offer, Principal
 from bud_asgi.models.offered import find, offered
 from bud_asgi.models.upstream_lists import ModelsByProvider
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.bodies import body, decode
 
-from bud_asgi.exchange import Attempt, Target
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers import (

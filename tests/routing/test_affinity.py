@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from support.asgi import VERSION, Receiving, chunks, http_scope
 from support.counts import examples
 
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.routing import Route, RouteTable
 from bud_asgi.routing.affinity import (
     MAX_SYSTEM,

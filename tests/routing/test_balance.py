@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import count, examples
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.options import OptionError
 from bud_asgi.routing.balance import ALWAYS_FREE, FACTOR, Candidate, by_affinity, by_weight, least_busy
 

@@ -12,7 +12,8 @@ from protocol.test_patterns import by_hand
 from support.asgi import BODY, VERSION, Receiving, chunks, http_scope
 from support.counts import examples
 
-from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
 from bud_asgi.protocol.request import decode_request

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.routing import fleet as fleet_module
 from bud_asgi.routing.fleet import Fleet, TargetState
 from bud_asgi.routing.health import Call, Health, Verdict

@@ -12,7 +12,8 @@ from starlette.routing import Route as PathRoute
 from starlette.types import Message, Receive, Scope, Send
 from support.asgi import BODY, DISCONNECT, VERSION, Receiving, Sent, call, chunks, http_scope
 
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 
 TABLE = RouteTable([Route("m", ["here"]), Route("secret-*", ["there"])])

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 from support.asgi import BODY, VERSION, Behind, Receiving, call, chunks, http_scope
 
-from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 
 ONE, TWO, THREE = Target("one"), Target("two", "other-model"), Target("one", "second")

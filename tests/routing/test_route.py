@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocol.test_patterns import by_hand
 from support.counts import examples
 
-from bud_asgi.exchange import Target
+from bud_asgi.attempt import Target
 from bud_asgi.options import OptionError
 from bud_asgi.routing import Route, unreachable
 from bud_asgi.routing.conditions import covers

@@ -16,7 +16,8 @@ from support.asgi import BODY, exchange_of
 from support.counts import examples
 from support.virtual_time import loop_time, run_in_virtual_time
 
-from bud_asgi.exchange import Exchange, Offer, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.request import NamedModel, decode_request
 from bud_asgi.routing import Chooser, HostRouter, Route, TableRoute, find_offers, make_router, resolve_by_host

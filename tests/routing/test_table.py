@@ -11,7 +11,8 @@ from protocol.test_patterns import by_hand
 from support.asgi import http_scope
 from support.counts import examples
 
-from bud_asgi.exchange import Exchange, Principal, Target
+from bud_asgi.attempt import Target
+from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing import Route, RouteTable

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from bud_asgi import Bedrock, Secret, Vertex
-from bud_asgi.exchange import Attempt, Target
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.http import HttpError, HttpReply, HttpRequest
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.request import decode_request

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bud_asgi import Exchange, Principal, Route, Target, Usage
-from bud_asgi.exchange import Attempt
+from bud_asgi.attempt import Attempt
 from bud_asgi.protocol.usage import CacheCreation, Iteration, OutputTokensDetails, ServerToolUse
 from bud_asgi.telemetry import access_line, log_access
 

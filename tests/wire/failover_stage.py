@@ -17,8 +17,8 @@ from support.gateway import Gateway
 from support.limited import EVERY_KIND, USAGE, Booked, Limited, limited
 
 from bud_asgi import Anthropic, Exchange, Route, Target
+from bud_asgi.attempt import AttemptEnd
 from bud_asgi.clock import Timing
-from bud_asgi.exchange import AttemptEnd
 from bud_asgi.http import Timeouts
 from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.providers.vertex import Vertex

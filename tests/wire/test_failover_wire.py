@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from support.gateway import gateway
 
 from bud_asgi import Anonymous, Anthropic, Route
-from bud_asgi.exchange import AttemptEnd
+from bud_asgi.attempt import AttemptEnd
 from bud_asgi.testing import (
     Answer,
     Reply,

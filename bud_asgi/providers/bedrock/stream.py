@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from bud_asgi.exchange import Attempt
+from bud_asgi.attempt import Attempt
 from bud_asgi.protocol.errors import error_body
 from bud_asgi.protocol.guardrail import guardrail_action
 from bud_asgi.protocol.malformed import MALFORMED_JSON

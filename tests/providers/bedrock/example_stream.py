@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bud_asgi.exchange import Attempt
+from bud_asgi.attempt import Attempt
 from bud_asgi.protocol.sse import PING
 from bud_asgi.providers.bedrock.errors import AwsError, translate
 from bud_asgi.providers.bedrock.stream import EventsToSse

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.exchange import Attempt, Target
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.protocol.sse import PING
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.testing.bedrock.frames import with_checksum
