@@ -50,6 +50,9 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/routing.py $(ARGS)
 	$(RUN)/python benchmarks/in_process.py $(ARGS)
 
+docs/demo.svg: .venv/ready $(wildcard bud_asgi/cli/demo*.py) docs/record_demo.py
+	$(RUN)/python docs/record_demo.py
+
 simulate: .venv/simulation
 	$(RUN)/python -m benchmarks.simulation
 

@@ -28,12 +28,12 @@ DEMO = [sys.executable, "-W", "error", "-m", "bud_asgi.cli.demo"]
 WITHOUT = ["botocore", "fastapi", "joserfc", "psycopg", "redis", "trustme", "uvloop", "websockets", "yaml"]
 """Modules that other extras have; the extra `demo` does not."""
 
-DEMO_ALONE = [
-    *DEMO[:-2],
-    "-c",
-    f"import runpy, sys; sys.modules.update(dict.fromkeys({WITHOUT}))\n"
-    "runpy.run_module('bud_asgi.cli.demo', run_name='__main__')",
-]
+ALONE = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({WITHOUT}))
+runpy.run_module({DEMO[-1]!r}, None, "__main__")
+"""
+DEMO_ALONE = [*DEMO[:-2], "-c", ALONE]
 ACCOUNT = re.compile(
     r"  request +req_[0-9a-f]{24} by demo\n"
     r"  route +(?P<route>.+)\n"
