@@ -3,6 +3,8 @@
 PYTHON ?= python3
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
+TWINE_VERSION := 7.0.0
+CHECK_WHEEL_VERSION := 0.6.3
 RUN := .venv/bin
 JOBS ?= 5
 CHECK_PYTHON = $(PYTHON) -c \
@@ -11,7 +13,7 @@ CHECK_PYTHON = $(PYTHON) -c \
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-clients check format bench simulate torture clean
+.PHONY: demo test test-clients test-floors check format bench simulate torture dist sbom clean
 
 # A checkout that is not developed in gets an environment with only what the demo needs: 55 MB, without the bytecode.
 DEMO := $(if $(wildcard .venv/ready),.venv,.venv/demo)
@@ -59,8 +61,28 @@ simulate: .venv/simulation
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m "torture or hypothesis" --timeout 3600 $(ARGS)
 
+# The files of a release: the wheel is built from the sdist, as an installer would do it.
+dist: .venv/ready
+	rm -rf dist
+	$(UV) build --quiet
+	$(UV) run --quiet --no-project --isolated --with twine==$(TWINE_VERSION) twine check --strict dist/*
+	$(UV) run --quiet --no-project --isolated --with check-wheel-contents==$(CHECK_WHEEL_VERSION) \
+		check-wheel-contents dist/*.whl
+
+# CycloneDX: the package with all its extras, in the locked versions, with the hashes of their files.
+sbom: .venv/ready
+	mkdir -p dist
+	$(UV) export --quiet --frozen --preview-features sbom-export --format cyclonedx1.5 --no-dev --all-extras \
+		--output-file dist/sbom.cdx.json > /dev/null
+
+# The lowest versions that pyproject.toml allows, instead of the locked ones.
+test-floors: .venv/floors/ready
+	.venv/floors/bin/python -m pytest -n $(JOBS) -p no:cacheprovider -W 'ignore:The anyio.abc' \
+		--ignore tests/providers/bedrock/test_credential_options.py --ignore tests/testing/bedrock/test_aiobotocore.py \
+		--ignore tests/sdk --ignore tests/test_import_contract.py $(ARGS)
+
 clean:
-	rm -rf .venv tests/clients/node_modules
+	rm -rf .venv dist tests/clients/node_modules
 
 # The installer needs more room than most of what it installs, and nothing here needs it again.
 .venv/demo/ready: pyproject.toml
@@ -85,6 +107,13 @@ clean:
 .venv/sdk-0.125/ready: tests/sdk/requirements-0.125.txt | .venv/ready
 	$(UV) venv --quiet --clear --python $(RUN)/python .venv/sdk-0.125
 	$(UV) pip install --quiet --compile-bytecode --python .venv/sdk-0.125/bin/python -r $<
+	touch $@
+
+.venv/floors/ready: pyproject.toml | .venv/ready
+	$(UV) venv --quiet --clear --python $(RUN)/python .venv/floors
+	$(UV) pip compile --quiet --all-extras --resolution lowest-direct pyproject.toml --output-file .venv/floors/lowest.txt
+	$(UV) pip install --quiet --python .venv/floors/bin/python --constraint .venv/floors/lowest.txt --group test \
+		--editable '.[all]'
 	touch $@
 
 # The official clients that need Node.js, which is in the environment as a wheel. No package's own install script runs.
