@@ -251,7 +251,7 @@ def ended(server: Served) -> Generator[None]:
         yield
     finally:
         if server.process.poll() is None:
-            server.process.terminate()
+            server.process.send_signal(signal.SIGTERM)
             server.process.wait(20)
 
 
