@@ -20,11 +20,10 @@ from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
+from bud_asgi.version import __version__
 
 if typing.TYPE_CHECKING:
     from bud_asgi.telemetry.opentelemetry import OpenTelemetry
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Anonymous",

@@ -14,7 +14,7 @@ from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain, worst_of
+from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain
 from bud_asgi.budget import body_budget as make_budget
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
@@ -43,13 +43,19 @@ from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider, check_providers, gateway_id
 from bud_asgi.response import Response
-from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, TargetState, make_router
-from bud_asgi.telemetry import AccessLog, OnSettled, SettledCallback, flush_access_log
+from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
+from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
+from bud_asgi.state import AppState, Readiness
+from bud_asgi.status import StatusPage, StatusSource
+from bud_asgi.telemetry import AccessLog, MetricsSource, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from fastapi.params import Depends
+    from prometheus_client import CollectorRegistry
+
+    from bud_asgi.telemetry.prometheus import Metrics
 
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -108,9 +114,12 @@ class MessagesApp:
         bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
         self._id = gateway_id(providers)
         self._limiter = Limiter(limits, store)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores)
         self._timing, self._drain_timeout = timing, drain_timeout
+        self._started = time.time(), time.monotonic()
         self._observers = _observers(observers, on_settled, access_log=access_log)
+        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
+        self._metrics = MetricsSource(self.state, self._observers)
+        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self._limiter, self._observers)
         self._stack: ASGIApp | None = None
         self._chains: list[FirstOf] = []
         gateway = partial(
@@ -133,9 +142,40 @@ class MessagesApp:
         """
         return self._limiter
 
-    def state(self) -> Sequence[TargetState]:
-        """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._gateway.target_states()
+    def state(self) -> AppState:
+        """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
+
+        It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
+        the store of the callers' keys.
+        """
+        return take_snapshot(self._parts(), started=self._started)
+
+    async def readiness(self) -> Readiness:
+        """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
+
+        Calls the store of the callers' keys if it has not answered within the last seconds.
+        """
+        return await check_readiness(self._parts())
+
+    def status_page(self, *, auth: AuthenticationBackend | Sequence[AuthenticationBackend]) -> StatusPage:
+        """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
+
+        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
+        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        """
+        return StatusPage(self._status, auth)
+
+    def _parts(self) -> Parts:
+        return Parts(self._gateway, self._loops, self._limiter, self._chains)
+
+    def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
+        """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
+
+        It serves all metrics of `registry`, by default a new one with only those of this app. A host that serves its
+        registry already needs just this call. Called again, it returns the same app. Raises `OptionError` for another
+        registry, and for one that has the metrics of another app; `ImportError` without `prometheus_client`.
+        """
+        return self._metrics.make(registry)
 
     def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -200,12 +240,13 @@ class MessagesApp:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
         self._loops.get()
-        try:
-            yield
-        finally:
-            await self.drain()
-            await self._loops.aclose()
-            flush_access_log()
+        with self._metrics:
+            try:
+                yield
+            finally:
+                await self.drain()
+                await self._loops.aclose()
+                flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new requests (529), let those in flight end, and abort the rest after `timeout` seconds.
@@ -283,12 +324,11 @@ class MessagesApp:
 
     async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
         """Report whether requests can be served, and a key store that does not answer while known keys still work."""
-        if loop.draining:
-            await response.send_whole(503, (), b"")
-            return
-        status = worst_of([await chain.status() for chain in self._chains])
-        body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
-        await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
+        readiness = await self.readiness()
+        status = "degraded" if readiness.ready else "unavailable"
+        shown = any(reason.code == "key_store" for reason in readiness.reasons) and not loop.draining
+        body = b'{"authentication":"%b"}' % status.encode() if shown else b""
+        await response.send_whole(200 if readiness.ready else 503, _JSON if body else (), body)
 
     async def _close_stores(self) -> None:
         for store in (self._limiter, *self._chains):

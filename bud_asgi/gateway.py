@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from starlette.types import Receive, Scope, Send
 
@@ -28,9 +28,9 @@ from bud_asgi.response import Response
 from bud_asgi.routing import (
     Chooser,
     HostRouter,
+    Route,
     RouteTable,
     TableRoute,
-    TargetState,
     check_permission,
     choose_targets,
     explain_route,
@@ -39,6 +39,7 @@ from bud_asgi.routing import (
     resolve_by_host,
     targets_for_all,
 )
+from bud_asgi.state import TargetState
 from bud_asgi.upstream_call import Upstreams
 
 
@@ -70,7 +71,8 @@ class Gateway:
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
         self._chooser = Chooser(self._providers, dropped)
-        self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, RetryBudget(), observers)
+        self.retry_budget = RetryBudget()
+        self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, self.retry_budget, observers)
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
@@ -139,9 +141,19 @@ class Gateway:
             if self._limiter is not None and admission is not None:
                 self._limiter.settle(admission, exchange, loop.tasks)
 
-    def target_states(self) -> Sequence[TargetState]:
-        """The state of all targets that have been called, or are to be balanced."""
-        return self._chooser.fleet.snapshot(time.monotonic())
+    @property
+    def providers(self) -> Iterable[Provider]:
+        """The providers."""
+        return self._providers.values()
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """The routes; of a router that is a function they are not known."""
+        return self._router.routes if isinstance(self._router, RouteTable) else ()
+
+    def target_states(self, now: float) -> Sequence[TargetState]:
+        """The state of all targets that have been called, and of those of the routes."""
+        return self._chooser.fleet.snapshot(now, (target for route in self.routes for target in route.targets))
 
     def _arranged(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in the order in which they are tried. Raises `UpstreamsFull`."""

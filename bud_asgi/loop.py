@@ -13,6 +13,7 @@ from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.http import HttpClient
 from bud_asgi.models import UpstreamModelLists
+from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.providers import Provider, traits_of
 from bud_asgi.response import Response
@@ -26,7 +27,8 @@ class LoopResources:
 
     The registry serves drains, disconnects and pings: one clock, and one registration for each request. `bodies` is the
     budget of the app, of all its loops, and `hops` the id of this gateway. `close_store` closes the connections of the
-    limit store. `now` is the loop's clock: to look up the running loop takes a system call in Python 3.11.
+    limit store. `observers` are notified of each tick. `now` is the loop's clock: to look up the running loop takes a
+    system call in Python 3.11.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class LoopResources:
         bodies: BodyBudget,
         hops: bytes = b"",
         close_store: Callable[[], Awaitable[None]] | None = None,
+        observers: Observers = NO_OBSERVERS,
     ) -> None:
         self.client = client
+        self._observers = observers
         self._close_store = close_store
         self.bodies = bodies
         self.timing = timing
@@ -74,6 +78,8 @@ class LoopResources:
         """Pass a tick of the clock on to the requests in flight."""
         for request in tuple(self.in_flight.values()):
             request.on_tick(now)
+        if self._observers.loop_ticked:
+            self._observers.notify(self._observers.loop_ticked, self._clock.late)
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests, wait `timeout` seconds for those in flight, abort the rest, await background tasks."""
@@ -116,10 +122,12 @@ class PerLoop:
         bodies: BodyBudget,
         hops: bytes = b"",
         close_store: Callable[[], Awaitable[None]] | None = None,
+        observers: Observers = NO_OBSERVERS,
     ) -> None:
         self._client = client
+        self._observers = observers
         self._close_store = close_store
-        self._bodies = bodies
+        self.bodies = bodies
         self._providers = providers
         self._timing = timing
         self._hops = hops
@@ -133,11 +141,25 @@ class PerLoop:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
             resources = LoopResources(
-                self._client(), self._providers, self._timing, self._bodies, self._hops, self._close_store
+                self._client(),
+                self._providers,
+                self._timing,
+                self.bodies,
+                self._hops,
+                self._close_store,
+                self._observers,
             )
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]
+
+    def all(self) -> Sequence[LoopResources]:
+        """The resources of all loops that run."""
+        return [kept[0] for loop, kept in tuple(self._by_loop.items()) if not loop.is_closed()]
+
+    def in_flight(self) -> Sequence[Exchange]:
+        """The requests in flight in all loops; those for health checks are among them."""
+        return [request.exchange for loop in self.all() for request in tuple(loop.in_flight.values())]
 
     async def drain(self, timeout: float) -> None:
         """Drain the running loop, if it has served anything."""

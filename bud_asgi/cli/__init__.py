@@ -1,4 +1,4 @@
-"""The command line: `bud-asgi serve`, `check`, `keys`, `limits`, `demo`. Only this package imports click."""
+"""The command line, `bud-asgi`. Only this package imports click."""
 
 from __future__ import annotations
 

@@ -10,23 +10,66 @@ from typing import IO, Any
 
 import click
 
-from bud_asgi.cli.check import show_settings, warnings_of
+from bud_asgi.cli.ask import Question, ask_model
+from bud_asgi.cli.check import check_config
 from bud_asgi.cli.explain import explain
+from bud_asgi.cli.import_commands import import_group
+from bud_asgi.cli.init import DEFAULT_FILE, new_file, next_steps, write_file
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
+from bud_asgi.cli.stand_in import StandInOptions, run_stand_in
+from bud_asgi.cli.status import DEFAULT_PATH
+from bud_asgi.cli.terminal import echo_text
+from bud_asgi.cli.version import version_text
 from bud_asgi.limits import StoreUnavailable
+
+_VERSION_HELP = "Show the versions that a bug report needs, and exit."
+
+
+def _show_version(context: click.Context, _: click.Parameter, requested: bool) -> None:
+    if requested and not context.resilient_parsing:
+        click.echo(version_text())
+        context.exit()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="bud-asgi", message="%(version)s")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help=_VERSION_HELP)
 @click.pass_context
 def group(context: click.Context) -> None:
     """Serve the Anthropic Messages API, configured by a file or by environment variables."""
     if os.environ.get("NO_COLOR"):
         context.color = False
+
+
+@group.command()
+@click.argument("file", default=DEFAULT_FILE, metavar="[GATEWAY.TOML]", type=click.Path(dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def init(file: str, *, force: bool) -> None:
+    """Write a first configuration file.
+
+    It has the providers whose credentials are found in the environment and in the home folder, and references instead
+    of secrets. The key of a first caller is written to stdout.
+    """
+    new = new_file(file, os.environ, Path.home())
+    try:
+        write_file(Path(file), new.text, force=force)
+    except FileExistsError:
+        fail(f"{file} exists; --force replaces it")
+    except OSError as error:
+        fail(f"{file} cannot be written: {error.strerror}")
+    click.echo(new.key)
+    for line in next_steps(file, new):
+        echo_text(line, err=True)
+
+
+def _root_path(_context: click.Context, _parameter: click.Parameter, path: str) -> str:
+    path = path.rstrip("/")
+    if path and not (path.startswith("/") and path.isascii() and path.isprintable() and "%" not in path):
+        raise click.BadParameter("expected a path such as /llm")
+    return path
 
 
 @group.command()
@@ -80,11 +123,38 @@ def group(context: click.Context) -> None:
     type=click.IntRange(1),
     help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
 )
+@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of an address.")
+@click.option("--fd", type=click.IntRange(0), help="Descriptor of a socket to use, instead of an address.")
+@click.option("--root-path", default="", metavar="PATH", callback=_root_path, help="Path that a proxy serves it below.")
+@click.option("--ssl-certfile", metavar="FILE", help="Certificate chain, for TLS.")
+@click.option("--ssl-keyfile", metavar="FILE", help="Key of the certificate, unless it is in the same file.")
+@click.option("--ssl-keyfile-password", metavar="REFERENCE", help="Password of the key, as env:NAME or file:PATH.")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Port for metrics in the format of Prometheus.  [default: none]",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve metrics on.")
+@click.option(
+    "--status",
+    metavar="[=PATH]",
+    is_flag=False,
+    flag_value=DEFAULT_PATH,
+    help=f"Serve the status page, at {DEFAULT_PATH} or another path.",
+)
+@click.option(
+    "--status-key",
+    metavar="REFERENCE",
+    multiple=True,
+    help="Key for the status page, as env:NAME or file:PATH (repeatable).",
+)
 def serve(config: str | None, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     GATEWAY.TOML is the configuration file. Without it, environment variables are used.
     """
+    if options["uds"] is not None and options["fd"] is not None:
+        raise click.UsageError("--uds and --fd cannot be combined")
     with report_config_errors():
         settings = read_settings(config)
         serve_settings(settings, ServeOptions(config=config, **options))
@@ -92,16 +162,51 @@ def serve(config: str | None, **options: Any) -> None:
 
 @group.command()
 @config_argument
-def check(config: str | None) -> None:
+@click.option(
+    "--live", is_flag=True, help="Call each provider; counts tokens or, where that fails, asks for one token."
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def check(config: str | None, *, live: bool, as_json: bool) -> None:
     """Show what would be served, or every problem of the configuration.
 
-    Opens no port and calls no upstream. Without GATEWAY.TOML, environment variables are checked.
+    Opens no port and, without --live, calls no upstream. Without GATEWAY.TOML, environment variables are checked.
     """
+    sys.exit(check_config(config, live=live, as_json=as_json))
+
+
+@group.command()
+@click.argument("words", nargs=-1, required=True, metavar="[GATEWAY.TOML] MODEL TEXT")
+@click.option("--principal", metavar="NAME", help="Name of the key whose permissions and limits apply.")
+@click.option("--max-tokens", default=1024, show_default=True, type=click.IntRange(1), help="Length of the answer.")
+@click.option("--json", "as_json", is_flag=True, help="Write the answer and its account as JSON.")
+def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json: bool) -> None:
+    """Send one request through the configuration, without a server.
+
+    The answer is written to stdout as it arrives, its account to stderr. TEXT may be - to read it from stdin. Without
+    --principal the caller may use every model.
+    """
+    if len(words) not in {2, 3}:
+        raise click.UsageError("expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks")
+    *config, model, text = words
+    question = Question(model, sys.stdin.read() if text == "-" else text, max_tokens)
     with report_config_errors():
-        settings = read_settings(config)
-    click.echo(show_settings(settings))
-    for warning in warnings_of(settings):
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        settings = read_settings(config[0] if config else None)
+        status = ask_model(settings, question, principal, as_json=as_json)
+    sys.exit(status)
+
+
+@group.command(name="stand-in")
+@click.option("--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option("--api-key", default="sk-ant-stand-in", show_default=True, help="Key that it accepts.")
+@click.option("--model", "models", multiple=True, help="Model that it has (repeatable).  [default: any]")
+@click.option("--reply", metavar="TEXT", help="Text of every answer.  [default: an echo of the question]")
+@click.option("--delay", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds between events.")
+def stand_in(port: int, api_key: str, models: Sequence[str], reply: str | None, delay: float) -> None:
+    """Serve a fake of Anthropic's API on 127.0.0.1.
+
+    It checks requests as the service does, and answers without a model. Pages of any origin may call it.
+    """
+    run_stand_in(StandInOptions(port, api_key, models, reply, delay))
 
 
 @group.command()
@@ -136,6 +241,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
 
 group.add_command(explain)
 group.add_command(keys)
+group.add_command(import_group)
 
 
 @group.group()

@@ -11,13 +11,27 @@ from pathlib import Path
 import click
 
 from bud_asgi.auth import DuplicateKey, KeyAdmin, NewKey, SqlKeyStore, UnknownKey, is_api_key
-from bud_asgi.cli.keys import parse_expiry, parse_limit, run, show_key, show_new_key, show_record, show_records
+from bud_asgi.cli.keys import (
+    parse_expiry,
+    parse_limit,
+    run,
+    show_hash,
+    show_key,
+    show_new_key,
+    show_record,
+    show_records,
+)
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, environ_with, fail, report_config_errors
+from bud_asgi.cli.terminal import echo_problem
 from bud_asgi.config import KeySettings, in_seconds, read_environment_keys
-from bud_asgi.options import OptionError, nearest, shown
+from bud_asgi.options import OptionError, looks_secret, nearest, shown
 from bud_asgi.secret import Secret
 
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+
+_pepper_option = click.option(
+    "--pepper", metavar="VARIABLE", help="Environment variable with the key_pepper of the file."
+)
 
 
 def _key(command: Callable[..., None]) -> Callable[..., None]:
@@ -29,14 +43,15 @@ def _key(command: Callable[..., None]) -> Callable[..., None]:
 def keys() -> None:
     """Manage the callers' API keys.
 
-    `new` makes a key for a file. The other commands work on the [key_store] of GATEWAY.TOML. Without GATEWAY.TOML,
-    BUD_ASGI_CONFIG is the path of the file, or BUD_ASGI_KEY_STORE the URL of the store.
+    `new` makes a key for a file, `hash` hashes one that exists. The other commands work on the [key_store] of
+    GATEWAY.TOML. Without GATEWAY.TOML, BUD_ASGI_CONFIG is the path of the file, or BUD_ASGI_KEY_STORE the URL of the
+    store.
     """
 
 
 @keys.command()
 @click.argument("name")
-@click.option("--pepper", metavar="VARIABLE", help="Environment variable with the key_pepper of the file.")
+@_pepper_option
 def new(name: str, pepper: str | None) -> None:
     """Create an API key for a file.
 
@@ -44,11 +59,25 @@ def new(name: str, pepper: str | None) -> None:
     """
     if not name.isprintable() or not name:
         raise click.BadParameter("must be printable and not empty")
+    show_new_key(name, _pepper(pepper))
+
+
+@keys.command(name="hash")
+@click.argument("name", required=False)
+@_pepper_option
+def hash_(name: str | None, pepper: str | None) -> None:
+    """Hash an existing key, which is read from stdin.
+
+    With NAME, the lines for the configuration file are written. On a terminal, the key is prompted for.
+    """
+    if name is not None and (looks_secret(name) or not name.isprintable() or not name):
+        raise click.BadParameter("expected a name, which is printable; the key itself is read from stdin")
+    secret = _pepper(pepper)
     try:
-        secret = Secret.from_env(pepper) if pepper else None
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--pepper") from None
-    show_new_key(name, secret)
+        show_hash(name, _read_secret(), secret)
+    except OptionError as error:
+        echo_problem("error", error)
+        sys.exit(EXIT_WRONG)
 
 
 @keys.command()
@@ -179,7 +208,7 @@ def _report(config: str | None, name: str | None = "") -> Generator[tuple[KeySet
         except DuplicateKey as error:
             fail(str(error))
         except OptionError as error:
-            click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+            echo_problem("error", error)
             sys.exit(EXIT_WRONG)
 
 
@@ -204,9 +233,21 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _pepper(variable: str | None) -> Secret | None:
+    try:
+        return Secret.from_env(variable) if variable else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--pepper") from None
+
+
+def _read_secret() -> str:
+    """Read a key. It is never an argument: these are visible to other users, and kept in the shell's history."""
+    return click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read().strip()
+
+
 def _read_key() -> str:
     """Read a key that was found somewhere; a mistyped one is reported without a lookup."""
-    key = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read().strip()
+    key = _read_secret()
     if not is_api_key(key):
         raise OptionError("key", "mistyped, or not a key of this gateway: its checksum is wrong")
     return key

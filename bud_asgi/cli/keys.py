@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
@@ -14,13 +15,17 @@ import click
 from bud_asgi.auth import ApiKey, KeyAdmin, SqlKeyStore, hash_api_key, new_api_key
 from bud_asgi.cli.reachable import callers_of
 from bud_asgi.cli.tables import table
+from bud_asgi.cli.terminal import Progress, columns, echo_problem, echo_text
 from bud_asgi.config import ConfigError, KeySettings, Problem, Settings, in_seconds
 from bud_asgi.exchange import Principal
 from bud_asgi.limit import KINDS, Kind, Limit, limit_words
 from bud_asgi.options import OptionError, one_of
-from bud_asgi.secret import Secret
+from bud_asgi.secret import Secret, secret_option
 
 T = TypeVar("T")
+
+MIN_KEY = 20
+"""Characters of a random key that cannot be found from its hash by trying."""
 
 _HEAD = ("NAME", "STATE", "OWNER", "TEAM", "MODELS", "LIMITS", "EXPIRES", "LAST USED", "IN")
 _LIMIT = re.compile(r"(?P<kind>[a-z_]+)=(?P<amount>[0-9]{1,15})(?:/(?P<window>\w+))?")
@@ -29,12 +34,23 @@ _LIMIT = re.compile(r"(?P<kind>[a-z_]+)=(?P<amount>[0-9]{1,15})(?:/(?P<window>\w
 def show_new_key(name: str, pepper: Secret | None) -> None:
     """Write the lines for the file to stdout, so that `>> gateway.toml` appends them, and the key itself to stderr."""
     key = new_api_key()
-    click.echo(
-        f"{click.style(key, bold=True)}\n(the API key of {name}; it is not shown again, the file stores only its hash)",
-        err=True,
-    )
-    quoted = json.dumps(name, ensure_ascii=False)
-    click.echo(f'\n[[keys]]\nname = {quoted}\nhash = "{hash_api_key(key, pepper)}"')
+    click.secho(key, bold=True, err=True)
+    echo_text(f"(the API key of {name}; it is not shown again, the file stores only its hash)", err=True)
+    click.echo(f"\n{key_table(name, hash_api_key(key, pepper))}")
+
+
+def show_hash(name: str | None, key: str, pepper: Secret | None) -> None:
+    """Write the hash of a key to stdout, with a name as the lines for the file. Raises `OptionError`."""
+    secret = secret_option("key", key)
+    key_hash = hash_api_key(key if secret is None else secret.reveal(), pepper)
+    if len(key) < MIN_KEY:
+        echo_problem("warning", f"the key has fewer than {MIN_KEY} characters: it can be guessed from its hash")
+    click.echo(key_hash if name is None else f"\n{key_table(name, key_hash)}")
+
+
+def key_table(name: str, key_hash: str) -> str:
+    """Return the lines for a key in a file."""
+    return f'[[keys]]\nname = {json.dumps(name, ensure_ascii=False)}\nhash = "{key_hash}"'
 
 
 def show_key(key: Secret, record: ApiKey, *, as_json: bool) -> None:
@@ -46,7 +62,7 @@ def show_key(key: Secret, record: ApiKey, *, as_json: bool) -> None:
     note = f"(the API key of {record.name}; it is not shown again, the store has only its hash"
     if record.previous_until is not None:
         note += f"; the previous key works until {_time(record.previous_until)}"
-    click.echo(f"{note})", err=True)
+    echo_text(f"{note})", err=True)
 
 
 def show_records(settings: KeySettings, records: Sequence[ApiKey], *, as_json: bool) -> None:
@@ -56,7 +72,7 @@ def show_records(settings: KeySettings, records: Sequence[ApiKey], *, as_json: b
         click.echo(json.dumps(lines, indent=2, ensure_ascii=False))
         return
     rows = [(*_row(key), place) for place, keys in _places(settings, records) for key in keys]
-    click.echo(table(_HEAD, rows) if rows else "No keys.")
+    click.echo(table(_HEAD, rows, columns(sys.stdout)) if rows else "No keys.")
 
 
 def show_record(record: ApiKey, *, as_json: bool) -> None:
@@ -87,7 +103,8 @@ def run(settings: KeySettings, work: Callable[[KeyAdmin, SqlKeyStore], Awaitable
             "missing; the keys of a file are made by `bud-asgi keys new NAME >> gateway.toml`, and removed by hand"
         )
         raise ConfigError([Problem(settings.source, place, message)])
-    return asyncio.run(_run(settings.store, KeyAdmin(settings.store, pepper=settings.pepper), work))
+    with Progress("waiting for the key store"):
+        return asyncio.run(_run(settings.store, KeyAdmin(settings.store, pepper=settings.pepper), work))
 
 
 async def _run(store: SqlKeyStore, admin: KeyAdmin, work: Callable[[KeyAdmin, SqlKeyStore], Awaitable[T]]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import sys
 from collections.abc import Sequence
 from math import ceil
 
@@ -13,6 +13,7 @@ import click
 from bud_asgi.app import MessagesApp
 from bud_asgi.cli.keys import all_callers
 from bud_asgi.cli.tables import applies_to, table
+from bud_asgi.cli.terminal import Progress, columns, log_as_problems
 from bud_asgi.config import ConfigError, Problem, Settings
 from bud_asgi.exchange import Principal
 from bud_asgi.limit import Limit, limit_words
@@ -38,12 +39,8 @@ def show_limits(settings: Settings, name: str | None, model: str | None, *, as_j
         message = "missing; without it limits are counted in the memory of the server, which this command cannot read"
         raise ConfigError([Problem(settings.source, "store", message)])
     callers = _callers(settings, name)
-    log, nowhere = logging.getLogger("bud_asgi"), logging.NullHandler()
-    log.addHandler(nowhere)  # a failure of the store is raised, too
-    try:
+    with Progress("waiting for the store"), log_as_problems(shown=False):  # a failure of the store is raised, too
         standings = asyncio.run(_read(settings.app(), callers, model))
-    finally:
-        log.removeHandler(nowhere)
     click.echo(_json(standings) if as_json else _table(standings))
 
 
@@ -91,7 +88,7 @@ def _table(standings: Standings) -> str:
         for caller, limits in standings
         for one in limits
     ]
-    return table(_HEAD, rows) if rows else "No limits apply."
+    return table(_HEAD, rows, columns(sys.stdout)) if rows else "No limits apply."
 
 
 def _whose(caller: Principal, limit: Limit) -> str:

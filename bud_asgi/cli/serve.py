@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
+import click
 import msgspec
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
+from bud_asgi import __version__
 from bud_asgi.app import MessagesApp
-from bud_asgi.config import ConfigError, Problem, Settings, divide_limits, log_warnings
+from bud_asgi.cli.listening import (
+    Listening,
+    Tls,
+    listen_on,
+    listen_on_descriptor,
+    listen_on_path,
+    listening_problem,
+    tls_options,
+)
+from bud_asgi.cli.metrics import WORKER, MetricsAddress, serve_metrics, serve_worker_metrics
+from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail
+from bud_asgi.cli.status import check_status, with_status_page
+from bud_asgi.cli.summary import show_settings
+from bud_asgi.cli.terminal import columns, echo_problem
+from bud_asgi.cli.warnings import warnings_of
+from bud_asgi.config import ConfigError, Problem, Settings, divide_limits
 from bud_asgi.config.environment import LIMITS_DIVISOR
 from bud_asgi.config.problems import render
 from bud_asgi.options import url_shown
@@ -39,7 +58,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `bud-asgi serve`.
 
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
-    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker.
+    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. `uds` or `fd`
+    take the place of `host` and `port`. `ssl_keyfile_password` is a reference. Without a `metrics_port` there are no
+    metrics. `status` is the path of the status page, `None` for none, `status_key` has references to the keys for it.
     """
 
     config: str | None
@@ -53,7 +74,22 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    uds: str | None = None
+    fd: int | None = None
+    root_path: str = ""
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
     access_log_format: str = "auto"
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    status: str | None = None
+    status_key: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> MetricsAddress | None:
+        """Where metrics are served."""
+        return None if self.metrics_port is None else MetricsAddress(self.metrics_host, self.metrics_port)
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -62,30 +98,85 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     Raises `ConfigError`, before a port is opened, for options that contradict the settings.
     """
     _check_options(settings, options)
+    tls = tls_options(Tls(options.ssl_certfile, options.ssl_keyfile, options.ssl_keyfile_password))
     signal.signal(signal.SIGTERM, _exit)
-    access_log = settings.access_log is not False
-    if options.workers == 1:
-        messages = msgspec.structs.replace(settings, access_log=access_log).app()
-        config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options))
-        log_warnings(settings)  # the logs are configured now
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve_here(config, messages, options.drain_timeout))
-        return
-    if options.config:  # each worker reads the file again
+    listening = _listen(options)
+    try:
+        if options.workers == 1:
+            _serve_alone(settings, options, listening, tls)
+        else:
+            _serve_by_workers(settings, options, listening, tls)
+    finally:
+        listening.close()
+
+
+def _serve_alone(settings: Settings, options: ServeOptions, listening: Listening, tls: Mapping[str, Any]) -> None:
+    messages = msgspec.structs.replace(settings, access_log=settings.access_log is not False).app()
+    app = with_status_page(messages, options.status, options.status_key)
+    config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options), **tls)
+    announce(settings, listening.address)
+    runner = asyncio.Runner(loop_factory=config.get_loop_factory())
+    with serve_metrics(messages, options.metrics), runner:
+        runner.run(_serve_here(config, messages, options.drain_timeout, listening))
+
+
+def _serve_by_workers(settings: Settings, options: ServeOptions, listening: Listening, tls: Mapping[str, Any]) -> None:
+    """Serve in processes of their own, each of which reads the configuration again."""
+    if options.config:
         os.environ["BUD_ASGI_CONFIG"] = str(Path(options.config).absolute())
-    os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(access_log))
+    os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(settings.access_log is not False))
     if options.per_worker_limits:
         os.environ[LIMITS_DIVISOR] = str(options.workers)
-    uvicorn.run(
-        "bud_asgi.config:from_env",
+    config = uvicorn.Config(
+        "bud_asgi.config:from_env" if options.metrics is None else WORKER,
         factory=True,
         workers=options.workers,
         timeout_graceful_shutdown=options.drain_timeout,
         **_shared(options),
+        **tls,
     )
+    announce(settings, listening.address)
+    own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
+    if "target" in inspect.signature(Multiprocess).parameters:  # until uvicorn 0.53
+        own["target"] = uvicorn.Server(config).run
+    with serve_worker_metrics(options.metrics):
+        Multiprocess(**own).run()
 
 
-async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeout: float) -> None:
+def announce(settings: Settings, address: str) -> None:
+    """Log what is served and where, and warnings, once the logs are configured. On a terminal it is a plain table."""
+    _log.info("bud-asgi %s serves %s:", __version__, settings.source)
+    width = columns(sys.stderr)
+    if width is not None and _log.isEnabledFor(logging.INFO):
+        click.echo(f"\n{show_settings(settings, width)}", err=True)
+        for warning in warnings_of(settings):
+            echo_problem("warning", warning)
+        click.echo(err=True)
+    else:
+        for line in filter(None, show_settings(settings).splitlines()):
+            _log.info("%s", line)
+        for warning in warnings_of(settings):
+            _log.warning("%s", warning)
+    _log.info("running on %s (Ctrl-C stops it)", address)
+
+
+def _listen(options: ServeOptions) -> Listening:
+    """Open the sockets, or exit with a line that names the address."""
+    try:
+        if options.fd is not None:
+            return listen_on_descriptor(options.fd)
+        if options.uds is not None:
+            return listen_on_path(options.uds)
+        return listen_on(options.host, options.port, "https" if options.ssl_certfile else "http")
+    except OSError as error:
+        place = f"{options.host}:{options.port}" if options.uds is None else f"--uds {options.uds}"
+        place = place if options.fd is None else f"--fd {options.fd}"
+        fail(listening_problem(place, error), EXIT_NOT_STARTED)
+
+
+async def _serve_here(
+    config: uvicorn.Config, messages: MessagesApp, drain_timeout: float, listening: Listening
+) -> None:
     """Serve in this process. The first signal starts the drain, a second one ends it at once.
 
     The port stays open during the drain, so that new requests get a 529 and readiness a 503. uvicorn on its own would
@@ -100,7 +191,7 @@ async def _serve_here(config: uvicorn.Config, messages: MessagesApp, drain_timeo
         loop.call_soon_threadsafe(next(events, second).set)
 
     server.handle_exit = on_signal
-    serving = loop.create_task(server.serve())
+    serving = loop.create_task(server.serve(list(listening.sockets)))
     if await _event_first(serving, first):
         _log.info("draining: refusing new requests, waiting up to %g s for running ones", drain_timeout)
         draining = loop.create_task(messages.drain(drain_timeout))
@@ -123,8 +214,7 @@ def _shared(options: ServeOptions) -> dict[str, Any]:
     """Options of uvicorn that are the same for one process and for several."""
     proxies = options.forwarded_allow_ips or os.environ.get("FORWARDED_ALLOW_IPS")
     return {
-        "host": options.host,
-        "port": options.port,
+        "root_path": options.root_path,
         "proxy_headers": bool(proxies),
         "forwarded_allow_ips": proxies,
         "http": ConnectionFactory(_limits(options)),
@@ -145,8 +235,12 @@ def _limits(options: ServeOptions) -> ServerLimits:
 
 def _check_options(settings: Settings, options: ServeOptions) -> None:
     """Check the command's options against the settings. Raises `ConfigError`."""
-    problems = list(_check_workers(settings, options))
-    for provider in settings.providers:
+    problems = [
+        *_check_workers(settings, options),
+        *check_status(options.status, options.status_key, options.workers),
+    ]
+    has_address = options.uds is None and options.fd is None
+    for provider in settings.providers if has_address else ():
         url = urlsplit(provider.base_url)
         if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:
             key = "endpoint" if isinstance(provider, Bedrock) else "base_url"

@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from bud_asgi.auth import KeyStoreUnavailable
+from bud_asgi.cli.terminal import echo_problem
 from bud_asgi.config import ConfigError, Settings, read_environment
 
 EXIT_FAILED = 1
@@ -18,6 +19,9 @@ EXIT_FAILED = 1
 
 EXIT_WRONG = 2
 """The exit status for wrong arguments or an invalid configuration."""
+
+EXIT_NOT_STARTED = 3
+"""The exit status for a server that cannot listen."""
 
 config_argument = click.argument("config", required=False, metavar="[GATEWAY.TOML]", type=click.Path(dir_okay=False))
 
@@ -39,13 +43,13 @@ def report_config_errors() -> Generator[None]:
         yield
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
+            echo_problem("error", problem)
         sys.exit(EXIT_WRONG)
     except KeyStoreUnavailable as error:
         fail(f"the key store failed: {error.reason}")
 
 
-def fail(problem: str) -> NoReturn:
-    """Write a problem to stderr, and exit with status 1."""
-    click.echo(f"{click.style('error:', fg='red')} {problem}", err=True)
-    sys.exit(EXIT_FAILED)
+def fail(problem: str, status: int = EXIT_FAILED) -> NoReturn:
+    """Write a problem to stderr, and exit."""
+    echo_problem("error", problem)
+    sys.exit(status)

@@ -13,7 +13,8 @@ from bud_asgi.config.environment import read_environment, read_environment_keys
 from bud_asgi.config.file import read_file
 from bud_asgi.config.keys import KeySettings
 from bud_asgi.config.permissions import permission_warnings
-from bud_asgi.config.problems import ConfigError, Problem
+from bud_asgi.config.problems import ConfigError, Problem, Problems
+from bud_asgi.config.reading import reference
 from bud_asgi.config.settings import Settings
 from bud_asgi.limit import Dimension
 
@@ -21,6 +22,7 @@ __all__ = [
     "ConfigError",
     "KeySettings",
     "Problem",
+    "Problems",
     "Settings",
     "divide_limits",
     "from_env",
@@ -31,6 +33,7 @@ __all__ = [
     "read_environment",
     "read_environment_keys",
     "read_file",
+    "reference",
 ]
 
 _log = logging.getLogger("bud_asgi")

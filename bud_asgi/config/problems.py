@@ -1,4 +1,4 @@
-"""The problems of a configuration: all of them are collected, and none shows a secret."""
+"""The problems of a configuration, and warnings about it: all of them are collected, and none shows a secret."""
 
 from __future__ import annotations
 
@@ -57,10 +57,14 @@ class Problems:
         """Whether there is a problem at a key path or below it."""
         return any(found[: len(path)] == path for found in self._found)
 
+    def in_order(self) -> list[Problem]:
+        """Return what was found in the order of the lines, what has no line first."""
+        return sorted(self._found.values(), key=lambda problem: problem.line or 0)
+
     def raise_any(self) -> None:
-        """Raise `ConfigError` if there is a problem: in the order of the lines, those without a line first."""
+        """Raise `ConfigError` if there is a problem."""
         if self._found:
-            raise ConfigError(sorted(self._found.values(), key=lambda problem: problem.line or 0))
+            raise ConfigError(self.in_order())
 
 
 def render(path: KeyPath) -> str:

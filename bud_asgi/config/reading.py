@@ -15,7 +15,7 @@ from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems
 from bud_asgi.config.tables import GatewayConfig
 from bud_asgi.extras import MissingExtra
-from bud_asgi.options import OptionError, looks_secret, nearest, option_path, path_shown, shown
+from bud_asgi.options import OptionError, key_text, looks_secret, nearest, option_path, path_shown, shown
 from bud_asgi.secret import Secret
 
 T = TypeVar("T")
@@ -29,7 +29,28 @@ _TYPES = {
     list[str]: "a list of strings",
     str: "a string",
 }
-_SERVE_OPTIONS = {"drain_timeout", "host", "log_level", "port", "workers"}
+SERVE_OPTIONS = frozenset(
+    {
+        "drain_timeout",
+        "fd",
+        "forwarded_allow_ips",
+        "host",
+        "keep_alive",
+        "limit_concurrency",
+        "limit_connections",
+        "log_level",
+        "per_worker_limits",
+        "port",
+        "root_path",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "ssl_keyfile_password",
+        "uds",
+        "workers",
+    }
+)
+"""The options of `bud-asgi serve`, which some look for in the file."""
+
 _REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\0]+)")
 _FOREIGN_REFERENCE = re.compile(r"\$\{?\w+\}?|\{env[.:]\w+\}|\{\{.*\}\}|%\w+%|os\.environ.*|env\.\w+", re.DOTALL)
 _URL = re.compile(r"sqlite:|[a-z+]+://")
@@ -65,7 +86,8 @@ class TableReader:
             elif types[key] is object or _has_type(value, types[key]):
                 right[key] = value
             else:
-                self.problems.add(where, f"expected {_TYPES[types[key]]}, got {toml_shown(value)}")
+                hint = _how_to_write(where, value) if types[key] == list[Any] else ""
+                self.problems.add(where, f"expected {_TYPES[types[key]]}{hint}, got {toml_shown(value)}")
         return cast("T", right)
 
     def make(
@@ -124,6 +146,14 @@ class TableReader:
         return valid if self.problems.at(path) else url
 
 
+def reference(text: str, option: str, environ: Mapping[str, str]) -> Secret:
+    """Look up a reference such as `env:NAME` that is an option of a command. Raises `ConfigError`."""
+    problems = Problems("")
+    secret = TableReader(problems, environ, Path()).secret(text, (option,))
+    problems.raise_any()
+    return secret
+
+
 def make_all_checks(
     make: Callable[..., T],
     options: Mapping[str, Any],
@@ -180,10 +210,16 @@ def toml_shown(value: object) -> str:
     )
 
 
+def _how_to_write(path: KeyPath, value: object) -> str:
+    """How the first table of a list is written, for a table with one pair of brackets."""
+    name = ".".join(key_text(key) for key in path if isinstance(key, str))
+    return f", each of them below [[{name}]]" if isinstance(value, dict) else ""
+
+
 def _unknown_key(key: str, known: Mapping[str, Any], path: KeyPath) -> str:
     if path and key in get_type_hints(GatewayConfig):
         return "a top-level key: it must stand before the first table"
-    if key in _SERVE_OPTIONS:
+    if key in SERVE_OPTIONS:
         return f"an option of the command line: bud-asgi serve --{key.replace('_', '-')}"
     *most, last = known
     return f"unknown key{nearest(key, known)}; expected {', '.join(most)} or {last}"

@@ -5,7 +5,7 @@ from bud_asgi.http.converted import Codec, ConvertedReply
 from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
-from bud_asgi.http.pool import PoolLimits, PoolStats
+from bud_asgi.http.pool import PoolLimits, PoolStats, ReportsPools
 from bud_asgi.http.seam import (
     Body,
     HttpClient,
@@ -34,6 +34,7 @@ __all__ = [
     "Origin",
     "PoolLimits",
     "PoolStats",
+    "ReportsPools",
     "Timeouts",
     "check_client",
     "decode_content",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -15,6 +15,7 @@ from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.compat.needs import Loss, Needs
 from bud_asgi.providers.errors import TranslatedUpstreamError
+from bud_asgi.providers.refresher import RefreshStatus
 
 COUNTING_UNSUPPORTED = "The upstream of this model does not count tokens."
 """The message of the 404 for a model whose tokens cannot be counted."""
@@ -81,6 +82,15 @@ class Credential(Protocol):
 
     def redact(self, text: str) -> str:
         """Return a text from the upstream with the credential removed, for the log."""
+        ...
+
+
+@runtime_checkable
+class RefreshedCredential(Protocol):
+    """A credential that is fetched and refreshed, and can report how it stands."""
+
+    def status(self) -> RefreshStatus | None:
+        """How it stands now; `None` if it is a fixed one. Starts nothing."""
         ...
 
 

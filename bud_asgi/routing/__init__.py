@@ -1,7 +1,7 @@
 """Routing: the stage that resolves a model name, its middleware, the route table, and which target is tried first."""
 
 from bud_asgi.routing.chooser import Chooser
-from bud_asgi.routing.fleet import Fleet, TargetState
+from bud_asgi.routing.fleet import Fleet
 from bud_asgi.routing.health import Call, Health, Verdict
 from bud_asgi.routing.middleware import RoutingMiddleware
 from bud_asgi.routing.route import Balance, Group, Route, unreachable
@@ -33,7 +33,6 @@ __all__ = [
     "RoutingMiddleware",
     "Step",
     "TableRoute",
-    "TargetState",
     "Verdict",
     "check_permission",
     "choose_targets",

@@ -18,7 +18,7 @@ from bud_asgi.disconnect import DISCONNECT
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.channel import Channel
 from bud_asgi.server.cycle import Cycle
-from bud_asgi.server.head import head_size, split_target
+from bud_asgi.server.head import below_root, head_size, split_target
 from bud_asgi.server.limits import ServerLimits
 from bud_asgi.server.refusals import (
     SlowHead,
@@ -263,7 +263,7 @@ class ServerConnection(asyncio.Protocol):
             "extensions": {DISCONNECT: cycle.call_back_on_disconnect},
         }
         if root_path := register.root_path:
-            scope |= {"root_path": root_path, "path": root_path + path, "raw_path": root_path.encode() + raw_path}
+            scope |= below_root(root_path, path, raw_path)
         if self._running is None:
             self._running = cycle
             register.start(cycle, scope)

@@ -72,6 +72,13 @@ def split_target(target: bytes) -> tuple[str, bytes, bytes]:
     return unquote(path) if "%" in path else path, raw_path, query
 
 
+def below_root(root_path: str, path: str, raw_path: bytes) -> dict[str, str | bytes]:
+    """The paths of a scope with a root path, which is put in front unless the proxy has left it there."""
+    if path != root_path and not path.startswith(f"{root_path}/"):
+        path, raw_path = root_path + path, root_path.encode() + raw_path
+    return {"root_path": root_path, "path": path, "raw_path": raw_path}
+
+
 def head_size(target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
     """The size of a head with these fields, without its method and version."""
     lines = list(headers)

@@ -4,6 +4,7 @@ from bud_asgi.telemetry.access_fields import AccessLine, AttemptLine, access_lin
 from bud_asgi.telemetry.access_log import AccessLog, flush_access_log
 from bud_asgi.telemetry.formatters import JsonFormatter, TextFormatter
 from bud_asgi.telemetry.lines import LineHandler
+from bud_asgi.telemetry.metrics import MetricsSource
 from bud_asgi.telemetry.settled import OnSettled, SettledCallback
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "AttemptLine",
     "JsonFormatter",
     "LineHandler",
+    "MetricsSource",
     "OnSettled",
     "SettledCallback",
     "TextFormatter",

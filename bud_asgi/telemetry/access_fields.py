@@ -144,7 +144,7 @@ def access_line(exchange: Exchange, now: float) -> AccessLine:
 
 
 def _add_caller(line: AccessLine, exchange: Exchange) -> None:
-    """Add who sent the request, and what it asked for."""
+    """Add who sent the request, and for which model."""
     line.trace_id = exchange.trace_id or trace_id_of(exchange.headers)
     if (principal := exchange.principal) is not None:
         line.principal, line.team = principal.id, principal.team
@@ -249,7 +249,7 @@ def _with_texts(line: AccessLine) -> AccessLine:
 
 
 def _encodable(value: object) -> str | None:
-    """A text that can be encoded: surrogates are escaped, and what is no text is replaced by the name of its type."""
+    """A text that can be encoded: surrogates are escaped, and anything else is replaced by the name of its type."""
     if value is None or isinstance(value, str):
         return value and value.encode("utf-8", "backslashreplace").decode()
     return f"<{type(value).__name__}>"

@@ -46,7 +46,7 @@ def gateway_file(folder: Path, upstream_url: str = "https://api.anthropic.com", 
 
 
 class Served:
-    """A server in a process: its URL, and what it wrote."""
+    """A server in a process: its address, and what it wrote."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -61,7 +61,7 @@ class Served:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.words.append(line)
-            if address := re.search(r"running on (http://\S+)", line):
+            if address := re.search(r"running on (\S+)", line):
                 self.url = address[1]
                 self.started.set()
         self.started.set()

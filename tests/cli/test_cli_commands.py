@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import platform
 import pty
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import pytest
 from cli_process import BUD_ASGI, KEY, environment, gateway_file, run
 from click.testing import CliRunner
 
-from bud_asgi import __version__, hash_api_key
-from bud_asgi.cli.check import warnings_of
-from bud_asgi.cli.commands import group
+from bud_asgi import Secret, __version__, hash_api_key
+from bud_asgi.cli.commands import group, serve
+from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import read_file
+from bud_asgi.config.reading import SERVE_OPTIONS
 
 ROUTES = """models = ["fast"]
 team = "ours"
@@ -51,7 +54,7 @@ LIMIT                    FOR
 1,000 requests per hour  all
 """
 UNSERVED = (
-    "warning: no route serves claude-sonnet-5-5, claude-haiku-5-5, claude-fable-5-2, "
+    "warning: FILE:19: routes: no route serves claude-sonnet-5-5, claude-haiku-5-5, claude-fable-5-2, "
     "which Claude Code also requests in the background\n"
 )
 
@@ -59,7 +62,8 @@ UNSERVED = (
 def test_check_shows_what_would_be_served_and_warns(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more=ROUTES)
     shown = run("check", str(file))
-    assert (shown.returncode, shown.stdout, shown.stderr) == (0, SHOWN.replace("FILE", str(file)), UNSERVED)
+    expected = [text.replace("FILE", str(file)) for text in (SHOWN, UNSERVED)]
+    assert (shown.returncode, [shown.stdout, shown.stderr]) == (0, expected)
 
 
 def test_check_reads_the_environment_without_a_file() -> None:
@@ -143,7 +147,7 @@ def test_check_warns_about_unserved_models_that_claude_code_requests(
     routes = "".join(f'[[routes]]\nmodel = "{model}"\nto = ["anthropic"]\n' for model in served)
     settings = read_file(gateway_file(tmp_path, more=routes), environ={"ANTHROPIC_API_KEY": "k"})
     words = f"no route serves {', '.join(warned_of)}, which Claude Code also requests in the background"
-    assert list(warnings_of(settings)) == ([words] if warned_of else [])
+    assert [warning.message for warning in warnings_of(settings)] == ([words] if warned_of else [])
 
 
 def test_a_new_key_goes_to_its_owner_and_its_lines_into_the_file(tmp_path: Path) -> None:
@@ -178,8 +182,11 @@ def in_terminal(*words: str, **environ: str) -> str:
 
 def test_a_terminal_gets_colours_unless_no_color_is_set() -> None:
     assert "\x1b[31merror:\x1b[0m nope.toml: " in in_terminal("check", "nope.toml")
-    assert "\x1b" not in in_terminal("check", "nope.toml", NO_COLOR="1")
-    assert "\x1b" not in in_terminal("keys", "new", "x", NO_COLOR="1")
+    for words in (["check", "nope.toml"], ["keys", "new", "x"]):
+        shown = CliRunner().invoke(group, words, env={"NO_COLOR": ""}, color=True)
+        assert "\x1b" in shown.stderr
+        shown = CliRunner().invoke(group, words, env={"NO_COLOR": "1"}, color=True)
+        assert "\x1b" not in shown.stderr
 
 
 def test_demo_is_a_command() -> None:
@@ -216,25 +223,98 @@ main()
 @pytest.mark.parametrize("module", ["bud_asgi", "bud_asgi.cli"])
 def test_the_package_can_be_run_as_a_module(module: str) -> None:
     shown = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
-    assert shown.stdout == f"{__version__}\n"
+    assert shown.stdout.splitlines()[0] == f"bud-asgi {__version__}"
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ["--help"],
-        ["serve", "-h"],
-        ["check", "-h"],
-        ["route", "-h"],
+        *([name, "-h"] for name in group.commands),
         ["keys", "new", "-h"],
+        ["keys", "hash", "-h"],
         ["limits", "show", "-h"],
-        ["demo", "-h"],
     ],
+    ids=" ".join,
 )
 def test_each_command_has_help(words: list[str]) -> None:
     shown = CliRunner().invoke(group, words, prog_name="bud-asgi")
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout.startswith("Usage: bud-asgi ")
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+def test_the_version_has_what_a_bug_report_needs() -> None:
+    shown = CliRunner().invoke(group, ["--version"])
+    lines = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines())
+    assert (shown.exit_code, lines["bud-asgi"]) == (0, __version__)
+    assert lines["python"] == f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}"
+    found = ", ".join(lines.values())
+    for library in ("starlette", "msgspec", "httptools", "uvicorn", "botocore", "google-auth", "redis", "psycopg"):
+        assert f"{library} {version(library)}" in found
+    extras = {name.partition(";")[0] for name in metadata("bud-asgi").get_all("Provides-Extra") or ()} - {"all"}
+    assert extras == lines.keys() - {"bud-asgi", "python", "requires"}
+
+
+def test_a_library_that_is_missing_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bud_asgi.cli.version.version", _raise_not_found)
+    shown = CliRunner().invoke(group, ["--version"])
+    assert "bedrock    not installed\n" in shown.stdout
+
+
+def _raise_not_found(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_it(shell: str) -> None:
+    words = CliRunner().invoke(group, [], prog_name="bud-asgi", env={"_BUD_ASGI_COMPLETE": f"{shell}_source"}).stdout
+    assert "_BUD_ASGI_COMPLETE" in words
+
+
+def test_completion_offers_commands_and_options() -> None:
+    environ = {"_BUD_ASGI_COMPLETE": "bash_complete", "COMP_WORDS": "bud-asgi serve --ssl", "COMP_CWORD": "2"}
+    offered = CliRunner().invoke(group, [], prog_name="bud-asgi", env=environ).stdout
+    assert offered.splitlines() == [f"plain,--ssl-{name}" for name in ("certfile", "keyfile", "keyfile-password")]
+
+
+def test_an_option_of_serve_in_the_file_is_recognized() -> None:
+    assert {parameter.name for parameter in serve.params} - {"config"} == SERVE_OPTIONS
+
+
+EXISTING = "an-existing-key-of-some-kind"
+HASHES: dict[str, tuple[list[str], str]] = {
+    "the hash": ([], f"{hash_api_key(EXISTING)}\n"),
+    "the lines for a file": (["ci"], f'\n[[keys]]\nname = "ci"\nhash = "{hash_api_key(EXISTING)}"\n'),
+    "with a pepper": (["--pepper", "PEPPER"], f"{hash_api_key(EXISTING, Secret('pepper'))}\n"),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), HASHES.values(), ids=HASHES.keys())
+def test_an_existing_key_is_read_from_stdin_and_hashed(words: list[str], expected: str) -> None:
+    shown = CliRunner().invoke(group, ["keys", "hash", *words], input=f"{EXISTING}\n", env={"PEPPER": "pepper"})
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, expected, "")
+
+
+WRONG_KEYS: dict[str, tuple[list[str], str, int, str]] = {
+    "a key as an argument": (["sk-ant-CANARY"], "", 2, "the key itself is read from stdin\n"),
+    "no key": ([], "", 2, "error: key: a secret must be visible ASCII without spaces or line breaks, and not empty\n"),
+    "two keys": ([], "CANARY a\nb", 2, "a secret must be visible ASCII without spaces or line breaks, and not empty\n"),
+    "a short key": (
+        [],
+        "CANARY",
+        0,
+        "warning: the key has fewer than 20 characters: it can be guessed from its hash\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "stdin", "status", "problem"), WRONG_KEYS.values(), ids=WRONG_KEYS.keys())
+def test_what_is_not_a_good_key_is_reported(words: list[str], stdin: str, status: int, problem: str) -> None:
+    shown = CliRunner().invoke(group, ["keys", "hash", *words], input=stdin)
+    assert shown.exit_code == status
+    assert shown.stderr.endswith(problem)
+    assert "CANARY" not in shown.output
 
 
 @pytest.mark.parametrize("module", ["bud_asgi", "bud_asgi.config"])

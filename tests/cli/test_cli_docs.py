@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, is_typeddict
 
 import anthropic
+import click
 import httpx
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ from support.ports import free_port
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
-from bud_asgi.cli.commands import route, serve
+from bud_asgi.cli.commands import ask, check, group, init, route, serve, stand_in
 from bud_asgi.config import read_file, tables
 from bud_asgi.telemetry import AccessLine
 from bud_asgi.testing import StandIn
@@ -79,36 +80,43 @@ def test_the_file_of_the_first_steps_lacks_only_the_key_that_they_create(tmp_pat
     assert run("check", "gateway.toml", cwd=tmp_path).returncode == 0
 
 
-def commands(block: str) -> tuple[dict[str, str], list[list[str]]]:
-    """The variables that a block exports, and its commands in words."""
-    lines = [shlex.split(line, comments=False) for line in block.splitlines()]
-    exported = dict(line[1].split("=", 1) for line in lines if line[0] == "export")
-    return exported, [line for line in lines if line[0] != "export"]
+def commands(block: str) -> tuple[dict[str, str], list[str]]:
+    """The variables that a block exports, and its other lines."""
+    lines = block.splitlines()
+    exported = [shlex.split(line)[1] for line in lines if line.startswith("export ")]
+    return dict(one.split("=", 1) for one in exported), [line for line in lines if not line.startswith("export ")]
 
 
 @pytest.mark.parametrize("block", SHELL, ids=range(len(SHELL)))
 def test_its_commands_run(block: str, tmp_path: Path) -> None:
+    key = KEY
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
-        provider = f'{PROVIDER}base_url = "{upstream.base_url}"\n'
-        (tmp_path / "gateway.toml").write_text(provider + KEYS)
+        if "bud-asgi init" not in block:
+            (tmp_path / "gateway.toml").write_text(f'{PROVIDER}base_url = "{upstream.base_url}"\n{KEYS}')
         exported, lines = commands(HASH.sub(hash_api_key(KEY), block))
         exported |= {"ANTHROPIC_API_KEY": UPSTREAM_KEY, "ANTHROPIC_BASE_URL": upstream.base_url}
-        for words in lines:
-            while "=" in words[0]:
-                name, _, value = words.pop(0).partition("=")
-                exported[name] = value
-            command = [*BUD_ASGI, *words[1:]] if words[0] == "bud-asgi" else [sys.executable, "-m", *words]
-            if "serve" in words or words[0] == "uvicorn":
-                serve_and_ask(command, exported, tmp_path)
-            else:
-                line, environ = shlex.join(command).replace("'>>'", ">>"), environment(**exported)
-                subprocess.run(["sh", "-c", line], check=True, capture_output=True, cwd=tmp_path, env=environ)
+        exported |= {"HOME": str(tmp_path), "OLD_KEY": "an-old-key-of-some-kind"}
+        for line in lines:
+            if "serve" in line or "uvicorn" in line:
+                serve_and_ask(line, exported, tmp_path, key)
+                continue
+            script, environ = line.replace("bud-asgi ", f"{shlex.join(BUD_ASGI)} "), environment(**exported)
+            ran = subprocess.run(
+                ["sh", "-c", script], check=False, capture_output=True, text=True, cwd=tmp_path, env=environ
+            )
+            assert ran.returncode == 0, ran.stderr
+            key = ran.stdout.strip() if "init" in line else key
 
 
-def serve_and_ask(command: list[str], exported: dict[str, str], folder: Path) -> None:
+def serve_and_ask(line: str, exported: dict[str, str], folder: Path, key: str) -> None:
+    words = shlex.split(line)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        exported[name] = value
+    command = [*BUD_ASGI, *words[1:]] if words[0] == "bud-asgi" else [sys.executable, "-m", *words]
     with (
         served([*command, "--port", "0"], environment(**exported), cwd=folder) as server,
-        anthropic.Anthropic(base_url=server.url, api_key=KEY, max_retries=0) as client,
+        anthropic.Anthropic(base_url=server.url, api_key=key, max_retries=0) as client,
     ):
         client.messages.create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "Hello"}])
 
@@ -135,6 +143,18 @@ def test_the_access_line_of_the_page_is_one() -> None:
 def test_every_option_of_serve_is_documented() -> None:
     for option in (name for parameter in serve.params for name in parameter.opts if name.startswith("--")):
         assert f"`{option}`" in ALONE, option
+
+
+def test_every_command_is_documented() -> None:
+    for name in group.commands:
+        assert f"| `{name}` |" in ALONE, name
+
+
+@pytest.mark.parametrize("command", [ask, check, init, stand_in], ids=lambda command: command.name)
+def test_every_option_of_the_other_commands_is_documented(command: click.Command) -> None:
+    (section,) = re.findall(rf"### {command.name}\n(.*?)\n##", ALONE, re.DOTALL)
+    for option in (name for parameter in command.params for name in parameter.opts if name.startswith("--")):
+        assert f"`{option}" in section, option
 
 
 def test_every_option_of_route_is_documented() -> None:

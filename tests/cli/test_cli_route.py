@@ -259,7 +259,7 @@ def test_check_shows_groups_and_conditions_where_there_are_any(file: Path) -> No
     lines = [re.sub("  +", "  ", line) for line in shown.stdout.splitlines()]
     assert "MODEL  CONDITIONS  GROUP  PROVIDER  WEIGHT  UPSTREAM MODEL  ADDRESS" in lines
     assert "  1  second  3  (as requested)  http://upstream.internal:8080/(not shown)" in lines
-    assert "warning: routes[2] is never used: routes[1] serves all its requests first\n" in shown.stderr
+    assert f"warning: {file}:31: routes[2]: never used: routes[1] serves all its requests first\n" in shown.stderr
 
 
 NEVER: dict[str, tuple[Route, str | None]] = {

@@ -273,13 +273,6 @@ def test_it_refuses_to_be_its_own_upstream_as_a_cloud(table: str, key: str, tmp_
     assert shown.stderr == f"error: gateway.toml: {words}\n"
 
 
-def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        shown = run("serve", str(gateway_file(tmp_path)), "--port", str(listener.getsockname()[1]))
-    assert shown.returncode == 3  # uvicorn's own
-    assert "address already in use" in shown.stderr
-
-
 def test_an_idle_server_is_small(tmp_path: Path) -> None:
     with served([*BUD_ASGI, "serve", str(gateway_file(tmp_path)), "--port", "0"], environment()) as server:
         lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()

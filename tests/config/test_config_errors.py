@@ -225,7 +225,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
     ),
     "a key of a single bracket": (
         PROVIDER + KEYS.replace("[[keys]]", "[keys]"),
-        ["6: keys: expected a list of tables, got a table"],
+        ["6: keys: expected a list of tables, each of them below [[keys]], got a table"],
     ),
     "a key itself for its hash": (
         f'{PROVIDER}[[keys]]\nname = "ci"\nhash = "sk-bud-CANARY"\n',
@@ -338,6 +338,96 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
         [
             '11: routes[0].to[1]: unknown provider "]"; expected "anthropic"',
             "11: routes[0].to[2]: expected the name of a provider, or a provider with a model, got 5",
+        ],
+    ),
+    "a hash in upper case": (
+        PROVIDER + KEYS.replace(HASH, HASH.replace("cf", "CF")),
+        [f"8: keys[0].hash: {HASHES}, {NOT_SHOWN}"],
+    ),
+    "a key in place of its hash": (
+        f'{PROVIDER}[[keys]]\nname = "ci"\nkey = "sk-bud-CANARY"\n',
+        [
+            f"5: keys[0].hash: missing; {HASHES}",
+            (
+                "7: keys[0].key: unknown key; expected name, hash, owner, team, models, limits, metadata, expires,"
+                " enabled, previous_hash or previous_until"
+            ),
+        ],
+    ),
+    "keys by name": (
+        f'{PROVIDER}[keys]\nci = "{HASH}"\n',
+        ["5: keys: expected a list of tables, each of them below [[keys]], got a table"],
+    ),
+    "one model of a key": (
+        key('models = "claude-*"'),
+        ['9: keys[0].models: expected a list of strings, got "claude-*"'],
+    ),
+    "routes by name": (
+        GOOD + '[routes]\n"claude-*" = "anthropic"\n',
+        ["9: routes: expected a list of tables, each of them below [[routes]], got a table"],
+    ),
+    "a misspelt key of a target": (
+        route('to = [{ provider = "anthropic", modle = "x" }]'),
+        [
+            (
+                '11: routes[0].to[0].modle: unknown key (did you mean "model"?); expected provider, model, weight,'
+                " concurrency or timeouts"
+            )
+        ],
+    ),
+    "a route without a model": (
+        GOOD + '[[routes]]\nto = ["anthropic"]\n',
+        ['9: routes[0].model: missing; expected a model name or a pattern with *, such as "claude-*"'],
+    ),
+    "providers as a list": (
+        KEYS + '[[providers]]\nkind = "anthropic"\n',
+        ["5: providers: expected a table, got a list"],
+    ),
+    "a URL without a scheme": (
+        provider('base_url = "api.example.com"'),
+        ['7: providers.p.base_url: expected an http or https URL with a host, got "api.example.com"'],
+    ),
+    "timeouts as a number": (
+        provider('api_key = "env:ANTHROPIC_API_KEY"\ntimeouts = 30'),
+        ["8: providers.p.timeouts: expected a table, got 30"],
+    ),
+    "limits with one pair of brackets": (
+        GOOD + "[limits]\nrequests = 60\n",
+        ["9: limits: expected a list of tables, each of them below [[limits]], got a table"],
+    ),
+    "a window in a word": (
+        GOOD + '[[limits]]\nrequests = 1\nwindow = "minute"\n',
+        [
+            (
+                '11: limits[0].window: expected a duration such as "50ms", "30s", "1m", "1h" or "1d", or a number of'
+                ' seconds, got "minute"'
+            )
+        ],
+    ),
+    "a limit for each key": (
+        GOOD + '[[limits]]\nrequests = 1\nper = "key"\n',
+        ['11: limits[0].per: expected "principal", "team", "model" or "all", got "key"'],
+    ),
+    "an amount that is not a number": (
+        GOOD + "[[limits]]\nrequests = nan\n",
+        ["10: limits[0].requests: expected a whole number, got nan"],
+    ),
+    "an option of the command with an underscore": (
+        "drain_timeout = 5\n" + GOOD,
+        ["1: drain_timeout: an option of the command line: bud-asgi serve --drain-timeout"],
+    ),
+    "YAML": (
+        "providers:\n  anthropic:\n    kind: anthropic\n",
+        ["1: invalid TOML: Expected '=' after a key in a key/value pair (at line 1, column 10)"],
+    ),
+    "JSON": ('{"providers": {}}', ["1: invalid TOML: Invalid statement (at line 1, column 1)"]),
+    "a variable of Caddy": (
+        provider('api_key = "{env.ANTHROPIC_API_KEY}"'),
+        [
+            (
+                f"7: providers.p.api_key: {REFERENCE}, {NOT_SHOWN}; a reference to an environment variable is"
+                " written env:NAME"
+            )
         ],
     ),
     "a string over several lines that looks like tables": (

@@ -10,7 +10,8 @@ from support.asgi import VERSION, call, http_scope
 from support.issuer import AUDIENCE, local_issuer
 
 from bud_asgi.auth import Grant, Issuer
-from bud_asgi.cli.check import show_settings, warnings_of
+from bud_asgi.cli.summary import show_settings
+from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import ConfigError, divide_limits, read_file
 from bud_asgi.limit import Limit
 
@@ -191,7 +192,7 @@ def test_limits_of_a_role_are_shown_and_divided(tmp_path: Path) -> None:
 def test_a_route_for_callers_of_an_issuer_is_not_called_unused(tmp_path: Path) -> None:
     route = '\n[[routes]]\nmodel = "*"\nto = ["anthropic"]\nprincipals = ["a.example:*"]\n'
     settings = read_file(written(tmp_path, PROVIDER + ISSUER + route), environ=ENVIRON)
-    assert not [warning for warning in warnings_of(settings) if "never used" in warning]
+    assert not [warning for warning in warnings_of(settings) if "never used" in warning.message]
 
 
 async def test_a_token_and_a_key_are_accepted_by_the_app_of_a_file(tmp_path: Path) -> None:

@@ -235,7 +235,10 @@ def test_a_key_carries_limits_of_its_own(tmp_path: Path) -> None:
 
 OF_KEY: dict[str, tuple[str, list[str]]] = {
     "no table": ("limits = [5]", ["9: keys[0].limits[0]: expected a table, got 5"]),
-    "no list": ("limits = { requests = 1 }", ["9: keys[0].limits: expected a list of tables, got a table"]),
+    "no list": (
+        "limits = { requests = 1 }",
+        ["9: keys[0].limits: expected a list of tables, each of them below [[keys.limits]], got a table"],
+    ),
     "an empty list": ("limits = []", ["9: keys[0].limits: must not be empty"]),
     "for others": (
         'limits = [{ requests = 1, per = "team" }, { tokens = 1, teams = ["a"], principals = ["b"] }]',
@@ -393,4 +396,5 @@ def test_a_file_with_the_url_of_a_store_should_not_be_read_by_others(tmp_path: P
     file.chmod(0o600)
     secret.chmod(0o640)
     (warning,) = permission_warnings(str(file))
-    assert warning == f"store.url: {secret} can be read by its group or by others (mode 0640): chmod go="
+    problem = f"{secret} can be read by its group or by others (mode 0640): chmod go="
+    assert str(warning) == f"{file}:12: store.url: {problem}"

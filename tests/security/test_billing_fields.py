@@ -15,7 +15,7 @@ from support.captured import Captured, wire
 from support.counts import examples
 
 from bud_asgi import Anonymous, Anthropic, Bedrock, HostUser, MessagesApp, Vertex
-from bud_asgi.cli.check import show_settings
+from bud_asgi.cli.summary import show_settings
 from bud_asgi.config import ConfigError, read_file
 from bud_asgi.options import OptionError
 from bud_asgi.protocol.account_fields import ACCOUNT_FIELDS

@@ -149,6 +149,10 @@ class Jwt(CredentialBackend):
             return None
         return Pending(partial(self._verify, token, digest, accepted), is_known=verified is not None)
 
+    def unavailable_issuers(self) -> Sequence[str]:
+        """The URLs of the issuers whose tokens cannot be verified: no keys are held, and the last fetch failed."""
+        return [url_shown(url) for url, accepted in self._issuers.items() if accepted.keys.unavailable]
+
     async def _verify(self, token: Token, digest: bytes, accepted: _Accepted) -> Authenticated:
         """Verify a token of one of the issuers, and remember it. Raises `AuthenticationError`."""
         issuer = accepted.issuer

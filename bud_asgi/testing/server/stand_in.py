@@ -36,7 +36,8 @@ class StandIn:
     `betas` are the beta flags that it accepts, all if `None`. `signer`, any name, signs the thinking blocks of its
     replies, and blocks that another has signed are refused; with `None`, none are. `tls` serves HTTPS with a
     certificate of that kind (needs the extra `bud-asgi[testing]`). `max_body` is in bytes. Ids and padding are made
-    from `seed`. `send_buffer` limits the kernel's send buffer of each connection, in bytes.
+    from `seed`. `send_buffer` limits the kernel's send buffer of each connection, in bytes. `port` is the port; 0 takes
+    a free one.
 
     Leaving the block closes every connection, and raises the first exception of a reply function, if any, or
     `RuntimeError` if the event loop was blocked while a client waited to connect.
@@ -54,6 +55,7 @@ class StandIn:
         max_body: int = MAX_BODY,
         seed: int = 0,
         send_buffer: int | None = None,
+        port: int = 0,
     ) -> None:
         self.api_key = api_key
         self.requests: list[Received] = []
@@ -75,7 +77,7 @@ class StandIn:
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._watchdog: BlockedLoopWatchdog | None = None
-        self._port = 0
+        self._port = port
         self._changed = asyncio.Event()
         self._reported_aborts: set[Received] = set()
         self._failures: list[Exception] = []
