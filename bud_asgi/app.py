@@ -73,6 +73,8 @@ class MessagesApp:
     from, if it was.
     """
 
+    source: object = None
+
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
         self,
         *,
@@ -113,7 +115,6 @@ class MessagesApp:
         )
         self._revisions = Revisions(options, client, timing, self._observers)
         self._loops = self._revisions.loops
-        self.source: object = None
 
     @property
     def limits(self) -> Limiter:
