@@ -46,6 +46,7 @@ SERVE_OPTIONS = frozenset(
         "ssl_keyfile",
         "ssl_keyfile_password",
         "uds",
+        "watch",
         "workers",
     }
 )

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, Served, environment, free_port, gateway_file, served
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, Served, environment, gateway_file, served
 from support.calls import MODEL
+from support.ports import free_port
 from support.waiting import answers, until, wait_until
 
 from bud_asgi import from_file, hash_api_key
