@@ -4,6 +4,8 @@ What the README uses is here; each room (`bud_asgi.auth`, `.limits`, `.routing`,
 shows the rest of its own.
 """
 
+import typing
+
 from starlette.middleware import Middleware
 
 from bud_asgi.app import MessagesApp
@@ -18,8 +20,10 @@ from bud_asgi.protocol.usage import Usage
 from bud_asgi.providers import Anthropic, AnthropicProvider, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
+from bud_asgi.version import __version__
 
-__version__ = "0.1.0"
+if typing.TYPE_CHECKING:
+    from bud_asgi.telemetry.opentelemetry import OpenTelemetry
 
 __all__ = [
     "Anonymous",
@@ -40,6 +44,7 @@ __all__ = [
     "MessagesApp",
     "Middleware",
     "Observer",
+    "OpenTelemetry",
     "Principal",
     "RateLimitMiddleware",
     "RedisStore",
@@ -57,3 +62,12 @@ __all__ = [
     "new_api_key",
     "reload_file",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `OpenTelemetry` on first use: its API takes a good part of the time that the whole package takes."""
+    if name != "OpenTelemetry":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bud_asgi.telemetry.opentelemetry import OpenTelemetry  # noqa: PLC0415
+
+    return OpenTelemetry

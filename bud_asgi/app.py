@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, worst_of
+from bud_asgi.auth import CREDENTIAL_HEADERS
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
@@ -34,13 +34,18 @@ from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
 from bud_asgi.revisions import Revisions
-from bud_asgi.routing import TargetState
-from bud_asgi.telemetry import OnSettled, SettledCallback, flush_access_log
+from bud_asgi.snapshot import check_readiness, take_snapshot
+from bud_asgi.state import AppState, Readiness
+from bud_asgi.status import StatusPage, StatusSource
+from bud_asgi.telemetry import MetricsSource, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from fastapi.params import Depends
+    from prometheus_client import CollectorRegistry
+
+    from bud_asgi.telemetry.prometheus import Metrics
 
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -114,6 +119,9 @@ class MessagesApp:
         )
         self._revisions = Revisions(options, client, timing, self._observers)
         self._loops = self._revisions.loops
+        self._started = time.time(), time.monotonic()
+        self._metrics = MetricsSource(self.state, self._observers)
+        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
         self.source: object = None
 
     @property
@@ -134,9 +142,37 @@ class MessagesApp:
         """The providers that new requests are sent to."""
         return self._revisions.current.options.providers
 
-    def state(self) -> Sequence[TargetState]:
-        """The state of the targets as this process sees it: up, down or probing, why, and the requests in flight."""
-        return self._revisions.current.gateway.target_states()
+    def state(self) -> AppState:
+        """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
+
+        It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
+        the store of the callers' keys.
+        """
+        return take_snapshot(self._revisions.current, self._loops, started=self._started)
+
+    async def readiness(self) -> Readiness:
+        """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
+
+        Calls the store of the callers' keys if it has not answered within the last seconds.
+        """
+        return await check_readiness(self._revisions.current, self._loops)
+
+    def status_page(self, *, auth: Auth) -> StatusPage:
+        """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
+
+        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
+        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        """
+        return StatusPage(self._status, auth)
+
+    def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
+        """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
+
+        It serves all metrics of `registry`, by default a new one with only those of this app. A host that serves its
+        registry already needs just this call. Called again, it returns the same app. Raises `OptionError` for another
+        registry, and for one that has the metrics of another app; `ImportError` without `prometheus_client`.
+        """
+        return self._metrics.make(registry)
 
     def install(self, host: Starlette | StarletteRouter, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
@@ -239,12 +275,13 @@ class MessagesApp:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
         """Enter this within a host's own lifespan: on exit it drains, then closes its connections."""
         self._loops.get()
-        try:
-            yield
-        finally:
-            await self.drain()
-            await self._loops.aclose()
-            flush_access_log()
+        with self._metrics:
+            try:
+                yield
+            finally:
+                await self.drain()
+                await self._loops.aclose()
+                flush_access_log()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Refuse new requests (529), let those in flight end, and abort the rest after `timeout` seconds.
@@ -301,7 +338,7 @@ class MessagesApp:
                 observers.notify(observers.request_started, exchange, scope)
         if operation in PUBLIC:
             response.observers = NO_OBSERVERS
-            return _answer_ready(parts, loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
+            return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
         exchange.hops = next_hops(exchange.headers.get(HOPS), parts.gateway.id)
@@ -313,6 +350,14 @@ class MessagesApp:
             return parts.gateway.serve(request, loop, scope, receive)
         scope[GATEWAY_KEY] = parts.gateway
         return _call_stack(stack, request, scope, receive)
+
+    async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
+        """Report whether requests can be served, and a key store that does not answer while known keys still work."""
+        readiness = await self.readiness()
+        status = "degraded" if readiness.ready else "unavailable"
+        shown = any(reason.code == "key_store" for reason in readiness.reasons) and not loop.draining
+        body = b'{"authentication":"%b"}' % status.encode() if shown else b""
+        await response.send_whole(200 if readiness.ready else 503, _JSON if body else (), body)
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -345,16 +390,6 @@ def _observers(observers: Sequence[Observer], on_settled: OnSettled | None) -> O
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
         given += (SettledCallback(on_settled),)
     return Observers(given)
-
-
-async def _answer_ready(parts: Parts, loop: LoopResources, response: Response) -> None:
-    """Report whether requests can be served, and a key store that does not answer while known keys still work."""
-    if loop.draining:
-        await response.send_whole(503, (), b"")
-        return
-    status = worst_of([await chain.status() for chain in parts.chains])
-    body = b"" if status == "ready" else b'{"authentication":"%b"}' % status.encode()
-    await response.send_whole(503 if status == "unavailable" else 200, _JSON if body else (), body)
 
 
 async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from bud_asgi.options import check_integer, check_text, check_type
+from bud_asgi.protocol.answer import Answer, answer_of_message, answer_of_stream
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.timeouts import Timeouts
 
@@ -66,6 +68,20 @@ class Target(msgspec.Struct, frozen=True):
             check_type("timeouts", self.timeouts, Timeouts, "a Timeouts")
 
 
+class Server(Protocol):
+    """The address of an upstream."""
+
+    @property
+    def host(self) -> str:
+        """The name or the address of the host."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        ...
+
+
 class Attempt(msgspec.Struct, eq=False):
     """One try at one target. Times are seconds on the monotonic clock, `None` until reached.
 
@@ -76,6 +92,15 @@ class Attempt(msgspec.Struct, eq=False):
     AWS's metrics do. `usage` is what the attempt has cost, or may have. The caller pays for one attempt: once the
     request has ended, its usage is that of the exchange, and what is left here is the operator's. A JSON reply has to
     be whole by the `deadline`.
+
+    `service` is the service called, by its name in OpenTelemetry's conventions (`anthropic`, `aws.bedrock`), and
+    `server` its address. `error_type` is the type of the error that the upstream answered with. `reply` is what
+    `answer` is read from, and is there in `attempt_ended` only: a JSON body, or the data of the first and of the last
+    of a stream's events with facts about the message.
+
+    Two fields are for observers, to be set in `attempt_started`. `trace_context` are the headers that replace the
+    client's `traceparent` and `tracestate`, for providers that send these on. `capture` gets the bytes of the reply as
+    they arrive: JSON, or events in the Anthropic format.
     """
 
     target: Target
@@ -93,6 +118,27 @@ class Attempt(msgspec.Struct, eq=False):
     metered: Usage | None = None
     usage: Usage | None = None
     deadline: float = inf
+    service: str = ""
+    server: Server | None = None
+    error_type: str | None = None
+    reply: tuple[bytes, ...] = ()
+    trace_context: Sequence[tuple[bytes, bytes]] = ()
+    capture: Callable[[bytes], None] | None = None
+
+    def __repr__(self) -> str:
+        """Leave out the reply, which is content, and the reason of a failure, which may name hosts and accounts."""
+        return f"Attempt({self.target!r}, end={self.end!r}, status={self.status!r})"
+
+    @property
+    def answer(self) -> Answer:
+        """What the reply reports of itself. It is known in `attempt_ended`; later, and without a reply, it is empty."""
+        match self.reply:
+            case (body,):
+                return answer_of_message(body)
+            case (start, delta):
+                return answer_of_stream(start, delta)
+            case _:
+                return Answer()
 
     @property
     def intervened(self) -> bool:

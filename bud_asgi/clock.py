@@ -71,15 +71,19 @@ class Watched(Protocol):
 
 
 class Clock:
-    """Calls `on_tick` of what it watches, at most `tick` seconds apart. It does not run while nothing is watched."""
+    """Calls `on_tick` of what it watches, at most `tick` seconds apart. It does not run while nothing is watched.
 
-    __slots__ = ("_loop", "_scheduled", "_tick", "_watched")
+    `late` is by how many seconds the last tick was late: so long the loop was busy with something else.
+    """
+
+    __slots__ = ("_due", "_loop", "_scheduled", "_tick", "_watched", "late")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, tick: float = TICK) -> None:
         self._loop = loop
         self._tick = tick
         self._watched: set[Watched] = set()
         self._scheduled = False
+        self._due = self.late = 0.0
 
     @property
     def ticking(self) -> bool:
@@ -91,7 +95,7 @@ class Clock:
         self._watched.add(watched)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_later(self._tick, self._on_tick)
+            self._schedule(self._loop.time())
 
     def unwatch(self, watched: Watched) -> None:
         """Stop calling it. May be called twice, and from inside a tick."""
@@ -101,8 +105,13 @@ class Clock:
         self._scheduled = bool(self._watched)
         if not self._watched:
             return
-        self._loop.call_later(self._tick, self._on_tick)
         now = self._loop.time()
+        self.late = max(0.0, now - self._due)
+        self._schedule(now)
         for watched in tuple(self._watched):
             if watched in self._watched:  # an earlier one may have unwatched it
                 watched.on_tick(now)
+
+    def _schedule(self, now: float) -> None:
+        self._due = now + self._tick
+        self._loop.call_at(self._due, self._on_tick)

@@ -138,6 +138,7 @@ class Exchange(msgspec.Struct, eq=False):
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
     `status`, `outcome`. The last of the `attempts` is the one that was delivered, if there is one. `headers` are the
     client's, by lower-case name; `header_names` is what their names show, `head_size` their length in bytes.
+    `path` is that of the ASGI scope, and so is `client`, the address that the server names, with its port.
     `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
     added to every response.
     `refused_by` is the limit that had no room, `over_limits` are the observed ones that would have refused.
@@ -152,8 +153,9 @@ class Exchange(msgspec.Struct, eq=False):
     `explain` returns the value of the `bud-route` header; `None` without that header. `body_wait` is how long the body
     took to arrive, in seconds. `error_type` is the type of the error that the client got. `writes` is how many pieces
     of a stream were written, `last_write` when the last one was, `longest_gap` the longest time between two, in
-    seconds; pings do not count. `revision` is the number of the app's configuration that serves the request: 1 from the
-    start, one more after each change while it runs; 0 outside a gateway.
+    seconds; pings do not count. `trace_id` is that of the span of the request, in hexadecimal; `None` without one.
+    `revision` is the number of the app's configuration that serves the request: 1 from the start, more after each
+    change while it runs.
     """
 
     request_id: str
@@ -162,8 +164,9 @@ class Exchange(msgspec.Struct, eq=False):
     headers: Headers
     header_names: HeaderNames
     head_size: int
-    _path: str
+    path: str
     started: float
+    client: tuple[str, int] | None = None
     hops: bytes = b""
     operation: Operation | None = None
     model_id: str = ""
@@ -195,7 +198,8 @@ class Exchange(msgspec.Struct, eq=False):
     writes: int = 0
     last_write: float = 0.0
     longest_gap: float = 0.0
-    revision: int = 0
+    trace_id: str | None = None
+    revision: int = 1
     _request: MessagesRequest | None = None
 
     @classmethod
@@ -208,7 +212,8 @@ class Exchange(msgspec.Struct, eq=False):
             headers, names, size = read_headers(lines if len(lines) <= MAX_HEADER_LINES else ())
             version = scope.get("http_version", "1.1")
             request_id = new_request_id()
-            exchange = cls(request_id, scope["method"], version, headers, names, size, scope["path"], time.monotonic())
+            path, now, client = scope["path"], time.monotonic(), scope.get("client")
+            exchange = cls(request_id, scope["method"], version, headers, names, size, path, now, client)
             scope[SCOPE_KEY] = exchange
         return exchange
 
@@ -264,15 +269,16 @@ class Exchange(msgspec.Struct, eq=False):
         Waiting for the client's body and for upstreams does not count. To encode the request for an upstream is part of
         its attempt.
         """
-        if not self.attempts:
+        attempts = self.attempts
+        if not attempts:
             return None
-        first, last = self.attempts[0], self.attempts[-1]
-        added = first.started - self.started - self.body_wait
-        for one, following in pairwise(self.attempts):
-            added += max(0.0, following.started - (one.ended or following.started))
-        begun = last.first_event or last.ended
-        if self.committed is not None and begun is not None:
-            added += max(0.0, self.committed - begun)
+        added = attempts[0].started - self.started - self.body_wait
+        if len(attempts) > 1:
+            for one, following in pairwise(attempts):
+                added += max(0.0, following.started - (one.ended or following.started))
+        begun = attempts[-1].first_event or attempts[-1].ended
+        if self.committed is not None and begun is not None and self.committed > begun:
+            added += self.committed - begun
         return max(0.0, added)
 
     @property
@@ -291,7 +297,7 @@ class Exchange(msgspec.Struct, eq=False):
     def counting(self) -> bool:
         """Whether the request is to count tokens, which is free, instead of creating a message."""
         if self.operation is None:  # one of our middlewares in front of an app that is not ours
-            return self._path.endswith("/v1/messages/count_tokens")
+            return self.path.endswith("/v1/messages/count_tokens")
         return self.operation == "messages.count_tokens"
 
     @property

@@ -12,6 +12,7 @@ from bud_asgi.attempt import Attempt, AttemptEnd
 from bud_asgi.protocol.errors import GatewayError, read_error
 from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable
 from bud_asgi.routing import Verdict
+from bud_asgi.state import RetryBudgetState
 
 TRY_NEXT: Mapping[AttemptEnd, bool] = {
     "answered": False,
@@ -149,7 +150,8 @@ class RetryBudget:
     """Stops retry storms: further attempts that fail are at most a share of all attempts in the last minute, or a few.
 
     One that succeeds is given back. So while upstreams fail now and then, each failure is followed by another attempt;
-    while they fail all the time, hardly any is. Times are seconds on a clock that only goes forward.
+    while they fail all the time, hardly any is. Times are seconds on a clock that only goes forward. `taken`,
+    `returned` and `refused` count since the start.
     """
 
     def __init__(self, *, share: float = 0.1, floor: int = 3, window: float = 60.0) -> None:
@@ -157,6 +159,7 @@ class RetryBudget:
         self._floor = floor
         self._attempts = _Count(window)
         self._retries = _Count(window)
+        self.taken = self.returned = self.refused = 0
 
     def count(self, now: float) -> None:
         """Count an attempt that is sent."""
@@ -164,16 +167,26 @@ class RetryBudget:
 
     def take(self, now: float) -> bool:
         """Whether a further attempt may be made; if so, it is counted."""
-        allowed = max(float(self._floor), self._share * self._attempts.total(now))
-        if self._retries.total(now) + 1 > allowed:
+        if self._retries.total(now) + 1 > self._allowed(now):
+            self.refused += 1
             return False
         self._retries.add(now)
+        self.taken += 1
         return True
+
+    def state(self, now: float) -> RetryBudgetState:
+        """How it stands."""
+        attempts, retries = self._attempts.total(now), self._retries.total(now)
+        return RetryBudgetState(attempts, retries, self._allowed(now), self.taken, self.returned, self.refused)
+
+    def _allowed(self, now: float) -> float:
+        return max(float(self._floor), self._share * self._attempts.total(now))
 
     def give_back(self, now: float) -> None:
         """Give back a further attempt that has succeeded, unless it is counted no more."""
         if self._retries.total(now):
             self._retries.add(now, -1)
+            self.returned += 1
 
 
 class _Count:

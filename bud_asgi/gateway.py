@@ -30,9 +30,9 @@ from bud_asgi.response import Response
 from bud_asgi.routing import (
     Chooser,
     HostRouter,
+    Route,
     RouteTable,
     TableRoute,
-    TargetState,
     check_permission,
     choose_targets,
     explain_route,
@@ -41,6 +41,7 @@ from bud_asgi.routing import (
     resolve_by_host,
     targets_for_all,
 )
+from bud_asgi.state import TargetState
 from bud_asgi.upstream_call import Upstreams
 
 GATEWAY_KEY = "bud_asgi.gateway"
@@ -166,9 +167,19 @@ class Gateway:
             targets = (target for route in self._router.routes for target in route.targets)
         self._chooser.fleet.continue_from(former._chooser.fleet, same, targets)
 
-    def target_states(self) -> Sequence[TargetState]:
-        """The state of all targets that have been called, or are to be balanced."""
-        return self._chooser.fleet.snapshot(time.monotonic())
+    @property
+    def providers(self) -> Iterable[Provider]:
+        """The providers."""
+        return self._providers.values()
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """The routes; of a router that is a function they are not known."""
+        return self._router.routes if isinstance(self._router, RouteTable) else ()
+
+    def target_states(self, now: float) -> Sequence[TargetState]:
+        """The state of all targets that have been called, and of those of the routes."""
+        return self._chooser.fleet.snapshot(now, (target for route in self.routes for target in route.targets))
 
     def _arranged(self, exchange: Exchange) -> Sequence[Target]:
         """The targets in the order in which they are tried. Raises `UpstreamsFull`."""

@@ -16,6 +16,7 @@ from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.http import HttpClient, Origin, Pooling
 from bud_asgi.models import UpstreamModelLists
+from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.response import Response
 from bud_asgi.tasks import BackgroundTasks
@@ -80,12 +81,19 @@ class LoopResources:
     """The resources of one event loop, and its registry of requests in flight.
 
     The registry serves drains, disconnects and pings: one clock, and one registration for each request. `in_use`
-    returns the configurations that serve new requests. `now` is the loop's clock: to look up the running loop takes a
-    system call in Python 3.11.
+    returns the configurations that serve new requests. `observers` are notified of each tick. `now` is the loop's
+    clock: to look up the running loop takes a system call in Python 3.11.
     """
 
-    def __init__(self, client: HttpClient, timing: Timing, in_use: Callable[[], Sequence[Closing]]) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        timing: Timing,
+        in_use: Callable[[], Sequence[Closing]],
+        observers: Observers = NO_OBSERVERS,
+    ) -> None:
         self.client = client
+        self._observers = observers
         self.timing = timing
         self.model_lists = UpstreamModelLists(client)
         self.tasks = BackgroundTasks()
@@ -129,6 +137,8 @@ class LoopResources:
         """Pass a tick of the clock on to the requests in flight."""
         for request in tuple(self.in_flight.values()):
             request.on_tick(now)
+        if self._observers.loop_ticked:
+            self._observers.notify(self._observers.loop_ticked, self._clock.late)
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests, wait `timeout` seconds for those in flight, abort the rest, await background tasks."""
@@ -188,9 +198,14 @@ class PerLoop:
     """
 
     def __init__(
-        self, client: Callable[[], HttpClient], timing: Timing, in_use: Callable[[], Sequence[Closing]]
+        self,
+        client: Callable[[], HttpClient],
+        timing: Timing,
+        in_use: Callable[[], Sequence[Closing]],
+        observers: Observers = NO_OBSERVERS,
     ) -> None:
         self._client = client
+        self._observers = observers
         self._timing = timing
         self._in_use = in_use
         self._by_loop: dict[asyncio.AbstractEventLoop, tuple[LoopResources, asyncio.Task[None]]] = {}
@@ -202,10 +217,18 @@ class PerLoop:
         if kept is None:
             for ended in [other for other in self._by_loop if other.is_closed()]:
                 del self._by_loop[ended]
-            resources = LoopResources(self._client(), self._timing, self._in_use)
+            resources = LoopResources(self._client(), self._timing, self._in_use, self._observers)
             keeper = loop.create_task(self._close_with_loop(loop, resources), name="bud_asgi keeper")
             kept = self._by_loop[loop] = (resources, keeper)
         return kept[0]
+
+    def all(self) -> Sequence[LoopResources]:
+        """The resources of all loops that run."""
+        return [kept[0] for loop, kept in tuple(self._by_loop.items()) if not loop.is_closed()]
+
+    def in_flight(self) -> Sequence[Exchange]:
+        """The requests in flight in all loops; those for health checks are among them."""
+        return [request.exchange for loop in self.all() for request in tuple(loop.in_flight.values())]
 
     def retire(self, parts: Closing) -> None:
         """In each event loop, close what only this configuration uses when its last request there has ended."""

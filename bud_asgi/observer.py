@@ -21,7 +21,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class Observer:
-    """Gets the events of each request. Override the methods that you need; the others cost nothing.
+    """Gets the events of each request and of the event loop. Override the methods that you need: others cost nothing.
 
     All of them run in the event loop, and the request waits for them: they must not block. For a request, `settled`
     is always the last event and comes exactly once, also when the client disconnects or the app shuts down. Health
@@ -51,6 +51,12 @@ class Observer:
     def settled(self, exchange: Exchange) -> None:
         """The request has ended, and its record is complete."""
 
+    def loop_ticked(self, lag: float) -> None:
+        """A timer of the event loop has run `lag` seconds late: for so long the loop was busy with other work.
+
+        Called a few times a second while requests are in flight.
+        """
+
 
 class Observers:
     """The observers of an app: for each event, the methods to call. All are empty if nothing observes."""
@@ -61,6 +67,7 @@ class Observers:
         "_observers",
         "attempt_ended",
         "attempt_started",
+        "loop_ticked",
         "request_started",
         "response_started",
         "settled",
@@ -79,6 +86,7 @@ class Observers:
         self.attempt_ended: tuple[Callable[[Exchange, Attempt], None], ...] = ()
         self.response_started: tuple[Callable[[Exchange], None], ...] = ()
         self.settled: tuple[Callable[[Exchange], None], ...] = ()
+        self.loop_ticked: tuple[Callable[[float], None], ...] = ()
 
     def add(self, observer: Observer) -> None:
         """Call this observer too, after those that are already here."""
@@ -94,6 +102,8 @@ class Observers:
             self.response_started += (observer.response_started,)
         if kind.settled is not Observer.settled:
             self.settled += (observer.settled,)
+        if kind.loop_ticked is not Observer.loop_ticked:
+            self.loop_ticked += (observer.loop_ticked,)
 
     def remove(self, observer: Observer) -> None:
         """Call this observer no more."""

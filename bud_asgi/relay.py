@@ -47,8 +47,11 @@ _log = logging.getLogger("bud_asgi")
 
 async def relay_json(
     exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, response: Response
-) -> None:
-    """Deliver a JSON reply of status 200. Raises `UpstreamUnavailable` before the response has started."""
+) -> bytes:
+    """Deliver a JSON reply of status 200. Returns it, unless it is too large to be held.
+
+    Raises `UpstreamUnavailable` before the response has started.
+    """
     if media_type(fields) != b"application/json":
         raise UpstreamUnavailable("The upstream's answer was not JSON.")
     try:
@@ -65,11 +68,12 @@ async def relay_json(
         attempt.note_guardrail(guardrail_action(body))
         response.has_content = True
         await response.send_whole(200, headers, body)
-        return
+        return body
     if length := fields.get(b"content-length"):
         headers.append((b"content-length", length))
     await response.start(headers)
     await _relay_rest(exchange, attempt, reply, response, body)
+    return b""
 
 
 async def _relay_rest(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, chunk: bytes) -> None:

@@ -30,7 +30,7 @@ class Revisions:
     def __init__(
         self, options: PartOptions, client: Callable[[], HttpClient], timing: Timing, observers: Observers
     ) -> None:
-        self.loops = PerLoop(client, timing, lambda: self._in_use)
+        self.loops = PerLoop(client, timing, lambda: self._in_use, observers)
         self._observers, self._access_log = observers, AccessLog()
         self._shared = Shared(self.loops, observers, timing, lambda: self.current.gateway)
         self._numbers, self._changing = itertools.count(1), Lock()

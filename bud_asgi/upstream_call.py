@@ -16,12 +16,13 @@ from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.failover import Failure, RetryBudget, classify, verdict_on
 from bud_asgi.field_policy import without_fields
-from bud_asgi.http import HttpClient, HttpReply
+from bud_asgi.http import CapturedReply, HttpClient, HttpReply
 from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.protocol.errors import ClientGone, GatewayError
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.sse import EventStream, StreamState
+from bud_asgi.protocol.trace_context import with_trace_context
 from bud_asgi.providers import (
     Provider,
     ProviderRequest,
@@ -33,6 +34,7 @@ from bud_asgi.providers import (
     send,
     serves_all,
     shown_in_log,
+    traits_of,
 )
 from bud_asgi.relay import hold_events, relay_events, relay_json, start_stream, usage_of_stream
 from bud_asgi.routing import Call, Fleet, Health, Verdict
@@ -72,7 +74,7 @@ class UpstreamCall(msgspec.Struct, eq=False):
 
     `shared`: the account there is the same for all callers; a limit or a refused credential of another one shows
     nothing of the target. `retried`: it was taken from the retry budget. `held` are the events of a stream that have
-    arrived before its response has started.
+    arrived before its response has started. `body` is a JSON reply that has been delivered whole.
     """
 
     attempt: Attempt
@@ -85,6 +87,7 @@ class UpstreamCall(msgspec.Struct, eq=False):
     reply: HttpReply | None = None
     fields: Headers = {}
     held: bytes = b""
+    body: bytes = b""
 
 
 def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
@@ -93,11 +96,11 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     upstreams.budget.count(now)
     attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
-    observers = upstreams.observers
+    provider, observers = upstreams.providers[target.provider], upstreams.observers
     if observers.attempt_started:
+        attempt.service = traits_of(provider).service
         observers.notify(observers.attempt_started, exchange, attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
-    provider = upstreams.providers[target.provider]
     return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, serves_all(provider))
 
 
@@ -112,6 +115,8 @@ async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall
             call.provider = await for_principal(call.provider, run.request.exchange.principal)
         # The encoded request is not kept in a variable: an open stream would retain the body.
         call.reply, call.fields = await send(run.client, call.provider, _provider_request(run, attempt), attempt)
+        if attempt.capture is not None:
+            call.reply = CapturedReply(call.reply, attempt.capture)
         if call.shared:
             call.health.note_limits(time.monotonic(), call.fields, time.time)
         if stream is not None:
@@ -134,7 +139,7 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
         raise RuntimeError("the reply has not begun")
     try:
         if stream is None:
-            await relay_json(exchange, attempt, reply, call.fields, response)
+            call.body = await relay_json(exchange, attempt, reply, call.fields, response)
         else:
             await start_stream(stream, attempt, call.fields, response)
             exchange.release_body()
@@ -189,7 +194,9 @@ def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | 
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)
     observers = run.upstreams.observers
     if observers.attempt_ended:
+        attempt.reply = (call.body,) if call.stream is None else (call.stream.start, call.stream.delta)
         observers.notify(observers.attempt_ended, run.request.exchange, attempt)
+        attempt.reply = ()  # an open stream, or a task of the host's, may keep the record for long
 
 
 def _note_failure(run: Run, call: UpstreamCall, error: BaseException) -> None:
@@ -208,6 +215,8 @@ def _note_failure(run: Run, call: UpstreamCall, error: BaseException) -> None:
         if attempt.end == "unsupported" and exchange.decoded_request.violation:
             attempt.end = "refused"  # the request itself is invalid, for all models of Anthropic's
         attempt.sent = attempt.sent and attempt.end != "not_sent"
+        if isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
+            attempt.error_type = error.type
         _log_failure(exchange, provider, attempt, error)
     elif isinstance(error, Exception):  # of the host's own HTTP client, or a fault of ours
         attempt.end = "broken" if response.has_content else "unknown" if attempt.sent else "unsupported"
@@ -228,7 +237,8 @@ def _log_failure(exchange: Exchange, provider: Provider, attempt: Attempt, error
 def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
     """The request for a provider, without the dropped account fields, which are noted in the attempt.
 
-    The headers that proved the caller to us are left out: these credentials stay here.
+    The headers that proved the caller to us are left out: these credentials stay here. The trace context is that of the
+    attempt, if it has one.
     """
     exchange = run.request.exchange
     request, headers = exchange.decoded_request, exchange.headers
@@ -236,6 +246,8 @@ def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
         dropped = run.upstreams.dropped_fields[attempt.target.provider]
         request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)
         attempt.dropped += names
+    if attempt.trace_context:
+        headers = with_trace_context(headers, attempt.trace_context)
     if exchange.credential_headers:
         headers = dict(headers)
         for name in exchange.credential_headers:

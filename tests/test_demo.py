@@ -166,6 +166,7 @@ def test_importing_the_package_loads_nothing_heavy(interpreter: str) -> None:
         "anthropic",
         "httpx",
         "trustme",
+        "opentelemetry",
         "bud_asgi.testing",
     ]
     code = f"import sys, {interpreter}; print([name for name in {heavy!r} if name in sys.modules])"

@@ -12,7 +12,8 @@ REFUSE = """
 import sys
 
 EXTRAS = {"aiobotocore", "aiohttp", "anthropic", "boto3", "botocore", "click", "cryptography", "google", "hiredis",
-          "httpx", "httpx2", "joserfc", "psycopg", "redis", "requests", "trustme", "urllib3", "uvicorn", "uvloop"}
+          "httpx", "httpx2", "joserfc", "prometheus_client", "psycopg", "redis", "requests", "trustme",
+          "urllib3", "uvicorn", "uvloop"}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -119,6 +120,10 @@ def test_a_file_names_the_extra_that_its_provider_needs() -> None:
             needs("Jwt", "joserfc", "jwt"),
         ),
         (
+            "MessagesApp(auth=Anonymous(), providers=[Anthropic(api_key='x')]).metrics()",
+            needs("MessagesApp.metrics()", "prometheus_client", "prometheus"),
+        ),
+        (
             "RedisStore('redis://localhost')",
             needs("RedisStore", "redis", "redis"),
         ),
@@ -133,7 +138,7 @@ def test_what_needs_an_extra_names_the_command_that_installs_it(build: str, mess
         f"""
         import os
         os.environ.pop("AWS_BEARER_TOKEN_BEDROCK", None)
-        from bud_asgi import Bedrock, Vertex
+        from bud_asgi import Anonymous, Anthropic, Bedrock, MessagesApp, Vertex
         from bud_asgi.auth import Issuer, Jwt
         from bud_asgi.auth import SqlKeyStore
         from bud_asgi.limits.redis import RedisStore

@@ -41,6 +41,24 @@ class BackendWithStore(Protocol):
 
 
 @runtime_checkable
+class KnowsStatus(Protocol):
+    """A backend with a store that remembers whether it has answered."""
+
+    def known_status(self) -> Status:
+        """The status as of the last call to the store. Calls nothing."""
+        ...
+
+
+@runtime_checkable
+class BackendWithIssuers(Protocol):
+    """A backend that needs the keys of issuers."""
+
+    def unavailable_issuers(self) -> Sequence[str]:
+        """The issuers whose tokens cannot be verified at present."""
+        ...
+
+
+@runtime_checkable
 class Continuing(Protocol):
     """A backend that can go on from another one, which it replaces while the app runs."""
 
@@ -115,8 +133,15 @@ class FirstOf(AuthenticationBackend):
         self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
         self.others = tuple(backend for backend in given if not _is_checker(backend))
         self.closables = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
+        self._with_issuers = tuple(backend for backend in given if isinstance(backend, BackendWithIssuers))
         self._continuing = tuple(backend for backend in given if isinstance(backend, Continuing))
+        self._last_status: Status = "ready"
         self.required: str = getattr(given[0], "required", UNAUTHENTICATED)
+
+    @property
+    def takes_keys(self) -> bool:
+        """Whether one of the backends decides by a secret alone."""
+        return bool(self._checkers)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         """The caller of a connection, as Starlette's middleware needs it; `None` without a credential.
@@ -170,7 +195,21 @@ class FirstOf(AuthenticationBackend):
 
     async def status(self) -> Status:
         """The status of the backend whose store is in the worst state; `ready` without stores."""
-        return worst_of([await backend.status() for backend in self.closables])
+        self._last_status = worst_of([await backend.status() for backend in self.closables])
+        return self._last_status
+
+    def known_status(self) -> Status:
+        """The same as of the last calls to the stores. Calls nothing."""
+        return worst_of(
+            [
+                backend.known_status() if isinstance(backend, KnowsStatus) else self._last_status
+                for backend in self.closables
+            ]
+        )
+
+    def unavailable_issuers(self) -> Sequence[str]:
+        """The issuers whose tokens cannot be verified at present."""
+        return [issuer for backend in self._with_issuers for issuer in backend.unavailable_issuers()]
 
     def continue_from(self, former: FirstOf) -> None:
         """Take over the failures that a former chain has counted, and what its backends have cached."""

@@ -11,7 +11,7 @@ import msgspec
 from bud_asgi.cli.live import LiveResult, call_providers
 from bud_asgi.cli.settings import EXIT_FAILED, EXIT_WRONG, read_settings, report_config_errors
 from bud_asgi.cli.summary import Summary, show_settings, summary_of
-from bud_asgi.cli.tables import table
+from bud_asgi.cli.tables import cell_shown, table
 from bud_asgi.cli.terminal import columns, echo_problem, echo_text
 from bud_asgi.cli.warnings import problems_in, warnings_of
 from bud_asgi.config import ConfigError, Problem, Settings
@@ -72,10 +72,15 @@ def _check_as_json(config: str | None, *, live: bool) -> int:
             valid=True,
             warnings=tuple(warnings_of(settings)),
             serves=summary_of(settings),
-            live=None if results is None else tuple(results),
+            live=None if results is None else tuple(map(_without_secrets, results)),
         )
     )
     return EXIT_FAILED if any(not one.ok for one in results or ()) else 0
+
+
+def _without_secrets(result: LiveResult) -> LiveResult:
+    model = None if result.model is None else cell_shown(result.model)
+    return msgspec.structs.replace(result, provider=cell_shown(result.provider), model=model)
 
 
 def _write(report: Report) -> None:

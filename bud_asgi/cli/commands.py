@@ -12,12 +12,15 @@ import click
 
 from bud_asgi.cli.ask import Question, ask_model
 from bud_asgi.cli.check import check_config
+from bud_asgi.cli.explain import explain
+from bud_asgi.cli.import_commands import import_group
 from bud_asgi.cli.init import DEFAULT_FILE, new_file, next_steps, write_file
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
-from bud_asgi.cli.serve import LOG_LEVELS, ServeOptions, serve_settings
+from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
+from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
 from bud_asgi.limits import StoreUnavailable
@@ -86,6 +89,13 @@ def _root_path(_context: click.Context, _parameter: click.Parameter, path: str) 
     help="Level of the messages on stderr.",
 )
 @click.option(
+    "--access-log-format",
+    default="auto",
+    show_default=True,
+    type=click.Choice(ACCESS_LOG_FORMATS),
+    help="Format of the lines on stdout; auto is text on a terminal and JSON elsewhere.",
+)
+@click.option(
     "--forwarded-allow-ips", metavar="LIST", help="Addresses of proxies whose X-Forwarded-* headers are trusted."
 )
 @click.option(
@@ -111,6 +121,25 @@ def _root_path(_context: click.Context, _parameter: click.Parameter, path: str) 
     "--limit-concurrency",
     type=click.IntRange(1),
     help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Port for metrics in the format of Prometheus.  [default: none]",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to serve metrics on.")
+@click.option(
+    "--status",
+    metavar="[=PATH]",
+    is_flag=False,
+    flag_value=DEFAULT_PATH,
+    help=f"Serve the status page, at {DEFAULT_PATH} or another path.",
+)
+@click.option(
+    "--status-key",
+    metavar="REFERENCE",
+    multiple=True,
+    help="Key for the status page, as env:NAME or file:PATH (repeatable).",
 )
 @click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of an address.")
 @click.option("--fd", type=click.IntRange(0), help="Descriptor of a socket to use, instead of an address.")
@@ -212,7 +241,9 @@ def _header(line: str) -> tuple[bytes, bytes]:
     return name.strip().lower().encode(), value.strip().encode()
 
 
+group.add_command(explain)
 group.add_command(keys)
+group.add_command(import_group)
 
 
 @group.group()

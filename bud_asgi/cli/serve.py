@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import click
@@ -32,8 +32,10 @@ from bud_asgi.cli.listening import (
     listening_problem,
     tls_options,
 )
+from bud_asgi.cli.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
 from bud_asgi.cli.reloading import Reloader, run_beside
 from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail, read_settings
+from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.cli.summary import show_settings
 from bud_asgi.cli.terminal import columns, echo_problem
 from bud_asgi.cli.warnings import warnings_of
@@ -49,6 +51,9 @@ AFTER_DRAIN = 2
 
 _log = logging.getLogger("bud_asgi")
 
+ACCESS_LOG_FORMATS = ("auto", "json", "text")
+"""`auto`: text for people if stdout is a terminal, otherwise JSON."""
+
 WORKER_OPTIONS = "BUD_ASGI_WORKER_OPTIONS"
 """The variable with the options of the command for its workers."""
 
@@ -61,6 +66,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
     is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. `uds` or `fd`
     take the place of `host` and `port`. `ssl_keyfile_password` is a reference. `watch`: reload when a file changes.
+    Without a `metrics_port` there are no metrics. `status` is the path of the status page, `None` for none, and
+    `status_key` has references to the keys for it.
     """
 
     config: str | None
@@ -74,6 +81,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    access_log_format: str = "auto"
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    status: str | None = None
+    status_key: tuple[str, ...] = ()
     uds: str | None = None
     fd: int | None = None
     root_path: str = ""
@@ -81,6 +93,11 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
     watch: bool = False
+
+    @property
+    def metrics(self) -> MetricsAddress | None:
+        """Where metrics are served."""
+        return None if self.metrics_port is None else MetricsAddress(self.metrics_host, self.metrics_port)
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -103,9 +120,11 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
 
 def _serve_alone(settings: Settings, options: ServeOptions, listening: Listening, tls: Mapping[str, Any]) -> None:
     messages = _with_access_log(settings).app()
-    config = uvicorn.Config(messages, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options), **tls)
+    app = with_status_page(messages, options.status, options.status_key)
+    config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options), **tls)
     announce(settings, listening.address)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    runner = asyncio.Runner(loop_factory=config.get_loop_factory())
+    with serve_metrics(messages, options.metrics), runner:
         reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
         serving = _serve_here(config, messages, options.drain_timeout, listening)
         runner.run(run_beside(reloader, Hangup(), serving))
@@ -142,7 +161,8 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
     if "target" in inspect.signature(Multiprocess).parameters:  # former versions of uvicorn require it
         own["target"] = uvicorn.Server(config).run
-    _Supervisor(**own).run()
+    with serve_worker_metrics(options.metrics):
+        _Supervisor(**own).run()
 
 
 class _Supervisor(Multiprocess):
@@ -233,7 +253,7 @@ def _shared(options: ServeOptions) -> dict[str, Any]:
         "lifespan": "on",
         "ws": "none",  # the app refuses WebSockets: no need to load a library for them
         "access_log": False,  # the app writes its own
-        "log_config": _log_config(options.log_level),
+        "log_config": _log_config(options),
     }
 
 
@@ -247,7 +267,10 @@ def _limits(options: ServeOptions) -> ServerLimits:
 
 def check_options(settings: Settings, options: ServeOptions) -> None:
     """Check the command's options against the settings. Raises `ConfigError`."""
-    problems = list(_check_workers(settings, options))
+    problems = [
+        *_check_workers(settings, options),
+        *check_status(options.status, options.status_key, options.workers),
+    ]
     has_address = options.uds is None and options.fd is None
     for provider in settings.providers if has_address else ():
         url = urlsplit(provider.base_url)
@@ -292,19 +315,13 @@ class NotCancelled(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def _log_config(level: str) -> dict[str, Any]:
-    """Messages go to stderr, one JSON line per request to stdout. A mounted app never configures logging."""
-    messages = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+def _log_config(options: ServeOptions) -> dict[str, Any]:
+    """Messages go to stderr, one line per request to stdout. A mounted app never configures logging."""
+    messages = {"handlers": ["stderr"], "level": options.log_level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "messages": {
-                "()": "uvicorn.logging.DefaultFormatter",
-                "fmt": "%(asctime)s %(levelprefix)s %(message)s",
-                "use_colors": sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
-            },
-        },
+        "formatters": _formatters(options.access_log_format),
         "filters": {"not_cancelled": {"()": NotCancelled}},
         "handlers": {
             "stderr": {
@@ -313,7 +330,11 @@ def _log_config(level: str) -> dict[str, Any]:
                 "filters": ["not_cancelled"],
                 "stream": "ext://sys.stderr",
             },
-            "stdout": {"class": "bud_asgi.telemetry.LineHandler", "stream": "ext://sys.stdout"},
+            "stdout": {
+                "class": "bud_asgi.telemetry.LineHandler",
+                "formatter": "requests",
+                "stream": "ext://sys.stdout",
+            },
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
@@ -322,3 +343,20 @@ def _log_config(level: str) -> dict[str, Any]:
             "bud_asgi.access": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
         },
     }
+
+
+def _formatters(wanted: str) -> dict[str, Any]:
+    """The formats of messages, and of requests: `wanted` is one of `ACCESS_LOG_FORMATS`."""
+    requests: dict[str, Any] = {"()": "bud_asgi.telemetry.JsonFormatter"}
+    if wanted == "text" or (wanted == "auto" and sys.stdout.isatty()):
+        requests = {"()": "bud_asgi.telemetry.TextFormatter", "colors": _use_colors(sys.stdout)}
+    messages = {
+        "()": "uvicorn.logging.DefaultFormatter",
+        "fmt": "%(asctime)s %(levelprefix)s %(message)s",
+        "use_colors": _use_colors(sys.stderr),
+    }
+    return {"messages": messages, "requests": requests}
+
+
+def _use_colors(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")

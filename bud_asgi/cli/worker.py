@@ -22,6 +22,8 @@ def make_app() -> MessagesApp:
     if options.per_worker_limits:  # they have been divided, and checked for that, when they have been read
         options = msgspec.structs.replace(options, workers=1)
     messages = read_environment().app()
+    if options.metrics is not None:
+        messages.metrics()
     reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
     hangup.task = asyncio.get_running_loop().create_task(reloader.run(hangup), name="bud_asgi reload")
     return messages

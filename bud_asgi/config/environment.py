@@ -35,6 +35,9 @@ _VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """For each kind of provider its options, and the variables that set them: the first one that is set counts."""
 
+_FLAGS: Mapping[str, str] = {"access_log": "BUD_ASGI_ACCESS_LOG", "opentelemetry": "BUD_ASGI_OPENTELEMETRY"}
+"""The switches that a file may leave to the environment."""
+
 _SIZES: Mapping[str, str] = {
     "max_body": "BUD_ASGI_MAX_BODY",
     "body_budget": "BUD_ASGI_BODY_BUDGET",
@@ -50,19 +53,20 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
     `AWS_REGION`, `vertex` by `ANTHROPIC_VERTEX_PROJECT_ID` and `CLOUD_ML_REGION`. `BUD_ASGI_KEYS` are the callers'
     keys, and `BUD_ASGI_KEY_STORE` is the URL of a store of further ones, hashed with `BUD_ASGI_KEY_PEPPER`;
     `BUD_ASGI_ALLOW_ANONYMOUS=1` admits everyone instead. `BUD_ASGI_MAX_BODY`, `BUD_ASGI_BODY_BUDGET` and
-    `BUD_ASGI_BODY_BUDGET_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, unless a file
-    sets it. `BUD_ASGI_LIMITS_DIVISOR` is the number of processes among which the limits of a file are divided. Raises
-    `ConfigError`.
+    `BUD_ASGI_BODY_BUDGET_PRINCIPAL` are in bytes. `BUD_ASGI_ACCESS_LOG=1` turns the access log on, and
+    `BUD_ASGI_OPENTELEMETRY=1` traces and metrics, unless a file sets them. `BUD_ASGI_LIMITS_DIVISOR` is the number of
+    processes among which the limits of a file are divided. Raises `ConfigError`.
     """
     environ = os.environ if environ is None else environ
     problems = Problems(SOURCE)
-    access_log = _flag("BUD_ASGI_ACCESS_LOG", environ, problems)
+    flags: dict[str, Any] = {name: _flag(variable, environ, problems) for name, variable in _FLAGS.items()}
     divisor = _divisor(environ, problems)
     if file := environ.get("BUD_ASGI_CONFIG"):
         problems.raise_any()
         settings = read_file(file, environ=environ)
         settings = divide_limits(settings, divisor) if divisor > 1 and settings.has_limits else settings
-        return settings if settings.access_log is not None else msgspec.structs.replace(settings, access_log=access_log)
+        unset = {name: flag for name, flag in flags.items() if getattr(settings, name) is None}
+        return msgspec.structs.replace(settings, **unset)
     provider = _provider(environ, problems)
     keys, key_store, pepper = tuple(_keys(environ, problems)), _key_store(environ, problems), _pepper(environ, problems)
     _check_callers(environ, problems)
@@ -77,7 +81,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Settings:
         max_body=max_body,
         body_budget=budget,
         body_budget_per_principal=per_principal,
-        access_log=access_log,
+        **flags,
     )
 
 

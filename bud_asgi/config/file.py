@@ -86,12 +86,7 @@ def _without_secrets(message: str) -> str:
 def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mapping[str, Dimension]) -> Settings:
     """Read all parts of a file. Raises `ConfigError` with every problem."""
     problems, known = reader.problems, gateway.get("providers", {})
-    sizes = max_body, budget, per_principal = (
-        gateway.get("max_body", DEFAULT_MAX_BODY),
-        gateway.get("body_budget"),
-        gateway.get("body_budget_per_principal"),
-    )
-    _check_sizes(problems, *sizes)
+    max_body, budget, per_principal = _read_sizes(problems, gateway)
     _check_required(problems, gateway)
     providers = [read_provider(reader, name, table) for name, table in known.items()]
     keys = read_keys(reader, gateway, dimensions)
@@ -119,6 +114,7 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
         body_budget=budget,
         body_budget_per_principal=per_principal,
         access_log=gateway.get("access_log"),
+        opentelemetry=gateway.get("opentelemetry"),
         route_header=gateway.get("route_header", False),
         tables=reader.tables,
         files=frozenset(problems.files),
@@ -126,11 +122,15 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
     )
 
 
-def _check_sizes(problems: Problems, max_body: int, budget: int | None, per_principal: int | None) -> None:
+def _read_sizes(problems: Problems, gateway: GatewayConfig) -> tuple[int, int | None, int | None]:
+    """The largest body, and the budgets of all bodies and of one principal's."""
+    budgets = gateway.get("body_budget"), gateway.get("body_budget_per_principal")
+    sizes = gateway.get("max_body", DEFAULT_MAX_BODY), *budgets
     try:
-        body_budget(max_body, budget, per_principal)
+        body_budget(*sizes)
     except OptionError as error:
         problems.add_option((), error)
+    return sizes
 
 
 def _read_fields(problems: Problems, gateway: GatewayConfig) -> dict[str, Any]:

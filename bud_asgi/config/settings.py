@@ -17,6 +17,7 @@ from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limit import Dimension
 from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
+from bud_asgi.observer import Observer
 from bud_asgi.options import check_flag, check_function, check_items, check_name, check_type
 from bud_asgi.parts import Changes
 from bud_asgi.protocol.account_fields import Action
@@ -35,7 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `source` is the file, or `environment`. Without `keys`, a `key_store` and `issuers` everyone is admitted.
     `key_pepper` is the one that keys were hashed with, `throttle` limits failures to authenticate. Without `routes`
     every model goes to the one provider. `store` counts the limits, by default in the process's memory. `fields` is the
-    app's `field_policy`. `max_body` and the budgets are in bytes. A budget or `access_log` is `None` if it was not set.
+    app's `field_policy`. `max_body` and the budgets are in bytes. `opentelemetry` adds the observer of that name. A
+    budget, `access_log` or `opentelemetry` is `None` if it was not set.
     `files` are those that it was read from, `tables` what was read there, by key path, with the secrets, and
     `dimensions` the functions that `per` can name. Raises `OptionError`.
     """
@@ -55,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_budget: int | None = None
     body_budget_per_principal: int | None = None
     access_log: bool | None = None
+    opentelemetry: bool | None = None
     route_header: bool = False
     tables: Mapping[KeyPath, Mapping[str, object]] = {}
     files: frozenset[Path] = frozenset()
@@ -80,9 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             check_store(self.store)
         FieldPolicy(self.fields, "fields")
         body_budget(self.max_body, self.body_budget, self.body_budget_per_principal)
-        if self.access_log is not None:
-            check_flag("access_log", self.access_log)
-        check_flag("route_header", self.route_header)
+        flags = {"access_log": self.access_log, "opentelemetry": self.opentelemetry, "route_header": self.route_header}
+        for name, flag in flags.items():
+            if flag is not None:
+                check_flag(name, flag)
         check_type("files", self.files, frozenset, "a frozenset of paths")
         _check_read(self.tables, self.dimensions)
 
@@ -104,10 +108,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             backends.append(Jwt(self.issuers))
         return FirstOf(backends or [Anonymous()], throttle=self.throttle)
 
+    def _observers(self) -> list[Observer]:
+        if not self.opentelemetry:
+            return []
+        from bud_asgi.telemetry.opentelemetry import OpenTelemetry  # noqa: PLC0415 - its import takes a while
+
+        return [OpenTelemetry()]
+
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
-            messages = MessagesApp(**self.options())
+            messages = MessagesApp(**self.options(), observers=self._observers())
         except ValueError as error:
             raise unfit(self, error) from error
         messages.source = self

@@ -1,10 +1,11 @@
 """Requests to upstreams: the `HttpClient` seam that providers send through, and the engine that implements it."""
 
+from bud_asgi.http.captured import CapturedReply
 from bud_asgi.http.converted import Codec, ConvertedReply
 from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
-from bud_asgi.http.pool import PoolLimits, PoolStats
+from bud_asgi.http.pool import PoolLimits, PoolStats, ReportsPools
 from bud_asgi.http.seam import (
     Body,
     HttpClient,
@@ -22,6 +23,7 @@ from bud_asgi.timeouts import Timeouts
 
 __all__ = [
     "Body",
+    "CapturedReply",
     "Codec",
     "ConvertedReply",
     "Engine",
@@ -35,6 +37,7 @@ __all__ = [
     "PoolLimits",
     "PoolStats",
     "Pooling",
+    "ReportsPools",
     "Timeouts",
     "check_client",
     "decode_content",

@@ -49,7 +49,7 @@ class Engine:
 
     def pool_stats(self) -> Mapping[Origin, PoolStats]:
         """Return the connection counts of every origin that a request has been sent to."""
-        return {origin: pool.stats for origin, pool in self._pools.items()}
+        return {origin: pool.stats for origin, pool in tuple(self._pools.items())}
 
     async def send(self, request: HttpRequest) -> Reply:
         """Send the request and wait for the head of its final reply.

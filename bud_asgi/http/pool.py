@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -48,6 +50,15 @@ class PoolStats(msgspec.Struct, frozen=True):
     idle: int
     reused: int
     stale_retries: int
+
+
+@runtime_checkable
+class ReportsPools(Protocol):
+    """An HTTP client that can report its connections."""
+
+    def pool_stats(self) -> Mapping[Origin, PoolStats]:
+        """Return the connection counts of every origin that a request has been sent to."""
+        ...
 
 
 class Pool:

@@ -129,6 +129,11 @@ class MemoryStore:
         """Book the actual amounts. Settling twice changes nothing."""
         self.book(reservation, amounts)
 
+    def status(self, charge: Charge) -> LimitStatus:
+        """The status of one bucket."""
+        with self._lock:
+            return self._status(charge, self._clock())
+
     async def statuses(self, buckets: Sequence[Charge]) -> Sequence[LimitStatus]:
         """The status of each bucket."""
         with self._lock:

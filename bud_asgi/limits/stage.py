@@ -16,11 +16,12 @@ from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.plans import Plan, Plans
 from bud_asgi.limits.refusals import Refusals
-from bud_asgi.limits.standing import Standing, standing_of
+from bud_asgi.limits.standing import Standing, limit_state, standing_of
 from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore, check_store
 from bud_asgi.limits.waiting import WaitingRoom, behind
 from bud_asgi.options import OptionError, check_function, mismatch
 from bud_asgi.protocol.estimate import estimated_input
+from bud_asgi.state import LimitState
 from bud_asgi.tasks import BackgroundTasks
 
 
@@ -169,6 +170,15 @@ class Limiter:
             raise TypeError(f"the store {type(self.store).__name__} has no method `statuses`")
         caller = Principal(id=principal) if isinstance(principal, str) else principal
         return await standing_of(self.limits, self.store, caller, model)
+
+    def state(self) -> Sequence[LimitState]:
+        """The general limits, and what is used of those per `all`, if this process counts them in memory."""
+        return [limit_state(limit, self._memory) for limit in self.limits]
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for room."""
+        return len(self._waiting)
 
     async def aclose(self) -> None:
         """Close the store's connections of the running event loop."""

@@ -9,9 +9,11 @@ from math import ceil
 import msgspec
 
 from bud_asgi.exchange import Principal
-from bud_asgi.limit import Limit
+from bud_asgi.limit import Limit, limit_id, limit_words
 from bud_asgi.limits.charges import bucket_name, limits_of
+from bud_asgi.limits.memory import MemoryStore
 from bud_asgi.limits.store import Charge, InspectableStore, LimitStatus
+from bud_asgi.state import LimitState
 
 _FAMILY = "messages"
 
@@ -28,6 +30,14 @@ class Standing(msgspec.Struct, frozen=True):
     reserved: int
     remaining: int
     full_at: float | None = None
+
+
+def limit_state(limit: Limit, memory: MemoryStore | None) -> LimitState:
+    """A general limit, and what is used of it by messages, if it has one bucket for all that is in memory."""
+    used = None
+    if memory is not None and limit.per == "all":
+        used = memory.status(Charge(limit, f"{_FAMILY}:", 0)).used
+    return LimitState(limit_words(limit), limit_id(limit), limit.dimension, limit.amount, used)
 
 
 async def standing_of(

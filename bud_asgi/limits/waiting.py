@@ -40,6 +40,10 @@ class WaitingRoom:
         self._shared = shared
         self.queues: dict[_Key, FairQueue] = {}
 
+    def __len__(self) -> int:
+        """The number of requests that wait."""
+        return sum(len(queue) for queue in tuple(self.queues.values()))
+
     def queued(self, charges: Iterable[Charge]) -> Charge | None:
         """The charge to a bucket that other requests wait for already: a further one waits behind them."""
         if self.queues:

@@ -24,6 +24,9 @@ MAX_HEAD = 1 << 16
 MAX_HEADER_LINES = 200
 """Number of a request's header fields."""
 
+TRACE_PARENT, TRACE_STATE = TRACE_CONTEXT = (b"traceparent", b"tracestate")
+"""The headers of the W3C's "Trace Context"."""
+
 _MAX_KNOWN = 256
 _MAX_KNOWN_SIZE = 4096
 """Bytes that the names of one client may take in memory to be remembered, by estimate: 1 MB for all."""
@@ -34,7 +37,6 @@ _VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, w
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _COMMA = ord(",")
-_TRACE_CONTEXT = (b"traceparent", b"tracestate")
 _ACCOUNT_HEADERS = frozenset({field.header for field in ACCOUNT_FIELDS.values() if field.header})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NUMBER = rb"[0-9]{1,10}(?:\.[0-9]{1,6})?"
@@ -165,7 +167,7 @@ def forwarded_headers(
         if name in headers:
             lines.append((name, headers[name]))  # noqa: PERF401 - usually one: a comprehension would cost twice as much
     if trace_context:
-        traced = [(name, headers[name]) for name in _TRACE_CONTEXT if name in headers]
+        traced = [(name, headers[name]) for name in TRACE_CONTEXT if name in headers]
         lines += [line for line in traced if _PRINTABLE.fullmatch(line[1])]
     return lines
 

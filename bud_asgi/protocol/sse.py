@@ -32,6 +32,9 @@ ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 MAX_EVENT = 4 << 20
 """The largest event that is held until it is whole, in bytes. A larger one is relayed as it arrives, unread."""
 
+MAX_NOTED = 64 << 10
+"""The longest data of an event that is kept until its stream has ended, in bytes."""
+
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\r|\n){2}")
 _LAST_END_OF_EVENT = re.compile(rb".*" + _END_OF_EVENT.pattern, re.DOTALL)
 _PLAIN_EVENT = re.compile(rb"(?:event: ?([^\n]*+)\n)?data: ?([^\n]*+)\n\n")
@@ -69,7 +72,8 @@ class EventStream:
 
     `state` is a `StreamState`, and `ended` is true once it is final: after `message_stop` or an `error` event. `error`
     is the data of the first `error` event, `content` is true once an event other than a ping, an error and
-    `message_start` has arrived, `reported` the usage in the events so far, merged by the cumulative rule.
+    `message_start` has arrived, `reported` the usage in the events so far, merged by the cumulative rule. `start` is
+    the data of `message_start`, `delta` that of the last `message_delta`; `b""` before, and if it is very long.
     `partial` is true while an event of more than `max_event` bytes passes through: only then do the bytes that were
     returned end inside an event.
 
@@ -85,10 +89,12 @@ class EventStream:
         "_partial_delta",
         "_placeholder",
         "content",
+        "delta",
         "ended",
         "error",
         "partial",
         "reported",
+        "start",
         "state",
     )
 
@@ -105,6 +111,7 @@ class EventStream:
         self.content = False
         self.partial = False
         self.error: bytes | None = None
+        self.start = self.delta = b""
 
     @property
     def usage(self) -> Usage | None:
@@ -213,10 +220,12 @@ class EventStream:
         ):
             self._output.add_content(data)
         elif kind == b"message_start":
+            self.start = data if len(data) <= MAX_NOTED else b""
             usage = usage_of_start(data)
             self._report(usage and msgspec.structs.replace(usage, output_tokens=None))
             self._placeholder = (usage and usage.output_tokens) or 0
         elif kind == b"message_delta":
+            self.delta = data if len(data) <= MAX_NOTED else b""
             usage = usage_of_message(data)
             self._report(usage)
             if usage is not None and usage.output_tokens is not None:

@@ -76,8 +76,22 @@ class Expiring(msgspec.Struct, Generic[T], frozen=True):
     refresh_at: float | None = None
 
 
+class RefreshStatus(msgspec.Struct, frozen=True):
+    """The age of the held value, and the time until it expires, in seconds. `usable`: there is one that may be used.
+
+    `age` is `None` without a value, `expires_in` also for one that does not expire. `failing`: the last fetch failed.
+    """
+
+    age: float | None
+    expires_in: float | None
+    usable: bool
+    failing: bool
+
+
 class _Held(msgspec.Struct, Generic[T], frozen=True):
     value: T
+    fetched_at: float
+    expires_at: float
     refresh_at: float
     usable_until: float
 
@@ -114,6 +128,14 @@ class Refresher(Generic[T]):
     def recent(self) -> tuple[T, ...]:
         """The current value, and those before it that requests in flight may still use; the newest first."""
         return tuple(self._recent)
+
+    def status(self) -> RefreshStatus:
+        """How the value stands now. Starts nothing."""
+        held, now, failing = self._held, self._timing.clock(), self._failure is not None
+        if held is None:
+            return RefreshStatus(None, None, usable=False, failing=failing)
+        left = None if held.expires_at == inf else held.expires_at - now
+        return RefreshStatus(now - held.fetched_at, left, usable=now < held.usable_until, failing=failing)
 
     def current(self) -> T | None:
         """The current value, `None` if there is none that is usable. Starts a refresh that is due."""
@@ -190,19 +212,21 @@ class Refresher(Generic[T]):
             self._fail(error)
 
     def _hold(self, fetched: Expiring[T]) -> None:
-        left = fetched.expires_at - self._timing.clock()
+        now = self._timing.clock()
+        left = fetched.expires_at - now
         if left <= 0:
             raise FetchFailed("the fetched value has already expired")
-        value = fetched.value
+        value, fetched_at = fetched.value, now
         if self._held is not None and self._held.value == value:
-            value = self._held.value
+            value, fetched_at = self._held.value, self._held.fetched_at
         else:
             self._recent.appendleft(value)
             self._no_other_until = -inf
         refresh_at = fetched.refresh_at
         if refresh_at is None:
             refresh_at = fetched.expires_at - min(REFRESH_AHEAD, left / 4)
-        self._held = _Held(value, refresh_at, fetched.expires_at - min(EXPIRY_MARGIN, left / 10))
+        usable_until = fetched.expires_at - min(EXPIRY_MARGIN, left / 10)
+        self._held = _Held(value, fetched_at, fetched.expires_at, refresh_at, usable_until)
         self._failure = None
 
     def _fail(self, error: Exception) -> None:

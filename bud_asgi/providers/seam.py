@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -15,6 +15,7 @@ from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.compat.needs import Loss, Needs
 from bud_asgi.providers.errors import TranslatedUpstreamError
+from bud_asgi.providers.refresher import RefreshStatus
 
 COUNTING_UNSUPPORTED = "The upstream of this model does not count tokens."
 """The message of the 404 for a model whose tokens cannot be counted."""
@@ -84,6 +85,15 @@ class Credential(Protocol):
         ...
 
 
+@runtime_checkable
+class RefreshedCredential(Protocol):
+    """A credential that is fetched and refreshed, and can report how it stands."""
+
+    def status(self) -> RefreshStatus | None:
+        """How it stands now; `None` if it is a fixed one. Starts nothing."""
+        ...
+
+
 class Traits(msgspec.Struct, frozen=True):
     """How a provider differs from others: its attribute `traits`, which is optional.
 
@@ -93,6 +103,7 @@ class Traits(msgspec.Struct, frozen=True):
     `per_principal`: its credential depends on the caller; it is a `PrincipalProvider`. `loss_of` is a pure function
     that returns what a request would lose there: routing prefers targets that lose nothing. `None` where nothing can be
     lost. `origins` are the servers that it sends to: their connections are closed after a `reload()` without it.
+    `service` is the service called, by its name in OpenTelemetry's conventions (`gen_ai.provider.name`).
     """
 
     edits_bodies: bool = False
@@ -100,6 +111,7 @@ class Traits(msgspec.Struct, frozen=True):
     allowed_fields: tuple[str, ...] = ()
     per_principal: bool = False
     loss_of: Callable[[ProviderRequest, Needs], Loss] | None = None
+    service: str = "anthropic"
     origins: tuple[Origin, ...] = ()
 
 

@@ -44,7 +44,7 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     request = _with_timeouts(with_hops(encoded.request, call.hops), attempt, stream=call.request.stream)
     try:
         sent = await provider.credential.apply(request, call.headers)
-        attempt.sent = True
+        attempt.sent, attempt.server = True, request.origin
         reply = await client.send(sent)
         if reply.status == 200:
             return _accept(provider, call, reply, attempt)

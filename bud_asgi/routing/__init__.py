@@ -3,7 +3,7 @@
 from bud_asgi.exchange import Offer, ResolvedRoute, Target
 from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing.chooser import Chooser
-from bud_asgi.routing.fleet import Fleet, TargetState
+from bud_asgi.routing.fleet import Fleet
 from bud_asgi.routing.health import Call, Health, Verdict
 from bud_asgi.routing.middleware import RoutingMiddleware
 from bud_asgi.routing.route import Balance, Group, Route, unreachable
@@ -40,7 +40,6 @@ __all__ = [
     "Step",
     "TableRoute",
     "Target",
-    "TargetState",
     "Verdict",
     "check_permission",
     "choose_targets",

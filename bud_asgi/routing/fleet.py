@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
 from operator import itemgetter
 
-import msgspec
-
 from bud_asgi.attempt import Target
-from bud_asgi.routing.health import UNLIMITED, Health, State
+from bud_asgi.routing.health import UNLIMITED, Health, Verdict
+from bud_asgi.state import TargetState
 
 MAX_TARGETS = 4096
 """How many targets are remembered. Above that, those without calls are forgotten, the healthy ones first."""
@@ -20,26 +19,15 @@ ENOUGH = 6
 Order = Callable[[Sequence[Target]], Sequence[Target]]
 """Orders the targets of a group: it returns each of them once."""
 
+_FAILURES: Mapping[Verdict, str] = {
+    "failed": "no connection, no reply in time, an error of the server's, or a broken reply",
+    "busy": "rate limited or overloaded",
+    "credential": "the credential was refused",
+    "missing": "the target does not serve the model",
+}
+
 _Key = tuple[str, str | None]
 _time_first = itemgetter(0)
-
-
-class TargetState(msgspec.Struct, frozen=True):
-    """The state of a target as this process sees it.
-
-    `reason` is in words, empty if there is nothing to report. `until` is when it may be tried again, in seconds on the
-    clock of the snapshot; `None` if it may be tried. `first_byte` is the average time to the first event in seconds,
-    `None` before the first. `calls` are all that began, `failures` those that ended neither `ok` nor `neutral`.
-    """
-
-    target: Target
-    state: State
-    reason: str
-    until: float | None
-    in_flight: int
-    first_byte: float | None
-    calls: int
-    failures: int
 
 
 def _unlimited(target: Target) -> int | None:
@@ -139,9 +127,11 @@ class Fleet:
             else:
                 ready.append(target)
 
-    def snapshot(self, now: float) -> Sequence[TargetState]:
-        """The state of all known targets."""
-        return [_state_of(Target(*key), health, now) for key, health in self._known.items()]
+    def snapshot(self, now: float, others: Iterable[Target] = ()) -> Sequence[TargetState]:
+        """The state of all known targets, then of others that have not been called."""
+        states = [_state_of(Target(*key), health, now) for key, health in tuple(self._known.items())]
+        unseen = {(target.provider, target.model): None for target in others}.keys() - self._known.keys()
+        return [*states, *(TargetState(Target(*key), "up") for key in unseen)]
 
     def _add(self, target: Target) -> Health:
         if len(self._known) >= MAX_TARGETS:
@@ -169,9 +159,12 @@ def _state_of(target: Target, health: Health, now: float) -> TargetState:
         target,
         state,
         reason,
-        until if until > now else None,
+        until - now if until > now else None,
         health.in_flight,
         health.first_byte_seconds,
         health.calls,
         health.failures,
+        health.breaker(now),
+        "" if health.last_failure is None else _FAILURES[health.last_failure],
+        None if health.last_failure_at is None else now - health.last_failure_at,
     )

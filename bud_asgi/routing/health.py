@@ -11,6 +11,7 @@ import msgspec
 
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.routing.headroom import shortage_of
+from bud_asgi.state import Availability, Breaker
 
 Verdict = Literal["ok", "failed", "busy", "credential", "missing", "neutral"]
 """What the end of a call shows of its target.
@@ -22,9 +23,6 @@ when the client left or its request was invalid.
 For a target without a model of its own, which gets the name that the client wrote, a missing model is `neutral`:
 otherwise one client's misspelt name would take the target out for all.
 """
-
-State = Literal["up", "probing", "down"]
-"""`up`: it gets requests. `down`: none, while others can take them. `probing`: one at a time, to see if it is back."""
 
 FAILURES_IN_A_ROW = 5
 WINDOW = 30.0
@@ -121,8 +119,8 @@ class Health(msgspec.Struct, gc=False, eq=False):
 
     `in_flight` is the number of calls that run, of at most `concurrency`. `first_byte_seconds` is the moving average of
     the time to the first event, `None` before the first; it counts less as time passes. `calls` are all that began,
-    `failures` those that ended neither `ok` nor `neutral`. From `clear_from` on, the target is available and not nearly
-    full; it is infinite while a breaker is not closed.
+    `failures` those that ended neither `ok` nor `neutral`; the last of those ended at `last_failure_at`. From
+    `clear_from` on, the target is available and not nearly full; it is infinite while a breaker is not closed.
     """
 
     concurrency: int = UNLIMITED
@@ -131,6 +129,8 @@ class Health(msgspec.Struct, gc=False, eq=False):
     calls: int = 0
     failures: int = 0
     clear_from: float = -inf
+    last_failure: Verdict | None = None
+    last_failure_at: float | None = None
     _breaker: Outage | None = None
     _pause: Outage | None = None
     _shortage: Outage | None = None
@@ -187,6 +187,7 @@ class Health(msgspec.Struct, gc=False, eq=False):
                 self._succeed(call, now)
         elif verdict != "neutral":
             self.failures += 1
+            self.last_failure, self.last_failure_at = verdict, now
             self._blame(call, now, verdict, retry_after)
 
     def note_limits(self, now: float, headers: Headers, wall_clock: Callable[[], float]) -> None:
@@ -238,7 +239,7 @@ class Health(msgspec.Struct, gc=False, eq=False):
             at = pause.until
         return at
 
-    def state(self, now: float) -> tuple[State, str]:
+    def state(self, now: float) -> tuple[Availability, str]:
         """The state, and the reason in words; empty if there is nothing to report."""
         breaker, pause, shortage = self._breaker, self._pause, self._shortage
         if breaker is not None:
@@ -248,6 +249,12 @@ class Health(msgspec.Struct, gc=False, eq=False):
         if self.is_full:
             return "up", f"all of its {self.concurrency} calls are running"
         return "up", shortage.reason if shortage is not None and shortage.covers(now) else ""
+
+    def breaker(self, now: float) -> Breaker:
+        """The state of the breaker alone."""
+        if self._breaker is None:
+            return "closed"
+        return "open" if self._breaker.covers(now) else "half_open"
 
     def _average(self, now: float, seconds: float) -> None:
         """Add a time to the first event to the average, of which the part that still counts is kept."""

@@ -1,7 +1,23 @@
 """Reports on requests, from their `Exchange`."""
 
-from bud_asgi.telemetry.access_log import AccessLog, access_line, flush_access_log, log_access
+from bud_asgi.telemetry.access_fields import AccessLine, AttemptLine, access_line, encode_line
+from bud_asgi.telemetry.access_log import AccessLog, flush_access_log
+from bud_asgi.telemetry.formatters import JsonFormatter, TextFormatter
 from bud_asgi.telemetry.lines import LineHandler
+from bud_asgi.telemetry.metrics import MetricsSource
 from bud_asgi.telemetry.settled import OnSettled, SettledCallback
 
-__all__ = ["AccessLog", "LineHandler", "OnSettled", "SettledCallback", "access_line", "flush_access_log", "log_access"]
+__all__ = [
+    "AccessLine",
+    "AccessLog",
+    "AttemptLine",
+    "JsonFormatter",
+    "LineHandler",
+    "MetricsSource",
+    "OnSettled",
+    "SettledCallback",
+    "TextFormatter",
+    "access_line",
+    "encode_line",
+    "flush_access_log",
+]

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TextIO
 
+from bud_asgi.telemetry.formatters import JsonFormatter
+
 _EVERY = 0.25
 """Seconds that a line may wait for others."""
 
@@ -35,11 +37,13 @@ class LineHandler(logging.Handler):
     for a stream that is closed are dropped too. How many is logged to `bud_asgi`. A pipe gets whole lines in writes of
     at most `PIPE_BUF` bytes, so that those of several processes do not mix. Without a stream the lines go to stderr.
 
-    For use in the thread of one event loop. What is logged outside of it is written at once.
+    For use in the thread of one event loop. What is logged outside of it is written at once. The lines are JSON unless
+    another formatter is set.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
+        self.setFormatter(JsonFormatter())
         self._descriptor = (stream or sys.stderr).fileno()
         is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
         self._most = _MAX_HELD if is_file else getattr(select, "PIPE_BUF", 512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import socket
@@ -29,7 +30,8 @@ from support.sockets import connect
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
-from bud_asgi.cli.serve import ServeOptions, _shared
+from bud_asgi.cli.serve import ServeOptions, _formatters, _shared
+from bud_asgi.telemetry import JsonFormatter, TextFormatter
 from bud_asgi.testing import StandIn, stall, text
 
 LIMITS = "\n[[limits]]\nrequests = 60\n"
@@ -59,6 +61,8 @@ def test_it_serves_the_official_sdk_and_ends_with_status_0(tmp_path: Path) -> No
     first, second = map(json.loads, out.splitlines())  # a line for each request, but for health
     assert (first["principal"], first["model"], first["target"], first["status"]) == ("me", MODEL, "anthropic", 200)
     assert (second["status"], second["outcome"]) == (401, "refused")
+    assert (first["level"], first["client_address"], first["user_agent"][:9]) == ("info", "127.0.0.1", "Anthropic")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
     assert "CANARY" not in out + words
     assert "\x1b" not in out + words  # a pipe is no terminal
     assert re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO:     .+\n)+", words), words
@@ -119,6 +123,32 @@ def test_a_pipe_that_nobody_reads_does_not_hold_the_server_up(tmp_path: Path) ->
     assert status == 0, words
     assert len(out.splitlines()) == 600
     assert {json.loads(line)["status"] for line in out.splitlines()} == {401}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "terminal", "environ", "formatter"),
+    [
+        ("auto", False, {}, JsonFormatter),
+        ("auto", True, {}, TextFormatter),
+        ("auto", True, {"NO_COLOR": "1"}, TextFormatter),
+        ("json", True, {}, JsonFormatter),
+        ("text", False, {}, TextFormatter),
+    ],
+)
+def test_requests_are_text_on_a_terminal_and_json_elsewhere(
+    wanted: str,
+    terminal: bool,
+    environ: dict[str, str],
+    formatter: type[logging.Formatter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    options = dict(_formatters(wanted)["requests"])
+    assert options.pop("()") == f"bud_asgi.telemetry.{formatter.__name__}"
+    assert options == ({"colors": terminal and not environ} if formatter is TextFormatter else {})
 
 
 def test_forwarded_headers_need_an_option(monkeypatch: pytest.MonkeyPatch) -> None:

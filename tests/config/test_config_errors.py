@@ -57,7 +57,7 @@ ERRORS: dict[str, tuple[str, list[str]]] = {
             (
                 '1: max_bdy: unknown key (did you mean "max_body"?); expected providers, keys, key_store, key_pepper,'
                 " allow_anonymous, issuers, throttle, routes, limits, store, fields, max_body, body_budget,"
-                " body_budget_per_principal, access_log or route_header"
+                " body_budget_per_principal, access_log, opentelemetry or route_header"
             )
         ],
     ),

@@ -12,8 +12,9 @@ from support.counts import examples
 
 from bud_asgi.attempt import Target
 from bud_asgi.routing import fleet as fleet_module
-from bud_asgi.routing.fleet import Fleet, TargetState
+from bud_asgi.routing.fleet import Fleet
 from bud_asgi.routing.health import Call, Health, Verdict
+from bud_asgi.state import TargetState
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 NOW = 100.0
@@ -132,11 +133,12 @@ def test_the_snapshot_has_the_state_of_all_targets() -> None:
     down(fleet.health(Target("b")))
     probing(fleet.health(Target("c")))
     nearly_full(fleet.health(Target("d")))
+    no_reply = "no connection, no reply in time, an error of the server's, or a broken reply"
     failed, left = "5 calls in a row failed", "less than 5 % of the upstream's rate limit is left"
     assert list(fleet.snapshot(NOW)) == [
         TargetState(Target("a", "opus"), "up", "", None, 1, 0.5, 1, 0),
-        TargetState(Target("b"), "down", failed, NOW + 5.0, 0, None, 5, 5),
-        TargetState(Target("c"), "probing", failed, None, 1, None, 6, 5),
+        TargetState(Target("b"), "down", failed, 5.0, 0, None, 5, 5, "open", no_reply, 0.0),
+        TargetState(Target("c"), "probing", failed, None, 1, None, 6, 5, "half_open", no_reply, NOW),
         TargetState(Target("d"), "up", left, None, 0, None, 0, 0),
     ]
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.routing.health import Call, Health, State, Verdict, Window
+from bud_asgi.routing.health import Call, Health, Verdict, Window
+from bud_asgi.state import Availability
 from routing.test_headroom import LATER, NOW, limits
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -37,7 +38,7 @@ def succeeded(count: int, now: float = 0.0) -> tuple[Step, ...]:
     return (step,) * count
 
 
-STATES: dict[str, tuple[Sequence[Step], float, State, str]] = {
+STATES: dict[str, tuple[Sequence[Step], float, Availability, str]] = {
     "without calls": ((), 0.0, "up", ""),
     "after four failures": (failed(4), 0.0, "up", ""),
     "after five failures": (failed(5), 0.0, "down", "5 calls in a row failed"),
@@ -132,7 +133,7 @@ STATES: dict[str, tuple[Sequence[Step], float, State, str]] = {
 
 
 @pytest.mark.parametrize(("steps", "now", "state", "reason"), STATES.values(), ids=STATES.keys())
-def test_the_state_of_a_target(steps: Sequence[Step], now: float, state: State, reason: str) -> None:
+def test_the_state_of_a_target(steps: Sequence[Step], now: float, state: Availability, reason: str) -> None:
     health = after(*steps)
     assert health.state(now) == (state, reason)
     assert health.is_available(now) is (state == "up")

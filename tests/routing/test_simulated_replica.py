@@ -19,7 +19,8 @@ from benchmarks.simulation.run import exchanges
 from benchmarks.simulation.scenarios import ErrorKind, Fault
 from benchmarks.simulation.upstream import Upstream
 from bud_asgi import Anonymous, Anthropic, Exchange, MessagesApp, Route
-from bud_asgi.routing import Chooser, RouteTable, TargetState
+from bud_asgi.routing import Chooser, RouteTable
+from bud_asgi.state import TargetState
 from bud_asgi.testing import Reply, StandIn, error, reset_before_head, text
 
 NAMES = ("one", "two", "three")
@@ -75,7 +76,7 @@ async def in_the_gateway(reply: Reply | None, requests: int) -> Observed:
         await stack.enter_async_context(app.lifespan())
         for _ in range(requests):
             await app(http_scope([VERSION]), Receiving(*chunks(json.dumps(BODY).encode())), Sent())
-        observed.note_health(app.state())
+        observed.note_health(app.state().targets)
     return observed
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
 from starlette.requests import HTTPConnection
+from support.access import access_records
 from support.asgi import VERSION, Receiving, Sent, chunks, http_scope
 from support.calls import BODY
 from support.memory import request_body_bytes
@@ -122,7 +123,8 @@ async def test_a_name_that_cannot_be_encoded_is_escaped_in_the_log_and_the_reque
     await messages(scope, Receiving(*chunks(b"{")), sent)
     assert sent.status == 400
     (record,) = caplog.records
-    assert json.loads(record.getMessage())["model"] == r"m\udc80"
+    assert record.getMessage().startswith(f"{exchange.request_id}: messages.create 400 refused in ")
+    assert access_records(caplog)[0]["model"] == r"m\udc80"
     assert [one.in_flight for one, _ in messages._loops._by_loop.values()] == [{}]
 
 

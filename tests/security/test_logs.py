@@ -8,9 +8,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from providers.google_stage import bearer, google_served
-from support.calls import HEADERS, KEY
+from support.calls import HEADERS, KEY, UPSTREAM_KEY
+from support.counts import examples
 from support.gateway import Gateway, gateway
 
 from bud_asgi import (
@@ -26,7 +31,8 @@ from bud_asgi import (
 )
 from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.providers.debug_logs import without_debug_logs
-from bud_asgi.testing import StandIn, ThreadedStandIn, json_body, raw, sse
+from bud_asgi.telemetry import AccessLine, JsonFormatter, TextFormatter, access_line, encode_line
+from bud_asgi.testing import StandIn, ThreadedStandIn, json_body, raw, sse, text
 from bud_asgi.testing.bedrock import Bedrock as BedrockService
 from bud_asgi.testing.bedrock import exception_first, exception_mid_stream
 
@@ -120,9 +126,58 @@ def test_a_model_name_is_one_line_of_valid_json_in_the_access_log(
     with gateway(upstream.base_url, routes=[Route("*", to=["anthropic"])], access_log=True) as here:
         here.post({"model": model}, headers=HEADERS)
         here.account()
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "bud_asgi.access"]
+    (record,) = [record for record in caplog.records if record.name == "bud_asgi.access"]
+    line = JsonFormatter().format(record)
     assert line.isprintable()
     assert json.loads(line)["model"] == model
+
+
+def test_the_access_log_has_no_content_no_credential_and_no_query(
+    upstream: ThreadedStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bud_asgi.access")
+    names = ("cookie", "referer", "traceparent", "tracestate", "baggage", "anthropic-beta", "x-any")
+    headers = {**HEADERS, **{name: f"CANARY-{name}" for name in names}}
+    content = {"system": "CANARY", "metadata": {"user_id": "CANARY"}, "stop_sequences": ["CANARY"]}
+    error = {"type": "error", "error": {"type": "api_error", "message": "CANARY"}}
+    upstream.enqueue(text("CANARY"), text("CANARY"), json_body(error, status=500), json_body(b"CANARY", status=400))
+    with gateway(upstream.base_url, access_log=True) as here:
+        for stream in (False, True, True, False):
+            here.post({**content, "stream": stream}, headers=headers)
+        here.post(b'{"CANARY', headers=headers)
+        here.post({}, headers={**headers, "x-api-key": "CANARY"}, params={"key": "CANARY"})
+        httpx.put(f"{here.base_url}/v1/other?key=CANARY", headers=headers)
+        here.account(7)
+    records = [record for record in caplog.records if record.name == "bud_asgi.access"]
+    statuses = sorted(record.__dict__["bud"]["status"] for record in records)
+    assert statuses == [200, 200, 400, 400, 401, 404, 500]
+    assert {record.__dict__["bud"]["client_address"] for record in records} == {"127.0.0.1"}
+    for formatter in (JsonFormatter(), TextFormatter(), logging.Formatter("%(message)s %(bud)s")):
+        lines = "\n".join(map(formatter.format, records))
+        for secret in ("CANARY", KEY, UPSTREAM_KEY):
+            assert secret not in lines
+
+
+hostile = st.text(st.characters(), max_size=300) | st.sampled_from([EVIL, '"}\n{"level":"info"}', "\\", "\udc80"])
+
+
+@given(hostile, hostile, hostile, hostile, hostile)
+@examples(25)
+def test_nothing_that_a_client_sends_breaks_a_line_or_forges_a_field(
+    path: str, method: str, agent: str, address: str, kind: str
+) -> None:
+    headers = [(b"user-agent", agent.encode("utf-8", "surrogateescape" if agent == "\udc80" else "replace"))]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "client": (address, 1)}
+    exchange = Exchange.of(scope)
+    exchange.error_type, exchange.outcome, exchange.status = kind, "refused", 404
+    line = access_line(exchange, 0.0)
+    encoded = encode_line(line).decode()
+    assert encoded.isprintable()
+    assert len(encoded) < 10_000
+    decoded = msgspec.json.decode(encoded, type=AccessLine)
+    assert (decoded.level, decoded.request_id, decoded.principal) == ("info", exchange.request_id, None)
+    record = logging.makeLogRecord({"levelno": logging.INFO, "bud": json.loads(encoded)})
+    assert TextFormatter().format(record).isprintable()
 
 
 async def test_fetching_a_google_token_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:

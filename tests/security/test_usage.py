@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
+from support.access import access_records
 from support.calls import BODY, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, messages_app, provider
 from support.serving import serving
@@ -274,9 +275,7 @@ def test_the_access_log_shows_all_that_is_billed(
         here.post()
         here.post({"stream": True})
         here.account(2)
-    exact, estimated = (
-        json.loads(record.getMessage()) for record in caplog.records if record.name == "bud_asgi.access"
-    )
+    exact, estimated = access_records(caplog)
     assert {
         "input_tokens": 2,
         "output_tokens": 1117,

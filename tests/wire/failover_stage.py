@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 from support.calls import MODEL
-from support.gateway import Gateway
+from support.gateway import Gateway, forget_health, without_budget
 from support.limited import EVERY_KIND, USAGE, Booked, Limited, limited
 
 from bud_asgi import Anthropic, Exchange, Route, Target
@@ -186,13 +186,3 @@ def assert_whole(reply: httpx.Response, *, stream: bool) -> None:
     assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
     assert [kinds.count(kind) for kind in ("message_start", "content_block_start", "error")] == [1, 1, 0]
     assert "".join(event["delta"].get("text", "") for event in events if "delta" in event) == SAID
-
-
-def forget_health(here: Gateway) -> None:
-    """Forget what earlier requests have shown of the targets."""
-    here.messages._revisions.current.gateway._chooser.fleet._known.clear()
-
-
-def without_budget(here: Gateway) -> None:
-    """Let a gateway retry without limit: the tests of one module fail more often than a tenth of their requests."""
-    here.messages._revisions.current.gateway._upstreams.budget._floor = 1_000_000

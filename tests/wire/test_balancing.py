@@ -96,9 +96,9 @@ def test_a_busy_target_is_left_alone_for_its_retry_after() -> None:
         upstreams["one"].enqueue(error(429, "rate_limit_error", "Slow down", headers={"retry-after": "30"}))
         assert [post(here).status_code for _ in range(4)] == [200] * 4
         assert counts(upstreams) == {"one": 1, "two": 4, "three": 0}
-        (one, two) = [state for state in here.messages.state() if state.target.provider != "three"]
+        (one, two) = [state for state in here.messages.state().targets if state.target.provider != "three"]
         assert (one.state, one.reason, two.state) == ("down", "rate limited or overloaded", "up")
-        assert one.until is not None
+        assert one.retry_in is not None
 
 
 def test_a_breaker_opens_after_five_failures_and_the_last_target_is_never_left_out() -> None:
@@ -123,7 +123,7 @@ def test_targets_that_are_all_full_are_a_529_and_one_that_is_not_gets_the_reques
             refused = post(here)
             assert (refused.status_code, refused.headers["retry-after"]) == (529, "1")
             assert refused.json()["error"]["type"] == "overloaded_error"
-        wait_until(lambda: sum(state.in_flight for state in here.messages.state()) == 0, "both are over")
+        wait_until(lambda: sum(state.in_flight for state in here.messages.state().targets) == 0, "both are over")
         assert post(here).status_code == 200
 
 
@@ -142,7 +142,7 @@ def test_a_full_target_gets_nothing_when_another_one_fails() -> None:
 def test_what_runs_is_counted_until_it_is_over(stream: bool) -> None:
     with three(Route("*", to=["one", "two"])) as (here, _):
         assert post(here, stream=stream).status_code == 200
-        (state,) = [one for one in here.messages.state() if one.target.provider == "one"]
+        (state,) = [one for one in here.messages.state().targets if one.target.provider == "one"]
         assert (state.in_flight, state.calls, state.failures) == (0, 1, 0)
         assert (state.first_byte is not None) is stream
 
@@ -155,7 +155,7 @@ def test_a_target_near_its_upstream_s_rate_limit_is_tried_after_the_others() -> 
         upstreams["one"].enqueue(msgspec.structs.replace(text("Hello"), headers=headers))
         assert [post(here).status_code for _ in range(3)] == [200] * 3
         assert counts(upstreams) == {"one": 1, "two": 2, "three": 0}
-        assert {one.target.provider: one.reason for one in here.messages.state()} == {
+        assert {one.target.provider: one.reason for one in here.messages.state().targets} == {
             "one": "less than 5 % of the upstream's rate limit is left",
             "two": "",
         }

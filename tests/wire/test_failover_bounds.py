@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from failover_stage import forget_health, key_of, without_budget
+from failover_stage import key_of
 from msgspec.structs import replace
 from support.calls import BODY
-from support.gateway import PATIENT, Gateway, assert_upstream_ends, gateway
+from support.gateway import PATIENT, Gateway, assert_upstream_ends, forget_health, gateway, without_budget
 from support.memory import request_body_bytes
 from support.sockets import raw_request, receive_until
 from support.waiting import wait_until

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bedrock_stage import Stage, events_of, staged
 from msgspec.structs import replace
+from support.access import access_records
 
 from bud_asgi.testing import Reply, json_body, text
 from bud_asgi.testing.bedrock.stream import METRICS, chunk, chunks
@@ -65,7 +66,7 @@ def test_a_stream_that_a_guardrail_blocked(
     assert account.outcome == "answered"
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.getMessage() == f"{account.request_id}: a guardrail at bedrock intervened: 'INTERVENED'"
-    (line,) = [json.loads(record.getMessage()) for record in caplog.records if record.name == "bud_asgi.access"]
+    (line,) = access_records(caplog)
     assert line["guardrail"] == "INTERVENED"
 
 

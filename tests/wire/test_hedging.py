@@ -56,7 +56,7 @@ def stage(*to: Any, hedge: float | None = 0.1, **options: Any) -> Generator[Stag
         with gateway("", providers=providers, routes=routes, **settings) as here:
             yield here, upstreams
             here.assert_nothing_open()
-            assert [state.in_flight for state in here.messages.state() if state.in_flight] == []
+            assert [state.in_flight for state in here.messages.state().targets if state.in_flight] == []
 
 
 def ends(here: Gateway) -> list[tuple[str, str | None]]:

@@ -75,7 +75,7 @@ def test_a_refused_key_is_not_shown_and_takes_the_target_from_no_other_tenant(
         refused = stage.post("ann", {"model": "claude-opus-5-5"})
         assert (refused.status_code, refused.json()["error"]["type"]) == (502, "api_error")
         texts += refused.text
-    assert {state.state for state in stage.here.messages.state()} == {"up"}
+    assert {state.state for state in stage.here.messages.state().targets} == {"up"}
     before = len(stage.theirs.requests)
     assert stage.post("bob").status_code == 200
     assert len(stage.theirs.requests) == before + 1

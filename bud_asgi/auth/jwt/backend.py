@@ -157,6 +157,10 @@ class Jwt(CredentialBackend):
             return None
         return Pending(partial(self._verify, token, digest, accepted), is_known=verified is not None)
 
+    def unavailable_issuers(self) -> Sequence[str]:
+        """The URLs of the issuers whose tokens cannot be verified: no keys are held, and the last fetch failed."""
+        return [url_shown(url) for url, accepted in self._issuers.items() if accepted.keys.unavailable]
+
     def continue_from(self, former: Jwt) -> None:
         """Take over the keys of issuers that are the same, and the tokens that were verified with them."""
         if former._fetched_by != self._fetched_by:

@@ -86,6 +86,12 @@ class IssuerKeys:
         """The keys, `None` before the first fetch and after an outage of `keep_for`. Starts a refresh that is due."""
         return self._refresher.current()
 
+    @property
+    def unavailable(self) -> bool:
+        """Whether there are no usable keys and the last fetch failed. Starts nothing."""
+        status = self._refresher.status()
+        return status.failing and not status.usable
+
     async def find(self, header: Mapping[str, Any]) -> tuple[SigningKeys, Key | None]:
         """The key for the header of a token, and the keys that it is one of.
 

@@ -104,6 +104,10 @@ class KeyLookup:
         now = self._clock()
         if now >= (self._retry_at if self._is_down else self._answered_at + self._timing.fresh):
             await asyncio.shield(self._run(_NO_KEY.encode(), self._ping))
+        return self.known_status()
+
+    def known_status(self) -> Status:
+        """The status as of the last call to the store. Calls nothing."""
         if not self._is_down:
             return "ready"
         return "degraded" if self._known.any_usable(self._clock()) else "unavailable"

@@ -20,7 +20,7 @@ from bud_asgi.options import OptionError, check_name, check_text, check_type
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.bedrock.chain import HostCredentials, Role, Source, fetch_keys
 from bud_asgi.providers.bedrock.sigv4 import Keys, Signer, payload_hash
-from bud_asgi.providers.refresher import Expiring, Refresher, RefreshTiming
+from bud_asgi.providers.refresher import Expiring, Refresher, RefreshStatus, RefreshTiming
 from bud_asgi.secret import AnySecret, Secret, redact, secret_option
 
 BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
@@ -140,6 +140,10 @@ class AwsCredential:
         if self._bearer is not None or self._fixed is not None:
             return False
         return await self._refresher.replace(lambda signer: signer.has_signed(refused))
+
+    def status(self) -> RefreshStatus | None:
+        """How the fetched keys stand; `None` for fixed ones, which do not expire."""
+        return None if self._bearer is not None or self._fixed is not None else self._refresher.status()
 
     def redact(self, text: str) -> str:
         """Replace the keys and tokens in a text, including those from before the last refresh."""

@@ -150,7 +150,13 @@ class Bedrock:
         self._headers = {accept: header_block(((b"accept", accept),)) + fixed for accept in (_JSON, CONTENT_TYPE)}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in dict(fixed)]
         allowed = ("user_profile_id",) if user_profiles else ()
-        self.traits = Traits(edits_bodies=True, allowed_fields=allowed, loss_of=self._loss_of, origins=(self._origin,))
+        self.traits = Traits(
+            edits_bodies=True,
+            allowed_fields=allowed,
+            loss_of=self._loss_of,
+            origins=(self._origin,),
+            service="aws.bedrock",
+        )
         self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
 

@@ -25,7 +25,7 @@ from bud_asgi.http import HeaderBlock, HttpRequest, header_block
 from bud_asgi.options import OptionError, check_name, check_text, check_type, mismatch, path_shown
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.debug_logs import without_debug_logs
-from bud_asgi.providers.refresher import Expiring, Refresher, RefreshTiming
+from bud_asgi.providers.refresher import Expiring, Refresher, RefreshStatus, RefreshTiming
 from bud_asgi.providers.threads import start_thread
 from bud_asgi.secret import Secret, redact
 
@@ -121,6 +121,10 @@ class GoogleCredential:
         """
         authorization = dict(refused.headers).get(b"authorization")
         return await self._refresher.replace(lambda token: token.headers.lines[0][1] == authorization)
+
+    def status(self) -> RefreshStatus:
+        """How the fetched token stands."""
+        return self._refresher.status()
 
     def redact(self, text: str) -> str:
         """Replace the current token and the previous one in a text."""

@@ -106,7 +106,7 @@ class Vertex:
         self._own_projects = tuple(filter(None, (project, quota_project)))
         self._timeouts = timeouts or Timeouts()
         loss_of, origins = partial(_loss_of, rules=self._rules), (self._origin, self._counting[0])
-        self.traits = Traits(edits_bodies=True, loss_of=loss_of, origins=origins)
+        self.traits = Traits(edits_bodies=True, loss_of=loss_of, origins=origins, service="gcp.vertex_ai")
 
     def __repr__(self) -> str:
         return f"Vertex(name={self.name!r}, project={self.project!r}, region={self.region!r})"

@@ -1,0 +1,84 @@
+"""The metrics of `serve`, on a port of their own: of this process, or of all workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from bud_asgi.app import MessagesApp
+from bud_asgi.config import ConfigError, Problem
+from bud_asgi.extras import MissingExtra, require
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+
+class MetricsAddress(msgspec.Struct, frozen=True):
+    """Where metrics are served. With port 0 the system chooses one."""
+
+    host: str
+    port: int
+
+
+@contextmanager
+def serve_metrics(messages: MessagesApp, address: MetricsAddress | None) -> Generator[None]:
+    """Serve the metrics of an app in this process until the end of the block. Raises `ConfigError`."""
+    if address is None:
+        yield
+        return
+    _check_extra()
+    with _listening(messages.metrics().registry, address):
+        yield
+
+
+@contextmanager
+def serve_worker_metrics(address: MetricsAddress | None) -> Generator[None]:
+    """Serve those of the workers that are started in the block: they share a temporary folder. Raises `ConfigError`."""
+    if address is None:
+        yield
+        return
+    _check_extra()
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - optional
+
+    from bud_asgi.telemetry.prometheus import SHARED_DIRECTORY, SharedMetrics  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="bud_asgi-metrics-") as directory:
+        registry = CollectorRegistry()
+        registry.register(SharedMetrics(Path(directory)))
+        with _listening(registry, address):
+            os.environ[SHARED_DIRECTORY] = directory
+            yield
+
+
+@contextmanager
+def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generator[None]:
+    """Answer in a thread: a scrape also works while the event loop is busy."""
+    from prometheus_client import start_http_server  # noqa: PLC0415 - optional
+
+    try:
+        server, thread = start_http_server(address.port, address.host, registry)
+    except OSError as error:
+        message = f"cannot listen on {address.host}:{address.port}: {error.strerror or error}"
+        raise ConfigError([Problem("", "--metrics-port", message)]) from error
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    click.echo(f"metrics on http://{host}:{server.server_port}/metrics", err=True)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _check_extra() -> None:
+    try:
+        require("--metrics-port", "prometheus_client", "prometheus")
+    except MissingExtra as error:
+        raise ConfigError([Problem("", "", str(error))]) from error

@@ -1,0 +1,73 @@
+"""`bud-asgi serve --metrics-port`: one process answers for all workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+from cli_process import BUD_ASGI, Served, environment, gateway_file, served
+from support.gateway import messages_app
+from support.ports import free_port
+from support.scrapes import counted, scrape, total
+from support.waiting import wait_until
+
+from bud_asgi.cli.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
+from bud_asgi.config import ConfigError
+
+REFUSED = "requests_total messages.create refused 401 none none"
+
+
+def metrics_of(server: Served) -> str:
+    """Where its metrics are, as it has written on stderr."""
+    wait_until(lambda: any("metrics on" in line for line in server.words), "the address of the metrics")
+    return re.findall(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", "".join(server.words))[0]
+
+
+def post(server: Served, times: int) -> None:
+    for _ in range(times):  # on new connections, so that every worker gets some
+        assert httpx.post(f"{server.url}/v1/messages").status_code == 401
+
+
+def test_one_process_has_its_metrics_on_a_port_of_their_own(tmp_path: Path) -> None:
+    command = [*BUD_ASGI, "serve", str(gateway_file(tmp_path)), "--port", "0", "--metrics-port", "0"]
+    with served(command, environment()) as server:
+        url = metrics_of(server)
+        post(server, 2)
+        assert counted({}, scrape(url, openmetrics=True))[REFUSED] == 2
+        assert httpx.get(f"{server.url}/metrics").status_code == 404
+        status, _, words = server.stop()
+    assert status == 0, words
+
+
+def test_two_workers_are_added_up_and_what_one_has_counted_stays(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    options = ["--port", str(free_port()), "--workers", "2", "--metrics-port", "0"]
+    command = [*BUD_ASGI, "serve", str(gateway_file(tmp_path)), *options]
+    with served(command, environment(TMPDIR=str(tmp_path / "temporary"))) as server:
+        url = metrics_of(server)
+        wait_until(lambda: total(scrape(url), "bud_body_budget_bytes") >= 2 * (200 << 20), "both workers", 20)
+        post(server, 8)
+        wait_until(lambda: counted({}, scrape(url)).get(REFUSED) == 8, "the requests of both workers")
+        assert total(scrape(url), "bud_ready") == 1
+        workers = re.findall(r"Started server process \[(\d+)\]", "".join(server.words))
+        os.kill(int(workers[0]), signal.SIGKILL)
+        assert counted({}, scrape(url))[REFUSED] == 8
+        status, _, words = server.stop()
+    assert status == 0, words
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_an_error_before_anything_is_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = MetricsAddress("127.0.0.1", taken.getsockname()[1])
+        for serving in (serve_metrics(messages_app("http://127.0.0.1:1"), address), serve_worker_metrics(address)):
+            with (
+                pytest.raises(ConfigError, match=r"^--metrics-port: cannot listen on 127.0.0.1:\d+: Address "),
+                serving,
+            ):
+                raise AssertionError("it serves")
