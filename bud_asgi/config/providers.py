@@ -9,9 +9,9 @@ from typing import Any
 
 from bud_asgi.config.durations import read_timeouts
 from bud_asgi.config.lines import KeyPath
+from bud_asgi.config.provider_tables import AnthropicConfig, BedrockConfig, GuardrailConfig, VertexConfig
 from bud_asgi.config.reading import TableReader, as_table, toml_shown
 from bud_asgi.config.settings import ConfiguredProvider
-from bud_asgi.config.tables import AnthropicConfig, BedrockConfig, GuardrailConfig, VertexConfig
 from bud_asgi.options import OptionError, check_choice
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 
