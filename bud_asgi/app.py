@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Unpack, cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.auth import CREDENTIAL_HEADERS
@@ -17,7 +19,7 @@ from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
 from bud_asgi.gateway import GATEWAY_KEY
-from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
+from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources
@@ -78,6 +80,8 @@ class MessagesApp:
     from, if it was.
     """
 
+    source: object = None
+
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
         self,
         *,
@@ -100,8 +104,7 @@ class MessagesApp:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         _check_settings(client, drain_timeout, timing)
-        self._timing, self._drain_timeout = timing, drain_timeout
-        self._observers = _observers(observers, on_settled)
+        self._timing, self._drain_timeout, self._observers = timing, drain_timeout, _observers(observers, on_settled)
         options = PartOptions(
             providers=providers,
             auth=auth,
@@ -118,10 +121,7 @@ class MessagesApp:
         )
         self._revisions = Revisions(options, client, timing, self._observers)
         self._loops = self._revisions.loops
-        self._started = time.time(), time.monotonic()
         self._metrics = MetricsSource(self.state, self._observers)
-        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
-        self.source: object = None
 
     @property
     def limits(self) -> Limiter:
@@ -136,13 +136,18 @@ class MessagesApp:
         """The number of the configuration that serves new requests: 1 at the start, more after each `reload`."""
         return self._revisions.current.revision
 
+    @property
+    def providers(self) -> Sequence[Provider]:
+        """The providers that new requests are sent to."""
+        return self._revisions.current.options.providers
+
     def state(self) -> AppState:
         """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
 
         It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
         the store of the callers' keys.
         """
-        return take_snapshot(self._revisions.current, self._loops, started=self._started)
+        return take_snapshot(self._revisions.current, self._loops, started=self._revisions.started)
 
     async def readiness(self) -> Readiness:
         """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
@@ -154,10 +159,13 @@ class MessagesApp:
     def status_page(self, *, auth: Auth) -> StatusPage:
         """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
 
-        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
-        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        `auth` decides who sees it. Use and failures are noted from the first call of this on. Raises `OptionError`.
         """
         return StatusPage(self._status, auth)
+
+    @cached_property
+    def _status(self) -> StatusSource:
+        return StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
 
     def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
         """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
@@ -168,8 +176,11 @@ class MessagesApp:
         """
         return self._metrics.make(registry)
 
-    def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
+    def install(self, host: Starlette | StarletteRouter, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
+
+        The host may also be a router. In an `APIRouter` of FastAPI's it is included as `router()`, so that the
+        dependencies of the `APIRouter` run; install it before the `APIRouter` itself is included.
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and Starlette redirects a request for the bare prefix. FastAPI's dependencies do not run for a
@@ -182,10 +193,14 @@ class MessagesApp:
         requests.
         """
         check_flag("final_error_event", final_error_event)
+        check_host(host, final_error_event=final_error_event)
+        if isinstance(host, StarletteRouter) and hasattr(host, "include_router"):
+            include(cast("APIRouter", host), path, self.router())
+            return
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
         install(host, path, self, self.lifespan, shortcut=self._revisions.current.stack is None)
         if final_error_event:
-            host.add_middleware(FinalErrorEvent)
+            cast("Starlette", host).add_middleware(FinalErrorEvent)
 
     def router(
         self,

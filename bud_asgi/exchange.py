@@ -37,7 +37,7 @@ SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
 
 STAGES_KEY = "bud_asgi.stages"
-"""The key of an ASGI app that `MessagesApp` calls for one request in place of its own stages."""
+"""The key of a function that puts an ASGI app around the gateway, for one request, in place of a stack of its own."""
 
 MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
 

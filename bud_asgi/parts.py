@@ -20,7 +20,7 @@ from bud_asgi.http import Origin
 from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
 from bud_asgi.loop import Closable, PerLoop
 from bud_asgi.observer import Observers
-from bud_asgi.options import OptionError, check_flag, check_items, check_type, name_shown
+from bud_asgi.options import OptionError, check_flag, check_items, check_type, name_shown, nearest
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Provider, check_providers, traits_of
@@ -193,6 +193,8 @@ def _router(
         for target in route.targets:
             if target.provider not in names:
                 raise OptionError(
-                    "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
+                    "routes",
+                    f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
+                    f"{nearest(target.provider, names)}",
                 )
     return router

@@ -13,6 +13,7 @@ import click
 from bud_asgi.cli.ask import Question, ask_model
 from bud_asgi.cli.check import check_config
 from bud_asgi.cli.explain import explain
+from bud_asgi.cli.import_commands import import_group
 from bud_asgi.cli.init import DEFAULT_FILE, new_file, next_steps, write_file
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
@@ -242,6 +243,7 @@ def _header(line: str) -> tuple[bytes, bytes]:
 
 group.add_command(explain)
 group.add_command(keys)
+group.add_command(import_group)
 
 
 @group.group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from starlette.authentication import AuthenticationBackend
@@ -17,7 +18,7 @@ from bud_asgi.field_policy import FieldPolicy
 from bud_asgi.limit import Dimension
 from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
 from bud_asgi.observer import Observer
-from bud_asgi.options import check_flag, check_items, check_name, check_type
+from bud_asgi.options import check_flag, check_function, check_items, check_name, check_type
 from bud_asgi.parts import Changes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
@@ -86,9 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name, flag in flags.items():
             if flag is not None:
                 check_flag(name, flag)
-        check_type("tables", self.tables, Mapping, "a mapping of key paths to tables")
         check_type("files", self.files, frozenset, "a frozenset of paths")
-        check_type("dimensions", self.dimensions, Mapping, "a mapping of names to functions of the Exchange")
+        _check_read(self.tables, self.dimensions)
 
     @property
     def has_limits(self) -> bool:
@@ -139,6 +139,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "access_log": bool(self.access_log),
             "route_header": self.route_header,
         }
+
+
+def _check_read(tables: object, dimensions: object) -> None:
+    expected = "a mapping of key paths to tables"
+    check_type("tables", tables, Mapping, expected)
+    for path, table in cast("Mapping[object, object]", tables).items():
+        check_type("tables", path, tuple, expected)
+        check_type("tables", table, Mapping, expected)
+    expected = "a mapping of names to functions of the Exchange"
+    check_type("dimensions", dimensions, Mapping, expected)
+    for name, dimension in cast("Mapping[object, object]", dimensions).items():
+        check_name("dimensions", name)
+        check_function("dimensions", dimension, expected, None)
 
 
 def unfit(settings: Settings, error: ValueError) -> ConfigError:

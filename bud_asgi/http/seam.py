@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import time
@@ -184,6 +185,15 @@ class HttpError(Exception):
         self.reused = reused
         self.sent = sent
         self.answered = answered
+
+
+def loop_for_engine() -> asyncio.AbstractEventLoop:
+    """The running loop, which an engine is bound to. Raises `RuntimeError` if there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        fault = "an engine is made in the event loop that it belongs to; pass what makes one, as in client=Engine"
+        raise RuntimeError(fault) from None
 
 
 async def read_body(reply: HttpReply, limit: int, deadline: float = inf) -> tuple[bytes, bool]:

@@ -237,6 +237,10 @@ class Anthropic:
         )
 
 
+AnthropicProvider = Anthropic
+"""The same class, for a module that imports the SDK's `Anthropic` by name."""
+
+
 def _principal_keys(api_key: object) -> PrincipalKeys | None:
     if not callable(api_key):
         return None

@@ -179,7 +179,7 @@ def test_a_limit_of_a_host_s_own_dimension_goes_on(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[providers", "gateway.toml: invalid TOML"),
+        ("[providers]\nx =\n", "gateway.toml:2: invalid TOML"),
         (FILE.replace("requests = 60", "requests = 0"), "gateway.toml:22: limits[0].requests: expected"),
         (FILE.replace("env:FIRST", "env:NONE"), "gateway.toml:5: providers.anthropic.api_key: the environment"),
         (FILE.replace('to = ["local"]', 'to = ["nowhere"]'), "routes[1].to"),

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from hosting_kit import (
+    HERE,
     LONG,
     STREAM,
+    TESTS,
     ServerProcess,
     Streams,
     assert_disconnect_ends_upstream_request,
@@ -22,6 +24,7 @@ from hosting_kit import (
 )
 from support.calls import BODY, HEADERS, UPSTREAM_KEY
 from support.waiting import wait_until
+from test_pages import DOCS, blocks
 
 from bud_asgi.testing import StandIn, ThreadedStandIn, hang, hang_mid_event, text
 
@@ -32,6 +35,7 @@ SERVERS: dict[str, tuple[list[str], str]] = {
     "uvicorn, uvloop and httptools": ([*UVICORN, "--loop=uvloop", "--http=httptools"], "--timeout-graceful-shutdown"),
     "uvicorn, asyncio and h11": ([*UVICORN, "--loop=asyncio", "--http=h11"], "--timeout-graceful-shutdown"),
     "granian": (["granian", "--interface=asgi", "served_host:app", "--port={port}"], "--workers-kill-timeout"),
+    "gunicorn": (["gunicorn", "served_host:app", "--bind=127.0.0.1:{port}", "-k=asgi"], "--graceful-timeout"),
     "hypercorn": (["hypercorn", "served_host:app", "--bind=127.0.0.1:{port}"], "--graceful-timeout"),
 }
 """By name: the command, and its option for the grace period in seconds."""
@@ -138,17 +142,38 @@ def test_a_server_that_cancels_at_the_end_of_the_grace_period_lets_each_stream_e
     assert len(base.failures) == 10
 
 
-def test_granian_kills_at_the_end_of_the_grace_period_and_streams_break_off(
-    upstream: ThreadedStandIn, tmp_path: Path
+@pytest.mark.parametrize("name", ["granian", "gunicorn"])
+def test_a_server_that_kills_at_the_end_of_the_grace_period_lets_streams_break_off(
+    name: str, upstream: ThreadedStandIn, tmp_path: Path
 ) -> None:
     upstream.always(hang_mid_event())
-    with server_process(command("granian", 1), tmp_path, {"HOST_UPSTREAM": upstream.base_url}) as server:
+    with server_process(command(name, 1), tmp_path, {"HOST_UPSTREAM": upstream.base_url}) as server:
         streams = Streams(f"{server.url}/llm", 5)
         server.terminate()
         streams.join()
         server.wait()
     assert streams.ended_by_error == 0
     assert len(streams.failures) == 5
+
+
+def test_a_worker_of_gunicorns_that_knows_the_grace_period_lets_each_stream_end_with_an_error_event(
+    upstream: ThreadedStandIn, tmp_path: Path
+) -> None:
+    (program,) = (text for text in blocks(DOCS / "servers" / "gunicorn.md", "python") if "# worker.py" in text)
+    (tmp_path / "worker.py").write_text(
+        program.replace('"timeout_graceful_shutdown": 50', '"timeout_graceful_shutdown": 1')
+    )
+    words = ["gunicorn", "served_host:app", "--bind=127.0.0.1:{port}", "-k=worker.Worker", "--graceful-timeout=20"]
+    environment = {"HOST_UPSTREAM": upstream.base_url, "PYTHONPATH": f"{tmp_path}:{HERE}:{TESTS}"}
+    upstream.always(hang_mid_event())
+    with server_process(words, tmp_path, environment) as server:
+        streams = Streams(f"{server.url}/llm", 10)
+        stopped = server.terminate()
+        streams.join()
+        server.wait()
+        assert time.monotonic() - stopped < 15
+    assert streams.failures == []
+    assert streams.ended_by_error == 10
 
 
 def test_after_a_drain_granian_stops_at_once_and_each_stream_has_ended_with_an_error_event(

@@ -41,16 +41,20 @@ def shell_lines(page: Path) -> list[str]:
 PAGES = [page for folder in ("hosts", "servers") for page in sorted((DOCS / folder).glob("*.md"))]
 
 
+COMMAND_NAMES = {"uvicorn", "granian", "gunicorn", "hypercorn"}
+FILE = re.compile(r"# (\w+\.py)\n")
+"""The first line of a program that is another file beside the first one."""
 PROGRAMS = {
     f"{page.parent.name}/{page.name}, {number}": program
     for page in PAGES
     for number, program in enumerate(blocks(page, "python"), 1)
+    if not FILE.match(program)
 }
 COMMANDS = {
-    f"{page.stem}: {line}": (blocks(page, "python")[0], line)
+    f"{page.stem}: {line}": (blocks(page, "python"), line)
     for page in PAGES
     for line in shell_lines(page)
-    if line.split()[0] in {"uvicorn", "granian", "hypercorn"}
+    if line.split()[0] in COMMAND_NAMES
 }
 """The commands of each page, with the page's first program."""
 
@@ -121,11 +125,14 @@ def test_each_program_serves_the_official_sdk_and_its_own_route(
     upstream.wait_connections(0, LONG)
 
 
-@pytest.mark.parametrize(("program", "line"), COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.mark.parametrize(("programs", "line"), COMMANDS.values(), ids=COMMANDS.keys())
 def test_each_command_serves_the_first_program_of_its_page(
-    program: str, line: str, upstream: ThreadedStandIn, tmp_path: Path
+    programs: list[str], line: str, upstream: ThreadedStandIn, tmp_path: Path
 ) -> None:
-    (tmp_path / "main.py").write_text(adapted(program, upstream.base_url))
+    (tmp_path / "main.py").write_text(adapted(programs[0], upstream.base_url))
+    for program in programs[1:]:
+        if named := FILE.match(program):
+            (tmp_path / named[1]).write_text(program)
     command = [word.replace("8000", "{port}") for word in shlex.split(line)]
     with server_process(command, tmp_path, {}, cwd=tmp_path, ready="/llm/healthz") as server:
         call(server.url)
@@ -146,10 +153,11 @@ def test_the_drain_command_of_granians_page_drains(upstream: ThreadedStandIn, tm
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_each_page_installs_what_its_programs_import(page: Path) -> None:
-    installed = " ".join(line for line in shell_lines(page) if line.startswith("pip install .")).split()[2:]
+    lines = (line.replace("'.[server]'", ". uvicorn") for line in shell_lines(page) if line.startswith("pip install"))
+    installed = " ".join(line for line in lines if line.startswith("pip install .")).split()[2:]
     imported = set(re.findall(r"^(?:from|import) (\w+)", "".join(blocks(page, "python")[:1]), re.MULTILINE))
     imported -= {"bud_asgi", "starlette", *sys.stdlib_module_names}
-    servers = {line.split()[0] for line in shell_lines(page)} & {"uvicorn", "granian", "hypercorn"}
+    servers = {line.split()[0] for line in shell_lines(page)} & COMMAND_NAMES
     assert installed[0] == "."
     assert imported | servers <= {re.sub(r"['\"]|\[.*", "", name) for name in installed}
 
@@ -157,7 +165,7 @@ def test_each_page_installs_what_its_programs_import(page: Path) -> None:
 def test_each_page_is_in_the_index_and_each_link_leads_to_a_page() -> None:
     link = re.compile(r"\]\(([\w./-]+\.md)\)")
     index = DOCS / "README.md"
-    pages = {page for page in DOCS.rglob("*.md") if page != index}
+    pages = {page for page in DOCS.rglob("*.md") if page != index and "node_modules" not in page.parts}
     assert pages <= {(DOCS / target).resolve() for target in link.findall(index.read_text())}
     for page in [index, *pages]:
         for target in link.findall(page.read_text()):

@@ -27,6 +27,7 @@ from bud_asgi.options import (
     check_type,
     key_text,
     mismatch,
+    nearest,
 )
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import NotFound
@@ -134,6 +135,8 @@ class Bedrock:
         **credential: Unpack[AwsOptions],
     ) -> None:
         check_common(name, timeouts)
+        for unknown in credential.keys() - AwsOptions.__annotations__.keys():
+            raise TypeError(f"Bedrock has no option {unknown!r}{nearest(unknown, AwsOptions.__annotations__)}")
         check_flag("user_profiles", user_profiles)
         self._rules = adjusted_rules("bedrock", allow_betas, drop_betas, drop_fields)
         self.name = name
