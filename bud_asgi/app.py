@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Unpack, cast
 
 from starlette.applications import Starlette
@@ -103,8 +104,7 @@ class MessagesApp:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         _check_settings(client, drain_timeout, timing)
-        self._timing, self._drain_timeout = timing, drain_timeout
-        self._observers = _observers(observers, on_settled)
+        self._timing, self._drain_timeout, self._observers = timing, drain_timeout, _observers(observers, on_settled)
         options = PartOptions(
             providers=providers,
             auth=auth,
@@ -121,9 +121,7 @@ class MessagesApp:
         )
         self._revisions = Revisions(options, client, timing, self._observers)
         self._loops = self._revisions.loops
-        self._started = time.time(), time.monotonic()
         self._metrics = MetricsSource(self.state, self._observers)
-        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
 
     @property
     def limits(self) -> Limiter:
@@ -149,7 +147,7 @@ class MessagesApp:
         It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
         the store of the callers' keys.
         """
-        return take_snapshot(self._revisions.current, self._loops, started=self._started)
+        return take_snapshot(self._revisions.current, self._loops, started=self._revisions.started)
 
     async def readiness(self) -> Readiness:
         """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
@@ -161,10 +159,13 @@ class MessagesApp:
     def status_page(self, *, auth: Auth) -> StatusPage:
         """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
 
-        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
-        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        `auth` decides who sees it. Use and failures are noted from the first call of this on. Raises `OptionError`.
         """
         return StatusPage(self._status, auth)
+
+    @cached_property
+    def _status(self) -> StatusSource:
+        return StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
 
     def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
         """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.

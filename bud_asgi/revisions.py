@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from threading import Lock
@@ -24,7 +25,8 @@ FIXED = ("client", "middleware", "observers", "on_settled", "drain_timeout", "ti
 class Revisions:
     """The `current` parts of an app, which serve new requests, and its resources by event loop.
 
-    A request keeps those parts that are current when it arrives. Raises `OptionError` for invalid options.
+    A request keeps those parts that are current when it arrives. `started` is when the app was made, as the Unix time
+    and in seconds on the monotonic clock. Raises `OptionError` for invalid options.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Revisions:
         self._observers, self._access_log = observers, AccessLog()
         self._shared = Shared(self.loops, observers, timing, lambda: self.current.gateway)
         self._numbers, self._changing = itertools.count(1), Lock()
+        self.started = time.time(), time.monotonic()
         self._in_use: tuple[Parts, ...] = ()
         self.current: Parts
         self._use(self._made(options))
