@@ -28,7 +28,8 @@ class AnthropicConfig(TypedDict, total=False):
     Default: `"x-api-key"`
     """
     trace_context: bool
-    """Whether the client's `traceparent` and `tracestate` are passed on.
+    """Whether the client's `traceparent` and `tracestate` are passed on, or with
+    [OpenTelemetry](observability.md#traces) those of the attempt.
 
     Default: `false`
     """
