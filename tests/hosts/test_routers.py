@@ -60,6 +60,10 @@ def test_an_app_mounted_in_another_serves_the_app() -> None:
     outer = FastAPI()
     outer.mount("/api", inner)
     assert served(outer, "/api/llm") == 502
+    outer = FastAPI(lifespan=messages.lifespan)
+    outer.mount("/api", inner)
+    assert served(outer, "/api/llm") == 502
+    assert messages._loops._by_loop == {}, "closed with the lifespan of the outer app"
 
 
 def test_an_earlier_route_of_an_api_router_is_named() -> None:
