@@ -79,6 +79,8 @@ class MessagesApp:
     from, if it was.
     """
 
+    source: object = None
+
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
         self,
         *,
@@ -122,7 +124,6 @@ class MessagesApp:
         self._started = time.time(), time.monotonic()
         self._metrics = MetricsSource(self.state, self._observers)
         self._status = StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
-        self.source: object = None
 
     @property
     def limits(self) -> Limiter:

@@ -23,6 +23,7 @@ from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settin
 from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
+from bud_asgi.extras import install_command
 from bud_asgi.limits import StoreUnavailable
 
 _VERSION_HELP = "Show the versions that a bug report needs, and exit."
@@ -286,8 +287,8 @@ def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
     try:
         from bud_asgi.cli.demo import run  # noqa: PLC0415 - the SDK is an optional extra, and slow to import
     except ModuleNotFoundError as error:
-        if error.name != "anthropic":
+        if error.name not in {"anthropic", "cryptography"}:
             raise
-        click.echo("bud-asgi demo needs the official SDK: pip install 'bud-asgi[demo]'", err=True)
+        click.echo(f"bud-asgi demo needs {error.name}: {install_command('demo')}", err=True)
         sys.exit(EXIT_WRONG)
     sys.exit(run(keep=keep, real=real, port=port, key=key))

@@ -31,6 +31,7 @@ _TYPES = {
 }
 SERVE_OPTIONS = frozenset(
     {
+        "access_log_format",
         "drain_timeout",
         "fd",
         "forwarded_allow_ips",
@@ -39,12 +40,16 @@ SERVE_OPTIONS = frozenset(
         "limit_concurrency",
         "limit_connections",
         "log_level",
+        "metrics_host",
+        "metrics_port",
         "per_worker_limits",
         "port",
         "root_path",
         "ssl_certfile",
         "ssl_keyfile",
         "ssl_keyfile_password",
+        "status",
+        "status_key",
         "uds",
         "watch",
         "workers",

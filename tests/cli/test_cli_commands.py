@@ -202,9 +202,9 @@ def test_demo_is_a_command() -> None:
 @pytest.mark.parametrize(
     ("missing", "words", "message"),
     [
-        ("click", ["serve"], "bud-asgi needs click: pip install 'bud-asgi[server]'\n"),
-        ("uvicorn", ["--help"], "bud-asgi needs uvicorn: pip install 'bud-asgi[server]'\n"),
-        ("anthropic", ["demo"], "bud-asgi demo needs the official SDK: pip install 'bud-asgi[demo]'\n"),
+        ("click", ["serve"], "bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n"),
+        ("uvicorn", ["--help"], "bud-asgi needs uvicorn: pip install '.[server]' in a checkout of bud_asgi\n"),
+        ("anthropic", ["demo"], "bud-asgi demo needs anthropic: pip install '.[demo]' in a checkout of bud_asgi\n"),
     ],
 )
 def test_a_missing_extra_is_named(missing: str, words: list[str], message: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, Served, environment, gateway_file, served
 from support.calls import MODEL
 from support.ports import free_port
-from support.waiting import answers, until, wait_until
+from support.waiting import until, wait_until
 
 from bud_asgi import from_file, hash_api_key
 from bud_asgi.cli.hangup import Hangup
@@ -230,7 +230,7 @@ def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_none(tm
         with served(command, environment()) as server, ended(server):
             for _ in range(3):  # while they start
                 server.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
+            wait_until(lambda: _count(server, "Application startup complete") == 2, "both have started", 20)
             gateway_file(tmp_path, upstream.base_url, another_key("o"))
             os.kill(server.process.pid, signal.SIGHUP)
             added = partial(_count, server, 'key "o" added')
@@ -251,7 +251,7 @@ def ended(server: Served) -> Generator[None]:
         yield
     finally:
         if server.process.poll() is None:
-            server.process.terminate()
+            server.process.send_signal(signal.SIGTERM)
             server.process.wait(20)
 
 
