@@ -8,7 +8,6 @@ from typing import Any
 import litestar
 import pytest
 import quart
-from blacksheep import Application
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
 from starlette.applications import Starlette
 from starlette.routing import Mount, Router
@@ -60,6 +59,10 @@ def test_an_app_mounted_in_another_serves_the_app() -> None:
     outer = FastAPI()
     outer.mount("/api", inner)
     assert served(outer, "/api/llm") == 502
+    outer = FastAPI(lifespan=messages.lifespan)
+    outer.mount("/api", inner)
+    assert served(outer, "/api/llm") == 502
+    assert messages._loops._by_loop == {}, "closed with the lifespan of the outer app"
 
 
 def test_an_earlier_route_of_an_api_router_is_named() -> None:
@@ -69,7 +72,7 @@ def test_an_earlier_route_of_an_api_router_is_named() -> None:
         app().install(router, "/llm")
 
 
-@pytest.mark.parametrize("host", [litestar.Litestar(), quart.Quart("quart"), Application(), FastAPI, None])
+@pytest.mark.parametrize("host", [litestar.Litestar(), quart.Quart("quart"), FastAPI, None])
 def test_anything_else_is_refused_with_what_to_do(host: Any) -> None:
     with pytest.raises(OptionError, match=r"^host: .*in other frameworks, mount the app as an ASGI app \(docs/hosts\)"):
         app().install(host, "/llm")

@@ -135,8 +135,7 @@ class Bedrock:
         **credential: Unpack[AwsOptions],
     ) -> None:
         check_common(name, timeouts)
-        for unknown in credential.keys() - AwsOptions.__annotations__.keys():
-            raise TypeError(f"Bedrock has no option {unknown!r}{nearest(unknown, AwsOptions.__annotations__)}")
+        _check_names(credential)
         check_flag("user_profiles", user_profiles)
         self._rules = adjusted_rules("bedrock", allow_betas, drop_betas, drop_fields)
         self.name = name
@@ -305,6 +304,11 @@ def _checked_ids(model_ids: Mapping[str, str]) -> Mapping[str, str]:
         if not is_identifier(identifier):
             raise mismatch(option, expected, identifier)
     return dict(model_ids)
+
+
+def _check_names(credential: AwsOptions) -> None:
+    for unknown in credential.keys() - AwsOptions.__annotations__.keys():
+        raise TypeError(f"Bedrock has no option {unknown!r}{nearest(unknown, AwsOptions.__annotations__)}")
 
 
 def _checked_headers(names: Collection[ClientHeader]) -> list[bytes]:
