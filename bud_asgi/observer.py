@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from threading import Lock
 from typing import ParamSpec
 
 from starlette.types import Scope
@@ -62,6 +63,7 @@ class Observers:
     """The observers of an app: for each event, the methods to call. All are empty if nothing observes."""
 
     __slots__ = (
+        "_changing",
         "_failures",
         "_log_at",
         "_observers",
@@ -74,43 +76,37 @@ class Observers:
     )
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._clear()
-        self._failures, self._log_at = 0, 0.0
-        for observer in observers:
-            self.add(observer)
-
-    def _clear(self) -> None:
-        self._observers: tuple[Observer, ...] = ()
-        self.request_started: tuple[Callable[[Exchange, Scope], None], ...] = ()
-        self.attempt_started: tuple[Callable[[Exchange, Attempt], None], ...] = ()
-        self.attempt_ended: tuple[Callable[[Exchange, Attempt], None], ...] = ()
-        self.response_started: tuple[Callable[[Exchange], None], ...] = ()
-        self.settled: tuple[Callable[[Exchange], None], ...] = ()
-        self.loop_ticked: tuple[Callable[[float], None], ...] = ()
+        self._failures, self._log_at, self._changing = 0, 0.0, Lock()
+        self._use(tuple(observers))
 
     def add(self, observer: Observer) -> None:
         """Call this observer too, after those that are already here."""
-        self._observers += (observer,)
-        kind = type(observer)
-        if kind.request_started is not Observer.request_started:
-            self.request_started += (observer.request_started,)
-        if kind.attempt_started is not Observer.attempt_started:
-            self.attempt_started += (observer.attempt_started,)
-        if kind.attempt_ended is not Observer.attempt_ended:
-            self.attempt_ended += (observer.attempt_ended,)
-        if kind.response_started is not Observer.response_started:
-            self.response_started += (observer.response_started,)
-        if kind.settled is not Observer.settled:
-            self.settled += (observer.settled,)
-        if kind.loop_ticked is not Observer.loop_ticked:
-            self.loop_ticked += (observer.loop_ticked,)
+        with self._changing:
+            self._use((*self._observers, observer))
 
     def remove(self, observer: Observer) -> None:
         """Call this observer no more."""
-        left = [one for one in self._observers if one is not observer]
-        self._clear()
-        for one in left:
-            self.add(one)
+        with self._changing:
+            self._use(tuple([one for one in self._observers if one is not observer]))
+
+    def _use(self, observers: tuple[Observer, ...]) -> None:
+        """Call these. Each tuple is replaced at once, so that requests in another thread lose no event meanwhile."""
+        self._observers = observers
+        own = [(one, type(one)) for one in observers]
+        self.request_started = tuple(
+            [one.request_started for one, kind in own if kind.request_started is not Observer.request_started]
+        )
+        self.attempt_started = tuple(
+            [one.attempt_started for one, kind in own if kind.attempt_started is not Observer.attempt_started]
+        )
+        self.attempt_ended = tuple(
+            [one.attempt_ended for one, kind in own if kind.attempt_ended is not Observer.attempt_ended]
+        )
+        self.response_started = tuple(
+            [one.response_started for one, kind in own if kind.response_started is not Observer.response_started]
+        )
+        self.settled = tuple([one.settled for one, kind in own if kind.settled is not Observer.settled])
+        self.loop_ticked = tuple([one.loop_ticked for one, kind in own if kind.loop_ticked is not Observer.loop_ticked])
 
     def notify(self, methods: tuple[Callable[P, None], ...], *arguments: P.args, **named: P.kwargs) -> None:
         """Call the methods of one event. What one raises is logged, and the others are called all the same."""

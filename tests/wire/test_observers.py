@@ -31,6 +31,8 @@ from bud_asgi import (
     hash_api_key,
 )
 from bud_asgi.attempt import AttemptEnd
+from bud_asgi.observer import Observers
+from bud_asgi.telemetry import AccessLog
 from bud_asgi.testing import (
     Answer,
     StandIn,
@@ -328,6 +330,28 @@ def test_observers_that_fail_are_logged_once_in_a_while(watched: Watched, caplog
     (record,) = [record for record in caplog.records if "observer" in record.message]
     assert "Broken." in record.message
     assert record.exc_info is not None
+
+
+def test_no_event_is_lost_while_observers_change() -> None:
+    """A reload in another thread takes the access log out and puts it in again."""
+    seen: list[bool] = []
+
+    class Reading(Observer):
+        def __getattribute__(self, name: str) -> Any:  # `settled` is read whenever the observers change
+            if name == "settled":
+                seen.append(bool(observers and observers.settled))
+            return super().__getattribute__(name)
+
+        def settled(self, exchange: Exchange) -> None: ...
+
+    observers: Observers | None = None
+    log = AccessLog()
+    observers = Observers([Reading(), log])
+    seen.clear()
+    observers.remove(log)
+    observers.add(log)
+    assert seen
+    assert all(seen)
 
 
 def test_observers_must_be_observers() -> None:
