@@ -14,6 +14,7 @@ from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limit import limit_words
 from bud_asgi.observer import Observer
 from bud_asgi.printable import printable
+from bud_asgi.protocol.errors import STATUS_OF_TYPE
 
 MAX_CALLERS = 1000
 """How many callers are counted each. Beyond that, the half of them that used least is added to the rest."""
@@ -67,7 +68,8 @@ class Caller(msgspec.Struct):
 class Refusal(msgspec.Struct):
     """Requests that ended with the same error, for the same caller: how many, and the last one of them.
 
-    `at` is its Unix time. `model` is the one that the client named, `limit` the limit that had no room.
+    `at` is its Unix time. `error` is its type in the Messages API, `other` for one that only the upstream knows, empty
+    if there was none. `model` is the one that the client named, `limit` the limit that had no room.
     """
 
     at: float
@@ -185,7 +187,7 @@ class Activity(Observer):
     def _note(self, exchange: Exchange) -> None:
         principal = None if exchange.principal is None else shown_name(exchange.principal.id)
         limit = None if exchange.refused_by is None else limit_words(exchange.refused_by)
-        error, request = shown_name(exchange.error_type or ""), exchange.read_request
+        error, request = _error_word(exchange.error_type), exchange.read_request
         key = exchange.status, error, exchange.outcome, principal, limit
         refusal = self._refusals.pop(key, None)
         if refusal is None and len(self._refusals) >= MAX_REFUSALS:
@@ -206,6 +208,11 @@ class Activity(Observer):
 def shown_name(name: str) -> str:
     """A name that a caller may have chosen: of bounded length, without unprintable characters."""
     return printable(name[:_LONGEST])[: 2 * _LONGEST]
+
+
+def _error_word(kind: str | None) -> str:
+    """The type of an error; an upstream may send any text in its place."""
+    return "" if kind is None else kind if kind in STATUS_OF_TYPE else "other"
 
 
 def _most_first(caller: Caller) -> tuple[int, int]:

@@ -87,7 +87,15 @@ def test_refusals_are_bounded_and_names_are_cut() -> None:
     assert rows[0].principal is not None
     assert rows[0].principal.startswith("119\\u202exxx")
     assert len(rows[0].principal) < 100
-    assert len(rows[0].error) == 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [("overloaded_error", "overloaded_error"), ("CANARY of the upstream", "other"), (None, "")]
+)
+def test_an_error_is_shown_by_its_type_and_never_in_the_words_of_an_upstream(kind: str | None, shown: str) -> None:
+    activity = Activity(clock=lambda: NOW)
+    activity.settled(settled(outcome="answered", status=418, error=kind))
+    assert [row.error for row in activity.refusals()] == [shown]
 
 
 ENDS: dict[AttemptEnd, tuple[int, int]] = {
