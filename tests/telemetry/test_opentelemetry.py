@@ -217,6 +217,11 @@ def assert_request(span: ReadableSpan, case: Case) -> None:
     assert span.instrumentation_scope.name == "bud_asgi"
 
 
+def test_the_path_is_without_a_query_even_if_that_was_encoded(stage: Stage) -> None:
+    stage.get("/v1/messages%3Fkey=CANARY?key=CANARY")
+    assert str(attributes_of(stage.signals.request)["url.path"]).endswith("/v1/messages")
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 def test_an_attempt_has_the_attributes_of_the_conventions(stage: Stage, stream: bool) -> None:
     stage.post("pair", stream=stream)

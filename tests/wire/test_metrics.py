@@ -281,6 +281,11 @@ def test_only_get_and_head_are_answered(scraped: Scraped) -> None:
     assert "content-encoding" not in head.headers
 
 
+def test_an_accept_header_that_cannot_be_read_gets_the_text_format(scraped: Scraped) -> None:
+    reply = httpx.get(f"{scraped.url}/metrics", headers={"accept": "application/openmetrics-text; version=abc"})
+    assert (reply.status_code, reply.headers["content-type"][:10]) == (200, "text/plain")
+
+
 def test_streams_and_scrapes_at_the_same_time(scraped: Scraped) -> None:
     for _ in range(12):
         scraped.upstream.enqueue(text("one two three four", delay=0.05))

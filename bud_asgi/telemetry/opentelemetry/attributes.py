@@ -99,7 +99,7 @@ def server_attributes(exchange: Exchange, scope: Scope) -> Attributes:
     found: Attributes = {
         HTTP_REQUEST_METHOD: method_of(exchange),
         URL_SCHEME: str(scope.get("scheme", "http")),
-        URL_PATH: text(exchange.path),
+        URL_PATH: text(exchange.path.partition("?")[0]),  # `%3F` begins a query that was encoded by mistake
     }
     if exchange.operation is not None:
         found[HTTP_ROUTE] = _ROUTES[exchange.operation]

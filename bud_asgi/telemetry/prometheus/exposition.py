@@ -90,7 +90,10 @@ class Metrics:
     async def _answer(self, request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
             return PlainTextResponse("Method not allowed", 405, {"allow": "GET, HEAD"})
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        except (TypeError, ValueError):  # of a version in it that is not one
+            encode, content_type = choose_encoder("")
         headers = {"content-type": content_type, "cache-control": "no-store", "vary": "accept, accept-encoding"}
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(await asyncio.to_thread(encode, self.registry), headers=headers)
