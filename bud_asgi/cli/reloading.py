@@ -62,7 +62,7 @@ class Reloader:
             settings = await asyncio.to_thread(self._read)
             changes = reload_settings(self._messages, settings)
         except ConfigError as error:
-            self._watch_also(error.files)
+            self._watch_also(error.files or self._files)  # none: the file contradicts the options of the command
             _log.error("not reloaded: the configuration has problems, and the former one goes on to be used")
             for problem in error.problems:
                 _log.error("%s", problem)

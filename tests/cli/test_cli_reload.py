@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from support.waiting import until, wait_until
 from bud_asgi import from_file, hash_api_key
 from bud_asgi.cli.hangup import Hangup
 from bud_asgi.cli.reloading import Reloader
-from bud_asgi.config import read_file
+from bud_asgi.cli.serve import ServeOptions, check_options
+from bud_asgi.config import Settings, read_file
 from bud_asgi.testing import StandIn, text
 
 OTHER_KEY = "sk-bud-CANARY-of-another"
@@ -79,9 +80,11 @@ class Watched:
 
 
 @asynccontextmanager
-async def watching(folder: Path, file: Path, caplog: pytest.LogCaptureFixture) -> AsyncGenerator[Watched]:
+async def watching(
+    folder: Path, file: Path, caplog: pytest.LogCaptureFixture, read: Callable[[Path], Settings] = read_file
+) -> AsyncGenerator[Watched]:
     messages = from_file(file)
-    reloader = Reloader(messages, partial(read_file, file), watch=True, interval=0.005)
+    reloader = Reloader(messages, partial(read, file), watch=True, interval=0.005)
     task = asyncio.create_task(reloader.run(NoSignal()))
     try:
         yield Watched(folder, caplog)
@@ -127,6 +130,36 @@ async def test_a_problem_is_logged_once_and_ends_with_the_next_change(
         await here.until_logged("gateway.toml:5: providers.anthropic.api_key: cannot read")
         folder.joinpath("secret-2").write_text("sk-ant-CANARY-the-second")
         await here.until_logged("revision 2", "api_key changed", "max_body changed")
+
+
+async def test_a_file_that_contradicts_the_options_of_the_command_is_read_again_when_it_changes(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ServeOptions(
+        config=None,
+        host="127.0.0.1",
+        port=46001,
+        workers=1,
+        per_worker_limits=False,
+        log_level="info",
+        forwarded_allow_ips=None,
+        drain_timeout=1,
+        keep_alive=1,
+        limit_connections=None,
+        limit_concurrency=None,
+    )
+    file = folder / "gateway.toml"
+
+    def read(file: Path) -> Settings:
+        settings = read_file(file)
+        check_options(settings, options)
+        return settings
+
+    async with watching(folder, file, caplog, read) as here:
+        here.replace("gateway.toml", f'{FILE.format(size=2000)}base_url = "http://127.0.0.1:46001"\n')
+        await here.until_logged("is the address of this server itself")
+        here.replace("gateway.toml", FILE.format(size=2000))
+        await here.until_logged("revision 2", "max_body changed to 2000")
 
 
 async def test_a_file_that_is_still_being_written_is_not_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
