@@ -43,6 +43,9 @@ OUTCOMES: Mapping[Outcome, str] = {
     "cancelled": "the server or a drain ended the request",
 }
 
+_LOGGED = frozenset[AttemptEnd]({"not_sent", "unknown", "broken", "denied"})
+"""The ends whose reasons are logged in words. Others are mostly errors that the upstream answered with."""
+
 _COLORS = {"info": "green", "warning": "yellow", "error": "red"}
 
 Event = tuple[float | None, str]
@@ -250,5 +253,8 @@ def _account(line: AccessLine) -> Iterator[str]:
         yield f"trace: {line.trace_id}"
     if line.revision > 1:
         yield f"revision of the configuration: {line.revision}"
-    if any(attempt.end not in {"answered", "client_gone", "cancelled", None} for attempt in line.attempts or ()):
-        yield "the reasons in words are in the messages on stderr, in lines with the request's id"
+    if any(attempt.end in _LOGGED for attempt in line.attempts or ()):
+        yield (
+            "the reason in words, unless it is in the upstream's own error, is in the messages on stderr, in a line"
+            " with the request's id"
+        )

@@ -102,6 +102,14 @@ REFUSED = {"status": 429, "outcome": "refused", "error_type": "rate_limit_error"
 
 
 @pytest.mark.parametrize(
+    ("end", "is_logged"), [("not_sent", True), ("broken", True), ("overloaded", False), ("refused", False)]
+)
+def test_who_reads_it_is_sent_to_the_messages_only_for_what_is_logged_there(end: AttemptEnd, is_logged: bool) -> None:
+    attempt = {"target": "anthropic", "start_milliseconds": 1.0, "milliseconds": 2.0, "end": end}
+    assert ("on stderr" in story_of(line(attempts=[attempt]))) is is_logged
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({**REFUSED, "refused_by": "60 requests per minute"}, "refused by the limit of 60 requests per minute"),
