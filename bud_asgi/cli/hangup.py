@@ -53,6 +53,12 @@ def hold_hangup() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {HANGUP})
 
 
+def ignore_hangup() -> None:
+    """Ignore SIGHUP from now on. A `Hangup` is not enough at the end: it would kill a Python that exits."""
+    if HANGUP is not None:
+        signal.signal(HANGUP, signal.SIG_IGN)
+
+
 def take_hangup() -> bool:
     """Whether a blocked SIGHUP has come since the last call."""
     if HANGUP is None or HANGUP not in signal.sigpending():

@@ -22,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from bud_asgi import __version__
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.hangup import Hangup, pass_hangup, take_hangup
+from bud_asgi.cli.hangup import Hangup, ignore_hangup, pass_hangup, take_hangup
 from bud_asgi.cli.listening import (
     Listening,
     Tls,
@@ -127,7 +127,10 @@ def _serve_alone(settings: Settings, options: ServeOptions, listening: Listening
     with serve_metrics(messages, options.metrics), runner:
         reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
         serving = _serve_here(config, messages, options.drain_timeout, listening)
-        runner.run(run_beside(reloader, Hangup(), serving))
+        try:
+            runner.run(run_beside(reloader, Hangup(), serving))
+        finally:
+            ignore_hangup()
 
 
 def _read_again(options: ServeOptions) -> Settings:
