@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from functools import partial
 
 import msgspec
@@ -12,7 +14,10 @@ from bud_asgi.app import MessagesApp
 from bud_asgi.cli.hangup import Hangup
 from bud_asgi.cli.reloading import Reloader
 from bud_asgi.cli.serve import WORKER_OPTIONS, ServeOptions, check_options
-from bud_asgi.config import Settings, read_environment
+from bud_asgi.cli.settings import EXIT_FAILED
+from bud_asgi.config import ConfigError, Settings, read_environment
+
+_log = logging.getLogger("bud_asgi")
 
 
 def make_app() -> MessagesApp:
@@ -21,12 +26,22 @@ def make_app() -> MessagesApp:
     options = msgspec.json.decode(os.environ[WORKER_OPTIONS], type=ServeOptions)
     if options.per_worker_limits:  # they have been divided, and checked for that, when they have been read
         options = msgspec.structs.replace(options, workers=1)
-    messages = read_environment().app()
+    messages = _read_first(options).app()
     if options.metrics is not None:
         messages.metrics()
     reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
     hangup.task = asyncio.get_running_loop().create_task(reloader.run(hangup), name="bud_asgi reload")
     return messages
+
+
+def _read_first(options: ServeOptions) -> Settings:
+    """The configuration. A worker that replaces one that has died reads the file as it is by then, valid or not."""
+    try:
+        return _read_again(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            _log.error("worker not started: %s", problem)
+        sys.exit(EXIT_FAILED)  # uvicorn tries again: with 3 it would end the other workers
 
 
 def _read_again(options: ServeOptions) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -258,7 +259,7 @@ def test_a_storm_of_signals_under_load_fails_no_request(tmp_path: Path) -> None:
     assert "CANARY" not in words
 
 
-def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_none(tmp_path: Path) -> None:
+def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_only_what_has_died(tmp_path: Path) -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         file = gateway_file(tmp_path, upstream.base_url)
         port = str(free_port())
@@ -276,8 +277,15 @@ def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_none(tm
             server.process.send_signal(signal.SIGHUP)
             refused = partial(_count, server, "each worker would count the limits on its own")
             wait_until(lambda: refused() == 2, "both refuse it", 10)
+            started = partial(_count, server, "Started server process")
+            assert started() == 2
+            (first, *_) = [line for line in server.words if "Started server process" in line]
+            os.kill(int(re.findall(r"\[(\d+)\]", first)[0]), signal.SIGKILL)
+            wait_until(lambda: said(server, "worker not started: --workers: each worker"), "what replaces it too", 10)
+            gateway_file(tmp_path, upstream.base_url)
+            wait_until(lambda: started() == 3, "it starts with a file that is valid again", 10)
             status, _, words = server.stop()
-    assert (status, words.count("Started server process")) == (0, 2), words
+    assert (status, "Traceback" in words) == (0, False), words
 
 
 @contextmanager
