@@ -67,7 +67,7 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        headers = header_block(more, after=header_block(self.headers))
+        headers = header_block(self.headers) + header_block(more)
         return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
 
     def __repr__(self) -> str:

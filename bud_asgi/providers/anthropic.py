@@ -47,7 +47,7 @@ _OWN_HEADERS = header_block(
 _VERSION_ONLY: list[Header] = [(b"anthropic-version", b"2023-06-01")]
 """All that most clients' requests forward."""
 
-_WITH_VERSION = header_block(_VERSION_ONLY, _OWN_HEADERS)
+_WITH_VERSION = _OWN_HEADERS + header_block(_VERSION_ONLY)
 _MODELS_HEADERS = header_block([line for line in _WITH_VERSION if line[0] != b"content-type"])
 _MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
@@ -204,7 +204,7 @@ class Anthropic:
                 self._origin,
                 b"POST",
                 self._target + b"/count_tokens" if request.counting else self._target,
-                _WITH_VERSION if forwarded == _VERSION_ONLY else header_block(forwarded, _OWN_HEADERS),
+                _WITH_VERSION if forwarded == _VERSION_ONLY else _OWN_HEADERS + header_block(forwarded),
                 body,
                 self._timeouts,
             ),
