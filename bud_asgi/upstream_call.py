@@ -42,17 +42,27 @@ from bud_asgi.routing import Call, Fleet, Health, Verdict
 _log = logging.getLogger("bud_asgi")
 
 
-class Upstreams(msgspec.Struct, frozen=True, eq=False):
+class Upstreams:
     """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
 
-    `fleet` has the health of the targets, `observers` are notified of each attempt.
+    `shared` are the names of those providers whose account is the same for all callers. `fleet` has the health of the
+    targets, `observers` are notified of each attempt.
     """
 
-    providers: Mapping[str, Provider]
-    dropped_fields: Mapping[str, frozenset[str]]
-    fleet: Fleet
-    budget: RetryBudget
-    observers: Observers = NO_OBSERVERS
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        dropped_fields: Mapping[str, frozenset[str]],
+        fleet: Fleet,
+        budget: RetryBudget,
+        observers: Observers = NO_OBSERVERS,
+    ) -> None:
+        self.providers = providers
+        self.dropped_fields = dropped_fields
+        self.shared = frozenset(name for name, provider in providers.items() if serves_all(provider))
+        self.fleet = fleet
+        self.budget = budget
+        self.observers = observers
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
@@ -94,14 +104,15 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)
-    attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
+    attempt, health = Attempt(target, exchange.dropped, now), upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
     provider, observers = upstreams.providers[target.provider], upstreams.observers
     if observers.attempt_started:
         attempt.service = traits_of(provider).service
         observers.notify(observers.attempt_started, exchange, attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
-    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, serves_all(provider))
+    shared = target.provider in upstreams.shared
+    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, shared)
 
 
 async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall:
