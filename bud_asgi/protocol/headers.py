@@ -7,7 +7,6 @@ Both directions are allow-lists: headers that are not named here are not forward
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -55,8 +54,8 @@ _USUAL_TYPES = {
 """The media types of the values of `content-type` that most replies have."""
 
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
-_IN_REQUEST_ID = bytes(chr(byte) in string.ascii_letters + string.digits + "._-" for byte in range(256))  # 0 if not
-_MAX_REQUEST_ID = 128
+_UPSTREAM_ID = b"upstream-request-id"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class HeaderNames(msgspec.Struct, frozen=True):
@@ -206,28 +205,32 @@ def reply_fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
 def request_id_of(headers: Headers) -> str:
     """The upstream's id for a request, from `request-id` or AWS's `x-amzn-requestid`; empty if absent or invalid."""
     for name in _REQUEST_IDS:
-        value = headers.get(name)
-        if value and len(value) <= _MAX_REQUEST_ID and 0 not in value.translate(_IN_REQUEST_ID):
-            return value.decode()
+        if (found := _REQUEST_ID.fullmatch(headers.get(name, b""))) is not None:
+            return found[0].decode()
     return ""
 
 
-def relayed_headers(headers: Headers, *, error: bool, request_id: str | None) -> list[tuple[bytes, bytes]]:
-    """The upstream's headers that are forwarded to the client: `content-type`, or for an error the retry headers.
+def relayed_headers(headers: Headers, request_id: str | None) -> list[tuple[bytes, bytes]]:
+    """The headers of an upstream's reply that are forwarded to the client: `content-type`, and the upstream's id.
 
     Only values of the form that the field has are forwarded, so none can carry anything else. The upstream's rate
     limits, organization and workspace describe the operator's account and are not forwarded. `request_id` is the
     upstream's, as the attempt recorded it, and becomes `upstream-request-id`.
     """
-    if error:
-        relayed = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
-    else:
-        content_type = headers.get(b"content-type", b"")
-        is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
-        relayed = [(b"content-type", content_type if is_usual else media_type(headers))]
+    content_type = headers.get(b"content-type", b"")
+    is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
+    lines = [(b"content-type", content_type if is_usual else media_type(headers))]
     if request_id:
-        relayed.append((b"upstream-request-id", request_id.encode()))
-    return relayed
+        lines.append((_UPSTREAM_ID, request_id.encode()))
+    return lines
+
+
+def relayed_error_headers(headers: Headers, request_id: str | None) -> list[tuple[bytes, bytes]]:
+    """The same for an error: the headers about retries, and the upstream's id."""
+    lines = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
+    if request_id:
+        lines.append((_UPSTREAM_ID, request_id.encode()))
+    return lines
 
 
 def media_type(headers: Headers) -> bytes:
