@@ -109,14 +109,13 @@ class MemoryStore:
             held = self._open.pop(reservation.id, None)
             if held is None:
                 return
-            now = self._clock()
             for bucket, reserved, mark, actual in zip(held.buckets, held.amounts, held.marks, amounts, strict=True):
                 if actual == reserved and mark == bucket.drained:  # the usual case for requests
                     bucket.reserved = bucket.reserved - reserved or 0.0  # one object for all that are at rest
                 elif not bucket.removed:
-                    bucket.settle(now, reserved, mark, actual)
+                    bucket.settle(self._clock(), reserved, mark, actual)
                 elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
-                    charge = Charge(bucket.limit, bucket.key, 0)
+                    now, charge = self._clock(), Charge(bucket.limit, bucket.key, 0)
                     self._bucket(charge, now).settle(now, 0.0, 0.0, actual - reserved)
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
