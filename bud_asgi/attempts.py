@@ -32,8 +32,8 @@ async def run_attempts(
     exchange = request.exchange
     if exchange.decoded_request.stream:
         request.response.enable_pings()
-    run = Run(request, upstreams, client, timing, time.monotonic() + timing.failover_within, [])
-    failures = run.failures
+    failures: list[Failure] = []
+    run = Run(request, upstreams, client, timing, failures)
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:

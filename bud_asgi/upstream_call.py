@@ -66,17 +66,19 @@ class Upstreams:
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
-    """What the attempts of one request have in common, and those that have failed.
-
-    None is made after the `deadline`, on the monotonic clock.
-    """
+    """What the attempts of one request have in common, and those that have failed."""
 
     request: ActiveRequest
     upstreams: Upstreams
     client: HttpClient
     timing: Timing
-    deadline: float
     failures: list[Failure]
+
+    @property
+    def deadline(self) -> float:
+        """When no further attempt is made, on the monotonic clock: some seconds after the first one began."""
+        began = min(attempt.started for attempt in self.request.exchange.attempts)
+        return began + self.timing.failover_within
 
 
 class UpstreamCall(msgspec.Struct, eq=False):
@@ -183,7 +185,9 @@ def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
         if isinstance(error, UpstreamErrorResponse) and error.event:
             error = hide_credential_error(call.provider, run.request.exchange.request_id, error)
         _note_failure(run, call, error)
-        _close(run, call, *verdict_on(call.attempt, error))
+        verdict, retry_after = verdict_on(call.attempt, error)
+        is_of_caller = not call.shared and verdict in {"busy", "credential"}
+        _close(run, call, "neutral" if is_of_caller else verdict, retry_after)
         if isinstance(error, GatewayError):
             run.failures.append(Failure(call.attempt.end or "unsupported", error))
     try:
@@ -198,8 +202,7 @@ def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | 
     attempt.ended = now = time.monotonic()
     if call.reply is not None:
         call.reply.close()
-    is_of_caller = not call.shared and verdict in {"busy", "credential"}
-    call.health.end(call.health_call, now, "neutral" if is_of_caller else verdict, retry_after)
+    call.health.end(call.health_call, now, verdict, retry_after)
     if attempt.intervened:
         request_id, name = run.request.exchange.request_id, attempt.target.provider
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)

@@ -190,15 +190,15 @@ class Anthropic:
         request, model = call.request, call.upstream_model
         forwarded = forwarded_headers(call.headers, call.names, trace_context=self._trace_context)
         body: Body = request.body
-        renamed = {} if model == request.model else {"model": msgspec.json.encode(model)}
         dropped: tuple[str, ...] = ()
         if self._rules is not None:
             adapted = adapt(call, self._rules, model)
             dropped = adapted.dropped
+            renamed = {} if model == request.model else {"model": msgspec.json.encode(model)}
             body = splice(request, without=adapted.without, changed={**adapted.changed, **renamed})
             forwarded = _with_betas(forwarded, adapted.betas)
-        elif renamed:
-            body = request.with_value("model", renamed["model"])
+        elif model != request.model:
+            body = request.with_value("model", msgspec.json.encode(model))
         return EncodedRequest(
             HttpRequest(
                 self._origin,
