@@ -3,16 +3,23 @@
 PYTHON ?= python3
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
+TWINE_VERSION := 7.0.0
+CHECK_WHEEL_VERSION := 0.6.3
 RUN := .venv/bin
 JOBS ?= 5
+CHECK_PYTHON = $(PYTHON) -c \
+	'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
 
 # Every server that a test starts, and every worker, would compile the package and its tests again.
 test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-clients check format bench simulate torture docs diagrams reference clean
+.PHONY: demo test test-clients test-floors check format bench simulate torture docs diagrams reference dist sbom clean
 
-demo: .venv/ready
-	$(RUN)/python -m bud_asgi.cli.demo $(ARGS)
+# A checkout that is not developed in gets an environment with only what the demo needs: 55 MB, without the bytecode.
+DEMO := $(if $(wildcard .venv/ready),.venv,.venv/demo)
+
+demo: $(DEMO)/ready
+	$(DEMO)/bin/python -B -m bud_asgi.cli.demo $(ARGS)
 
 # The code is checked while the tests run. They are compiled once before; otherwise every worker would do it.
 test: .venv/ready .venv/sdk-0.125/ready
@@ -46,6 +53,9 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/in_process.py $(ARGS)
 	$(RUN)/python benchmarks/observers.py $(ARGS)
 
+docs/demo.svg: .venv/ready $(wildcard bud_asgi/cli/demo*.py) docs/record_demo.py
+	$(RUN)/python docs/record_demo.py
+
 simulate: .venv/simulation
 	$(RUN)/python -m benchmarks.simulation
 
@@ -61,12 +71,40 @@ docs: .venv/ready
 torture: .venv/ready
 	BUD_ASGI_TORTURE=1 $(RUN)/python -m pytest -m "torture or hypothesis" --timeout 3600 $(ARGS)
 
+# The files of a release: the wheel is built from the sdist, as an installer would do it.
+dist: .venv/ready
+	rm -rf dist
+	$(UV) build --quiet
+	$(UV) run --quiet --no-project --isolated --with twine==$(TWINE_VERSION) twine check --strict dist/*
+	$(UV) run --quiet --no-project --isolated --with check-wheel-contents==$(CHECK_WHEEL_VERSION) \
+		check-wheel-contents dist/*.whl
+
+# CycloneDX: the package with all its extras, in the locked versions, with the hashes of their files.
+sbom: .venv/ready
+	mkdir -p dist
+	$(UV) export --quiet --frozen --preview-features sbom-export --format cyclonedx1.5 --no-dev --all-extras \
+		--output-file dist/sbom.cdx.json > /dev/null
+
+# The lowest versions that pyproject.toml allows, instead of the locked ones.
+test-floors: .venv/floors/ready
+	.venv/floors/bin/python -m pytest -n $(JOBS) -p no:cacheprovider -W 'ignore:The anyio.abc' \
+		--ignore tests/providers/bedrock/test_credential_options.py --ignore tests/testing/bedrock/test_aiobotocore.py \
+		--ignore tests/sdk --ignore tests/test_import_contract.py $(ARGS)
+
 clean:
-	rm -rf .venv site tests/clients/node_modules docs/diagrams/node_modules
+	rm -rf .venv dist site tests/clients/node_modules docs/diagrams/node_modules
+
+# The installer needs more room than most of what it installs, and nothing here needs it again.
+.venv/demo/ready: pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear .venv/demo
+	.venv/demo/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[demo]'
+	.venv/demo/bin/python -m pip uninstall --quiet --yes pip setuptools
+	touch $@
 
 # uv is installed into the environment that it then fills, so that nothing outside the checkout changes.
 .venv/ready: pyproject.toml uv.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
+	$(CHECK_PYTHON)
 	test -x $(UV) || ($(PYTHON) -m venv .venv && $(RUN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION))
 	$(UV) sync --frozen --quiet --inexact --compile-bytecode
 	touch $@
@@ -79,6 +117,13 @@ clean:
 .venv/sdk-0.125/ready: tests/sdk/requirements-0.125.txt | .venv/ready
 	$(UV) venv --quiet --clear --python $(RUN)/python .venv/sdk-0.125
 	$(UV) pip install --quiet --compile-bytecode --python .venv/sdk-0.125/bin/python -r $<
+	touch $@
+
+.venv/floors/ready: pyproject.toml | .venv/ready
+	$(UV) venv --quiet --clear --python $(RUN)/python .venv/floors
+	$(UV) pip compile --quiet --all-extras --resolution lowest-direct pyproject.toml --output-file .venv/floors/lowest.txt
+	$(UV) pip install --quiet --python .venv/floors/bin/python --constraint .venv/floors/lowest.txt --group test \
+		--editable '.[all]'
 	touch $@
 
 # What needs Node.js, which is in the environment as a wheel. No package's own install script runs.

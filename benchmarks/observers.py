@@ -8,9 +8,13 @@ With `--quick` everything is measured with small counts.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from cost import table
@@ -25,6 +29,9 @@ from bud_asgi.http import Origin
 from bud_asgi.observer import Observers
 from bud_asgi.protocol.request import MessagesRequest, decode_request
 from bud_asgi.routing import Route, RouteTable
+from bud_asgi.telemetry import AccessLog, LineHandler
+from bud_asgi.telemetry.prometheus import RequestCounts
+from bud_asgi.telemetry.prometheus.series import Names, Series
 
 TIMES = 200 if "--quick" in sys.argv else 100_000
 ROUNDS = 200
@@ -50,6 +57,7 @@ TARGET = Target("anthropic")
 ROUTE = RouteTable([Route("claude-*", to=["anthropic"])]).resolve("claude-haiku-4-5", PRINCIPAL)
 SERVER = Origin("api.anthropic.com", 443)
 USAGE = Usage(input_tokens=10, output_tokens=20, cache_read_input_tokens=100)
+VOID = Path(os.devnull).open("w")  # noqa: SIM115 - open until the end
 
 
 def scope_of(*more: tuple[bytes, bytes]) -> Scope:
@@ -154,10 +162,45 @@ def metered() -> list[Observer]:
     return [OpenTelemetry(meter_provider=MeterProvider(metric_readers=[InMemoryMetricReader()]))]
 
 
+def access_log(handler: logging.Handler) -> list[Observer]:
+    """The access log with one handler."""
+    log = logging.getLogger("bud_asgi.access")
+    log.handlers[:], log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    return [AccessLog()]
+
+
+def lines() -> list[Observer]:
+    """The access log of `bud-asgi serve`, into the void."""
+    return access_log(LineHandler(VOID))
+
+
+def records() -> list[Observer]:
+    """The access log in a host: records with all fields, which no formatter formats."""
+    return access_log(logging.NullHandler())
+
+
+def prometheus() -> list[Observer]:
+    """The counts for Prometheus."""
+    return [RequestCounts(Series(), Names())]
+
+
+def lines_and_prometheus() -> list[Observer]:
+    """The access log of `bud-asgi serve`, and the counts."""
+    return [*lines(), *prometheus()]
+
+
 TRACEPARENT = ((b"traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),)
 
 CASES = (
     Case("an observer that does nothing", lambda: [NoOp()]),
+    Case("access log, lines of JSON (serve)", lines),
+    Case("access log, lines of JSON, a stream", lines, stream=True),
+    Case("access log, records (in a host)", records),
+    Case("Prometheus", prometheus),
+    Case("Prometheus, a stream", prometheus, stream=True),
+    Case("access log, lines of JSON, and Prometheus", lines_and_prometheus),
+    Case("access log, lines of JSON, and Prometheus, a stream", lines_and_prometheus, stream=True),
     Case("OpenTelemetry without an SDK", lambda: [OpenTelemetry()]),
     Case("OpenTelemetry, not sampled", sampled_out),
     Case("OpenTelemetry, sampled", traced),
@@ -168,8 +211,8 @@ CASES = (
 )
 
 
-def main() -> None:
-    """Measure every case."""
+async def main() -> None:
+    """Measure every case, in an event loop: a `LineHandler` outside of one writes each line at once."""
     nothing = {stream: microseconds(Observers(), stream=stream) for stream in (False, True)}
     rows = [
         (
@@ -182,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

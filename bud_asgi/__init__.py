@@ -11,13 +11,13 @@ from starlette.middleware import Middleware
 from bud_asgi.app import MessagesApp
 from bud_asgi.attempt import Attempt, Target
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, AuthMiddleware, HostToken, HostUser, hash_api_key, new_api_key
-from bud_asgi.config import ConfigError, from_env, from_file
+from bud_asgi.config import ConfigError, from_env, from_file, reload_file
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limits import Limit, MemoryStore, RateLimitMiddleware, RedisStore
 from bud_asgi.observer import Observer
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.usage import Usage
-from bud_asgi.providers import Anthropic, Bedrock, Vertex
+from bud_asgi.providers import Anthropic, AnthropicProvider, Bedrock, Vertex
 from bud_asgi.routing import Route, RouteTable, RoutingMiddleware
 from bud_asgi.secret import Secret
 from bud_asgi.version import __version__
@@ -28,6 +28,7 @@ if typing.TYPE_CHECKING:
 __all__ = [
     "Anonymous",
     "Anthropic",
+    "AnthropicProvider",
     "ApiKey",
     "ApiKeys",
     "Attempt",
@@ -59,6 +60,7 @@ __all__ = [
     "from_file",
     "hash_api_key",
     "new_api_key",
+    "reload_file",
 ]
 
 

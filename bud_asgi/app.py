@@ -5,49 +5,40 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Unpack, cast
 
 from starlette.applications import Starlette
-from starlette.authentication import AuthenticationBackend
 from starlette.middleware import Middleware
+from starlette.routing import Router as StarletteRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bud_asgi.auth import CREDENTIAL_HEADERS, AuthMiddleware, FirstOf, as_chain
-from bud_asgi.budget import body_budget as make_budget
+from bud_asgi.auth import CREDENTIAL_HEADERS
 from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
-from bud_asgi.field_policy import FieldPolicy
-from bud_asgi.gateway import Gateway, GatewayApp
-from bud_asgi.hosting import FinalErrorEvent, install, local_path, run_lifespan
+from bud_asgi.gateway import GATEWAY_KEY
+from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
-from bud_asgi.limits import Limit, Limiter, LimitStore, RateLimitMiddleware
-from bud_asgi.loop import LoopResources, PerLoop
+from bud_asgi.limits import Limit, Limiter, LimitStore
+from bud_asgi.loop import LoopResources
 from bud_asgi.observer import NO_OBSERVERS, Observer, Observers
-from bud_asgi.options import (
-    OptionError,
-    check_flag,
-    check_function,
-    check_items,
-    check_seconds,
-    check_type,
-    name_shown,
-)
+from bud_asgi.options import check_flag, check_function, check_items, check_seconds, check_type
+from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.protocol.headers import check_head
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
-from bud_asgi.providers import Provider, check_providers, gateway_id
+from bud_asgi.providers import Provider
 from bud_asgi.response import Response
-from bud_asgi.routing import HostRouter, Route, Router, RouterFunction, RouteTable, make_router
-from bud_asgi.snapshot import Parts, check_readiness, take_snapshot
+from bud_asgi.revisions import Revisions
+from bud_asgi.snapshot import check_readiness, take_snapshot
 from bud_asgi.state import AppState, Readiness
 from bud_asgi.status import StatusPage, StatusSource
-from bud_asgi.telemetry import AccessLog, MetricsSource, OnSettled, SettledCallback, flush_access_log
+from bud_asgi.telemetry import MetricsSource, OnSettled, SettledCallback, flush_access_log
 from bud_asgi.transport import Caller, InProcessTransport
 
 if TYPE_CHECKING:
@@ -85,15 +76,18 @@ class MessagesApp:
     each request to the logger `bud_asgi.access`, without its content.
     `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
     is how many seconds requests in flight get at shutdown. `timing` holds the other durations. Raises
-    `OptionError`, a `ValueError`, for any of them that is invalid.
+    `OptionError`, a `ValueError`, for any of them that is invalid. `source` is the `Settings` that the app was made
+    from, if it was.
     """
+
+    source: object = None
 
     def __init__(  # noqa: PLR0913 - an app has its settings, all by keyword
         self,
         *,
         providers: Sequence[Provider],
-        auth: AuthenticationBackend | Sequence[AuthenticationBackend] | None = None,
-        routes: Sequence[Route] | RouteTable | Router | RouterFunction | None = None,
+        auth: Auth | None = None,
+        routes: Routes | None = None,
         limits: Sequence[Limit] = (),
         store: LimitStore | None = None,
         middleware: Sequence[Middleware] | None = None,
@@ -109,30 +103,25 @@ class MessagesApp:
         drain_timeout: float = 30.0,
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
-        providers = check_providers(providers)
-        _check_settings(client, drain_timeout, timing, access_log=access_log, route_header=route_header)
-        bodies = make_budget(max_body, body_budget, body_budget_per_principal, patience=timing.body_room)
-        self._id = gateway_id(providers)
-        self._limiter = Limiter(limits, store)
-        self._timing, self._drain_timeout = timing, drain_timeout
-        self._started = time.time(), time.monotonic()
-        self._observers = _observers(observers, on_settled, access_log=access_log)
-        self._loops = PerLoop(client, providers, timing, bodies, self._id, self._close_stores, self._observers)
-        self._metrics = MetricsSource(self.state, self._observers)
-        self._status = StatusSource(self.state, self._loops.in_flight, lambda: self._limiter, self._observers)
-        self._stack: ASGIApp | None = None
-        self._chains: list[FirstOf] = []
-        gateway = partial(
-            Gateway, providers, FieldPolicy(field_policy), route_header=route_header, observers=self._observers
+        _check_settings(client, drain_timeout, timing)
+        self._timing, self._drain_timeout, self._observers = timing, drain_timeout, _observers(observers, on_settled)
+        options = PartOptions(
+            providers=providers,
+            auth=auth,
+            routes=routes,
+            limits=limits,
+            store=store,
+            middleware=middleware,
+            field_policy=field_policy,
+            max_body=max_body,
+            body_budget=body_budget,
+            body_budget_per_principal=body_budget_per_principal,
+            route_header=route_header,
+            access_log=access_log,
         )
-        if middleware is None:
-            self._chains.append(chain := _auth_chain(auth))
-            self._gateway = gateway(auth=chain, router=_router(routes, providers), limiter=self._limiter)
-        elif auth is not None or routes is not None or limits or store is not None:
-            raise ValueError("middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware")
-        else:
-            self._gateway = gateway()
-            self._stack = self._build_stack(middleware)
+        self._revisions = Revisions(options, client, timing, self._observers)
+        self._loops = self._revisions.loops
+        self._metrics = MetricsSource(self.state, self._observers)
 
     @property
     def limits(self) -> Limiter:
@@ -140,7 +129,17 @@ class MessagesApp:
 
         With `middleware`, they are those of the first `RateLimitMiddleware` in it.
         """
-        return self._limiter
+        return self._revisions.current.limiter
+
+    @property
+    def revision(self) -> int:
+        """The number of the configuration that serves new requests: 1 at the start, more after each `reload`."""
+        return self._revisions.current.revision
+
+    @property
+    def providers(self) -> Sequence[Provider]:
+        """The providers that new requests are sent to."""
+        return self._revisions.current.options.providers
 
     def state(self) -> AppState:
         """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
@@ -148,25 +147,25 @@ class MessagesApp:
         It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
         the store of the callers' keys.
         """
-        return take_snapshot(self._parts(), started=self._started)
+        return take_snapshot(self._revisions.current, self._loops, started=self._revisions.started)
 
     async def readiness(self) -> Readiness:
         """Whether requests can be served, for a host's own health check; `/readyz` returns the same.
 
         Calls the store of the callers' keys if it has not answered within the last seconds.
         """
-        return await check_readiness(self._parts())
+        return await check_readiness(self._revisions.current, self._loops)
 
-    def status_page(self, *, auth: AuthenticationBackend | Sequence[AuthenticationBackend]) -> StatusPage:
+    def status_page(self, *, auth: Auth) -> StatusPage:
         """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
 
-        `auth` decides who sees it. Callers' use is counted, and failures are noted, from the first call of this on. It
-        shows no content and no credential, and changes nothing. Raises `OptionError` (`StatusPage`).
+        `auth` decides who sees it. Use and failures are noted from the first call of this on. Raises `OptionError`.
         """
         return StatusPage(self._status, auth)
 
-    def _parts(self) -> Parts:
-        return Parts(self._gateway, self._loops, self._limiter, self._chains)
+    @cached_property
+    def _status(self) -> StatusSource:
+        return StatusSource(self.state, self._loops.in_flight, lambda: self.limits, self._observers)
 
     def metrics(self, registry: CollectorRegistry | None = None) -> Metrics:
         """Make an ASGI app that a Prometheus server scrapes; requests are counted from now on.
@@ -177,8 +176,11 @@ class MessagesApp:
         """
         return self._metrics.make(registry)
 
-    def install(self, host: Starlette, path: str, *, final_error_event: bool = False) -> None:
+    def install(self, host: Starlette | StarletteRouter, path: str, *, final_error_event: bool = False) -> None:
         """Mount this app in a Starlette or FastAPI app at a prefix, its lifespan inside the host's.
+
+        The host may also be a router. In an `APIRouter` of FastAPI's it is included as `router()`, so that the
+        dependencies of the `APIRouter` run; install it before the `APIRouter` itself is included.
 
         `host.mount(path, messages)` works too: then the connections are made on first use and closed when the event
         loop ends, and Starlette redirects a request for the bare prefix. FastAPI's dependencies do not run for a
@@ -191,10 +193,14 @@ class MessagesApp:
         requests.
         """
         check_flag("final_error_event", final_error_event)
+        check_host(host, final_error_event=final_error_event)
+        if isinstance(host, StarletteRouter) and hasattr(host, "include_router"):
+            include(cast("APIRouter", host), path, self.router())
+            return
         # A stack of the app's own may contain routes of Starlette's, which use the host's exception handlers.
-        install(host, path, self, self.lifespan, shortcut=self._stack is None)
+        install(host, path, self, self.lifespan, shortcut=self._revisions.current.stack is None)
         if final_error_event:
-            host.add_middleware(FinalErrorEvent)
+            cast("Starlette", host).add_middleware(FinalErrorEvent)
 
     def router(
         self,
@@ -220,12 +226,43 @@ class MessagesApp:
 
         return make_router(
             self,
-            GatewayApp(self._gateway, self._loops.get) if self._stack is None else self._stack,
             self.lifespan,
             dependencies=dependencies,
             principal=principal,
             credential_headers=credential_headers,
         )
+
+    def reload(self, **changes: Unpack[Changes]) -> int:
+        """Change options while the app runs, and return the number of the new revision, from 1 at the start.
+
+        Those that are not given stay as they are. All are checked first: what is invalid raises `OptionError`, and
+        nothing changes. Requests that arrive from then on are served by the new options; those that run, streams too,
+        end by the former ones. Then connections that are not used any more are closed.
+
+        Buckets of limits go on, also of a limit whose amount or wait has changed, unless `store` is another one. So do
+        the health of targets, as long as their provider is the same object, connections to the same servers, what is
+        known of keys in the same store, and the keys of issuers that are the same. It can be called in any thread, and
+        does no I/O. `client`, `middleware`, `observers`, `on_settled`, `drain_timeout` and `timing` cannot be changed.
+        """
+        return self._revisions.change(changes).revision
+
+    def override(
+        self,
+        *,
+        providers: Sequence[Provider] | None = None,
+        auth: Auth | None = None,
+        routes: Routes | None = None,
+        limits: Sequence[Limit] | None = None,
+        store: LimitStore | None = None,
+    ) -> AbstractContextManager[None]:
+        """Replace options within a `with` block, in tests for example; those that are not given stay as they are.
+
+        It applies to every request that arrives during the block, in every thread and wherever the app is mounted.
+        Limits are counted from zero, and the health of targets is unknown; after the block, both are as before. Blocks
+        can be nested. Raises `OptionError`, as the constructor does.
+        """
+        given = {"providers": providers, "auth": auth, "routes": routes, "limits": limits, "store": store}
+        return self._revisions.override({name: value for name, value in given.items() if value is not None})
 
     def transport(self, principal: Caller) -> InProcessTransport:
         """Make a transport for an async client of httpx or httpx2 that calls this app in its own process.
@@ -264,7 +301,7 @@ class MessagesApp:
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        exchange = Exchange.of(scope)
+        exchange, parts = Exchange.of(scope), self._revisions.current
         try:
             loop = self._loops.get()
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
@@ -272,7 +309,8 @@ class MessagesApp:
             return
         response = Response(exchange, send, self._timing, receive=receive, now=loop.now, observers=self._observers)
         try:
-            answering = self._answer(loop.add(exchange, response), loop, scope, receive)
+            request = loop.add(exchange, response, parts.gateway)
+            answering = self._answer(request, parts, loop, scope, receive)
             del scope  # an open stream does not need it
             await answering
         except BaseException as error:
@@ -284,7 +322,9 @@ class MessagesApp:
             finally:
                 loop.discard(exchange)
 
-    def _answer(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> Awaitable[None]:
+    def _answer(
+        self, request: ActiveRequest, parts: Parts, loop: LoopResources, scope: Scope, receive: Receive
+    ) -> Awaitable[None]:
         """Find the operation of a request, and call what answers it.
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
@@ -303,24 +343,15 @@ class MessagesApp:
             return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
         if loop.draining:
             raise ShuttingDown
-        exchange.hops = next_hops(exchange.headers.get(HOPS), self._id)
+        exchange.hops = next_hops(exchange.headers.get(HOPS), parts.gateway.id)
         if operation == "models.retrieve":
             exchange.model_id = model_of_path(path)
-        stack: ASGIApp | None = scope.pop(STAGES_KEY, self._stack)
+        stages: Callable[[ASGIApp], ASGIApp] | None = scope.pop(STAGES_KEY, None)
+        stack = parts.stack if stages is None else stages(parts.inner)
         if stack is None:
-            return self._gateway.serve(request, loop, scope, receive)
+            return parts.gateway.serve(request, loop, scope, receive)
+        scope[GATEWAY_KEY] = parts.gateway
         return _call_stack(stack, request, scope, receive)
-
-    def _build_stack(self, layers: Sequence[Middleware]) -> ASGIApp:
-        """Put the layers around the gateway, the first one outermost."""
-        app: ASGIApp = GatewayApp(self._gateway, self._loops.get)
-        for layer in reversed(check_items("middleware", layers, "a list of Middleware", _check_layer)):
-            app = layer.cls(app, *layer.args, **layer.kwargs)
-            if isinstance(app, RateLimitMiddleware):
-                self._limiter = app.limiter
-            elif isinstance(app, AuthMiddleware):
-                self._chains.append(app.chain)
-        return app
 
     async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
         """Report whether requests can be served, and a key store that does not answer while known keys still work."""
@@ -329,10 +360,6 @@ class MessagesApp:
         shown = any(reason.code == "key_store" for reason in readiness.reasons) and not loop.draining
         body = b'{"authentication":"%b"}' % status.encode() if shown else b""
         await response.send_whole(200 if readiness.ready else 503, _JSON if body else (), body)
-
-    async def _close_stores(self) -> None:
-        for store in (self._limiter, *self._chains):
-            await store.aclose()
 
     async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -350,61 +377,21 @@ class MessagesApp:
             self._observers.notify(self._observers.settled, exchange)
 
 
-def _check_settings(client: object, drain_timeout: object, timing: object, **flags: object) -> None:
+def _check_settings(client: object, drain_timeout: object, timing: object) -> None:
     check_client("client", client)
-    for name, flag in flags.items():
-        check_flag(name, flag)
     check_seconds("drain_timeout", drain_timeout, maximum=LONGEST, zero=True)
     check_type("timing", timing, Timing, "a Timing")
 
 
-def _observers(observers: Sequence[Observer], on_settled: OnSettled | None, *, access_log: bool) -> Observers:
+def _observers(observers: Sequence[Observer], on_settled: OnSettled | None) -> Observers:
     expected = "a list of Observer"
     given = check_items(
         "observers", observers, expected, lambda name, one: check_type(name, one, Observer, "an Observer")
     )
-    if access_log:
-        given += (AccessLog(),)
     if on_settled is not None:
         check_function("on_settled", on_settled, "an async function of the Exchange", None)
         given += (SettledCallback(on_settled),)
     return Observers(given)
-
-
-def _auth_chain(auth: object) -> FirstOf:
-    if auth is None:
-        raise OptionError(
-            "auth",
-            "missing; expected auth=ApiKeys(...), auth=HostUser(...), or auth=Anonymous() to accept every request",
-        )
-    return as_chain("auth", auth)
-
-
-def _check_layer(option: str, layer: object) -> None:
-    check_type(option, layer, Middleware, "a Middleware, made by Middleware(AuthMiddleware, backend=...) for example")
-
-
-def _router(
-    routes: Sequence[Route] | RouteTable | Router | RouterFunction | None, providers: Sequence[Provider]
-) -> RouteTable | HostRouter:
-    names = [provider.name for provider in providers]
-    if routes is None and len(names) > 1:
-        raise OptionError("routes", "needed with more than one provider, to choose between them")
-    if routes is None:
-        return RouteTable([Route("*", to=names)])
-    if isinstance(routes, Sequence):
-        router = RouteTable(cast("Sequence[Route]", routes))
-    elif isinstance(router := make_router("routes", routes, "a list of Route, "), HostRouter):
-        return router
-    if not router.routes:
-        raise OptionError("routes", "an empty list serves no model; expected at least one Route")
-    for route in router.routes:
-        for target in route.targets:
-            if target.provider not in names:
-                raise OptionError(
-                    "routes", f"unknown provider {name_shown(target.provider)!r} in the route {route.model!r}"
-                )
-    return router
 
 
 async def _call_stack(stack: ASGIApp, request: ActiveRequest, scope: Scope, receive: Receive) -> None:

@@ -125,6 +125,10 @@ class Attempt(msgspec.Struct, eq=False):
     trace_context: Sequence[tuple[bytes, bytes]] = ()
     capture: Callable[[bytes], None] | None = None
 
+    def __repr__(self) -> str:
+        """Leave out the reply, which is content, and the reason of a failure, which may name hosts and accounts."""
+        return f"Attempt({self.target!r}, end={self.end!r}, status={self.status!r})"
+
     @property
     def answer(self) -> Answer:
         """What the reply reports of itself. It is known in `attempt_ended`; later, and without a reply, it is empty."""

@@ -51,6 +51,11 @@ class BodyBudget:
         self.by_principal: dict[str, int] = {}
         self._report_at = -inf
 
+    def resized(self, other: BodyBudget) -> BodyBudget:
+        """Take the sizes of another budget from now on. What is held stays counted."""
+        self.max_body, self.total, self.per_principal = other.max_body, other.total, other.per_principal
+        return self
+
     def refuse(self, principal: str) -> BodiesFull:
         """Make the error for a request that found no room. Logged once a minute at most."""
         now = _now()

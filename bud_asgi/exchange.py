@@ -37,7 +37,7 @@ SCOPE_KEY = "bud_asgi.exchange"
 """The key under which the record travels in an ASGI scope."""
 
 STAGES_KEY = "bud_asgi.stages"
-"""The key of an ASGI app that `MessagesApp` calls for one request in place of its own stages."""
+"""The key of a function that puts an ASGI app around the gateway, for one request, in place of a stack of its own."""
 
 MODELS_EXPECTED = 'a list of model names or patterns with *, such as ["claude-haiku-*"]'
 
@@ -154,7 +154,8 @@ class Exchange(msgspec.Struct, eq=False):
     took to arrive, in seconds. `error_type` is the type of the error that the client got. `writes` is how many pieces
     of a stream were written, `last_write` when the last one was, `longest_gap` the longest time between two, in
     seconds; pings do not count. `trace_id` is that of the span of the request, in hexadecimal; `None` without one.
-    `revision` is the number of the configuration that serves the request, from 1.
+    `revision` is the number of the app's configuration that serves the request: 1 from the start, more after each
+    change while it runs.
     """
 
     request_id: str

@@ -9,6 +9,11 @@ class MissingExtra(ImportError):
     """A feature needs a library that is not installed; the message has the command that installs it."""
 
 
+def install_command(extra: str) -> str:
+    """Return how to install an extra. The name of the package belongs to no index yet, so it is not used."""
+    return f"pip install '.[{extra}]' in a checkout of bud_asgi"
+
+
 def require(feature: str, module: str, extra: str) -> None:
     """Check that `module` can be imported, without importing it. Raises `MissingExtra`."""
     try:
@@ -16,5 +21,5 @@ def require(feature: str, module: str, extra: str) -> None:
     except ModuleNotFoundError:  # the parent package of a dotted name
         found = False
     if not found:
-        install = f"pip install 'bud-asgi[{extra}]' (in a checkout of bud_asgi: pip install '.[{extra}]')"
-        raise MissingExtra(f"{feature} needs {module}, which is not installed: {install}", name=module)
+        message = f"{feature} needs {module}, which is not installed: {install_command(extra)}"
+        raise MissingExtra(message, name=module)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import cast
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -23,20 +24,20 @@ from bud_asgi.protocol.errors import GatewayError, HostRefused
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 _PATH = "messages_path"
 _BODY = "bud_asgi.body"
+_GATEWAY = "bud_asgi.gateway_app"
 _CALLER = "bud_asgi.caller"
 _NO_HANDLERS: tuple[Mapping[object, object], Mapping[object, object]] = ({}, {})
 
 
 def make_router(
     app: ASGIApp,
-    gateway: ASGIApp,
     lifespan: Callable[[object], AbstractAsyncContextManager[None]],
     *,
     dependencies: Sequence[Dependency],
     principal: Callable[..., object] | None,
     credential_headers: Collection[str],
 ) -> APIRouter:
-    """Make the router: `app` has the route for its stages, whose dependencies come before the `gateway`.
+    """Make the router: `app` has the route for its stages, whose dependencies come before its gateway.
 
     Raises `OptionError`.
     """
@@ -54,14 +55,14 @@ def make_router(
             root_path: str = scope.get("root_path", "")
             scope.setdefault("app_root_path", root_path)
             scope["root_path"] = root_path + scope["path"].removesuffix(below)
-            scope[STAGES_KEY] = _behind(super().handle)
+            scope[STAGES_KEY] = partial(_behind, super().handle)
             await app(scope, receive, send)
 
     async def endpoint(request: Request, found: object = Depends(principal or _nothing)) -> Response:
         if principal is not None:
             request.scope[_CALLER] = found
             await authenticate(caller, Exchange.of(request.scope), request.scope)
-        return _Forwarded(gateway)
+        return _Forwarded(request.scope[_GATEWAY])
 
     router = APIRouter(route_class=MessagesRoute, lifespan=lifespan)
     router.add_api_route(
@@ -105,13 +106,13 @@ class _Forwarded(Response):
             await self.background()
 
 
-def _behind(route: ASGIApp) -> ASGIApp:
-    """The route as an app whose dependencies cannot read the body, and whose refusals are a `GatewayError`."""
+def _behind(route: ASGIApp, gateway: ASGIApp) -> ASGIApp:
+    """The route before the gateway, as an app: no dependency reads the body, and refusals are a `GatewayError`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = _Body(receive, Exchange.of(scope).request_id)
         # Without handlers, what a dependency raises comes out here, and not as a response in the host's own format.
-        inner = {**scope, "starlette.exception_handlers": _NO_HANDLERS, _BODY: body}
+        inner = {**scope, "starlette.exception_handlers": _NO_HANDLERS, _BODY: body, _GATEWAY: gateway}
         try:
             await route(inner, body, send)
         except HTTPException as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
 from bud_asgi.attempt import Target
 from bud_asgi.attempts import run_attempts
 from bud_asgi.auth import UNAUTHENTICATED, AuthenticationFailed, FirstOf, authenticate_now
+from bud_asgi.budget import BodyBudget
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.failover import RetryBudget, UpstreamsFull
@@ -23,7 +25,7 @@ from bud_asgi.options import shown
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import MODELS_API
-from bud_asgi.providers import Provider, check_bounds, traits_of
+from bud_asgi.providers import Provider, check_bounds, gateway_id, traits_of
 from bud_asgi.response import Response
 from bud_asgi.routing import (
     Chooser,
@@ -42,26 +44,37 @@ from bud_asgi.routing import (
 from bud_asgi.state import TargetState
 from bud_asgi.upstream_call import Upstreams
 
+GATEWAY_KEY = "bud_asgi.gateway"
+"""The key under which the gateway of a request travels in its ASGI scope, past middleware that stays for many."""
+
 
 class Gateway:
     """Serves the Messages API and the Models API.
 
     Each stage works on the `Exchange` and raises a `GatewayError`; the `Response` around them is the error boundary. A
     stage that is not given (`None`) is left to the middleware in front: the gateway then uses what that left in the
-    exchange. It never serves a request without a principal. `observers` get the events of its attempts.
+    exchange. It never serves a request without a principal. `observers` get the events of its attempts. `revision` is
+    the number of the configuration. Of a `former` gateway it takes over the retry budget, and the health of the targets
+    that are still there, unless their provider is another object.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part of the path
         self,
         providers: Sequence[Provider],
         field_policy: FieldPolicy | None = None,
         *,
+        revision: int,
+        bodies: BodyBudget,
         auth: FirstOf | None = None,
         router: RouteTable | HostRouter | None = None,
         limiter: Limiter | None = None,
         route_header: bool = False,
         observers: Observers = NO_OBSERVERS,
+        former: Gateway | None = None,
     ) -> None:
+        self.revision, self.id = revision, gateway_id(providers)
+        self.bodies = bodies
+        self.other_models = any(traits_of(provider).has_own_bounds for provider in providers)
         self._providers: Mapping[str, Provider] = {provider.name: provider for provider in providers}
         self._only = Target(providers[0].name) if len(providers) == 1 else None
         self._auth = auth
@@ -71,8 +84,10 @@ class Gateway:
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
         self._route_header = route_header
         self._chooser = Chooser(self._providers, dropped)
-        self.retry_budget = RetryBudget()
+        self.retry_budget = RetryBudget() if former is None else former.retry_budget
         self._upstreams = Upstreams(self._providers, dropped, self._chooser.fleet, self.retry_budget, observers)
+        if former is not None:
+            self._continue(former)
 
     async def serve(self, request: ActiveRequest, loop: LoopResources, scope: Scope, receive: Receive) -> None:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
@@ -136,10 +151,21 @@ class Gateway:
             offers = (Offer("*", (self._only,)),)
         admission = await self._limiter.admit(exchange) if self._limiter is not None else None  # 429
         try:
-            await answer_models(exchange, principal, offers, self._providers, loop.model_lists, scope, response)
+            lists = partial(loop.model_lists.current, self._providers.values(), hops=self.id)
+            await answer_models(exchange, principal, offers, self._providers, lists, scope, response)
         finally:
             if self._limiter is not None and admission is not None:
                 self._limiter.settle(admission, exchange, loop.tasks)
+
+    def _continue(self, former: Gateway) -> None:
+        """Take over the health of the targets that are still there, and have not changed."""
+        same = {name for name, provider in self._providers.items() if former._providers.get(name) is provider}
+        targets: Iterable[Target] | None = None  # of a router that is a function they are not known
+        if self._only is not None:
+            targets = (self._only,)
+        elif isinstance(self._router, RouteTable):
+            targets = (target for route in self._router.routes for target in route.targets)
+        self._chooser.fleet.continue_from(former._chooser.fleet, same, targets)
 
     @property
     def providers(self) -> Iterable[Provider]:
@@ -177,24 +203,28 @@ class Gateway:
 
 
 class GatewayApp:
-    """The gateway as the ASGI app at the end of a stack of middleware; requests are registered by `MessagesApp`."""
+    """The gateway as the ASGI app at the end of a stack of middleware; requests are registered by `MessagesApp`.
 
-    def __init__(self, gateway: Gateway, loop: Callable[[], LoopResources]) -> None:
+    `gateway` returns the current one, for a scope that a middleware has made without the one of its request.
+    """
+
+    def __init__(self, gateway: Callable[[], Gateway], loop: Callable[[], LoopResources]) -> None:
         self._gateway = gateway
         self._loop = loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through the `send` of the middleware in front."""
         loop, exchange = self._loop(), Exchange.of(scope)
+        gateway: Gateway = scope.get(GATEWAY_KEY) or self._gateway()
         response = Response(exchange, send, loop.timing, receive=receive, now=loop.now)
         request = loop.in_flight.get(exchange)
         is_new = request is None  # a middleware has made a new scope
         try:
             if request is None:
-                request = loop.add(exchange, response)
-                exchange.hops = next_hops(exchange.headers.get(HOPS), loop.hops)
+                request = loop.add(exchange, response, gateway)
+                exchange.hops = next_hops(exchange.headers.get(HOPS), gateway.id)
             request.response = response
-            await self._gateway.serve(request, loop, scope, receive)
+            await gateway.serve(request, loop, scope, receive)
         except BaseException as error:
             if not await response.answer_error(error):
                 raise

@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FunctionType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette import __version__ as starlette_version
 from starlette.applications import Starlette
@@ -20,7 +20,10 @@ from starlette.routing import BaseRoute, Match, Mount, Route, Router, WebSocketR
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange
-from bud_asgi.options import OptionError, check_type, shown
+from bud_asgi.options import OptionError, check_type, mismatch, shown
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 EnterLifespan = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -189,38 +192,55 @@ def _never_matches(route: BaseRoute, paths: set[str]) -> bool:
 
 
 def install(
-    host: Starlette,
+    host: Starlette | Router,
     path: str,
     app: ASGIApp,
     lifespan: Callable[[], AbstractAsyncContextManager[None]],
     *,
     shortcut: bool = False,
 ) -> None:
-    """Mount an app in a Starlette or FastAPI host at a prefix, and enter its lifespan within the host's.
+    """Mount an app in a Starlette or FastAPI host, or in a router of Starlette's, and enter its lifespan in the host's.
 
-    With `shortcut`, frequent requests do not go through the host's router (`Shortcut`). Raises `OptionError`: for an
+    With `shortcut`, frequent requests do not go through the router of a host (`Shortcut`). Raises `OptionError`: for an
     invalid path, and where an earlier route of the host would get all messages.
     """
-    check_type("host", host, Starlette, "a Starlette or FastAPI app")
     prefix = _checked_prefix(path)
-    _check_earlier_routes(host, prefix)
+    router = host if isinstance(host, Router) else host.router
+    _check_earlier_routes(router.routes, prefix)
     if prefix:
-        host.router.routes.append(Route(prefix, _ExactPrefix(app)))  # without it, Starlette redirects there
+        router.routes.append(Route(prefix, _ExactPrefix(app)))  # without it, Starlette redirects there
     mount = Mount(prefix, app)
-    host.router.routes.append(mount)
-    if shortcut:
+    router.routes.append(mount)
+    if shortcut and isinstance(host, Starlette):
         host.user_middleware.append(Middleware(Shortcut, mount))
-    inner = host.router.lifespan_context
+    inner = router.lifespan_context
 
     @asynccontextmanager
     async def both(app: Any) -> AsyncGenerator[Any]:
         async with inner(app) as state, lifespan():
             yield state
 
-    host.router.lifespan_context = both
+    router.lifespan_context = both
+
+
+def include(host: APIRouter, path: str, router: APIRouter) -> None:
+    """Include the router of an app in one of the host's. Raises `OptionError`, as `install` does."""
+    prefix = _checked_prefix(path)
+    _check_earlier_routes(host.routes, host.prefix + prefix)
+    host.include_router(router, prefix=prefix)
+
+
+def check_host(host: object, *, final_error_event: bool) -> None:
+    """Check that an app can be installed in a host. Raises `OptionError`."""
+    if not isinstance(host, Starlette | Router):
+        error = mismatch("host", "a Starlette or FastAPI app, or a router of either", host)
+        raise OptionError("host", f"{error.problem}; in other frameworks, mount the app as an ASGI app (docs/hosts)")
+    if final_error_event and not isinstance(host, Starlette):
+        raise OptionError("final_error_event", "a router has no middleware; install in the app itself to set it")
 
 
 def _checked_prefix(path: object) -> str:
+    """The path to install at, without a slash at its end. Raises `OptionError`."""
     check_type("path", path, str, 'a path such as "/llm"')
     text = cast("str", path)
     if not text.startswith("/"):
@@ -231,12 +251,12 @@ def _checked_prefix(path: object) -> str:
     return prefix
 
 
-def _check_earlier_routes(host: Starlette, prefix: str) -> None:
+def _check_earlier_routes(routes: Iterable[BaseRoute], prefix: str) -> None:
     """Check that a request for a message would reach a mount at a prefix. Raises `OptionError`."""
     messages = _sample_path(f"{prefix}/v1/messages")
     if messages is None:
         return
-    for route in host.router.routes:
+    for route in routes:
         if _takes(route, "POST", messages):
             here = isinstance(route, Mount) and route.path == prefix
             taken = (

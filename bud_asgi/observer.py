@@ -64,6 +64,7 @@ class Observers:
     __slots__ = (
         "_failures",
         "_log_at",
+        "_observers",
         "attempt_ended",
         "attempt_started",
         "loop_ticked",
@@ -73,18 +74,23 @@ class Observers:
     )
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._clear()
+        self._failures, self._log_at = 0, 0.0
+        for observer in observers:
+            self.add(observer)
+
+    def _clear(self) -> None:
+        self._observers: tuple[Observer, ...] = ()
         self.request_started: tuple[Callable[[Exchange, Scope], None], ...] = ()
         self.attempt_started: tuple[Callable[[Exchange, Attempt], None], ...] = ()
         self.attempt_ended: tuple[Callable[[Exchange, Attempt], None], ...] = ()
         self.response_started: tuple[Callable[[Exchange], None], ...] = ()
         self.settled: tuple[Callable[[Exchange], None], ...] = ()
         self.loop_ticked: tuple[Callable[[float], None], ...] = ()
-        self._failures, self._log_at = 0, 0.0
-        for observer in observers:
-            self.add(observer)
 
     def add(self, observer: Observer) -> None:
         """Call this observer too, after those that are already here."""
+        self._observers += (observer,)
         kind = type(observer)
         if kind.request_started is not Observer.request_started:
             self.request_started += (observer.request_started,)
@@ -98,6 +104,13 @@ class Observers:
             self.settled += (observer.settled,)
         if kind.loop_ticked is not Observer.loop_ticked:
             self.loop_ticked += (observer.loop_ticked,)
+
+    def remove(self, observer: Observer) -> None:
+        """Call this observer no more."""
+        left = [one for one in self._observers if one is not observer]
+        self._clear()
+        for one in left:
+            self.add(one)
 
     def notify(self, methods: tuple[Callable[P, None], ...], *arguments: P.args, **named: P.kwargs) -> None:
         """Call the methods of one event. What one raises is logged, and the others are called all the same."""

@@ -111,12 +111,19 @@ AnySecret = Secret | str | HasSecretValue
 """What options that are secrets accept."""
 
 
+def revealed(value: object) -> object:
+    """The text of a secret, this library's or another's; any other value as it is, for the caller to check."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    reveal = getattr(value, "get_secret_value", None)
+    return reveal() if callable(reveal) else value
+
+
 def secret_option(option: str, value: AnySecret | None) -> Secret | None:
     """Return the value of an option as a `Secret`. Raises `OptionError`, which does not show it."""
     if value is None or isinstance(value, Secret):
         return value
-    reveal = getattr(value, "get_secret_value", None)
-    text = reveal() if callable(reveal) else value
+    text = revealed(value)
     if not isinstance(text, str):
         raise mismatch(option, "a string or a Secret", text, hide=True)
     try:

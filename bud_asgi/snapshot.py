@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
-
-from bud_asgi.auth import FirstOf, worst_of
+from bud_asgi.auth import worst_of
 from bud_asgi.gateway import Gateway
 from bud_asgi.http import Origin, PoolStats, ReportsPools
-from bud_asgi.limits import Limiter
 from bud_asgi.loop import LoopResources, PerLoop
+from bud_asgi.parts import Parts
 from bud_asgi.protocol.operations import PUBLIC
 from bud_asgi.providers import Provider, RefreshedCredential
 from bud_asgi.routing import Route
@@ -27,28 +25,19 @@ from bud_asgi.state import (
 from bud_asgi.version import __version__
 
 
-class Parts(msgspec.Struct, frozen=True):
-    """What an app consists of at present. `chains` authenticate its callers."""
-
-    gateway: Gateway
-    loops: PerLoop
-    limiter: Limiter
-    chains: Sequence[FirstOf]
-
-
-def take_snapshot(parts: Parts, *, started: tuple[float, float], revision: int = 1) -> AppState:
+def take_snapshot(parts: Parts, loops: PerLoop, *, started: tuple[float, float]) -> AppState:
     """The state now. `started` is when the app was made: the Unix time, and seconds on the monotonic clock."""
-    now, loops, bodies = time.monotonic(), parts.loops.all(), parts.loops.bodies
+    now, bodies = time.monotonic(), parts.bodies
     targets = parts.gateway.target_states(now)
     routes = _routes(parts.gateway, targets)
     credentials = tuple([_credential(provider) for provider in parts.gateway.providers])
-    readiness = Readiness.of([*_blocking(parts), *_notable(parts, credentials, routes)])
-    requests, streams = _in_flight(parts.loops)
+    readiness = Readiness.of([*_blocking(parts, loops), *_notable(parts, credentials, routes)])
+    requests, streams = _in_flight(loops)
     return AppState(
         version=__version__,
         started=started[0],
         uptime=now - started[1],
-        revision=revision,
+        revision=parts.revision,
         ready=readiness.ready,
         reasons=readiness.reasons,
         requests=requests,
@@ -58,35 +47,35 @@ def take_snapshot(parts: Parts, *, started: tuple[float, float], revision: int =
         body_budget=bodies.total,
         targets=tuple(targets),
         routes=routes,
-        pools=_pools(loops),
+        pools=_pools(loops.all()),
         credentials=credentials,
         limits=tuple(parts.limiter.state()),
         retry_budget=parts.gateway.retry_budget.state(now),
-        background_tasks=sum(len(loop.tasks) for loop in loops),
+        background_tasks=sum(len(loop.tasks) for loop in loops.all()),
     )
 
 
-async def check_readiness(parts: Parts) -> Readiness:
+async def check_readiness(parts: Parts, loops: PerLoop) -> Readiness:
     """Whether requests can be served. Calls the stores of keys that have not answered lately, but not during a drain.
 
     What only upstreams, issuers and credentials lack does not block: another process would lack it too, its clients get
     errors that say so, and only requests find out when it is over.
     """
-    if not _is_draining(parts):
+    if not _is_draining(loops):
         for chain in parts.chains:
             await chain.status()
     gateway = parts.gateway
     credentials = [_credential(provider) for provider in gateway.providers]
     routes = _routes(gateway, gateway.target_states(time.monotonic()))
-    return Readiness.of([*_blocking(parts), *_notable(parts, credentials, routes)])
+    return Readiness.of([*_blocking(parts, loops), *_notable(parts, credentials, routes)])
 
 
-def _is_draining(parts: Parts) -> bool:
-    return any(loop.draining for loop in parts.loops.all())
+def _is_draining(loops: PerLoop) -> bool:
+    return any(loop.draining for loop in loops.all())
 
 
-def _blocking(parts: Parts) -> Iterator[Reason]:
-    if _is_draining(parts):
+def _blocking(parts: Parts, loops: PerLoop) -> Iterator[Reason]:
+    if _is_draining(loops):
         yield Reason("draining", "the app is shutting down", blocks=True)
     status = worst_of([chain.known_status() for chain in parts.chains])
     if status == "unavailable":

@@ -59,6 +59,10 @@ class BackgroundTasks:
         if rest is not None:
             self.spawn(rest)
 
+    def spawn_after_others(self, work: Coroutine[object, object, None], timeout: float) -> None:
+        """Run a coroutine once those that run now have ended, or after `timeout` seconds."""
+        self.spawn(_after(set(self._running), work, timeout))
+
     async def drain(self, timeout: float) -> None:
         """Wait until all have ended, `timeout` seconds at most; cancel those that still run."""
         deadline = asyncio.get_running_loop().time() + timeout
@@ -78,3 +82,13 @@ async def _run(work: Coroutine[object, object, None]) -> None:
         await work
     except Exception:  # noqa: BLE001 - the end of a task that is never awaited: it reports
         _log.exception("background work failed")
+
+
+async def _after(others: set[asyncio.Task[None]], work: Coroutine[object, object, None], timeout: float) -> None:
+    try:
+        if others:
+            await asyncio.wait(others, timeout=timeout)
+    except asyncio.CancelledError:
+        work.close()
+        raise
+    await work

@@ -1,4 +1,4 @@
-"""Write the tables of keys in configuration.md from the docstrings in bud_asgi/config/tables.py: `make reference`.
+"""Write the tables of keys in configuration.md from the docstrings of bud_asgi.config's tables: `make reference`.
 
 A table stands below a comment with the name of a class, and with the keys to list if those are not all:
 `<!-- keys of AnthropicConfig: api_key, base_url -->`.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
-TABLES = ROOT / "bud_asgi" / "config" / "tables.py"
+TABLES = ROOT / "bud_asgi" / "config"
 
 _TABLE = re.compile(r"(<!-- keys of (\w+)(?:: ([\w, ]+))? -->\n)(\|[^\n]*\n)(?:\|[^\n]*\n)*")
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 def generated(page: str) -> str:
     """The text of a page with its tables as the code documents them."""
-    classes = documented(TABLES.read_text())
+    classes = documented()
 
     def table(match: re.Match[str]) -> str:
         comment, name, listed, head = match.groups()
@@ -36,9 +36,10 @@ def generated(page: str) -> str:
     return _TABLE.sub(table, page)
 
 
-def documented(source: str) -> dict[str, dict[str, tuple[str, str]]]:
+def documented() -> dict[str, dict[str, tuple[str, str]]]:
     """For each class its documented keys, each with its meaning and its default."""
-    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    modules = (ast.parse(path.read_text()) for path in sorted(TABLES.glob("*tables.py")))
+    classes = (node for module in modules for node in module.body if isinstance(node, ast.ClassDef))
     return {one.name: {key: _columns(text) for key, text in _docstrings(one).items()} for one in classes}
 
 

@@ -30,7 +30,7 @@ from bud_asgi import (
     Target,
     hash_api_key,
 )
-from bud_asgi.exchange import Offer, ResolvedRoute
+from bud_asgi.routing import Offer, ResolvedRoute
 
 TABLE = RouteTable(
     [

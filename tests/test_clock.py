@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from support.virtual_time import VirtualLoop, run_in_virtual_time
 
 from bud_asgi.clock import TICK, Clock, Watched
 
@@ -112,3 +113,24 @@ async def test_an_object_unwatched_by_another_in_the_same_tick_is_not_called(clo
 
 def test_four_ticks_make_a_second() -> None:
     assert TICK == 0.25
+
+
+def test_a_tick_is_late_by_the_time_for_which_the_loop_was_busy() -> None:
+    late: list[float] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        one = Clock(loop, tick=0.25)
+        busy = iter((0.0, 3.0))
+
+        def work() -> None:
+            late.append(one.late)
+            loop._jumping.now += next(busy, 0.0)
+
+        one.watch(seen := Seen(work))
+        await asyncio.sleep(5)
+        one.unwatch(seen)
+
+    run_in_virtual_time(run())
+    assert [round(seconds, 6) for seconds in late[:5]] == [0.0, 0.0, 2.75, 0.0, 0.0]

@@ -108,7 +108,7 @@ class Running:
 
     def without_budget(self) -> None:
         """Let it retry without limit."""
-        self.app._gateway._upstreams.budget._floor = 1_000_000
+        self.app._revisions.current.gateway._upstreams.budget._floor = 1_000_000
 
 
 @asynccontextmanager

@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import pydantic
 import pytest
 from test_public_names import ROOMS
 
@@ -22,6 +24,7 @@ from bud_asgi import (
     HostUser,
     Limit,
     Principal,
+    RedisStore,
     Route,
     RouteTable,
     Secret,
@@ -29,6 +32,7 @@ from bud_asgi import (
     Vertex,
     hash_api_key,
 )
+from bud_asgi.auth import KeyAdmin, MemoryKeyStore, SqlKeyStore
 from bud_asgi.options import OptionError, check_integer, check_seconds, duplicates, option_path, shown
 from bud_asgi.providers import AwsCredential, GoogleCredential
 
@@ -212,6 +216,46 @@ def test_secrets_of_other_libraries_are_accepted() -> None:
         with pytest.raises(OptionError, match=r"^api_key: ") as raised:
             anthropic(api_key=SecretStr(wrong))
         assert not wrong or str(wrong) not in str(raised.value)
+
+
+TAKES_A_SECRET: list[tuple[Callable[..., object], dict[str, Any], str]] = [
+    (Anthropic, {}, "api_key"),
+    (Bedrock, {"region": "us-east-1"}, "bearer_token"),
+    (AwsCredential, {"region": "us-east-1", "secret_key": "s"}, "access_key"),
+    (AwsCredential, {"region": "us-east-1", "access_key": "a"}, "secret_key"),
+    (AwsCredential, {"region": "us-east-1", "access_key": "a", "secret_key": "s"}, "session_token"),
+    (ApiKeys, {"keys": {"ci": HASH}}, "pepper"),
+    (KeyAdmin, {"store": MemoryKeyStore()}, "pepper"),
+    (hash_api_key, {"key": "k"}, "pepper"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "option"), TAKES_A_SECRET, ids=[f"{m.__name__}-{o}" for m, _, o in TAKES_A_SECRET]
+)
+def test_every_secret_may_be_one_of_pydantic(make: Callable[..., object], options: dict[str, Any], option: str) -> None:
+    value = pydantic.SecretStr("the-secret-of-the-host")
+    made = make(**options, **{option: value})
+    plain = make(**options, **{option: value.get_secret_value()})
+    assert made == plain or type(made) is type(plain)
+    assert "the-secret-of-the-host" not in repr(made)
+
+
+def test_a_url_with_a_password_may_be_a_secret_of_pydantic() -> None:
+    assert repr(RedisStore(pydantic.SecretStr("redis://:password@host"))) == repr(RedisStore("redis://:password@host"))
+    SqlKeyStore(pydantic.SecretStr("postgresql://user:password@host/db"))
+
+
+def test_no_public_parameter_takes_only_our_own_secret() -> None:
+    for room in ROOMS:
+        for name, value in vars(importlib.import_module(room)).items():
+            if name in {"Secret", "secret_option"} or not callable(value) or not hasattr(value, "__module__"):
+                continue
+            if str(value.__module__).startswith("bud_asgi") and (inspect.isclass(value) or inspect.isfunction(value)):
+                with suppress(TypeError, ValueError):  # a class of exceptions has no signature
+                    for parameter in inspect.signature(value).parameters.values():
+                        alone = re.sub(r"\bAnySecret\b", "", str(parameter.annotation))
+                        assert not re.search(r"\bSecret\b", alone) or name == "NewKey", (room, name, parameter.name)
 
 
 SHOWN: list[tuple[object, str]] = [

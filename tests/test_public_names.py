@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = DOCS.parent
 ROOMS = [
     "bud_asgi",
     "bud_asgi.auth",
@@ -17,6 +21,7 @@ ROOMS = [
     "bud_asgi.limits",
     "bud_asgi.providers",
     "bud_asgi.routing",
+    "bud_asgi.telemetry",
     "bud_asgi.testing",
 ]
 
@@ -42,3 +47,30 @@ def test_the_manual_names_what_the_package_shows() -> None:
 
     for name in set(bud_asgi.__all__) - {"__version__"}:
         assert name in manual, name
+
+
+def _programs() -> Iterator[tuple[str, str]]:
+    """The Python code of the manual and the examples: where it stands, and the code."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for snippet in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            yield str(page.relative_to(ROOT)), snippet
+    for example in sorted((ROOT / "examples").rglob("*.py")):
+        yield str(example.relative_to(ROOT)), example.read_text(encoding="utf-8")
+
+
+def test_the_manual_and_the_examples_import_public_names_only() -> None:
+    seen: set[str] = set()
+    for place, program in _programs():
+        for node in ast.walk(ast.parse(program)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bud_asgi":
+                public = importlib.import_module(node.module).__all__
+                assert {one.name for one in node.names} <= {*public}, f"{place}: {ast.unparse(node)}"
+                seen.add(node.module)
+    assert "bud_asgi" in seen
+
+
+def test_anthropic_is_always_the_provider_in_the_manual_and_the_examples() -> None:
+    for place, program in _programs():
+        for node in ast.walk(ast.parse(program)):
+            if isinstance(node, ast.ImportFrom) and node.module == "anthropic":
+                assert "Anthropic" not in {one.name for one in node.names}, f"{place}: import anthropic"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -17,7 +19,7 @@ from bud_asgi.http import HttpRequest
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.providers.errors import UpstreamUnavailable
 from bud_asgi.providers.refresher import Expiring, FetchFailed, Refresher, RefreshStatus, RefreshTiming
-from bud_asgi.state import AppState, CredentialState, LimitState, RetryBudgetState, RouteState
+from bud_asgi.state import AppState, CredentialState, LimitState, ReasonCode, RetryBudgetState, RouteState
 from bud_asgi.testing import StandIn, error, stall, text
 
 VERSION = (b"anthropic-version", b"2023-06-01")
@@ -160,7 +162,7 @@ class Fetched:
 
 async def test_the_age_of_a_credential() -> None:
     messages, credential = app(), Fetched()
-    provider: Any = next(iter(messages._gateway.providers))
+    provider: Any = next(iter(messages._revisions.current.gateway.providers))
     provider.credential = credential
 
     def state() -> CredentialState:
@@ -198,3 +200,11 @@ def test_the_state_is_available_without_a_loop_and_from_other_threads() -> None:
 
     assert asyncio.run(serve()).targets[0].calls == 1
     assert messages.state().requests == 0
+
+
+def test_every_reason_is_documented() -> None:
+    docs = (Path(__file__).parent.parent / "docs/observability.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \| ", docs.partition("### State and readiness")[2].partition("\n## ")[0], re.MULTILINE
+    )
+    assert rows == list(get_args(ReasonCode))

@@ -75,10 +75,7 @@ def test_an_app_over_anthropic_serves_requests() -> None:
 
 
 def needs(feature: str, module: str, extra: str) -> str:
-    return (
-        f"{feature} needs {module}, which is not installed: pip install 'bud-asgi[{extra}]' "
-        f"(in a checkout of bud_asgi: pip install '.[{extra}]')"
-    )
+    return f"{feature} needs {module}, which is not installed: pip install '.[{extra}]' in a checkout of bud_asgi"
 
 
 def test_a_file_names_the_extra_that_its_provider_needs() -> None:
@@ -192,4 +189,4 @@ def test_the_command_line_names_the_command_that_installs_it() -> None:
             print(stopped.code)
         """
     )
-    assert printed == "bud-asgi needs click: pip install 'bud-asgi[server]'\n2"
+    assert printed == "bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n2"

@@ -75,6 +75,7 @@ class ApiKeys(CredentialBackend):
         if store is not None:
             check_key_store(store)
             self._lookup = KeyLookup(store, self._pepper, timing, clock, wall)
+        self._lookup_is_own = True
 
     @property
     def admin(self) -> KeyAdmin:
@@ -117,8 +118,14 @@ class ApiKeys(CredentialBackend):
 
     async def aclose(self) -> None:
         """Close the store's connections of the running event loop; they are opened again when needed."""
-        if self._lookup is not None:
+        if self._lookup is not None and self._lookup_is_own:
             await self._lookup.aclose()
+
+    def continue_from(self, former: ApiKeys) -> None:
+        """Take over what is known of the keys of the store, if that is the same: it is closed here from now on."""
+        ours, theirs = self._lookup, former._lookup
+        if ours is not None and theirs is not None and ours.is_like(theirs):
+            self._lookup, self._lookup_is_own, former._lookup_is_own = theirs, True, False
 
     async def _fetch(self, lookup: KeyLookup, digest: bytes) -> Authenticated:
         found = await lookup.fetch(digest)

@@ -58,6 +58,15 @@ class BackendWithIssuers(Protocol):
         ...
 
 
+@runtime_checkable
+class Continuing(Protocol):
+    """A backend that can go on from another one, which it replaces while the app runs."""
+
+    def continue_from(self, former: Any) -> None:
+        """Take over what a former backend of this class has cached. It must not fail."""
+        ...
+
+
 class Pending(msgspec.Struct, frozen=True, gc=False):
     """A check that has to wait, for a store or a key set. Awaiting `wait()` raises `AuthenticationError` like `check`.
 
@@ -113,7 +122,7 @@ class FirstOf(AuthenticationBackend):
     Starlette's) are asked after those, and get the whole connection; not if every credential of the request was
     refused. A provider with `auth="client"` forwards no header that they may have read: both, unless they have an
     attribute `credential_headers` with the names. `throttle` limits the failures of one address, by default
-    `Throttle()`. Raises `OptionError`.
+    `Throttle()`. `closables` are the backends whose stores have connections. Raises `OptionError`.
     """
 
     def __init__(self, backends: Sequence[AuthenticationBackend], *, throttle: Throttle | None = None) -> None:
@@ -123,8 +132,9 @@ class FirstOf(AuthenticationBackend):
         self._throttle = throttle or Throttle()
         self._checkers: tuple[CredentialBackend, ...] = tuple(backend for backend in given if _is_checker(backend))
         self.others = tuple(backend for backend in given if not _is_checker(backend))
-        self._with_store = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
+        self.closables = tuple(backend for backend in given if isinstance(backend, BackendWithStore))
         self._with_issuers = tuple(backend for backend in given if isinstance(backend, BackendWithIssuers))
+        self._continuing = tuple(backend for backend in given if isinstance(backend, Continuing))
         self._last_status: Status = "ready"
         self.required: str = getattr(given[0], "required", UNAUTHENTICATED)
 
@@ -185,7 +195,7 @@ class FirstOf(AuthenticationBackend):
 
     async def status(self) -> Status:
         """The status of the backend whose store is in the worst state; `ready` without stores."""
-        self._last_status = worst_of([await backend.status() for backend in self._with_store])
+        self._last_status = worst_of([await backend.status() for backend in self.closables])
         return self._last_status
 
     def known_status(self) -> Status:
@@ -193,7 +203,7 @@ class FirstOf(AuthenticationBackend):
         return worst_of(
             [
                 backend.known_status() if isinstance(backend, KnowsStatus) else self._last_status
-                for backend in self._with_store
+                for backend in self.closables
             ]
         )
 
@@ -201,9 +211,17 @@ class FirstOf(AuthenticationBackend):
         """The issuers whose tokens cannot be verified at present."""
         return [issuer for backend in self._with_issuers for issuer in backend.unavailable_issuers()]
 
+    def continue_from(self, former: FirstOf) -> None:
+        """Take over the failures that a former chain has counted, and what its backends have cached."""
+        self._throttle.continue_from(former._throttle)
+        for backend in self._continuing:
+            for other in former._continuing:
+                if type(other) is type(backend) and other is not backend:
+                    backend.continue_from(other)
+
     async def aclose(self) -> None:
         """Close the stores' connections of the running event loop; they are opened again when needed."""
-        for backend in self._with_store:
+        for backend in self.closables:
             await backend.aclose()
 
     async def _search(

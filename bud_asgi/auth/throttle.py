@@ -109,9 +109,15 @@ class Throttle:
         check_items("trusted_proxies", trusted_proxies, _NETWORK_EXPECTED, _check_network)
         check_clock("clock", clock)
         self._trusted = tuple(ip_network(proxy, strict=False) for proxy in trusted_proxies)
+        self._limit = failures, window
         self._counts = FailureCounts(failures, window)
         self._clock = clock
         self._warned_at = -inf
+
+    def continue_from(self, former: Throttle) -> None:
+        """Take over the failures that a former throttle has counted, if it allows as many."""
+        if former._limit == self._limit and former._clock is self._clock:
+            self._counts = former._counts
 
     def address_of(self, scope: Scope, headers: Headers) -> str | None:
         """The address, or /64 network, that failures of a request count for; `None` if there is none."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from bud_asgi.exchange import Attempt, Exchange
+from bud_asgi.options import name_shown
 from bud_asgi.protocol.usage import Usage
 
 
@@ -80,8 +81,8 @@ def _line(name: str, value: str) -> str:
 
 def _attempt(attempt: Attempt) -> AttemptAccount:
     return AttemptAccount(
-        provider=attempt.target.provider,
-        model=attempt.target.model,
+        provider=name_shown(attempt.target.provider),
+        model=name_shown(attempt.target.model) if attempt.target.model else None,
         status=attempt.status,
         end=attempt.end,
         failure=attempt.failure,

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import click
 import msgspec
 from starlette.types import Message, Scope
 
-from bud_asgi.app import MessagesApp
 from bud_asgi.cli.account import Account, account_lines, account_of
-from bud_asgi.cli.keys import all_callers
+from bud_asgi.cli.keys import caller_named
 from bud_asgi.cli.settings import EXIT_FAILED
 from bud_asgi.cli.terminal import Progress, echo_problem, log_as_problems
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Principal
-from bud_asgi.options import nearest, shown
+from bud_asgi.http import Header
 from bud_asgi.printable import printable
 from bud_asgi.protocol.errors import read_error
+from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.sse import parse_event, split_events
 
 OPERATOR = Principal(id="operator")
@@ -75,9 +76,13 @@ class Answer:
         for event in events:
             parsed = parse_event(event)
             if parsed is not None:
-                self._on_event(msgspec.json.decode(parsed.data, type=_Event), parsed.data)
+                self._on_event(parsed.data)
 
-    def _on_event(self, event: _Event, data: bytes) -> None:
+    def _on_event(self, data: bytes) -> None:
+        try:
+            event = msgspec.json.decode(data, type=_Event)
+        except MALFORMED_JSON:  # relayed as it is, such as the [DONE] of other APIs
+            return
         if event.type == "error":
             self.body = data
         elif event.delta is not None:
@@ -109,10 +114,10 @@ def ask_model(settings: Settings, question: Question, name: str | None, *, as_js
     `name` is that of the key whose permissions, limits and routes apply. With `as_json`, both are one object on stdout.
     Raises `ConfigError`, and `click.BadParameter` for an unknown name.
     """
-    principal = OPERATOR if name is None else _caller(settings, name)
+    principal = OPERATOR if name is None else caller_named(settings, name)
     with log_as_problems(), Progress(f"waiting for {question.model}") as progress:
         answer = Answer(progress, quiet=as_json)
-        exchange = asyncio.run(_call(settings.app(), principal, question, answer))
+        exchange = asyncio.run(_call(settings, principal, question, answer))
     account, error = account_of(exchange, answer.stop_reason), _error_of(answer)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(Result(answer.text, error, account))))
@@ -126,14 +131,7 @@ def ask_model(settings: Settings, question: Question, name: str | None, *, as_js
     return EXIT_FAILED if error else 0
 
 
-def _caller(settings: Settings, name: str) -> Principal:
-    callers = {caller.id: caller for caller in all_callers(settings)}
-    if name not in callers:
-        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{nearest(name, callers)}")
-    return callers[name]
-
-
-async def _call(messages: MessagesApp, principal: Principal, question: Question, answer: Answer) -> Exchange:
+async def _call(settings: Settings, principal: Principal, question: Question, answer: Answer) -> Exchange:
     body = {
         "model": question.model,
         "max_tokens": question.max_tokens,
@@ -145,13 +143,22 @@ async def _call(messages: MessagesApp, principal: Principal, question: Question,
     async def receive() -> Message:
         return unread.pop() if unread else await asyncio.Future()
 
-    path = "/v1/messages"
-    scope: Scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": _HEADERS}
+    headers, path = [*_HEADERS, *_client_key(settings)], "/v1/messages"
+    scope: Scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
     exchange = Exchange.of(scope)
     exchange.principal = principal
+    messages = settings.app()
     async with messages.lifespan():
         await messages(scope, receive, answer.send)
     return exchange
+
+
+def _client_key(settings: Settings) -> list[Header]:
+    """The key of a client, from the variable that SDKs read it from, if a provider gets that one."""
+    key = os.environ.get("ANTHROPIC_API_KEY")
+    if key and any(not provider.credential.is_operators for provider in settings.providers):
+        return [(b"x-api-key", key.encode())]
+    return []
 
 
 def _error_of(answer: Answer) -> str | None:

@@ -11,10 +11,10 @@ import msgspec
 from bud_asgi.cli.live import LiveResult, call_providers
 from bud_asgi.cli.settings import EXIT_FAILED, EXIT_WRONG, read_settings, report_config_errors
 from bud_asgi.cli.summary import Summary, show_settings, summary_of
-from bud_asgi.cli.tables import table
+from bud_asgi.cli.tables import cell_shown, table
 from bud_asgi.cli.terminal import columns, echo_problem, echo_text
-from bud_asgi.cli.warnings import warnings_of
-from bud_asgi.config import ConfigError, Problem, Problems, Settings
+from bud_asgi.cli.warnings import problems_in, warnings_of
+from bud_asgi.config import ConfigError, Problem, Settings
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,11 +50,7 @@ def check_config(config: str | None, *, live: bool, as_json: bool) -> int:
 
 def failures_of(settings: Settings, results: Sequence[LiveResult]) -> Sequence[Problem]:
     """Return an error for each provider that failed, with its line, and with what to do."""
-    text = ""
-    if settings.source != "environment":
-        with open(settings.source, encoding="utf-8-sig") as file:  # noqa: PTH123 - as short as its two other forms
-            text = file.read()
-    problems = Problems(settings.source, text)
+    problems = problems_in(settings)
     for one in results:
         if not one.ok:
             what = f"{one.model}: " if one.model else ""
@@ -76,10 +72,15 @@ def _check_as_json(config: str | None, *, live: bool) -> int:
             valid=True,
             warnings=tuple(warnings_of(settings)),
             serves=summary_of(settings),
-            live=None if results is None else tuple(results),
+            live=None if results is None else tuple(map(_without_secrets, results)),
         )
     )
     return EXIT_FAILED if any(not one.ok for one in results or ()) else 0
+
+
+def _without_secrets(result: LiveResult) -> LiveResult:
+    model = None if result.model is None else cell_shown(result.model)
+    return msgspec.structs.replace(result, provider=cell_shown(result.provider), model=model)
 
 
 def _write(report: Report) -> None:

@@ -20,10 +20,10 @@ from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import show_route
 from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
 from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
-from bud_asgi.cli.stand_in import StandInOptions, run_stand_in
 from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
+from bud_asgi.extras import install_command
 from bud_asgi.limits import StoreUnavailable
 
 _VERSION_HELP = "Show the versions that a bug report needs, and exit."
@@ -123,12 +123,6 @@ def _root_path(_context: click.Context, _parameter: click.Parameter, path: str) 
     type=click.IntRange(1),
     help="Number of running requests, beyond which new ones get a 529.  [default: no limit]",
 )
-@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of an address.")
-@click.option("--fd", type=click.IntRange(0), help="Descriptor of a socket to use, instead of an address.")
-@click.option("--root-path", default="", metavar="PATH", callback=_root_path, help="Path that a proxy serves it below.")
-@click.option("--ssl-certfile", metavar="FILE", help="Certificate chain, for TLS.")
-@click.option("--ssl-keyfile", metavar="FILE", help="Key of the certificate, unless it is in the same file.")
-@click.option("--ssl-keyfile-password", metavar="REFERENCE", help="Password of the key, as env:NAME or file:PATH.")
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
@@ -148,8 +142,15 @@ def _root_path(_context: click.Context, _parameter: click.Parameter, path: str) 
     multiple=True,
     help="Key for the status page, as env:NAME or file:PATH (repeatable).",
 )
+@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of an address.")
+@click.option("--fd", type=click.IntRange(0), help="Descriptor of a socket to use, instead of an address.")
+@click.option("--root-path", default="", metavar="PATH", callback=_root_path, help="Path that a proxy serves it below.")
+@click.option("--ssl-certfile", metavar="FILE", help="Certificate chain, for TLS.")
+@click.option("--ssl-keyfile", metavar="FILE", help="Key of the certificate, unless it is in the same file.")
+@click.option("--ssl-keyfile-password", metavar="REFERENCE", help="Password of the key, as env:NAME or file:PATH.")
+@click.option("--watch", is_flag=True, help="Reload when the file, or a file with a secret that it names, has changed.")
 def serve(config: str | None, **options: Any) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve until SIGTERM or Ctrl-C. On SIGHUP the configuration is read again.
 
     GATEWAY.TOML is the configuration file. Without it, environment variables are used.
     """
@@ -187,7 +188,7 @@ def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json
     """
     if len(words) not in {2, 3}:
         raise click.UsageError("expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks")
-    *config, model, text = words
+    *config, model, text = (word.encode(errors="surrogateescape").decode(errors="replace") for word in words)
     question = Question(model, sys.stdin.read() if text == "-" else text, max_tokens)
     with report_config_errors():
         settings = read_settings(config[0] if config else None)
@@ -206,6 +207,8 @@ def stand_in(port: int, api_key: str, models: Sequence[str], reply: str | None, 
 
     It checks requests as the service does, and answers without a model. Pages of any origin may call it.
     """
+    from bud_asgi.cli.stand_in import StandInOptions, run_stand_in  # noqa: PLC0415 - nothing else needs the stand-ins
+
     run_stand_in(StandInOptions(port, api_key, models, reply, delay))
 
 
@@ -284,8 +287,8 @@ def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
     try:
         from bud_asgi.cli.demo import run  # noqa: PLC0415 - the SDK is an optional extra, and slow to import
     except ModuleNotFoundError as error:
-        if error.name != "anthropic":
+        if error.name not in {"anthropic", "cryptography"}:
             raise
-        click.echo("bud-asgi demo needs the official SDK: pip install 'bud-asgi[demo]'", err=True)
+        click.echo(f"bud-asgi demo needs {error.name}: {install_command('demo')}", err=True)
         sys.exit(EXIT_WRONG)
     sys.exit(run(keep=keep, real=real, port=port, key=key))

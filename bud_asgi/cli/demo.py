@@ -7,6 +7,7 @@ bud-asgi demo --real       with api.anthropic.com and ANTHROPIC_API_KEY: this co
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -24,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 
-from bud_asgi import ApiKeys, Limit, MessagesApp, Route, Target, hash_api_key, new_api_key
+from bud_asgi import ApiKeys, Limit, MessagesApp, Route, hash_api_key, new_api_key
 from bud_asgi.cli.demo_accounts import Accounts, Printer, show_account
 from bud_asgi.cli.demo_providers import MODEL, routes_to, show_providers
 from bud_asgi.cli.demo_upstreams import Upstream, real_provider, stand_ins
@@ -32,13 +33,28 @@ from bud_asgi.providers import Provider
 from bud_asgi.testing import text
 from bud_asgi.testing.server.serving import serving
 
-CURL_MODEL = "claude-3-5-sonnet-20241022"
-"""The model of Anthropic's curl example. It is retired, so a route maps it to a current one."""
+CURL_BODY = f"""{{"model": "{MODEL}", "max_tokens": 1024,
+       "messages": [{{"role": "user", "content": "Hello, Claude!"}}]}}"""
+INTRODUCTION = """\
+The Messages API, mounted in an ASGI app. You will see:
 
-CURL_BODY = (
-    f'{{"model": "{CURL_MODEL}", "max_tokens": 1024, "messages": [{{"role": "user", "content": "Hello, Claude!"}}]}}'
-)
-KEEP_PORT = 8808
+  1. a request with curl, and what the gateway recorded about it
+  2. the official SDK: one reply at once
+  3. the official SDK: a stream
+  4. the same conversation with Anthropic, Amazon Bedrock and Google Vertex AI
+
+  curl, SDK  ->  Starlette app with bud_asgi at /llm  ->  Anthropic
+                                                     ->  Amazon Bedrock
+                                                     ->  Google Vertex AI
+"""
+STAND_INS = "The three services are stand-ins on this machine: no key, no network, no cost."
+NEXT = """\
+  1. Keep it running, and send requests of your own:
+       make demo ARGS=--keep
+  2. Mount it in your app, as README.md explains:
+       MessagesApp(auth=..., providers=[...]).install(app, "/llm")
+  3. Serve it alone, with a configuration file, as docs/alone.md explains:
+       bud-asgi serve gateway.toml"""
 GREETING = "Hello! How can I help you today?"
 STORY = (
     "Once upon a time a client sent a request. The gateway checked its key, found its route, counted it, "
@@ -56,19 +72,19 @@ def run(*, keep: bool, real: bool, port: int, key: str | None) -> int:
     with nullcontext(list[Upstream]()) if real else stand_ins() as upstreams:
         host = _host([one.provider for one in upstreams] or [real_provider()], routes_to(upstreams), accounts, key)
         with serving(host, port=port) as url:
-            printer.title(f"A Starlette app at {url}, with the Messages API mounted at {url}/llm")
+            print(INTRODUCTION)
+            print(STAND_INS if upstreams else "The requests go to api.anthropic.com, and cost money.")
             if upstreams:
                 upstreams[0].stand_in.enqueue(text(GREETING), text("Bonjour."), text(STORY, delay=0.04))
             _show(printer, accounts, f"{url}/llm", key)
             if upstreams:
                 show_providers(printer, accounts, upstreams, f"{url}/llm", key)
-            printer.title("Try it yourself")
             if keep:
                 _offer(printer, f"{url}/llm", key, upstreams)
                 _wait_for_interrupt()
-            else:
-                printer.command(f"make demo ARGS='--keep --port {KEEP_PORT} --key {key}'")
-                _offer(printer, f"http://127.0.0.1:{KEEP_PORT}/llm", key, upstreams)
+    if not keep:
+        printer.title("Three things to try next")
+        print(NEXT)
     return 0
 
 
@@ -77,7 +93,7 @@ def _host(providers: Sequence[Provider], routes: Sequence[Route], accounts: Acco
     messages = MessagesApp(
         auth=ApiKeys({"demo": hash_api_key(key)}),
         providers=providers,
-        routes=[Route(CURL_MODEL, to=[Target("anthropic", MODEL)]), *routes, Route("claude-*", to=["anthropic"])],
+        routes=[*routes, Route("claude-*", to=["anthropic"])],
         limits=[Limit("requests", 60)],
         on_settled=accounts.settled,
     )
@@ -87,10 +103,11 @@ def _host(providers: Sequence[Provider], routes: Sequence[Route], accounts: Acco
 
 
 def _offer(printer: Printer, base_url: str, key: str, upstreams: Sequence[Upstream]) -> None:
+    printer.title("Send requests of your own")
     printer.command(_curl_line(base_url, key))
     if upstreams:
         names = [route.model for route in routes_to(upstreams)]
-        print(f"The model name selects the provider: {', '.join(names)}.")
+        print(f"\nThe model selects the provider:\n  {', '.join(names)}")
 
 
 async def _home(_request: Request) -> PlainTextResponse:
@@ -100,30 +117,29 @@ async def _home(_request: Request) -> PlainTextResponse:
 def _show(printer: Printer, accounts: Accounts, base_url: str, key: str) -> None:
     printer.title("1. A request with curl")
     printer.command(_curl_line(base_url, key))
-    print(_send_curl_request(base_url, key))
+    printer.paragraph(json.dumps(json.loads(_send_curl_request(base_url, key))))
     show_account(printer, accounts.wait(1))
     with anthropic.Anthropic(base_url=base_url, api_key=key, max_retries=0) as client:
         printer.title("2. The official SDK, not streaming")
         reply = client.messages.create(
             model=MODEL, max_tokens=100, messages=[{"role": "user", "content": "Say hello in French."}]
         )
-        print("".join(block.text for block in reply.content if block.type == "text"))
+        printer.paragraph("".join(block.text for block in reply.content if block.type == "text"))
         show_account(printer, accounts.wait(2))
         printer.title("3. The official SDK, streaming")
         with client.messages.stream(
             model=MODEL, max_tokens=200, messages=[{"role": "user", "content": "Tell the story of a request."}]
         ) as stream:
             began = time.monotonic()
-            for piece in stream.text_stream:
-                print(piece, end="", flush=True)
-        print(f"\n  (arrived over {time.monotonic() - began:.1f} s)")
+            printer.stream(stream.text_stream)
+        printer.fact("arrived over", f"{time.monotonic() - began:.1f} s")
         show_account(printer, accounts.wait(3))
 
 
 def _headers(key: str) -> dict[str, str]:
     return {
-        "Authorization": f"Bearer {key}",
-        "Content-Type": "application/json",
+        "x-api-key": key,
+        "content-type": "application/json",
         "anthropic-version": "2023-06-01",
     }
 
@@ -134,7 +150,9 @@ def _curl(base_url: str, key: str) -> list[str]:
 
 
 def _curl_line(base_url: str, key: str) -> str:
-    return " ".join(shlex.quote(word) for word in _curl(base_url, key))
+    command, url, *words = map(shlex.quote, _curl(base_url, key))
+    options = [f"  {flag} {value}" for flag, value in zip(words[::2], words[1::2], strict=True)]
+    return " \\\n".join([f"{command} {url}", *options])
 
 
 def _send_curl_request(base_url: str, key: str) -> str:

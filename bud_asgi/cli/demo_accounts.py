@@ -1,12 +1,17 @@
-"""The demo's report about a finished request: what the gateway recorded and measured."""
+"""How the demo prints, within 80 columns, and what it reports about a finished request."""
 
 from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import threading
+from collections.abc import Iterable
 
 from bud_asgi import Exchange
+
+WIDTH = 78
+"""Columns of a line."""
 
 
 class Printer:
@@ -20,12 +25,28 @@ class Printer:
         print(f"\n{self._in('1', text)}")
 
     def command(self, text: str) -> None:
-        """Print a shell command."""
-        print(self._in("36", text))
+        """Print a shell command, which may have several lines."""
+        print("\n".join(self._in("36", line) for line in text.splitlines()))
 
     def fact(self, name: str, *values: str) -> None:
         """Print a name and its values, side by side."""
-        print(f"  {name:<24} {''.join(value.ljust(24) for value in values)}".rstrip())
+        print(f"  {name:<22} {''.join(value.ljust(18) for value in values)}".rstrip())
+
+    def paragraph(self, text: str) -> None:
+        """Print a text, wrapped."""
+        print(textwrap.fill(text, WIDTH, break_on_hyphens=False, initial_indent="  ", subsequent_indent="  "))
+
+    def stream(self, pieces: Iterable[str]) -> None:
+        """Print a text as it arrives, wrapped between its pieces."""
+        column = 0
+        for piece in pieces:
+            if column + len(piece) > WIDTH:
+                print()
+                column = 0
+            shown = piece if column else f"  {piece.lstrip()}"
+            print(shown, end="", flush=True)
+            column += len(shown)
+        print()
 
     def _in(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text

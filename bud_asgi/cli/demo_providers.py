@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import anthropic
 import msgspec
@@ -13,10 +14,10 @@ from bud_asgi.cli.demo_accounts import Accounts, Printer, account_of
 from bud_asgi.cli.demo_upstreams import Upstream
 from bud_asgi.testing import text
 
-MODEL = "claude-haiku-4-5"
+MODEL = "claude-haiku-5-5"
 QUESTIONS = ("In which city does the Iller meet the Danube?", "And how tall is its minster?")
 ANSWERS = ("In Ulm.", "161 m")
-_WIDTH = 100
+PATH_WIDTH = 50
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -48,7 +49,7 @@ def show_providers(
     printer: Printer, accounts: Accounts, upstreams: Sequence[Upstream], base_url: str, key: str
 ) -> None:
     """Run the conversation with each provider; print the upstream requests, the events and what was recorded."""
-    printer.title("4. The same conversation with three providers: the client only changes the model name")
+    printer.title("4. The same conversation with three providers: only the model name changes")
     with anthropic.Anthropic(base_url=base_url, api_key=key, max_retries=0) as client:
         conversations = [_converse(client, accounts, upstream) for upstream in upstreams]
     for question, answers in zip(
@@ -60,12 +61,11 @@ def show_providers(
     printer.title("Upstream requests for the last question")
     for one in conversations:
         asked = one.upstream.stand_in.requests[-1]
-        printer.fact(one.name, f"POST {asked.target.decode()}")
+        _show_path(printer, one.name, asked.target.decode())
     printer.title("Events that the client received, without pings")
+    printer.fact("", *(one.name for one in conversations))
     for event in zip(*(events_of(one.second) for one in conversations), strict=True):
-        print(f"  {event[0][0]}")
-        for one, (_, data) in zip(conversations, event, strict=True):
-            print(f"    {one.name:<10} {_cut(data.decode())}")
+        printer.fact(event[0][0], *(_content_of(data) for _, data in event))
     printer.title("What the gateway recorded")
     _show_accounts(printer, conversations)
 
@@ -111,5 +111,26 @@ def _show_accounts(printer: Printer, conversations: Sequence[Conversation]) -> N
     printer.fact("received by the client", *(f"{len(one.second)} bytes" for one in conversations))
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
+def _show_path(printer: Printer, name: str, path: str) -> None:
+    """Print the path of a request, on several lines if it is long."""
+    lines = [""]
+    for part in path.removeprefix("/").split("/"):
+        if len(lines[-1]) + len(part) > PATH_WIDTH:
+            lines.append("")
+        lines[-1] += f"/{part}"
+    for number, line in enumerate(lines):
+        printer.fact("" if number else name, f"{'' if number else 'POST':<4} {line}")
+
+
+def _content_of(data: bytes) -> str:
+    """Return what an event adds to the message, in 16 characters."""
+    event: dict[str, Any] = msgspec.json.decode(data)
+    match event:
+        case {"message": {"id": str(message)}}:
+            return f"{message[:13]}..."
+        case {"content_block": {"type": str(content)}} | {"delta": {"stop_reason": str(content)}}:
+            return content
+        case {"delta": {"text": str(content)}}:
+            return repr(content)
+        case _:
+            return "-"

@@ -32,7 +32,6 @@ def real_provider() -> Anthropic:
 def stand_ins() -> Generator[list[Upstream]]:
     """Run stand-ins for Anthropic, Bedrock, Vertex AI and Google's token service, each in a thread."""
     aws, google = bedrock_stand_in.Bedrock(), Google()
-    key = aws.keys.issue_temporary()
     with ExitStack() as stack:
         anthropic = stack.enter_context(StandIn(api_key="sk-ant-stand-in").in_thread())
         bedrock = stack.enter_context(StandIn.of(aws).in_thread())
@@ -44,9 +43,7 @@ def stand_ins() -> Generator[list[Upstream]]:
                 Bedrock(
                     region=aws.region,
                     endpoint=bedrock.base_url,
-                    access_key=key.access_key,
-                    secret_key=key.secret_key,
-                    session_token=key.session_token,
+                    bearer_token=next(iter(aws.api_keys)),
                 ),
                 bedrock,
             ),

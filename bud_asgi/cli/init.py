@@ -103,7 +103,7 @@ def new_file(file: str, environ: Mapping[str, str], home: Path) -> NewFile:
         [
             _HEAD.format(file=file),
             *(f"\n# {one.source}\n{_table(one)}" for one in usable),
-            *(f"\n# {one.source}, but {one.missing}:\n#\n{_as_comment(_table(one))}" for one in commented),
+            *(f"\n# {one.source}. To use it: {one.missing}.\n#\n{_as_comment(_table(one))}" for one in commented),
             f'{_ROUTES}[[routes]]\nmodel = "claude-*"\nto = {json.dumps(names)}\n'
             if len(names) > 1
             else _ROUTES_EXAMPLE.format(provider=names[0]),
@@ -144,9 +144,7 @@ def _anthropic(environ: Mapping[str, str]) -> FoundProvider | None:
         keys["auth"] = "bearer"
     if base_url := environ.get("ANTHROPIC_BASE_URL"):
         if not _is_plain_url(base_url):
-            return FoundProvider(
-                "anthropic", f"{variable} is set", keys, "base_url has to be set, to ANTHROPIC_BASE_URL"
-            )
+            return FoundProvider("anthropic", f"{variable} is set", keys, "set its base_url to ANTHROPIC_BASE_URL")
         keys["base_url"] = base_url
     return FoundProvider("anthropic", f"{variable} is set", keys)
 
@@ -178,7 +176,7 @@ def _bedrock(environ: Mapping[str, str], home: Path) -> FoundProvider | None:
     region = _plain(environ[region_variable] if region_variable else config.get(section, "region", fallback=None))
     keys = {"kind": "bedrock", "region": region or "us-east-1"}
     if variable != _BEDROCK_TOKEN and find_spec("botocore") is None:
-        return FoundProvider("bedrock", source, keys, "the extra bud-asgi[bedrock] is not installed")
+        return FoundProvider("bedrock", source, keys, "install the extra bud-asgi[bedrock]")
     return FoundProvider("bedrock", source if region else f"{source}; no region was found: check it", keys)
 
 
@@ -202,9 +200,9 @@ def _vertex(environ: Mapping[str, str], home: Path) -> FoundProvider | None:
     project = _plain(environ[variable] if variable else next(_projects(file), None))
     region = _plain(environ.get("CLOUD_ML_REGION")) or "global"
     keys = {"kind": "vertex", "project": project or "my-project", "region": region}
-    missing = None if project else "no project was found: set it"
+    missing = None if project else "set its project, none was found"
     if find_spec("google") is None or find_spec("google.auth") is None:
-        missing = "the extra bud-asgi[vertex] is not installed"
+        missing = "install the extra bud-asgi[vertex]"
     return FoundProvider("vertex", source, keys, missing)
 
 

@@ -19,7 +19,7 @@ from bud_asgi.cli.terminal import Progress, columns, echo_problem, echo_text
 from bud_asgi.config import ConfigError, KeySettings, Problem, Settings, in_seconds
 from bud_asgi.exchange import Principal
 from bud_asgi.limit import KINDS, Kind, Limit, limit_words
-from bud_asgi.options import OptionError, one_of
+from bud_asgi.options import OptionError, nearest, one_of, shown
 from bud_asgi.secret import Secret, secret_option
 
 T = TypeVar("T")
@@ -93,6 +93,14 @@ def all_callers(settings: Settings) -> Sequence[Principal]:
     keys = KeySettings(settings.source, store=settings.key_store)
     stored = run(keys, lambda admin, _: admin.all()) if settings.key_store else ()
     return [*callers_of(settings), *(key.principal for key in stored)]
+
+
+def caller_named(settings: Settings, name: str) -> Principal:
+    """Find a caller by the name of its key. Raises `click.BadParameter`, and `KeyStoreUnavailable`."""
+    callers = {caller.id: caller for caller in all_callers(settings)}
+    if name not in callers:
+        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{nearest(name, callers)}")
+    return callers[name]
 
 
 def run(settings: KeySettings, work: Callable[[KeyAdmin, SqlKeyStore], Awaitable[T]]) -> T:

@@ -11,7 +11,7 @@ from math import ceil
 import click
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.keys import all_callers
+from bud_asgi.cli.keys import all_callers, caller_named
 from bud_asgi.cli.tables import applies_to, table
 from bud_asgi.cli.terminal import Progress, columns, log_as_problems
 from bud_asgi.config import ConfigError, Problem, Settings
@@ -19,7 +19,6 @@ from bud_asgi.exchange import Principal
 from bud_asgi.limit import Limit, limit_words
 from bud_asgi.limits import Standing, StoreUnavailable
 from bud_asgi.limits.answers import rfc3339
-from bud_asgi.options import nearest, shown
 
 PAUSES = (0.2, 1.0)
 """Seconds before further attempts to reach the store."""
@@ -45,14 +44,12 @@ def show_limits(settings: Settings, name: str | None, model: str | None, *, as_j
 
 
 def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
-    principals = {caller.id: caller for caller in all_callers(settings)}
-    if not principals:
+    if name is not None:
+        return [caller_named(settings, name)]
+    callers = all_callers(settings)
+    if not callers:
         raise click.BadParameter("there are no keys")
-    if name is None:
-        return list(principals.values())
-    if name not in principals:
-        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{nearest(name, principals)}")
-    return [principals[name]]
+    return callers
 
 
 async def _read(messages: MessagesApp, callers: Sequence[Principal], model: str | None) -> Standings:

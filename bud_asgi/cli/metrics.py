@@ -13,14 +13,11 @@ import click
 import msgspec
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.config import ConfigError, Problem, from_env
+from bud_asgi.config import ConfigError, Problem
 from bud_asgi.extras import MissingExtra, require
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
-
-WORKER = "bud_asgi.cli.metrics:worker_app"
-"""What makes the app of a worker whose metrics are collected."""
 
 
 class MetricsAddress(msgspec.Struct, frozen=True):
@@ -58,13 +55,6 @@ def serve_worker_metrics(address: MetricsAddress | None) -> Generator[None]:
         with _listening(registry, address):
             os.environ[SHARED_DIRECTORY] = directory
             yield
-
-
-def worker_app() -> MessagesApp:
-    """Make the app of a worker from the environment, and collect its metrics."""
-    messages = from_env()
-    messages.metrics()
-    return messages
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 
 import click
@@ -10,13 +11,14 @@ import msgspec
 from starlette.types import Message
 
 from bud_asgi.attempt import Target
-from bud_asgi.cli.keys import all_callers
+from bud_asgi.cli.keys import caller_named
 from bud_asgi.cli.reachable import ANONYMOUS, conditions_in_words, has_other_callers, never_used, routes_of
 from bud_asgi.cli.tables import table
+from bud_asgi.cli.terminal import columns
 from bud_asgi.config import Settings
 from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.field_policy import FieldPolicy, without_fields
-from bud_asgi.options import nearest, shown, url_shown
+from bud_asgi.options import url_shown
 from bud_asgi.protocol.account_state import pinning_state
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.protocol.request import MessagesRequest, edited
@@ -103,18 +105,14 @@ def show_route(
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(explained)))
     else:
-        click.echo(_in_words(explained))
+        click.echo(_in_words(explained, columns(sys.stdout)))
     return explained
 
 
 def _caller(settings: Settings, name: str | None) -> Principal | None:
     if name is None:
         return None if settings.keys or has_other_callers(settings) else ANONYMOUS
-    callers = {caller.id: caller for caller in all_callers(settings)}
-    if name not in callers:
-        known = nearest(name, callers)
-        raise click.BadParameter(f"no key in {settings.source} has the name {shown(name)}{known}")
-    return callers[name]
+    return caller_named(settings, name)
 
 
 async def _explain(
@@ -252,16 +250,17 @@ def _name(settings: Settings, index: int) -> str:
     return f"routes[{index}]" if settings.routes else "(no routes)"
 
 
-def _in_words(explained: Explanation) -> str:
+def _in_words(explained: Explanation, width: int | None) -> str:
     caller = "any caller" if explained.principal is None else explained.principal
     result = f"served by {explained.route}" if explained.route else "not served"
     parts = [f"{explained.model} for {caller}, {explained.bytes} bytes: {result}"]
     if explained.routes:
-        parts.append(table(("ROUTE", "MODEL", "CONDITIONS", "RESULT"), [_route_row(one) for one in explained.routes]))
+        rows = [_route_row(one) for one in explained.routes]
+        parts.append(table(("ROUTE", "MODEL", "CONDITIONS", "RESULT"), rows, width))
     if explained.groups:
         head = ("GROUP", "PROVIDER", "WEIGHT", "CONCURRENCY", "MODEL", "URL", "DROPPED", "NOTE")
         rows = [_target_row(str(number), one) for number, group in enumerate(explained.groups, 1) for one in group]
-        parts.append(table(head, rows))
+        parts.append(table(head, rows, width))
     if explained.balance:
         parts.append(f"The targets of a group share the load by {explained.balance}.")
     if explained.hedge is not None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from bud_asgi import __version__
 from bud_asgi.app import MessagesApp
+from bud_asgi.cli.hangup import Hangup, pass_hangup, take_hangup
 from bud_asgi.cli.listening import (
     Listening,
     Tls,
@@ -30,8 +32,9 @@ from bud_asgi.cli.listening import (
     listening_problem,
     tls_options,
 )
-from bud_asgi.cli.metrics import WORKER, MetricsAddress, serve_metrics, serve_worker_metrics
-from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail
+from bud_asgi.cli.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
+from bud_asgi.cli.reloading import Reloader, run_beside
+from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail, read_settings
 from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.cli.summary import show_settings
 from bud_asgi.cli.terminal import columns, echo_problem
@@ -51,6 +54,9 @@ _log = logging.getLogger("bud_asgi")
 ACCESS_LOG_FORMATS = ("auto", "json", "text")
 """`auto`: text for people if stdout is a terminal, otherwise JSON."""
 
+WORKER_OPTIONS = "BUD_ASGI_WORKER_OPTIONS"
+"""The variable with the options of the command for its workers."""
+
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
@@ -59,8 +65,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
     is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. `uds` or `fd`
-    take the place of `host` and `port`. `ssl_keyfile_password` is a reference. Without a `metrics_port` there are no
-    metrics. `status` is the path of the status page, `None` for none, `status_key` has references to the keys for it.
+    take the place of `host` and `port`. `ssl_keyfile_password` is a reference. `watch`: reload when a file changes.
+    Without a `metrics_port` there are no metrics. `status` is the path of the status page, `None` for none, and
+    `status_key` has references to the keys for it.
     """
 
     config: str | None
@@ -74,17 +81,18 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: int
     limit_connections: int | None
     limit_concurrency: int | None
+    access_log_format: str = "auto"
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    status: str | None = None
+    status_key: tuple[str, ...] = ()
     uds: str | None = None
     fd: int | None = None
     root_path: str = ""
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     ssl_keyfile_password: str | None = None
-    access_log_format: str = "auto"
-    metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
-    status: str | None = None
-    status_key: tuple[str, ...] = ()
+    watch: bool = False
 
     @property
     def metrics(self) -> MetricsAddress | None:
@@ -97,7 +105,7 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
 
     Raises `ConfigError`, before a port is opened, for options that contradict the settings.
     """
-    _check_options(settings, options)
+    check_options(settings, options)
     tls = tls_options(Tls(options.ssl_certfile, options.ssl_keyfile, options.ssl_keyfile_password))
     signal.signal(signal.SIGTERM, _exit)
     listening = _listen(options)
@@ -111,13 +119,26 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
 
 
 def _serve_alone(settings: Settings, options: ServeOptions, listening: Listening, tls: Mapping[str, Any]) -> None:
-    messages = msgspec.structs.replace(settings, access_log=settings.access_log is not False).app()
+    messages = _with_access_log(settings).app()
     app = with_status_page(messages, options.status, options.status_key)
     config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options), **tls)
     announce(settings, listening.address)
     runner = asyncio.Runner(loop_factory=config.get_loop_factory())
     with serve_metrics(messages, options.metrics), runner:
-        runner.run(_serve_here(config, messages, options.drain_timeout, listening))
+        reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
+        serving = _serve_here(config, messages, options.drain_timeout, listening)
+        runner.run(run_beside(reloader, Hangup(), serving))
+
+
+def _read_again(options: ServeOptions) -> Settings:
+    """The configuration as it is now. Raises `ConfigError`, also for options that contradict it."""
+    settings = _with_access_log(read_settings(options.config))
+    check_options(settings, options)
+    return settings
+
+
+def _with_access_log(settings: Settings) -> Settings:
+    return msgspec.structs.replace(settings, access_log=settings.access_log is not False)
 
 
 def _serve_by_workers(settings: Settings, options: ServeOptions, listening: Listening, tls: Mapping[str, Any]) -> None:
@@ -127,8 +148,9 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     os.environ["BUD_ASGI_ACCESS_LOG"] = str(int(settings.access_log is not False))
     if options.per_worker_limits:
         os.environ[LIMITS_DIVISOR] = str(options.workers)
+    os.environ[WORKER_OPTIONS] = msgspec.json.encode(options).decode()
     config = uvicorn.Config(
-        "bud_asgi.config:from_env" if options.metrics is None else WORKER,
+        "bud_asgi.cli.worker:make_app",
         factory=True,
         workers=options.workers,
         timeout_graceful_shutdown=options.drain_timeout,
@@ -137,10 +159,20 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     )
     announce(settings, listening.address)
     own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
-    if "target" in inspect.signature(Multiprocess).parameters:  # until uvicorn 0.53
+    if "target" in inspect.signature(Multiprocess).parameters:  # former versions of uvicorn require it
         own["target"] = uvicorn.Server(config).run
     with serve_worker_metrics(options.metrics):
-        Multiprocess(**own).run()
+        _Supervisor(**own).run()
+
+
+class _Supervisor(Multiprocess):
+    """Passes SIGHUP on to the workers. uvicorn would replace them, which ends their streams."""
+
+    def handle_signals(self) -> None:
+        """Do what the signals ask for that have come since the last call."""
+        super().handle_signals()
+        if take_hangup():
+            pass_hangup(process.pid for process in self.processes)
 
 
 def announce(settings: Settings, address: str) -> None:
@@ -233,7 +265,7 @@ def _limits(options: ServeOptions) -> ServerLimits:
     )
 
 
-def _check_options(settings: Settings, options: ServeOptions) -> None:
+def check_options(settings: Settings, options: ServeOptions) -> None:
     """Check the command's options against the settings. Raises `ConfigError`."""
     problems = [
         *_check_workers(settings, options),

@@ -93,9 +93,7 @@ async def _run(options: StandInOptions) -> None:
     try:
         async with stand_in:
             click.echo(f"ANTHROPIC_BASE_URL={stand_in.base_url}\nANTHROPIC_API_KEY={options.api_key}")
-            echo_text(
-                "(a stand-in for Anthropic's API: no model runs, nothing costs anything; Ctrl-C ends it)", err=True
-            )
+            echo_text("(a stand-in for Anthropic's API: it runs no model and costs nothing; Ctrl-C stops it)", err=True)
             await _show_requests(stand_in, ended)
     except OSError as error:
         fail(listening_problem(f"127.0.0.1:{options.port}", error), EXIT_NOT_STARTED)

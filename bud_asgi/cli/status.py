@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import ApiKeys, hash_api_key
-from bud_asgi.config import Problem
-from bud_asgi.config.problems import Problems
-from bud_asgi.config.reading import TableReader
+from bud_asgi.config import ConfigError, Problem, reference
 from bud_asgi.hosting import local_path
 from bud_asgi.options import shown
 
@@ -72,13 +69,11 @@ def check_status(path: str | None, keys: Sequence[str], workers: int) -> Iterato
 
 def _hashes(references: Sequence[str]) -> dict[str, str]:
     """The hashes of the keys, by a name for each. Raises `ConfigError`."""
-    problems, hashes = Problems(""), dict[str, str]()
-    reader = TableReader(problems, os.environ, Path())
-    for reference in references:
-        key = reader.secret(reference, (_KEY_OPTION,)).reveal()
-        problems.raise_any()
+    hashes: dict[str, str] = {}
+    for text in references:
+        key = reference(text, _KEY_OPTION, os.environ).reveal()
         if len(key) < SHORTEST_KEY:
-            problems.add((_KEY_OPTION,), f"the key is too short; expected at least {SHORTEST_KEY} characters")
+            problem = f"the key is too short; expected at least {SHORTEST_KEY} characters"
+            raise ConfigError([Problem("", _KEY_OPTION, problem)])
         hashes[hash_api_key(key)] = f"status {len(hashes) + 1}"
-    problems.raise_any()
     return {name: hash_ for hash_, name in hashes.items()}

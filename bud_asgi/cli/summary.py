@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import msgspec
 
@@ -77,10 +78,10 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def summary_of(settings: Settings) -> Summary:
-    """Summarize a configuration."""
+    """Summarize a configuration. Names that could be secrets are not shown."""
     url = {provider.name: url_shown(provider.base_url) for provider in settings.providers}
-    keys = [ServedKey(cell_shown(key.name), key.team, tuple(map(cell_shown, key.models))) for key in settings.keys]
-    return Summary(
+    keys = [ServedKey(key.name, key.team, tuple(key.models)) for key in settings.keys]
+    summary = Summary(
         routes=tuple(_route(route, url) for route in routes_of(settings)),
         keys=tuple(keys),
         key_store=repr(settings.key_store) if settings.key_store else None,
@@ -90,6 +91,7 @@ def summary_of(settings: Settings) -> Summary:
         store=repr(settings.store) if settings.store else None,
         fields=dict(settings.fields),
     )
+    return msgspec.convert(_without_secrets(msgspec.to_builtins(summary)), Summary)
 
 
 def show_settings(settings: Settings, width: int | None = None) -> str:
@@ -114,13 +116,24 @@ def show_settings(settings: Settings, width: int | None = None) -> str:
     )
 
 
+def _without_secrets(value: object) -> object:
+    """Replace each text in JSON that could be a secret."""
+    if isinstance(value, str):
+        return cell_shown(value)
+    if isinstance(value, list | tuple):
+        return [_without_secrets(one) for one in cast("Sequence[object]", value)]
+    if isinstance(value, dict):
+        return {name: _without_secrets(one) for name, one in cast("dict[str, object]", value).items()}
+    return value
+
+
 def _route(route: Route, url: Mapping[str, str]) -> ServedRoute:
     targets: list[ServedTarget] = []
     for number, group in enumerate(route.groups, 1):
         for target in group:
             place = (number, target.weight or 1) if route.balance else (None, None)
             targets.append(ServedTarget(target.provider, target.model, url[target.provider], *place))
-    return ServedRoute(cell_shown(route.model), conditions_in_words(route), tuple(targets))
+    return ServedRoute(route.model, conditions_in_words(route), tuple(targets))
 
 
 def _roles(settings: Settings) -> Iterator[ServedRole]:
@@ -136,7 +149,7 @@ def _limits(settings: Settings) -> Iterator[ServedLimit]:
         yield ServedLimit(limit_words(limit), applies_to(limit))
     for key in settings.keys:
         for limit in key.limits:
-            yield ServedLimit(limit_words(limit), applies_to(limit, f"key {cell_shown(key.name)}"))
+            yield ServedLimit(limit_words(limit), applies_to(limit, f"key {key.name}"))
     for grant in grants:
         for limit in grant.limits:
             yield ServedLimit(limit_words(limit), applies_to(limit, f"role {grant.role}"))

@@ -16,6 +16,7 @@ _EXTRAS: Mapping[str, tuple[str, ...]] = {
     "redis": ("redis", "hiredis"),
     "postgres": ("psycopg",),
     "jwt": ("joserfc",),
+    "prometheus": ("prometheus-client",),
     "httpx": ("httpx", "httpx2"),
     "testing": ("trustme",),
     "demo": ("anthropic",),

@@ -33,11 +33,16 @@ _GOOGLE_EXAMPLES = [
 
 def warnings_of(settings: Settings) -> Sequence[Problem]:
     """Return the warnings about a configuration, each with its line if it is about a file."""
-    file = Path(settings.source)
-    found = Problems(settings.source, file.read_bytes().decode("utf-8-sig") if file.is_file() else "")
+    found = problems_in(settings)
     for path, message in [*_of_models(settings), *_of_routes(settings), *_of_regions(settings)]:
         found.add(path, message)
     return [*permission_warnings(settings.source), *found.in_order()]
+
+
+def problems_in(settings: Settings) -> Problems:
+    """Make a collection of problems that finds their lines, if the configuration is a file."""
+    file = Path(settings.source)
+    return Problems(settings.source, file.read_bytes().decode("utf-8-sig") if file.is_file() else "")
 
 
 def _of_models(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
@@ -75,7 +80,7 @@ def _of_regions(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
         if not form.fullmatch(provider.region):
             path: KeyPath = ("providers", provider.name, "region") if in_file else (variable,)
             region = provider.region
-            yield path, f"{shown(name_shown(region))} has not the form of {service}{nearest(region, known)}"
+            yield path, f"{shown(name_shown(region))} does not look like {service}{nearest(region, known)}"
 
 
 def _may_overlap(pattern: str, other: str) -> bool:

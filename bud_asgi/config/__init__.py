@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.config.divide import divide_limits
@@ -15,6 +15,7 @@ from bud_asgi.config.keys import KeySettings
 from bud_asgi.config.permissions import permission_warnings
 from bud_asgi.config.problems import ConfigError, Problem, Problems
 from bud_asgi.config.reading import reference
+from bud_asgi.config.reload import reload_settings, settings_of
 from bud_asgi.config.settings import Settings
 from bud_asgi.limit import Dimension
 
@@ -34,6 +35,8 @@ __all__ = [
     "read_environment_keys",
     "read_file",
     "reference",
+    "reload_file",
+    "reload_settings",
 ]
 
 _log = logging.getLogger("bud_asgi")
@@ -55,6 +58,19 @@ def from_file(
     settings = read_file(path, environ=environ, dimensions=dimensions)
     log_warnings(settings)
     return settings.app()
+
+
+def reload_file(messages: MessagesApp, environ: Mapping[str, str] | None = None) -> Sequence[str]:
+    """Read the file of an app that `from_file` has made again, and have the app serve it (`MessagesApp.reload`).
+
+    References are looked up again, in `environ` as by `from_file`, and in files. Returns the changes in words, without
+    secrets; an empty list if nothing has changed. Raises `ConfigError` with every problem, and `TypeError` for an app
+    that was not made from a file; then nothing has changed.
+    """
+    former = settings_of(messages)
+    settings = read_file(former.source, environ=environ, dimensions=former.dimensions)
+    log_warnings(settings)
+    return reload_settings(messages, settings)
 
 
 def from_env(environ: Mapping[str, str] | None = None) -> MessagesApp:

@@ -55,28 +55,27 @@ def _open(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tu
     """Read the top-level keys of a file. Raises `ConfigError` if it is not TOML."""
     file = Path(path)
     text = _read_text(file)
-    reader = TableReader(Problems(str(file), text), os.environ if environ is None else environ, file.parent)
-    return reader, reader.read(GatewayConfig, _parse(str(file), text), ()) or {}
+    reader = TableReader(Problems(str(file), text, [file]), os.environ if environ is None else environ, file.parent)
+    return reader, reader.read(GatewayConfig, _parse(file, text), ()) or {}
 
 
 def _read_text(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError([Problem(str(file), "", f"cannot read the file: {error.strerror}")]) from None
+        raise ConfigError([Problem(str(file), "", f"cannot read the file: {error.strerror}")], [file]) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError([Problem(str(file), "", "invalid TOML: not UTF-8", line)]) from None
+        raise ConfigError([Problem(str(file), "", "invalid TOML: not UTF-8", line)], [file]) from None
 
 
-def _parse(source: str, text: str) -> dict[str, Any]:
+def _parse(file: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise ConfigError(
-            [Problem(source, "", f"invalid TOML: {_without_secrets(str(error))}", int(line[1]) if line else None)]
-        ) from None
+        message = f"invalid TOML: {_without_secrets(str(error))}"
+        raise ConfigError([Problem(str(file), "", message, int(line[1]) if line else None)], [file]) from None
 
 
 def _without_secrets(message: str) -> str:
@@ -117,6 +116,9 @@ def _read_gateway(reader: TableReader, gateway: GatewayConfig, dimensions: Mappi
         access_log=gateway.get("access_log"),
         opentelemetry=gateway.get("opentelemetry"),
         route_header=gateway.get("route_header", False),
+        tables=reader.tables,
+        files=frozenset(problems.files),
+        dimensions=dimensions,
     )
 
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bud_asgi.auth import Grant, Issuer, Throttle
+from bud_asgi.config.caller_tables import GrantConfig, IssuerConfig, ThrottleConfig
 from bud_asgi.config.durations import in_seconds
 from bud_asgi.config.limits import read_limits
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import render
 from bud_asgi.config.reading import TableReader
-from bud_asgi.config.tables import GatewayConfig, GrantConfig, IssuerConfig, ThrottleConfig
+from bud_asgi.config.tables import GatewayConfig
 from bud_asgi.extras import MissingExtra, require
 from bud_asgi.limit import Dimension
 from bud_asgi.options import duplicates

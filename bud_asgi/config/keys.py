@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from bud_asgi.auth import ApiKey, SqlKeyStore
+from bud_asgi.config.caller_tables import KeyConfig, KeyStoreConfig
 from bud_asgi.config.durations import in_seconds
 from bud_asgi.config.limits import read_limits
 from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import Problems, render
 from bud_asgi.config.reading import TableReader, as_table
-from bud_asgi.config.tables import GatewayConfig, KeyConfig, KeyStoreConfig
+from bud_asgi.config.tables import GatewayConfig
 from bud_asgi.limit import Dimension
 from bud_asgi.options import duplicates
 from bud_asgi.secret import Secret

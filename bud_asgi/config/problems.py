@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -24,18 +25,23 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ConfigError(Exception):
-    """The configuration is invalid. `problems` has all that was found; the text has one problem per line."""
+    """The configuration is invalid. `problems` has all that was found; the text has one problem per line.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `files` are those that were read, or should have been: a change of one may make it valid.
+    """
+
+    def __init__(self, problems: Iterable[Problem], files: Collection[Path] = ()) -> None:
         self.problems = tuple(problems)
+        self.files = frozenset(files)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class Problems:
-    """Collects the problems of one source."""
+    """Collects the problems of one source. `files` are those that it consists of: its own, and those of secrets."""
 
-    def __init__(self, source: str, text: str = "") -> None:
+    def __init__(self, source: str, text: str = "", files: Iterable[Path] = ()) -> None:
         self.source = source
+        self.files = set(files)
         self._lines = Lines(text)
         self._found: dict[KeyPath, Problem] = {}
 
@@ -64,7 +70,7 @@ class Problems:
     def raise_any(self) -> None:
         """Raise `ConfigError` if there is a problem."""
         if self._found:
-            raise ConfigError(self.in_order())
+            raise ConfigError(self.in_order(), self.files)
 
 
 def render(path: KeyPath) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bud_asgi.config.durations import read_timeouts
 from bud_asgi.config.lines import KeyPath
+from bud_asgi.config.provider_tables import AnthropicConfig, BedrockConfig, GuardrailConfig, VertexConfig
 from bud_asgi.config.reading import TableReader, as_table, toml_shown
 from bud_asgi.config.settings import ConfiguredProvider
-from bud_asgi.config.tables import AnthropicConfig, BedrockConfig, GuardrailConfig, VertexConfig
 from bud_asgi.options import OptionError, check_choice
 from bud_asgi.providers import Anthropic, Bedrock, Vertex
 
@@ -36,7 +38,19 @@ def read_provider(reader: TableReader, name: str, table: object) -> ConfiguredPr
     options: dict[str, Any] = reader.read(config, given, path) or {}
     options.pop("kind", None)
     _convert(reader, options, path)
-    return reader.make(config, provider, {"name": name, **options}, path, required)
+    made = reader.make(config, provider, {"name": name, **options}, path, required)
+    if isinstance(file := options.get("service_account_file"), Path):
+        reader.problems.files.add(file)
+        reader.tables[path] = {**options, "service_account_file": (file, _digest(file))}
+    return made
+
+
+def _digest(file: Path) -> bytes:
+    """What the content of a file is compared by; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _convert(reader: TableReader, options: dict[str, Any], path: KeyPath) -> None:

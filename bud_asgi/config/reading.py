@@ -31,6 +31,7 @@ _TYPES = {
 }
 SERVE_OPTIONS = frozenset(
     {
+        "access_log_format",
         "drain_timeout",
         "fd",
         "forwarded_allow_ips",
@@ -39,13 +40,18 @@ SERVE_OPTIONS = frozenset(
         "limit_concurrency",
         "limit_connections",
         "log_level",
+        "metrics_host",
+        "metrics_port",
         "per_worker_limits",
         "port",
         "root_path",
         "ssl_certfile",
         "ssl_keyfile",
         "ssl_keyfile_password",
+        "status",
+        "status_key",
         "uds",
+        "watch",
         "workers",
     }
 )
@@ -60,11 +66,15 @@ _UNRESOLVED = Secret("unresolved")
 
 
 class TableReader:
-    """Reads tables and notes their problems. Relative paths in the file start at `folder`."""
+    """Reads tables and notes their problems. Relative paths in the file start at `folder`.
+
+    `tables` are those that an object was made of, by key path, with what their references stand for.
+    """
 
     def __init__(self, problems: Problems, environ: Mapping[str, str], folder: Path) -> None:
         self.problems = problems
         self.folder = folder
+        self.tables: dict[KeyPath, Mapping[str, object]] = {}
         self._environ = environ
 
     def read(self, kind: type[T], table: object, path: KeyPath) -> T | None:
@@ -114,6 +124,7 @@ class TableReader:
         except MissingExtra as error:
             self.problems.add(path, str(error))
             return None
+        self.tables[path] = options
         return None if self.problems.within(path) else made
 
     def secret(self, reference: object, path: KeyPath, expected: str = _EXPECTED_REFERENCE) -> Secret:
@@ -127,6 +138,7 @@ class TableReader:
         try:
             if variable := parts["variable"]:
                 return Secret(_variable(variable, self._environ))
+            self.problems.files.add(self.folder / parts["file"])
             return Secret(_file_text(parts["file"], self.folder))
         except ValueError as error:
             self.problems.add(path, str(error))

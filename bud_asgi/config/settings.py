@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
 
 import msgspec
 from starlette.authentication import AuthenticationBackend
@@ -10,11 +12,14 @@ from starlette.authentication import AuthenticationBackend
 from bud_asgi.app import MessagesApp
 from bud_asgi.auth import Anonymous, ApiKey, ApiKeys, FirstOf, Issuer, Jwt, SqlKeyStore, Throttle, check_issuers
 from bud_asgi.budget import body_budget
+from bud_asgi.config.lines import KeyPath
 from bud_asgi.config.problems import ConfigError, Problem
 from bud_asgi.field_policy import FieldPolicy
+from bud_asgi.limit import Dimension
 from bud_asgi.limits import Limit, LimitStore, check_limits, check_store
 from bud_asgi.observer import Observer
-from bud_asgi.options import check_flag, check_items, check_name, check_type
+from bud_asgi.options import check_flag, check_function, check_items, check_name, check_type
+from bud_asgi.parts import Changes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.providers import Anthropic, Bedrock, Vertex, check_provider
@@ -33,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     every model goes to the one provider. `store` counts the limits, by default in the process's memory. `fields` is the
     app's `field_policy`. `max_body` and the budgets are in bytes. `opentelemetry` adds the observer of that name. A
     budget, `access_log` or `opentelemetry` is `None` if it was not set.
-    Raises `OptionError`.
+    `files` are those that it was read from, `tables` what was read there, by key path, with the secrets, and
+    `dimensions` the functions that `per` can name. Raises `OptionError`.
     """
 
     source: str
@@ -53,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: bool | None = None
     opentelemetry: bool | None = None
     route_header: bool = False
+    tables: Mapping[KeyPath, Mapping[str, object]] = {}
+    files: frozenset[Path] = frozenset()
+    dimensions: Mapping[str, Dimension] = {}
 
     def __post_init__(self) -> None:
         """Check each value on its own; the app checks whether they fit together."""
@@ -78,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name, flag in flags.items():
             if flag is not None:
                 check_flag(name, flag)
+        check_type("files", self.files, frozenset, "a frozenset of paths")
+        _check_read(self.tables, self.dimensions)
 
     @property
     def has_limits(self) -> bool:
@@ -107,19 +118,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def app(self) -> MessagesApp:
         """Make the app. Raises `ConfigError` for problems that only the app itself can find."""
         try:
-            return MessagesApp(
-                auth=self._auth(),
-                providers=self.providers,
-                routes=self.routes,
-                limits=self.limits,
-                store=self.store,
-                field_policy=self.fields,
-                max_body=self.max_body,
-                body_budget=self.body_budget,
-                body_budget_per_principal=self.body_budget_per_principal,
-                access_log=bool(self.access_log),
-                observers=self._observers(),
-                route_header=self.route_header,
-            )
+            messages = MessagesApp(**self.options(), observers=self._observers())
         except ValueError as error:
-            raise ConfigError([Problem(self.source, "", str(error))]) from error
+            raise unfit(self, error) from error
+        messages.source = self
+        return messages
+
+    def options(self) -> Changes:
+        """The options of the app: those that can also be changed while it runs."""
+        return {
+            "auth": self._auth(),
+            "providers": self.providers,
+            "routes": self.routes,
+            "limits": self.limits,
+            "store": self.store,
+            "field_policy": self.fields,
+            "max_body": self.max_body,
+            "body_budget": self.body_budget,
+            "body_budget_per_principal": self.body_budget_per_principal,
+            "access_log": bool(self.access_log),
+            "route_header": self.route_header,
+        }
+
+
+def _check_read(tables: object, dimensions: object) -> None:
+    expected = "a mapping of key paths to tables"
+    check_type("tables", tables, Mapping, expected)
+    for path, table in cast("Mapping[object, object]", tables).items():
+        check_type("tables", path, tuple, expected)
+        check_type("tables", table, Mapping, expected)
+    expected = "a mapping of names to functions of the Exchange"
+    check_type("dimensions", dimensions, Mapping, expected)
+    for name, dimension in cast("Mapping[object, object]", dimensions).items():
+        check_name("dimensions", name)
+        check_function("dimensions", dimension, expected, None)
+
+
+def unfit(settings: Settings, error: ValueError) -> ConfigError:
+    """What the app refuses, as a problem of its configuration."""
+    return ConfigError([Problem(settings.source, "", str(error))], settings.files)

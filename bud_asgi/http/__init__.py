@@ -13,9 +13,11 @@ from bud_asgi.http.seam import (
     HttpReply,
     HttpRequest,
     Origin,
+    Pooling,
     check_client,
     next_chunk,
     read_body,
+    usual_origin,
 )
 from bud_asgi.timeouts import Timeouts
 
@@ -34,6 +36,7 @@ __all__ = [
     "Origin",
     "PoolLimits",
     "PoolStats",
+    "Pooling",
     "ReportsPools",
     "Timeouts",
     "check_client",
@@ -41,4 +44,5 @@ __all__ = [
     "header_block",
     "next_chunk",
     "read_body",
+    "usual_origin",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from bud_asgi.http.connection import LoopState
 from bud_asgi.http.pool import Pool, PoolLimits, PoolStats
 from bud_asgi.http.reply import Reply
-from bud_asgi.http.seam import HttpError, HttpRequest, Origin
+from bud_asgi.http.seam import HttpError, HttpRequest, Origin, loop_for_engine
 from bud_asgi.http.wire import request_head
 from bud_asgi.options import check_type
 
@@ -27,7 +27,7 @@ class Engine:
         """Bind to the running loop; raises `RuntimeError` if there is none, `OptionError` for other `limits`."""
         if limits is not None:
             check_type("limits", limits, PoolLimits, "a PoolLimits")
-        self._loop_state = LoopState(asyncio.get_running_loop())
+        self._loop_state = LoopState(loop_for_engine())
         self._limits = limits or PoolLimits()
         self._pools: dict[Origin, Pool] = {}
         self._closed = False
@@ -69,6 +69,12 @@ class Engine:
                 pool.stale_retries += 1
         connection = await pool.dial(request.timeouts.connect)
         return await connection.start(request, head).head()
+
+    async def forget(self, origin: Origin) -> None:
+        """Close all connections to an origin, and wait until they are. A later request opens new ones."""
+        pool = self._pools.pop(origin, None)
+        if pool is not None:
+            await pool.aclose()
 
     async def aclose(self) -> None:
         """Abort every connection and wait until all are closed. May be called twice."""

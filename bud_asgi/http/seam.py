@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import time
 from collections.abc import Sequence
 from functools import cached_property
 from math import inf
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -25,7 +27,7 @@ Body = bytes | Sequence[bytes | memoryview]
 """A request body as buffers, so that it can be sent again and assembled without copying."""
 
 
-class Origin(msgspec.Struct, frozen=True, eq=False, dict=True):
+class Origin(msgspec.Struct, frozen=True, eq=False, dict=True, weakref=True):
     """An upstream server (RFC 9110, 4.3.1): created once, from configuration, never from a request.
 
     Compared by identity: connections are pooled per `Origin` object. Raises `OptionError`.
@@ -48,6 +50,21 @@ class Origin(msgspec.Struct, frozen=True, eq=False, dict=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         is_default = self.port == (443 if self.tls else 80)
         return (host if is_default else f"{host}:{self.port}").encode("ascii")
+
+
+_usual: WeakValueDictionary[tuple[str, int, bool], Origin] = WeakValueDictionary()
+
+
+def usual_origin(host: str, port: int, *, tls: bool) -> Origin:
+    """The origin with the default TLS context (system authorities, verified), or without TLS.
+
+    It is one object for as long as it is used: a provider that is made anew for the same server goes on with its
+    connections. Raises `OptionError`.
+    """
+    origin = _usual.get((host, port, tls))
+    if origin is None:
+        origin = _usual[host, port, tls] = Origin(host, port, ssl.create_default_context() if tls else None)
+    return origin
 
 
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
@@ -128,6 +145,15 @@ class HttpClient(Protocol):
         ...
 
 
+@runtime_checkable
+class Pooling(Protocol):
+    """An HTTP client whose connections to one server can be closed."""
+
+    async def forget(self, origin: Origin) -> None:
+        """Close all connections to an origin, and wait until they are."""
+        ...
+
+
 def check_client(option: str, client: object) -> None:
     """Check for a function without arguments that makes an `HttpClient`, or the class of one. Raises `OptionError`."""
     check_function(option, client, "a function without arguments that makes an HttpClient, such as Engine")
@@ -158,6 +184,15 @@ class HttpError(Exception):
         self.reused = reused
         self.sent = sent
         self.answered = answered
+
+
+def loop_for_engine() -> asyncio.AbstractEventLoop:
+    """The running loop, which an engine is bound to. Raises `RuntimeError` if there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        fault = "an engine is made in the event loop that it belongs to; pass what makes one, as in client=Engine"
+        raise RuntimeError(fault) from None
 
 
 async def read_body(reply: HttpReply, limit: int, deadline: float = inf) -> tuple[bytes, bool]:

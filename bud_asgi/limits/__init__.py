@@ -11,6 +11,7 @@ A good order to read it in:
   the node that `nodes` finds.
 """
 
+from bud_asgi.exchange import Reservation
 from bud_asgi.limit import Limit, check_limits
 from bud_asgi.limits.amounts import Amounts
 from bud_asgi.limits.answers import RateLimited
@@ -46,6 +47,7 @@ __all__ = [
     "RateLimitMiddleware",
     "RateLimited",
     "RedisStore",
+    "Reservation",
     "SharedStore",
     "Standing",
     "StoreUnavailable",

@@ -80,12 +80,15 @@ NO_LIMITS = Plan(())
 
 
 class Plans:
-    """Finds the plan of a request: without the charges that depend on the body, or with all. Remembers recent ones."""
+    """Finds the plan of a request: without the charges that depend on the body, or with all. Remembers recent ones.
+
+    `estimates` are what tokens are estimated by.
+    """
 
     def __init__(self, limits: Sequence[Limit], memory: MemoryStore | None) -> None:
         self._limits = limits
         self._memory = memory
-        self._estimates = Estimates()
+        self.estimates = Estimates()
         self._early: dict[Caller, Plan] = {}
         self._full: dict[tuple[Caller, str | None], Plan] = {}
         self._by_function = any(callable(limit.per) for limit in limits)
@@ -123,7 +126,7 @@ class Plans:
         charges = charges_of(limits, exchange, family, model)
         account = self._memory.account(charges) if self._memory is not None and charges else None
         has_tokens = any(charge.limit.is_tokens for charge in charges)
-        history = self._estimates.of(model or "", caller[1]) if has_tokens else None
+        history = self.estimates.of(model or "", caller[1]) if has_tokens else None
         return Plan.of(charges, account, caller, history, is_complete=not (early and later))
 
 

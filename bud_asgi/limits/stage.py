@@ -70,6 +70,17 @@ class Limiter:
         self._waiting = WaitingRoom(shared=self._memory is None)
         self._leases: dict[asyncio.AbstractEventLoop, Leases] = {}
 
+    @property
+    def closables(self) -> Sequence[SharedStore]:
+        """The store, if it has connections."""
+        return () if self._shared is None else (self._shared,)
+
+    def continue_from(self, former: Limiter) -> None:
+        """Take over what a former limiter has learned of requests, and if it has the same store, those that wait."""
+        self._plans.estimates = former._plans.estimates
+        if self.store is former.store:
+            self._refusals, self._waiting, self._leases = former._refusals, former._waiting, former._leases
+
     def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from starlette.types import Scope
@@ -10,7 +10,7 @@ from starlette.types import Scope
 from bud_asgi.catalogue import known_model
 from bud_asgi.exchange import Exchange, Offer, Principal
 from bud_asgi.models.offered import find, offered
-from bud_asgi.models.upstream_lists import UpstreamModelLists
+from bud_asgi.models.upstream_lists import ModelsByProvider
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.models_api import ListQuery, Model, page, read_query
 from bud_asgi.providers import Provider
@@ -22,13 +22,16 @@ async def answer_models(
     principal: Principal,
     offers: Sequence[Offer],
     providers: Mapping[str, Provider],
-    lists: UpstreamModelLists,
+    lists: Callable[[], Awaitable[ModelsByProvider]],
     scope: Scope,
     response: Response,
 ) -> None:
-    """Answer `GET /v1/models` or `GET /v1/models/{id}`. Raises `InvalidRequest` and `NotFound`."""
+    """Answer `GET /v1/models` or `GET /v1/models/{id}`. `lists` returns the models that upstreams list.
+
+    Raises `InvalidRequest` and `NotFound`.
+    """
     query = _query(exchange, scope.get("query_string", b""))
-    models = await offered(offers, await lists.current(), providers, principal)
+    models = await offered(offers, await lists(), providers, principal)
     body = models_body(models, query, exchange.model_id if exchange.operation == "models.retrieve" else None)
     await response.send_whole(200, [(b"content-type", b"application/json")], body)
 

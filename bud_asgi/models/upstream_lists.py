@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 
 import msgspec
 
@@ -39,70 +40,83 @@ class ListTiming(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT_TIMING = ListTiming()
 
 
-class UpstreamModelLists:
-    """The model lists of all providers, for one event loop. A list is fetched on first use.
+class _Listed(msgspec.Struct, eq=False):
+    """The list of one provider, the fetch that runs, and when the last one was started."""
 
-    `clock` gives the seconds that ages and deadlines are measured in. `hops` is this gateway's id.
-    `close` must be called in the end.
+    provider: Provider
+    models: Mapping[str, Model] | None = None
+    fetch: asyncio.Task[None] | None = None
+    started_at: float = -inf
+
+
+class UpstreamModelLists:
+    """The model lists of providers, for one event loop. A list is fetched on first use.
+
+    `clock` gives the seconds that ages and deadlines are measured in. `close` must be called in the end.
     """
 
     def __init__(
         self,
-        providers: Iterable[Provider],
         client: HttpClient,
         *,
         timing: ListTiming = DEFAULT_TIMING,
         clock: Callable[[], float] = time.monotonic,
-        hops: bytes = b"",
     ) -> None:
         self._client = client
-        self._providers = tuple(providers)
         self._timing = timing
         self._clock = clock
-        self._hops = hops
-        self._lists: dict[str, Mapping[str, Model]] = {}
-        self._started_at: dict[str, float] = {}
-        self._fetches: dict[str, asyncio.Task[None]] = {}
+        self._by_name: dict[str, _Listed] = {}
 
-    async def current(self) -> ModelsByProvider:
-        """Return the lists that are known, and start to fetch those that are missing or expired.
+    async def current(self, providers: Iterable[Provider], *, hops: bytes = b"") -> ModelsByProvider:
+        """Return the lists of these providers that are known, and start to fetch those that are missing or expired.
 
         Waits only for lists that have never been fetched, for the times given by `ListTiming`. A cancelled caller does
-        not cancel the fetches: other callers share them.
+        not cancel the fetches: other callers share them. Lists of other providers are forgotten. `hops` is the id of
+        this gateway.
         """
-        for provider in self._providers:
-            self._fetch_if_due(provider)
+        lists = [self._list_of(provider) for provider in providers]
+        for name in self._by_name.keys() - {one.provider.name for one in lists}:
+            _cancel(self._by_name.pop(name))
+        for one in lists:
+            self._fetch_if_due(one, hops)
         soon = self._clock() + self._timing.wait_with_catalogue
-        for provider in self._providers:
-            fetch = self._fetches.get(provider.name)
-            if fetch is not None and provider.name not in self._lists:
-                latest = self._started_at[provider.name] + self._timing.wait_without_catalogue
-                deadline = soon if provider.models else latest
-                await asyncio.wait({fetch}, timeout=max(0.0, deadline - self._clock()))
-        return self._lists
+        for one in lists:
+            if one.fetch is not None and one.models is None:
+                latest = one.started_at + self._timing.wait_without_catalogue
+                deadline = soon if one.provider.models else latest
+                await asyncio.wait({one.fetch}, timeout=max(0.0, deadline - self._clock()))
+        return {one.provider.name: one.models for one in lists if one.models is not None}
 
     def close(self) -> None:
         """Cancel the fetches that are running."""
-        for fetch in self._fetches.values():
-            fetch.cancel()
+        for one in self._by_name.values():
+            _cancel(one)
 
-    def _fetch_if_due(self, provider: Provider) -> None:
-        name, now = provider.name, self._clock()
-        interval = self._timing.ttl if name in self._lists else self._timing.retry_after
-        if name in self._fetches or now - self._started_at.get(name, -interval) < interval:
+    def _list_of(self, provider: Provider) -> _Listed:
+        """What is known of the list of a provider: nothing, if the list is that of another one with its name."""
+        known = self._by_name.get(provider.name)
+        if known is None or known.provider is not provider:
+            _cancel(known)
+            known = self._by_name[provider.name] = _Listed(provider)
+        return known
+
+    def _fetch_if_due(self, one: _Listed, hops: bytes) -> None:
+        now = self._clock()
+        interval = self._timing.ttl if one.models is not None else self._timing.retry_after
+        if one.fetch is not None or now - one.started_at < interval:
             return
-        request = provider.models_request()
+        request = one.provider.models_request()
         if request is not None:
-            request = with_hops(request, self._hops)
-            self._started_at[name] = now
-            self._fetches[name] = asyncio.get_running_loop().create_task(self._fetch(provider, request))
+            one.started_at = now
+            one.fetch = asyncio.get_running_loop().create_task(self._fetch(one, with_hops(request, hops)))
 
-    async def _fetch(self, provider: Provider, request: HttpRequest) -> None:
+    async def _fetch(self, one: _Listed, request: HttpRequest) -> None:
+        provider = one.provider
         try:
             async with asyncio.timeout(self._timing.timeout):
                 models = await _request_list(self._client, provider, request)
             if models is not None:
-                self._lists[provider.name] = {model.id: model for model in models}
+                one.models = {model.id: model for model in models}
         except (HttpError, GatewayError, TimeoutError) as error:
             text = str(error) or f"timed out after {self._timing.timeout:g} s"
             reason = shown_in_log(provider.credential, {}, text)
@@ -110,7 +124,12 @@ class UpstreamModelLists:
         except Exception:  # noqa: BLE001 - nothing awaits this task, so it has to report its errors itself
             _log.exception("%s: could not fetch the model list", provider.name)
         finally:
-            self._fetches.pop(provider.name, None)
+            one.fetch = None
+
+
+def _cancel(one: _Listed | None) -> None:
+    if one is not None and one.fetch is not None:
+        one.fetch.cancel()
 
 
 async def _request_list(client: HttpClient, provider: Provider, request: HttpRequest) -> list[Model] | None:

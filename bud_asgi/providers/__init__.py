@@ -1,6 +1,9 @@
 """Providers: each one is a dialect and a credential; one sender serves them all."""
 
-from bud_asgi.providers.anthropic import Anthropic
+from bud_asgi.protocol.errors import InvalidRequest, NotFound, RequestTooLarge
+from bud_asgi.protocol.headers import Headers
+from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.providers.anthropic import Anthropic, AnthropicProvider
 from bud_asgi.providers.bedrock import AwsCredential, Bedrock
 from bud_asgi.providers.compat.needs import NO_LOSS, Loss, Needs, needs_of
 from bud_asgi.providers.error_replies import authentication_failed, hide_credential_error, shown_in_log
@@ -30,17 +33,23 @@ from bud_asgi.providers.vertex import GoogleCredential, Vertex
 __all__ = [
     "NO_LOSS",
     "Anthropic",
+    "AnthropicProvider",
     "AwsCredential",
     "Bedrock",
     "Credential",
     "EncodedRequest",
     "GoogleCredential",
+    "Headers",
+    "InvalidRequest",
     "Loss",
+    "MessagesRequest",
     "Needs",
+    "NotFound",
     "PrincipalProvider",
     "Provider",
     "ProviderRequest",
     "RefreshedCredential",
+    "RequestTooLarge",
     "Traits",
     "TranslatedUpstreamError",
     "UpstreamErrorResponse",

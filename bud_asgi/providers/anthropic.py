@@ -109,10 +109,10 @@ class Anthropic:
     `None`: then another target is tried. With `auth="client"` the client's own credential is passed through, and so
     are the upstream's errors about it. `/v1/messages` is appended to the path of `base_url`; if it has that at its end
     already, or `/v1`, it is not doubled. `tls` replaces the default context (system certificate authorities, verified).
-    `timeouts` are in seconds. `trace_context` forwards the client's `traceparent` and `tracestate`. For a server that
-    refuses what it does not know, `drop_betas` are beta flags, or patterns with `*`, not to send, except those in
-    `allow_betas`; `drop_fields` are request fields to leave out, such as `metadata` or `tools.strict`. Raises
-    `OptionError`.
+    `timeouts` are in seconds. `trace_context` sends the `traceparent` and `tracestate` of the client, or of the attempt
+    if that has a span. For a server that refuses what it does not know, `drop_betas` are beta flags, or patterns with
+    `*`, not to send, except those in `allow_betas`; `drop_fields` are request fields to leave out, such as `metadata`
+    or `tools.strict`. Raises `OptionError`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing that differs between servers
@@ -154,6 +154,7 @@ class Anthropic:
             has_own_bounds=self._origin.host != _HOST,
             per_principal=self._keys is not None,
             loss_of=None if self._rules is None else partial(_loss_of, rules=self._rules),
+            origins=(self._origin,),
         )
 
     def __repr__(self) -> str:
@@ -234,6 +235,10 @@ class Anthropic:
         return TranslatedUpstreamError(
             message, status=status, type_=type_of_status(status), upstream_message=f"{status} {text}"
         )
+
+
+AnthropicProvider = Anthropic
+"""The same class, for a module that imports the SDK's `Anthropic` by name."""
 
 
 def _principal_keys(api_key: object) -> PrincipalKeys | None:

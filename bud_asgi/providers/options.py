@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from bud_asgi.http import Origin, Timeouts
+from bud_asgi.http import Origin, Timeouts, usual_origin
 from bud_asgi.options import (
     OptionError,
     check_flag,
@@ -99,5 +99,7 @@ def parse_base_url(base_url: str, tls: ssl.SSLContext | None, option: str = "bas
     if url.scheme == "http":
         if tls is not None:
             raise OptionError("tls", f"can only be used with an https {option}", other=option)
-        return Origin(url.hostname, port or 80), url.path.rstrip("/")
-    return Origin(url.hostname, port or 443, tls or ssl.create_default_context()), url.path.rstrip("/")
+        return usual_origin(url.hostname, port or 80, tls=False), url.path.rstrip("/")
+    if tls is not None:
+        return Origin(url.hostname, port or 443, tls), url.path.rstrip("/")
+    return usual_origin(url.hostname, port or 443, tls=True), url.path.rstrip("/")

@@ -9,7 +9,7 @@ import msgspec
 
 from bud_asgi.attempt import Attempt
 from bud_asgi.exchange import Principal
-from bud_asgi.http import HttpReply, HttpRequest
+from bud_asgi.http import HttpReply, HttpRequest, Origin
 from bud_asgi.protocol.headers import HeaderNames, Headers
 from bud_asgi.protocol.patterns import base_name
 from bud_asgi.protocol.request import MessagesRequest
@@ -102,7 +102,8 @@ class Traits(msgspec.Struct, frozen=True):
     `allowed_fields`: the account fields that its options let clients set, by their names in `ACCOUNT_FIELDS`.
     `per_principal`: its credential depends on the caller; it is a `PrincipalProvider`. `loss_of` is a pure function
     that returns what a request would lose there: routing prefers targets that lose nothing. `None` where nothing can be
-    lost. `service` is the service called, by its name in OpenTelemetry's conventions (`gen_ai.provider.name`).
+    lost. `origins` are the servers that it sends to: their connections are closed after a `reload()` without it.
+    `service` is the service called, by its name in OpenTelemetry's conventions (`gen_ai.provider.name`).
     """
 
     edits_bodies: bool = False
@@ -111,6 +112,7 @@ class Traits(msgspec.Struct, frozen=True):
     per_principal: bool = False
     loss_of: Callable[[ProviderRequest, Needs], Loss] | None = None
     service: str = "anthropic"
+    origins: tuple[Origin, ...] = ()
 
 
 _USUAL = Traits()

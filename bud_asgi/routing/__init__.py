@@ -1,5 +1,7 @@
 """Routing: the stage that resolves a model name, its middleware, the route table, and which target is tried first."""
 
+from bud_asgi.exchange import Offer, ResolvedRoute, Target
+from bud_asgi.protocol.errors import ModelNotAllowed, NotFound
 from bud_asgi.routing.chooser import Chooser
 from bud_asgi.routing.fleet import Fleet
 from bud_asgi.routing.health import Call, Health, Verdict
@@ -25,6 +27,10 @@ __all__ = [
     "Group",
     "Health",
     "HostRouter",
+    "ModelNotAllowed",
+    "NotFound",
+    "Offer",
+    "ResolvedRoute",
     "Route",
     "RouteTable",
     "Routed",
@@ -33,6 +39,7 @@ __all__ = [
     "RoutingMiddleware",
     "Step",
     "TableRoute",
+    "Target",
     "Verdict",
     "check_permission",
     "choose_targets",

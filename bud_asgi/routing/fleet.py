@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
 from operator import itemgetter
 
@@ -52,6 +52,20 @@ class Fleet:
     def health(self, target: Target) -> Health:
         """The health of a target. Begin its call at once: a target without calls may be forgotten."""
         return self._known.get((target.provider, target.model)) or self._add(target)
+
+    def continue_from(self, former: Fleet, providers: Collection[str], targets: Iterable[Target] | None = None) -> None:
+        """Take over the health of these targets, as far as they are of these providers; of all without `targets`.
+
+        Their `concurrency` may be another one from now on.
+        """
+        for target in [Target(*key) for key in former._known] if targets is None else targets:
+            key = target.provider, target.model
+            health = former._known.get(key)
+            if health is None or target.provider not in providers or key in self._known:
+                continue
+            if targets is not None:
+                health.concurrency = self._limit_of(target)
+            self._known[key] = health
 
     def arrange(
         self, groups: Sequence[Sequence[Target]], now: float, order: Order, later: Sequence[Sequence[Target]] = ()
@@ -122,9 +136,12 @@ class Fleet:
     def _add(self, target: Target) -> Health:
         if len(self._known) >= MAX_TARGETS:
             self._forget()
-        limit = self._concurrency(target)
-        health = self._known[target.provider, target.model] = Health(UNLIMITED if limit is None else limit)
+        health = self._known[target.provider, target.model] = Health(self._limit_of(target))
         return health
+
+    def _limit_of(self, target: Target) -> int:
+        limit = self._concurrency(target)
+        return UNLIMITED if limit is None else limit
 
     def _forget(self) -> None:
         """Forget targets without calls, at most half of all: the healthy ones first, then those known longest."""

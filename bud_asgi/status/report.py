@@ -197,20 +197,24 @@ async def _standings(limiter: Limiter, activity: Activity, state: AppState) -> t
         for limit in state.limits
         if limit.used is not None
     }
-    error = ""
     try:
         async with asyncio.timeout(WITHIN):
             for caller in activity.recent_callers(MAX_STANDINGS):
-                for standing in await limiter.standing(caller.principal, model=caller.model):
-                    row = _standing(standing, caller)
-                    rows.setdefault((limit_id(standing.limit), row.name), row)
+                await _add_standings(rows, limiter, caller)
     except StoreUnavailable as unavailable:
-        error = unavailable.reason
+        return list(rows.values()), unavailable.reason
     except TypeError:
-        error = "the store cannot report it"
+        return list(rows.values()), "the store cannot report it"
     except Exception as failure:  # noqa: BLE001 - a store may be the host's own code: the page is shown without it
-        error = f"no answer within {WITHIN:g} s" if isinstance(failure, TimeoutError) else type(failure).__name__
-    return list(rows.values()), error
+        late = isinstance(failure, TimeoutError)
+        return list(rows.values()), f"no answer within {WITHIN:g} s" if late else type(failure).__name__
+    return list(rows.values()), ""
+
+
+async def _add_standings(rows: dict[tuple[str, str | None], StandingRow], limiter: Limiter, caller: Caller) -> None:
+    for standing in await limiter.standing(caller.principal, model=caller.model):
+        row = _standing(standing, caller)
+        rows.setdefault((limit_id(standing.limit), row.name), row)
 
 
 def _standing(standing: Standing, caller: Caller) -> StandingRow:

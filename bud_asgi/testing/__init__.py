@@ -53,13 +53,16 @@ from bud_asgi.testing.server.replies import (
 )
 from bud_asgi.testing.server.stand_in import StandIn
 from bud_asgi.testing.server.threads import ThreadedStandIn
+from bud_asgi.testing.watchdog import BlockedLoop, LoopWatchdog
 
 __all__ = [
     "Answer",
+    "BlockedLoop",
     "Content",
     "ErrorEvents",
     "Failure",
     "Lazy",
+    "LoopWatchdog",
     "Model",
     "Received",
     "Reply",

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from support.forked import ForkedProcess, fork_server
 
 from bud_asgi import hash_api_key
 
@@ -31,8 +34,21 @@ def environment(**more: str) -> dict[str, str]:
 
 def run(*words: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
     """One command to its end."""
-    command, env = [*BUD_ASGI, *words], environment(**environ)
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=cwd, env=env)
+    with forked(words, environment(**environ), cwd) as process:
+        try:
+            with ThreadPoolExecutor(1) as reader:
+                err = reader.submit(process.stderr.read)
+                out = process.stdout.read()
+            status = process.wait(30)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess([*BUD_ASGI, *words], status, out, err.result())
+
+
+def forked(words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> ForkedProcess:
+    """A process like that of `BUD_ASGI` with these words, started in a tenth of the time."""
+    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve")
+    return ForkedProcess(server, "bud_asgi.cli", words, env, cwd)
 
 
 def gateway_file(folder: Path, upstream_url: str = "https://api.anthropic.com", more: str = "") -> Path:
@@ -48,7 +64,7 @@ def gateway_file(folder: Path, upstream_url: str = "https://api.anthropic.com", 
 class Served:
     """A server in a process: its address, and what it wrote."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | ForkedProcess) -> None:
         self.process = process
         self.url = ""
         self.words: list[str] = []
@@ -84,7 +100,12 @@ class Served:
 def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None = None) -> Generator[Served]:
     """Run a server until the end of the block; it is killed if it has not been stopped."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=dict(environ), cwd=cwd) as process:
+    ours = list(command[: len(BUD_ASGI)]) == BUD_ASGI
+    with (
+        forked(command[len(BUD_ASGI) :], environ, cwd)
+        if ours
+        else subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=dict(environ), cwd=cwd)
+    ) as process:
         here = Served(process)
         try:
             assert here.started.wait(20), here.words

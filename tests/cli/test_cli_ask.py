@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from support.calls import MODEL
 
 from bud_asgi.cli.commands import group
-from bud_asgi.testing import StandIn, ThreadedStandIn, error_mid_stream, text
+from bud_asgi.testing import Reply, StandIn, ThreadedStandIn, error_mid_stream, text
 
 MORE = f"""models = ["claude-opus-*"]
 
@@ -103,6 +103,28 @@ def test_a_stream_that_breaks_off_has_status_1(upstream: ThreadedStandIn, file: 
     assert shown.exit_code == 1
     assert shown.stdout.startswith("The stand")
     assert "error: overloaded_error: Overloaded\n" in shown.stderr
+
+
+def test_events_of_other_apis_are_ignored(upstream: ThreadedStandIn, file: str) -> None:
+    event = b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}\n\n'
+    body = b"".join([event, event.replace(b'"Hi"', b"1"), b"data: [DONE]\n\n"])
+    upstream.enqueue(Reply(body=body, headers=(("content-type", "text/event-stream"),)))
+    assert ask(file, "fast", "Hello").stdout == "Hi\n"
+
+
+def test_bytes_that_are_not_text_are_replaced(upstream: ThreadedStandIn, file: str) -> None:
+    assert ask(file, "fast", "caf\udce9").exit_code == 0
+    assert upstream.requests[-1].json()["messages"][0]["content"] == "caf\ufffd"
+
+
+def test_a_provider_that_gets_the_clients_key_gets_the_one_of_the_environment(
+    upstream: ThreadedStandIn, tmp_path: Path
+) -> None:
+    file = gateway_file(tmp_path, upstream.base_url)
+    file.write_text(file.read_text().replace('api_key = "env:ANTHROPIC_API_KEY"', 'auth = "client"'))
+    assert ask(str(file), MODEL, "Hello").exit_code == 0
+    refused = ask(str(file), MODEL, "Hello", key="sk-ant-CANARY")
+    assert "error: 401 authentication_error: invalid x-api-key" in refused.stderr
 
 
 WRONG: dict[str, tuple[list[str], str]] = {

@@ -57,11 +57,11 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
     ),
     "a misspelt AWS region": (
         ALL + bedrock("aws", "eu-cetnral-1"),
-        ['15: providers.aws.region: "eu-cetnral-1" has not the form of an AWS region (did you mean "eu-central-1"?)'],
+        ['15: providers.aws.region: "eu-cetnral-1" does not look like an AWS region (did you mean "eu-central-1"?)'],
     ),
     "a misspelt Google region": (
         ALL + vertex("google", "us-centrl1"),
-        ['16: providers.google.region: "us-centrl1" has not the form of a Google region (did you mean "us-central1"?)'],
+        ['16: providers.google.region: "us-centrl1" does not look like a Google region (did you mean "us-central1"?)'],
     ),
     "regions of all partitions of AWS": (ALL + "".join(bedrock(region, region) for region in AWS_REGIONS), []),
     "locations of Google": (ALL + "".join(vertex(region, region) for region in GOOGLE_LOCATIONS), []),
@@ -88,7 +88,7 @@ def check(*words: str, **environ: str) -> Result:
 
 def test_a_region_of_the_environment_is_checked_too() -> None:
     shown = check(BUD_ASGI_PROVIDER="bedrock", AWS_REGION="eu-wset-1", BUD_ASGI_ALLOW_ANONYMOUS="1")
-    problem = 'AWS_REGION: "eu-wset-1" has not the form of an AWS region (did you mean "eu-west-1"?)'
+    problem = 'AWS_REGION: "eu-wset-1" does not look like an AWS region (did you mean "eu-west-1"?)'
     assert shown.stderr == f"warning: environment: {problem}\n"
 
 

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import pytest
-from cli_process import BUD_ASGI, KEY, environment, gateway_file, run
-from click.testing import CliRunner
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, gateway_file
+from click.testing import CliRunner, Result
 
 from bud_asgi import Secret, __version__, hash_api_key
 from bud_asgi.cli.commands import group, serve
@@ -59,16 +59,20 @@ UNSERVED = (
 )
 
 
+def check(*words: str, **environ: str) -> Result:
+    return CliRunner().invoke(group, ["check", *words], env={"ANTHROPIC_API_KEY": UPSTREAM_KEY, **environ})
+
+
 def test_check_shows_what_would_be_served_and_warns(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more=ROUTES)
-    shown = run("check", str(file))
+    shown = check(str(file))
     expected = [text.replace("FILE", str(file)) for text in (SHOWN, UNSERVED)]
-    assert (shown.returncode, [shown.stdout, shown.stderr]) == (0, expected)
+    assert (shown.exit_code, [shown.stdout, shown.stderr]) == (0, expected)
 
 
 def test_check_reads_the_environment_without_a_file() -> None:
-    shown = run("check", BUD_ASGI_ALLOW_ANONYMOUS="1")
-    assert (shown.returncode, shown.stderr) == (0, "")
+    shown = check(BUD_ASGI_ALLOW_ANONYMOUS="1")
+    assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout == (
         "environment is valid. It serves:\n\n"
         "MODEL  PROVIDER   UPSTREAM MODEL  ADDRESS\n"
@@ -127,8 +131,8 @@ def test_check_shows_the_addresses_of_clouds_without_calling_them(tmp_path: Path
 
 def test_check_reports_problems_with_their_lines(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more='team = ""\n')
-    shown = run("check", str(file))
-    assert (shown.returncode, shown.stdout) == (2, "")
+    shown = check(str(file))
+    assert (shown.exit_code, shown.stdout) == (2, "")
     assert shown.stderr == f"error: {file}:9: keys[0].team: must not be empty\n"
 
 
@@ -152,8 +156,8 @@ def test_check_warns_about_unserved_models_that_claude_code_requests(
 
 def test_a_new_key_goes_to_its_owner_and_its_lines_into_the_file(tmp_path: Path) -> None:
     file = gateway_file(tmp_path)
-    shown = run("keys", "new", 'the "new" one')
-    assert shown.returncode == 0
+    shown = CliRunner().invoke(group, ["keys", "new", 'the "new" one'])
+    assert shown.exit_code == 0
     key = shown.stderr.splitlines()[0]
     assert key.startswith("sk-bud-")
     assert key not in shown.stdout
@@ -198,9 +202,9 @@ def test_demo_is_a_command() -> None:
 @pytest.mark.parametrize(
     ("missing", "words", "message"),
     [
-        ("click", ["serve"], "bud-asgi needs click: pip install 'bud-asgi[server]'\n"),
-        ("uvicorn", ["--help"], "bud-asgi needs uvicorn: pip install 'bud-asgi[server]'\n"),
-        ("anthropic", ["demo"], "bud-asgi demo needs the official SDK: pip install 'bud-asgi[demo]'\n"),
+        ("click", ["serve"], "bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n"),
+        ("uvicorn", ["--help"], "bud-asgi needs uvicorn: pip install '.[server]' in a checkout of bud_asgi\n"),
+        ("anthropic", ["demo"], "bud-asgi demo needs anthropic: pip install '.[demo]' in a checkout of bud_asgi\n"),
     ],
 )
 def test_a_missing_extra_is_named(missing: str, words: list[str], message: str) -> None:

@@ -15,7 +15,8 @@ import click
 import httpx
 import msgspec
 import pytest
-from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, run, served
+from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, served
+from click.testing import CliRunner
 from support.calls import MODEL
 from support.ports import free_port
 from support.waiting import answers, wait_until
@@ -62,22 +63,23 @@ def test_every_key_is_documented(table: type[Any]) -> None:
         assert re.search(rf"`\[*{key}\b", CONFIGURATION), key
 
 
-def test_the_errors_are_those_that_are_shown(tmp_path: Path) -> None:
+def test_the_errors_are_those_that_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (shown,) = re.findall(r"```text\n(.*?)```", CONFIGURATION, re.DOTALL)
     (tmp_path / "gateway.toml").write_text(
         '[providers.anthropic]\nkind = "anthropic"\napi_key = "sk-ant-CANARY"\n'
         '[[keys]]\nname = "ci"\nhsah = "x"\n[[routes]]\nmodel = "*"\nto = ["anthropic", "vertex"]\n'
     )
-    checked = run("check", "gateway.toml", cwd=tmp_path)
-    assert checked.stderr == shown
+    assert CliRunner().invoke(group, ["check", "gateway.toml"]).stderr == shown
 
 
 def test_the_file_of_the_first_steps_lacks_only_the_key_that_they_create(tmp_path: Path) -> None:
     (snippet,) = re.findall(r"```toml\n(.*?)```", ALONE, re.DOTALL)
     (tmp_path / "gateway.toml").write_text(snippet)
-    created = run("keys", "new", "ci")
+    created = CliRunner().invoke(group, ["keys", "new", "ci"])
     (tmp_path / "gateway.toml").write_text(snippet + created.stdout)
-    assert run("check", "gateway.toml", cwd=tmp_path).returncode == 0
+    checked = ["check", str(tmp_path / "gateway.toml")]
+    assert CliRunner().invoke(group, checked, env={"ANTHROPIC_API_KEY": UPSTREAM_KEY}).exit_code == 0
 
 
 def commands(block: str) -> tuple[dict[str, str], list[str]]:
@@ -88,7 +90,8 @@ def commands(block: str) -> tuple[dict[str, str], list[str]]:
 
 
 @pytest.mark.parametrize("block", SHELL, ids=range(len(SHELL)))
-def test_its_commands_run(block: str, tmp_path: Path) -> None:
+def test_its_commands_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     key = KEY
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         if "bud-asgi init" not in block:
@@ -100,12 +103,16 @@ def test_its_commands_run(block: str, tmp_path: Path) -> None:
             if "serve" in line or "uvicorn" in line:
                 serve_and_ask(line, exported, tmp_path, key)
                 continue
+            if not re.search("[>|]", line):
+                ran = CliRunner().invoke(group, shlex.split(line)[1:], env=exported)
+                assert ran.exit_code == 0, ran.stderr
+                key = ran.stdout.strip() if "init" in line else key
+                continue
             script, environ = line.replace("bud-asgi ", f"{shlex.join(BUD_ASGI)} "), environment(**exported)
             ran = subprocess.run(
                 ["sh", "-c", script], check=False, capture_output=True, text=True, cwd=tmp_path, env=environ
             )
             assert ran.returncode == 0, ran.stderr
-            key = ran.stdout.strip() if "init" in line else key
 
 
 def serve_and_ask(line: str, exported: dict[str, str], folder: Path, key: str) -> None:

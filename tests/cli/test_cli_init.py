@@ -114,16 +114,16 @@ def test_the_file_has_the_providers_that_are_found(
 
 
 WITH_WORK: dict[str, tuple[Mapping[str, str], Mapping[str, str], str]] = {
-    "no project": ({}, {ADC: '{"refresh_token": "CANARY"}'}, "vertex: no project was found: set it"),
+    "no project": ({}, {ADC: '{"refresh_token": "CANARY"}'}, "vertex: set its project, none was found"),
     "a URL with a key in it": (
         {**ANTHROPIC, "ANTHROPIC_BASE_URL": "https://relay.example/sk-ant-CANARY/v1"},
         {},
-        "anthropic: base_url has to be set, to ANTHROPIC_BASE_URL",
+        "anthropic: set its base_url to ANTHROPIC_BASE_URL",
     ),
     "a URL that is not valid": (
         {**ANTHROPIC, "ANTHROPIC_BASE_URL": "relay.example"},
         {},
-        "anthropic: base_url has to be set, to ANTHROPIC_BASE_URL",
+        "anthropic: set its base_url to ANTHROPIC_BASE_URL",
     ),
 }
 

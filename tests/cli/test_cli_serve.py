@@ -274,7 +274,8 @@ def test_it_refuses_to_be_its_own_upstream_as_a_cloud(table: str, key: str, tmp_
 
 
 def test_an_idle_server_is_small(tmp_path: Path) -> None:
-    with served([*BUD_ASGI, "serve", str(gateway_file(tmp_path)), "--port", "0"], environment()) as server:
+    command = [sys.executable, "-m", "bud_asgi", "serve", str(gateway_file(tmp_path)), "--port", "0"]
+    with served(command, environment()) as server:
         lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
     (resident,) = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
     assert resident < 60_000  # KB

@@ -214,3 +214,12 @@ def test_the_errors_of_that_file_name_it(tmp_path: Path) -> None:
     file = written(tmp_path, PROVIDER)
     with pytest.raises(ConfigError, match=r"gateway\.toml: keys: missing"):
         from_env({**ENVIRON, "BUD_ASGI_CONFIG": str(file)})
+
+
+def test_opentelemetry_is_an_observer_of_the_app(tmp_path: Path) -> None:
+    file = written(tmp_path, PROVIDER + KEYS)
+    environ = {**ENVIRON, **OPEN, "BUD_ASGI_CONFIG": str(file), "BUD_ASGI_OPENTELEMETRY": "1"}
+    for environment, expected in ((environ, 1), ({**environ, "BUD_ASGI_OPENTELEMETRY": "0"}, 0)):
+        assert len(read_environment(environment).app()._observers.request_started) == expected
+    file.write_text("opentelemetry = false\n" + file.read_text())
+    assert read_environment(environ).app()._observers.request_started == ()

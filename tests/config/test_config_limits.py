@@ -373,7 +373,7 @@ def test_a_store_without_the_extra_names_the_command_that_installs_it(
     monkeypatch.setattr("bud_asgi.extras.find_spec", find_nothing)
     (problem,) = problems_of(STORE, tmp_path)
     assert problem.startswith(
-        "11: store: RedisStore needs redis, which is not installed: pip install 'bud-asgi[redis]'"
+        "11: store: RedisStore needs redis, which is not installed: pip install '.[redis]' in a checkout of bud_asgi"
     )
 
 

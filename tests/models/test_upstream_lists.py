@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Engine, HttpRequest
 from bud_asgi.models import upstream_lists
-from bud_asgi.models.upstream_lists import DEFAULT_TIMING, ListTiming, UpstreamModelLists
+from bud_asgi.models.upstream_lists import DEFAULT_TIMING, ListTiming, ModelsByProvider, UpstreamModelLists
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.providers import Anthropic, UpstreamUnavailable
+from bud_asgi.providers import Anthropic, Provider, UpstreamUnavailable
 from bud_asgi.testing import (
     Reply,
     StandIn,
@@ -91,17 +91,31 @@ async def engine() -> AsyncIterator[Engine]:
     await one.aclose()
 
 
-Make = Callable[..., UpstreamModelLists]
+class Lists:
+    """The lists of some providers."""
+
+    def __init__(self, providers: Sequence[Provider], engine: Engine, **options: Any) -> None:
+        self._providers = providers
+        self._lists = UpstreamModelLists(engine, **options)
+
+    async def current(self) -> ModelsByProvider:
+        return await self._lists.current(self._providers)
+
+    def close(self) -> None:
+        self._lists.close()
+
+
+Make = Callable[..., Lists]
 
 
 @pytest_asyncio.fixture
 async def make(upstream: StandIn, engine: Engine, clock: FakeClock) -> AsyncIterator[Make]:
     """Creates model lists of providers p0, p1, ..., all at the stand-in."""
-    made: list[UpstreamModelLists] = []
+    made: list[Lists] = []
 
-    def lists_of(*kinds: type[Anthropic], timing: ListTiming = PATIENT) -> UpstreamModelLists:
+    def lists_of(*kinds: type[Anthropic], timing: ListTiming = PATIENT) -> Lists:
         providers = [kind(api_key="k", base_url=upstream.base_url, name=f"p{n}") for n, kind in enumerate(kinds)]
-        made.append(UpstreamModelLists(providers, engine, timing=timing, clock=clock))
+        made.append(Lists(providers, engine, timing=timing, clock=clock))
         return made[-1]
 
     yield lists_of
@@ -109,7 +123,7 @@ async def make(upstream: StandIn, engine: Engine, clock: FakeClock) -> AsyncIter
         one.close()
 
 
-async def ids(lists: UpstreamModelLists) -> dict[str, list[str]]:
+async def ids(lists: Lists) -> dict[str, list[str]]:
     """The ids that are known now, by provider."""
     return {name: list(models) for name, models in (await lists.current()).items()}
 
@@ -229,7 +243,7 @@ async def test_without_a_catalogue_all_callers_wait_until_one_deadline(upstream:
     """On the real clock: the deadline counts from the start of the fetch, for all providers together."""
     providers = [kind(api_key="k", base_url=upstream.base_url, name=kind.__name__) for kind in (Anthropic, Known)]
     providers.append(Anthropic(api_key="k", base_url=upstream.base_url, name="third"))
-    lists = UpstreamModelLists(providers, engine, timing=ListTiming(wait_without_catalogue=0.5))
+    lists = Lists(providers, engine, timing=ListTiming(wait_without_catalogue=0.5))
     upstream.always(hang())
     assert 0.45 < await seconds(lists.current()) < 0.95
     assert await seconds(lists.current()) < 0.4
@@ -303,7 +317,7 @@ async def test_without_a_credential_there_is_no_list_and_one_log_line(
     caplog.set_level(logging.INFO, "bud_asgi")
     bare = Known(api_key="k", base_url=upstream.base_url, name="bare")
     bare.credential = NoCredential()
-    assert await ids(UpstreamModelLists([bare], engine)) == {}
+    assert await ids(Lists([bare], engine)) == {}
     assert upstream.requests == []
     (record,) = caplog.records
     assert record.getMessage() == "bare: could not fetch the model list: upstream authentication failed"
@@ -320,7 +334,7 @@ async def test_a_programming_error_is_logged_with_its_traceback(
         raise LookupError("a fault in a credential")
 
     monkeypatch.setattr(broken.credential, "apply", fail)
-    assert await ids(UpstreamModelLists([broken], engine)) == {}
+    assert await ids(Lists([broken], engine)) == {}
     (record,) = caplog.records
     assert (record.levelname, record.getMessage()) == ("ERROR", "broken: could not fetch the model list")
     assert record.exc_info is not None
@@ -328,5 +342,5 @@ async def test_a_programming_error_is_logged_with_its_traceback(
 
 async def test_with_the_clients_credential_nothing_is_fetched(upstream: StandIn, engine: Engine) -> None:
     passing = Anthropic(auth="client", base_url=upstream.base_url)
-    assert await ids(UpstreamModelLists([passing], engine)) == {}
+    assert await ids(Lists([passing], engine)) == {}
     assert upstream.connections_made == 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import msgspec
 from sdk_stage import BACKENDS, Stage, stage
+from support.forked import ForkedProcess, fork_server
 
 ROOT = Path(__file__).parents[2]
 SUITE = Path(__file__).with_name("suite")
@@ -47,24 +48,18 @@ def run_suite(here: Stage, sdk: str, *arguments: str) -> Run:
     if not python.exists():
         raise FileNotFoundError(f"{python} is not there: `make {python.parents[1].relative_to(ROOT)}/ready` makes it")
     kept = {name: value for name, value in os.environ.items() if not _MISLEADING.match(name)}
+    server = fork_server("anthropic", "pytest", python=(str(python),))  # the SDK's import takes most of the time
     with tempfile.TemporaryDirectory() as folder:
-        report, said = Path(folder) / "report.xml", Path(folder) / "said.txt"
-        command = [str(python), "-m", "pytest", "-c", str(SUITE / "pytest.ini"), "-p", "pytest_asyncio.plugin"]
-        with (
-            said.open("w") as output,
-            subprocess.Popen(
-                [*command, f"--junitxml={report}", *arguments, str(SUITE)],
-                env={**kept, **here.environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HOME": folder},
-                cwd=SUITE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            ) as process,
-        ):
-            try:
-                process.wait(LONGEST)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        return Run(process.returncode, _cases(report) if report.exists() else [], said.read_text())
+        report = Path(folder) / "report.xml"
+        words = ["-c", str(SUITE / "pytest.ini"), "-p", "pytest_asyncio.plugin", f"--junitxml={report}"]
+        environment = {**kept, **here.environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HOME": folder}
+        with ForkedProcess(server, "pytest", [*words, *arguments, str(SUITE)], environment, SUITE) as process:
+            timer = threading.Timer(LONGEST, process.kill)
+            timer.start()
+            said = process.stdout.read() + process.stderr.read()
+            timer.cancel()
+            status = process.wait()
+        return Run(status, _cases(report) if report.exists() else [], said)
 
 
 def _cases(report: Path) -> list[Case]:

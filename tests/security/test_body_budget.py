@@ -42,7 +42,7 @@ def here(upstream: ThreadedStandIn, request: pytest.FixtureRequest) -> Generator
 
 
 def held(here: Gateway) -> int:
-    return here.messages._loops.bodies.held
+    return here.messages._revisions.current.bodies.held
 
 
 def assert_overloaded(answer: tuple[int, bytes]) -> None:

@@ -50,7 +50,7 @@ async def test_a_callback_that_hangs_retains_no_request_body() -> None:
             assert request_body_bytes() < 100_000
         finally:
             tracemalloc.stop()
-        assert messages._loops.bodies.held == 0
+        assert messages._revisions.current.bodies.held == 0
         for resources, _ in messages._loops._by_loop.values():
             await resources.tasks.drain(0)
 

@@ -106,8 +106,11 @@ def test_check_shows_no_name_or_url_that_is_a_credential_and_warns_of_permission
     result = CliRunner().invoke(group, ["check", str(file)])
     assert result.exit_code == 0
     assert "CANARY" not in result.output
-    assert f"warning: {file} can be written by its group or by others (mode 0664): chmod go-w" in result.output
+    assert f"warning: {file}: can be written by its group or by others (mode 0664): chmod go-w" in result.output
     assert f".api_key: {key} can be read by its group or by others (mode 0640): chmod go=" in result.output
+    for options in (["--json"], ["--live"], ["--live", "--json"]):
+        assert "CANARY" not in CliRunner().invoke(group, ["check", str(file), *options]).output
+    caplog.clear()
     from_file(file)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     file.chmod(0o600)

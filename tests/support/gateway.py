@@ -87,12 +87,12 @@ def retime(messages: MessagesApp, **timing: float) -> None:
 
 def forget_health(here: Gateway) -> None:
     """Forget what earlier requests have shown of the targets."""
-    here.messages._gateway._chooser.fleet._known.clear()
+    here.messages._revisions.current.gateway._chooser.fleet._known.clear()
 
 
 def without_budget(here: Gateway) -> None:
     """Let a gateway retry without limit: the tests of one module fail more often than a tenth of their requests."""
-    here.messages._gateway._upstreams.budget._floor = 1_000_000
+    here.messages._revisions.current.gateway._upstreams.budget._floor = 1_000_000
 
 
 async def _tasks(_request: Request) -> JSONResponse:

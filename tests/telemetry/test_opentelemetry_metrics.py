@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +20,11 @@ from support.gateway import provider
 from support.telemetry import Attributes, Signals
 
 from bud_asgi import Route
-from bud_asgi.telemetry.opentelemetry import attributes, metrics
+from bud_asgi.telemetry.opentelemetry import Content, attributes, metrics
 from bud_asgi.testing import eof_mid_event, error, text
 from telemetry.traced_stage import USAGE, Stage, traced_stage
 
+DOCS = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
 SLOW = text("Hi there", usage=USAGE, delay=0.01)
 DURATION, TOKENS = "gen_ai.client.operation.duration", "gen_ai.client.token.usage"
 FIRST, PER = "gen_ai.client.operation.time_to_first_chunk", "gen_ai.client.operation.time_per_output_chunk"
@@ -45,6 +48,26 @@ def test_all_names_are_those_of_the_conventions() -> None:
     known_metrics = {value for value in vars(gen_ai_metrics).values() if isinstance(value, str)}
     assert {metrics.OPERATION_DURATION, metrics.TOKEN_USAGE} <= known_metrics
     assert {metrics.TIME_TO_FIRST_CHUNK, metrics.TIME_PER_OUTPUT_CHUNK} <= known_metrics
+
+
+def test_the_docs_name_all_attributes_and_metrics() -> None:
+    names = {value for name, value in vars(attributes).items() if name.isupper() and isinstance(value, str)}
+    names |= {value for name, value in vars(metrics).items() if name.isupper() and isinstance(value, str)}
+    section = DOCS.partition("## Traces\n")[2].partition("\n## ")[0]
+    assert {name for name in names if f"`{name}`" not in section} == {attributes.SCHEMA_URL}
+    named = set(re.findall(r"`((?:bud|gen_ai|http|server|url|error)\.[a-z_.]+)`", section))
+    assert named - names == set()
+
+
+def test_the_examples_of_the_docs_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    section = DOCS.partition("## Traces\n")[2].partition("\n## ")[0]
+    first, second = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(first, scope)
+    exec(second, scope)
+    content = Content(input_messages=[1, 2], output_messages=[3], system_instructions=[4], tool_definitions=[5])
+    assert scope["latest_message"](content) == Content([2], [3], [], [])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

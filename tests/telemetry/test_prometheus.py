@@ -218,6 +218,16 @@ async def send_hostile(messages: MessagesApp, value: str, number: int) -> None:
     await messages(scope, receive, send)
 
 
+async def test_the_lag_of_the_loop_comes_from_the_ticks_of_its_clock() -> None:
+    messages = messages_app("http://127.0.0.1:1")
+    metrics, loop = messages.metrics(), messages._loops.get()
+    for loop._clock.late in (0.003, 0.3):
+        loop.on_tick(loop.now())
+    counts, lag = metrics._series.values()[LOOP_LAG.name][()]  # pyright: ignore[reportGeneralTypeIssues]
+    assert (sum(counts), lag) == (2, pytest.approx(0.303))
+    await messages._loops.aclose()
+
+
 def test_two_apps_in_one_process_count_apart() -> None:
     one, other = messages_app("http://127.0.0.1:1"), messages_app("http://127.0.0.1:1")
     settled(one.metrics().observers[0])
@@ -299,11 +309,13 @@ def test_a_process_writes_every_second_also_after_its_loop_was_blocked(tmp_path:
     assert [round(at - writes[0], 1) for at in writes] == [0.0, 1.0, 2.0, 7.5, 8.5, 9.5, 10.0]
 
 
-async def test_a_full_disk_is_logged_and_harms_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_folder_that_cannot_be_written_is_logged_once_and_harms_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = SharedFile(tmp_path / "absent", "app", dict)
     file.start()
     file.stop()
-    assert "cannot write the metrics for other processes" in caplog.text
+    assert caplog.text.count("cannot write the metrics for other processes") == 1
 
 
 def test_a_scrape_without_requests_has_every_name() -> None:
@@ -318,3 +330,14 @@ def test_the_manual_has_every_metric_with_its_labels() -> None:
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `bud_")]
     documented = {row[1].strip(" `"): re.findall(r"`(\w+)`", row[2]) for row in rows}
     assert documented == {metric.name: list(metric.labels) for metric in METRICS}
+
+
+def test_every_metric_that_the_manual_names_exists() -> None:
+    named = {
+        (page.name, name)
+        for page in (Path(__file__).parents[2] / "docs").glob("*.md")
+        for name in re.findall(r"\b(bud_[a-z_]+?)(?:_bucket|_count|_sum)?\b", page.read_text())
+        if not name.startswith("bud_asgi")
+    }
+    names = {metric.name for metric in METRICS}
+    assert {(page, name) for page, name in named if name not in names} == set()

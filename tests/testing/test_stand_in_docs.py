@@ -17,7 +17,7 @@ from bud_asgi.testing.vertex import Vertex
 from bud_asgi.testing.vertex import faults as vertex_faults
 
 _MANUAL = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
-_SNIPPETS = re.findall(r"```python\n(.*?)```", _MANUAL, re.DOTALL)
+_SNIPPETS = re.findall(r"```python\n(?!# )(.*?)```", _MANUAL, re.DOTALL)
 
 
 def _tests_of(snippet: str) -> list[Callable[[], Any]]:

@@ -104,7 +104,7 @@ def test_a_busy_target_is_left_alone_for_its_retry_after() -> None:
 def test_a_breaker_opens_after_five_failures_and_the_last_target_is_never_left_out() -> None:
     with three(Route("*", to=["one", "two"]), Route("only", to=["one"])) as (here, upstreams):
         upstreams["one"].always(error(500, "api_error", "no"))
-        here.messages._gateway._upstreams.budget._floor = 100
+        here.messages._revisions.current.gateway._upstreams.budget._floor = 100
         assert [post(here).status_code for _ in range(8)] == [200] * 8
         assert counts(upstreams)["one"] == 5
         assert post(here, model="only").status_code == 500

@@ -241,7 +241,7 @@ def test_it_needs_no_retry_budget_and_leaves_the_target_up(
     def refuse(_now: float) -> bool:
         return False
 
-    monkeypatch.setattr(stage.here.messages._gateway._upstreams.budget, "take", refuse)
+    monkeypatch.setattr(stage.here.messages._revisions.current.gateway._upstreams.budget, "take", refuse)
     stage.set(one=REPLY)
     for number in range(6):
         assert stage.post(f"{caller}-{number}", "one", messages=conversation("another")).status_code == 200

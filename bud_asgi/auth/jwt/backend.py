@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,12 @@ class VerifiedTokens:
         while len(self._entries) > self._max_entries or self.size > self._max_size:
             self._remove(next(iter(self._entries)))
 
+    def add_all(self, others: VerifiedTokens, sources: Collection[IssuerKeys]) -> None:
+        """Remember the tokens of others that were verified with keys of these sources."""
+        for digest, entry in list(others._entries.items()):
+            if entry.source in sources:
+                self.add(digest, entry)
+
     def _remove(self, digest: bytes) -> None:
         entry = self._entries.pop(digest, None)
         if entry is not None:
@@ -120,7 +126,9 @@ class Jwt(CredentialBackend):
         require("Jwt", "joserfc", "jwt")
         from bud_asgi.auth.jwt import signatures  # noqa: PLC0415 - the extra is needed by nothing else
 
-        timing, tls = timing or JwksTiming(), tls or ssl.create_default_context()
+        timing = timing or JwksTiming()
+        self._fetched_by = client, tls, timing
+        tls = tls or ssl.create_default_context()
         self._clock = timing.clock
         self._issuers = {
             issuer.url: _Accepted(
@@ -152,6 +160,16 @@ class Jwt(CredentialBackend):
     def unavailable_issuers(self) -> Sequence[str]:
         """The URLs of the issuers whose tokens cannot be verified: no keys are held, and the last fetch failed."""
         return [url_shown(url) for url, accepted in self._issuers.items() if accepted.keys.unavailable]
+
+    def continue_from(self, former: Jwt) -> None:
+        """Take over the keys of issuers that are the same, and the tokens that were verified with them."""
+        if former._fetched_by != self._fetched_by:
+            return
+        for url, accepted in former._issuers.items():
+            ours = self._issuers.get(url)
+            if ours is not None and ours.issuer == accepted.issuer:
+                self._issuers[url] = accepted
+        self._verified.add_all(former._verified, {accepted.keys for accepted in self._issuers.values()})
 
     async def _verify(self, token: Token, digest: bytes, accepted: _Accepted) -> Authenticated:
         """Verify a token of one of the issuers, and remember it. Raises `AuthenticationError`."""

@@ -51,10 +51,8 @@ class KeyLookup:
     ) -> None:
         self._store = store
         self._editable = store if isinstance(store, EditableKeyStore) else None
-        self._pepper = pepper
-        self._timing = timing
-        self._clock = clock
-        self._wall = wall
+        self._options = pepper, timing, clock, wall
+        self._pepper, self._timing, self._clock, self._wall = self._options
         self._known = KnownKeys(timing)
         self._used: dict[str, float] = {}
         self._changes = 0
@@ -62,6 +60,10 @@ class KeyLookup:
         self._is_down = False
         self._reason = ""
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopWork] = {}
+
+    def is_like(self, other: KeyLookup) -> bool:
+        """Whether the other one looks up the same keys in the same way."""
+        return self._store is other._store and self._options == other._options
 
     def known(self, digest: bytes) -> tuple[Authenticated | None, bool]:
         """What is known of a key without a lookup: its caller if it is accepted as it is, and whether it is refused."""

@@ -16,7 +16,7 @@ from bud_asgi.clock import Clock
 from bud_asgi.http.httpx.call import HttpxCall
 from bud_asgi.http.httpx.library import Library
 from bud_asgi.http.reply import Reply
-from bud_asgi.http.seam import HttpRequest
+from bud_asgi.http.seam import HttpRequest, loop_for_engine
 
 if TYPE_CHECKING:
     import httpx
@@ -45,7 +45,7 @@ class HttpxEngine:
         Raises `RuntimeError` if there is none or the client is used in another one, `TypeError` if `source` is not a
         client, a transport, or a function that returns one.
         """
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop_for_engine()
         self._owned = isinstance(source, type) or not hasattr(source, "aclose")
         client: object = cast("Callable[[], object]", source)() if self._owned and callable(source) else source
         self._library = Library(client)

@@ -33,7 +33,7 @@ from bud_asgi.options import (
     check_type,
 )
 from bud_asgi.protocol.errors import GatewayError
-from bud_asgi.secret import Secret
+from bud_asgi.secret import AnySecret
 
 if TYPE_CHECKING:
     from bud_asgi.limits.redis.link import Link
@@ -54,8 +54,8 @@ class RedisStore:
     """Counts in Redis (6.2 or later) or Valkey, for all processes that use the same `url` and `prefix`.
 
     `url` is `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host1:26379,host2:26379/service` or
-    `redis+cluster://host1,host2`; `valkey://` means the same. A `Secret` is accepted. TLS options, such as
-    `ssl_ca_certs` with the path of a file, follow after a `?`.
+    `redis+cluster://host1,host2`; `valkey://` means the same. TLS options, such as `ssl_ca_certs` with the path of a
+    file, follow after a `?`. A `Secret` and pydantic's `SecretStr` are accepted.
 
     A call never takes longer than `timeout` seconds. If the store does not answer by then, `on_failure` decides:
     `open` admits the request without limits, `closed` refuses it with status 529, and `local` applies the limits in the
@@ -68,7 +68,7 @@ class RedisStore:
 
     def __init__(
         self,
-        url: str | Secret,
+        url: AnySecret,
         *,
         timeout: float = 0.05,
         on_failure: OnFailure = "open",

@@ -14,7 +14,7 @@ from redis.asyncio.connection import parse_url as parse_redis_url
 from redis.exceptions import RedisError
 
 from bud_asgi.options import OptionError, mismatch
-from bud_asgi.secret import Secret
+from bud_asgi.secret import AnySecret, revealed
 
 Kind = Literal["server", "sentinel", "cluster"]
 
@@ -67,10 +67,10 @@ class Target(msgspec.Struct, frozen=True, eq=False):
         return f"Target({self.shown!r})"
 
 
-def parse_url(url: str | Secret, option: str = "url") -> Target:
+def parse_url(url: AnySecret, option: str = "url") -> Target:
     """Check a URL and take it apart. No error shows it. Raises `OptionError`."""
-    text = url.reveal() if isinstance(url, Secret) else url
-    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    text = revealed(url)
+    if not isinstance(text, str):
         raise mismatch(option, _EXPECTED, text, hide=True)
     scheme, _, rest = text.partition("://")
     form = _SCHEME.fullmatch(scheme)

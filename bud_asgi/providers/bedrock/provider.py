@@ -27,6 +27,7 @@ from bud_asgi.options import (
     check_type,
     key_text,
     mismatch,
+    nearest,
 )
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import NotFound
@@ -134,6 +135,7 @@ class Bedrock:
         **credential: Unpack[AwsOptions],
     ) -> None:
         check_common(name, timeouts)
+        _check_names(credential)
         check_flag("user_profiles", user_profiles)
         self._rules = adjusted_rules("bedrock", allow_betas, drop_betas, drop_fields)
         self.name = name
@@ -147,7 +149,13 @@ class Bedrock:
         self._headers = {accept: header_block(((b"accept", accept),)) + fixed for accept in (_JSON, CONTENT_TYPE)}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in dict(fixed)]
         allowed = ("user_profile_id",) if user_profiles else ()
-        self.traits = Traits(edits_bodies=True, allowed_fields=allowed, loss_of=self._loss_of, service="aws.bedrock")
+        self.traits = Traits(
+            edits_bodies=True,
+            allowed_fields=allowed,
+            loss_of=self._loss_of,
+            origins=(self._origin,),
+            service="aws.bedrock",
+        )
         self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
 
@@ -296,6 +304,11 @@ def _checked_ids(model_ids: Mapping[str, str]) -> Mapping[str, str]:
         if not is_identifier(identifier):
             raise mismatch(option, expected, identifier)
     return dict(model_ids)
+
+
+def _check_names(credential: AwsOptions) -> None:
+    for unknown in credential.keys() - AwsOptions.__annotations__.keys():
+        raise TypeError(f"Bedrock has no option {unknown!r}{nearest(unknown, AwsOptions.__annotations__)}")
 
 
 def _checked_headers(names: Collection[ClientHeader]) -> list[bytes]:

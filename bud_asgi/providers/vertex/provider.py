@@ -105,7 +105,8 @@ class Vertex:
             self._counting = _parse_endpoint(project, count_region, base_url or f"https://{host_of(count_region)}", tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
         self._timeouts = timeouts or Timeouts()
-        self.traits = Traits(edits_bodies=True, loss_of=partial(_loss_of, rules=self._rules), service="gcp.vertex_ai")
+        loss_of, origins = partial(_loss_of, rules=self._rules), (self._origin, self._counting[0])
+        self.traits = Traits(edits_bodies=True, loss_of=loss_of, origins=origins, service="gcp.vertex_ai")
 
     def __repr__(self) -> str:
         return f"Vertex(name={self.name!r}, project={self.project!r}, region={self.region!r})"

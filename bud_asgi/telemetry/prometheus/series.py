@@ -12,7 +12,7 @@ MAX_NAMES = 200
 """How many routes, and how many targets, have a label of their own."""
 
 MAX_SERIES = 2_000
-"""How many series a metric has at most before names in new ones become `other`. What is left has a closed set."""
+"""How many series a metric may have before names in new ones become `other`. The other labels have closed sets."""
 
 _LONGEST = 100
 

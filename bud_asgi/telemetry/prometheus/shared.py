@@ -53,6 +53,7 @@ class SharedFile(Observer):
         self._token = os.urandom(8).hex()
         self._values = values
         self._timer: asyncio.TimerHandle | None = None
+        self._failing = False
 
     @property
     def path(self) -> Path:
@@ -93,8 +94,11 @@ class SharedFile(Observer):
         try:
             written.write_bytes(msgspec.msgpack.encode(Snapshot(time.time(), self._values())))
             written.replace(path)
+            self._failing = False
         except OSError as error:
-            _log.error("cannot write the metrics for other processes: %s", error)
+            if not self._failing:
+                _log.error("cannot write the metrics for other processes: %s", error)
+            self._failing = True
 
 
 def read_all(

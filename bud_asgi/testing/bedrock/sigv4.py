@@ -10,15 +10,16 @@ import hmac
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 
 from bud_asgi.testing.bedrock.errors import AwsRejected
 from bud_asgi.testing.bedrock.keys import AwsKey, AwsKeys
 from bud_asgi.testing.server.received import Received
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSRequest
 
 TOLERANCE = timedelta(minutes=5)
 """The largest difference between the request's time and the service's."""
@@ -79,6 +80,9 @@ class SignatureVerifier(msgspec.Struct, frozen=True):
             raise _invalid_signature(f"{problem} ({now:{_TIME}} + 5 min.)")
 
     def _check_signature(self, received: Received, authorization: Authorization, key: AwsKey, timestamp: str) -> None:
+        from botocore.auth import SigV4Auth  # noqa: PLC0415 - 30 MB that only signatures need, not API keys
+        from botocore.credentials import Credentials  # noqa: PLC0415
+
         signer = SigV4Auth(Credentials(key.access_key, key.secret_key, key.session_token), self.service, self.region)
         request = _request(received, authorization, timestamp)
         canonical = signer.canonical_request(request)
@@ -163,6 +167,8 @@ def _check_token(received: Received, key: AwsKey) -> None:
 
 
 def _request(received: Received, authorization: Authorization, timestamp: str) -> AWSRequest:
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415
+
     host = (received.header("host") or b"").decode("latin-1")
     url = f"http://{host}{received.target.decode('latin-1')}"
     request = AWSRequest(method=received.method.decode("latin-1"), url=url, data=received.body)

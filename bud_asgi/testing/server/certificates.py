@@ -26,7 +26,9 @@ def certificates(kind: TlsKind, host: str) -> Certificates:
     try:
         import trustme  # noqa: PLC0415 (an optional extra)
     except ImportError as error:
-        raise ImportError("TLS for the stand-in needs trustme: pip install 'bud-asgi[testing]'") from error
+        raise ImportError(
+            "TLS for the stand-in needs trustme: pip install '.[testing]' in a checkout of bud_asgi"
+        ) from error
     authority = trustme.CA()
     signer = trustme.CA() if kind == "unknown-ca" else authority
     name = "elsewhere.example" if kind == "wrong-name" else host

@@ -72,7 +72,7 @@ def test_an_upload_of_30_mb_is_refused_while_it_arrives(here: Limited) -> None:
         with suppress(ConnectionError):
             received += peer.recv(65536)
     assert_refused(here, received)
-    assert here.here.messages._loops.bodies.held < 1000  # the request that runs
+    assert here.here.messages._revisions.current.bodies.held < 1000  # the request that runs
 
 
 def send_megabytes(peer: socket.socket, number: int) -> None:

@@ -1,0 +1,35 @@
+"""The app in a worker process of `serve --workers`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+
+import msgspec
+
+from bud_asgi.app import MessagesApp
+from bud_asgi.cli.hangup import Hangup
+from bud_asgi.cli.reloading import Reloader
+from bud_asgi.cli.serve import WORKER_OPTIONS, ServeOptions, check_options
+from bud_asgi.config import Settings, read_environment
+
+
+def make_app() -> MessagesApp:
+    """Make the app that the environment describes, and reload it on SIGHUP. uvicorn calls this in its event loop."""
+    hangup = Hangup()
+    options = msgspec.json.decode(os.environ[WORKER_OPTIONS], type=ServeOptions)
+    if options.per_worker_limits:  # they have been divided, and checked for that, when they have been read
+        options = msgspec.structs.replace(options, workers=1)
+    messages = read_environment().app()
+    if options.metrics is not None:
+        messages.metrics()
+    reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
+    hangup.task = asyncio.get_running_loop().create_task(reloader.run(hangup), name="bud_asgi reload")
+    return messages
+
+
+def _read_again(options: ServeOptions) -> Settings:
+    settings = read_environment()
+    check_options(settings, options)
+    return settings
