@@ -42,27 +42,23 @@ from bud_asgi.routing import Call, Fleet, Health, Verdict
 _log = logging.getLogger("bud_asgi")
 
 
-class Upstreams:
+class Upstreams(msgspec.Struct, eq=False):
     """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
 
-    `shared` are the names of those providers whose account is the same for all callers. `fleet` has the health of the
-    targets, `observers` are notified of each attempt.
+    `fleet` has the health of the targets, `observers` are notified of each attempt. `shared` are the names of those
+    providers whose account is the same for all callers.
     """
 
-    def __init__(
-        self,
-        providers: Mapping[str, Provider],
-        dropped_fields: Mapping[str, frozenset[str]],
-        fleet: Fleet,
-        budget: RetryBudget,
-        observers: Observers = NO_OBSERVERS,
-    ) -> None:
-        self.providers = providers
-        self.dropped_fields = dropped_fields
-        self.shared = frozenset(name for name, provider in providers.items() if serves_all(provider))
-        self.fleet = fleet
-        self.budget = budget
-        self.observers = observers
+    providers: Mapping[str, Provider]
+    dropped_fields: Mapping[str, frozenset[str]]
+    fleet: Fleet
+    budget: RetryBudget
+    observers: Observers = NO_OBSERVERS
+    shared: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Find out whose accounts are shared, once."""
+        self.shared = frozenset(name for name, provider in self.providers.items() if serves_all(provider))
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
