@@ -143,8 +143,7 @@ class Anthropic:
         self._keys = _principal_keys(api_key)
         secret = None if callable(api_key) else secret_option("api_key", api_key)
         self.credential: Credential = ClientCredential() if auth == "client" else ApiKeyCredential(secret, auth)
-        self._path = path
-        self._target = f"{path}/v1/messages".encode()
+        self._path, self._target = path, f"{path}/v1/messages".encode()
         self._trace_context = trace_context
         self._timeouts = timeouts or Timeouts()
         rules = adjusted_rules("anthropic", allow_betas, drop_betas, drop_fields)

@@ -138,8 +138,7 @@ class Bedrock:
         _check_names(credential)
         check_flag("user_profiles", user_profiles)
         self._rules = adjusted_rules("bedrock", allow_betas, drop_betas, drop_fields)
-        self.name = name
-        self.region = region
+        self.name, self.region = name, region
         self.credential: Credential = AwsCredential(region=region, service="bedrock", name=name, **credential)
         self._origin, self._path = _parse_endpoint(_host_of(region) if endpoint is None else endpoint, tls)
         self._model_ids = _checked_ids({} if model_ids is None else model_ids)
@@ -148,14 +147,10 @@ class Bedrock:
         fixed = header_block((*_OWN_HEADERS, *_fixed_headers(service_tier, guardrail)))
         self._headers = {accept: header_block(((b"accept", accept),)) + fixed for accept in (_JSON, CONTENT_TYPE)}
         self._client_headers = [name for name in _checked_headers(client_headers) if name not in dict(fixed)]
-        allowed = ("user_profile_id",) if user_profiles else ()
-        self.traits = Traits(
-            edits_bodies=True,
-            allowed_fields=allowed,
-            loss_of=self._loss_of,
-            origins=(self._origin,),
-            service="aws.bedrock",
-        )
+        loss_of, origins = self._loss_of, (self._origin,)
+        self.traits = Traits(edits_bodies=True, loss_of=loss_of, origins=origins, service="aws.bedrock")
+        if user_profiles:
+            self.traits = msgspec.structs.replace(self.traits, allowed_fields=("user_profile_id",))
         self._has_guardrail = guardrail is not None
         self._timeouts = timeouts or Timeouts()
 

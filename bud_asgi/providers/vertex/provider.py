@@ -99,8 +99,7 @@ class Vertex:
             name=name,
         )
         self.base_url = f"https://{host_of(region)}" if base_url is None else base_url
-        self._origin, self._parent = _parse_endpoint(project, region, self.base_url, tls)
-        self._counting = self._origin, self._parent
+        self._origin, self._parent = self._counting = _parse_endpoint(project, region, self.base_url, tls)
         if count_region is not None and count_region != region:
             self._counting = _parse_endpoint(project, count_region, base_url or f"https://{host_of(count_region)}", tls)
         self._own_projects = tuple(filter(None, (project, quota_project)))
