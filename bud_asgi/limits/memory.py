@@ -75,8 +75,8 @@ class MemoryStore:
 
     def check(self, account: Account, amounts: Sequence[int]) -> None:
         """Raise `RateLimited` where `take` would. Takes nothing."""
-        for bucket, amount in zip(account.buckets, amounts, strict=True):
-            if bucket.used + amount > bucket.capacity:  # it may have refilled since
+        for index, bucket in enumerate(account.buckets):  # zip() costs several times as much
+            if bucket.used + amounts[index] > bucket.capacity:  # it may have refilled since
                 with self._lock:
                     self._check_exactly(account, amounts, self._clock())
                 return
@@ -89,8 +89,8 @@ class MemoryStore:
                 self._sweep_at = now + _SWEEP_EVERY
                 self._sweep(now, _PER_SWEEP)
             taken: list[_Taken] = []
-            for bucket, amount in zip(account.buckets, amounts, strict=True):
-                used = bucket.refill(now)
+            for index, bucket in enumerate(account.buckets):
+                used, amount = bucket.refill(now), amounts[index]
                 if used + amount > bucket.capacity and (bucket.capacity < 0.0 or not bucket.limit.observed):
                     _give_back(taken)
                     self._check_exactly(account, amounts, now)
@@ -110,7 +110,8 @@ class MemoryStore:
             held = self._open.pop(reservation.id, None)
             if held is None:
                 return
-            for (bucket, reserved, mark), actual in zip(held.taken, amounts, strict=True):
+            for index, (bucket, reserved, mark) in enumerate(held.taken):
+                actual = amounts[index]
                 if actual == reserved and mark == bucket.drained:  # the usual case for requests
                     bucket.reserved = bucket.reserved - reserved or 0.0  # one object for all that are at rest
                 elif not bucket.removed:
