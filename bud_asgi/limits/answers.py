@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import ceil
+from math import ceil, floor
 
 import msgspec
 
@@ -41,15 +41,11 @@ class RateLimited(GatewayError):
 
 
 class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
-    """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits").
-
-    `rounding` is added to what is left before its fraction is dropped.
-    """
+    """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits")."""
 
     kind: Kind
     amount: float
     rate: float
-    rounding: float
     amount_line: tuple[bytes, bytes]
     remaining: bytes
     reset: bytes
@@ -66,7 +62,7 @@ def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[by
     now = time.time()
     for headers, used in levels:
         left = headers.amount - used
-        remaining = b"%d" % (left + headers.rounding) if left > 0.0 else b"0"
+        remaining = b"%d" % floor(left + ROUNDING * headers.amount) if left > 0.0 else b"0"
         full_at = rfc3339(ceil(now + used / headers.rate))
         lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
     return lines
@@ -111,8 +107,7 @@ def headers_of(limit: Limit) -> LimitHeaders | None:
         return None
     name = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
     amount_line = (name + b"limit", b"%d" % limit.amount)
-    amount, rounding = float(limit.amount), ROUNDING * limit.amount
-    return LimitHeaders(limit.kind, amount, limit.rate, rounding, amount_line, name + b"remaining", name + b"reset")
+    return LimitHeaders(limit.kind, float(limit.amount), limit.rate, amount_line, name + b"remaining", name + b"reset")
 
 
 def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
