@@ -32,6 +32,8 @@ OVERVIEW = {"README.md": "overview.md"} | {
 ROOMS = ("bud_asgi", *(f"bud_asgi.{room}" for room in ("auth", "limits", "routing", "providers", "http", "testing")))
 """The modules of the reference."""
 
+_LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+_LONGEST_LISTING = 20_000
 _LINK = re.compile(r"(\]\()([^)\s#]+)")
 
 
@@ -64,14 +66,16 @@ def write_pages(stage: Path) -> None:
     names = {ROOT / old: stage / new for old, new in OVERVIEW.items()}
     pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", ".svg", ".png"})
     names |= {page: stage / page.relative_to(DOCS) for page in pages if "node_modules" not in page.parts}
-    names |= {example: stage / f"examples/{example.stem}.md" for example in (ROOT / "examples").glob("*.py")}
+    examples = {example: stage / f"examples/{example.stem}.md" for example in _examples()}
+    inner = {file: page for example, page in examples.items() for file in _files_of(example)}
+    names |= inner | examples
     for source, page in names.items():
         page.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".md":
-            page.write_text(relinked(source.read_text(), source, page, names))
-        elif source.suffix == ".py":
+        if source in examples:
             page.write_text(_example(source))
-        else:
+        elif source.suffix == ".md":
+            page.write_text(relinked(source.read_text(), source, page, names))
+        elif source not in inner:
             shutil.copy(source, page)
     for room in ROOMS:
         page = stage / f"reference/{room}.md"
@@ -132,11 +136,30 @@ class _Page(HTMLParser):
                 self.anchors.add(value)
 
 
+def _examples() -> list[Path]:
+    """The examples: files, and folders with several."""
+    return sorted(path for path in (ROOT / "examples").iterdir() if path.suffix == ".py" or _files_of(path))
+
+
+def _files_of(example: Path) -> list[Path]:
+    """The files of an example that is a folder."""
+    return sorted(path for path in example.glob("*.*") if path.suffix in _LANGUAGES)
+
+
 def _example(path: Path) -> str:
     """A page with the code of an example."""
+    if path.is_dir():
+        return f"# {path.name}\n\n" + "".join(_listing(file) for file in _files_of(path))
     code = path.read_text()
     summary = (ast.get_docstring(ast.parse(code)) or "").partition("\n")[0]
     return f"# {path.name}\n\n{summary}\n\n```python\n{code}```\n"
+
+
+def _listing(file: Path) -> str:
+    text, language = file.read_text(), _LANGUAGES[file.suffix]
+    if len(text) > _LONGEST_LISTING:
+        return f"## {file.name}\n\n{len(text) >> 10} KB, in `{file.relative_to(ROOT)}` of a checkout.\n\n"
+    return f"## {file.name}\n\n```{language}\n{text}```\n\n"
 
 
 def _reference(room: str) -> str:
@@ -154,9 +177,7 @@ def _is_ours(module: ModuleType, name: str) -> bool:
 def _config(version: str) -> str:
     """The configuration of the generator, with what depends on the checkout."""
     config = (ROOT / "zensical.toml").read_text()
-    examples = "".join(
-        f'    {{ "{path.name}" = "examples/{path.stem}.md" }},\n' for path in sorted((ROOT / "examples").glob("*.py"))
-    )
+    examples = "".join(f'    {{ "{path.name}" = "examples/{path.stem}.md" }},\n' for path in _examples())
     rooms = "".join(f'    {{ "{room}" = "reference/{room}.md" }},\n' for room in ROOMS)
     config = config.replace("    # examples\n", examples).replace("    # reference\n", rooms)
     handler = "[project.plugins.mkdocstrings.handlers.python]\n"
