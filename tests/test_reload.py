@@ -325,6 +325,7 @@ class Held(Observer):
         self.revisions.append(exchange.revision)
 
 
+@pytest.mark.torture
 async def test_nothing_grows_over_many_changes() -> None:
     held = Held()
     messages = messages_app("http://127.0.0.1:9", limits=[Limit("requests", LARGE)], observers=[held])
