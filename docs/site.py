@@ -32,6 +32,11 @@ OVERVIEW = {"README.md": "overview.md"} | {
 ROOMS = ("bud_asgi", *(f"bud_asgi.{room}" for room in ("auth", "limits", "routing", "providers", "http", "testing")))
 """The modules of the reference."""
 
+_LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+"""The files of an example that are shown, by their suffix."""
+
+_PICTURES = {".svg", ".png"}
+
 _LINK = re.compile(r"(\]\()([^)\s#]+)")
 
 
@@ -62,16 +67,19 @@ def main() -> int:
 def write_pages(stage: Path) -> None:
     """Write all pages to an empty folder, with links that hold there."""
     names = {ROOT / old: stage / new for old, new in OVERVIEW.items()}
-    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", ".svg", ".png"})
+    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", *_PICTURES})
     names |= {page: stage / page.relative_to(DOCS) for page in pages if "node_modules" not in page.parts}
-    names |= {example: stage / f"examples/{example.stem}.md" for example in (ROOT / "examples").glob("*.py")}
+    names |= {example: stage / f"examples/{example.stem}.md" for example in _examples()}
+    names |= {file: names[folder] for folder in _examples() for file in _files(folder)}
     for source, page in names.items():
         page.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".md":
             page.write_text(relinked(source.read_text(), source, page, names))
-        elif source.suffix == ".py":
+        elif source.is_dir():
+            page.write_text(_example_folder(source))
+        elif source.parent == ROOT / "examples":
             page.write_text(_example(source))
-        else:
+        elif source.suffix in _PICTURES:
             shutil.copy(source, page)
     for room in ROOMS:
         page = stage / f"reference/{room}.md"
@@ -132,6 +140,21 @@ class _Page(HTMLParser):
                 self.anchors.add(value)
 
 
+def _examples() -> list[Path]:
+    """The examples: programs, and folders of files."""
+    return sorted(path for path in (ROOT / "examples").iterdir() if path.suffix == ".py" or _files(path))
+
+
+def _files(example: Path) -> list[Path]:
+    return sorted(path for path in example.glob("*.*") if path.suffix in _LANGUAGES)
+
+
+def _example_folder(folder: Path) -> str:
+    """A page with the files of an example."""
+    files = (f"## {path.name}\n\n```{_LANGUAGES[path.suffix]}\n{path.read_text()}```\n" for path in _files(folder))
+    return f"# {folder.name}\n\n" + "\n".join(files)
+
+
 def _example(path: Path) -> str:
     """A page with the code of an example."""
     code = path.read_text()
@@ -154,9 +177,7 @@ def _is_ours(module: ModuleType, name: str) -> bool:
 def _config(version: str) -> str:
     """The configuration of the generator, with what depends on the checkout."""
     config = (ROOT / "zensical.toml").read_text()
-    examples = "".join(
-        f'    {{ "{path.name}" = "examples/{path.stem}.md" }},\n' for path in sorted((ROOT / "examples").glob("*.py"))
-    )
+    examples = "".join(f'    {{ "{path.name}" = "examples/{path.stem}.md" }},\n' for path in _examples())
     rooms = "".join(f'    {{ "{room}" = "reference/{room}.md" }},\n' for room in ROOMS)
     config = config.replace("    # examples\n", examples).replace("    # reference\n", rooms)
     handler = "[project.plugins.mkdocstrings.handlers.python]\n"
