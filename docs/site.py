@@ -35,7 +35,7 @@ ROOMS = ("bud_asgi", *(f"bud_asgi.{room}" for room in ("auth", "limits", "routin
 _LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 """The files of an example that are shown, by their suffix."""
 
-_PICTURES = {".svg", ".png"}
+_ASSETS = {".svg", ".png", ".css"}
 
 _LINK = re.compile(r"(\]\()([^)\s#]+)")
 
@@ -67,7 +67,7 @@ def main() -> int:
 def write_pages(stage: Path) -> None:
     """Write all pages to an empty folder, with links that hold there."""
     names = {ROOT / old: stage / new for old, new in OVERVIEW.items()}
-    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", *_PICTURES})
+    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", *_ASSETS})
     names |= {page: stage / page.relative_to(DOCS) for page in pages if "node_modules" not in page.parts}
     names |= {example: stage / f"examples/{example.stem}.md" for example in _examples()}
     names |= {file: names[folder] for folder in _examples() for file in _files(folder)}
@@ -79,7 +79,7 @@ def write_pages(stage: Path) -> None:
             page.write_text(_example_folder(source))
         elif source.parent == ROOT / "examples":
             page.write_text(_example(source))
-        elif source.suffix in _PICTURES:
+        elif source.suffix in _ASSETS:
             shutil.copy(source, page)
     for room in ROOMS:
         page = stage / f"reference/{room}.md"
