@@ -183,7 +183,7 @@ def check(config: str | None, *, live: bool, as_json: bool) -> None:
 def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json: bool) -> None:
     """Send one request through the configuration, without a server.
 
-    The answer is written to stdout as it arrives, its account to stderr. TEXT may be - to read it from stdin. Without
+    The answer is written to stdout as it arrives, a summary to stderr. TEXT may be - to read it from stdin. Without
     --principal the caller may use every model.
     """
     if len(words) not in {2, 3}:

@@ -47,8 +47,8 @@ _SETTINGS = {
 """The settings that are converted, by section."""
 
 _ADVICE = {
-    "rpm": "limits hold for callers, models or all, not for deployments: see [[limits]]",
-    "tpm": "limits hold for callers, models or all, not for deployments: see [[limits]]",
+    "rpm": "limits apply to callers, models or all requests, not to deployments: see [[limits]]",
+    "tpm": "limits apply to callers, models or all requests, not to deployments: see [[limits]]",
     "num_retries": "a failed request goes to the next target at once; a target is not tried twice",
     "allowed_fails": "targets that fail are left out by themselves",
     "cooldown_time": "targets that fail are left out by themselves",

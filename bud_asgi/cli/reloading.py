@@ -63,7 +63,7 @@ class Reloader:
             changes = reload_settings(self._messages, settings)
         except ConfigError as error:
             self._watch_also(error.files)
-            _log.error("not reloaded: the configuration has problems, and the former one goes on to be used")
+            _log.error("not reloaded: the configuration has problems, and the previous one stays in use")
             for problem in error.problems:
                 _log.error("%s", problem)
             return
