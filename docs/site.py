@@ -33,10 +33,7 @@ ROOMS = ("bud_asgi", *(f"bud_asgi.{room}" for room in ("auth", "limits", "routin
 """The modules of the reference."""
 
 _LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
-"""The files of an example that are shown, by their suffix."""
-
-_ASSETS = {".svg", ".png", ".css"}
-
+_LONGEST_LISTING = 20_000
 _LINK = re.compile(r"(\]\()([^)\s#]+)")
 
 
@@ -67,19 +64,18 @@ def main() -> int:
 def write_pages(stage: Path) -> None:
     """Write all pages to an empty folder, with links that hold there."""
     names = {ROOT / old: stage / new for old, new in OVERVIEW.items()}
-    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", *_ASSETS})
+    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", ".svg", ".png", ".css"})
     names |= {page: stage / page.relative_to(DOCS) for page in pages if "node_modules" not in page.parts}
-    names |= {example: stage / f"examples/{example.stem}.md" for example in _examples()}
-    names |= {file: names[folder] for folder in _examples() for file in _files(folder)}
+    examples = {example: stage / f"examples/{example.stem}.md" for example in _examples()}
+    inner = {file: page for example, page in examples.items() for file in _files_of(example)}
+    names |= inner | examples
     for source, page in names.items():
         page.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".md":
-            page.write_text(relinked(source.read_text(), source, page, names))
-        elif source.is_dir():
-            page.write_text(_example_folder(source))
-        elif source.parent == ROOT / "examples":
+        if source in examples:
             page.write_text(_example(source))
-        elif source.suffix in _ASSETS:
+        elif source.suffix == ".md":
+            page.write_text(relinked(source.read_text(), source, page, names))
+        elif source not in inner:
             shutil.copy(source, page)
     for room in ROOMS:
         page = stage / f"reference/{room}.md"
@@ -141,25 +137,29 @@ class _Page(HTMLParser):
 
 
 def _examples() -> list[Path]:
-    """The examples: programs, and folders of files."""
-    return sorted(path for path in (ROOT / "examples").iterdir() if path.suffix == ".py" or _files(path))
+    """The examples: files, and folders with several."""
+    return sorted(path for path in (ROOT / "examples").iterdir() if path.suffix == ".py" or _files_of(path))
 
 
-def _files(example: Path) -> list[Path]:
+def _files_of(example: Path) -> list[Path]:
+    """The files of an example that is a folder."""
     return sorted(path for path in example.glob("*.*") if path.suffix in _LANGUAGES)
-
-
-def _example_folder(folder: Path) -> str:
-    """A page with the files of an example."""
-    files = (f"## {path.name}\n\n```{_LANGUAGES[path.suffix]}\n{path.read_text()}```\n" for path in _files(folder))
-    return f"# {folder.name}\n\n" + "\n".join(files)
 
 
 def _example(path: Path) -> str:
     """A page with the code of an example."""
+    if path.is_dir():
+        return f"# {path.name}\n\n" + "".join(_listing(file) for file in _files_of(path))
     code = path.read_text()
     summary = (ast.get_docstring(ast.parse(code)) or "").partition("\n")[0]
     return f"# {path.name}\n\n{summary}\n\n```python\n{code}```\n"
+
+
+def _listing(file: Path) -> str:
+    text, language = file.read_text(), _LANGUAGES[file.suffix]
+    if len(text) > _LONGEST_LISTING:
+        return f"## {file.name}\n\n{len(text) >> 10} KB, in `{file.relative_to(ROOT)}` of a checkout.\n\n"
+    return f"## {file.name}\n\n```{language}\n{text}```\n\n"
 
 
 def _reference(room: str) -> str:

@@ -24,10 +24,10 @@ class Channel:
     def write(self, data: bytes) -> None:
         """Write the held head, if there is one, and `data`."""
         held, self.held = self.held, b""
-        if held:
+        if held and data:  # from Python 3.12 on, asyncio tries for ever to send an empty item
             self.transport.writelines((held, data))
-        elif data:
-            self.transport.write(data)
+        elif held or data:
+            self.transport.write(held or data)
 
     def pause_reading(self) -> None:
         """Read nothing for now."""
