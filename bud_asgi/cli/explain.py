@@ -251,4 +251,4 @@ def _account(line: AccessLine) -> Iterator[str]:
     if line.revision > 1:
         yield f"revision of the configuration: {line.revision}"
     if any(attempt.end not in {"answered", "client_gone", "cancelled", None} for attempt in line.attempts or ()):
-        yield "the reasons in words are in the messages on stderr, in lines with the request's id"
+        yield "for the reasons, see the messages on stderr that begin with the request's id"
