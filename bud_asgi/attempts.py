@@ -32,8 +32,8 @@ async def run_attempts(
     exchange = request.exchange
     if exchange.decoded_request.stream:
         request.response.enable_pings()
-    run = Run(request, upstreams, client, timing, time.monotonic() + timing.failover_within, [])
-    failures = run.failures
+    failures: list[Failure] = []
+    run = Run(request, upstreams, client, timing, failures)
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:
@@ -41,7 +41,7 @@ async def run_attempts(
             if failures and not _may_go_on(run):
                 break
             call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
-            has_next = _targets_tried(exchange) < last
+            has_next = last > 1 and _targets_tried(exchange) < last
             if await _attempt(run, call, in_turn, has_next=has_next):
                 return
             again = await _call_without_thinking(run)

@@ -18,7 +18,7 @@ from bud_asgi.http import HttpError, HttpReply, next_chunk, read_body
 from bud_asgi.printable import one_line
 from bud_asgi.protocol.errors import STATUS_OF_TYPE, error_body, read_error
 from bud_asgi.protocol.guardrail import guardrail_action
-from bud_asgi.protocol.headers import Headers, media_type, relayed_headers
+from bud_asgi.protocol.headers import Headers, media_type, relayed_error_headers, relayed_headers
 from bud_asgi.protocol.sse import (
     STREAM_HEADERS,
     EventStream,
@@ -61,7 +61,7 @@ async def relay_json(
     attempt.first_event = time.monotonic()
     if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
         raise UpstreamUnavailable("The upstream's answer was not a Message.")
-    headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
+    headers = relayed_headers(fields, attempt.upstream_request_id)
     exchange.release_body()
     if whole:
         attempt.usage = None if exchange.counting else usage_of_message(body)
@@ -125,7 +125,7 @@ async def hold_events(
 
 async def start_stream(stream: EventStream, attempt: Attempt, fields: Headers, response: Response) -> None:
     """Start the response to a stream that has begun."""
-    headers = relayed_headers(fields, error=False, request_id=attempt.upstream_request_id)
+    headers = relayed_headers(fields, attempt.upstream_request_id)
     await response.start([*headers, *STREAM_HEADERS[1:]])
     response.enable_pings()  # an upstream may stay silent after its head
     response.stream = stream
@@ -166,7 +166,7 @@ def _raise_refusal(stream: EventStream, fields: Headers, request_id: str | None)
     """Raise the error that is a stream's first event; one that can't be read is relayed like any other event."""
     if stream.error is not None and (error := read_error(stream.error)):
         status = STATUS_OF_TYPE.get(error.type, 500)
-        headers = relayed_headers(fields, error=True, request_id=request_id)
+        headers = relayed_error_headers(fields, request_id)
         raise UpstreamErrorResponse(status, stream.error, headers, event=True)
 
 

@@ -42,10 +42,11 @@ from bud_asgi.routing import Call, Fleet, Health, Verdict
 _log = logging.getLogger("bud_asgi")
 
 
-class Upstreams(msgspec.Struct, frozen=True, eq=False):
+class Upstreams(msgspec.Struct, eq=False):
     """What attempts are made with: providers by name, the account fields that each does not get, and the budget.
 
-    `fleet` has the health of the targets, `observers` are notified of each attempt.
+    `fleet` has the health of the targets, `observers` are notified of each attempt. `shared` are the names of those
+    providers whose account is the same for all callers.
     """
 
     providers: Mapping[str, Provider]
@@ -53,20 +54,27 @@ class Upstreams(msgspec.Struct, frozen=True, eq=False):
     fleet: Fleet
     budget: RetryBudget
     observers: Observers = NO_OBSERVERS
+    shared: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Find out whose accounts are shared, once."""
+        self.shared = frozenset(name for name, provider in self.providers.items() if serves_all(provider))
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
-    """What the attempts of one request have in common, and those that have failed.
-
-    None is made after the `deadline`, on the monotonic clock.
-    """
+    """What the attempts of one request have in common, and those that have failed."""
 
     request: ActiveRequest
     upstreams: Upstreams
     client: HttpClient
     timing: Timing
-    deadline: float
     failures: list[Failure]
+
+    @property
+    def deadline(self) -> float:
+        """When no further attempt is made, on the monotonic clock: some seconds after the first one began."""
+        began = min(attempt.started for attempt in self.request.exchange.attempts)
+        return began + self.timing.failover_within
 
 
 class UpstreamCall(msgspec.Struct, eq=False):
@@ -94,14 +102,15 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)
-    attempt, health = Attempt(target, exchange.dropped), upstreams.fleet.health(target)
+    attempt, health = Attempt(target, exchange.dropped, now), upstreams.fleet.health(target)
     exchange.attempts.append(attempt)
     provider, observers = upstreams.providers[target.provider], upstreams.observers
     if observers.attempt_started:
         attempt.service = traits_of(provider).service
         observers.notify(observers.attempt_started, exchange, attempt)
     stream = EventStream() if exchange.decoded_request.stream else None
-    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, serves_all(provider))
+    shared = target.provider in upstreams.shared
+    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, shared)
 
 
 async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall:
@@ -172,7 +181,9 @@ def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
         if isinstance(error, UpstreamErrorResponse) and error.event:
             error = hide_credential_error(call.provider, run.request.exchange.request_id, error)
         _note_failure(run, call, error)
-        _close(run, call, *verdict_on(call.attempt, error))
+        verdict, retry_after = verdict_on(call.attempt, error)
+        is_of_caller = not call.shared and verdict in {"busy", "credential"}
+        _close(run, call, "neutral" if is_of_caller else verdict, retry_after)
         if isinstance(error, GatewayError):
             run.failures.append(Failure(call.attempt.end or "unsupported", error))
     try:
@@ -187,8 +198,7 @@ def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | 
     attempt.ended = now = time.monotonic()
     if call.reply is not None:
         call.reply.close()
-    is_of_caller = not call.shared and verdict in {"busy", "credential"}
-    call.health.end(call.health_call, now, "neutral" if is_of_caller else verdict, retry_after)
+    call.health.end(call.health_call, now, verdict, retry_after)
     if attempt.intervened:
         request_id, name = run.request.exchange.request_id, attempt.target.provider
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)

@@ -40,27 +40,24 @@ class HeaderBlock(msgspec.Struct, frozen=True, gc=False):
         return f"HeaderBlock({', '.join(name.decode('ascii') for name, _ in self.lines)})"
 
 
-_EMPTY = HeaderBlock((), b"")
-
-
-def header_block(headers: Iterable[Header] | HeaderBlock, after: HeaderBlock = _EMPTY) -> HeaderBlock:
-    """Check header fields and encode them, after the lines of another block; a block is not checked again.
+def header_block(headers: Iterable[Header] | HeaderBlock) -> HeaderBlock:
+    """Check header fields and encode them; a block is returned as it is.
 
     Raises `ValueError` for anything that could be read as something other than these fields: names that are not
     tokens, control characters in values, and fields that the engine writes itself. The message never contains a value,
     which may be a credential.
     """
     if isinstance(headers, HeaderBlock):
-        return headers if after is _EMPTY else after + headers
+        return headers
     lines = tuple(headers)
-    parts = [after.wire]
+    parts: list[bytes] = []
     for name, value in lines:
         if name not in known_names:
             _check_name(name)
         if 0 in value.translate(_IN_VALUE):
             raise ValueError(f"the value of header {name.decode('ascii')} contains a control character")
         parts += (name, b": ", value, b"\r\n")
-    return HeaderBlock(after.lines + lines, b"".join(parts))
+    return HeaderBlock(lines, b"".join(parts))
 
 
 def _check_name(name: bytes) -> None:

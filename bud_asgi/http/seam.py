@@ -84,8 +84,7 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        headers = header_block(more, after=header_block(self.headers))
-        return HttpRequest(self.origin, self.method, self.target, headers, self.body, self.timeouts)
+        return msgspec.structs.replace(self, headers=header_block(self.headers) + header_block(more))
 
     def __repr__(self) -> str:
         """Leaves out headers and body: they contain credentials and user data."""

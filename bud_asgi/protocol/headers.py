@@ -55,6 +55,7 @@ _USUAL_TYPES = {
 """The media types of the values of `content-type` that most replies have."""
 
 _REQUEST_IDS = (b"request-id", b"x-amzn-requestid")
+_UPSTREAM_ID = b"upstream-request-id"
 _IN_REQUEST_ID = bytes(chr(byte) in string.ascii_letters + string.digits + "._-" for byte in range(256))  # 0 if not
 _MAX_REQUEST_ID = 128
 
@@ -212,22 +213,27 @@ def request_id_of(headers: Headers) -> str:
     return ""
 
 
-def relayed_headers(headers: Headers, *, error: bool, request_id: str | None) -> list[tuple[bytes, bytes]]:
-    """The upstream's headers that are forwarded to the client: `content-type`, or for an error the retry headers.
+def relayed_headers(headers: Headers, request_id: str | None) -> list[tuple[bytes, bytes]]:
+    """The headers of an upstream's reply that are forwarded to the client: `content-type`, and the upstream's id.
 
     Only values of the form that the field has are forwarded, so none can carry anything else. The upstream's rate
     limits, organization and workspace describe the operator's account and are not forwarded. `request_id` is the
     upstream's, as the attempt recorded it, and becomes `upstream-request-id`.
     """
-    if error:
-        relayed = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
-    else:
-        content_type = headers.get(b"content-type", b"")
-        is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
-        relayed = [(b"content-type", content_type if is_usual else media_type(headers))]
+    content_type = headers.get(b"content-type", b"")
+    is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
+    lines = [(b"content-type", content_type if is_usual else media_type(headers))]
     if request_id:
-        relayed.append((b"upstream-request-id", request_id.encode()))
-    return relayed
+        lines.append((_UPSTREAM_ID, request_id.encode()))
+    return lines
+
+
+def relayed_error_headers(headers: Headers, request_id: str | None) -> list[tuple[bytes, bytes]]:
+    """The same for an error: the headers about retries, and the upstream's id."""
+    lines = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
+    if request_id:
+        lines.append((_UPSTREAM_ID, request_id.encode()))
+    return lines
 
 
 def media_type(headers: Headers) -> bytes:

@@ -36,12 +36,15 @@ _decode_share = msgspec.json.Decoder(Annotated[float, Meta(ge=0, le=1)]).decode
 
 
 class PlainFields(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields that the gateway reads, and those whose numbers have bounds; the decoded struct has all others too."""
+    """The fields that the gateway reads, and those whose numbers have bounds; the decoded struct has all others too.
+
+    A null where only an absent field is valid is left out by the encoder, so that the size differs.
+    """
 
     messages: Raw
     model: Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_NAME)]
-    max_tokens: _Count | UnsetType = UNSET
-    stream: bool | UnsetType = UNSET
+    max_tokens: _Count | None = None
+    stream: bool | None = None
     top_k: _Count | UnsetType | None = UNSET
     temperature: Raw = Raw()
     top_p: Raw = Raw()

@@ -47,7 +47,7 @@ _OWN_HEADERS = header_block(
 _VERSION_ONLY: list[Header] = [(b"anthropic-version", b"2023-06-01")]
 """All that most clients' requests forward."""
 
-_WITH_VERSION = header_block(_VERSION_ONLY, _OWN_HEADERS)
+_WITH_VERSION = _OWN_HEADERS + header_block(_VERSION_ONLY)
 _MODELS_HEADERS = header_block([line for line in _WITH_VERSION if line[0] != b"content-type"])
 _MODELS_TARGET = b"/v1/models?beta=true&limit=1000" + b"".join(
     b"&lifecycle%%5B%%5D=%b" % lifecycle for lifecycle in (b"active", b"deprecated", b"retired")
@@ -190,21 +190,21 @@ class Anthropic:
         request, model = call.request, call.upstream_model
         forwarded = forwarded_headers(call.headers, call.names, trace_context=self._trace_context)
         body: Body = request.body
-        renamed = {} if model == request.model else {"model": msgspec.json.encode(model)}
         dropped: tuple[str, ...] = ()
         if self._rules is not None:
             adapted = adapt(call, self._rules, model)
             dropped = adapted.dropped
+            renamed = {} if model == request.model else {"model": msgspec.json.encode(model)}
             body = splice(request, without=adapted.without, changed={**adapted.changed, **renamed})
             forwarded = _with_betas(forwarded, adapted.betas)
-        elif renamed:
-            body = request.with_value("model", renamed["model"])
+        elif model != request.model:
+            body = request.with_value("model", msgspec.json.encode(model))
         return EncodedRequest(
             HttpRequest(
                 self._origin,
                 b"POST",
                 self._target + b"/count_tokens" if request.counting else self._target,
-                _WITH_VERSION if forwarded == _VERSION_ONLY else header_block(forwarded, _OWN_HEADERS),
+                _WITH_VERSION if forwarded == _VERSION_ONLY else _OWN_HEADERS + header_block(forwarded),
                 body,
                 self._timeouts,
             ),

@@ -11,7 +11,7 @@ import msgspec
 from bud_asgi.attempt import Attempt
 from bud_asgi.http import HttpClient, HttpError, HttpReply, HttpRequest, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
-from bud_asgi.protocol.headers import Headers, relayed_headers, reply_fields, request_id_of
+from bud_asgi.protocol.headers import Headers, relayed_error_headers, reply_fields, request_id_of
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers.error_replies import authentication_failed, decode_error, hide_credential_error
 from bud_asgi.providers.errors import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable, unavailable
@@ -118,7 +118,7 @@ async def _read_error(
         body, whole = await read_body(_without_coding(reply), _MAX_ERROR_BODY)
     finally:
         reply.close()
-    relayed = relayed_headers(fields, error=True, request_id=attempt.upstream_request_id)
+    relayed = relayed_error_headers(fields, attempt.upstream_request_id)
     error = decode_error(provider, call, reply.status, fields, body if whole else b"", relayed)
     if isinstance(error, TranslatedUpstreamError) and provider.credential.redact(str(error)) != str(error):
         shown = error.upstream_message

@@ -55,7 +55,8 @@ class Chooser:
         Groups of a `RouteTable` share the load as their route says; other targets keep their order.
         """
         if len(targets) == 1:
-            return () if self.fleet.health(targets[0]).is_full else targets
+            health = self.fleet.health(targets[0])
+            return targets if health.in_flight < health.concurrency else ()
         preferred = self.prefer(exchange, route, targets)
         balance = route.balance if isinstance(route, TableRoute) else DEFAULT_BALANCE
         return self.fleet.arrange(preferred.groups, now, _Order(self, exchange, balance, now), preferred.later)

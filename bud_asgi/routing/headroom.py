@@ -10,14 +10,13 @@ from bud_asgi.protocol.headers import Headers
 LOW = 0.05
 """The share of a limit below which it counts as nearly used up."""
 
-_LIMITS = tuple(
-    (
-        b"anthropic-ratelimit-%b-limit" % kind,
+_LIMITS = {
+    b"anthropic-ratelimit-%b-limit" % kind: (
         b"anthropic-ratelimit-%b-remaining" % kind,
         b"anthropic-ratelimit-%b-reset" % kind,
     )
     for kind in (b"requests", b"tokens", b"input-tokens", b"output-tokens")
-)
+}
 _MAX_DIGITS = 18
 
 
@@ -28,13 +27,11 @@ def shortage_of(headers: Headers, wall_clock: Callable[[], float]) -> float | No
     Unix time in seconds and is only called where a limit is nearly used up.
     """
     seconds: float | None = None
-    for limit_name, remaining_name, reset_name in _LIMITS:
-        limit = headers.get(limit_name)
-        if limit is None:
-            continue
+    for name in _LIMITS.keys() & headers.keys():
+        remaining, reset = _LIMITS[name]
         seconds = seconds or 0.0
-        if _is_low(headers.get(remaining_name, b""), limit):
-            seconds = max(seconds, _unix_time(headers.get(reset_name, b"")) - wall_clock())
+        if _is_low(headers.get(remaining, b""), headers[name]):
+            seconds = max(seconds, _unix_time(headers.get(reset, b"")) - wall_clock())
     return seconds
 
 

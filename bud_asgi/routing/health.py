@@ -270,9 +270,9 @@ class Health(msgspec.Struct, gc=False, eq=False):
                 self._window.add(now, failed=False)
             else:
                 self._close()
-        if (self._pause is not None or self._backoff) and call.number > self._pause_changed:
+        if self._pause is not None and call.number > self._pause_changed:
             self._backoff = 0.0
-            if self._pause is not None and not (self._pause.certain and self._pause.covers(now)):
+            if not (self._pause.certain and self._pause.covers(now)):
                 self._pause = None
                 self._update()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 import tomllib
@@ -47,16 +46,6 @@ BY_DEFAULT = {
     ("RouteConfig", "balance"): Route("*", to=[["a", "b"]]).balance,
 }
 """What constructors choose where nothing is given."""
-
-
-@pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_page_is_as_generated(reference: ModuleType) -> None:

@@ -100,20 +100,18 @@ def test_no_line_is_lost_whichever_form_headers_have(
 
 
 @pytest.mark.parametrize("more", FORMS.values(), ids=FORMS.keys())
-def test_a_block_is_made_after_the_lines_of_another(more: list[Header] | HeaderBlock) -> None:
+def test_a_block_is_added_to_another(more: list[Header] | HeaderBlock) -> None:
     first = header_block([(b"x-c", b"3")])
-    assert header_block(more, first) == first + header_block(more) == header_block([*first, *more])
+    assert first + header_block(more) == header_block([*first, *more])
 
 
 @pytest.mark.parametrize("headers", [each[2] for each in INJECTED.values() if each[2]])
 def test_a_block_is_checked_when_it_is_made_and_when_it_is_added_to(headers: list[Header]) -> None:
-    for after in FORMS.values():
-        with pytest.raises(ValueError, match=r"."):
-            header_block(headers, header_block(after))
     with pytest.raises(ValueError, match=r"."):
         header_block(headers)
-    with pytest.raises(ValueError, match=r"."):
-        HttpRequest(ORIGIN, b"GET", b"/", []).with_headers(headers)
+    for first in FORMS.values():
+        with pytest.raises(ValueError, match=r"."):
+            HttpRequest(ORIGIN, b"GET", b"/", first).with_headers(headers)
 
 
 def test_a_block_shows_its_names_only() -> None:

@@ -19,6 +19,7 @@ from bud_asgi.protocol.headers import (
     merge_headers,
     names_of,
     read_headers,
+    relayed_error_headers,
     relayed_headers,
     reply_fields,
     request_id_of,
@@ -309,14 +310,14 @@ REPLY: Lines = [
 
 
 def test_of_a_response_only_the_content_type_and_the_id_reach_the_client() -> None:
-    assert relayed_headers(reply_fields(REPLY), error=False, request_id="req_up") == [
+    assert relayed_headers(reply_fields(REPLY), "req_up") == [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"upstream-request-id", b"req_up"),
     ]
 
 
 def test_of_an_error_the_retry_headers_and_the_id_reach_the_client() -> None:
-    assert relayed_headers(reply_fields(REPLY), error=True, request_id="req_up") == [
+    assert relayed_error_headers(reply_fields(REPLY), "req_up") == [
         (b"retry-after", b"3"),
         (b"retry-after-ms", b"2500"),
         (b"x-should-retry", b"true"),
@@ -327,7 +328,7 @@ def test_of_an_error_the_retry_headers_and_the_id_reach_the_client() -> None:
 @pytest.mark.parametrize("lines", [[], [(b"request-id", b"")], [(b"x-request-id", b"a")]])
 def test_without_a_request_id_no_upstream_id_is_added(lines: Lines) -> None:
     assert request_id_of(reply_fields(lines)) == ""
-    assert relayed_headers(reply_fields(lines), error=True, request_id=None) == []
+    assert relayed_error_headers(reply_fields(lines), None) == []
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ RETRY: list[tuple[bytes, bytes, bool]] = [
 
 @pytest.mark.parametrize(("name", "value", "relayed"), RETRY)
 def test_a_retry_header_is_relayed_if_it_has_the_form_of_one(name: bytes, value: bytes, relayed: bool) -> None:
-    assert relayed_headers({name: value}, error=True, request_id=None) == ([(name, value)] if relayed else [])
+    assert relayed_error_headers({name: value}, None) == ([(name, value)] if relayed else [])
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ def test_a_retry_header_is_relayed_if_it_has_the_form_of_one(name: bytes, value:
     ],
 )
 def test_a_content_type_is_relayed_with_no_other_parameter_than_utf_8(value: bytes, relayed: bytes) -> None:
-    assert relayed_headers({b"content-type": value}, error=False, request_id=None) == [(b"content-type", relayed)]
+    assert relayed_headers({b"content-type": value}, None) == [(b"content-type", relayed)]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ class Bedrock:
             check_size(body, self._rules.max_body)
             headers = self._headers[CONTENT_TYPE if request.stream else _JSON]
             if own := self._set_by_client(call.headers):
-                headers = header_block(own, headers)
+                headers += header_block(own)
         target = self._path + path
         return EncodedRequest(
             HttpRequest(self._origin, b"POST", target, headers, body, self._timeouts),

@@ -148,7 +148,7 @@ class Vertex:
                 origin=origin,
                 method=b"POST",
                 target=f"{parent}/{method}".encode(),
-                headers=header_block(betas, _OWN_HEADERS),
+                headers=_OWN_HEADERS + header_block(betas),
                 body=body,
                 timeouts=self._timeouts,
             ),
