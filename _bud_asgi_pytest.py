@@ -62,7 +62,7 @@ def bud_upstream(bud_app: MessagesApp) -> Generator[ThreadedStandIn]:
 def bud_client(
     bud_app: MessagesApp, bud_upstream: ThreadedStandIn
 ) -> Generator[Callable[[str | Principal], anthropic.Anthropic]]:
-    """A function that makes a client of the official SDK, which calls `bud_app` as a principal, or an id of one."""
+    """A function that makes a client of the official SDK, which calls `bud_app` as a `Principal` or an id."""
     from bud_asgi.testing.clients import blocking_clients
 
     with blocking_clients() as make:
@@ -73,7 +73,7 @@ def bud_client(
 def bud_async_client(
     bud_app: MessagesApp, bud_upstream: ThreadedStandIn
 ) -> Callable[[str | Principal], anthropic.AsyncAnthropic]:
-    """A function that makes an async client of the official SDK, which calls `bud_app` as a principal, or an id."""
+    """A function that makes an async client of the official SDK. It calls `bud_app` as `bud_client` does."""
     from bud_asgi.testing.clients import async_client
 
     return lambda principal: async_client(bud_app.transport(principal))

@@ -60,7 +60,7 @@ class MessagesApp:
     which model goes where (with a single provider, all models go there): a list, a function of the model and the
     principal, or another `Router`; `limits` decide how much, counted in this process's memory or in a `store` that
     several share. Or `middleware` replaces these three stages.
-    Raises `ValueError` without either `auth` or `middleware`: an open mount spends its owner's money.
+    Raises `ValueError` without either `auth` or `middleware`, because anyone could then spend your money.
 
     `field_policy` sets what happens to fields that change what is billed, or to whom: `{"speed": "refuse"}`
     (`FieldPolicy`).
@@ -71,7 +71,7 @@ class MessagesApp:
     gets a 529.
 
     `client` makes the HTTP client of an event loop. `observers` get the events of each request (`Observer`).
-    `on_settled` is awaited with each finished `Exchange`, in the background after the response; what it raises is
+    `on_settled` is awaited with each finished `Exchange`, in the background after the response; its exceptions are
     logged, and while 10,000 calls of it are running, further ones are dropped. `access_log` writes one line of JSON for
     each request to the logger `bud_asgi.access`, without its content.
     `route_header` adds the header `bud-route` to responses: the route, the attempts and how they ended. `drain_timeout`
@@ -144,8 +144,8 @@ class MessagesApp:
     def state(self) -> AppState:
         """The state of this app as its process sees it: targets, connections, credentials, what is in flight.
 
-        It waits for nothing and starts nothing, and may be called from any thread. `ready` is as of the last calls to
-        the store of the callers' keys.
+        It never waits, starts nothing, and may be called from any thread. `ready` is as of the last calls to the store
+        of the callers' keys.
         """
         return take_snapshot(self._revisions.current, self._loops, started=self._revisions.started)
 
@@ -159,7 +159,7 @@ class MessagesApp:
     def status_page(self, *, auth: Auth) -> StatusPage:
         """Make a page with the state of this app for operators, to be mounted: `host.mount("/status", page)`.
 
-        `auth` decides who sees it. Use and failures are noted from the first call of this on. Raises `OptionError`.
+        `auth` decides who sees it. Use and failures are counted from the first call on. Raises `OptionError`.
         """
         return StatusPage(self._status, auth)
 
@@ -235,14 +235,14 @@ class MessagesApp:
     def reload(self, **changes: Unpack[Changes]) -> int:
         """Change options while the app runs, and return the number of the new revision, from 1 at the start.
 
-        Those that are not given stay as they are. All are checked first: what is invalid raises `OptionError`, and
-        nothing changes. Requests that arrive from then on are served by the new options; those that run, streams too,
-        end by the former ones. Then connections that are not used any more are closed.
+        Those that are not given stay as they are. All are checked first: an invalid one raises `OptionError`, and
+        nothing changes. New requests use the new options at once; running ones, streams included, finish with those
+        that they started with. Then connections that are no longer used are closed.
 
-        Buckets of limits go on, also of a limit whose amount or wait has changed, unless `store` is another one. So do
-        the health of targets, as long as their provider is the same object, connections to the same servers, what is
-        known of keys in the same store, and the keys of issuers that are the same. It can be called in any thread, and
-        does no I/O. `client`, `middleware`, `observers`, `on_settled`, `drain_timeout` and `timing` cannot be changed.
+        Buckets of limits are kept, also if the amount or wait of a limit has changed, unless `store` is another one. So
+        are the health of targets whose provider is the same object, connections to the same servers, cached keys of the
+        same store, and the keys of unchanged issuers. It can be called in any thread, and does no I/O. `client`,
+        `middleware`, `observers`, `on_settled`, `drain_timeout` and `timing` cannot be changed.
         """
         return self._revisions.change(changes).revision
 

@@ -52,7 +52,7 @@ class BodyBudget:
         self._report_at = -inf
 
     def resized(self, other: BodyBudget) -> BodyBudget:
-        """Take the sizes of another budget from now on. What is held stays counted."""
+        """Adopt the sizes of another budget. Bytes that are held stay counted."""
         self.max_body, self.total, self.per_principal = other.max_body, other.total, other.per_principal
         return self
 

@@ -10,7 +10,7 @@ class MissingExtra(ImportError):
 
 
 def install_command(extra: str) -> str:
-    """Return how to install an extra. The name of the package belongs to no index yet, so it is not used."""
+    """Return how to install an extra. The package is not on an index yet, so its name is not used."""
     return f"pip install '.[{extra}]' in a checkout of bud_asgi"
 
 

@@ -160,7 +160,7 @@ class Gateway:
     def _continue(self, former: Gateway) -> None:
         """Take over the health of the targets that are still there, and have not changed."""
         same = {name for name, provider in self._providers.items() if former._providers.get(name) is provider}
-        targets: Iterable[Target] | None = None  # of a router that is a function they are not known
+        targets: Iterable[Target] | None = None  # a function's are unknown
         if self._only is not None:
             targets = (self._only,)
         elif isinstance(self._router, RouteTable):
@@ -174,7 +174,7 @@ class Gateway:
 
     @property
     def routes(self) -> Sequence[Route]:
-        """The routes; of a router that is a function they are not known."""
+        """The routes; empty for a router that is a function."""
         return self._router.routes if isinstance(self._router, RouteTable) else ()
 
     def target_states(self, now: float) -> Sequence[TargetState]:

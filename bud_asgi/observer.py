@@ -26,7 +26,7 @@ class Observer:
 
     All of them run in the event loop, and the request waits for them: they must not block. For a request, `settled`
     is always the last event and comes exactly once, also when the client disconnects or the app shuts down. Health
-    checks have no events. What a method raises is logged, and changes nothing else.
+    checks have no events. Exceptions are logged, and have no other effect.
 
     An `Exchange` and its `Attempt`s contain prompts and credentials: only pass on the fields that you name.
     """

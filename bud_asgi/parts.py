@@ -132,7 +132,7 @@ class Parts:
         return app
 
     def _continue(self, former: Parts) -> None:
-        """Take over what former parts have learned and counted."""
+        """Take over what previous parts have learned and counted."""
         self.bodies = former.bodies.resized(self.bodies)
         if self.options.middleware is not None:
             self.limiter, self.chains = former.limiter, former.chains
@@ -158,7 +158,7 @@ def _sizes(options: PartOptions) -> tuple[int, int | None, int | None]:
 
 
 def _store(options: PartOptions, former: Parts | None) -> LimitStore | None:
-    """The store to count in: the former one, unless the option has changed."""
+    """The store to count in: the previous one, unless the option has changed."""
     return former.limiter.store if former is not None and options.store is former.options.store else options.store
 
 

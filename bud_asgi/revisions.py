@@ -42,10 +42,10 @@ class Revisions:
         self._use(self._made(options))
 
     def change(self, changes: Changes) -> Parts:
-        """Replace the current parts by some with other options, which go on from them, and return the new ones.
+        """Replace the current parts with new ones, which have other options and continue from them; return these.
 
-        What only the former ones use is closed when their last request has ended. Raises `OptionError`, and
-        `TypeError` for a name that is not an option; then nothing has changed.
+        Resources that only the previous ones use are closed when their last request has ended. Raises `OptionError`,
+        and `TypeError` for a name that is not an option; then nothing has changed.
         """
         _check_names(changes)
         with self._changing:
@@ -56,7 +56,7 @@ class Revisions:
 
     @contextmanager
     def override(self, changes: Mapping[str, object]) -> Generator[None]:
-        """Replace the current parts until the end of the block by some that know nothing of them."""
+        """Replace the current parts with independent ones until the end of the block."""
         before = self._in_use
         self._use(self._made(msgspec.structs.replace(self.current.options, **changes)), *before)
         try:
@@ -71,7 +71,7 @@ class Revisions:
         return Parts(options, self._shared, next(self._numbers), former)
 
     def _use(self, *parts: Parts) -> None:
-        """Serve new requests by the first of these parts. The others are those that an override comes back to."""
+        """Serve new requests with the first of these parts. Overrides return to the others."""
         self._in_use, self.current = parts, parts[0]
         self._observers.remove(self._access_log)
         if self.current.options.access_log:

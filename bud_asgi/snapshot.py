@@ -79,9 +79,9 @@ def _blocking(parts: Parts, loops: PerLoop) -> Iterator[Reason]:
         yield Reason("draining", "the app is shutting down", blocks=True)
     status = worst_of([chain.known_status() for chain in parts.chains])
     if status == "unavailable":
-        yield Reason("key_store", "the key store does not answer, and no key is known", blocks=True)
+        yield Reason("key_store", "the key store does not answer, and no key is cached", blocks=True)
     elif status == "degraded":
-        yield Reason("key_store", "the key store does not answer; only keys that were used lately are accepted")
+        yield Reason("key_store", "the key store does not answer; only recently used keys are accepted")
 
 
 def _notable(parts: Parts, credentials: Sequence[CredentialState], routes: Sequence[RouteState]) -> Iterator[Reason]:

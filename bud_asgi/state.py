@@ -16,7 +16,7 @@ Breaker = Literal["closed", "open", "half_open"]
 """`closed`: requests pass. `open`: none, while others can take them. `half_open`: one at a time, as a probe."""
 
 ReasonCode = Literal["draining", "key_store", "issuer", "credential", "route"]
-"""What is not as it should be.
+"""The kinds of faults.
 
 `draining`: the app shuts down. `key_store`: the store of the callers' keys does not answer. `issuer`: the tokens of an
 issuer cannot be verified. `credential`: a provider's credential could not be fetched. `route`: all targets of a route
@@ -25,7 +25,7 @@ are down.
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """One thing that is not as it should be, with a `message` in words.
+    """A fault, and its description for people (`message`).
 
     `blocks`: the app is not ready because of it. Other reasons leave it ready: another process would not do better.
     """
@@ -82,7 +82,7 @@ class PoolState(msgspec.Struct, frozen=True):
 
 
 class CredentialState(msgspec.Struct, frozen=True):
-    """How the credential of a provider stands; never its value. Times are in seconds.
+    """The state of a provider's credential; never its value. Times are in seconds.
 
     `age`: since it was fetched; `None` for one that is fixed, the caller's, or not fetched yet. `expires_in`: until it
     expires; `None` if that is not known, or never. `usable`: requests can be sent, as far as is known: a credential is
@@ -97,7 +97,7 @@ class CredentialState(msgspec.Struct, frozen=True):
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """A general limit. `name` is it in words, `id` the same in every process, `per` the name of what it is counted for.
+    """A general limit. `name` describes it, `id` is the same in every process, `per` names what it is counted for.
 
     `used` is how much of the `amount` is used, by messages; in debt it is more. It is known for a limit per `all` that
     this process counts in memory, else `None`: `await messages.limits.standing(principal)` reports that of a caller.
@@ -130,7 +130,7 @@ class AppState(msgspec.Struct, frozen=True, kw_only=True):
     """An app as its process sees it at one moment.
 
     `started` is Unix time, `uptime` in seconds. `revision` is that of the configuration, from 1. `ready` is whether
-    requests can be served; `reasons` are all that speak against it, and other things that are not as they should be.
+    requests can be served; `reasons` are those that prevent it, and other faults.
 
     `requests` are those in flight, `streams` those of them whose stream has begun, `waiting` those that wait for room
     in a limit. `body_bytes` is what request bodies take of the `body_budget`, in bytes. `background_tasks` are
@@ -159,7 +159,7 @@ class AppState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether an app is `ready`, and the `reasons` that speak against it, or that are only worth knowing."""
+    """Whether an app is `ready`, and the `reasons`: those that prevent it, and others worth knowing."""
 
     ready: bool
     reasons: tuple[Reason, ...]

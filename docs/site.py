@@ -64,7 +64,7 @@ def main() -> int:
 def write_pages(stage: Path) -> None:
     """Write all pages to an empty folder, with links that hold there."""
     names = {ROOT / old: stage / new for old, new in OVERVIEW.items()}
-    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", ".svg", ".png"})
+    pages = (page for page in DOCS.rglob("*") if page.suffix in {".md", ".svg", ".png", ".css"})
     names |= {page: stage / page.relative_to(DOCS) for page in pages if "node_modules" not in page.parts}
     examples = {example: stage / f"examples/{example.stem}.md" for example in _examples()}
     inner = {file: page for example, page in examples.items() for file in _files_of(example)}

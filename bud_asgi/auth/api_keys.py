@@ -122,7 +122,7 @@ class ApiKeys(CredentialBackend):
             await self._lookup.aclose()
 
     def continue_from(self, former: ApiKeys) -> None:
-        """Take over what is known of the keys of the store, if that is the same: it is closed here from now on."""
+        """Take over the cached keys, and the ownership of the store, if the store is the same."""
         ours, theirs = self._lookup, former._lookup
         if ours is not None and theirs is not None and ours.is_like(theirs):
             self._lookup, self._lookup_is_own, former._lookup_is_own = theirs, True, False

@@ -60,10 +60,10 @@ class BackendWithIssuers(Protocol):
 
 @runtime_checkable
 class Continuing(Protocol):
-    """A backend that can go on from another one, which it replaces while the app runs."""
+    """A backend that can replace another one while the app runs, and continue from it."""
 
     def continue_from(self, former: Any) -> None:
-        """Take over what a former backend of this class has cached. It must not fail."""
+        """Take over the caches of the previous backend, of this class. It must not fail."""
         ...
 
 
@@ -212,7 +212,7 @@ class FirstOf(AuthenticationBackend):
         return [issuer for backend in self._with_issuers for issuer in backend.unavailable_issuers()]
 
     def continue_from(self, former: FirstOf) -> None:
-        """Take over the failures that a former chain has counted, and what its backends have cached."""
+        """Take over the failures that the previous chain has counted, and the caches of its backends."""
         self._throttle.continue_from(former._throttle)
         for backend in self._continuing:
             for other in former._continuing:

@@ -115,7 +115,7 @@ class Throttle:
         self._warned_at = -inf
 
     def continue_from(self, former: Throttle) -> None:
-        """Take over the failures that a former throttle has counted, if it allows as many."""
+        """Take over the failures that the previous throttle has counted, if it allows as many."""
         if former._limit == self._limit and former._clock is self._clock:
             self._counts = former._counts
 

@@ -1,4 +1,4 @@
-"""`ask`: one request through a configuration, in this process, with its account."""
+"""`ask`: one request through a configuration, in this process, with a summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEADERS = [(b"anthropic-version", b"2023-06-01"), (b"content-type", b"applicati
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What is asked: the model, the text of the user, and how many tokens the answer may have."""
+    """The question: the model, the text of the user, and how many tokens the answer may have."""
 
     model: str
     text: str
@@ -109,7 +109,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 def ask_model(settings: Settings, question: Question, name: str | None, *, as_json: bool) -> int:
-    """Send a request, write the answer to stdout and its account to stderr, and return the exit status.
+    """Send a request, write the answer to stdout and a summary to stderr, and return the exit status.
 
     `name` is that of the key whose permissions, limits and routes apply. With `as_json`, both are one object on stdout.
     Raises `ConfigError`, and `click.BadParameter` for an unknown name.

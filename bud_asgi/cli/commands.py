@@ -163,9 +163,7 @@ def serve(config: str | None, **options: Any) -> None:
 
 @group.command()
 @config_argument
-@click.option(
-    "--live", is_flag=True, help="Call each provider; counts tokens or, where that fails, asks for one token."
-)
+@click.option("--live", is_flag=True, help="Call each provider: count tokens or, if that fails, request one token.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def check(config: str | None, *, live: bool, as_json: bool) -> None:
     """Show what would be served, or every problem of the configuration.
@@ -179,11 +177,11 @@ def check(config: str | None, *, live: bool, as_json: bool) -> None:
 @click.argument("words", nargs=-1, required=True, metavar="[GATEWAY.TOML] MODEL TEXT")
 @click.option("--principal", metavar="NAME", help="Name of the key whose permissions and limits apply.")
 @click.option("--max-tokens", default=1024, show_default=True, type=click.IntRange(1), help="Length of the answer.")
-@click.option("--json", "as_json", is_flag=True, help="Write the answer and its account as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Write the answer and the summary as JSON.")
 def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json: bool) -> None:
     """Send one request through the configuration, without a server.
 
-    The answer is written to stdout as it arrives, its account to stderr. TEXT may be - to read it from stdin. Without
+    The answer is written to stdout as it arrives, a summary to stderr. TEXT may be - to read it from stdin. Without
     --principal the caller may use every model.
     """
     if len(words) not in {2, 3}:

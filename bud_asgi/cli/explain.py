@@ -255,6 +255,6 @@ def _account(line: AccessLine) -> Iterator[str]:
         yield f"revision of the configuration: {line.revision}"
     if any(attempt.end in _LOGGED for attempt in line.attempts or ()):
         yield (
-            "the reason in words, unless it is in the upstream's own error, is in the messages on stderr, in a line"
+            "for the reasons, unless they are in the upstream's own errors, see the messages on stderr"
             " with the request's id"
         )

@@ -1,4 +1,4 @@
-"""SIGHUP, which asks `serve` to reload and never ends it."""
+"""SIGHUP: makes `serve` reload, and never ends it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
 
 class Hangup:
-    """SIGHUP, from now on noted instead of ending the process. Several that come together count as one.
+    """SIGHUP, which is recorded from now on and no longer ends the process. Several that come together count as one.
 
-    `task` is what waits for it, if nothing else keeps that.
+    `task` holds the task that waits for it, for callers that have no reference of their own.
     """
 
     def __init__(self) -> None:

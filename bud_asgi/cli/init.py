@@ -15,6 +15,7 @@ import msgspec
 
 from bud_asgi.auth import hash_api_key, new_api_key
 from bud_asgi.cli.keys import key_table
+from bud_asgi.extras import install_command
 from bud_asgi.options import OptionError, looks_secret
 from bud_asgi.providers.anthropic import Anthropic
 
@@ -176,7 +177,7 @@ def _bedrock(environ: Mapping[str, str], home: Path) -> FoundProvider | None:
     region = _plain(environ[region_variable] if region_variable else config.get(section, "region", fallback=None))
     keys = {"kind": "bedrock", "region": region or "us-east-1"}
     if variable != _BEDROCK_TOKEN and find_spec("botocore") is None:
-        return FoundProvider("bedrock", source, keys, "install the extra bud-asgi[bedrock]")
+        return FoundProvider("bedrock", source, keys, install_command("bedrock"))
     return FoundProvider("bedrock", source if region else f"{source}; no region was found: check it", keys)
 
 
@@ -202,7 +203,7 @@ def _vertex(environ: Mapping[str, str], home: Path) -> FoundProvider | None:
     keys = {"kind": "vertex", "project": project or "my-project", "region": region}
     missing = None if project else "set its project, none was found"
     if find_spec("google") is None or find_spec("google.auth") is None:
-        missing = "install the extra bud-asgi[vertex]"
+        missing = install_command("vertex")
     return FoundProvider("vertex", source, keys, missing)
 
 
@@ -232,5 +233,5 @@ def next_steps(file: str, new: NewFile) -> Sequence[str]:
         *(f"Found {one}." for one in found),
         *(f"To do for {one}." for one in missing),
         f"Next: bud-asgi check --live {file}, then bud-asgi serve {file}.",
-        f"The key above is that of the caller {CALLER!r}; it is not shown again, the file has only its hash.",
+        f"The key above is for the caller {CALLER!r}. It is not shown again; the file has only its hash.",
     ]

@@ -47,12 +47,12 @@ _SETTINGS = {
 """The settings that are converted, by section."""
 
 _ADVICE = {
-    "rpm": "limits hold for callers, models or all, not for deployments: see [[limits]]",
-    "tpm": "limits hold for callers, models or all, not for deployments: see [[limits]]",
+    "rpm": "limits apply to callers, models or all requests, not to deployments: see [[limits]]",
+    "tpm": "limits apply to callers, models or all requests, not to deployments: see [[limits]]",
     "num_retries": "a failed request goes to the next target at once; a target is not tried twice",
-    "allowed_fails": "targets that fail are left out by themselves",
-    "cooldown_time": "targets that fail are left out by themselves",
-    "drop_params": "fields that a cloud does not support are left out by themselves",
+    "allowed_fails": "failing targets are left out automatically",
+    "cooldown_time": "failing targets are left out automatically",
+    "drop_params": "fields that a cloud does not support are left out automatically",
     "database_url": "keys can be stored with [key_store]: `bud-asgi keys`",
     "redis_host": "limits of several processes are counted in a [store]",
     "redis_port": "limits of several processes are counted in a [store]",
@@ -212,11 +212,13 @@ class _Converter:
             text = self._environ.get(text.removeprefix(_ENVIRONMENT), "")
         if not text:
             self.notes.append(
-                "keys: no master_key is known: add a caller with `bud-asgi keys new NAME >> gateway.toml`"
+                "keys: no master_key was found: add a caller with `bud-asgi keys new NAME >> gateway.toml`"
             )
             return ""
         if len(text) < _SHORTEST_KEY:
-            self.notes.append("general_settings.master_key: it can be guessed: replace it by `bud-asgi keys new NAME`")
+            self.notes.append(
+                "general_settings.master_key: it can be guessed: replace it with `bud-asgi keys new NAME`"
+            )
         return f'\n[[keys]]\nname = "master"\nhash = "{hash_api_key(text)}"\n'
 
     def note_the_rest(self) -> None:

@@ -111,7 +111,7 @@ async def _ask(client: HttpClient, provider: Provider, model: str | None) -> tup
     """Count the tokens of a short text or, where that is refused, answer it with one token. Returns status and text."""
     if model is None:
         request = provider.models_request()
-        return await _send(client, provider, request) if request else (0, "no model is known that this route serves")
+        return await _send(client, provider, request) if request else (0, "no known model matches this route")
     try:
         status, text = await _send(client, provider, _request(provider, model, counting=True))
     except GatewayError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Generator
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
 from bud_asgi.app import MessagesApp
@@ -18,6 +18,8 @@ from bud_asgi.extras import MissingExtra, require
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+_log = logging.getLogger("bud_asgi")
 
 
 class MetricsAddress(msgspec.Struct, frozen=True):
@@ -68,7 +70,7 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
         message = f"cannot listen on {address.host}:{address.port}: {error.strerror or error}"
         raise ConfigError([Problem("", "--metrics-port", message)]) from error
     host = f"[{address.host}]" if ":" in address.host else address.host
-    click.echo(f"metrics on http://{host}:{server.server_port}/metrics", err=True)
+    _log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
         yield
     finally:

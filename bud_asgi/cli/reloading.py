@@ -14,18 +14,18 @@ from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import ConfigError, Settings, reload_settings
 
 INTERVAL = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 
 _log = logging.getLogger("bud_asgi")
 
 State = Mapping[Path, tuple[int, ...] | None]
-"""For each file what changes with its content: time, size, and the file itself; `None` if it cannot be read."""
+"""For each file, what changes with its content: time, size and inode; `None` if it cannot be read."""
 
 
 class Reloader:
-    """Reads the configuration of an app again with `read`, and has the app serve it. Logs what has changed, or why not.
+    """Reads the configuration of an app again with `read`, and applies it. Logs what has changed, or why nothing has.
 
-    `interval` is how often files are looked at with `watch`, in seconds.
+    `interval` is the number of seconds between two checks of the files, with `watch`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Reloader:
     async def run(self, hangup: Hangup) -> None:
         """Reload on each signal, and when a file that is watched has changed. Runs until it is cancelled.
 
-        A file is read when two looks in a row find the same: it may just be written.
+        A file is read once two checks in a row find it unchanged, because it may be half-written.
         """
         seen = self._state
         while True:
@@ -63,7 +63,7 @@ class Reloader:
             changes = reload_settings(self._messages, settings)
         except ConfigError as error:
             self._watch_also(error.files or self._files)  # none: the file contradicts the options of the command
-            _log.error("not reloaded: the configuration has problems, and the former one goes on to be used")
+            _log.error("not reloaded: the configuration has problems, and the previous one stays in use")
             for problem in error.problems:
                 _log.error("%s", problem)
             return

@@ -162,7 +162,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     )
     announce(settings, listening.address)
     own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
-    if "target" in inspect.signature(Multiprocess).parameters:  # former versions of uvicorn require it
+    if "target" in inspect.signature(Multiprocess).parameters:  # earlier versions of uvicorn require it
         own["target"] = uvicorn.Server(config).run
     with serve_worker_metrics(options.metrics):
         _Supervisor(**own).run()

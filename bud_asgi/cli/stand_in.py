@@ -20,7 +20,7 @@ from bud_asgi.testing.server.replies import Body, Rendered, Reply
 from bud_asgi.testing.server.service import Rejection, Service
 
 _POLL = 0.1
-"""Seconds between two looks for requests that have been answered."""
+"""Seconds between two checks for requests that have been answered."""
 
 _CORS = (
     ("access-control-allow-origin", "*"),

@@ -1,4 +1,4 @@
-"""Have a running app serve another state of its configuration file."""
+"""Apply a changed configuration file to a running app."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def settings_of(messages: MessagesApp) -> Settings:
     """The settings that an app was made from. Raises `TypeError` if they did not come from a file."""
     settings = messages.source
     if not isinstance(settings, Settings) or not settings.files:
-        raise TypeError("the app was not made from a file: change it by messages.reload(...)")
+        raise TypeError("the app was not made from a file: change it with messages.reload(...)")
     return settings
 
 
@@ -40,7 +40,7 @@ def reload_settings(messages: MessagesApp, settings: Settings) -> Sequence[str]:
 
 
 def _keep_parts(former: Settings, new: Settings) -> Settings:
-    """The new settings, with the former objects where their tables are the same."""
+    """The new settings, with the previous objects where their tables are unchanged."""
 
     def is_kept(*path: str) -> bool:
         return path in former.tables and is_same(former.tables[path], new.tables.get(path))

@@ -191,7 +191,7 @@ def loop_for_engine() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        fault = "an engine is made in the event loop that it belongs to; pass what makes one, as in client=Engine"
+        fault = "an engine must be made in its event loop; pass a function that makes one, as in client=Engine"
         raise RuntimeError(fault) from None
 
 

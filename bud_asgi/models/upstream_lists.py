@@ -68,7 +68,7 @@ class UpstreamModelLists:
         self._by_name: dict[str, _Listed] = {}
 
     async def current(self, providers: Iterable[Provider], *, hops: bytes = b"") -> ModelsByProvider:
-        """Return the lists of these providers that are known, and start to fetch those that are missing or expired.
+        """Return the fetched lists of these providers, and start to fetch those that are missing or expired.
 
         Waits only for lists that have never been fetched, for the times given by `ListTiming`. A cancelled caller does
         not cancel the fetches: other callers share them. Lists of other providers are forgotten. `hops` is the id of
@@ -93,7 +93,7 @@ class UpstreamModelLists:
             _cancel(one)
 
     def _list_of(self, provider: Provider) -> _Listed:
-        """What is known of the list of a provider: nothing, if the list is that of another one with its name."""
+        """The list of a provider; a new one if the list belongs to another provider of that name."""
         known = self._by_name.get(provider.name)
         if known is None or known.provider is not provider:
             _cancel(known)

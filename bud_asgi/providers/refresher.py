@@ -130,7 +130,7 @@ class Refresher(Generic[T]):
         return tuple(self._recent)
 
     def status(self) -> RefreshStatus:
-        """How the value stands now. Starts nothing."""
+        """The state of the value. Starts nothing."""
         held, now, failing = self._held, self._timing.clock(), self._failure is not None
         if held is None:
             return RefreshStatus(None, None, usable=False, failing=failing)

@@ -87,10 +87,10 @@ class Credential(Protocol):
 
 @runtime_checkable
 class RefreshedCredential(Protocol):
-    """A credential that is fetched and refreshed, and can report how it stands."""
+    """A credential that is fetched and refreshed, and can report its state."""
 
     def status(self) -> RefreshStatus | None:
-        """How it stands now; `None` if it is a fixed one. Starts nothing."""
+        """Its state; `None` if it is fixed. Starts nothing."""
         ...
 
 

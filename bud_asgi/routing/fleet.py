@@ -128,7 +128,7 @@ class Fleet:
                 ready.append(target)
 
     def snapshot(self, now: float, others: Iterable[Target] = ()) -> Sequence[TargetState]:
-        """The state of all known targets, then of others that have not been called."""
+        """The state of all targets that have been called, then of the others."""
         states = [_state_of(Target(*key), health, now) for key, health in tuple(self._known.items())]
         unseen = {(target.provider, target.model): None for target in others}.keys() - self._known.keys()
         return [*states, *(TargetState(Target(*key), "up") for key in unseen)]

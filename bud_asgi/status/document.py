@@ -108,7 +108,7 @@ def _head(report: Report) -> str:
         f'<title>{ready}: bud-asgi</title><link rel="icon" href="data:,">'
         f'<noscript><meta http-equiv="refresh" content="5"></noscript><style>{STYLE}</style>'
         f'<script type="module">{SCRIPT}</script></head><body>'
-        '<p id="stale">The gateway does not answer: what is below is old.</p><main>'
+        '<p id="stale">The gateway does not respond: this page is out of date.</p><main>'
     )
 
 
@@ -203,7 +203,7 @@ def _limits(report: Report) -> Html:
         (code(one.name) if one.name else "all", one.limit, one.per, round(one.used), _share(_used_share(one)))
         for one in sorted(report.limits, key=_used_share, reverse=True)
     ]
-    error = f"<p>The limits of callers are not known: {text(report.limits_error)}.</p>" if report.limits_error else ""
+    error = f"<p>The limits of callers are unavailable: {text(report.limits_error)}.</p>" if report.limits_error else ""
     return Html(table(("For", "Limit", "Counted per", "Used", "Share"), rows, numbers=("Used", "Share")) + error)
 
 

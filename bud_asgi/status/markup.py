@@ -42,7 +42,7 @@ def joined(*parts: Cell) -> Html:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, numbers: Sequence[str] = ()) -> Html:
-    """A table, or a word for none. `numbers` are the columns that are aligned to the right.
+    """A table, or "None." without rows. `numbers` are the columns that are aligned to the right.
 
     Each cell has the name of its column, which is shown where the screen is narrow.
     """

@@ -40,8 +40,8 @@ _CHALLENGE = 'Basic realm="bud-asgi status", charset="UTF-8"'
 class StatusPage:
     """The status page, to be mounted: `GET` of its path is the HTML document, `status.json` below it has the same data.
 
-    `auth` decides who may see it: any `AuthenticationBackend`, or a list of them. Whoever it admits sees the figures of
-    all callers, so give operators keys of their own. A browser can log in to `ApiKeys` and other backends that check
+    `auth` decides who may see it: any `AuthenticationBackend`, or a list of them. Everyone it admits sees the figures
+    of all callers, so give operators keys of their own. A browser can log in to `ApiKeys` and other backends that check
     keys: it asks for a user name, which is ignored, and a password, which is the key. Raises `OptionError` without
     `auth`; `Anonymous()` shows it to everyone.
     """
@@ -55,7 +55,7 @@ class StatusPage:
             raise OptionError("auth", "missing; expected auth=ApiKeys(...), or auth=Anonymous() to show it to everyone")
         self._source = source
         self._chain = as_chain("auth", auth)
-        # A login form of the host's is elsewhere: a browser's own could not replace it.
+        # A host has a login form elsewhere, which a browser's own dialog could not replace.
         self._challenges = self._chain.takes_keys or not all(isinstance(one, HostUser) for one in self._chain.others)
         self._activity = source.activity  # which collects from now on
         self._report: Report | None = None
@@ -92,7 +92,9 @@ class StatusPage:
 
     async def _authenticate(self, scope: Scope) -> None:
         """Raise a `GatewayError` unless `auth` admits the request; the password of a browser is tried as a key too."""
-        own = {key: value for key, value in scope.items() if key != SCOPE_KEY}  # not as who a host has admitted it
+        own = {
+            key: value for key, value in scope.items() if key != SCOPE_KEY
+        }  # not the caller that a host has admitted
         key = _password(scope["headers"]) if self._chain.takes_keys else None
         try:
             await authenticate(self._chain, Exchange.of(own), own)

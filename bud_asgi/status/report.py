@@ -50,8 +50,8 @@ class KeyRow(msgspec.Struct, frozen=True):
 class StandingRow(msgspec.Struct, frozen=True):
     """How much of a limit is used, in debt more than its `amount`.
 
-    `limit` is it in words, `per` what it is counted for, and `name` for which of those; `None` for all. What running
-    requests hold is part of `used`.
+    `limit` describes it, `per` is what it is counted for, and `name` for which of those; `None` for all. `used`
+    includes what running requests hold.
     """
 
     limit: str
@@ -78,8 +78,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The document. `at` is Unix time, and the figures are those of this process alone.
 
     Of the streams, the oldest are listed; of the keys, those that used most tokens: `other_keys` is the sum of the
-    others. `limits` are those of the callers whose requests ended last; `limits_error` is why they are not known, empty
-    if they are.
+    others. `limits` are those of the callers whose requests ended last; `limits_error` is why they are
+    unavailable, empty if they are not.
     """
 
     at: float
@@ -191,7 +191,7 @@ def _history(state: AppState, activity: Activity) -> Sequence[HistoryRow]:
 
 
 async def _standings(limiter: Limiter, activity: Activity, state: AppState) -> tuple[Sequence[StandingRow], str]:
-    """The limits on all callers, then those of recent callers; and why the latter are not known."""
+    """The limits on all callers, then those of recent callers; and why the latter are unavailable."""
     rows: dict[tuple[str, str | None], StandingRow] = {
         (limit.id, None): StandingRow(limit.name, limit.per, None, limit.amount, limit.used)
         for limit in state.limits

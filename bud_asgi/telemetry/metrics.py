@@ -1,4 +1,4 @@
-"""The metrics of an app, which are made when they are first asked for: `prometheus_client` is optional."""
+"""The metrics of an app, which are made on first use, because `prometheus_client` is optional."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ NOTES: dict[str, tuple[dict[str, Any], str]] = {
         {"model_list": [model("a", "bedrock/anthropic.claude-x", aws_region_name="os.environ/NO_REGION")]},
         "model_list[0].litellm_params.aws_region_name: the variable NO_REGION is not set: add region to the file",
     ),
-    "a limit of a deployment": ({"model_list": [claude(rpm=3)]}, "model_list[0].litellm_params.rpm: limits hold for"),
+    "a limit of a deployment": ({"model_list": [claude(rpm=3)]}, "model_list[0].litellm_params.rpm: limits apply to"),
     "an unknown parameter": ({"model_list": [claude(seed=3)]}, "litellm_params.seed: has no counterpart"),
     "an unknown fallback": (
         {"model_list": [claude()], "router_settings": {"fallbacks": [{"claude-x": ["gpt"]}]}},
@@ -78,7 +78,7 @@ NOTES: dict[str, tuple[dict[str, Any], str]] = {
         "num_retries: a failed request goes",
     ),
     "variables": ({"model_list": [claude()], "environment_variables": {"A": "b"}}, "set them in the environment"),
-    "no master key": ({"model_list": [claude()]}, "keys: no master_key is known"),
+    "no master key": ({"model_list": [claude()]}, "keys: no master_key was found"),
     "a master key that can be guessed": (
         {"model_list": [claude()], "general_settings": {"master_key": "sk-1234"}},
         "master_key: it can be guessed",

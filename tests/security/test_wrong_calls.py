@@ -42,7 +42,7 @@ BACKEND = (
 CALLER = "principal: expected a Principal, an id, or a function that returns one, got "
 HOST = "host: expected a Starlette or FastAPI app, or a router of either, got "
 ELSEWHERE = "; in other frameworks, mount the app as an ASGI app (docs/hosts)"
-ENGINE = "an engine is made in the event loop that it belongs to; pass what makes one, as in client=Engine"
+ENGINE = "an engine must be made in its event loop; pass a function that makes one, as in client=Engine"
 STORE = "store: expected an object with the methods of a LimitStore, got "
 TARGETS = "to: expected a list of targets: names of providers, or pairs of a provider and its model, got "
 MIDDLEWARE = "middleware= replaces auth=, routes=, limits= and store=: pass them to your middleware"

@@ -246,7 +246,7 @@ async def test_a_store_that_fails_leaves_the_rest_of_the_page() -> None:
     page = app.status_page(auth=Anonymous())
     app._status.activity._count(await _settled(), Principal(id="me"), failed=False)
     document = (await get(page)).text
-    assert "The limits of callers are not known: RuntimeError." in document
+    assert "The limits of callers are unavailable: RuntimeError." in document
     assert "a secret" not in document
 
 

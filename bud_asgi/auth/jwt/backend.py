@@ -162,7 +162,7 @@ class Jwt(CredentialBackend):
         return [url_shown(url) for url, accepted in self._issuers.items() if accepted.keys.unavailable]
 
     def continue_from(self, former: Jwt) -> None:
-        """Take over the keys of issuers that are the same, and the tokens that were verified with them."""
+        """Take over the keys of unchanged issuers, and the tokens that were verified with them."""
         if former._fetched_by != self._fetched_by:
             return
         for url, accepted in former._issuers.items():

@@ -142,7 +142,7 @@ class AwsCredential:
         return await self._refresher.replace(lambda signer: signer.has_signed(refused))
 
     def status(self) -> RefreshStatus | None:
-        """How the fetched keys stand; `None` for fixed ones, which do not expire."""
+        """The state of the fetched keys; `None` for fixed ones, which do not expire."""
         return None if self._bearer is not None or self._fixed is not None else self._refresher.status()
 
     def redact(self, text: str) -> str:

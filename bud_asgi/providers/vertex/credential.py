@@ -123,7 +123,7 @@ class GoogleCredential:
         return await self._refresher.replace(lambda token: token.headers.lines[0][1] == authorization)
 
     def status(self) -> RefreshStatus:
-        """How the fetched token stands."""
+        """The state of the fetched token."""
         return self._refresher.status()
 
     def redact(self, text: str) -> str:
