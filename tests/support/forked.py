@@ -5,6 +5,7 @@ A server with the modules imported forks for each process. It is started when it
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -28,6 +29,12 @@ class ForkServer:
         command = [*python, script, str(theirs.fileno()), *imports]
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        self._process.wait()
 
     def run(self, order: Mapping[str, object], files: Sequence[int]) -> int:
         """Fork a process that runs a module; returns its id."""
