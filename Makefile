@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 TWINE_VERSION := 7.0.0
 CHECK_WHEEL_VERSION := 0.6.3
 RUN := .venv/bin
-JOBS ?= 5
+JOBS ?= 6
 CHECK_PYTHON = $(PYTHON) -c \
 	'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
 
@@ -25,7 +25,7 @@ demo: $(DEMO)/ready
 test: .venv/ready .venv/sdk-0.125/ready
 	$(MAKE) check > .venv/check.log 2>&1 & check=$$!; \
 	$(RUN)/python -m pytest --collect-only -q > /dev/null; \
-	$(RUN)/python -m pytest -n $(JOBS) $(ARGS); tests=$$?; \
+	$(RUN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS); tests=$$?; \
 	wait $$check; check=$$?; cat .venv/check.log; exit $$((tests | check))
 
 test-clients: tests/clients/node_modules/.ready

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from typing import Any
 
 from support.calls import KEY, MODEL
 from support.gateway import provider
+from support.ports import nowhere
 
 from bud_asgi import Limit, Route
 from bud_asgi.http import Timeouts
@@ -218,8 +218,7 @@ BOUND: dict[str, bytes] = {
 
 def state_of_one_account_goes_to_no_other(line: Line) -> None:
     """Rule 13: a request that names such state stays with its upstream, though that is not there; any other goes on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    dead = nowhere()
 
     def accounts(url: str) -> list[Any]:
         patient = Timeouts(2.0, 8.0, 8.0)

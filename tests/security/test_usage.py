@@ -16,6 +16,7 @@ from starlette.routing import Route as HostRoute
 from support.access import access_records
 from support.calls import BODY, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, gateway, messages_app, provider
+from support.ports import nowhere
 from support.serving import serving
 from support.sockets import raw_request, receive_until
 from support.streams import delta, event, start
@@ -182,8 +183,7 @@ def test_a_request_that_was_sent_and_never_answered_is_charged_for_its_input(
 
 
 def test_a_request_that_never_reached_an_upstream_is_not_charged() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    nobody = nowhere()
     with gateway(nobody) as here:
         assert here.post().status_code == 502
         account = here.account()

@@ -27,6 +27,11 @@ def free_port() -> int:
             return port
 
 
+def nowhere() -> str:
+    """The URL of a server that is not there, as long as this process runs."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
 def _lock(port: int) -> bool:
     """Lock one byte of the file; the system unlocks it when the process ends."""
     with suppress(BlockingIOError):

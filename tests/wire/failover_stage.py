@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ import httpx
 from support.calls import MODEL
 from support.gateway import Gateway, forget_health, without_budget
 from support.limited import EVERY_KIND, USAGE, Booked, Limited, limited
+from support.ports import nowhere
 
 from bud_asgi import Anthropic, Exchange, Route, Target
 from bud_asgi.attempt import AttemptEnd
@@ -122,8 +122,7 @@ def _routes() -> list[Route]:
 
 
 def _providers(stack: ExitStack, upstreams: dict[str, ThreadedStandIn], service: aws.Bedrock, key_file: Path) -> Any:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    dead = nowhere()
     tls = stack.enter_context(StandIn(api_key="k", tls="unknown-ca").in_thread())
     urls = {name: upstreams[name].base_url for name in ANTHROPIC}
     urls |= {"dead": dead, "tls": tls.base_url, "dns": "http://nowhere.invalid"}

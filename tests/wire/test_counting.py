@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -11,6 +10,7 @@ import httpx
 import pytest
 from support.calls import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY
 from support.gateway import Gateway, gateway, provider
+from support.ports import nowhere
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.http import Timeouts
@@ -44,10 +44,8 @@ def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
         Route("down-*", to=[Target("nowhere", MODEL), Target("anthropic", MODEL)]),
         Route("claude-*", to=["anthropic"]),
     ]
-    with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in, socket.create_server(("127.0.0.1", 0)) as taken:
-        nowhere = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        taken.close()
-        providers = [provider(stand_in.base_url, timeouts=Timeouts(2.0, 0.3, 1.0)), provider(nowhere, name="nowhere")]
+    with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in:
+        providers = [provider(stand_in.base_url, timeouts=Timeouts(2.0, 0.3, 1.0)), provider(nowhere(), name="nowhere")]
         with gateway("", providers=providers, auth=ApiKeys(keys), routes=routes) as one:
             yield one, stand_in
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 from support.calls import KEY, MODEL, UPSTREAM_KEY
 from support.counts import count
 from support.gateway import Gateway, gateway, provider
+from support.ports import nowhere
 from support.waiting import wait_until
 
 from bud_asgi import Limit, MemoryStore, Middleware, RateLimitMiddleware, Route
@@ -298,8 +298,7 @@ def test_a_rejected_credential_of_the_operator_is_a_502() -> None:
 
 
 def test_a_refused_connection_is_502_and_the_next_target_is_tried(upstream: ThreadedStandIn) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    dead = nowhere()
     with gateway(dead) as here:
         reply = here.post()
         assert (reply.status_code, reply.json()["error"]["message"]) == (502, "The upstream could not be reached.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import time
 
 import pytest
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from support.calls import BODY, UPSTREAM_KEY
 from support.gateway import PATIENT, Gateway, assert_upstream_ends, gateway, provider
+from support.ports import nowhere
 from support.sockets import connect, raw_request, receive_until, request_head
 from support.waiting import wait_until
 
@@ -127,8 +127,7 @@ def test_at_random_moments_everything_is_settled_once(patient: Gateway, upstream
 
 @pytest.mark.parametrize("body", [PLAIN, STREAMING], ids=["json", "stream"])
 def test_during_the_attempt_at_the_second_target(upstream: ThreadedStandIn, body: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    nobody = nowhere()
     providers = [provider(nobody, name="first"), provider(upstream.base_url, name="second", timeouts=PATIENT)]
     with gateway("", providers=providers, routes=[Route("*", to=["first", "second"])]) as here:
         upstream.enqueue(hang_mid_event())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Generator
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from support.limited import (
     stopped,
     user,
 )
+from support.ports import nowhere
 from support.sockets import receive_until
 from support.streams import event, parse, start
 from support.streams import text as text_event
@@ -164,8 +164,7 @@ def here(upstream: ThreadedStandIn, request: pytest.FixtureRequest) -> Generator
     store: Store = MemoryStore(clock=stopped)
     if kind == "valkey":
         store = CountedRedisStore(request.getfixturevalue("valkey"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        dead = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    dead = nowhere()
     routes = [
         Route("claude-*", to=["anthropic"]),
         Route("impatient-*", to=["impatient"]),
