@@ -42,7 +42,7 @@ LONG = 1e9
 OTHER_KEY = "sk-bud-another-callers-key"
 STREAM = {**BODY, "stream": True}
 
-CHANGES = 1000 if os.environ.get("BUD_ASGI_TORTURE") else 300
+CHANGES = 1000 if os.environ.get("BUD_ASGI_TORTURE") else 100
 LARGE = 987_000
 """The limits of one app only, among all that the tests of a process make."""
 
