@@ -89,7 +89,7 @@ sbom: .venv/ready
 test-floors: .venv/floors/ready
 	.venv/floors/bin/python -m pytest -n $(JOBS) -p no:cacheprovider -W 'ignore:The anyio.abc' \
 		--ignore tests/providers/bedrock/test_credential_options.py --ignore tests/testing/bedrock/test_aiobotocore.py \
-		--ignore tests/sdk --ignore tests/test_import_contract.py $(ARGS)
+		--ignore tests/sdk --ignore tests/docs --ignore tests/telemetry --ignore tests/test_import_contract.py $(ARGS)
 
 clean:
 	rm -rf .venv dist site tests/clients/node_modules docs/diagrams/node_modules
