@@ -169,6 +169,11 @@ STATUS_OF_TYPE: Mapping[str, int] = {
 """The status of each error type, for an `error` event that arrives before the response has started."""
 
 
+def known_type(kind: str | None, otherwise: str) -> str:
+    """An error type, if it is one of the Messages API: an upstream may send any text."""
+    return kind if kind is not None and kind in STATUS_OF_TYPE else otherwise
+
+
 def type_of_status(status: int) -> str:
     """The error type of a status; for a status that has none, that of its class."""
     if status == 408:

@@ -14,7 +14,7 @@ from bud_asgi.exchange import Exchange, Principal
 from bud_asgi.limit import limit_words
 from bud_asgi.observer import Observer
 from bud_asgi.printable import printable
-from bud_asgi.protocol.errors import STATUS_OF_TYPE
+from bud_asgi.protocol.errors import known_type
 
 MAX_CALLERS = 1000
 """How many callers are counted each. Beyond that, the half of them that used least is added to the rest."""
@@ -187,7 +187,8 @@ class Activity(Observer):
     def _note(self, exchange: Exchange) -> None:
         principal = None if exchange.principal is None else shown_name(exchange.principal.id)
         limit = None if exchange.refused_by is None else limit_words(exchange.refused_by)
-        error, request = _error_word(exchange.error_type), exchange.read_request
+        kind, request = exchange.error_type, exchange.read_request
+        error = "" if kind is None else known_type(kind, "other")
         key = exchange.status, error, exchange.outcome, principal, limit
         refusal = self._refusals.pop(key, None)
         if refusal is None and len(self._refusals) >= MAX_REFUSALS:
@@ -208,11 +209,6 @@ class Activity(Observer):
 def shown_name(name: str) -> str:
     """A name that a caller may have chosen: of bounded length, without unprintable characters."""
     return printable(name[:_LONGEST])[: 2 * _LONGEST]
-
-
-def _error_word(kind: str | None) -> str:
-    """The type of an error; an upstream may send any text in its place."""
-    return "" if kind is None else kind if kind in STATUS_OF_TYPE else "other"
 
 
 def _most_first(caller: Caller) -> tuple[int, int]:

@@ -109,7 +109,8 @@ class StatusPage:
     async def _current(self) -> Report:
         now = time.monotonic()
         if self._report is None or now - self._made_at >= FRESH:
-            self._made_at, self._report = now, await make_report(self._source, self._activity)
+            self._made_at = now  # requests that come meanwhile get the previous report: a store may be slow
+            self._report = await make_report(self._source, self._activity)
         return self._report
 
     def _status_of(self, error: GatewayError) -> int:

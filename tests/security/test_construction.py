@@ -140,7 +140,7 @@ def _parameters() -> list[Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    if name in {"service_account_file", "folder"} and value == "\ud800":  # a name that is no UTF-8
+    if name in {"service_account_file", "folder"} and value == "\ud800":  # a name that is not UTF-8
         return True
     return (name in NUMBERS and value == 5.5) or (name == "metadata" and isinstance(value, dict))
 

@@ -183,8 +183,8 @@ def test_a_request_that_was_sent_and_never_answered_is_charged_for_its_input(
 
 
 def test_a_request_that_never_reached_an_upstream_is_not_charged() -> None:
-    nobody = nowhere()
-    with gateway(nobody) as here:
+    dead = nowhere()
+    with gateway(dead) as here:
         assert here.post().status_code == 502
         account = here.account()
         assert account.usage is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Generator
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Aut
 from starlette.requests import HTTPConnection
 from status.test_markup import Parsed
 from support.busy import HOSTILE, OPERATOR, Busy, busy, fail, streams
+from support.waiting import until
 
 from bud_asgi import Anonymous, Anthropic, ApiKeys, HostUser, Limit, MemoryStore, MessagesApp, Principal, hash_api_key
 from bud_asgi.options import OptionError
@@ -254,6 +256,36 @@ async def _settled() -> Any:
     from status.test_activity import settled
 
     return settled("me")
+
+
+class Slow(MemoryStore):
+    """A store that answers only when its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads, self.gate = 0, asyncio.Event()
+
+    async def statuses(self, buckets: Any) -> Any:
+        self.reads += 1
+        await self.gate.wait()
+        return await super().statuses(buckets)
+
+
+async def test_pages_that_are_loaded_while_a_store_is_slow_do_not_read_it_again() -> None:
+    store = Slow()
+    app = messages(limits=[Limit("requests", 5)], store=store)
+    page = app.status_page(auth=Anonymous())
+    app._status.activity._count(await _settled(), Principal(id="me"), failed=False)
+    store.gate.set()
+    assert (await get(page)).status_code == 200
+    before, page._made_at = store.reads, 0.0
+    store.gate.clear()
+    first = asyncio.create_task(get(page))
+    await until(lambda: store.reads > before)
+    assert [(await get(page)).status_code for _ in range(3)] == [200] * 3
+    store.gate.set()
+    assert (await first).status_code == 200
+    assert store.reads == before + 1
 
 
 async def test_many_targets_are_cut_and_a_page_is_small() -> None:

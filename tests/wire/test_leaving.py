@@ -127,8 +127,8 @@ def test_at_random_moments_everything_is_settled_once(patient: Gateway, upstream
 
 @pytest.mark.parametrize("body", [PLAIN, STREAMING], ids=["json", "stream"])
 def test_during_the_attempt_at_the_second_target(upstream: ThreadedStandIn, body: bytes) -> None:
-    nobody = nowhere()
-    providers = [provider(nobody, name="first"), provider(upstream.base_url, name="second", timeouts=PATIENT)]
+    dead = nowhere()
+    providers = [provider(dead, name="first"), provider(upstream.base_url, name="second", timeouts=PATIENT)]
     with gateway("", providers=providers, routes=[Route("*", to=["first", "second"])]) as here:
         upstream.enqueue(hang_mid_event())
         with raw_request(here.base_url, body):

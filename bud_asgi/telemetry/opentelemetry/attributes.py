@@ -16,7 +16,7 @@ from bud_asgi.exchange import Exchange
 from bud_asgi.limit import limit_words
 from bud_asgi.printable import printable
 from bud_asgi.protocol.answer import Answer
-from bud_asgi.protocol.errors import STATUS_OF_TYPE
+from bud_asgi.protocol.errors import known_type
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.telemetry.opentelemetry.content import Content
@@ -150,18 +150,13 @@ def error_of_request(exchange: Exchange) -> str | None:
     Both the statuses from 500 and the streams that broke off count.
     """
     failed = (exchange.status or 0) >= 500 or exchange.outcome in {"upstream_failed", "cancelled"}
-    return known_error(exchange.error_type, exchange.outcome or OTHER) if failed else None
+    return known_type(exchange.error_type, exchange.outcome or OTHER) if failed else None
 
 
 def error_of_attempt(attempt: Attempt) -> str | None:
     """The type of the error that an upstream answered with, or else how the attempt ended; `None` for no error."""
     end = attempt.end or OTHER
-    return None if end in _NO_ERRORS else known_error(attempt.error_type, end)
-
-
-def known_error(kind: str | None, otherwise: str) -> str:
-    """A type of error, if it is one of the Messages API: an upstream may send any text."""
-    return kind if kind is not None and kind in STATUS_OF_TYPE else otherwise
+    return None if end in _NO_ERRORS else known_type(attempt.error_type, end)
 
 
 def attempt_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:

@@ -9,7 +9,7 @@ from bud_asgi.attempt import Attempt, AttemptEnd, Target
 from bud_asgi.exchange import Exchange
 from bud_asgi.limit import Limit, limit_words
 from bud_asgi.observer import Observer
-from bud_asgi.protocol.errors import STATUS_OF_TYPE, Outcome
+from bud_asgi.protocol.errors import Outcome, known_type
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.usage import Usage
 from bud_asgi.telemetry.prometheus.metrics import (
@@ -169,8 +169,7 @@ class RequestCounts(Observer):
             thought.value += usage.output_tokens_details.thinking_tokens or 0
 
     def _add_error(self, operation: Operation | None, error_type: str) -> None:
-        kind = error_type if error_type in STATUS_OF_TYPE else OTHER
-        self._series.counter(ERRORS, (operation or NONE, kind)).value += 1
+        self._series.counter(ERRORS, (operation or NONE, known_type(error_type, OTHER))).value += 1
 
     def _add_refusal(self, limit: Limit, mode: str) -> None:
         labels = self._limits.label(limit_words(limit)), self._limits.label(limit.dimension), mode

@@ -60,7 +60,7 @@ class Names:
         self._known: dict[str, str] = {}
 
     def label(self, name: object) -> str:
-        """The value for a name. A host's code may also have left something that is no string."""
+        """The value for a name. A host's code may also have set something other than a string."""
         text = name if isinstance(name, str) else f"<{type(name).__name__}>"
         if (known := self._known.get(text)) is not None:
             return known
