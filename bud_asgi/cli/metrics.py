@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ import msgspec
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.config import ConfigError, Problem
-from bud_asgi.extras import MissingExtra, require
+from bud_asgi.extras import install_command, is_installed
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+_OPTION = "--metrics-port"
 _log = logging.getLogger("bud_asgi")
 
 
@@ -29,13 +30,18 @@ class MetricsAddress(msgspec.Struct, frozen=True):
     port: int
 
 
+def check_metrics(address: MetricsAddress | None) -> Iterator[Problem]:
+    """Check the option, before anything is started."""
+    if address is not None and not is_installed("prometheus_client"):
+        yield Problem("", _OPTION, f"needs prometheus_client, which is not installed: {install_command('prometheus')}")
+
+
 @contextmanager
 def serve_metrics(messages: MessagesApp, address: MetricsAddress | None) -> Generator[None]:
     """Serve the metrics of an app in this process until the end of the block. Raises `ConfigError`."""
     if address is None:
         yield
         return
-    _check_extra()
     with _listening(messages.metrics().registry, address):
         yield
 
@@ -46,7 +52,6 @@ def serve_worker_metrics(address: MetricsAddress | None) -> Generator[None]:
     if address is None:
         yield
         return
-    _check_extra()
     from prometheus_client import CollectorRegistry  # noqa: PLC0415 - optional
 
     from bud_asgi.telemetry.prometheus import SHARED_DIRECTORY, SharedMetrics  # noqa: PLC0415
@@ -68,7 +73,7 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
         server, thread = start_http_server(address.port, address.host, registry)
     except OSError as error:
         message = f"cannot listen on {address.host}:{address.port}: {error.strerror or error}"
-        raise ConfigError([Problem("", "--metrics-port", message)]) from error
+        raise ConfigError([Problem("", _OPTION, message)]) from error
     host = f"[{address.host}]" if ":" in address.host else address.host
     _log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
@@ -77,10 +82,3 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _check_extra() -> None:
-    try:
-        require("--metrics-port", "prometheus_client", "prometheus")
-    except MissingExtra as error:
-        raise ConfigError([Problem("", "", str(error))]) from error
