@@ -127,7 +127,10 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """What a request holds of its limits until it is settled. `id` is the store's own, and so may be further fields."""
+    """What a request holds of its limits until it is settled.
+
+    `id` is the store's own, and so may be further fields. A shared store needs different ones to renew leases.
+    """
 
     id: str
 

@@ -105,8 +105,8 @@ class Gateway:
             limiter, plan, admission = self._limiter, NO_LIMITS, None
             if limiter is not None:
                 plan = limiter.check(exchange)  # 429, where it is known before the body is read
-                if limiter.admits_early(plan):
-                    admission = await limiter.admit(exchange)  # 429
+                if plan.is_early:
+                    admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
             try:
                 await exchange.request(receive)  # 400, 408, 413, 529
                 read_at = time.monotonic() if self._route_header else 0.0
