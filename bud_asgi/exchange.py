@@ -282,7 +282,7 @@ class Exchange(msgspec.Struct, eq=False):
         begun = attempts[-1].first_event or attempts[-1].ended
         if self.committed is not None and begun is not None and self.committed > begun:
             added += self.committed - begun
-        return max(0.0, added)
+        return added if added > 0.0 else 0.0  # noqa: FURB136 - a third of a call of max()
 
     @property
     def body_unread(self) -> bool:
