@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bud_asgi.app import MessagesApp
+from bud_asgi.cli.listening import listening_problem
+from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail
 from bud_asgi.config import ConfigError, Problem
 from bud_asgi.extras import MissingExtra, require
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from prometheus_client import CollectorRegistry
 
 _log = logging.getLogger("bud_asgi")
@@ -31,7 +35,10 @@ class MetricsAddress(msgspec.Struct, frozen=True):
 
 @contextmanager
 def serve_metrics(messages: MessagesApp, address: MetricsAddress | None) -> Generator[None]:
-    """Serve the metrics of an app in this process until the end of the block. Raises `ConfigError`."""
+    """Serve the metrics of an app in this process until the end of the block. Raises `ConfigError`.
+
+    If it cannot listen, it exits with a line that names the address.
+    """
     if address is None:
         yield
         return
@@ -42,7 +49,10 @@ def serve_metrics(messages: MessagesApp, address: MetricsAddress | None) -> Gene
 
 @contextmanager
 def serve_worker_metrics(address: MetricsAddress | None) -> Generator[None]:
-    """Serve those of the workers that are started in the block: they share a temporary folder. Raises `ConfigError`."""
+    """Serve those of the workers that are started in the block: they share a temporary folder. Raises `ConfigError`.
+
+    If it cannot listen, it exits with a line that names the address.
+    """
     if address is None:
         yield
         return
@@ -67,8 +77,8 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
     try:
         server, thread = start_http_server(address.port, address.host, registry)
     except OSError as error:
-        message = f"cannot listen on {address.host}:{address.port}: {error.strerror or error}"
-        raise ConfigError([Problem("", "--metrics-port", message)]) from error
+        fail(listening_problem(f"--metrics-port {address.host}:{address.port}", error), EXIT_NOT_STARTED)
+    server.set_app(_for_any_accept(server.get_app()))
     host = f"[{address.host}]" if ":" in address.host else address.host
     _log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
@@ -77,6 +87,17 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _for_any_accept(app: WSGIApplication) -> WSGIApplication:
+    """Scrapes whose `Accept` cannot be read are answered as those without one, not with a 500."""
+    from bud_asgi.telemetry.prometheus.exposition import readable_accept  # noqa: PLC0415 - optional
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["HTTP_ACCEPT"] = readable_accept(environ.get("HTTP_ACCEPT", ""))
+        return app(environ, start_response)
+
+    return answer
 
 
 def _check_extra() -> None:
