@@ -78,5 +78,5 @@ def test_an_accept_that_cannot_be_read_gets_text(accept: str, caplog: pytest.Log
     caplog.set_level(logging.INFO)
     with serve_metrics(messages_app("http://127.0.0.1:1"), MetricsAddress("127.0.0.1", 0)):
         (url,) = re.findall(r"http://\S+", caplog.text)
-        reply = httpx.get(url, headers={"accept": accept.encode("latin-1")})
+        reply = httpx.get(url, headers=[(b"accept", accept.encode("latin-1"))])
     assert (reply.status_code, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
