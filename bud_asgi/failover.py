@@ -138,7 +138,7 @@ def _usefulness(failure: Failure) -> int:
 
 
 def retry_after(error: GatewayError) -> float | None:
-    """The seconds in an error's `retry-after` or `retry-after-ms`; `None` for none, and for a date."""
+    """The seconds in an error's `retry-after` or `retry-after-ms`; `None` for neither."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = error.headers.get(name, "")
         if value.isascii() and value.replace(".", "", 1).isdigit():

@@ -181,6 +181,8 @@ def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
         if isinstance(error, UpstreamErrorResponse) and error.event:
             error = hide_credential_error(call.provider, run.request.exchange.request_id, error)
         _note_failure(run, call, error)
+        if call.shared and isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
+            call.health.note_limits(time.monotonic(), error.fields, time.time)
         verdict, retry_after = verdict_on(call.attempt, error)
         is_of_caller = not call.shared and verdict in {"busy", "credential"}
         _close(run, call, "neutral" if is_of_caller else verdict, retry_after)

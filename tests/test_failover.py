@@ -120,7 +120,6 @@ WAITING: dict[str, tuple[dict[str, str], float | None]] = {
     "seconds": ({"retry-after": "30"}, 30.0),
     "a fraction": ({"retry-after": "0.5"}, 0.5),
     "milliseconds, which are more exact": ({"retry-after": "2", "retry-after-ms": "1500"}, 1.5),
-    "a date": ({"retry-after": "Mon, 30 Nov 2026 10:00:00 GMT"}, None),
     "nothing": ({"retry-after": ""}, None),
     "a point": ({"retry-after": "."}, None),
     "a negative number": ({"retry-after": "-1"}, None),

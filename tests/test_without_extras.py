@@ -189,4 +189,4 @@ def test_the_command_line_names_the_command_that_installs_it() -> None:
             print(stopped.code)
         """
     )
-    assert printed == "bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n2"
+    assert printed == "error: bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n2"

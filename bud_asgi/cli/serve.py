@@ -32,7 +32,7 @@ from bud_asgi.cli.listening import (
     listening_problem,
     tls_options,
 )
-from bud_asgi.cli.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
+from bud_asgi.cli.metrics import MetricsAddress, check_metrics, serve_metrics, serve_worker_metrics
 from bud_asgi.cli.reloading import Reloader, run_beside
 from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail, read_settings
 from bud_asgi.cli.status import check_status, with_status_page
@@ -274,6 +274,7 @@ def check_options(settings: Settings, options: ServeOptions) -> None:
     problems = [
         *_check_workers(settings, options),
         *check_status(options.status, options.status_key, options.workers),
+        *check_metrics(options.metrics),
     ]
     has_address = options.uds is None and options.fd is None
     for provider in settings.providers if has_address else ():

@@ -171,8 +171,8 @@ def _add_attempts(line: AccessLine, exchange: Exchange) -> None:
     arrived, attempts = exchange.started, exchange.attempts
     lines: list[AttemptLine] = []
     for attempt in attempts:
-        started, ended, first_event, target = attempt.started, attempt.ended, attempt.first_event, attempt.target
-        line.target = f"{target.provider}/{target.model}" if target.model else target.provider
+        started, ended, first_event = attempt.started, attempt.ended, attempt.first_event
+        line.target = attempt.target.name
         lines.append(
             AttemptLine(
                 line.target,

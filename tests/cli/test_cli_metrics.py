@@ -7,16 +7,19 @@ import os
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from cli_process import BUD_ASGI, Served, environment, gateway_file, served
+from cli_process import BUD_ASGI, UPSTREAM_KEY, Served, environment, gateway_file, served
+from click.testing import CliRunner
 from support.gateway import messages_app
 from support.ports import free_port
 from support.scrapes import counted, scrape, total
 from support.waiting import wait_until
 
+from bud_asgi.cli.commands import group
 from bud_asgi.cli.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
 
 REFUSED = "requests_total messages.create refused 401 none none"
@@ -60,6 +63,15 @@ def test_two_workers_are_added_up_and_what_one_has_counted_stays(tmp_path: Path)
         status, _, words = server.stop()
     assert status == 0, words
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_without_the_extra_nothing_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", UPSTREAM_KEY)
+    shown = CliRunner().invoke(group, ["serve", str(gateway_file(tmp_path)), "--port", "0", "--metrics-port", "0"])
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    problem = "--metrics-port: needs prometheus_client, which is not installed: "
+    assert shown.stderr == f"error: {problem}pip install '.[prometheus]' in a checkout of bud_asgi\n"
 
 
 def test_a_port_that_is_taken_is_an_error_before_anything_is_served(capsys: pytest.CaptureFixture[str]) -> None:
