@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from functools import partial
 
 import msgspec
+from uvicorn.loops.auto import auto_loop_factory
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.cli.hangup import Hangup
 from bud_asgi.cli.reloading import Reloader
-from bud_asgi.cli.serve import WORKER_OPTIONS, ServeOptions, check_options
+from bud_asgi.cli.serve import WORKER_OPTIONS, ServeOptions, check_options, exit_on_signal
 from bud_asgi.cli.settings import EXIT_FAILED
 from bud_asgi.config import ConfigError, Settings, read_environment
 
 _log = logging.getLogger("bud_asgi")
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Make the event loop, before uvicorn takes over the signals.
+
+    At the end uvicorn repeats the signal that stopped it, which would kill the process. Instead Python exits, so that
+    what runs at its exit does: an SDK of OpenTelemetry exports what it has.
+    """
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    return auto_loop_factory(use_subprocess=True)()
 
 
 def make_app() -> MessagesApp:
