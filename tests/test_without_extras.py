@@ -27,7 +27,7 @@ sys.meta_path.insert(0, Refuse())
 def run(program: str) -> str:
     """Run a program for which none of the extras can be imported; return what it prints."""
     code = REFUSE + textwrap.dedent(program)
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 
