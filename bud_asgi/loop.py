@@ -133,14 +133,13 @@ class LoopResources:
             self._close_later(parts)
 
     def on_tick(self, now: float) -> None:
-        """Pass a tick of the clock on to the requests in flight. Without any, it is the last one."""
-        if not self.in_flight:
-            self._clock.unwatch(self)
-            return
+        """Pass a tick of the clock on to the requests in flight. It is the last one if there are none."""
         for request in tuple(self.in_flight.values()):
             request.on_tick(now)
         if self._observers.loop_ticked:
             self._observers.notify(self._observers.loop_ticked, self._clock.late)
+        if not self.in_flight:
+            self._clock.unwatch(self)
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests, wait `timeout` seconds for those in flight, abort the rest, await background tasks."""
