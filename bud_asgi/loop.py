@@ -118,7 +118,8 @@ class LoopResources:
 
     def discard(self, exchange: Exchange) -> None:
         """Unregister a request that has been answered, or has ended otherwise, and release its body."""
-        exchange.release_body()
+        if exchange.upload.size:  # else it has been released, when its reply began
+            exchange.release_body()
         self.in_flight.pop(exchange, None)
         if self._retired:
             self._note_end(exchange.revision)
