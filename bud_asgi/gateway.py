@@ -193,8 +193,9 @@ class Gateway:
         targets = self._targets(exchange)
         if len(targets) > 1:
             targets = self._chooser.arrange(exchange, exchange.route, targets, time.monotonic())
-        elif self._chooser.fleet.health(targets[0]).is_full:
-            targets = ()
+        else:
+            health = self._chooser.fleet.health(targets[0])
+            targets = targets if health.in_flight < health.concurrency else ()
         if not targets:
             raise UpstreamsFull
         return targets

@@ -145,10 +145,11 @@ class Limiter:
 
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
         """Book what a request has used, at once or in the background: cancellation does not skip it."""
-        reservation = admission.reservation
+        reservation, amounts = admission.reservation, admission.amounts
         if reservation is None:
             return
-        amounts = self._used_amounts(admission, exchange)
+        if self._used is not None or not (admission.plan.only_requests and exchange.attempts):
+            amounts = self._used_amounts(admission, exchange)
         if self._memory is not None:
             self._memory.book(reservation, amounts)
         else:
@@ -263,8 +264,6 @@ class Limiter:
         plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
             return computed_use(self._used, exchange, plan.charges, reserved)
-        if plan.only_requests and exchange.attempts:
-            return reserved
         usage = exchange.usage
         tokens = None if usage is None else used_tokens(usage)
         if plan.history is not None and usage is not None and tokens is not None and not usage.estimated:
