@@ -122,8 +122,7 @@ class LoopResources:
         self.in_flight.pop(exchange, None)
         if self._retired:
             self._note_end(exchange.revision)
-        if not self.in_flight:
-            self._clock.unwatch(self)
+        if self.draining and not self.in_flight:
             self._empty.set()
 
     def retire(self, parts: Closing) -> None:
@@ -134,7 +133,10 @@ class LoopResources:
             self._close_later(parts)
 
     def on_tick(self, now: float) -> None:
-        """Pass a tick of the clock on to the requests in flight."""
+        """Pass a tick of the clock on to the requests in flight. Without any, it is the last one."""
+        if not self.in_flight:
+            self._clock.unwatch(self)
+            return
         for request in tuple(self.in_flight.values()):
             request.on_tick(now)
         if self._observers.loop_ticked:

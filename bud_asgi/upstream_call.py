@@ -183,7 +183,7 @@ def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
         _note_failure(run, call, error)
         if call.shared and isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
             call.health.note_limits(time.monotonic(), error.fields, time.time)
-        verdict, retry_after = verdict_on(call.attempt, error)
+        verdict, retry_after = verdict_on(call.attempt, error, time.time())
         is_of_caller = not call.shared and verdict in {"busy", "credential"}
         _close(run, call, "neutral" if is_of_caller else verdict, retry_after)
         if isinstance(error, GatewayError):

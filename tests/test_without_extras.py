@@ -27,7 +27,7 @@ sys.meta_path.insert(0, Refuse())
 def run(program: str) -> str:
     """Run a program for which none of the extras can be imported; return what it prints."""
     code = REFUSE + textwrap.dedent(program)
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 
@@ -146,6 +146,19 @@ def test_what_needs_an_extra_names_the_command_that_installs_it(build: str, mess
         """
     )
     assert printed == message
+
+
+def test_the_stand_ins_for_google_name_the_command_that_installs_what_they_need() -> None:
+    printed = run(
+        """
+        try:
+            import bud_asgi.testing.vertex
+        except ModuleNotFoundError as error:
+            print(error)
+        """
+    )
+    command = "pip install '.[testing]' in a checkout of bud_asgi"
+    assert printed == f"the stand-ins for Google need cryptography: {command}"
 
 
 def test_bedrock_with_a_bearer_token_fixed_keys_or_an_object_of_the_host_needs_no_extra() -> None:

@@ -90,10 +90,14 @@ class Cycle:
 
     # The request.
 
-    def expect(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Find out whether the body, which has not arrived, waits for a `100 Continue` (RFC 9110, 10.1.1)."""
-        if self._version != "1.0":
-            self.awaits_continue = (b"expect", b"100-continue") in [(name, value.lower()) for name, value in headers]
+    def expect(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
+        """Return the declared length of a body that has not arrived with its head; 0 if there is none.
+
+        Also finds out whether it waits for a `100 Continue` (RFC 9110, 10.1.1).
+        """
+        fields = dict(headers)
+        self.awaits_continue = self._version != "1.0" and fields.get(b"expect", b"").lower() == b"100-continue"
+        return int(fields.get(b"content-length", 0))
 
     def feed(self, body: bytes) -> int:
         """Take a part of the body. Returns how many bytes the app has yet to receive."""

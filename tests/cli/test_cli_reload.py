@@ -312,7 +312,7 @@ def ended(server: Served) -> Generator[None]:
     finally:
         if server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
+            server.process.wait(30)
 
 
 def _count(server: Served, words: str) -> int:

@@ -44,11 +44,9 @@ def leave(stage: Stage) -> None:
 def refused(stage: Stage) -> None:
     """A second request of a caller that may send one."""
     for _ in range(2):
-        stage.here.post({"model": "solo"}, headers={**HEADERS, "x-api-key": LIMITED})
-    stage.here.account(2)
-    last = stage.signals.spans[-1:]
-    stage.signals.exporter.clear()
-    stage.signals.exporter.export(last)
+        stage.here.forget()
+        stage.signals.exporter.clear()
+        stage.post("solo", headers={"x-api-key": LIMITED})
 
 
 def replies(stage: Stage, *answers: Answer, model: str = "solo", stream: bool = False) -> None:
@@ -215,7 +213,7 @@ def test_each_way_out_of_a_request_has_its_spans(stage: Stage, case: Case) -> No
         assert (span.status.status_code is StatusCode.ERROR) is ("error.type" in attributes_of(span))
         assert span.status.description is None
         assert span.events == ()
-    exchange = stage.here.settled[-1]
+    exchange = stage.here.account()
     assert exchange.trace_id == f"{context_of(signals.request).trace_id:032x}"
 
 

@@ -85,7 +85,7 @@ def test_no_content_and_no_credential_reaches_a_signal(stage: Stage, stream: boo
         stage.upstreams[1].always(reply)
         stage.here.post({"model": "pair", "stream": stream, **REQUEST}, headers={**HEADERS, **HEADERS_WITH_CANARIES})
         stage.here.post({"stream": stream, **REQUEST}, headers={**HEADERS, "x-api-key": CANARY}, params={"q": CANARY})
-    stage.here.account(2 * len(REPLIES))
+    stage.here.accounts(2 * len(REPLIES))
     signals = stage.signals.everything()
     assert len(stage.signals.attempts) >= len(REPLIES)
     for secret in (CANARY, KEY, UPSTREAM_KEY):

@@ -54,7 +54,7 @@ def test_the_span_continues_the_trace_of_the_client(stage: Stage) -> None:
     assert span.kind is SpanKind.SERVER
     assert span.parent is not None
     assert (span.parent.trace_id, span.parent.span_id, span.parent.is_remote) == (TRACE_ID, SPAN_ID, True)
-    assert stage.here.settled[-1].trace_id == f"{TRACE_ID:032x}"
+    assert stage.here.account().trace_id == f"{TRACE_ID:032x}"
     assert context_of(span).trace_state.to_header() == STATE
 
 

@@ -96,7 +96,7 @@ def test_the_metrics_of_requests_and_attempts() -> None:
         stage.here.post({"stream": "yes"})
         stage.upstreams[1].always(eof_mid_event())
         stage.here.post({"model": "second-choice", "stream": True})
-        stage.here.account(5)
+        stage.here.accounts(5)
         found = stage.signals.points()
     ends = sums(found[DURATION], "bud.target", "bud.attempt.end", "error.type")
     assert {key: count for key, (count, _) in ends.items()} == {

@@ -44,7 +44,7 @@ def gateways(store: str, upstream: str, number: int = 2) -> Generator[Sequence[s
         yield urls
         for process in running:
             process.terminate()
-        assert [process.wait(20) for process in running] == [0] * number
+        assert [process.wait(30) for process in running] == [0] * number
 
 
 class Clients:
