@@ -47,7 +47,7 @@ def run(*words: str, cwd: Path | None = None, **environ: str) -> subprocess.Comp
 
 def forked(words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> ForkedProcess:
     """A process like that of `BUD_ASGI` with these words, started in a tenth of the time."""
-    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve")
+    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve.run")
     return ForkedProcess(server, "bud_asgi.cli", words, env, cwd)
 
 
@@ -108,7 +108,7 @@ def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None 
     ) as process:
         here = Served(process)
         try:
-            assert here.started.wait(20), here.words
+            assert here.started.wait(30), here.words
             assert here.url, here.words
             yield here
         finally:

@@ -144,4 +144,4 @@ def test_a_key_over_its_limit_is_refused_before_its_body_is_read(upstream: Threa
             status, received = read_answer(peer)
         assert (status, b"rate_limit_error" in received, held(here)) == (429, True, 0)
         assert here.post(headers=OTHER).status_code == 200
-        assert len(here.account(3).attempts) == 1
+        assert len(here.account().attempts) == 1
