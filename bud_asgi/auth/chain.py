@@ -310,7 +310,7 @@ def note_credential_headers(backend: AuthenticationBackend, scope: Scope) -> Non
     exchange = Exchange.of(scope)
     if not exchange.credential_headers:
         names: Sequence[str] = getattr(backend, "credential_headers", CREDENTIAL_HEADERS)
-        exchange.credential_headers = tuple(name.encode() for name in names)
+        exchange.credential_headers = tuple(name.lower().encode() for name in names)
 
 
 def as_chain(option: str, value: object) -> FirstOf:

@@ -77,7 +77,8 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
         server, thread = start_http_server(address.port, address.host, registry)
     except OSError as error:
         fail(listening_problem(f"{_OPTION} {address.host}:{address.port}", error), EXIT_NOT_STARTED)
-    server.set_app(_for_any_accept(server.get_app()))
+    if app := server.get_app():
+        server.set_app(_for_any_accept(app))
     host = f"[{address.host}]" if ":" in address.host else address.host
     _log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:

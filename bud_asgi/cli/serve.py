@@ -107,7 +107,7 @@ def serve_settings(settings: Settings, options: ServeOptions) -> None:
     """
     check_options(settings, options)
     tls = tls_options(Tls(options.ssl_certfile, options.ssl_keyfile, options.ssl_keyfile_password))
-    signal.signal(signal.SIGTERM, exit_on_signal)
+    signal.signal(signal.SIGTERM, _exit)
     listening = _listen(options)
     try:
         if options.workers == 1:
@@ -307,7 +307,7 @@ def _check_workers(settings: Settings, options: ServeOptions) -> Sequence[Proble
     return ()
 
 
-def exit_on_signal(_signal: int, _frame: FrameType | None) -> None:
+def _exit(_signal: int, _frame: FrameType | None) -> None:
     """Exit with status 0 on SIGTERM, also before startup: uvicorn re-raises the signal when it stops."""
     sys.exit(0)
 

@@ -110,8 +110,10 @@ class Connections:
 
     def start(self, cycle: Cycle, scope: Scope) -> None:
         """Run the app for a request, in a task of its own."""
-        running = cycle.run(self._app, scope, self._state.tasks, log=self._log_requests)
-        self.loop.create_task(running, context=Context() if self._reset_context else None)
+        tasks = self._state.tasks
+        running = cycle.run(self._app, scope, tasks, log=self._log_requests)
+        cycle.task = self.loop.create_task(running, context=Context() if self._reset_context else None)
+        tasks.add(cycle.task)
 
     def on_response(self) -> None:
         """Count a response: uvicorn can stop after so many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol, cast
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
@@ -44,10 +44,11 @@ class Connection(Protocol):
 class Cycle:
     """A request from its head on, until its response is complete or its connection lost.
 
-    `keep_alive` is whether another request may follow, `awaits_continue` whether the client sends the body only after a
-    `100 Continue` that it has not got.
+    `task` runs the app. `keep_alive` is whether another request may follow, `awaits_continue` whether the client sends
+    the body only after a `100 Continue` that it has not got.
     """
 
+    task: asyncio.Task[None]
     started = complete = disconnected = awaits_continue = False
     _ready = _chunked = False
     _more = True
@@ -64,12 +65,10 @@ class Cycle:
         self.keep_alive = keep_alive and version != "1.0"
 
     async def run(self, app: ASGIApp, scope: Scope, tasks: set[asyncio.Task[None]], *, log: bool) -> None:
-        """Run the app in a task, which is in `tasks` meanwhile.
+        """Run the app in `task`, which is in `tasks` meanwhile.
 
         The scope is kept no longer than the app keeps it, or with `log` until the response starts.
         """
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        tasks.add(task)
         if log:
             self._logged = scope
         try:
@@ -85,7 +84,7 @@ class Cycle:
                 missing = "completing" if self.started else "starting"
                 _log.error("ASGI callable returned without %s response.", missing)
         finally:
-            tasks.discard(task)
+            tasks.discard(self.task)
             self._fail()
 
     # The request.

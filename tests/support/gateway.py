@@ -9,9 +9,6 @@ from typing import Any, cast
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route as HostRoute
 from starlette.types import ASGIApp, Scope
 
 from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, Observer, hash_api_key
@@ -91,8 +88,9 @@ class Gateway:
         wait_until(lambda: all(engine.open == engine.idle for engine in self.engines), "connections in use")
         wait_until(lambda: not self._tasks(), f"tasks left: {self._tasks()}")
 
-    def _tasks(self) -> set[str]:
-        return set(httpx.get(f"{self.host_url}/tasks", verify=False).json())
+    def _tasks(self) -> list[str]:
+        loops = [loop for loop in tuple(self.messages._loops._by_loop) if loop.is_running()]
+        return [name for loop in loops for name in asyncio.run_coroutine_threadsafe(_tasks(), loop).result(30)]
 
 
 def tasks_in_flight() -> list[str]:
@@ -126,8 +124,8 @@ def without_budget(here: Gateway) -> None:
     here.messages._revisions.current.gateway._upstreams.budget._floor = 1_000_000
 
 
-async def _tasks(_request: Request) -> JSONResponse:
-    return JSONResponse(tasks_in_flight())
+async def _tasks() -> list[str]:
+    return tasks_in_flight()
 
 
 def provider(base_url: str, **more: Any) -> Anthropic:
@@ -154,7 +152,7 @@ def gateway(
     settings["observers"] = [here.arrivals, *settings.get("observers", ())]
     messages = messages_app(upstream_url, **settings)
     here.messages = messages
-    host = Starlette(routes=[HostRoute("/tasks", _tasks)])
+    host = Starlette()
     messages.install(host, "/llm")
     with serving(wrap(host) if wrap else host) as url:
         here.host_url, here.base_url = url, f"{url}/llm"

@@ -19,7 +19,7 @@ from support.waiting import until, wait_until
 from bud_asgi.limit import Limit
 from bud_asgi.limits import Charge
 
-PROCESSES = 4
+PROCESSES = count(2, 4)
 REQUESTS = Limit("requests", 200, 1e6)
 CONCURRENT = Limit("concurrent", 5)
 TOKENS = Limit("tokens", 1000, 1e6)
