@@ -20,7 +20,7 @@ from support.scrapes import counted, scrape, total
 from support.waiting import wait_until
 
 from bud_asgi.cli.commands import group
-from bud_asgi.cli.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
+from bud_asgi.cli.serve.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
 
 REFUSED = "requests_total messages.create refused 401 none none"
 

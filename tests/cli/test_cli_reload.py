@@ -24,9 +24,9 @@ from support.ports import free_port
 from support.waiting import until, wait_until
 
 from bud_asgi import from_file, hash_api_key
-from bud_asgi.cli.hangup import Hangup
-from bud_asgi.cli.reloading import Reloader
-from bud_asgi.cli.serve import ServeOptions, check_options
+from bud_asgi.cli.serve.hangup import Hangup
+from bud_asgi.cli.serve.options import ServeOptions, check_options
+from bud_asgi.cli.serve.reloading import Reloader
 from bud_asgi.config import Settings, read_file
 from bud_asgi.testing import StandIn, text
 

@@ -30,7 +30,9 @@ from support.sockets import connect
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
-from bud_asgi.cli.serve import ServeOptions, _formatters, _shared
+from bud_asgi.cli.serve.logs import formatters
+from bud_asgi.cli.serve.options import ServeOptions
+from bud_asgi.cli.serve.run import _shared
 from bud_asgi.telemetry import JsonFormatter, TextFormatter
 from bud_asgi.testing import StandIn, stall, text
 
@@ -152,7 +154,7 @@ def test_requests_are_text_on_a_terminal_and_json_elsewhere(
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    options = dict(_formatters(wanted)["requests"])
+    options = dict(formatters(wanted)["requests"])
     assert options.pop("()") == f"bud_asgi.telemetry.{formatter.__name__}"
     assert options == ({"colors": terminal and not environ} if formatter is TextFormatter else {})
 
