@@ -42,7 +42,7 @@ def test_the_limits_are_those_of_the_options(tmp_path: Path) -> None:
             receive_until(peer, b"\r\n\r\n")
             began = time.monotonic()
             assert peer.recv(1) == b""
-            assert 0.4 < time.monotonic() - began < 3
+            assert 0.4 < time.monotonic() - began < 15
         for _ in range(2):
             stack.enter_context(connect(server.url)).sendall(UPLOAD)
         wait_until(lambda: status_of(raw_exchange(server.url, UPLOAD)) == 529, "two requests are running")
@@ -90,7 +90,7 @@ def test_stalled_uploads_do_not_outlive_the_drain_timeout(tmp_path: Path, worker
         time.sleep(0.3)
         began = time.monotonic()
         status, _, words = server.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert status == 0, words
         assert "Traceback" not in words
 

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 TESTS = HERE.parent  # where `support` is
 STREAM: dict[str, Any] = {**BODY, "stream": True}
 
-LONG = 15.0
+LONG = 30.0
 """Seconds that suffice on a busy machine; only a test that fails waits as long."""
 
 web = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from support.calls import BODY, HEADERS, MODEL
+from support.gateway import impatient
 from support.sockets import raw_request, receive_until
 from support.telemetry import attributes_of, context_of
 from support.waiting import wait_until
@@ -48,7 +49,8 @@ def replies(stage: Stage, *answers: Answer, model: str = "solo", stream: bool = 
     """One request, and what the upstreams reply, in their order."""
     for upstream, answer in zip(stage.upstreams, answers, strict=False):
         upstream.always(answer)
-    stage.post(model, stream=stream)
+    with impatient(stage.here, *answers[: 1 if model == "solo" else 0]):
+        stage.post(model, stream=stream)
 
 
 class Case(msgspec.Struct, frozen=True):
