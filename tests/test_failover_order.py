@@ -221,7 +221,7 @@ async def assert_freed(running: Running, body: str) -> None:
         await until(lambda: bool(running.settled))
         running.settled.clear()
         del server
-        await until(lambda: freed == ["server"], 10.0)
+        await until(lambda: freed == ["server"])
     finally:
         gc.enable()
 

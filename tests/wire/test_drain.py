@@ -150,7 +150,7 @@ def server_process(upstream_url: str, grace: int, *, below: bool, tmp_path: Path
             words = (tmp_path / "log").read_text().partition("running on ")[2].split()
             return words[0] if words else ""
 
-        wait_until(lambda: bool(address()), "the server listens", 20)
+        wait_until(lambda: bool(address()), "the server listens")
         yield process, address()
     finally:
         process.kill()
