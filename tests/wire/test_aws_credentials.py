@@ -358,7 +358,7 @@ async def test_a_process_that_exceeds_the_timeout_is_killed(
     role = f"role_arn = {ROLE}\nsource_profile = base\n[profile base]\n" if by_role else ""
     command = shlex.join(["/bin/sh", str(script)])
     (home / "config").write_text(f"[profile work]\n{role}credential_process = {command}\n")
-    credential = AwsCredential(region="us-east-1", profile="work", timing=RefreshTiming(timeout=30.0))
+    credential = AwsCredential(region="us-east-1", profile="work", timing=RefreshTiming(timeout=2.0))
     with pytest.raises(UpstreamUnavailable, match="authentication failed"):
         await credential.apply(request_to(upstream), {})
     pid = int((home / "pid").read_text())
@@ -444,7 +444,7 @@ def test_a_loop_that_ends_leaves_nothing_behind(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=60.0), **use(aws, home, monkeypatch))
+    credential = AwsCredential(region="us-east-1", timing=RefreshTiming(timeout=4.0), **use(aws, home, monkeypatch))
     aws.fault = "hang"
 
     async def left_waiting() -> asyncio.Task[HttpRequest]:

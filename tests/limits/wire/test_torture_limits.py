@@ -55,10 +55,11 @@ async def leave_at_random(here: Limited, number: int, moments: random.Random) ->
     Some clients wait for the beginning of the response, however busy the machine is.
     """
     caller = moments.choice(CALLERS).id
-    body = encoded(model=f"claude-{number}", stream=moments.random() < 0.7, max_tokens=MAX_TOKENS)
+    stream = moments.random() < 0.7
+    body = encoded(model=f"claude-{number}", stream=stream, max_tokens=MAX_TOKENS)
     part = moments.choice([len(body), len(body), len(body), moments.randrange(len(body))])
     stays = moments.choice([0.0, 0.1, 0.3, 0.6]) * moments.random()
-    waits = part == len(body) and moments.random() < 0.3
+    waits = stream and part == len(body) and moments.random() < 0.4
     url = httpx.URL(here.here.base_url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(head(f"{url.path}/v1/messages", {**lines(caller), "content-length": str(len(body))}) + body[:part])
