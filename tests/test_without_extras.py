@@ -132,6 +132,19 @@ def test_what_needs_an_extra_names_the_command_that_installs_it() -> None:
     assert json.loads(printed) == NEEDS
 
 
+def test_the_stand_ins_for_google_name_the_command_that_installs_what_they_need() -> None:
+    printed = run(
+        """
+        try:
+            import bud_asgi.testing.vertex
+        except ModuleNotFoundError as error:
+            print(error)
+        """
+    )
+    command = "pip install '.[testing]' in a checkout of bud_asgi"
+    assert printed == f"the stand-ins for Google need cryptography: {command}"
+
+
 def test_bedrock_with_a_bearer_token_fixed_keys_or_an_object_of_the_host_needs_no_extra() -> None:
     printed = run(
         """
@@ -173,4 +186,4 @@ def test_the_command_line_names_the_command_that_installs_it() -> None:
             print(stopped.code)
         """
     )
-    assert printed == "bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n2"
+    assert printed == "error: bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bud_asgi.cli.hangup import hold_hangup
+from bud_asgi.cli.serve.hangup import hold_hangup
 from bud_asgi.extras import install_command
 
 __all__ = ["main"]
@@ -19,6 +19,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"click", "uvicorn"}:
             raise
-        print(f"bud-asgi needs {error.name}: {install_command('server')}", file=sys.stderr)
+        print(f"error: bud-asgi needs {error.name}: {install_command('server')}", file=sys.stderr)
         sys.exit(2)
     group(prog_name="bud-asgi")

@@ -47,7 +47,7 @@ def run(*words: str, cwd: Path | None = None, **environ: str) -> subprocess.Comp
 
 def forked(words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> ForkedProcess:
     """A process like that of `BUD_ASGI` with these words, started in a tenth of the time."""
-    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve")
+    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve.run")
     return ForkedProcess(server, "bud_asgi.cli", words, env, cwd)
 
 

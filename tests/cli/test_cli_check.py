@@ -55,6 +55,10 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
         f'[[routes]]\nmodel = "*"\nto = ["anthropic"]\n{ALL}',
         ["13: routes[1]: never used: routes[0] serves all its requests first"],
     ),
+    "a hedge after the last call": (
+        ALL.replace('["anthropic"]', '["anthropic", { provider = "anthropic", model = "x" }]') + 'hedge = "1m"\n',
+        ["13: routes[0].hedge: never happens: no call is added after 60 seconds"],
+    ),
     "a misspelt AWS region": (
         ALL + bedrock("aws", "eu-cetnral-1"),
         ['15: providers.aws.region: "eu-cetnral-1" does not look like an AWS region (did you mean "eu-central-1"?)'],
@@ -90,6 +94,15 @@ def test_a_region_of_the_environment_is_checked_too() -> None:
     shown = check(BUD_ASGI_PROVIDER="bedrock", AWS_REGION="eu-wset-1", BUD_ASGI_ALLOW_ANONYMOUS="1")
     problem = 'AWS_REGION: "eu-wset-1" does not look like an AWS region (did you mean "eu-west-1"?)'
     assert shown.stderr == f"warning: environment: {problem}\n"
+
+
+def test_a_file_that_was_not_named_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "gateway.toml" not in check().stderr
+    Path("gateway.toml").touch()
+    shown = check()
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr.endswith("(gateway.toml is in this folder, and is read only if it is named)\n")
 
 
 def test_json_has_what_is_served_and_the_warnings(tmp_path: Path) -> None:

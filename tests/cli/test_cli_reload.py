@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -22,9 +24,9 @@ from support.ports import free_port
 from support.waiting import until, wait_until
 
 from bud_asgi import from_file, hash_api_key
-from bud_asgi.cli.hangup import Hangup
-from bud_asgi.cli.reloading import Reloader
-from bud_asgi.cli.serve import ServeOptions, check_options
+from bud_asgi.cli.serve.hangup import Hangup
+from bud_asgi.cli.serve.options import ServeOptions, check_options
+from bud_asgi.cli.serve.reloading import Reloader
 from bud_asgi.config import Settings, read_file
 from bud_asgi.testing import StandIn, text
 
@@ -200,6 +202,20 @@ def another_key(name: str) -> str:
 
 def said(server: Served, words: str) -> bool:
     return any(words in line for line in list(server.words))
+
+
+def test_the_command_holds_the_signal_before_it_imports_the_package() -> None:
+    code = """if True:
+        import signal, sys, _bud_asgi_command
+        class Imports:
+            def find_spec(self, name, path, target=None):
+                if name == "bud_asgi":
+                    sys.exit(signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        sys.meta_path.insert(0, Imports())
+        sys.argv = ["bud-asgi", "serve", "gateway.toml"]
+        _bud_asgi_command.main()
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_storm_of_signals_under_load_fails_no_request(tmp_path: Path) -> None:

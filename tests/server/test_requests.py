@@ -124,6 +124,19 @@ async def test_a_request_may_arrive_in_any_pieces() -> None:
             await client.read(b"\r\n\r\nabcde")
 
 
+@pytest.mark.parametrize("framing", ["declared", "chunked"])
+async def test_a_large_body_is_received_whole_and_the_next_request_after_it(framing: str) -> None:
+    body = bytes(range(256)) * 4000
+    sent = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    if framing == "chunked":
+        sent = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    async with connected(echo) as client, asyncio.timeout(10):
+        sending = asyncio.create_task(client.send(b"POST / HTTP/1.1\r\nhost: x\r\n" + sent + POST))
+        answered = await client.read(b"hello")
+        await sending
+    assert body in answered
+
+
 async def test_a_large_body_that_the_app_does_not_read_is_not_taken_in() -> None:
     go = asyncio.Event()
 

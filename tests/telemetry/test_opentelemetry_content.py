@@ -55,7 +55,11 @@ REQUEST: dict[str, Any] = {
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": CANARY, "input": {"q": CANARY}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": CANARY}]},
     ],
-    "tools": [TOOL],
+    "tools": [
+        TOOL,
+        {"type": "web_search_20250305", "name": "web_search", "blocked_domains": [CANARY]},
+        {"type": "mcp_toolset", "mcp_server_name": "files"},
+    ],
     "metadata": {"user_id": CANARY},
     "stop_sequences": [CANARY],
     "container": CANARY,
@@ -140,7 +144,9 @@ def test_captured_content_has_the_form_of_the_conventions(stream: bool) -> None:
             {"role": "user", "parts": [{"type": "tool_call_response", "id": "t1", "response": CANARY}]},
         ],
         "tool.definitions": [
-            {"type": "function", "name": TOOL["name"], "description": CANARY, "parameters": TOOL["input_schema"]}
+            {"type": "function", "name": TOOL["name"], "description": CANARY, "parameters": TOOL["input_schema"]},
+            {"type": "web_search_20250305", "name": "web_search"},
+            {"type": "mcp_toolset", "name": "files"},
         ],
         "output.messages": [
             {

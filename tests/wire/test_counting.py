@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[bytes, int, str, str]] = {
         b'{"model":"claude-opus-5","messages":[{}]}',
         403,
         "permission_error",
-        "model: claude-opus-5 is not among the models that this API key may use",
+        "model: claude-opus-5 is not among the models that you may use",
     ),
 }
 

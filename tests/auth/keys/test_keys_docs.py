@@ -46,10 +46,11 @@ def test_the_commands_run(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=110, check=False)
         assert done.returncode == 0, (line, done.stderr)
         written.append(done.stdout.strip())
-    created, listed, rotated, *others = written
+    created, listed, rotated, updated, *others = written
     assert is_api_key(created)
     assert is_api_key(rotated)
     assert "60 requests per minute" in listed
+    assert "600 requests per minute" in updated
     assert others == ["", "", ""]
 
 
