@@ -67,6 +67,11 @@ class Target(msgspec.Struct, frozen=True):
         if self.timeouts is not None:
             check_type("timeouts", self.timeouts, Timeouts, "a Timeouts")
 
+    @property
+    def name(self) -> str:
+        """Its name in logs, metrics, traces and on the status page: `provider/model`, or `provider` without a model."""
+        return self.provider if self.model is None else f"{self.provider}/{self.model}"
+
 
 class Server(Protocol):
     """The address of an upstream."""

@@ -49,7 +49,7 @@ async def run_attempts(
                 return
     finally:
         _charge_one(run)
-    _raise(error_to_show(failures), failures)
+    _raise(error_to_show(failures, time.time()), failures)
 
 
 async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:

@@ -14,12 +14,16 @@ def install_command(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of bud_asgi"
 
 
-def require(feature: str, module: str, extra: str) -> None:
-    """Check that `module` can be imported, without importing it. Raises `MissingExtra`."""
+def is_installed(module: str) -> bool:
+    """Whether `module` can be imported, without importing it."""
     try:
-        found = find_spec(module) is not None
+        return find_spec(module) is not None
     except ModuleNotFoundError:  # the parent package of a dotted name
-        found = False
-    if not found:
+        return False
+
+
+def require(feature: str, module: str, extra: str) -> None:
+    """Check that `module` is installed. Raises `MissingExtra`."""
+    if not is_installed(module):
         message = f"{feature} needs {module}, which is not installed: {install_command(extra)}"
         raise MissingExtra(message, name=module)

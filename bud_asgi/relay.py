@@ -166,7 +166,7 @@ def _raise_refusal(stream: EventStream, fields: Headers, request_id: str | None)
     """Raise the error that is a stream's first event; one that can't be read is relayed like any other event."""
     if stream.error is not None and (error := read_error(stream.error)):
         status = STATUS_OF_TYPE.get(error.type, 500)
-        headers = relayed_error_headers(fields, request_id, time.time())
+        headers = relayed_error_headers(fields, request_id)
         raise UpstreamErrorResponse(status, stream.error, headers, event=True)
 
 

@@ -1,4 +1,4 @@
-"""A gateway for a team whose members bring their own Anthropic keys: it knows who calls, and pays for nothing.
+"""A gateway for a team whose members bring their own Anthropic keys: it identifies the callers, and they pay.
 
 Run it in the repository's root:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,15 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importl
 LAYERS: list[list[str]] = [[name.strip() for name in layer.split("|")] for layer in SETTINGS["contracts"][0]["layers"]]
 UPWARD = [(low, high) for above, below in pairwise(LAYERS) for low in below for high in above]
 SIDEWAYS = [(one, other) for layer in LAYERS for one in layer for other in layer if one != other]
+
+
+def test_contributing_shows_the_rooms_in_the_order_of_the_layers() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| room | subject |\n|---|---|\n")[2].partition("\n\n")[0]
+    shown = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()]
+    rooms = [room for layer in shown for room in layer]
+    assert sorted(rooms) == sorted([*(room for layer in LAYERS for room in layer), "data"])
+    place = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    assert [place.get(room, len(LAYERS)) for room in rooms] == sorted(place.get(room, len(LAYERS)) for room in rooms)
 
 
 @pytest.fixture

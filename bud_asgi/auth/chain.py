@@ -181,7 +181,7 @@ class FirstOf(AuthenticationBackend):
             return None
         value, names = credentials[0]
         found = self._check(value)
-        if isinstance(found, tuple):
+        if type(found) is tuple:
             return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
         return self._search(credentials, found, headers, scope)
 

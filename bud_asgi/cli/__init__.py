@@ -19,6 +19,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"click", "uvicorn"}:
             raise
-        print(f"bud-asgi needs {error.name}: {install_command('server')}", file=sys.stderr)
+        print(f"error: bud-asgi needs {error.name}: {install_command('server')}", file=sys.stderr)
         sys.exit(2)
     group(prog_name="bud-asgi")

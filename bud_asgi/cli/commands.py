@@ -14,12 +14,19 @@ from bud_asgi.cli.ask import Question, ask_model
 from bud_asgi.cli.check import check_config
 from bud_asgi.cli.explain import explain
 from bud_asgi.cli.import_commands import import_group
-from bud_asgi.cli.init import DEFAULT_FILE, new_file, next_steps, write_file
+from bud_asgi.cli.init import new_file, next_steps, write_file
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import caller_for, show_route
 from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
-from bud_asgi.cli.settings import EXIT_WRONG, config_argument, fail, read_settings, report_config_errors
+from bud_asgi.cli.settings import (
+    DEFAULT_FILE,
+    EXIT_WRONG,
+    config_argument,
+    fail,
+    read_settings,
+    report_config_errors,
+)
 from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
@@ -166,7 +173,7 @@ def serve(config: str | None, **options: Any) -> None:
 @click.option("--live", is_flag=True, help="Call each provider: count tokens or, if that fails, request one token.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def check(config: str | None, *, live: bool, as_json: bool) -> None:
-    """Show what would be served, or every problem of the configuration.
+    """Show what would be served, or every problem of the file.
 
     Opens no port and, without --live, calls no upstream. Without GATEWAY.TOML, environment variables are checked.
     """
@@ -184,7 +191,7 @@ def ask(words: Sequence[str], principal: str | None, max_tokens: int, *, as_json
     The answer is written to stdout as it arrives, a summary to stderr. TEXT may be - to read it from stdin. Without
     --principal the caller may use every model.
     """
-    if len(words) not in {2, 3}:
+    if len(words) not in {2, 3} or (len(words) == 2 and words[0].endswith(".toml")):  # a file, and no text
         raise click.UsageError("expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks")
     *config, model, text = (word.encode(errors="surrogateescape").decode(errors="replace") for word in words)
     question = Question(model, sys.stdin.read() if text == "-" else text, max_tokens)
@@ -296,6 +303,5 @@ def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"anthropic", "cryptography"}:
             raise
-        click.echo(f"bud-asgi demo needs {error.name}: {install_command('demo')}", err=True)
-        sys.exit(EXIT_WRONG)
+        fail(f"bud-asgi demo needs {error.name}: {install_command('demo')}", EXIT_WRONG)
     sys.exit(run(keep=keep, real=real, port=port, key=key))

@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -29,6 +28,8 @@ from bud_asgi import ApiKeys, Limit, MessagesApp, Route, hash_api_key, new_api_k
 from bud_asgi.cli.demo_accounts import Accounts, Printer, show_account
 from bud_asgi.cli.demo_providers import MODEL, routes_to, show_providers
 from bud_asgi.cli.demo_upstreams import Upstream, real_provider, stand_ins
+from bud_asgi.cli.settings import EXIT_WRONG
+from bud_asgi.cli.terminal import echo_problem
 from bud_asgi.providers import Provider
 from bud_asgi.testing import text
 from bud_asgi.testing.server.serving import serving
@@ -65,8 +66,8 @@ STORY = (
 def run(*, keep: bool, real: bool, port: int, key: str | None) -> int:
     """Run the demo. Returns the exit status."""
     if real and not os.environ.get("ANTHROPIC_API_KEY"):
-        print("--real requires ANTHROPIC_API_KEY; without --real the demo needs no key", file=sys.stderr)
-        return 2
+        echo_problem("error", "--real requires ANTHROPIC_API_KEY; without --real the demo needs no key")
+        return EXIT_WRONG
     printer, accounts = Printer(), Accounts()
     key = key or new_api_key()
     with nullcontext(list[Upstream]()) if real else stand_ins() as upstreams:

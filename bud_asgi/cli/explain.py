@@ -1,4 +1,4 @@
-"""The story of one request, read from the access log."""
+"""`explain`: what happened to one request, read from the access log."""
 
 from __future__ import annotations
 

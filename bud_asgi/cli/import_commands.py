@@ -21,10 +21,10 @@ def import_group() -> None:
 @import_group.command()
 @click.argument("config", metavar="CONFIG.YAML", type=click.File("rb"))
 def litellm(config: IO[bytes]) -> None:
-    """Write CONFIG.YAML, a file of LiteLLM's proxy, as a file for bud-asgi to stdout.
+    """Convert CONFIG.YAML, the file of LiteLLM's proxy.
 
-    What cannot be converted is listed on stderr. Secrets are not copied: the file refers to environment variables. The
-    exit status is 1 if nothing could be converted.
+    The result is written to stdout, and what cannot be converted is listed on stderr. Secrets are not copied: the file
+    refers to environment variables. The exit status is 1 if nothing could be converted.
     """
     import yaml  # noqa: PLC0415 - needed by nothing else
 

@@ -19,7 +19,6 @@ from bud_asgi.extras import install_command
 from bud_asgi.options import OptionError, looks_secret
 from bud_asgi.providers.anthropic import Anthropic
 
-DEFAULT_FILE = "gateway.toml"
 CALLER = "default"
 """The name of the first key."""
 

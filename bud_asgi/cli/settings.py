@@ -6,13 +6,18 @@ import os
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from bud_asgi.auth import KeyStoreUnavailable
-from bud_asgi.cli.terminal import echo_problem
+from bud_asgi.cli.terminal import echo_problem, echo_text
 from bud_asgi.config import ConfigError, Settings, read_environment
+from bud_asgi.config.environment import SOURCE
+
+DEFAULT_FILE = "gateway.toml"
+"""What `init` writes. Other commands read it only if it is named."""
 
 EXIT_FAILED = 1
 """The exit status for a store that is away, an unknown key, or a request that would be refused."""
@@ -44,6 +49,8 @@ def report_config_errors() -> Generator[None]:
     except ConfigError as error:
         for problem in error.problems:
             echo_problem("error", problem)
+        if error.problems[0].source == SOURCE and Path(DEFAULT_FILE).is_file():
+            echo_text(f"({DEFAULT_FILE} is in this folder, and is read only if it is named)", err=True)
         sys.exit(EXIT_WRONG)
     except KeyStoreUnavailable as error:
         fail(f"the key store failed: {error.reason}")

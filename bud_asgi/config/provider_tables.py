@@ -41,13 +41,13 @@ class AnthropicConfig(TypedDict, total=False):
     drop_betas: list[str]
     """Beta flags, or patterns with `*`, not to send.
 
-    Default: none, or those that the cloud is not known to support
+    Default: none
     """
     drop_fields: list[str]
     """Request fields to leave out: `"metadata"`, or paths such as `"tools.strict"`, in which a list stands for each of
     its items.
 
-    Default: none, or those that the cloud is not known to support
+    Default: none
     """
     timeouts: object
     """A table of durations, in seconds or as in `"30s"`: `connect` (name resolution, TCP and TLS), `first_byte` (from

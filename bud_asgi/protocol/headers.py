@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
-from math import ceil
 
 import msgspec
 
@@ -42,9 +40,9 @@ _COMMA = ord(",")
 _ACCOUNT_HEADERS = frozenset({field.header for field in ACCOUNT_FIELDS.values() if field.header})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NUMBER = rb"[0-9]{1,10}(?:\.[0-9]{1,6})?"
-_DATE = re.compile(rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")  # RFC 9110, 5.6.7
+_DATE = rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"  # RFC 9110, 5.6.7
 _FROM_ERROR = (
-    (b"retry-after", re.compile(_NUMBER)),
+    (b"retry-after", re.compile(_NUMBER + rb"|" + _DATE)),
     (b"retry-after-ms", re.compile(_NUMBER)),
     (b"x-should-retry", re.compile(rb"true|false")),
 )
@@ -230,27 +228,12 @@ def relayed_headers(headers: Headers, request_id: str | None) -> list[tuple[byte
     return lines
 
 
-def relayed_error_headers(headers: Headers, request_id: str | None, now: float) -> list[tuple[bytes, bytes]]:
-    """The same for an error: the headers about retries, and the upstream's id.
-
-    A `retry-after` that is a date becomes the seconds from `now`, a Unix time, so that it can be compared with others.
-    """
-    when = headers.get(b"retry-after", b"")
-    if _DATE.fullmatch(when):
-        headers = {**headers, b"retry-after": _seconds_until(when, now)}
+def relayed_error_headers(headers: Headers, request_id: str | None) -> list[tuple[bytes, bytes]]:
+    """The same for an error: the headers about retries, and the upstream's id."""
     lines = [(name, headers[name]) for name, form in _FROM_ERROR if form.fullmatch(headers.get(name, b""))]
     if request_id:
         lines.append((_UPSTREAM_ID, request_id.encode()))
     return lines
-
-
-def _seconds_until(date: bytes, now: float) -> bytes:
-    """The whole seconds until a date of HTTP's form; empty for one that does not exist."""
-    try:
-        at = parsedate_to_datetime(date.decode()).timestamp()
-    except ValueError:
-        return b""
-    return b"%d" % max(0, ceil(at - now))
 
 
 def media_type(headers: Headers) -> bytes:

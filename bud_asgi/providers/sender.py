@@ -118,7 +118,7 @@ async def _read_error(
         body, whole = await read_body(_without_coding(reply), _MAX_ERROR_BODY)
     finally:
         reply.close()
-    relayed = relayed_error_headers(fields, attempt.upstream_request_id, time.time())
+    relayed = relayed_error_headers(fields, attempt.upstream_request_id)
     error = decode_error(provider, call, reply.status, fields, body if whole else b"", relayed)
     error.fields = fields
     if isinstance(error, TranslatedUpstreamError) and provider.credential.redact(str(error)) != str(error):

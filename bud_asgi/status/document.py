@@ -13,7 +13,7 @@ from itertools import islice
 from bud_asgi.state import CredentialState, Reason, TargetState
 from bud_asgi.status.activity import Use
 from bud_asgi.status.markup import Cell, Html, badge, code, joined, seconds, table, text
-from bud_asgi.status.report import HistoryRow, Report, StandingRow, shown_target
+from bud_asgi.status.report import HistoryRow, Report, StandingRow
 from bud_asgi.status.sparkline import sparkline
 
 MAX_ROWS = 200
@@ -170,7 +170,7 @@ def _target(state: TargetState, history: HistoryRow | None) -> Sequence[Cell]:
     if state.last_failure_age is not None:
         failure = f"{state.last_failure}, {seconds(state.last_failure_age)} ago"
     return [
-        code(shown_target(state.target.provider, state.target.model)),
+        code(state.target.name),
         joined(badge(state.state, _AVAILABILITY[state.state]), state.reason, wait),
         state.breaker.replace("_", " "),
         state.in_flight,

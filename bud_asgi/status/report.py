@@ -158,7 +158,7 @@ def _stream(exchange: Exchange, now: float) -> StreamRow:
         "" if exchange.principal is None else shown_name(exchange.principal.id),
         "" if request is None else shown_name(request.model),
         _route_name(exchange.route),
-        None if target is None else shown_target(target.provider, target.model),
+        None if target is None else target.name,
         exchange.writes,
     )
 
@@ -167,11 +167,6 @@ def _route_name(route: ResolvedRoute | None) -> str | None:
     if route is None:
         return None
     return shown_name(route.pattern if isinstance(route, TableRoute) else route.model)
-
-
-def shown_target(provider: str, model: str | None) -> str:
-    """The name of a target, as in the access log."""
-    return f"{provider}/{model}" if model else provider
 
 
 def _key(caller: Caller) -> KeyRow:

@@ -129,6 +129,7 @@ def test_a_provider_that_gets_the_clients_key_gets_the_one_of_the_environment(
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "no text": ([MODEL], "expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks"),
+    "a file and no text": (["x.toml", MODEL], "expected [GATEWAY.TOML] MODEL TEXT, with TEXT in quotation marks"),
     "a text without quotation marks": (["x.toml", MODEL, "Hello", "there"], "with TEXT in quotation marks"),
     "a file that is not there": (["nope.toml", MODEL, "Hello"], "error: nope.toml: cannot read the file"),
 }

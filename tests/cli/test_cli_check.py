@@ -96,6 +96,15 @@ def test_a_region_of_the_environment_is_checked_too() -> None:
     assert shown.stderr == f"warning: environment: {problem}\n"
 
 
+def test_a_file_that_was_not_named_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "gateway.toml" not in check().stderr
+    Path("gateway.toml").touch()
+    shown = check()
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr.endswith("(gateway.toml is in this folder, and is read only if it is named)\n")
+
+
 def test_json_has_what_is_served_and_the_warnings(tmp_path: Path) -> None:
     file = gateway_file(tmp_path, more=f'models = ["gpt-*"]\nlimits = [{{ requests = 5 }}]\n{ALL}')
     shown = check("--json", str(file))

@@ -196,15 +196,19 @@ def test_a_terminal_gets_colours_unless_no_color_is_set() -> None:
 def test_demo_is_a_command() -> None:
     shown = CliRunner().invoke(group, ["demo", "--real"], env={"ANTHROPIC_API_KEY": ""})
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert shown.stderr == "--real requires ANTHROPIC_API_KEY; without --real the demo needs no key\n"
+    assert shown.stderr == "error: --real requires ANTHROPIC_API_KEY; without --real the demo needs no key\n"
 
 
 @pytest.mark.parametrize(
     ("missing", "words", "message"),
     [
-        ("click", ["serve"], "bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n"),
-        ("uvicorn", ["--help"], "bud-asgi needs uvicorn: pip install '.[server]' in a checkout of bud_asgi\n"),
-        ("anthropic", ["demo"], "bud-asgi demo needs anthropic: pip install '.[demo]' in a checkout of bud_asgi\n"),
+        ("click", ["serve"], "error: bud-asgi needs click: pip install '.[server]' in a checkout of bud_asgi\n"),
+        ("uvicorn", ["--help"], "error: bud-asgi needs uvicorn: pip install '.[server]' in a checkout of bud_asgi\n"),
+        (
+            "anthropic",
+            ["demo"],
+            "error: bud-asgi demo needs anthropic: pip install '.[demo]' in a checkout of bud_asgi\n",
+        ),
     ],
 )
 def test_a_missing_extra_is_named(missing: str, words: list[str], message: str) -> None:
@@ -246,6 +250,7 @@ def test_each_command_has_help(words: list[str]) -> None:
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout.startswith("Usage: bud-asgi ")
     assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "..." not in shown.stdout.replace("]...", "")  # the list of commands shows no sentence that is cut
 
 
 def test_the_version_has_what_a_bug_report_needs() -> None:

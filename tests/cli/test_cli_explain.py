@@ -1,4 +1,4 @@
-"""`bud-asgi explain`: the story of one request, from what `serve` and hosts have logged."""
+"""`bud-asgi explain`: what happened to one request, from what `serve` and hosts have logged."""
 
 from __future__ import annotations
 

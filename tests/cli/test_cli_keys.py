@@ -152,7 +152,7 @@ def test_a_key_is_read_from_a_terminal_without_being_shown(file: str) -> None:
                 shown += part
         except OSError:  # the terminal is closed
             pass
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
     os.close(parent)
     assert b"name" in shown
     assert key.encode() not in shown

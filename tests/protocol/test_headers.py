@@ -317,7 +317,7 @@ def test_of_a_response_only_the_content_type_and_the_id_reach_the_client() -> No
 
 
 def test_of_an_error_the_retry_headers_and_the_id_reach_the_client() -> None:
-    assert relayed_error_headers(reply_fields(REPLY), "req_up", 0.0) == [
+    assert relayed_error_headers(reply_fields(REPLY), "req_up") == [
         (b"retry-after", b"3"),
         (b"retry-after-ms", b"2500"),
         (b"x-should-retry", b"true"),
@@ -328,7 +328,7 @@ def test_of_an_error_the_retry_headers_and_the_id_reach_the_client() -> None:
 @pytest.mark.parametrize("lines", [[], [(b"request-id", b"")], [(b"x-request-id", b"a")]])
 def test_without_a_request_id_no_upstream_id_is_added(lines: Lines) -> None:
     assert request_id_of(reply_fields(lines)) == ""
-    assert relayed_error_headers(reply_fields(lines), None, 0.0) == []
+    assert relayed_error_headers(reply_fields(lines), None) == []
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_only_what_looks_like_a_request_id_is_one(lines: Lines, request_id: str)
 RETRY: list[tuple[bytes, bytes, bool]] = [
     (b"retry-after", b"34", True),
     (b"retry-after", b"34.5", True),
-    (b"retry-after", b"Sun, 99 Nov 1994 08:49:37 GMT", False),
+    (b"retry-after", b"Sun, 06 Nov 1994 08:49:37 GMT", True),
     (b"retry-after", b"soon", False),
     (b"retry-after", b"-1", False),
     (b"retry-after", b"1234567890123456", False),
@@ -370,15 +370,7 @@ RETRY: list[tuple[bytes, bytes, bool]] = [
 
 @pytest.mark.parametrize(("name", "value", "relayed"), RETRY)
 def test_a_retry_header_is_relayed_if_it_has_the_form_of_one(name: bytes, value: bytes, relayed: bool) -> None:
-    assert relayed_error_headers({name: value}, None, 0.0) == ([(name, value)] if relayed else [])
-
-
-@pytest.mark.parametrize(
-    ("now", "seconds"), [(784_111_770.0, b"7"), (784_111_776.5, b"1"), (784_111_777.0, b"0"), (9e9, b"0")]
-)
-def test_a_date_to_retry_after_is_relayed_in_seconds(now: float, seconds: bytes) -> None:
-    fields = {b"retry-after": b"Sun, 06 Nov 1994 08:49:37 GMT"}
-    assert relayed_error_headers(fields, None, now) == [(b"retry-after", seconds)]
+    assert relayed_error_headers({name: value}, None) == ([(name, value)] if relayed else [])
 
 
 @pytest.mark.parametrize(

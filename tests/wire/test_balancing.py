@@ -44,7 +44,7 @@ def three(*routes: Route, **options: Any) -> Generator[tuple[Gateway, dict[str, 
 
 def post(here: Gateway, session: str = "", **fields: Any) -> httpx.Response:
     headers = {**HEADERS, **({"x-claude-code-session-id": session} if session else {})}
-    return httpx.post(f"{here.base_url}/v1/messages", headers=headers, json={**BODY, **fields}, timeout=10)
+    return httpx.post(f"{here.base_url}/v1/messages", headers=headers, json={**BODY, **fields}, timeout=30)
 
 
 def counts(upstreams: dict[str, ThreadedStandIn]) -> dict[str, int]:
@@ -78,9 +78,9 @@ def test_a_target_whose_conversation_fails_over_gets_it_back_when_it_works_again
         (home,) = [name for name, count in counts(upstreams).items() if count]
         upstreams[home].enqueue(error(500, "api_error", "no"))
         assert post(here, "s").status_code == 200
-        assert here.account(2).attempts[0].target.provider == home
+        assert here.account().attempts[0].target.provider == home
         assert post(here, "s").status_code == 200
-        assert [attempt.target.provider for attempt in here.account(3).attempts] == [home]
+        assert [attempt.target.provider for attempt in here.account().attempts] == [home]
 
 
 def test_weights_share_the_load() -> None:

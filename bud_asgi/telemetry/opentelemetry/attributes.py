@@ -28,6 +28,7 @@ Attributes = dict[str, Value]
 
 ERROR_TYPE = "error.type"
 HTTP_REQUEST_METHOD = "http.request.method"
+HTTP_REQUEST_METHOD_ORIGINAL = "http.request.method_original"
 HTTP_RESPONSE_STATUS_CODE = "http.response.status_code"
 HTTP_ROUTE = "http.route"
 SERVER_ADDRESS = "server.address"
@@ -103,6 +104,8 @@ def server_attributes(exchange: Exchange, scope: Scope) -> Attributes:
     }
     if exchange.operation is not None:
         found[HTTP_ROUTE] = _ROUTES[exchange.operation]
+    elif found[HTTP_REQUEST_METHOD] == OTHER:
+        found[HTTP_REQUEST_METHOD_ORIGINAL] = text(exchange.method)
     return found
 
 
@@ -126,7 +129,7 @@ def request_attributes(exchange: Exchange) -> Attributes:
     if exchange.route is not None:
         found[BUD_ROUTE] = route_of(exchange)
     if exchange.attempts:
-        found[BUD_TARGET] = target_of(exchange.attempts[-1])
+        found[BUD_TARGET] = exchange.attempts[-1].target.name
     if exchange.refused_by is not None:
         found[BUD_REFUSED_BY] = limit_words(exchange.refused_by)
     if (error := error_of_request(exchange)) is not None:
@@ -166,7 +169,7 @@ def attempt_attributes(exchange: Exchange, attempt: Attempt) -> Attributes:
         OPERATION_NAME: "count_tokens" if request.counting else "chat",
         PROVIDER_NAME: attempt.service,
         REQUEST_MODEL: attempt.target.model or text(request.model),
-        BUD_TARGET: target_of(attempt),
+        BUD_TARGET: attempt.target.name,
     }
     if request.max_tokens is not None:
         found[REQUEST_MAX_TOKENS] = request.max_tokens
@@ -234,12 +237,6 @@ def route_of(exchange: Exchange) -> str:
     """The route of a request, as its table names it: a pattern, not what the client asked for."""
     pattern: object = getattr(exchange.route, "pattern", None)
     return pattern if isinstance(pattern, str) else OTHER
-
-
-def target_of(attempt: Attempt) -> str:
-    """The target of an attempt as it is configured: `provider/model`, or `provider` without a model of its own."""
-    target = attempt.target
-    return f"{target.provider}/{target.model}" if target.model else target.provider
 
 
 def text(value: object) -> str:

@@ -28,7 +28,7 @@ from bud_asgi.telemetry.prometheus.metrics import (
     Labels,
     Metric,
 )
-from bud_asgi.telemetry.prometheus.series import Names, Value, target_name
+from bud_asgi.telemetry.prometheus.series import Names, Value
 
 Sample = tuple[Metric, Labels, float]
 
@@ -58,7 +58,7 @@ def _samples(state: AppState, targets: Names, others: Names) -> Iterator[Sample]
         yield CONNECTIONS, (others.label(pool.origin), "busy"), pool.busy
         yield CONNECTIONS, (others.label(pool.origin), "idle"), pool.idle
     for target in state.targets:
-        yield from _samples_of_target(target, targets.label(target_name(target.target)))
+        yield from _samples_of_target(target, targets.label(target.target.name))
     for credential in state.credentials:
         yield from _samples_of_credential(credential, others.label(credential.provider))
 

@@ -26,7 +26,7 @@ from bud_asgi.telemetry.prometheus.metrics import (
     REQUESTS,
     TOKENS,
 )
-from bud_asgi.telemetry.prometheus.series import Counter, Histogram, Names, Series, target_name
+from bud_asgi.telemetry.prometheus.series import Counter, Histogram, Names, Series
 
 STATUSES = frozenset(
     {200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429, 431, 499, 500, 501, 502, 503, 504, 508, 529}
@@ -136,7 +136,7 @@ class RequestCounts(Observer):
 
     def _add_attempt(self, key: _AttemptKey, target: Target) -> _Attempt:
         _, _, end, streams = key
-        label = self._targets.label(target_name(target))
+        label = self._targets.label(target.name)
         found = _Attempt((label, _flag(streams)), self._series.counter(ATTEMPTS, (label, end or NONE)))
         _remember(self._by_attempt, key, found)
         return found
@@ -145,7 +145,7 @@ class RequestCounts(Observer):
         operation, outcome, status, name, _, _, streams = key
         named = operation or NONE
         route = NONE if name is None else self._routes.label(name)
-        to = NONE if target is None else self._targets.label(target_name(target))
+        to = NONE if target is None else self._targets.label(target.name)
         found = _Request(
             (named, route, to),
             self._series.counter(REQUESTS, (named, outcome or NONE, status_label(status), route, to)),

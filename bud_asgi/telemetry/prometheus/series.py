@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from bud_asgi.attempt import Target
 from bud_asgi.telemetry.prometheus.metrics import OTHER, Labels, Metric
 
 MAX_NAMES = 200
@@ -70,11 +69,6 @@ class Names:
         label = "".join(one if one.isprintable() else "?" for one in label[:_LONGEST])
         self._known[text] = label
         return label
-
-
-def target_name(target: Target) -> str:
-    """The name of a target: its provider, and its model if one is configured."""
-    return target.provider if target.model is None else f"{target.provider}/{target.model}"
 
 
 class Series:

@@ -1,4 +1,4 @@
-"""The identities that a Google stand-in knows: service accounts, and a workload on another platform.
+"""The identities that a Google stand-in accepts: service accounts, and a workload on another platform.
 
 `info` makes the content of their credential files: those of "Application Default Credentials", to which
 `GOOGLE_APPLICATION_CREDENTIALS` may point.
@@ -10,8 +10,13 @@ import hashlib
 from functools import cache
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+try:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+except ModuleNotFoundError as error:
+    message = "the stand-ins for Google need cryptography: pip install '.[testing]' in a checkout of bud_asgi"
+    raise ModuleNotFoundError(message, name=error.name) from error
 
 
 class ServiceAccount(msgspec.Struct, frozen=True):
