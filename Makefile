@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 TWINE_VERSION := 7.0.0
 CHECK_WHEEL_VERSION := 0.6.3
 RUN := .venv/bin
-JOBS ?= 6
+JOBS ?= 5
 CHECK_PYTHON = $(PYTHON) -c \
 	'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
 
@@ -16,6 +16,9 @@ test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 .PHONY: demo test test-clients test-floors check format bench simulate torture docs diagrams reference dist sbom clean
 
 # A checkout that is not developed in gets an environment with only what the demo needs: 55 MB, without the bytecode.
+SOURCES := $(shell find bud_asgi benchmarks docs examples tests -name node_modules -prune -o -name '*.py' -print) \
+	_bud_asgi_pytest.py pyproject.toml
+
 DEMO := $(if $(wildcard .venv/ready),.venv,.venv/demo)
 
 demo: $(DEMO)/ready
@@ -24,18 +27,26 @@ demo: $(DEMO)/ready
 # The code is checked while the tests run. They are compiled once before; otherwise every worker would do it.
 test: .venv/ready .venv/sdk-0.125/ready
 	$(MAKE) check > .venv/check.log 2>&1 & check=$$!; \
-	$(RUN)/python -m pytest --collect-only -q > /dev/null; \
+	$(MAKE) --silent .venv/compiled; \
 	$(RUN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS); tests=$$?; \
 	wait $$check; check=$$?; cat .venv/check.log; exit $$((tests | check))
 
 test-clients: tests/clients/node_modules/.ready
 	$(RUN)/python -m pytest -n $(JOBS) tests/clients $(ARGS)
 
-check: .venv/ready
+check: .venv/checked
+
+# Code that has not changed is not checked again: types alone take a minute of a processor.
+.venv/checked: .venv/ready $(SOURCES)
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/lint-imports
 	$(RUN)/basedpyright
+	touch $@
+
+.venv/compiled: .venv/ready $(SOURCES)
+	$(RUN)/python -m pytest --collect-only -q > /dev/null
+	touch $@
 
 format: .venv/ready
 	$(RUN)/ruff format .

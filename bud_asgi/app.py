@@ -370,10 +370,9 @@ class MessagesApp:
     def _finish(self, exchange: Exchange) -> None:
         """Complete the record, and report it."""
         exchange.ended = time.monotonic()
-        exchange.outcome = exchange.outcome or "cancelled"
-        if exchange.operation in PUBLIC:
-            return
-        if self._observers.settled:
+        if exchange.outcome is None:
+            exchange.outcome = "cancelled"
+        if self._observers.settled and exchange.operation not in PUBLIC:
             self._observers.notify(self._observers.settled, exchange)
 
 

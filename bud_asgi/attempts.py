@@ -49,7 +49,7 @@ async def run_attempts(
                 return
     finally:
         _charge_one(run)
-    _raise(error_to_show(failures), failures)
+    _raise(error_to_show(failures, time.time()), failures)
 
 
 async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:
@@ -111,8 +111,10 @@ async def _call_without_thinking(run: Run) -> UpstreamCall | None:
 async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target], after: float) -> UpstreamCall:
     """Begin a call, and one to the next target if that takes longer than `after` seconds.
 
-    Returns the call that begins first; the other is cancelled. Raises the error of the one that fails last.
+    Returns the call that begins first; the other is cancelled. If both fail, raises the error of the one that fails
+    last; in `run.failures`, a refusal of the request is then the last one, because it is final.
     """
+    earlier = len(run.failures)
     calls = {asyncio.create_task(begin(run, first, has_next=True), name="bud_asgi call"): first}
     begun: UpstreamCall | None = None
     try:
@@ -120,6 +122,10 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
         if not done and (second := _second_call(run, in_turn)) is not None:
             calls[asyncio.create_task(begin(run, second, has_next=True), name="bud_asgi hedge")] = second
         begun = await _first_to_begin(set(calls))
+    except GatewayError:
+        run.failures[earlier:] = sorted(run.failures[earlier:], key=lambda failure: failure.end == "refused")
+        raise
+    else:
         attempts = run.request.exchange.attempts
         attempts.sort(key=lambda attempt: attempt is begun.attempt)  # the one that is delivered is the last
         return begun

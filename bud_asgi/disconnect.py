@@ -54,7 +54,6 @@ class ActiveRequest(msgspec.Struct, eq=False):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watch_at = inf
-        self._receive = None
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None  # the cancelled task refers to this record by its traceback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from math import inf
 
 import msgspec
@@ -72,8 +73,11 @@ def _by_status(error: GatewayError) -> AttemptEnd:
     return "overloaded" if status in _TEMPORARY or status >= 500 else "refused"
 
 
-def verdict_on(attempt: Attempt, error: BaseException) -> tuple[Verdict, float | None]:
-    """What a failed attempt shows of its target's health, and the `retry-after` of an upstream that is busy."""
+def verdict_on(attempt: Attempt, error: BaseException, now: float) -> tuple[Verdict, float | None]:
+    """What a failed attempt shows of its target's health, and the `retry-after` of an upstream that is busy.
+
+    `now` is the Unix time.
+    """
     if attempt.end in {"not_sent", "unknown", "broken"}:
         return "failed", None
     if attempt.end == "denied":
@@ -83,7 +87,7 @@ def verdict_on(attempt: Attempt, error: BaseException) -> tuple[Verdict, float |
         # Without a model of its own, the target got the client's name for it, which may be misspelt.
         return ("missing" if attempt.target.model is not None else "neutral"), None
     if attempt.end == "overloaded" and isinstance(error, GatewayError):
-        return ("busy", retry_after(error)) if error.status in _BUSY else ("failed", None)
+        return ("busy", retry_after(error, now)) if error.status in _BUSY else ("failed", None)
     return "neutral", None
 
 
@@ -108,12 +112,12 @@ class Failure(msgspec.Struct, frozen=True):
     error: GatewayError
 
 
-def error_to_show(failures: Sequence[Failure]) -> GatewayError:
+def error_to_show(failures: Sequence[Failure], now: float) -> GatewayError:
     """The most useful of the errors, where no target is left; its `retry-after` is the soonest of all.
 
     A verdict on the request itself comes first: it would be the same tomorrow. Of several, the first is about what the
     client wrote. Then what can be retried, 429 before the rest, then what the operator has to repair: a 403, a
-    404, a 501, and a rejected credential.
+    404, a 501, and a rejected credential. `now` is the Unix time.
     """
     last = failures[-1]
     if last.end == "refused":
@@ -121,7 +125,7 @@ def error_to_show(failures: Sequence[Failure]) -> GatewayError:
     if len(failures) == 1:
         return last.error
     chosen = max(enumerate(failures), key=lambda pair: (_usefulness(pair[1]), pair[0]))[1].error
-    waits = [wait for failure in failures if (wait := retry_after(failure.error)) is not None]
+    waits = [wait for failure in failures if (wait := retry_after(failure.error, now)) is not None]
     if waits and chosen.retryable is not False and chosen.headers.get("x-should-retry") != "false":
         headers = {name: value for name, value in chosen.headers.items() if name != "retry-after-ms"}
         chosen.headers = {**headers, "retry-after": f"{min(waits):.3f}".rstrip("0").rstrip(".")}
@@ -137,13 +141,16 @@ def _usefulness(failure: Failure) -> int:
     return order.get(failure.end, 0)
 
 
-def retry_after(error: GatewayError) -> float | None:
-    """The seconds in an error's `retry-after` or `retry-after-ms`; `None` for none, and for a date."""
+def retry_after(error: GatewayError, now: float) -> float | None:
+    """The seconds in an error's `retry-after` or `retry-after-ms`; `None` for neither. A date counts from `now`."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = error.headers.get(name, "")
         if value.isascii() and value.replace(".", "", 1).isdigit():
             return float(value) / unit
-    return None
+    try:  # RFC 9110, 10.2.3
+        return max(0.0, parsedate_to_datetime(error.headers.get("retry-after", "")).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
 class RetryBudget:

@@ -47,8 +47,6 @@ class FieldPolicy:
 
         Raises `InvalidRequest`, naming the field, for one that is refused.
         """
-        if request.is_plain and not headers:
-            return ()
         found = _in_body(request)
         if headers:
             found += [Found(name, line.decode("latin-1"), True) for line in headers if (name := account_header(line))]

@@ -25,6 +25,7 @@ from bud_asgi.options import shown
 from bud_asgi.protocol.errors import NotFound
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import MODELS_API
+from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.providers import Provider, check_bounds, gateway_id, traits_of
 from bud_asgi.response import Response
 from bud_asgi.routing import (
@@ -79,6 +80,7 @@ class Gateway:
         self._only = Target(providers[0].name) if len(providers) == 1 else None
         self._auth = auth
         self._router = router
+        self._table = router if type(router) is RouteTable else None  # a subclass may have a `resolve_for` of its own
         self._limiter = limiter
         self._field_policy = field_policy or FieldPolicy()
         dropped = {provider.name: _dropped_fields(self._field_policy, provider) for provider in providers}
@@ -105,41 +107,41 @@ class Gateway:
             limiter, plan, admission = self._limiter, NO_LIMITS, None
             if limiter is not None:
                 plan = limiter.check(exchange)  # 429, where it is known before the body is read
-                if limiter.admits_early(plan):
-                    admission = await limiter.admit(exchange)  # 429
+                if plan.is_early:
+                    admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
             try:
-                await exchange.request(receive)  # 400, 408, 413, 529
-                read_at = time.monotonic() if self._route_header else 0.0
+                message = await exchange.request(receive)  # 400, 408, 413, 529
+                read_at = time.monotonic() if self._route_header else None
                 request.watch_disconnect(scope, receive)
-                del scope  # an open stream does not need it
-                self._check_fields(exchange)  # 400
-                if isinstance(self._router, HostRouter):
-                    await resolve_by_host(self._router, exchange)  # 404, 403
-                elif self._router is not None:
-                    resolve(self._router, exchange)  # 404, 403
+                if not message.is_plain or exchange.header_names.account:
+                    exchange.account_fields = self._field_policy.check(message, exchange.header_names.account)  # 400
+                if self._table is not None and not message.named_models:  # the common case
+                    exchange.route = self._table.resolve_checked(message.model, principal, exchange)  # 404, 403
                 else:
-                    check_permission(exchange, principal)  # 403
-                self._check_bounds(exchange)  # 400
+                    await self._resolve(exchange, principal)  # 404, 403
+                if message.violation:
+                    self._check_bounds(exchange, message)  # 400
+                del scope, message  # an open stream does not need them
                 if limiter is not None and admission is None:
                     admission = limiter.admit_now(exchange, plan) or await limiter.admit(exchange)  # 429
-                if self._route_header:
-                    explain_route(exchange, read_at=read_at, home=self._chooser.home(exchange))
-                targets = self._arranged(exchange)  # 529
+                targets = self._arranged(exchange, read_at)  # 529
                 await run_attempts(request, targets, self._upstreams, loop.client, loop.timing)
             finally:
                 if limiter is not None and admission is not None:
                     limiter.settle(admission, exchange, loop.tasks)
 
-    def _check_fields(self, exchange: Exchange) -> None:
-        policy, request = self._field_policy, exchange.decoded_request
-        exchange.account_fields = policy.check(request, exchange.header_names.account)
+    async def _resolve(self, exchange: Exchange, principal: Principal) -> None:
+        if isinstance(self._router, HostRouter):
+            await resolve_by_host(self._router, exchange)
+        elif self._router is not None:
+            resolve(self._router, exchange)
+        else:
+            check_permission(exchange, principal)
 
-    def _check_bounds(self, exchange: Exchange) -> None:
+    def _check_bounds(self, exchange: Exchange, message: MessagesRequest) -> None:
         """Check a value that only models of other vendors may have. Raises `InvalidRequest`."""
-        request = exchange.decoded_request
-        if request.violation:
-            first = self._targets(exchange)[0]
-            check_bounds(request, self._providers[first.provider], first.model)
+        first = self._targets(exchange)[0]
+        check_bounds(message, self._providers[first.provider], first.model)
 
     async def _answer_models(
         self, exchange: Exchange, principal: Principal, loop: LoopResources, response: Response, scope: Scope
@@ -181,9 +183,19 @@ class Gateway:
         """The state of all targets that have been called, and of those of the routes."""
         return self._chooser.fleet.snapshot(now, (target for route in self.routes for target in route.targets))
 
-    def _arranged(self, exchange: Exchange) -> Sequence[Target]:
-        """The targets in the order in which they are tried. Raises `UpstreamsFull`."""
-        targets = self._chooser.arrange(exchange, exchange.route, self._targets(exchange), time.monotonic())
+    def _arranged(self, exchange: Exchange, read_at: float | None) -> Sequence[Target]:
+        """The targets in the order in which they are tried. Raises `UpstreamsFull`.
+
+        `read_at`: when the body had been read, if the client is to be shown how the route was chosen.
+        """
+        if read_at is not None:
+            explain_route(exchange, read_at=read_at, home=self._chooser.home(exchange))
+        targets = self._targets(exchange)
+        if len(targets) > 1:
+            targets = self._chooser.arrange(exchange, exchange.route, targets, time.monotonic())
+        else:
+            health = self._chooser.fleet.health(targets[0])
+            targets = targets if health.in_flight < health.concurrency else ()
         if not targets:
             raise UpstreamsFull
         return targets
@@ -195,10 +207,10 @@ class Gateway:
             if self._only is None:
                 raise NotFound(f"model: {exchange.decoded_request.model}")
             return (self._only,)
-        if type(self._router) is RouteTable:  # its targets were checked when the app was made
-            targets = route.targets if isinstance(route, TableRoute) else route.choose(exchange)
-        else:
+        if self._table is None:
             targets = choose_targets(route, exchange, self._providers)
+        else:  # its targets were checked when the app was made
+            targets = route.targets if isinstance(route, TableRoute) else route.choose(exchange)
         return targets_for_all(exchange, targets) if exchange.named_routes else targets
 
 
@@ -238,6 +250,8 @@ def _dropped_fields(policy: FieldPolicy, provider: Provider) -> frozenset[str]:
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
+    if type(exchange.principal) is Principal:
+        return exchange.principal
     if exchange.principal is None and isinstance(user := scope.get("user"), Principal):
         exchange.principal = user
     if exchange.principal is None:

@@ -52,11 +52,14 @@ def local_path(scope: Scope) -> str:
     it, so the longest tail of `root_path` that the path starts with is removed.
     """
     path: str = scope["path"]
-    if path.endswith("/"):
+    prefix: str = scope.get("root_path", "")
+    if path[-1:] == "/":
         raw_path: bytes = scope.get("raw_path") or b"/"
         if not raw_path.partition(b"?")[0].endswith(b"/"):
             path = path.removesuffix("/")  # Litestar appends one
-    prefix: str = scope.get("root_path", "").rstrip("/")
+    if not prefix:  # served alone
+        return path
+    prefix = prefix.rstrip("/")
     while prefix:
         if path.startswith(prefix):
             below = path[len(prefix) :]

@@ -118,12 +118,12 @@ class LoopResources:
 
     def discard(self, exchange: Exchange) -> None:
         """Unregister a request that has been answered, or has ended otherwise, and release its body."""
-        exchange.release_body()
+        if exchange.upload.size:  # else it has been released, when its reply began
+            exchange.release_body()
         self.in_flight.pop(exchange, None)
         if self._retired:
             self._note_end(exchange.revision)
-        if not self.in_flight:
-            self._clock.unwatch(self)
+        if self.draining and not self.in_flight:
             self._empty.set()
 
     def retire(self, parts: Closing) -> None:
@@ -134,11 +134,13 @@ class LoopResources:
             self._close_later(parts)
 
     def on_tick(self, now: float) -> None:
-        """Pass a tick of the clock on to the requests in flight."""
+        """Pass a tick of the clock on to the requests in flight. It is the last one if there are none."""
         for request in tuple(self.in_flight.values()):
             request.on_tick(now)
         if self._observers.loop_ticked:
             self._observers.notify(self._observers.loop_ticked, self._clock.late)
+        if not self.in_flight:
+            self._clock.unwatch(self)
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests, wait `timeout` seconds for those in flight, abort the rest, await background tasks."""

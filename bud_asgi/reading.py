@@ -58,7 +58,7 @@ async def read_body(receive: Receive, headers: Headers, upload: Upload, max_body
             reader = reader or BodyReader(max_body)
             await _feed(reader, chunk, upload)
             chunk, message = b"", None  # a client in the same process may have sent the whole body in it
-        return b"" if reader is None else await _joined(reader)
+        return b"" if reader is None else await _finished(reader)
     except BaseException as error:
         upload.waiting_since, chunk, message = None, b"", None  # the traceback of the error refers to these
         if reader is not None:
@@ -80,15 +80,13 @@ async def with_named_models(request: MessagesRequest) -> MessagesRequest:
     return msgspec.structs.replace(request, named_models=tuple(found)) if found else request
 
 
-async def _joined(reader: BodyReader) -> bytes:
-    """The whole body. To join, check and decode a large one each hold the loop for a while."""
-    if reader.size <= LARGE_BODY:
-        return reader.finish()
-    await asyncio.sleep(0)
+async def _finished(reader: BodyReader) -> bytes:
+    """The whole body. To check and to decode a large one each hold the loop for a while."""
     body = reader.finish()
-    await asyncio.sleep(0)
-    check_unknown_size(body)
-    await asyncio.sleep(0)
+    if len(body) > LARGE_BODY:
+        await asyncio.sleep(0)
+        check_unknown_size(body)
+        await asyncio.sleep(0)
     return body
 
 

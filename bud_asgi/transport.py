@@ -81,6 +81,10 @@ class InProcessTransport(_AnyTransport):
         """Refuse a call by a synchronous client. Raises `TypeError`."""
         raise TypeError("this transport is for httpx.AsyncClient and httpx2.AsyncClient, not for synchronous clients")
 
+    def __enter__(self) -> NoReturn:
+        """Refuse the `with` block of a synchronous client. Raises `TypeError`."""
+        self.handle_request(None)
+
     async def aclose(self) -> None:
         """End the calls that are running in this event loop, and wait for their end."""
         loop = asyncio.get_running_loop()

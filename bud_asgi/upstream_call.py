@@ -18,7 +18,7 @@ from bud_asgi.failover import Failure, RetryBudget, classify, verdict_on
 from bud_asgi.field_policy import without_fields
 from bud_asgi.http import CapturedReply, HttpClient, HttpReply
 from bud_asgi.observer import NO_OBSERVERS, Observers
-from bud_asgi.protocol.errors import ClientGone, GatewayError
+from bud_asgi.protocol.errors import ClientGone, GatewayError, read_error
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.sse import EventStream, StreamState
@@ -181,7 +181,9 @@ def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
         if isinstance(error, UpstreamErrorResponse) and error.event:
             error = hide_credential_error(call.provider, run.request.exchange.request_id, error)
         _note_failure(run, call, error)
-        verdict, retry_after = verdict_on(call.attempt, error)
+        if call.shared and isinstance(error, TranslatedUpstreamError | UpstreamErrorResponse):
+            call.health.note_limits(time.monotonic(), error.fields, time.time)
+        verdict, retry_after = verdict_on(call.attempt, error, time.time())
         is_of_caller = not call.shared and verdict in {"busy", "credential"}
         _close(run, call, "neutral" if is_of_caller else verdict, retry_after)
         if isinstance(error, GatewayError):
@@ -199,6 +201,9 @@ def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | 
     if call.reply is not None:
         call.reply.close()
     call.health.end(call.health_call, now, verdict, retry_after)
+    if attempt.end == "broken" and call.stream is not None and call.stream.error is not None:
+        error = read_error(call.stream.error)
+        attempt.error_type = None if error is None else error.type
     if attempt.intervened:
         request_id, name = run.request.exchange.request_id, attempt.target.provider
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)

@@ -12,7 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Generator
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,7 +33,8 @@ import runpy, sys
 sys.modules.update(dict.fromkeys({WITHOUT}))
 runpy.run_module({DEMO[-1]!r}, None, "__main__")
 """
-DEMO_ALONE = [*DEMO[:-2], "-c", ALONE]
+KEY = new_api_key()
+DEMO_ALONE = [*DEMO[:-2], "-c", ALONE, "--keep", "--key", KEY]
 ACCOUNT = re.compile(
     r"  request +req_[0-9a-f]{24} by demo\n"
     r"  route +(?P<route>.+)\n"
@@ -54,33 +55,40 @@ def processor_time() -> float:
 
 
 @pytest.fixture(scope="module")
-def shown() -> subprocess.CompletedProcess[str]:
+def shown() -> Generator[str]:
+    """What it shows until it waits for an interrupt. It runs on, and ends well."""
     began = processor_time()
-    ran = subprocess.run(DEMO_ALONE, capture_output=True, text=True, timeout=50, check=False)
+    with subprocess.Popen(DEMO_ALONE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        try:
+            text = ""
+            while not text.endswith("Running until Ctrl-C\n"):
+                line = demo.stdout.readline()
+                assert line, demo.stderr.read()
+                text += line
+            yield text
+            demo.send_signal(signal.SIGINT)
+            assert (demo.wait(timeout=30), demo.stderr.read()) == (0, "")
+        finally:
+            demo.kill()
     assert processor_time() - began < 10
-    return ran
 
 
-def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts(
-    shown: subprocess.CompletedProcess[str],
-) -> None:
-    assert (shown.returncode, shown.stderr) == (0, "")
-    words = " ".join(shown.stdout.split())
+def test_it_shows_the_pages_request_and_the_sdk_both_ways_with_their_accounts(shown: str) -> None:
+    words = " ".join(shown.split())
     assert '"text": "Hello! How can I help you today?"' in words
-    assert "\n  Bonjour.\n" in shown.stdout
+    assert "\n  Bonjour.\n" in shown
     assert "one by one, as they were written." in words
-    assert max(map(len, shown.stdout.splitlines())) <= 80
-    assert shown.stdout.startswith("The Messages API, mounted in an ASGI app. You will see:\n")
-    assert re.findall(r"^  (\d)\. ", shown.stdout.partition("\nThree things to try next\n")[2], re.MULTILINE) == [
-        *"123"
-    ]
-    assert float(re.findall(r"arrived over +([\d.]+) s", shown.stdout)[0]) > 0.5
-    assert [match["route"] for match in ACCOUNT.finditer(shown.stdout)] == [
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.startswith("The Messages API, mounted in an ASGI app. You will see:\n")
+    assert float(re.findall(r"arrived over +([\d.]+) s", shown)[0]) > 0.5
+    assert [match["route"] for match in ACCOUNT.finditer(shown)] == [
         "claude-haiku-5-5 -> anthropic, as claude-haiku-5-5"
     ] * 3
-    assert "\x1b" not in shown.stdout  # a pipe is not a terminal
+    assert "\x1b" not in shown  # a pipe is not a terminal
     for secret in ("sk-ant", "ASIA", "ya29", "PRIVATE KEY"):
-        assert secret not in shown.stdout
+        assert secret not in shown
 
 
 AT = {
@@ -100,10 +108,8 @@ EVENTS = [
 ]
 
 
-def test_it_shows_one_conversation_at_three_providers_event_by_event_with_their_accounts(
-    shown: subprocess.CompletedProcess[str],
-) -> None:
-    part = shown.stdout.partition("\n4. The same")[2].partition("\n\nThree")[0]
+def test_it_shows_one_conversation_at_three_providers_event_by_event_with_their_accounts(shown: str) -> None:
+    part = shown.partition("\n4. The same")[2].partition("\n\nSend")[0]
     said, went_up, came_down, known = re.split(r"\n\n(?:Upstream|Events|What) .*\n", part)
     for answer in ("In Ulm.", "161 m"):
         assert re.findall(rf"^  (\w+) +{answer}$", said, re.MULTILINE) == list(AT)
@@ -130,33 +136,20 @@ def test_without_curl_the_same_request_goes_by_the_standard_library(tmp_path: Pa
     shown = run_here(PATH=str(tmp_path))
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert '"text": "Hello! How can I help you today?"' in " ".join(shown.stdout.split())
+    rest = shown.stdout.partition("\nThree things to try next\n")[2]
+    assert re.findall(r"^  (\d)\. ", rest, re.MULTILINE) == [*"123"]
 
 
-def test_it_stays_and_its_curl_line_works_until_interrupted() -> None:
-    key = new_api_key()
-    demo = subprocess.Popen([*DEMO, "--keep", "--key", key], stdout=subprocess.PIPE, text=True, bufsize=1)
-    assert demo.stdout is not None
-    try:
-        shown = ""
-        while not shown.endswith("Running until Ctrl-C\n"):
-            line = demo.stdout.readline()
-            assert line
-            shown += line
-        (command,) = re.findall(r"(?s)own\n(curl .+?\}')\n", shown)
-        words = shlex.split(command.replace("\\\n", ""))
-        headers = dict(word.split(": ", 1) for flag, word in pairwise(words) if flag == "-H")
-        assert headers["x-api-key"] == key
-        reply = httpx.post(words[1], headers=headers, content=words[-1])
-        assert reply.status_code == 200
-        for name in AT:
-            body = {**json.loads(words[-1]), "model": f"claude-at-{name}"}
-            assert httpx.post(words[1], headers=headers, json=body, timeout=20).status_code == 200
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=10) == 0
-    finally:
-        demo.kill()
-        demo.stdout.close()
-        demo.wait()
+def test_it_stays_and_its_curl_line_works(shown: str) -> None:
+    (command,) = re.findall(r"(?s)own\n(curl .+?\}')\n", shown)
+    words = shlex.split(command.replace("\\\n", ""))
+    headers = dict(word.split(": ", 1) for flag, word in pairwise(words) if flag == "-H")
+    assert headers["x-api-key"] == KEY
+    reply = httpx.post(words[1], headers=headers, content=words[-1], timeout=30)
+    assert reply.status_code == 200
+    for name in AT:
+        body = {**json.loads(words[-1]), "model": f"claude-at-{name}"}
+        assert httpx.post(words[1], headers=headers, json=body, timeout=30).status_code == 200
 
 
 def test_real_money_needs_a_key() -> None:
@@ -172,8 +165,7 @@ def test_with_a_key_the_real_provider_is_used() -> None:
         assert len(service.requests) == 3
 
 
-@pytest.mark.parametrize("interpreter", ["bud_asgi"])
-def test_importing_the_package_loads_nothing_heavy(interpreter: str) -> None:
+def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = [
         "botocore",
         "aiobotocore",
@@ -189,8 +181,6 @@ def test_importing_the_package_loads_nothing_heavy(interpreter: str) -> None:
         "opentelemetry",
         "bud_asgi.testing",
     ]
-    code = f"import sys, {interpreter}; print([name for name in {heavy!r} if name in sys.modules])"
-    began = time.monotonic()
+    code = f"import sys, bud_asgi; print([name for name in {heavy!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
-    assert time.monotonic() - began < 10

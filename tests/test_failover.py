@@ -74,7 +74,7 @@ SHOWN: dict[str, tuple[Sequence[Failure], Failure, str | None]] = {
 def test_the_client_gets_the_most_useful_error(ended: list[Failure], shown: Failure, wait: str | None) -> None:
     before = {id(failure): failure.error.headers for failure in ended}
     try:
-        error = error_to_show(ended)
+        error = error_to_show(ended, 0.0)
         assert error is shown.error
         assert error.headers.get("retry-after") == wait
         assert wait is None or "retry-after-ms" not in error.headers
@@ -85,13 +85,13 @@ def test_the_client_gets_the_most_useful_error(ended: list[Failure], shown: Fail
 
 def test_the_only_error_is_shown_as_it_came() -> None:
     error = answered(429, retry_after="7", retry_after_ms="6500")
-    assert error_to_show([Failure("overloaded", error)]) is error
+    assert error_to_show([Failure("overloaded", error)], 0.0) is error
     assert error.headers == {"retry-after": "7", "retry-after-ms": "6500"}
 
 
 @pytest.mark.parametrize("wait", ["0", "0.5", "17", "1234567", "9999999999", "0.001"])
 def test_a_wait_keeps_its_value_in_the_header(wait: str) -> None:
-    error = error_to_show([LOST, Failure("overloaded", answered(429, retry_after=wait))])
+    error = error_to_show([LOST, Failure("overloaded", answered(429, retry_after=wait))], 0.0)
     assert error.headers["retry-after"] == wait
 
 
@@ -108,7 +108,7 @@ ERRORS = st.builds(
 @given(st.lists(ERRORS, min_size=2, max_size=3))
 def test_a_retry_after_is_the_soonest_of_all(ended: list[Failure]) -> None:
     soonest = min(float(failure.error.headers["retry-after"]) for failure in ended)
-    shown = error_to_show(ended)
+    shown = error_to_show(ended, 0.0)
     assert any(shown is failure.error for failure in ended)
     assert float(shown.headers["retry-after"]) == pytest.approx(soonest, abs=0.001)
     assert "e" not in shown.headers["retry-after"]
@@ -120,7 +120,9 @@ WAITING: dict[str, tuple[dict[str, str], float | None]] = {
     "seconds": ({"retry-after": "30"}, 30.0),
     "a fraction": ({"retry-after": "0.5"}, 0.5),
     "milliseconds, which are more exact": ({"retry-after": "2", "retry-after-ms": "1500"}, 1.5),
-    "a date": ({"retry-after": "Mon, 30 Nov 2026 10:00:00 GMT"}, None),
+    "a date": ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 7.0),
+    "a date that has passed": ({"retry-after": "Sun, 06 Nov 1994 08:49:00 GMT"}, 0.0),
+    "a date that does not exist": ({"retry-after": "Sun, 99 Nov 1994 08:49:37 GMT"}, None),
     "nothing": ({"retry-after": ""}, None),
     "a point": ({"retry-after": "."}, None),
     "a negative number": ({"retry-after": "-1"}, None),
@@ -130,7 +132,7 @@ WAITING: dict[str, tuple[dict[str, str], float | None]] = {
 
 @pytest.mark.parametrize(("headers", "seconds"), WAITING.values(), ids=WAITING.keys())
 def test_a_wait_is_read_from_the_headers(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(GatewayError("x", headers=headers)) == seconds
+    assert retry_after(GatewayError("x", headers=headers), 784_111_770.0) == seconds
 
 
 @pytest.mark.parametrize("status", [401, 403])

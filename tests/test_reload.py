@@ -80,8 +80,7 @@ def test_a_key_that_is_removed_stops_at_once_and_a_new_one_works(upstream: Threa
         here.messages.reload(auth=ApiKeys({"other": hash_api_key(OTHER_KEY)}))
         assert here.post().status_code == 401
         assert here.post(headers={**HEADERS, "x-api-key": OTHER_KEY}).status_code == 200
-        here.account(3)
-        assert [(one.principal and one.principal.id, one.revision) for one in here.settled] == [
+        assert [(one.principal and one.principal.id, one.revision) for one in here.accounts(3)] == [
             ("me", 1),
             (None, 2),
             ("other", 2),
@@ -99,8 +98,7 @@ def test_a_stream_ends_whole_on_the_former_options_and_is_settled_in_the_same_bu
             here.messages.reload(providers=[provider(other_upstream.base_url)], limits=changed)
             assert here.post().status_code == 200  # at the other upstream
             assert b"message_stop" in rest()
-        wait_until(lambda: len(here.settled) == 2, "both are settled")
-        assert [one.revision for one in here.settled] == [2, 1]
+        assert [one.revision for one in here.accounts(2)] == [1, 2]
         assert all(one.outcome == "answered" for one in here.settled)
         assert len(other_upstream.requests) == 1
         used = [one.usage.output_tokens or 0 for one in here.settled if one.usage]
@@ -294,7 +292,7 @@ def test_the_access_log_can_be_turned_on(upstream: ThreadedStandIn, caplog: pyte
         here.post()
         here.messages.reload(access_log=True)
         here.post()
-        here.account(2)
+        here.accounts(2)
         here.messages.reload(access_log=False)
         here.post()
     assert len([one for one in caplog.records if one.name == "bud_asgi.access"]) == 1

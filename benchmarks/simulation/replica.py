@@ -73,7 +73,7 @@ class Replica:
             yield from self._call(target, turn, health, call, served, retried=retried)
         except GatewayError as error:
             attempt.end = classify(error, committed=served.first_event is not None)
-            health.end(call, self._time.now, *verdict_on(attempt, error))
+            health.end(call, self._time.now, *verdict_on(attempt, error, self._time.now))
             return Failure(attempt.end, error)
         health.end(call, self._time.now, "ok")
         return None

@@ -45,14 +45,15 @@ class ApiKeys(CredentialBackend):
     `keys` is `{name: hash}` or a sequence of `ApiKey`. Keys that begin with `sk-bud-` and are not among them are looked
     up in the `store`; the result is used for ten seconds. While the store is unavailable, keys that were used within
     the last hour are accepted, and others get a 529. `pepper` is the one that the keys were hashed with.
+    `ApiKeys({})` accepts no key: for an app that only its own process calls, by `transport()`.
 
-    Raises `OptionError` for a value that is not a hash (it is not shown, because it may be a key), for two keys of the
-    same name or hash, and for keys that were hashed with a pepper if there is none.
+    Raises `OptionError` without keys and store, for a value that is not a hash (it is not shown, because it may be a
+    key), for two keys of the same name or hash, and for keys that were hashed with a pepper if there is none.
     """
 
     def __init__(
         self,
-        keys: Mapping[str, str] | Sequence[ApiKey] = (),
+        keys: Mapping[str, str] | Sequence[ApiKey] | None = None,
         *,
         store: KeyStore | None = None,
         pepper: AnySecret | None = None,
@@ -60,6 +61,8 @@ class ApiKeys(CredentialBackend):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        if keys is None and store is None:
+            raise OptionError("keys", "missing; expected keys, a store, or {} to accept no key at all", other="store")
         check_clock("clock", clock)
         check_clock("wall", wall)
         self._wall = wall
@@ -67,7 +70,7 @@ class ApiKeys(CredentialBackend):
         self._pepper = self._secret.reveal().encode() if self._secret else None
         self._listed: dict[bytes, _Listed] = {}
         self._peppered = b""  # the pepper, if there is a listed key that needs it
-        for index, key in enumerate(_checked(keys)):
+        for index, key in enumerate(_checked(() if keys is None else keys)):
             for hash_, until in _hashes(key):
                 self._add(f"keys[{index}]", hash_, authenticated(key.principal), until)
         self._store, self._lookup = store, None

@@ -181,7 +181,7 @@ class FirstOf(AuthenticationBackend):
             return None
         value, names = credentials[0]
         found = self._check(value)
-        if isinstance(found, tuple):
+        if type(found) is tuple:
             return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
         return self._search(credentials, found, headers, scope)
 
@@ -310,7 +310,7 @@ def note_credential_headers(backend: AuthenticationBackend, scope: Scope) -> Non
     exchange = Exchange.of(scope)
     if not exchange.credential_headers:
         names: Sequence[str] = getattr(backend, "credential_headers", CREDENTIAL_HEADERS)
-        exchange.credential_headers = tuple(name.encode() for name in names)
+        exchange.credential_headers = tuple(name.lower().encode() for name in names)
 
 
 def as_chain(option: str, value: object) -> FirstOf:

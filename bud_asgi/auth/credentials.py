@@ -39,8 +39,12 @@ def authenticated(principal: Principal) -> Authenticated:
 
 
 def check_credential_headers(option: str, value: object) -> tuple[str, ...]:
-    """Check for names of headers in which clients send a credential. Raises `OptionError`."""
-    names = check_texts(option, value, f"names out of {one_of(CREDENTIAL_HEADERS)}")
+    """Check for names of headers in which clients send a credential, and return them in lower case.
+
+    Raises `OptionError`.
+    """
+    given = check_texts(option, value, f"names out of {one_of(CREDENTIAL_HEADERS)}")
+    names = tuple(name.lower() for name in given)
     for name in names:
         check_choice(option, name, CREDENTIAL_HEADERS)
     return names

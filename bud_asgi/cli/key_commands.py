@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+from msgspec import UNSET
 
-from bud_asgi.auth import DuplicateKey, KeyAdmin, NewKey, SqlKeyStore, UnknownKey, is_api_key
+from bud_asgi.auth import ApiKey, DuplicateKey, KeyAdmin, NewKey, SqlKeyStore, UnknownKey, is_api_key
 from bud_asgi.cli.keys import (
     parse_expiry,
     parse_limit,
@@ -32,6 +33,23 @@ _json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 _pepper_option = click.option(
     "--pepper", metavar="VARIABLE", help="Environment variable with the key_pepper of the file."
 )
+
+
+_FIELDS = (
+    click.option("--owner", help="Who is responsible for the key, such as an e-mail address."),
+    click.option("--team", help="Team of the key."),
+    click.option("--model", "models", multiple=True, help="Model, or pattern with *, that it may use (repeatable)."),
+    click.option("--limit", "limits", multiple=True, help="Limit such as requests=60/1m (repeatable)."),
+    click.option("--expires", help="Duration such as 90d, or a time such as 2027-01-31."),
+    click.option("--metadata", metavar="NAME=VALUE", multiple=True, help="Text to keep with the key (repeatable)."),
+)
+
+
+def _fields(command: Callable[..., None]) -> Callable[..., None]:
+    """The options for the fields of a key."""
+    for option in reversed(_FIELDS):
+        command = option(command)
+    return command
 
 
 def _key(command: Callable[..., None]) -> Callable[..., None]:
@@ -82,12 +100,7 @@ def hash_(name: str | None, pepper: str | None) -> None:
 
 @keys.command()
 @_key
-@click.option("--owner", help="Who is responsible for the key, such as an e-mail address.")
-@click.option("--team", help="Team of the key.")
-@click.option("--model", "models", multiple=True, help="Model, or pattern with *, that it may use (repeatable).")
-@click.option("--limit", "limits", multiple=True, help="Limit such as requests=60/1m (repeatable).")
-@click.option("--expires", help="Duration such as 90d, or a time such as 2027-01-31.")
-@click.option("--metadata", metavar="NAME=VALUE", multiple=True, help="Text to keep with the key (repeatable).")
+@_fields
 @_json
 def create(  # noqa: PLR0913 - a key has its fields, all as options
     config: str | None,
@@ -118,6 +131,44 @@ def create(  # noqa: PLR0913 - a key has its fields, all as options
     with _report(config, name) as (settings, key_name):
         made = run(settings, work)
         show_key(made.key, made.record, as_json=as_json)
+
+
+@keys.command()
+@_key
+@_fields
+@_json
+def update(  # noqa: PLR0913 - as create
+    config: str | None,
+    name: str | None,
+    owner: str | None,
+    team: str | None,
+    models: Sequence[str],
+    limits: Sequence[str],
+    expires: str | None,
+    metadata: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Change fields of a key, and show it. Takes effect within ten seconds.
+
+    What is not given stays as it is. An empty value, such as --team '', removes what is there.
+    """
+    if all(option in {None, ()} for option in (owner, team, models, limits, expires, metadata)):
+        raise click.UsageError("Nothing to change: expected an option such as --model.")
+
+    async def work(admin: KeyAdmin, _: SqlKeyStore) -> ApiKey:
+        return await admin.update(
+            key_name,
+            owner=UNSET if owner is None else owner or None,
+            team=UNSET if team is None else team or None,
+            models=models or UNSET,
+            limits=[parse_limit(limit) for limit in limits if limit] if limits else UNSET,
+            expires=UNSET if expires is None else parse_expiry(expires, datetime.now(UTC)) if expires else None,
+            metadata=dict(_pair(pair) for pair in metadata if pair) if metadata else UNSET,
+        )
+
+    with _report(config, name) as (settings, key_name):
+        show_record(run(settings, work), as_json=as_json)
 
 
 @keys.command(name="list")

@@ -128,7 +128,10 @@ def parse_limit(text: str) -> Limit:
     if parts is None or parts["kind"] not in KINDS:
         raise OptionError("--limit", f"expected KIND=AMOUNT/WINDOW such as requests=60/1m, with KIND {one_of(KINDS)}")
     window = in_seconds("--limit", parts["window"]) if parts["window"] else None
-    return Limit(cast("Kind", parts["kind"]), int(parts["amount"]), window)
+    try:
+        return Limit(cast("Kind", parts["kind"]), int(parts["amount"]), window)
+    except OptionError as error:
+        raise OptionError("--limit", str(error)) from None
 
 
 def parse_expiry(text: str, now: datetime) -> datetime:
@@ -139,7 +142,11 @@ def parse_expiry(text: str, now: datetime) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        return now + timedelta(seconds=in_seconds("--expires", text))
+        try:
+            return now + timedelta(seconds=in_seconds("--expires", text))
+        except OptionError:
+            expected = "expected a duration such as 90d, or a time such as 2027-01-31"
+            raise OptionError("--expires", f"{expected}, got {shown(text)}") from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 

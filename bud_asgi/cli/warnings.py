@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from bud_asgi.cli.reachable import never_used, routes_of
+from bud_asgi.clock import DEFAULT_TIMING
 from bud_asgi.config import Problem, Problems, Settings, permission_warnings
 from bud_asgi.options import name_shown, nearest, shown
 from bud_asgi.protocol.patterns import compile_pattern, matches, matches_any
@@ -65,6 +66,10 @@ def _of_models(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
 def _of_routes(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
     for index, reason in never_used(settings):
         yield ("routes", index), f"never used: {reason}"
+    longest = DEFAULT_TIMING.failover_within
+    for index, route in enumerate(routes_of(settings)):
+        if route.hedge is not None and route.hedge >= longest:
+            yield ("routes", index, "hedge"), f"never happens: no call is added after {longest:.0f} seconds"
 
 
 def _of_regions(settings: Settings) -> Iterator[tuple[KeyPath, str]]:

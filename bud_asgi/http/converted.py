@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from math import inf
 from typing import Protocol
@@ -65,20 +66,21 @@ class ConvertedReply:
 
     async def more(self, within: float = inf) -> bytes | None:
         """Wait for the next bytes; see `HttpReply.more`. `within` includes chunks that convert to no bytes."""
-        if self._codec.pending:
-            await asyncio.sleep(0)  # this can go on for long without waiting for the upstream
-        data = self.take()
-        if data or self._done:
-            return data
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + within
+        if self._done:
+            return b""
+        deadline = time.monotonic() + within
         while self._error is None:
-            chunk = b"" if self._codec.pending else await self._reply.more(max(0.0, deadline - loop.time()))
+            if self._codec.pending:
+                await asyncio.sleep(0)  # this can go on for long without waiting for the upstream
+                chunk = b""
+            else:
+                chunk = await self._reply.more(within)
             if chunk is None:
                 return None
             data = self._convert(chunk)
             if data or self._done:
                 return data
+            within = max(0.0, deadline - time.monotonic())
         raise self._error
 
     def close(self) -> None:

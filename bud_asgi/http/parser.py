@@ -6,6 +6,7 @@ they contain is written into a record.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NoReturn, Protocol
 
 import httptools
@@ -14,6 +15,9 @@ from bud_asgi.http.seam import Header
 
 MAX_OVERHEAD = 32 << 10
 """Most bytes of all heads together (1xx included), and of chunk framing and trailers without a body byte in between."""
+
+_DROPPED: deque[Header] = deque(maxlen=0)
+"""Takes the trailers (section 7.1.2)."""
 
 CHUNK_COST = 64
 """Bytes of memory added for each buffered chunk, so that tiny chunks cannot exceed the memory bound."""
@@ -45,10 +49,10 @@ class ReplyParser:
         "_chunks",
         "_framed",
         "_is_head",
+        "_lines",
         "_overhead",
         "_parser",
         "_received",
-        "_trailer_size",
         "any_received",
         "on_body",
         "persistent",
@@ -66,9 +70,10 @@ class ReplyParser:
         """Parse the next reply into this record; `is_head` if the method of its request was HEAD."""
         self._received = received
         received.chunks = self._chunks
+        self._lines: list[Header] | deque[Header] = received.headers
         self._is_head = is_head
         self._framed = False
-        self._overhead = self._trailer_size = 0
+        self._overhead = 0
         self.any_received = self.persistent = self.trailing_data = False
 
     def feed(self, data: memoryview) -> None:
@@ -133,22 +138,8 @@ class ReplyParser:
             self._reject("a second reply")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header field; trailers are counted and discarded (section 7.1.2)."""
-        received = self._received
-        if received.has_head:
-            self._trailer_size += len(name) + len(value)
-            if self._trailer_size > MAX_OVERHEAD:
-                self._reject("the trailers are too large")
-            return
-        name = name.lower()
-        value = value.rstrip()
-        if name == b"transfer-encoding":
-            if value.lower() != b"chunked" or self._framed:
-                self._reject("a transfer-encoding other than chunked")
-            self._framed = True
-        elif name == b"content-length":
-            self._framed = True
-        received.headers.append((name, value))
+        """Add a header field, or drop a trailer."""
+        self._lines.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         """Accept the final head; discard an interim one (RFC 9110, 15.2)."""
@@ -158,10 +149,17 @@ class ReplyParser:
             self._reject("an HTTP version other than 1.0 and 1.1")
         if status < 100 or status == 101:
             self._reject("a status below 100" if status < 100 else "an unrequested upgrade")
+        fields = dict(received.headers)
+        chunked = b"transfer-encoding" in fields
+        if chunked and [line[1].lower() for line in received.headers if line[0] == b"transfer-encoding"] != [
+            b"chunked"
+        ]:
+            self._reject("a transfer-encoding other than chunked")
         if status < 200:
             received.headers.clear()
-            self._framed = False
             return
+        self._lines = _DROPPED
+        self._framed = chunked or b"content-length" in fields
         received.status = status
         received.has_head = True
         self._overhead = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from bud_asgi.http.fields import TCHAR, HeaderBlock, header_block
 from bud_asgi.http.seam import Body, HttpRequest
@@ -62,11 +62,6 @@ def content_length(body: Body) -> int:
     if isinstance(body, bytes):
         return len(body)
     return sum([part.nbytes if isinstance(part, memoryview) else len(part) for part in body])
-
-
-def join_small(parts: Sequence[bytes | memoryview]) -> Body:
-    """Join the buffers of a body of up to `MAX_JOINED_BODY` bytes: it is written as one, and costs less as one."""
-    return parts if content_length(parts) > MAX_JOINED_BODY else b"".join(parts)
 
 
 def joined(head: bytes, body: Body) -> bytes | None:

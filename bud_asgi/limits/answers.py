@@ -19,6 +19,9 @@ _SHARED = frozenset({"model", "all"})
 _WHOSE = {"principal": "your rate limit", "team": "your team's rate limit", "model": "this model's rate limit"}
 
 
+_Line = tuple[bytes, bytes]
+
+
 class RateLimited(GatewayError):
     """A limit has no room for a request. `limit_status` is its status, `retry_after` the seconds until it has room.
 
@@ -46,7 +49,7 @@ class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
     kind: Kind
     amount: float
     rate: float
-    amount_line: tuple[bytes, bytes]
+    amount_line: _Line
     remaining: bytes
     reset: bytes
 
@@ -55,21 +58,20 @@ class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
         """The names of all three."""
         return self.amount_line[0], self.remaining, self.reset
 
-
-def limit_headers(levels: Iterable[tuple[LimitHeaders, float]]) -> list[tuple[bytes, bytes]]:
-    """The headers that report a caller's own limits, given how much of each is used."""
-    lines: list[tuple[bytes, bytes]] = []
-    now = time.time()
-    for headers, used in levels:
-        left = headers.amount - used
-        remaining = b"%d" % floor(left + ROUNDING * headers.amount) if left > 0.0 else b"0"
-        full_at = rfc3339(ceil(now + used / headers.rate))
-        lines += (headers.amount_line, (headers.remaining, remaining), (headers.reset, full_at))
-    return lines
+    def lines(self, used: float, now: float) -> tuple[_Line, _Line, _Line]:
+        """All three, given how much of the limit is used, and the Unix time."""
+        left = self.amount - used
+        remaining = b"%d" % floor(left + ROUNDING * self.amount) if left > 0.0 else b"0"
+        full_at = rfc3339(ceil(now + used / self.rate))
+        return self.amount_line, (self.remaining, remaining), (self.reset, full_at)
 
 
-def add_limit_headers(lines: list[tuple[bytes, bytes]], levels: Iterable[tuple[LimitHeaders, float]]) -> None:
-    """Add the headers of these limits to those that another limiter has added: of each kind the tightest."""
+def add_limit_headers(lines: list[_Line], levels: Iterable[tuple[LimitHeaders, float]], now: float) -> None:
+    """Add the headers of these limits to those that another limiter has added: of each kind the tightest.
+
+    `levels` are how much of each limit is used, `now` is the Unix time.
+    """
+    levels = tightest(levels)
     if lines:
         known = dict(lines)
         levels = [
@@ -78,10 +80,11 @@ def add_limit_headers(lines: list[tuple[bytes, bytes]], levels: Iterable[tuple[L
             if (other := known.get(headers.remaining)) is None or headers.amount - used < int(other)
         ]
         remove_headers(lines, [name for headers, _ in levels for name in headers.names])
-    lines += limit_headers(levels)
+    for headers, used in levels:
+        lines += headers.lines(used, now)
 
 
-def remove_headers(lines: list[tuple[bytes, bytes]], names: Iterable[bytes]) -> None:
+def remove_headers(lines: list[_Line], names: Iterable[bytes]) -> None:
     """Remove the headers of these names."""
     removed = frozenset(names)
     lines[:] = [line for line in lines if line[0] not in removed]
@@ -110,14 +113,16 @@ def headers_of(limit: Limit) -> LimitHeaders | None:
     return LimitHeaders(limit.kind, float(limit.amount), limit.rate, amount_line, name + b"remaining", name + b"reset")
 
 
-def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[tuple[bytes, bytes]]:
+def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[_Line]:
     """The headers that report the limits of a caller, the tightest of each kind."""
-    return limit_headers(levels_of(statuses))
+    lines: list[_Line] = []
+    add_limit_headers(lines, levels_of(statuses), time.time())
+    return lines
 
 
 def levels_of(statuses: Iterable[LimitStatus]) -> list[tuple[LimitHeaders, float]]:
-    """The limits of a caller that are reported, the tightest of each kind."""
-    return tightest([(headers, one.used) for one in statuses if (headers := headers_of(one.charge.limit)) is not None])
+    """The limits of a caller that are reported, and how much of each is used."""
+    return [(headers, one.used) for one in statuses if (headers := headers_of(one.charge.limit)) is not None]
 
 
 @lru_cache(maxsize=1024)

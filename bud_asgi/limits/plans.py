@@ -20,7 +20,7 @@ _LONGEST_NAME = 256  # characters: callers choose the names of models, and may c
 
 _Key = TypeVar("_Key")
 Caller = tuple[str, str, str | None, tuple[Limit, ...]]
-"""The kind of operation, and of the principal the id, the team, and the limits of its own."""
+"""The operation, or else its kind, and of the principal the id, the team, and the limits of its own."""
 
 
 class Plan(msgspec.Struct, eq=False):
@@ -28,12 +28,14 @@ class Plan(msgspec.Struct, eq=False):
 
     `kinds` and `ones` are the kind of each charge, and an amount of 1. `history` is what tokens are estimated by, if
     any are limited. `reported` are the indexes of those charges that are reported to the caller, with their headers;
-    `distinct`: no two are of the same kind. `only_requests`: all limits count requests.
+    `distinct`: no two are of the same kind. `only_requests`: all limits count requests. `is_early`: the request is
+    admitted before its body is read, because no limit depends on that, and only the store can refuse it or all limits
+    count requests. One that may wait is not: before its body is read, its client cannot be watched for a disconnect.
     """
 
     charges: tuple[Charge, ...]
     account: Account | None = None
-    caller: Caller = ("messages", "", None, ())
+    caller: Caller = ("", "", None, ())
     is_complete: bool = True
     history: History | None = None
     kinds: tuple[Kind, ...] = ()
@@ -43,7 +45,7 @@ class Plan(msgspec.Struct, eq=False):
     only_requests: bool = False
     has_observed: bool = False
     has_cache_reads: bool = False
-    may_wait: bool = False
+    is_early: bool = False
 
     @classmethod
     def of(
@@ -58,6 +60,8 @@ class Plan(msgspec.Struct, eq=False):
         """The plan for these charges."""
         limits = [charge.limit for charge in charges]
         reported = [(index, headers) for index, limit in enumerate(limits) if (headers := headers_of(limit))]
+        only_requests = all(limit.kind == "requests" for limit in limits)
+        is_early = is_complete and bool(charges) and not any(limit.wait for limit in limits)
         return cls(
             charges,
             account,
@@ -68,10 +72,10 @@ class Plan(msgspec.Struct, eq=False):
             ones=(1,) * len(charges),
             reported=tuple(reported),
             distinct=len({headers.kind for _, headers in reported}) == len(reported),
-            only_requests=all(limit.kind == "requests" for limit in limits),
+            only_requests=only_requests,
             has_observed=any(limit.observed for limit in limits),
             has_cache_reads=any(limit.cache_reads for limit in limits),
-            may_wait=any(limit.wait for limit in limits),
+            is_early=is_early and (account is None or only_requests),
         )
 
 
@@ -98,7 +102,11 @@ class Plans:
         principal = exchange.principal
         if not self._limits and (principal is None or not principal.limits):
             return NO_LIMITS
-        caller = _caller(exchange)
+        operation = exchange.operation or family_of(exchange)
+        if principal is None:
+            caller = (operation, "", None, ())
+        else:
+            caller = (operation, principal.id, principal.team, principal.limits)
         plan = self._early.get(caller)
         if plan is None:
             plan = self._make(exchange, caller, None, early=True)
@@ -118,7 +126,7 @@ class Plans:
         return plan
 
     def _make(self, exchange: Exchange, caller: Caller, model: str | None, *, early: bool) -> Plan:
-        family = caller[0]
+        family = family_of(exchange)
         limits = limits_of(self._limits, exchange.principal, family)
         later = [limit for limit in limits if needs_body(limit)]
         if early:
@@ -128,13 +136,6 @@ class Plans:
         has_tokens = any(charge.limit.is_tokens for charge in charges)
         history = self.estimates.of(model or "", caller[1]) if has_tokens else None
         return Plan.of(charges, account, caller, history, is_complete=not (early and later))
-
-
-def _caller(exchange: Exchange) -> Caller:
-    principal = exchange.principal
-    if principal is None:
-        return family_of(exchange), "", None, ()
-    return family_of(exchange), principal.id, principal.team, principal.limits
 
 
 def _remember(plans: dict[_Key, Plan], key: _Key, plan: Plan, names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,10 +12,10 @@ import msgspec
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limit import Kind, Limit, check_limits
 from bud_asgi.limits.amounts import CostFunction, computed_use, cost_of, used_by, used_tokens, usual_amount
-from bud_asgi.limits.answers import RateLimited, add_limit_headers, levels_of, misconfigured, remove_headers, tightest
+from bud_asgi.limits.answers import RateLimited, add_limit_headers, levels_of, misconfigured, remove_headers
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
-from bud_asgi.limits.plans import Plan, Plans
+from bud_asgi.limits.plans import NO_LIMITS, Plan, Plans
 from bud_asgi.limits.refusals import Refusals
 from bud_asgi.limits.standing import Standing, limit_state, standing_of
 from bud_asgi.limits.store import Charge, Grant, InspectableStore, LimitStatus, LimitStore, SharedStore, check_store
@@ -35,6 +36,10 @@ class Admission(msgspec.Struct, eq=False, gc=False):
     amounts: Sequence[int]
     size: int = 0
     reservation: Reservation | None = None
+
+
+_UNLIMITED = Admission(NO_LIMITS, ())
+"""The admission of all requests that no limit applies to."""
 
 
 class Limiter:
@@ -84,10 +89,11 @@ class Limiter:
     def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory is read; for any other, earlier refusals count. Returns the charges that are known so far.
+        A store in memory is read, unless it is to admit the request at this time; for any other store, earlier refusals
+        count. Returns the charges that are known so far.
         """
         plan = self._plans.early(exchange)
-        if self.cost is not None:  # it may take less than 1
+        if (plan.is_early and self._memory is not None) or self.cost is not None:  # which may be less than 1
             return plan
         try:
             if plan.account is not None and self._memory is not None:
@@ -99,26 +105,19 @@ class Limiter:
                 raise self._refused(exchange, error) from None
         return plan
 
-    def admits_early(self, plan: Plan) -> bool:
-        """Whether to `admit` before the body is read: no limit depends on it, and only the store can refuse.
-
-        A request that may wait does so behind its body: before, its client cannot be watched for a disconnect.
-        """
-        return self._memory is None and plan.is_complete and bool(plan.charges) and not plan.may_wait
-
     def admit_now(self, exchange: Exchange, plan: Plan) -> Admission | None:
         """Do what `admit` does, without a coroutine; `None` if the store or the request may have to wait.
 
         `plan` is what `check` has returned.
         """
-        plan = self._plans.full(exchange, plan)
+        if not plan.is_complete:
+            plan = self._plans.full(exchange, plan)
         if not plan.charges:
-            return Admission(plan, ())
+            return _UNLIMITED
         if self._memory is None or self._waiting.queues:
             return None
-        admission = self._prepare(exchange, plan)
         try:
-            return self._take(self._memory, exchange, admission)
+            return self._take(self._memory, exchange, self._prepare(exchange, plan))
         except RateLimited as error:
             if error.limit_status.charge.limit.wait:
                 return None
@@ -131,9 +130,9 @@ class Limiter:
         a `Grant`. The store's own exceptions propagate.
         """
         plan = self._plans.full(exchange, self._plans.early(exchange))
-        admission = self._prepare(exchange, plan)
         if not plan.charges:
-            return admission
+            return _UNLIMITED
+        admission = self._prepare(exchange, plan)
         try:
             if (queued := self._waiting.queued(plan.charges)) is not None:
                 raise behind(_charges(admission)[plan.charges.index(queued)])
@@ -146,11 +145,11 @@ class Limiter:
 
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
         """Book what a request has used, at once or in the background: cancellation does not skip it."""
-        reservation = admission.reservation
+        reservation, amounts = admission.reservation, admission.amounts
         if reservation is None:
             return
-        admission.reservation = None
-        amounts = self._used_amounts(admission, exchange)
+        if self._used is not None or not (admission.plan.only_requests and exchange.attempts):
+            amounts = self._used_amounts(admission, exchange)
         if self._memory is not None:
             self._memory.book(reservation, amounts)
         else:
@@ -206,12 +205,16 @@ class Limiter:
         return Admission(plan, amounts, len(body))
 
     def _take(self, memory: MemoryStore, exchange: Exchange, admission: Admission) -> Admission:
-        account = admission.plan.account
+        plan = admission.plan
+        account = plan.account
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
         exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
-        plan, buckets = admission.plan, account.buckets
-        levels = [(headers, buckets[index].used) for index, headers in plan.reported]
-        add_limit_headers(exchange.reply_headers, levels if plan.distinct else tightest(levels))
+        buckets, lines, now = account.buckets, exchange.reply_headers, time.time()
+        if plan.distinct and not lines:
+            for index, headers in plan.reported:
+                lines += headers.lines(buckets[index].used, now)
+        else:
+            add_limit_headers(lines, [(headers, buckets[index].used) for index, headers in plan.reported], now)
         if plan.has_observed:
             _note_observed(exchange, [(bucket.limit, bucket.used) for bucket in buckets])
         return admission
@@ -227,7 +230,7 @@ class Limiter:
             raise misconfigured(exchange.request_id, fault) from error
         exchange.reservation = admission.reservation = granted.reservation
         self._lease(granted.reservation, exchange.tasks)
-        add_limit_headers(exchange.reply_headers, levels_of(granted.statuses))
+        add_limit_headers(exchange.reply_headers, levels_of(granted.statuses), time.time())
         if plan.has_observed:
             _note_observed(exchange, [(status.charge.limit, status.used) for status in granted.statuses])
         return admission
@@ -261,8 +264,6 @@ class Limiter:
         plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
             return computed_use(self._used, exchange, plan.charges, reserved)
-        if plan.only_requests and exchange.attempts:
-            return reserved
         usage = exchange.usage
         tokens = None if usage is None else used_tokens(usage)
         if plan.history is not None and usage is not None and tokens is not None and not usage.estimated:

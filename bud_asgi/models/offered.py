@@ -91,7 +91,7 @@ def _names(source: _Source, lists: ModelsByProvider, providers: Mapping[str, Pro
 
 
 def _positions(names: Iterable[str]) -> dict[str, int]:
-    return {name: position for position, name in enumerate(names)}
+    return {name: position for position, name in enumerate(dict.fromkeys(names))}
 
 
 def _position(

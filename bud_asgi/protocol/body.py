@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import os
+from io import BytesIO
 
 from bud_asgi.protocol.errors import InvalidRequest, RequestTooLarge
 
 DEFAULT_MAX_BODY = 32 * 1024 * 1024
 """The largest body of a Messages request, in bytes (vendor page "Errors", request size limits)."""
-
-_SMALL = 4096
-_PIECE = 1 << 16
-"""Chunks below `_SMALL` bytes are put together in pieces of this size: an object for each byte takes forty times it."""
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
@@ -43,44 +41,39 @@ class BodyReader:
     checked here, because the JSON decoder does not look inside values that it returns as raw bytes.
     """
 
-    __slots__ = ("_chunks", "_decoder", "_inside_character", "_max_body", "size")
+    __slots__ = ("_body", "_decoder", "_inside_character", "_max_body", "size")
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._chunks: list[bytes | bytearray] = []
+        self._body = BytesIO()
         self._decoder: codecs.IncrementalDecoder | None = None
         self._inside_character = False
         self.size = 0
 
     def feed(self, chunk: bytes) -> None:
         """Add a chunk. Raises `RequestTooLarge` past the limit, `InvalidRequest` at the first invalid byte."""
-        self.size += len(chunk)
-        if self.size > self._max_body:
+        if self.size + len(chunk) > self._max_body:
             raise _too_large(self._max_body)
-        if not self._chunks or len(chunk) >= _SMALL:
-            self._chunks.append(chunk)
-        else:
-            self._join(chunk)
+        if self.size:
+            self._body.write(chunk)
+        else:  # the buffer is this chunk, uncopied, and grows in place once nothing else refers to it
+            self._body = BytesIO(chunk)
+            self._body.seek(0, os.SEEK_END)
+        self.size += len(chunk)
         if self._inside_character or not chunk.isascii():
             self._inside_character = self._decode(chunk, final=False)
 
     def finish(self) -> bytes:
-        """Join the chunks and return the body. Raises `InvalidRequest` if it ends inside a character."""
+        """Return the body. Raises `InvalidRequest` if it ends inside a character."""
         if self._inside_character:
             self._decode(b"", final=True)
-        chunks, self._chunks = self._chunks, []
-        return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+        body = self._body.getvalue()  # the buffer itself, not a copy of it
+        self.clear()
+        return body
 
     def clear(self) -> None:
         """Drop what has been collected."""
-        self._chunks.clear()
-
-    def _join(self, chunk: bytes) -> None:
-        last = self._chunks[-1]
-        if isinstance(last, bytearray) and len(last) < _PIECE:
-            last += chunk
-        else:
-            self._chunks.append(bytearray(chunk))
+        self._body = BytesIO()
 
     def _decode(self, chunk: bytes, *, final: bool) -> bool:
         """Decode a chunk; true if it ends inside a character."""

@@ -83,7 +83,7 @@ class ModelNotAllowed(GatewayError):
     retryable = False
 
     def __init__(self, model: str, field: str = "model") -> None:
-        super().__init__(f"{field}: {model} is not among the models that this API key may use")
+        super().__init__(f"{field}: {model} is not among the models that you may use")
 
 
 class RequestTooLarge(GatewayError):

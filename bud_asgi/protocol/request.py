@@ -7,7 +7,7 @@ splices at known positions. Nested values are left to the upstream to validate.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -25,6 +25,8 @@ LARGE_BODY = 1 << 20
 
 MAX_UNKNOWN = 1 << 20
 """The largest number of bytes of a large body that may lie outside the known fields."""
+
+_MAX_COPIED = 64 << 10  # bytes of a body up to which a copy costs less than views of its parts
 
 MAX_KEYS = 1000
 """The largest number of top-level keys; the service knows about thirty."""
@@ -100,47 +102,52 @@ class MessagesRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 def splice(
     request: MessagesRequest, *, without: Collection[str] = (), changed: Mapping[str, bytes] | None = None
-) -> list[bytes | memoryview]:
-    """The body with the top-level fields in `without` removed and those in `changed` set, as buffers.
+) -> bytes | list[bytes | memoryview]:
+    """The body with the top-level fields in `without` removed and those in `changed` set; a large one as buffers.
 
-    A changed field keeps its position; a new one is appended. The bytes of all other values are unchanged.
+    A changed field keeps its position; a new one is appended. The bytes of all other fields are unchanged.
     """
+    body, changed = request.body, changed or {}
+    is_small = len(body) <= _MAX_COPIED
+    view = body if is_small else memoryview(body)
     parts: list[bytes | memoryview] = []
-    for _, key, value in _spliced(request, without, changed or {}):
-        parts += (b"," if parts else b"{", key, value)
-    return [*parts, b"}"] if parts else [b"{}"]
+    begin, end = -1, 0  # of the fields that are kept together; -1 if there are none so far
+    for name, (start, until) in request.spans.items():
+        if name in without:
+            if begin >= 0:
+                parts += (b"," if parts else b"{", view[begin:end])
+                begin = -1
+        else:
+            if begin < 0:
+                begin = _behind_comma(body, end)
+            if value := changed.get(name):
+                parts += (b"," if parts else b"{", view[begin:start], value)
+                begin = -1
+        end = until
+    if begin >= 0:
+        parts += (b"," if parts else b"{", view[begin:end])
+    for name, value in changed.items():
+        if name not in request.spans:
+            parts += (b"," if parts else b"{", msgspec.json.encode(name), b":", value)
+    parts.append(b"}" if parts else b"{}")
+    return b"".join(parts) if is_small else parts
 
 
 def edited(
     request: MessagesRequest, *, without: Collection[str] = (), changed: Mapping[str, bytes] | None = None
 ) -> MessagesRequest:
     """The request with the same edits as in `splice`, for further edits. Copies the body once."""
-    parts: list[bytes | memoryview] = []
-    spans: dict[str, Span] = {}
-    end = 0
-    for name, key, value in _spliced(request, without, changed or {}):
-        parts += (b"," if parts else b"{", key, value)
-        start = end + 1 + len(key)
-        end = start + len(value)
-        spans[name] = (start, end)
-    return msgspec.structs.replace(request, body=b"".join((*parts, b"}")), located=spans, is_plain=False)
+    parts = splice(request, without=without, changed=changed)
+    body = parts if isinstance(parts, bytes) else b"".join(parts)
+    return msgspec.structs.replace(request, body=body, located=None, is_plain=False)
 
 
-def _spliced(
-    request: MessagesRequest, without: Collection[str], changed: Mapping[str, bytes]
-) -> Iterator[tuple[str, bytes | memoryview, bytes | memoryview]]:
-    """The fields that remain: name, bytes up to the value, value."""
-    body, view, end = request.body, memoryview(request.body), 0
-    for name, (start, until) in request.spans.items():
-        begin = end + 1
-        if body[end] not in _COMMAS and (comma := _COMMA.match(body, end)):
-            begin = comma.end()
-        end = until
-        if name not in without:
-            yield name, view[begin:start], changed.get(name) or view[start:until]
-    for name, value in changed.items():
-        if name not in request.spans:
-            yield name, msgspec.json.encode(name) + b":", value
+def _behind_comma(body: bytes, end: int) -> int:
+    """Where the field begins that follows the value which ends here, or is the first: its key, or blanks before it."""
+    if body[end] in _COMMAS:
+        return end + 1
+    comma = _COMMA.match(body, end)
+    return comma.end() if comma else end
 
 
 def check_unknown_size(body: bytes) -> None:
@@ -220,11 +227,11 @@ def _locate(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, Span]:
     spans: dict[str, Span] = {}
     end = 0
     for name, value in fields.items():
-        start = end + len(name.encode()) + 4  # `{` or `,`, two quotes, `:`
+        start = end + len(name) + 4  # `{` or `,`, two quotes, `:`
         end = start + len(value)
         spans[name] = (start, end)
     # The decoded pairs occupy distinct bytes of the body and take at least this many, written without whitespace. A
-    # body of exactly that size has no room for whitespace, escaped keys or duplicates.
+    # body of exactly that size has no room for whitespace, duplicates, and keys that are escaped or not ASCII.
     return spans if end + 1 == len(body) else _walk(body, fields)
 
 

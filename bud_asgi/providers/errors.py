@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bud_asgi.http import HttpError
 from bud_asgi.protocol.errors import GatewayError, Outcome, read_error, type_of_status
+from bud_asgi.protocol.headers import Headers
 
 
 class UpstreamUnavailable(GatewayError):
@@ -38,7 +39,7 @@ class TranslatedUpstreamError(GatewayError):
 
     `upstream_message` is its whole text: for the log, because it may name accounts and projects. `credential`: it
     rejected the gateway's credential, so a fresh one is tried once. `denied`: it, or a front end of it, rejected the
-    gateway for another reason.
+    gateway for another reason. `fields` are the header fields of the response, by lower-case name.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class TranslatedUpstreamError(GatewayError):
         self.denied = denied
         self.retryable = retryable
         self.outcome: Outcome = "upstream_failed" if credential else "answered"
+        self.fields: Headers = {}
 
 
 class UpstreamErrorResponse(GatewayError):
     """An upstream's own error object, which passes through: its status, its bytes, and when to retry.
 
-    `event`: it was the first event of a stream, not a response of its own.
+    `event`: it was the first event of a stream, not a response of its own. `fields` are the header fields of the
+    response, by lower-case name.
     """
 
     outcome = "answered"
@@ -75,6 +78,7 @@ class UpstreamErrorResponse(GatewayError):
         self.status = status
         self.body = self.upstream_body = body
         self.event = event
+        self.fields: Headers = {}
         error = read_error(body)
         self.type = type_of_status(status) if error is None else error.type
 

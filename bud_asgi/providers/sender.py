@@ -120,6 +120,7 @@ async def _read_error(
         reply.close()
     relayed = relayed_error_headers(fields, attempt.upstream_request_id)
     error = decode_error(provider, call, reply.status, fields, body if whole else b"", relayed)
+    error.fields = fields
     if isinstance(error, TranslatedUpstreamError) and provider.credential.redact(str(error)) != str(error):
         shown = error.upstream_message
         _log.error("%s: %s echoed our credential in an error: %s", call.request_id, provider.name, shown)

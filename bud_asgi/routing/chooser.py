@@ -54,9 +54,6 @@ class Chooser:
 
         Groups of a `RouteTable` share the load as their route says; other targets keep their order.
         """
-        if len(targets) == 1:
-            health = self.fleet.health(targets[0])
-            return targets if health.in_flight < health.concurrency else ()
         preferred = self.prefer(exchange, route, targets)
         balance = route.balance if isinstance(route, TableRoute) else DEFAULT_BALANCE
         return self.fleet.arrange(preferred.groups, now, _Order(self, exchange, balance, now), preferred.later)

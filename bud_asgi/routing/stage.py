@@ -21,10 +21,7 @@ def resolve(table: RouteTable, exchange: Exchange) -> None:
 
     Raises `NotFound`, `ModelNotAllowed`.
     """
-    request, principal = exchange.decoded_request, exchange.principal
-    if type(table) is RouteTable and principal is not None and not request.named_models:  # the common case
-        exchange.route = table.resolve_checked(request.model, principal, exchange)
-        return
+    request = exchange.decoded_request
     exchange.route = table.resolve_for(exchange, request.model)
     routes: list[tuple[NamedModel, ResolvedRoute]] = []
     for named, model in _names(request):

@@ -36,8 +36,8 @@ _CHUNK_FRAMING = 64
 _DROPPED: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 """Takes the trailers, which the scope must not show as headers."""
 
-_HELD_BODY = 64 << 10
-"""Bytes of a body that may wait for the app before reading is paused."""
+_HELD_BODY = 32 << 10
+"""Bytes of a body that may wait for the app before reading is paused: less than one read, so that none are joined."""
 
 
 class Phase(Enum):
@@ -59,6 +59,8 @@ class Register(Protocol):
 
     limits: ServerLimits
     loop: asyncio.AbstractEventLoop
+    buffer: memoryview
+    head_buffer: memoryview
     now: float
     idle: dict[ServerConnection, float]
     asgi_version: str
@@ -92,7 +94,7 @@ class Register(Protocol):
         ...
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(asyncio.BufferedProtocol):
     """Parses requests within the limits, runs the app for each, and closes so that a client can read its answer.
 
     `deadline` is when `on_deadline` has to be called, in seconds of the loop's time. One request runs at a time; others
@@ -113,7 +115,7 @@ class ServerConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _DROPPED
         self._begun: Collection[tuple[bytes, bytes]] | None = None
         self._phase = IDLE
-        self._piece = self._head = self._framing = self._body = self._unread = self._unsent = 0
+        self._piece = self._head = self._framing = self._body = self._left = self._unread = self._unsent = 0
         self._error: GatewayError | None = None
         self._closing = False
 
@@ -181,40 +183,39 @@ class ServerConnection(asyncio.Protocol):
 
     # Parsing.
 
-    def data_received(self, data: bytes) -> None:
-        """Parse in pieces, so that no head can grow far beyond its limit in one call."""
-        size = self._limits.head
-        if len(data) <= size:
-            self._parse(data)
-            return
-        view = memoryview(data)
-        for start in range(0, len(data), size):
-            self._parse(view[start : start + size])
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return a buffer that all connections share: small, so that no head grows far beyond its limit in one read."""
+        register = self._register
+        return register.head_buffer if self._left <= self._limits.head else register.buffer[: self._left]
 
-    def _parse(self, piece: bytes | memoryview) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what has been read."""
         if self._closing or self._error is not None:
-            self._discard(len(piece))
+            self._discard(nbytes)
             return
-        self._piece, self._body = len(piece), 0
+        self._piece, self._body = nbytes, 0
         try:
-            self._parser.feed_data(piece)
+            self._parser.feed_data(self._register.buffer[:nbytes])
         except httptools.HttpParserUpgrade as upgrade:
-            if upgrade.args[0] < len(piece) and self._last is not None:  # what follows is in the other protocol
+            if upgrade.args[0] < nbytes and self._last is not None:  # what follows is in the other protocol
                 self._last.keep_alive = False
         except httptools.HttpParserError:
             self._refuse(self._error or not_http())
             return
         begun, self._begun = self._begun, None
         if self._phase is HEAD:
-            self._head += len(piece)  # may count bytes before the head as well, but no more than a piece of them
+            self._head += nbytes  # may count bytes before the head as well, but no more than a piece of them
             if self._head > 2 * self._limits.head:
                 self._refuse(head_too_large())
-        elif self._phase is BODY and begun is None:
-            self._check_framing(len(piece) - self._body)
+        elif self._phase is BODY and begun is not None and self._last is not None:
+            self._left = self._last.expect(begun) - self._body
+        elif self._phase is BODY:
+            self._left -= self._body
+            self._framing = max(0, self._framing + nbytes - self._body)
+            if self._framing > self._limits.framing:
+                self._refuse(framing_too_large())
             if self._last is None:
-                self._discard(len(piece))
-        elif self._phase is BODY and self._last is not None:
-            self._last.expect(begun or ())
+                self._discard(nbytes)
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -293,15 +294,11 @@ class ServerConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """End the body."""
         self._phase = IDLE
+        self._left = 0
         if self._last is None:
             self._wait()
         else:
             self._last.end_body()
-
-    def _check_framing(self, size: int) -> None:
-        self._framing = max(0, self._framing + size)
-        if self._framing > self._limits.framing:
-            self._refuse(framing_too_large())
 
     # Responses.
 

@@ -22,6 +22,12 @@ from bud_asgi.server.cycle import Cycle
 from bud_asgi.server.head import render_lines
 from bud_asgi.server.limits import ServerLimits
 
+READ_BUFFER = 256 << 10
+"""Size in bytes of the read buffer that all connections of a server share: the most of a body in one read."""
+
+_LARGEST_KEPT = 8 << 20
+"""Size in bytes up to which freed memory is kept for the next body rather than returned to the system."""
+
 _REPORT_EVERY = 10.0
 
 _log = logging.getLogger("bud_asgi")
@@ -45,6 +51,11 @@ class Connections:
     ) -> None:
         self.limits = limits
         self.loop = loop
+        # A page fault for each 4 KB costs more than to copy them. glibc keeps blocks as large as the largest that has
+        # been freed, and up to twice as much in all (`mallopt(3)`, "dynamic mmap threshold").
+        bytes(_LARGEST_KEPT)
+        self.buffer = memoryview(bytearray(max(READ_BUFFER, limits.head)))
+        self.head_buffer = self.buffer[: limits.head]
         self.now = loop.time()
         self.idle: dict[ServerConnection, float] = {}
         self.asgi_version, self.root_path, self.app_state = config.asgi_version, config.root_path, app_state
@@ -99,8 +110,10 @@ class Connections:
 
     def start(self, cycle: Cycle, scope: Scope) -> None:
         """Run the app for a request, in a task of its own."""
-        running = cycle.run(self._app, scope, self._state.tasks, log=self._log_requests)
-        self.loop.create_task(running, context=Context() if self._reset_context else None)
+        tasks = self._state.tasks
+        running = cycle.run(self._app, scope, tasks, log=self._log_requests)
+        cycle.task = self.loop.create_task(running, context=Context() if self._reset_context else None)
+        tasks.add(cycle.task)
 
     def on_response(self) -> None:
         """Count a response: uvicorn can stop after so many."""

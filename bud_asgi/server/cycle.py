@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol, cast
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
@@ -44,10 +44,11 @@ class Connection(Protocol):
 class Cycle:
     """A request from its head on, until its response is complete or its connection lost.
 
-    `keep_alive` is whether another request may follow, `awaits_continue` whether the client sends the body only after a
-    `100 Continue` that it has not got.
+    `task` runs the app. `keep_alive` is whether another request may follow, `awaits_continue` whether the client sends
+    the body only after a `100 Continue` that it has not got.
     """
 
+    task: asyncio.Task[None]
     started = complete = disconnected = awaits_continue = False
     _ready = _chunked = False
     _more = True
@@ -64,12 +65,10 @@ class Cycle:
         self.keep_alive = keep_alive and version != "1.0"
 
     async def run(self, app: ASGIApp, scope: Scope, tasks: set[asyncio.Task[None]], *, log: bool) -> None:
-        """Run the app in a task, which is in `tasks` meanwhile.
+        """Run the app in `task`, which is in `tasks` meanwhile.
 
         The scope is kept no longer than the app keeps it, or with `log` until the response starts.
         """
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        tasks.add(task)
         if log:
             self._logged = scope
         try:
@@ -85,15 +84,19 @@ class Cycle:
                 missing = "completing" if self.started else "starting"
                 _log.error("ASGI callable returned without %s response.", missing)
         finally:
-            tasks.discard(task)
+            tasks.discard(self.task)
             self._fail()
 
     # The request.
 
-    def expect(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Find out whether the body, which has not arrived, waits for a `100 Continue` (RFC 9110, 10.1.1)."""
-        if self._version != "1.0":
-            self.awaits_continue = (b"expect", b"100-continue") in [(name, value.lower()) for name, value in headers]
+    def expect(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
+        """Return the declared length of a body that has not arrived with its head; 0 if there is none.
+
+        Also finds out whether it waits for a `100 Continue` (RFC 9110, 10.1.1).
+        """
+        fields = dict(headers)
+        self.awaits_continue = self._version != "1.0" and fields.get(b"expect", b"").lower() == b"100-continue"
+        return int(fields.get(b"content-length", 0))
 
     def feed(self, body: bytes) -> int:
         """Take a part of the body. Returns how many bytes the app has yet to receive."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache
+from math import floor
 
 import msgspec
 
-from bud_asgi.attempt import AttemptEnd
+from bud_asgi.attempt import Attempt, AttemptEnd
 from bud_asgi.exchange import Exchange, Outcome
 from bud_asgi.limit import limit_words
 from bud_asgi.printable import printable
+from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.protocol.trace_context import trace_id_of
 from bud_asgi.protocol.usage import ServerToolUse, Usage
 
@@ -114,97 +116,129 @@ def level_of(exchange: Exchange) -> int:
 
 def access_line(exchange: Exchange, now: float) -> AccessLine:
     """The line of a request that ends `now`, in seconds since the epoch."""
-    started = exchange.started
-    line = AccessLine(
+    started, ended, committed = exchange.started, exchange.ended or exchange.started, exchange.committed
+    attempts, request = exchange.attempts, exchange.read_request
+    lines = [_attempt_line(attempt, started) for attempt in attempts]
+    last = attempts[-1] if attempts else None
+    # By position: names of arguments, and fields that are set later, cost several times as much.
+    return AccessLine(
         rfc3339(now),
         _LEVEL_NAMES[level_of(exchange)],
         exchange.request_id,
         exchange.operation,
         exchange.status,
         exchange.outcome,
-        ((exchange.ended or started) - started) * 1e5 // 1 / 100,
+        (ended - started) * 1e5 // 1.0 / 100.0,
+        *_unserved(exchange),
+        *_caller(exchange),
+        *_models(exchange, request),
+        lines[-1].target if lines else None,
+        lines or None,
+        request is not None and request.stream,
+        None if request is None else exchange.body_wait * 1e5 // 1.0 / 100.0,
+        (exchange.added or 0.0) * 1e5 // 1.0 / 100.0 if lines else None,
+        None if committed is None else (committed - started) * 1e5 // 1.0 / 100.0,
+        exchange.longest_gap * 1e5 // 1.0 / 100.0 if exchange.longest_gap else None,
+        *(_NO_USAGE if exchange.usage is None else _usage(exchange.usage)),
+        [_text(name) for name in last.dropped[:_MAX_DROPPED]] if last is not None and last.dropped else None,
+        None if last is None else last.upstream_request_id,
+        None if last is None else last.guardrail,
+        exchange.revision,
     )
-    _add_caller(line, exchange)
-    if exchange.attempts:
-        _add_attempts(line, exchange)
-    if exchange.usage is not None:
-        _add_usage(line, exchange.usage)
-    if exchange.error_type is not None:
-        line.error_type = _text(exchange.error_type)
-    if exchange.refused_by is not None:
-        line.refused_by = limit_words(exchange.refused_by)
-    if exchange.over_limits:
-        line.over_limits = [limit_words(limit) for limit in exchange.over_limits]
-    if exchange.committed is not None:
-        line.first_byte_milliseconds = (exchange.committed - started) * 1e5 // 1 / 100
-    if exchange.longest_gap:
-        line.longest_gap_milliseconds = exchange.longest_gap * 1e5 // 1 / 100
-    line.revision = exchange.revision
-    return line
 
 
-def _add_caller(line: AccessLine, exchange: Exchange) -> None:
-    """Add who sent the request, and for which model."""
-    line.trace_id = exchange.trace_id or trace_id_of(exchange.headers)
-    if (principal := exchange.principal) is not None:
-        line.principal, line.team = principal.id, principal.team
-    if exchange.client:
-        line.client_address = _text(str(exchange.client[0]))
-    if user_agent := exchange.headers.get(b"user-agent"):
-        line.user_agent = _text(user_agent[:MAX_TEXT].decode("latin-1"))
-    if exchange.operation is None:
-        line.method, line.path = _text(exchange.method), _text(exchange.path.partition("?")[0])
-    if (route := exchange.route) is not None:
-        line.model, line.route = route.model, getattr(route, "pattern", None)
-        if line.route is None:  # of the host's own router
-            line.model = _encodable(route.model)
-    if (request := exchange.read_request) is not None:
-        line.stream = request.stream
-        line.body_milliseconds = exchange.body_wait * 1e5 // 1 / 100
-        if request.model != line.model:
-            line.requested_model = _text(request.model)
-    elif exchange.model_id:
-        line.requested_model = _text(exchange.model_id)
+# Each of these returns the values of some fields, in their order.
+
+_Text = str | None
+_Count = int | None
+_Unserved = tuple[_Text, _Text, _Text, _Text, list[str] | None]
+_UsageFields = tuple[
+    *tuple[_Count, _Count, _Count, _Count, _Count, _Count, _Count],
+    dict[str, int] | None,
+    list[IterationLine] | None,
+    *tuple[_Text, _Text, _Text, bool],
+]
 
 
-def _add_attempts(line: AccessLine, exchange: Exchange) -> None:
-    arrived, attempts = exchange.started, exchange.attempts
-    lines: list[AttemptLine] = []
-    for attempt in attempts:
-        started, ended, first_event = attempt.started, attempt.ended, attempt.first_event
-        line.target = attempt.target.name
-        lines.append(
-            AttemptLine(
-                line.target,
-                (started - arrived) * 1e5 // 1 / 100,
-                None if ended is None else (ended - started) * 1e5 // 1 / 100,
-                None if first_event is None else (first_event - started) * 1e5 // 1 / 100,
-                attempt.status,
-                attempt.end,
-            )
-        )
-    line.attempts, last = lines, attempts[-1]
-    line.upstream_request_id, line.guardrail = last.upstream_request_id, last.guardrail
-    if last.dropped:
-        line.dropped = [_text(name) for name in last.dropped[:_MAX_DROPPED]]
-    line.added_milliseconds = (exchange.added or 0.0) * 1e5 // 1 / 100
+def _unserved(exchange: Exchange) -> _Unserved:
+    """`method` and `path` of what is no operation, `error_type`, `refused_by`, `over_limits`."""
+    error_type, refused_by, over_limits = exchange.error_type, exchange.refused_by, exchange.over_limits
+    is_known = exchange.operation is not None
+    if is_known and error_type is None and refused_by is None and not over_limits:
+        return _ALL_SERVED
+    return (
+        None if is_known else _text(exchange.method),
+        None if is_known else _text(exchange.path.partition("?")[0]),
+        None if error_type is None else _text(error_type),
+        None if refused_by is None else limit_words(refused_by),
+        [limit_words(limit) for limit in over_limits] if over_limits else None,
+    )
 
 
-def _add_usage(line: AccessLine, usage: Usage) -> None:
-    line.input_tokens, line.output_tokens = usage.input_tokens, usage.output_tokens
-    line.cache_creation_input_tokens = usage.cache_creation_input_tokens or None
-    line.cache_read_input_tokens = usage.cache_read_input_tokens or None
-    if (cache := usage.cache_creation) is not None:
-        line.ephemeral_5m_input_tokens = cache.ephemeral_5m_input_tokens or None
-        line.ephemeral_1h_input_tokens = cache.ephemeral_1h_input_tokens or None
-    if (details := usage.output_tokens_details) is not None:
-        line.thinking_tokens = details.thinking_tokens or None
-    if (tools := usage.server_tool_use) is not None:
-        line.server_tool_use = _server_tool_use(tools)
-    if usage.iterations:
-        line.iterations = [IterationLine(*msgspec.structs.astuple(one)) for one in usage.iterations[:_MAX_ITERATIONS]]
-    line.service_tier, line.inference_geo, line.speed = usage.service_tier, usage.inference_geo, usage.speed
-    line.estimated = usage.estimated
+def _caller(exchange: Exchange) -> tuple[_Text, _Text, _Text, _Text, _Text]:
+    """`trace_id`, `principal`, `team`, `client_address`, `user_agent`."""
+    principal, client, user_agent = exchange.principal, exchange.client, exchange.headers.get(b"user-agent", b"")
+    return (
+        exchange.trace_id or trace_id_of(exchange.headers),
+        None if principal is None else principal.id,
+        None if principal is None else principal.team,
+        *_client(
+            str(client[0]) if client else "", user_agent if len(user_agent) <= MAX_TEXT else user_agent[:MAX_TEXT]
+        ),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _client(address: str, user_agent: bytes) -> tuple[_Text, _Text]:
+    """`client_address`, `user_agent`. Most callers send more than one request."""
+    return _text(address) or None, _text(user_agent.decode("latin-1")) or None
+
+
+def _models(exchange: Exchange, request: MessagesRequest | None) -> tuple[_Text, _Text, _Text]:
+    """`requested_model`, if it is another one than that of the route, `model`, `route`."""
+    route, requested = exchange.route, exchange.model_id if request is None else request.model
+    if route is None:
+        return _text(requested) if requested else None, None, None
+    pattern = getattr(route, "pattern", None)
+    model = route.model if pattern is not None else _encodable(route.model)  # of the host's own router
+    return None if requested == model or not requested else _text(requested), model, pattern
+
+
+def _attempt_line(attempt: Attempt, arrived: float) -> AttemptLine:
+    started, ended, first_event = attempt.started, attempt.ended, attempt.first_event
+    return AttemptLine(
+        attempt.target.name,
+        (started - arrived) * 1e5 // 1.0 / 100.0,
+        None if ended is None else (ended - started) * 1e5 // 1.0 / 100.0,
+        None if first_event is None else (first_event - started) * 1e5 // 1.0 / 100.0,
+        attempt.status,
+        attempt.end,
+    )
+
+
+def _usage(usage: Usage) -> _UsageFields:
+    """The fields from `input_tokens` to `estimated`."""
+    cache, details, tools = usage.cache_creation, usage.output_tokens_details, usage.server_tool_use
+    iterations = usage.iterations[:_MAX_ITERATIONS] if usage.iterations else ()
+    return (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_creation_input_tokens or None,
+        usage.cache_read_input_tokens or None,
+        None if cache is None else cache.ephemeral_5m_input_tokens or None,
+        None if cache is None else cache.ephemeral_1h_input_tokens or None,
+        None if details is None else details.thinking_tokens or None,
+        None if tools is None else _server_tool_use(tools),
+        [IterationLine(*msgspec.structs.astuple(one)) for one in iterations] if iterations else None,
+        usage.service_tier,
+        usage.inference_geo,
+        usage.speed,
+        usage.estimated,
+    )
+
+
+_ALL_SERVED: _Unserved = (None, None, None, None, None)
+_NO_USAGE = _usage(Usage())
 
 
 def _server_tool_use(tools: ServerToolUse) -> dict[str, int] | None:
@@ -263,11 +297,14 @@ def _text(text: str) -> str:
 
 
 @lru_cache(4)
-def _to_second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.%%03dZ", time.gmtime(seconds))
+def _to_second(second: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
 
 
 def rfc3339(now: float) -> str:
     """A time in seconds since the epoch as UTC, with milliseconds."""
-    seconds = int(now)
-    return _to_second(seconds) % ((now - seconds) * 1000)
+    second = now // 1.0
+    return _to_second(second) + _MILLISECONDS[floor((now - second) * 1000.0)]
+
+
+_MILLISECONDS = [f"{number:03d}Z" for number in range(1000)]

@@ -220,6 +220,11 @@ def test_a_key_that_changed_places_with_its_name_is_not_shown() -> None:
     assert KEY not in str(refused.value)
 
 
+def test_keys_or_a_store_are_required() -> None:
+    with pytest.raises(OptionError, match=r"^keys: missing; expected keys, a store, or {} to accept no key at all$"):
+        ApiKeys()
+
+
 def test_names_and_hashes_are_there_once() -> None:
     with pytest.raises(ValueError, match=r"^keys\[1\]\.hash: duplicate API key hash, already used by keys\[0\]$"):
         ApiKeys({"a": hash_api_key(KEY), "b": hash_api_key(KEY)})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser, UnauthenticatedUser
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser, UnauthenticatedUser
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -23,7 +23,7 @@ KEY_REQUIRED, BAD_KEY = "x-api-key header is required", "invalid x-api-key"
 BAD_TOKEN, BAD_HEADER = "Invalid bearer token", "Invalid authorization header"
 
 
-async def authenticated(backend: HostUser | HostToken, headers: Lines = (), **scope: Any) -> tuple[Sent, Behind]:
+async def authenticated(backend: AuthenticationBackend, headers: Lines = (), **scope: Any) -> tuple[Sent, Behind]:
     behind = Behind()
     return await call(AuthMiddleware(behind, backend=backend), http_scope(headers, **scope)), behind
 
@@ -216,10 +216,21 @@ async def test_a_websocket_is_authenticated_by_its_token() -> None:
     assert (scope["user"], sent.messages) == (Principal(id="ann"), [])
 
 
-@pytest.mark.parametrize("names", [("authorization",), ()])
+class Ann(AuthenticationBackend):
+    """A backend of a host's, with the attribute of `HostUser`."""
+
+    def __init__(self, credential_headers: tuple[str, ...]) -> None:
+        self.credential_headers = credential_headers
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser]:
+        return AuthCredentials(), SimpleUser("ann")
+
+
+@pytest.mark.parametrize("names", [("authorization",), ("X-API-Key",), ()])
 async def test_the_headers_that_the_hosts_login_reads_are_noted(names: tuple[str, ...]) -> None:
-    _, behind = await authenticated(HostUser(credential_headers=names), user="ann")
-    assert Exchange.of(behind.scopes[0]).credential_headers == tuple(name.encode() for name in names)
+    for backend in (HostUser(credential_headers=names), Ann(names)):
+        _, behind = await authenticated(backend, user="ann")
+        assert Exchange.of(behind.scopes[0]).credential_headers == tuple(name.lower().encode() for name in names)
 
 
 async def test_both_are_noted_by_default() -> None:
@@ -227,7 +238,7 @@ async def test_both_are_noted_by_default() -> None:
     assert set(Exchange.of(behind.scopes[0]).credential_headers) == {b"authorization", b"x-api-key"}
 
 
-@pytest.mark.parametrize("names", ["authorization", ("cookie",), ("Authorization",), 1, None])
+@pytest.mark.parametrize("names", ["authorization", ("cookie",), ("authorization ",), 1, None])
 def test_other_credential_headers_are_refused(names: Any) -> None:
     with pytest.raises(OptionError, match=r"^credential_headers: "):
         HostUser(credential_headers=names)

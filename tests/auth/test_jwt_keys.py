@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -32,7 +33,7 @@ from bud_asgi.testing import (
     reset_before_head,
 )
 
-FIRST, SECOND, THIRD = private_key("first"), private_key("second"), private_key("third")
+first, second, third = (partial(private_key, kid) for kid in ("first", "second", "third"))
 
 
 class Clocks:
@@ -72,8 +73,8 @@ async def test_a_hundred_first_tokens_cause_one_fetch(issuer: LocalIssuer) -> No
 async def test_a_new_key_is_fetched_when_the_first_token_comes_that_needs_it(issuer: LocalIssuer) -> None:
     backend = issuer.backend()
     assert await status_of(backend, issuer.token()) == 200
-    issuer.keys = [FIRST, SECOND]
-    tokens = [issuer.token(issuer.claims(sub=f"user-{number}"), key=SECOND) for number in range(20)]
+    issuer.keys = [first(), second()]
+    tokens = [issuer.token(issuer.claims(sub=f"user-{number}"), key=second()) for number in range(20)]
     assert set(await asyncio.gather(*(status_of(backend, token) for token in tokens))) == {200}
     assert issuer.fetches() == 2
 
@@ -83,22 +84,22 @@ async def test_unknown_keys_cause_one_fetch_in_thirty_seconds(issuer: LocalIssue
     backend = issuer.backend(timing=clocks.timing)
     assert await status_of(backend, issuer.token()) == 200
     for number in range(50):
-        forged = issuer.token(key=THIRD, kid=f"made-up-{number}")
+        forged = issuer.token(key=third(), kid=f"made-up-{number}")
         assert await status_of(backend, forged) == 401
     assert issuer.fetches() == 2
-    issuer.keys = [FIRST, SECOND]
-    assert await status_of(backend, lasting(issuer, SECOND)) == 401  # what the flood costs: thirty seconds at most
+    issuer.keys = [first(), second()]
+    assert await status_of(backend, lasting(issuer, second())) == 401  # what the flood costs: thirty seconds at most
     clocks.advance(30)
-    assert await status_of(backend, lasting(issuer, SECOND)) == 200
+    assert await status_of(backend, lasting(issuer, second())) == 200
     assert issuer.fetches() == 3
 
 
 async def test_a_token_is_refused_once_its_key_has_been_withdrawn(issuer: LocalIssuer) -> None:
     clocks = Clocks()
     backend = issuer.backend(timing=clocks.timing)
-    token = lasting(issuer, FIRST)
+    token = lasting(issuer, first())
     assert [await status_of(backend, token), await status_of(backend, token)] == [200, 200]
-    issuer.keys = [SECOND]
+    issuer.keys = [second()]
     clocks.advance(601)
     assert await status_of(backend, token) == 200  # the refresh runs in the background
 
@@ -113,17 +114,17 @@ async def test_the_keys_are_kept_for_a_day_without_the_issuer(
 ) -> None:
     clocks = Clocks()
     backend = issuer.backend(timing=clocks.timing)
-    assert await status_of(backend, lasting(issuer, FIRST)) == 200
+    assert await status_of(backend, lasting(issuer, first())) == 200
     await issuer.stand_in.refuse_connections(drop_open=True)
     clocks.advance(86_000)
-    assert await status_of(backend, lasting(issuer, FIRST, sub="bob")) == 200
+    assert await status_of(backend, lasting(issuer, first(), sub="bob")) == 200
     await until(lambda: "could not refresh the keys" in caplog.text)
     assert "using the current ones for another" in caplog.text
     clocks.advance(1000)
-    assert await status_of(backend, lasting(issuer, FIRST)) == 503  # the one that was remembered too
+    assert await status_of(backend, lasting(issuer, first())) == 503  # the one that was remembered too
     await issuer.stand_in.accept_connections()
     clocks.advance(2)
-    assert await status_of(backend, lasting(issuer, FIRST)) == 200
+    assert await status_of(backend, lasting(issuer, first())) == 200
 
 
 async def test_without_any_keys_the_answer_is_503_and_says_when_to_come_again(issuer: LocalIssuer) -> None:
@@ -166,7 +167,7 @@ async def test_a_key_set_that_cannot_be_read_is_not_used(
 
 
 async def test_a_key_set_that_is_compressed_is_read(issuer: LocalIssuer) -> None:
-    published = json_body({"keys": [FIRST.as_dict(private=False)]})
+    published = json_body({"keys": [first().as_dict(private=False)]})
     issuer.stand_in.enqueue(gzip_unasked(published))
     assert await status_of(issuer.backend(jwks_url=f"{issuer.url}/keys?version=2"), issuer.token()) == 200
     assert issuer.stand_in.requests[0].target == b"/keys?version=2"
@@ -280,10 +281,10 @@ def test_options_that_are_wrong_are_named(case: str, options: dict[str, Any]) ->
 
 
 def test_two_issuers_have_different_urls_and_prefixes() -> None:
-    first = Issuer(url="https://a.example", audience="a")
+    one = Issuer(url="https://a.example", audience="a")
     with pytest.raises(OptionError, match=r"^issuers\[1\]\.url: duplicate url, already used by issuers\[0\]$"):
-        Jwt([first, first])
+        Jwt([one, one])
     with pytest.raises(OptionError, match=r"^issuers\[1\]\.prefix: duplicate prefix"):
-        Jwt([first, Issuer(url="https://b.example", audience="a", prefix="a.example:")])
+        Jwt([one, Issuer(url="https://b.example", audience="a", prefix="a.example:")])
     with pytest.raises(OptionError, match=r"^issuers: an empty list"):
         Jwt([])

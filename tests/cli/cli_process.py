@@ -108,7 +108,7 @@ def served(command: Sequence[str], environ: Mapping[str, str], cwd: Path | None 
     ) as process:
         here = Served(process)
         try:
-            assert here.started.wait(20), here.words
+            assert here.started.wait(30), here.words
             assert here.url, here.words
             yield here
         finally:

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "an unknown model": (["claude-does-not-exist"], "error: 404 not_found_error: model: claude-does-not-exist\n"),
     "a model that the key may not use": (
         ["claude-haiku-4-5", "--principal", "me"],
-        "error: 403 permission_error: model: claude-haiku-4-5 is not among the models that this API key may use\n",
+        "error: 403 permission_error: model: claude-haiku-4-5 is not among the models that you may use\n",
     ),
 }
 

@@ -55,6 +55,10 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
         f'[[routes]]\nmodel = "*"\nto = ["anthropic"]\n{ALL}',
         ["13: routes[1]: never used: routes[0] serves all its requests first"],
     ),
+    "a hedge after the last call": (
+        ALL.replace('["anthropic"]', '["anthropic", { provider = "anthropic", model = "x" }]') + 'hedge = "1m"\n',
+        ["13: routes[0].hedge: never happens: no call is added after 60 seconds"],
+    ),
     "a misspelt AWS region": (
         ALL + bedrock("aws", "eu-cetnral-1"),
         ['15: providers.aws.region: "eu-cetnral-1" does not look like an AWS region (did you mean "eu-central-1"?)'],

@@ -152,7 +152,7 @@ def test_a_key_is_read_from_a_terminal_without_being_shown(file: str) -> None:
                 shown += part
         except OSError:  # the terminal is closed
             pass
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
     os.close(parent)
     assert b"name" in shown
     assert key.encode() not in shown
@@ -164,6 +164,19 @@ def test_the_store_is_found_by_environment_variables(file: str, tmp_path: Path) 
     assert keys("create", "in-file", BUD_ASGI_CONFIG=file).exit_code == 0
     assert [key["name"] for key in json.loads(keys("list", "--json", BUD_ASGI_KEY_STORE=url).stdout)] == ["ci"]
     assert "in-file" in keys("list", BUD_ASGI_CONFIG=file).stdout
+
+
+def test_an_update_changes_what_is_given_and_an_empty_value_removes_it(file: str) -> None:
+    key = created(file, "ci", "--team", "ops", "--model", "a", "--limit", "requests=1", "--expires", "1d")
+    done = keys("update", file, "ci", "--model", "b", "--model", "c-*", "--expires", "", "--json")
+    assert done.exit_code == 0, done.output
+    changed = json.loads(done.stdout)
+    assert (changed["team"], changed["models"], changed["expires"]) == ("ops", ["b", "c-*"], None)
+    assert changed["limits"] == ["1 request per minute"]
+    done = keys("update", file, "ci", "--team", "", "--limit", "", "--metadata", "a=b", "--owner", "ada")
+    assert done.exit_code == 0, done.output
+    shown = json.loads(keys("show", file, "--key", "--json", stdin=key).stdout)
+    assert {"team": None, "limits": [], "metadata": {"a": "b"}, "owner": "ada"}.items() <= shown.items()
 
 
 def test_a_pepper_is_needed_again(tmp_path: Path) -> None:
@@ -188,7 +201,13 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
         "no key named 'me'; the one in FILE is changed by hand",
     ),
     "an unknown kind of limit": (["create", "FILE", "x", "--limit", "dollars=1"], 2, "--limit: expected KIND=AMOUNT"),
-    "a limit of nothing": (["create", "FILE", "x", "--limit", "requests=0"], 2, "amount: expected a whole number"),
+    "a limit of nothing": (["create", "FILE", "x", "--limit", "requests=0"], 2, "--limit: amount: expected a whole"),
+    "an empty model": (["create", "FILE", "x", "--model", ""], 2, "models: expected a list of model names"),
+    "a time that is over": (["create", "FILE", "x", "--expires", "2026-01-31"], 2, "expires: is over already"),
+    "an update to a time that is over": (["update", "FILE", "ci", "--expires", "2026-01-31"], 2, "is over already"),
+    "an update of nothing": (["update", "FILE", "ci"], 2, "Nothing to change"),
+    "an update of an unknown key": (["update", "FILE", "xx", "--team", "a"], 1, "there is no key named 'xx'"),
+    "an update to no model": (["update", "FILE", "ci", "--model", ""], 2, "models: expected a list of model names"),
     "a time that is none": (["create", "FILE", "x", "--expires", "soon"], 2, "--expires: expected a duration"),
     "an overlap that is none": (["rotate", "FILE", "ci", "--overlap", "long"], 2, "--overlap: expected a duration"),
     "metadata without a value": (["create", "FILE", "x", "--metadata", "a"], 2, "--metadata: expected NAME=VALUE"),

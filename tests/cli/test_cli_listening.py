@@ -62,10 +62,10 @@ def test_it_serves_tls_on_an_inherited_socket(tmp_path: Path) -> None:
         ) as process:
             try:
                 url = f"https://127.0.0.1:{port}/healthz"
-                assert httpx.get(url, verify=trusted, timeout=15, trust_env=False).status_code == 200
+                assert httpx.get(url, verify=trusted, timeout=30, trust_env=False).status_code == 200
             finally:
                 process.terminate()
-                _, words = process.communicate(timeout=20)
+                _, words = process.communicate(timeout=30)
     assert process.returncode == 0, words
     assert f"running on file descriptor {number} " in words
 

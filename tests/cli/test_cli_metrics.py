@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -20,7 +21,6 @@ from support.waiting import wait_until
 
 from bud_asgi.cli.commands import group
 from bud_asgi.cli.serve.metrics import MetricsAddress, serve_metrics, serve_worker_metrics
-from bud_asgi.config import ConfigError
 
 REFUSED = "requests_total messages.create refused 401 none none"
 
@@ -74,12 +74,21 @@ def test_without_the_extra_nothing_is_served(tmp_path: Path, monkeypatch: pytest
     assert shown.stderr == f"error: {problem}pip install '.[prometheus]' in a checkout of bud_asgi\n"
 
 
-def test_a_port_that_is_taken_is_an_error_before_anything_is_served() -> None:
+def test_a_port_that_is_taken_is_an_error_before_anything_is_served(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = MetricsAddress("127.0.0.1", taken.getsockname()[1])
         for serving in (serve_metrics(messages_app("http://127.0.0.1:1"), address), serve_worker_metrics(address)):
-            with (
-                pytest.raises(ConfigError, match=r"^--metrics-port: cannot listen on 127.0.0.1:\d+: Address "),
-                serving,
-            ):
+            with pytest.raises(SystemExit, match="3"), serving:
                 raise AssertionError("it serves")
+            assert re.search(r"^error: --metrics-port 127.0.0.1:\d+: address .*in use$", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=new", "text/plain;version=1.x", "\xff;version="]
+)
+def test_an_accept_that_cannot_be_read_gets_text(accept: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with serve_metrics(messages_app("http://127.0.0.1:1"), MetricsAddress("127.0.0.1", 0)):
+        (url,) = re.findall(r"http://\S+", caplog.text)
+        reply = httpx.get(url, headers=[(b"accept", accept.encode("latin-1"))])
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")

@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -202,6 +204,20 @@ def said(server: Served, words: str) -> bool:
     return any(words in line for line in list(server.words))
 
 
+def test_the_command_holds_the_signal_before_it_imports_the_package() -> None:
+    code = """if True:
+        import signal, sys, _bud_asgi_command
+        class Imports:
+            def find_spec(self, name, path, target=None):
+                if name == "bud_asgi":
+                    sys.exit(signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        sys.meta_path.insert(0, Imports())
+        sys.argv = ["bud-asgi", "serve", "gateway.toml"]
+        _bud_asgi_command.main()
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_storm_of_signals_under_load_fails_no_request(tmp_path: Path) -> None:
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream, StandIn(api_key=UPSTREAM_KEY).in_thread() as other:
         file = gateway_file(tmp_path, upstream.base_url)
@@ -296,7 +312,7 @@ def ended(server: Served) -> Generator[None]:
     finally:
         if server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
+            server.process.wait(30)
 
 
 def _count(server: Served, words: str) -> int:

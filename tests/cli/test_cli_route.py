@@ -193,7 +193,7 @@ REFUSED: dict[str, tuple[list[str], str | None, str]] = {
     "a model that the caller may not use": (
         [MODEL, "--principal", "intern"],
         None,
-        f"403 permission_error: model: {MODEL} is not among the models that this API key may use",
+        f"403 permission_error: model: {MODEL} is not among the models that you may use",
     ),
     "a body that is not JSON": (
         [MODEL],

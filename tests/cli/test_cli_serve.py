@@ -78,16 +78,22 @@ def test_without_a_file_the_environment_is_enough() -> None:
             assert server.stop()[0] == 0
 
 
-def test_several_workers_read_the_same_file_and_end_with_status_0(tmp_path: Path) -> None:
+def test_several_workers_read_the_same_file_and_end_as_python_does(tmp_path: Path) -> None:
+    """At the end of Python an SDK of OpenTelemetry exports what it has."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, pathlib\natexit.register(pathlib.Path(__file__).with_name(f'{os.getpid()}.ended').touch)\n"
+    )
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as upstream:
         file = gateway_file(tmp_path, upstream.base_url, LIMITS)
         port = str(free_port())
         command = [*BUD_ASGI, "serve", file.name, "--port", port, "--workers", "2", "--per-worker-limits"]
-        with served(command, environment(), cwd=tmp_path) as server:
+        with served(command, environment(PYTHONPATH=str(tmp_path)), cwd=tmp_path) as server:
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
             assert ask(server.url) == MODEL
             status, out, words = server.stop()
     assert (status, json.loads(out)["principal"]) == (0, "me"), words
+    workers = re.findall(r"Started server process \[(\d+)\]", words)
+    assert [pid for pid in workers if not (tmp_path / f"{pid}.ended").exists()] == []
 
 
 def _wait_until_it_drains(url: str) -> None:

@@ -139,7 +139,7 @@ def test_a_model_that_the_key_may_not_use(claude: ClaudeCode, team: Tap, upstrea
     session = claude(team.base_url, "--model=sonnet")
     assert session.result["is_error"]
     assert len(team.sent(b"POST", b"/v1/messages")) == 1
-    assert "claude-sonnet-5-5 is not among the models that this API key may use" in session.result["result"]
+    assert "claude-sonnet-5-5 is not among the models that you may use" in session.result["result"]
 
 
 MODELS = {

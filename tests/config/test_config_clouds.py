@@ -80,7 +80,7 @@ def laid_open(value: object) -> object:
             return [laid_open(one) for one in value]
         case AwsCredential():
             role = value._source.role
-            return repr(value), [one.reveal() for one in value._secrets()], role, value._fixed is None
+            return repr(value), [one.reveal() for one in value._own_secrets], role, value._fixed is None
         case GoogleCredential():
             return {name: one for name, one in vars(value).items() if name not in {"_refresher", "_lock"}}
         case Traits():

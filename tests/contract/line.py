@@ -113,7 +113,7 @@ class Line:
         """Forget queued replies, requests and records, so that the next check can use it."""
         self.upstream._stand_in._queue.clear()
         self.upstream.requests.clear()
-        self.here.settled.clear()
+        self.here.forget()
         return Line(self.web, self.upstream, self.url, self.here, self._behind, self._bent)
 
     @contextmanager

@@ -49,7 +49,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        names = ("bud_asgi", "_bud_asgi_pytest.py", "README.md", "LICENSE", "pyproject.toml")
+        names = ("bud_asgi", "_bud_asgi_command.py", "_bud_asgi_pytest.py", "README.md", "LICENSE", "pyproject.toml")
         for name in names:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)

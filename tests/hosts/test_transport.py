@@ -359,6 +359,8 @@ def test_a_synchronous_client_is_refused_in_words(upstream: ThreadedStandIn) -> 
     transport: Any = Here(upstream.base_url).messages.transport("ann")
     with pytest.raises(TypeError, match=r"not for synchronous clients"):
         httpx.Client(transport=transport).get("http://gateway/healthz")
+    with pytest.raises(TypeError, match=r"not for synchronous clients"):
+        httpx.Client(transport=transport).__enter__()
 
 
 @pytest.mark.parametrize("principal", [None, 1, Principal, json.dumps])

@@ -17,8 +17,8 @@ from peer import CHUNKED, Certificates, Peer, PeerConnection, read
 from bud_asgi.http import HttpRequest, Origin, Timeouts
 
 TORTURE = "BUD_ASGI_TORTURE" in os.environ
-SEEDS = 10_000 if TORTURE else 100
-HTTPX_SEEDS = 10_000 if TORTURE else 10
+SEEDS = 10_000 if TORTURE else 40
+HTTPX_SEEDS = 10_000 if TORTURE else 5
 TIMEOUTS = Timeouts(connect=20, first_byte=20, silence=20)
 
 

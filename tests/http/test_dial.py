@@ -83,9 +83,9 @@ async def test_ssl_cert_file_is_honoured_by_default_contexts(
 def refuse_one(listening: socket.socket, context: ssl.SSLContext) -> None:
     """Fail one handshake with a TLS alert, as servers do; asyncio's own closes without an alert."""
     accepted, _ = listening.accept()
-    accepted.settimeout(5)
+    accepted.settimeout(30)
     with accepted.dup() as below:
-        below.settimeout(5)
+        below.settimeout(30)
         refused = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         with contextlib.suppress(ssl.SSLError):
             refused.do_handshake()

@@ -9,7 +9,7 @@ import pytest
 from bud_asgi.exchange import Exchange
 from bud_asgi.limit import LONGEST_WAIT, Limit
 from bud_asgi.limits import Charge, LimitStatus, RateLimited
-from bud_asgi.limits.answers import headers_of, headers_of_statuses, limit_headers
+from bud_asgi.limits.answers import headers_of, headers_of_statuses
 from bud_asgi.protocol.errors import error_headers
 
 REQUESTS = Limit("requests", 60)
@@ -95,7 +95,7 @@ def test_only_limits_in_force_that_are_the_callers_own_have_headers(limit: Limit
 
 
 def test_without_limits_there_are_no_headers() -> None:
-    assert limit_headers([]) == headers_of_statuses([]) == []
+    assert headers_of_statuses([]) == []
 
 
 @pytest.mark.parametrize(

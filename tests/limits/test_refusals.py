@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from support.asgi import exchange_of
+from support.limited import AwaitingStore
 from support.virtual_time import SetClock
 
 from bud_asgi import Limit
@@ -32,7 +33,7 @@ def reserve(limiter: Limiter, exchange: Exchange) -> Admission:
 
 
 async def test_a_store_in_memory_refuses_before_the_body_and_takes_nothing() -> None:
-    limiter = Limiter([ONE_AN_HOUR])
+    limiter = Limiter([ONE_AN_HOUR, Limit("concurrent", 9)])
     for _ in range(3):
         limiter.check(exchange_of("ann"))
     first = exchange_of("ann")
@@ -46,6 +47,25 @@ async def test_a_store_in_memory_refuses_before_the_body_and_takes_nothing() -> 
     limiter.settle(admission, first, BackgroundTasks())
     with pytest.raises(RateLimited):  # a request is one request, whatever becomes of it
         limiter.check(exchange_of("ann"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "store", "is_early"),
+    [
+        ([ONE_AN_HOUR], MemoryStore(), True),
+        ([ONE_AN_HOUR, Limit("requests", 9, per="all")], MemoryStore(), True),
+        ([ONE_AN_HOUR, Limit("concurrent", 9)], MemoryStore(), False),
+        ([ONE_AN_HOUR, Limit("concurrent", 9)], AwaitingStore(), True),
+        ([ONE_AN_HOUR, Limit("requests", 9, per="model")], MemoryStore(), False),
+        ([Limit("requests", 1, wait=5.0)], MemoryStore(), False),
+        ([Limit("requests", 1, wait=5.0)], AwaitingStore(), False),
+        ([], MemoryStore(), False),
+    ],
+)
+def test_requests_are_admitted_before_their_bodies_where_only_requests_are_counted_or_only_the_store_can_refuse(
+    limits: Sequence[Limit], store: MemoryStore, *, is_early: bool
+) -> None:
+    assert Limiter(limits, store).check(exchange_of("ann")).is_early == is_early
 
 
 class Shared:
@@ -198,7 +218,7 @@ class Counted(MemoryStore):
 async def test_a_subclass_s_own_reserve_is_called() -> None:
     store = Counted()
     limiter, exchange = Limiter([ONE_AN_HOUR], store), exchange_of("ann")
-    assert limiter.admits_early(limiter.check(exchange))
+    assert limiter.check(exchange).is_early
     assert limiter.admit_now(exchange, limiter.check(exchange)) is None
     admission = await limiter.admit(exchange)
     with pytest.raises(RateLimited):
@@ -228,4 +248,4 @@ def test_a_bucket_that_was_removed_while_the_body_arrived_is_looked_up_again() -
     clock.now += 5
     assert limiter.admit_now(slow, plan) is not None
     with pytest.raises(RateLimited):
-        limiter.check(exchange_of("ann"))
+        reserve(limiter, exchange_of("ann"))

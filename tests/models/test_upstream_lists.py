@@ -268,7 +268,7 @@ async def test_a_fetch_that_does_not_end_times_out(
     lists = make(Anthropic, timing=timing)
     upstream.enqueue(reply, LISTED)
     assert await ids(lists) == {}
-    await upstream.wait_aborted(2.0)
+    await upstream.wait_aborted(30.0)
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["p0: could not fetch the model list: timed out after 0.2 s"]
     clock.now += timing.retry_after
@@ -293,7 +293,7 @@ async def test_closing_cancels_the_fetches(upstream: StandIn, make: Make) -> Non
     await upstream.wait_requests(2)
     lists.close()
     for _ in range(2):
-        await upstream.wait_aborted(1.0)
+        await upstream.wait_aborted(30.0)
 
 
 class NoCredential:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 from support.bodies import body, decode, refusal
 
@@ -61,14 +59,14 @@ def test_the_table_lists_every_field() -> None:
     assert WORDS.keys() == FIELDS.keys()
 
 
-@pytest.mark.parametrize(("name", "kind"), list(product(WORDS, VALUES)))
-def test_a_field_takes_its_kinds_and_refuses_the_others(name: str, kind: str) -> None:
+@pytest.mark.parametrize("name", WORDS)
+def test_a_field_takes_its_kinds_and_refuses_the_others(name: str) -> None:
     allowed, words = WORDS[name]
-    sent = with_field(name, VALUES[kind])
-    if kind in allowed:
-        assert decode(sent).value(name) == VALUES[kind]
-    else:
-        assert refusal(sent) == f"{name}: Input should be a valid {words}"
+    for kind, value in VALUES.items():
+        if kind in allowed:
+            assert decode(with_field(name, value)).value(name) == value, kind
+        else:
+            assert refusal(with_field(name, value)) == f"{name}: Input should be a valid {words}", kind
 
 
 @pytest.mark.parametrize("kind", VALUES)

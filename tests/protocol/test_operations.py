@@ -42,14 +42,13 @@ ALLOWED: dict[str, str] = {
 
 
 @pytest.mark.parametrize(("path", "allow"), ALLOWED.items(), ids=ALLOWED.keys())
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", ""])
-def test_another_method_is_refused_with_the_allowed_ones(path: str, allow: str, method: str) -> None:
-    if method in allow.split(", "):
-        find_operation(path, method)
-    else:
+def test_another_method_is_refused_with_the_allowed_ones(path: str, allow: str) -> None:
+    for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get", ""} - {*allow.split(", ")}:
         with pytest.raises(MethodNotAllowed) as refused:
             find_operation(path, method)
-        assert (refused.value.status, refused.value.headers) == (405, {"allow": allow})
+        assert (refused.value.status, refused.value.headers) == (405, {"allow": allow}), method
+    for method in allow.split(", "):
+        find_operation(path, method)
 
 
 UNKNOWN = [
@@ -89,10 +88,10 @@ def test_a_doubled_path_is_not_found_and_the_right_one_is_named(path: str, right
 
 
 @pytest.mark.parametrize("path", UNKNOWN)
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_any_other_path_is_not_found(path: str, method: str) -> None:
-    with pytest.raises(NotFound, match=r"^Not found$"):
-        find_operation(path, method)
+def test_any_other_path_is_not_found(path: str) -> None:
+    for method in ("GET", "POST"):
+        with pytest.raises(NotFound, match=r"^Not found$"):
+            find_operation(path, method)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bud_asgi.protocol.request import MessagesRequest, decode_request, splice
+from bud_asgi.protocol.request import MessagesRequest, decode_request, edited
 from bud_asgi.providers.compat.features import Adaptation, adapt
 from bud_asgi.providers.compat.rules import Service, service_rules
 from bud_asgi.providers.seam import ProviderRequest
@@ -46,4 +46,4 @@ def adapted(
 
 def sent_fields(fields: dict[str, Any] | bytes, result: Adaptation) -> dict[str, Any]:
     """Return the fields of the request as it would be sent."""
-    return json.loads(b"".join(splice(request_of(fields), without=result.without, changed=result.changed)))
+    return json.loads(edited(request_of(fields), without=result.without, changed=result.changed).body)

@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[list[tuple[bytes, bytes]], bytes, int, str, str]] = {
         body_of("secret-1"),
         403,
         "permission_error",
-        "model: secret-1 is not among the models that this API key may use",
+        "model: secret-1 is not among the models that you may use",
     ),
     "no version": ([], BODY, 400, "invalid_request_error", "anthropic-version: header is required"),
     "no JSON": (

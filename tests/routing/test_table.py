@@ -105,7 +105,7 @@ def test_a_principal_may_use_its_models(models: tuple[str, ...], model: str, all
     else:
         with pytest.raises(ModelNotAllowed) as refused:
             routes.resolve(model, principal)
-        assert str(refused.value) == f"model: {model} is not among the models that this API key may use"
+        assert str(refused.value) == f"model: {model} is not among the models that you may use"
         assert (refused.value.status, refused.value.type, refused.value.retryable) == (403, "permission_error", False)
 
 

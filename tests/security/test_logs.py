@@ -65,7 +65,7 @@ def test_an_error_of_an_upstream_is_one_line(
     upstream.enqueue(*replies)
     for _ in replies:
         here.post({"stream": len(upstream.requests) == len(replies) - 1})
-    here.account(len(replies))
+    here.accounts(len(replies))
     assert_printable(caplog)
 
 
@@ -86,7 +86,7 @@ def test_an_error_of_aws_is_one_line(name: str, caplog: pytest.LogCaptureFixture
             upstream.enqueue(told, first, exception_mid_stream(message=EVIL))
             for stream in (False, True, True):
                 here.post({"stream": stream})
-            here.account(3)
+            here.accounts(3)
     assert_printable(caplog)
 
 
@@ -147,7 +147,7 @@ def test_the_access_log_has_no_content_no_credential_and_no_query(
         here.post(b'{"CANARY', headers=headers)
         here.post({}, headers={**headers, "x-api-key": "CANARY"}, params={"key": "CANARY"})
         httpx.put(f"{here.base_url}/v1/other?key=CANARY", headers=headers)
-        here.account(7)
+        here.accounts(7)
     records = [record for record in caplog.records if record.name == "bud_asgi.access"]
     statuses = sorted(record.__dict__["bud"]["status"] for record in records)
     assert statuses == [200, 200, 400, 400, 401, 404, 500]

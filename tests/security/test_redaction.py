@@ -207,7 +207,7 @@ def test_the_clients_own_key_is_not_logged() -> None:
                 upstream.enqueue(json_body(form % key.encode(), status=400))
                 here.post(headers={"authorization": f"Bearer {key}", "anthropic-version": "2023-06-01"})
                 assert key not in (here.account().attempts[0].failure or "")
-                here.settled.clear()
+                here.forget()
 
 
 _keys = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=16, max_size=40).filter(

@@ -196,9 +196,9 @@ def test_a_refused_request_is_not_charged(here: Gateway, upstream: ThreadedStand
         upstream.enqueue(json_body({"type": "error", "error": {"type": "x", "message": "y"}}, status=status))
         upstream.enqueue(Reply(status=status, body=b"<html>"))
     upstream.enqueue(sse(event("error", error={"type": "overloaded_error", "message": "x"})))
-    for number in range(9):
+    for _ in range(9):
         here.post({"stream": True})
-        account = here.account(number + 1)
+        account = here.account()
         assert account.usage is None
         assert not account.attempts[0].possibly_billed
 
@@ -252,7 +252,7 @@ def test_the_form_of_a_stream_does_not_change_its_count(
     assert here.account().usage == Usage(1200, 707, cache_read_input_tokens=90_000)
     assert here.account().outcome == "answered"
     here.post({"stream": True})
-    assert_estimated(here.account(2).usage)
+    assert_estimated(here.account().usage)
 
 
 def test_the_access_log_shows_all_that_is_billed(
@@ -274,7 +274,7 @@ def test_the_access_log_shows_all_that_is_billed(
     with caplog.at_level(logging.INFO, "bud_asgi.access"):
         here.post()
         here.post({"stream": True})
-        here.account(2)
+        here.accounts(2)
     exact, estimated = access_records(caplog)
     assert {
         "input_tokens": 2,

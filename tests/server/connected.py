@@ -52,7 +52,7 @@ class Client:
         return received
 
     async def _read_chunk(self) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await asyncio.get_running_loop().sock_recv(self.sock, 1 << 20)
 
 
@@ -76,7 +76,7 @@ async def connected(
         yield Client(ours, connection, server)
         ours.close()
         connection.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while server.tasks or server.connections:  # noqa: ASYNC110 - the tasks are not ours
                 await asyncio.sleep(0.005)
 

@@ -43,7 +43,7 @@ class Busy:
         """Send a request, and return the status of the response."""
         headers = {"x-api-key": f"{quote(caller)}|{quote(team)}", "anthropic-version": "2023-06-01"}
         body = {**BODY, "model": model, **more}
-        return httpx.post(f"{self.url}/llm/v1/messages", headers=headers, json=body, timeout=20).status_code
+        return httpx.post(f"{self.url}/llm/v1/messages", headers=headers, json=body, timeout=30).status_code
 
     def page(self, path: str = "/status", key: str = OPERATOR) -> httpx.Response:
         """Load the page, or what is below it, as a browser does."""

@@ -22,7 +22,7 @@ def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
 def here(gateway_and_upstream: tuple[Gateway, ThreadedStandIn]) -> Generator[Gateway]:
     """The gateway, without records of earlier tests, and with nothing left open at the end of the test."""
     one, _ = gateway_and_upstream
-    one.settled.clear()
+    one.forget()
     yield one
     one.assert_nothing_open()
 

@@ -9,12 +9,9 @@ from typing import Any, cast
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route as HostRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
-from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, hash_api_key
+from bud_asgi import Anthropic, ApiKeys, Exchange, MessagesApp, Observer, hash_api_key
 from bud_asgi.clock import Timing
 from bud_asgi.http import Engine, Timeouts
 from bud_asgi.testing import ThreadedStandIn
@@ -24,6 +21,16 @@ from support.waiting import wait_until
 
 PATIENT = Timeouts(2.0, 60.0, 60.0)
 """A provider's timeouts that are too long for a test to reach: something else ends the upstream request."""
+
+
+class _Arrivals(Observer):
+    """Keeps the records of requests in the order of their arrival: the one that came first may be settled last."""
+
+    def __init__(self) -> None:
+        self.begun: list[Exchange] = []
+
+    def request_started(self, exchange: Exchange, scope: Scope) -> None:
+        self.begun.append(exchange)
 
 
 class Gateway:
@@ -36,6 +43,7 @@ class Gateway:
         self.host_url = base_url
         self.settled: list[Exchange] = []
         self.engines: list[Engine] = []
+        self.arrivals = _Arrivals()
 
     async def on_settled(self, exchange: Exchange) -> None:
         self.settled.append(exchange)
@@ -44,10 +52,24 @@ class Gateway:
         self.engines.append(Engine())
         return self.engines[-1]
 
-    def account(self, count: int = 1) -> Exchange:
-        """The record of the latest settled request, once there are `count`."""
-        wait_until(lambda: len(self.settled) >= count, f"{count} accounts, there are {len(self.settled)}")
-        return self.settled[-1]
+    def account(self) -> Exchange:
+        """The record of the latest request, once it is settled."""
+        wait_until(lambda: bool(self.arrivals.begun), "a request")
+        latest = self.arrivals.begun[-1]
+        wait_until(lambda: latest in self.settled, "the latest request is settled")
+        return latest
+
+    def accounts(self, count: int) -> list[Exchange]:
+        """The records of `count` requests in the order of their arrival, once all of them are settled."""
+        wait_until(lambda: len(self.settled) >= count, f"{count} accounts")
+        assert len(self.settled) == len(self.arrivals.begun) == count
+        return list(self.arrivals.begun)
+
+    def forget(self) -> None:
+        """Forget the records of earlier requests, once all of those are settled."""
+        self.wait_idle()
+        self.settled.clear()
+        self.arrivals.begun.clear()
 
     def post(self, body: Any = None, *, headers: Mapping[str, str] | None = None, **more: Any) -> httpx.Response:
         """Send one request on a new connection. `body` is fields that replace those of `BODY`, or the bytes to send."""
@@ -55,13 +77,20 @@ class Gateway:
         lines = cast("dict[str, str]", HEADERS if headers is None else headers)
         return httpx.post(f"{self.base_url}/v1/messages", headers=lines, timeout=30, verify=False, **content, **more)
 
+    def wait_idle(self) -> None:
+        """Wait until no request is in flight and the records of all are in `settled`."""
+        wait_until(lambda: not self.messages._loops.in_flight(), "requests in flight")
+        wait_until(lambda: not any(loop.tasks for loop in self.messages._loops.all()), "background tasks")
+
     def assert_nothing_open(self) -> None:
-        """Assert that no request holds a connection and that no task of a request is running."""
+        """Assert that no request is in flight or holds a connection, and that no task of a request is running."""
+        self.wait_idle()
         wait_until(lambda: all(engine.open == engine.idle for engine in self.engines), "connections in use")
         wait_until(lambda: not self._tasks(), f"tasks left: {self._tasks()}")
 
-    def _tasks(self) -> set[str]:
-        return set(httpx.get(f"{self.host_url}/tasks", verify=False).json())
+    def _tasks(self) -> list[str]:
+        loops = [loop for loop in tuple(self.messages._loops._by_loop) if loop.is_running()]
+        return [name for loop in loops for name in asyncio.run_coroutine_threadsafe(_tasks(), loop).result(30)]
 
 
 def tasks_in_flight() -> list[str]:
@@ -73,7 +102,7 @@ def tasks_in_flight() -> list[str]:
 
 def assert_upstream_ends(upstream: ThreadedStandIn, since: float) -> None:
     """An upstream request is aborted within a second of `since`, on the monotonic clock."""
-    ended = upstream.wait_aborted(timeout=3.0)
+    ended = upstream.wait_aborted(30.0)
     assert ended.aborted is not None
     assert ended.aborted - since < 1.0
 
@@ -95,8 +124,8 @@ def without_budget(here: Gateway) -> None:
     here.messages._revisions.current.gateway._upstreams.budget._floor = 1_000_000
 
 
-async def _tasks(_request: Request) -> JSONResponse:
-    return JSONResponse(tasks_in_flight())
+async def _tasks() -> list[str]:
+    return tasks_in_flight()
 
 
 def provider(base_url: str, **more: Any) -> Anthropic:
@@ -119,9 +148,11 @@ def gateway(
 ) -> Generator[Gateway]:
     """A Starlette host with the app installed at `/llm`; `options` are the app's. `wrap` wraps the host."""
     here = Gateway("")
-    messages = messages_app(upstream_url, **{"client": here.new_engine, "on_settled": here.on_settled, **options})
+    settings: dict[str, Any] = {"client": here.new_engine, "on_settled": here.on_settled, **options}
+    settings["observers"] = [here.arrivals, *settings.get("observers", ())]
+    messages = messages_app(upstream_url, **settings)
     here.messages = messages
-    host = Starlette(routes=[HostRoute("/tasks", _tasks)])
+    host = Starlette()
     messages.install(host, "/llm")
     with serving(wrap(host) if wrap else host) as url:
         here.host_url, here.base_url = url, f"{url}/llm"

@@ -89,7 +89,7 @@ class Limited:
     def standing(self, caller: Principal | str) -> Sequence[Standing]:
         """The standing of a caller, in the order of its limits."""
         (loop,) = self.here.messages._loops._by_loop  # a store's connections belong to the loop of the gateway
-        return asyncio.run_coroutine_threadsafe(self.limiter.standing(caller), loop).result(5)
+        return asyncio.run_coroutine_threadsafe(self.limiter.standing(caller), loop).result(30)
 
     def accounts(self, caller: str) -> list[Exchange]:
         """The records of a caller's settled requests."""

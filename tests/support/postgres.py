@@ -35,7 +35,7 @@ class Postgres:
         process = self._server.get_postmaster_info().process
         assert process is not None
         process.send_signal(signal.SIGQUIT)
-        process.wait(10)
+        process.wait(30)
 
     def start(self) -> None:
         """Start it again, with the same data and URL."""

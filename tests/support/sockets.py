@@ -13,7 +13,7 @@ import httpx
 from support.calls import HEADERS
 
 
-def connect(url: str, timeout: float = 5.0) -> socket.socket:
+def connect(url: str, timeout: float = 30.0) -> socket.socket:
     """A connection to the server of a URL. `timeout` is for each operation, in seconds."""
     where = httpx.URL(url)
     return socket.create_connection((where.host, where.port or 80), timeout)
@@ -27,7 +27,7 @@ def request_head(length: int, path: str = "/llm/v1/messages") -> bytes:
 
 
 @contextmanager
-def raw_request(base_url: str, body: Mapping[str, Any] | bytes, timeout: float = 5.0) -> Generator[socket.socket]:
+def raw_request(base_url: str, body: Mapping[str, Any] | bytes, timeout: float = 30.0) -> Generator[socket.socket]:
     """Send a request for a message on its own socket. The client disconnects when the block is left."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     with connect(base_url, timeout) as peer:
@@ -45,7 +45,7 @@ def receive_until(peer: socket.socket, mark: bytes) -> bytes:
     return bytes(received)
 
 
-def raw_exchange(url: str, request: bytes, *, timeout: float = 5.0) -> bytes:
+def raw_exchange(url: str, request: bytes, *, timeout: float = 30.0) -> bytes:
     """Send bytes, and read until the server closes the connection or is silent for `timeout` seconds."""
     with connect(url, timeout) as peer:
         peer.sendall(request)

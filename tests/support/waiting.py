@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
     """Poll until the condition holds. Fails with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -22,7 +22,7 @@ def answers(url: str) -> bool:
     """Whether a server answers a GET of the `http` URL with 200."""
     parts = urlsplit(url)
     assert parts.hostname is not None
-    with closing(HTTPConnection(parts.hostname, parts.port, timeout=5)) as connection:  # cheap: it is polled
+    with closing(HTTPConnection(parts.hostname, parts.port, timeout=30)) as connection:  # cheap: it is polled
         try:
             connection.request("GET", parts.path)
             return connection.getresponse().status == 200
@@ -30,14 +30,14 @@ def answers(url: str) -> bool:
             return False
 
 
-async def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
     """Poll until the condition holds, without blocking the loop. Raises `TimeoutError` after `timeout` seconds."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - what is waited for may happen in another thread
             await asyncio.sleep(0.01)
 
 
-async def until_true(condition: Callable[[], Awaitable[bool]], timeout: float = 5.0) -> None:
+async def until_true(condition: Callable[[], Awaitable[bool]], timeout: float = 30.0) -> None:
     """Poll a condition that is awaited until it holds. Raises `TimeoutError` after `timeout` seconds."""
     async with asyncio.timeout(timeout):
         while not await condition():  # noqa: ASYNC110 - another process makes it true

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 
@@ -10,9 +11,12 @@ import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
+from support.asgi import call, http_scope
 from support.calls import BODY, HEADERS, MODEL
+from support.captured import Captured
+from support.gateway import provider
 from support.sockets import raw_request, receive_until
-from support.telemetry import attributes_of, context_of
+from support.telemetry import Signals, attributes_of, context_of
 from support.waiting import wait_until
 
 from bud_asgi.testing import (
@@ -20,6 +24,7 @@ from bud_asgi.testing import (
     cut_before_message_stop,
     error,
     error_first_event,
+    error_mid_stream,
     hang,
     late,
     reset_before_head,
@@ -39,11 +44,9 @@ def leave(stage: Stage) -> None:
 def refused(stage: Stage) -> None:
     """A second request of a caller that may send one."""
     for _ in range(2):
-        stage.here.post({"model": "solo"}, headers={**HEADERS, "x-api-key": LIMITED})
-    stage.here.account(2)
-    last = stage.signals.spans[-1:]
-    stage.signals.exporter.clear()
-    stage.signals.exporter.export(last)
+        stage.here.forget()
+        stage.signals.exporter.clear()
+        stage.post("solo", headers={"x-api-key": LIMITED})
 
 
 def replies(stage: Stage, *answers: Answer, model: str = "solo", stream: bool = False) -> None:
@@ -182,6 +185,14 @@ CASES = {
         "api_error",
         [("chat solo", "broken", "broken")],
     ),
+    "a stream that ends by an error": Case(
+        lambda s: replies(s, error_mid_stream(), stream=True),
+        MESSAGES,
+        200,
+        "upstream_failed",
+        "overloaded_error",
+        [("chat solo", "broken", "overloaded_error")],
+    ),
     "a client that leaves": Case(leave, MESSAGES, 200, "client_gone", None, [(f"chat {MODEL}", "client_gone", None)]),
 }
 
@@ -202,7 +213,7 @@ def test_each_way_out_of_a_request_has_its_spans(stage: Stage, case: Case) -> No
         assert (span.status.status_code is StatusCode.ERROR) is ("error.type" in attributes_of(span))
         assert span.status.description is None
         assert span.events == ()
-    exchange = stage.here.settled[-1]
+    exchange = stage.here.account()
     assert exchange.trace_id == f"{context_of(signals.request).trace_id:032x}"
 
 
@@ -264,6 +275,15 @@ def test_an_attempt_has_the_attributes_of_the_conventions(stage: Stage, stream: 
         "bud.route": "pair",
         "bud.target": "one/m-1",
     }
+
+
+def test_a_method_that_http_does_not_have_is_shown_beside_its_class() -> None:
+    signals = Signals()
+    app = Captured(providers=[provider("http://127.0.0.1:1")], observers=[signals.observer]).app
+    asyncio.run(call(app, http_scope(method="BR\tEW")))
+    found = attributes_of(signals.request)
+    assert (signals.request.name, found["http.request.method"]) == ("HTTP", "_OTHER")
+    assert found["http.request.method_original"] == "BR\\tEW"
 
 
 def test_a_refused_request_names_the_limit(stage: Stage) -> None:

@@ -55,7 +55,11 @@ REQUEST: dict[str, Any] = {
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": CANARY, "input": {"q": CANARY}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": CANARY}]},
     ],
-    "tools": [TOOL],
+    "tools": [
+        TOOL,
+        {"type": "web_search_20250305", "name": "web_search", "blocked_domains": [CANARY]},
+        {"type": "mcp_toolset", "mcp_server_name": "files"},
+    ],
     "metadata": {"user_id": CANARY},
     "stop_sequences": [CANARY],
     "container": CANARY,
@@ -81,7 +85,7 @@ def test_no_content_and_no_credential_reaches_a_signal(stage: Stage, stream: boo
         stage.upstreams[1].always(reply)
         stage.here.post({"model": "pair", "stream": stream, **REQUEST}, headers={**HEADERS, **HEADERS_WITH_CANARIES})
         stage.here.post({"stream": stream, **REQUEST}, headers={**HEADERS, "x-api-key": CANARY}, params={"q": CANARY})
-    stage.here.account(2 * len(REPLIES))
+    stage.here.accounts(2 * len(REPLIES))
     signals = stage.signals.everything()
     assert len(stage.signals.attempts) >= len(REPLIES)
     for secret in (CANARY, KEY, UPSTREAM_KEY):
@@ -140,7 +144,9 @@ def test_captured_content_has_the_form_of_the_conventions(stream: bool) -> None:
             {"role": "user", "parts": [{"type": "tool_call_response", "id": "t1", "response": CANARY}]},
         ],
         "tool.definitions": [
-            {"type": "function", "name": TOOL["name"], "description": CANARY, "parameters": TOOL["input_schema"]}
+            {"type": "function", "name": TOOL["name"], "description": CANARY, "parameters": TOOL["input_schema"]},
+            {"type": "web_search_20250305", "name": "web_search"},
+            {"type": "mcp_toolset", "name": "files"},
         ],
         "output.messages": [
             {

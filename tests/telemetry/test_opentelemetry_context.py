@@ -54,7 +54,7 @@ def test_the_span_continues_the_trace_of_the_client(stage: Stage) -> None:
     assert span.kind is SpanKind.SERVER
     assert span.parent is not None
     assert (span.parent.trace_id, span.parent.span_id, span.parent.is_remote) == (TRACE_ID, SPAN_ID, True)
-    assert stage.here.settled[-1].trace_id == f"{TRACE_ID:032x}"
+    assert stage.here.account().trace_id == f"{TRACE_ID:032x}"
     assert context_of(span).trace_state.to_header() == STATE
 
 
@@ -106,6 +106,28 @@ def test_a_trace_that_is_not_sampled_is_continued_as_such(sampled: str) -> None:
     assert captured.headers["traceparent"][3:35] == f"{TRACE_ID:032x}"
     assert captured.headers["traceparent"] != TRACEPARENT
     assert len(signals.spans) == (2 if sampled == "01" else 0)
+
+
+STATES: dict[str, str | None] = {
+    "a=1, ,b@c=2": "a=1,b@c=2",
+    "": None,
+    "a=b\tc": None,
+    "CANARY\x85forged": None,
+    "CANARY=" * 9000: None,
+    ",".join(f"k{number}=v" for number in range(33)): None,
+}
+
+
+@pytest.mark.parametrize(("state", "kept"), STATES.items(), ids=[state[:9] for state in STATES])
+def test_a_tracestate_is_continued_if_it_is_valid_and_never_logged(
+    state: str, kept: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    observer = Signals().observer
+    captured = Captured(providers=[provider("http://127.0.0.1:1", trace_context=True)], observers=[observer])
+    captured.post(BODY, {"traceparent": TRACEPARENT, "tracestate": state})
+    assert captured.headers.get("tracestate") == kept
+    assert captured.headers["traceparent"][3:35] == f"{TRACE_ID:032x}"
+    assert {record.name for record in caplog.records} == {"bud_asgi"}
 
 
 def test_below_an_instrumented_host_the_span_is_an_internal_child() -> None:

@@ -15,11 +15,12 @@ from opentelemetry.semconv._incubating.attributes import (  # pyright: ignore[re
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics  # pyright: ignore[reportMissingTypeStubs]
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
+from support.calls import BODY
 from support.captured import Captured
 from support.gateway import provider
 from support.telemetry import Attributes, Signals
 
-from bud_asgi import Route
+from bud_asgi import Principal, Route, Target
 from bud_asgi.telemetry.opentelemetry import Content, attributes, metrics
 from bud_asgi.testing import eof_mid_event, error, text
 from telemetry.traced_stage import USAGE, Stage, traced_stage
@@ -95,7 +96,7 @@ def test_the_metrics_of_requests_and_attempts() -> None:
         stage.here.post({"stream": "yes"})
         stage.upstreams[1].always(eof_mid_event())
         stage.here.post({"model": "second-choice", "stream": True})
-        stage.here.account(5)
+        stage.here.accounts(5)
         found = stage.signals.points()
     ends = sums(found[DURATION], "bud.target", "bud.attempt.end", "error.type")
     assert {key: count for key, (count, _) in ends.items()} == {
@@ -170,13 +171,31 @@ def test_no_caller_can_make_the_metrics_grow() -> None:
     assert "hostile" not in str(found)
 
 
+def test_a_router_function_cannot_make_the_metrics_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def router(model: str, _principal: Principal) -> Route:
+        return Route(model, to=[Target("anthropic", model)])
+
+    monkeypatch.setattr(metrics, "MAX_NAMES", 3)
+    signals = Signals()
+    captured = Captured(
+        providers=[provider("http://127.0.0.1:1")],
+        routes=router,
+        observers=[signals.observer],
+    )
+    for number in range(9):
+        captured.post({**BODY, "model": f"m{number}"})
+    found = signals.points()
+    assert sums(found[DURATION], "gen_ai.request.model", "bud.target")["_OTHER", "_OTHER"][0] == 6
+    assert {name: len(points) for name, points in found.items()} == dict.fromkeys(found, 4)
+
+
 def test_models_are_named_up_to_a_number_once_an_upstream_has_answered_for_them() -> None:
     with traced_stage(Signals()) as stage:
         instruments = stage.signals.observer._metrics
         stage.reset()
         stage.post("solo")
         assert instruments._models == {"solo"}
-        instruments._models.update(f"m{number}" for number in range(metrics.MAX_MODELS))
+        instruments._models.update(f"m{number}" for number in range(metrics.MAX_NAMES))
         stage.post("one-too-many")
         found = sums(stage.signals.points()[DURATION], "gen_ai.request.model", "gen_ai.response.model")
     assert set(found) == {("solo", "solo"), ("_OTHER", "_OTHER")}

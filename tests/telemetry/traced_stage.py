@@ -36,7 +36,7 @@ class Stage:
             upstream._stand_in._queue.clear()
             upstream.always(REPLY)
         forget_health(self.here)
-        self.here.settled.clear()
+        self.here.forget()
         self.signals.exporter.clear()
 
     def post(self, model: str = "solo", *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:

@@ -137,7 +137,7 @@ def test_the_first_fetch_of_a_process_logs_no_keys_either(
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         check=True,
     )
     assert ran.stdout.endswith("signed\n")

@@ -80,7 +80,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, aws: Sources) -> Gener
     bare_machine(monkeypatch, tmp_path)
     yield tmp_path
     aws.fault = None
-    wait_until(lambda: not fetching(), "a thread still fetches keys", timeout=10)
+    wait_until(lambda: not fetching(), "a thread still fetches keys", timeout=30)
 
 
 def fetching() -> list[threading.Thread]:

@@ -78,7 +78,7 @@ def module_pair() -> Generator[Pair]:
 @pytest.fixture
 def pair(module_pair: Pair) -> Generator[Pair]:
     here, one, two = module_pair
-    here.settled.clear()
+    here.forget()
     forget_health(here)
     for upstream in (one, two):
         upstream.requests.clear()
@@ -234,12 +234,12 @@ def test_a_drain_ends_the_second_attempt(stream: bool) -> None:
         two.wait_requests()
         (loop,) = here.messages._loops._by_loop
         time.sleep(0.05)
-        asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(5)
+        asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(30)
         reply = waiting.result()
         assert reply.status_code == (200 if stream else 529)
         assert "The gateway is shutting down." in reply.text
         assert reply.text.count("message_start") == (2 if stream else 0)  # name and type of one event
-        two.wait_aborted(1.0)
+        two.wait_aborted(30.0)
         assert [attempt.end for attempt in here.account().attempts] == ["overloaded", "cancelled"]
 
 
@@ -257,8 +257,8 @@ def test_the_body_is_released_when_the_reply_of_the_second_begins(pair: Pair, fa
     sent = body(stream=True, system="x" * (2 << 20))
     one.enqueue(fault())
     two.enqueue(late(0.2, hang_mid_event(reply=text("Hello there"))))
-    with raw_request(here.base_url, sent, timeout=10) as client:
-        two.wait_requests(timeout=20)
+    with raw_request(here.base_url, sent, timeout=30) as client:
+        two.wait_requests(timeout=30)
         assert request_body_bytes() >= 2 << 20
         receive_until(client, b"content_block_delta")
         wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")

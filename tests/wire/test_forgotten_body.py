@@ -35,8 +35,8 @@ def test_the_body_is_released_when_the_response_begins(routes: list[Route] | Non
         upstream.enqueue(late(0.3, hang_mid_event()))
         slow = provider(upstream.base_url, timeouts=PATIENT)
         with gateway("", providers=[slow], routes=routes) as here:
-            with raw_request(here.base_url, SENT, timeout=10) as client:
-                upstream.wait_requests(timeout=20)
+            with raw_request(here.base_url, SENT, timeout=30) as client:
+                upstream.wait_requests(timeout=30)
                 assert request_body_bytes() >= SIZE
                 receive_until(client, b"content_block_delta")
                 wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")
@@ -58,9 +58,9 @@ def test_so_is_the_copy_of_a_request_without_thinking() -> None:
         slow = provider(upstream.base_url, timeouts=PATIENT)
         with (
             gateway("", providers=[slow], routes=routes) as here,
-            raw_request(here.base_url, sent, timeout=10) as client,
+            raw_request(here.base_url, sent, timeout=30) as client,
         ):
-            upstream.wait_requests(2, timeout=20)
+            upstream.wait_requests(2, timeout=30)
             receive_until(client, b"content_block_delta")
             wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")
         assert [len(one.json()["messages"][1]["content"]) for one in upstream.requests] == [2, 1]

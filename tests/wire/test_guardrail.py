@@ -23,9 +23,16 @@ COUNTS = {METRICS: {"inputTokenCount": 1, "outputTokenCount": 1}}
 
 
 @pytest.fixture(scope="module")
-def stage() -> Generator[Stage]:
+def module_stage() -> Generator[Stage]:
     with staged(guardrail=("gr-1", "1"), app={"access_log": True}) as one:
         yield one
+
+
+@pytest.fixture
+def stage(module_stage: Stage) -> Stage:
+    """The gateway, without records of earlier tests."""
+    module_stage.here.forget()
+    return module_stage
 
 
 def stream(*last: dict[str, Any], delta: dict[str, Any] | None = None, delay: float = 0.0) -> Reply:
@@ -55,10 +62,9 @@ STREAMS: dict[str, tuple[Reply, dict[str, Any]]] = {
 def test_a_stream_that_a_guardrail_blocked(
     stage: Stage, reply: Reply, stop: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    count = len(stage.here.settled)
     with caplog.at_level(logging.INFO):
         answer = stage.stream(reply)
-        account = stage.here.account(count + 1)
+        account = stage.here.account()
     events = events_of(answer)
     assert events[-1] == ("message_stop", stop)
     assert account.attempts[-1].guardrail == "INTERVENED"
@@ -77,18 +83,16 @@ def test_the_verdict_in_a_delta_is_relayed(stage: Stage) -> None:
 
 def test_a_message_that_a_guardrail_blocked(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     message = {"type": "message", "role": "assistant", "content": [], "usage": {"output_tokens": 1}, **VERDICT}
-    count = len(stage.here.settled)
     with caplog.at_level(logging.INFO):
         assert stage.post(None, json_body(message)).json() == message
-        account = stage.here.account(count + 1)
+        account = stage.here.account()
     assert account.attempts[-1].guardrail == "INTERVENED"
     assert f"{account.request_id}: a guardrail at bedrock intervened" in caplog.text
 
 
 def test_a_guardrail_that_lets_a_reply_pass_is_no_warning(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    count = len(stage.here.settled)
     answer = stage.stream(stream({**STOP, ACTION: "NONE", **COUNTS}))
-    account = stage.here.account(count + 1)
+    account = stage.here.account()
     assert events_of(answer)[-1] == ("message_stop", {**STOP, ACTION: "NONE"})
     assert (account.attempts[-1].guardrail, account.attempts[-1].intervened) == ("NONE", False)
     assert "a guardrail at" not in caplog.text
@@ -98,10 +102,9 @@ def test_a_guardrail_that_lets_a_reply_pass_is_no_warning(stage: Stage, caplog: 
 def test_a_model_cannot_fake_a_verdict(stage: Stage, streaming: bool) -> None:
     inner = {"type": "tool_use", "id": "t", "name": "n", "input": VERDICT}
     message = {"type": "message", "role": "assistant", "content": [inner], "usage": {"output_tokens": 1}}
-    count = len(stage.here.settled)
     if streaming:
         start = {"type": "content_block_start", "index": 1, "content_block": inner}
         stage.stream(stream(start, {**STOP, **COUNTS}))
     else:
         stage.post(None, json_body(message))
-    assert stage.here.account(count + 1).attempts[-1].guardrail is None
+    assert stage.here.account().attempts[-1].guardrail is None

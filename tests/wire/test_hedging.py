@@ -166,6 +166,16 @@ def test_the_most_useful_of_all_failures_is_shown() -> None:
         assert (reply.status_code, reply.headers["retry-after"]) == (429, "7")
 
 
+@pytest.mark.parametrize("refusing", ["one", "two"])
+def test_a_refusal_of_the_request_is_final_also_if_the_other_call_fails_later(refusing: str) -> None:
+    failing = "two" if refusing == "one" else "one"
+    with stage() as (here, upstreams):
+        upstreams[refusing].enqueue(late(0.2 if refusing == "one" else 0.0, error(400, "invalid_request_error", "no")))
+        upstreams[failing].enqueue(late(0.4, BUSY))
+        assert here.post().status_code == 400
+        assert ends(here) == [(name, "refused" if name == refusing else "overloaded") for name in ("one", "two")]
+
+
 @BOTH
 def test_a_client_that_leaves_ends_both_calls(stream: bool) -> None:
     with stage() as (here, upstreams):
@@ -191,10 +201,10 @@ def test_a_drain_ends_both_calls() -> None:
         waiting = pool.submit(here.post, {"stream": True})
         upstreams["two"].wait_requests()
         (loop,) = here.messages._loops._by_loop
-        asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(5)
+        asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(30)
         assert waiting.result().status_code == 529
         for name in ("one", "two"):
-            upstreams[name].wait_aborted(1.0)
+            upstreams[name].wait_aborted(30.0)
         assert ends(here) == [("one", "cancelled"), ("two", "cancelled")]
 
 

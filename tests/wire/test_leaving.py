@@ -74,7 +74,7 @@ def test_a_reader_that_stops_reading_holds_upstream_back_and_ends_it_by_leaving(
         sent = seen.replied
         time.sleep(0.5)
         assert seen.replied == sent < 40_000_000  # it waits, for the kernel's buffers and ours are full
-    assert upstream.wait_aborted(timeout=2.0).aborted is not None
+    assert upstream.wait_aborted(30.0).aborted is not None
 
 
 def test_a_disconnect_after_the_last_event_counts_as_answered(patient: Gateway, upstream: ThreadedStandIn) -> None:
@@ -83,7 +83,7 @@ def test_a_disconnect_after_the_last_event_counts_as_answered(patient: Gateway, 
         receive_until(client, b"event: message_stop")
         time.sleep(0.4)
     assert patient.account().outcome == "answered"
-    upstream.wait_aborted(timeout=3.0)
+    upstream.wait_aborted(30.0)
 
 
 def test_after_the_answer_the_account_is_that_of_an_answer(patient: Gateway, upstream: ThreadedStandIn) -> None:
@@ -134,7 +134,7 @@ def test_during_the_attempt_at_the_second_target(upstream: ThreadedStandIn, body
         with raw_request(here.base_url, body):
             upstream.wait_requests()
             time.sleep(0.5)
-        upstream.wait_aborted(timeout=2.0)
+        upstream.wait_aborted(30.0)
         account = here.account()
         assert account.outcome == "client_gone"
         assert [attempt.failure is None for attempt in account.attempts] == [False, True]

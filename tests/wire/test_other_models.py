@@ -64,7 +64,7 @@ def here(upstream: ThreadedStandIn) -> Generator[Gateway]:
 
 def ask(here: Gateway, model: str, more: dict[str, Any]) -> httpx.Response:
     fields = {name: value for name, value in {**BODY, "model": model, **more}.items() if value is not ...}
-    return httpx.post(f"{here.base_url}/v1/messages", headers=HEADERS, json=fields, timeout=20)
+    return httpx.post(f"{here.base_url}/v1/messages", headers=HEADERS, json=fields, timeout=30)
 
 
 @pytest.mark.parametrize("model", ["qwen3:8b", "mine", "claude-mine"])

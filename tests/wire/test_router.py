@@ -147,14 +147,14 @@ REFUSED: dict[str, tuple[object, tuple[str, ...], str, int, str]] = {
         ("other",),
         "m",
         403,
-        "model: m is not among the models that this API key may use",
+        "model: m is not among the models that you may use",
     ),
     "a name that the caller may not use": (
         Route("best", ["one"]),
         ("m",),
         "m",
         403,
-        "model: best is not among the models that this API key may use",
+        "model: best is not among the models that you may use",
     ),
     "a condition that does not hold": (Route("*", ["one"], teams=["other"]), ("*",), "m", 404, "model: m"),
     "a resource that the caller does not name": (
@@ -162,7 +162,7 @@ REFUSED: dict[str, tuple[object, tuple[str, ...], str, int, str]] = {
         ("*",),
         ARN,
         403,
-        f"model: {ARN} is not among the models that this API key may use",
+        f"model: {ARN} is not among the models that you may use",
     ),
 }
 

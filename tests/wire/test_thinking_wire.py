@@ -288,7 +288,7 @@ def test_tokens_are_counted_without_it_too(stage: Stage, caller: str, first: str
     headers = {"x-api-key": caller, "anthropic-version": "2023-06-01"}
     stage.set(**{first: json_body({"input_tokens": 21})})
     url, body = f"{stage.here.base_url}/v1/messages/count_tokens", {"model": first, "messages": messages}
-    reply = httpx.post(url, json=body, headers=headers, timeout=10)
+    reply = httpx.post(url, json=body, headers=headers, timeout=30)
     assert (reply.status_code, reply.content) == (200, b'{"input_tokens":21}')
     assert reply.headers["bud-dropped"] == "messages.thinking"
     assert [sent(request)["messages"] for request in stage.sent(first)] == [messages, cleared(messages)]

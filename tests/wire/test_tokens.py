@@ -48,7 +48,7 @@ def test_the_official_sdk_is_served_with_a_token(here: Gateway, upstream: Thread
     with client(here, token) as sdk:
         for _ in range(3):
             assert sdk.messages.create(model=MODEL, max_tokens=9, messages=HELLO).role == "assistant"
-    principal = here.account(3).principal
+    principal = here.account().principal
     assert principal is not None
     assert (principal.id.rpartition(":")[2], principal.team) == ("root", "red")
     assert token not in str([request.headers for request in upstream.requests])

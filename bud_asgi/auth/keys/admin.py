@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from bud_asgi.auth.keys.record import ApiKey, hash_api_key, new_api_key
 from bud_asgi.auth.keys.store import EditableKeyStore, UnknownKey
@@ -28,7 +29,7 @@ class NewKey(msgspec.Struct, frozen=True):
 
 
 class KeyAdmin:
-    """Creates, rotates, disables and deletes the keys in a store.
+    """Creates, changes, rotates, disables and deletes the keys in a store.
 
     `pepper` is that of the `ApiKeys` that use the store. Each method raises `KeyStoreUnavailable`; whether the change
     has been made is then unknown. A change takes effect within ten seconds everywhere, and at once for the `ApiKeys`
@@ -78,9 +79,41 @@ class KeyAdmin:
             expires=expires,
             created=self._now(),
         )
+        self._check_expiry(record.expires)
         await self._store.add(record)
         self._changed(name)
         return NewKey(Secret(key), record)
+
+    async def update(
+        self,
+        name: str,
+        *,
+        owner: str | UnsetType | None = UNSET,
+        team: str | UnsetType | None = UNSET,
+        models: Sequence[str] | UnsetType = UNSET,
+        limits: Sequence[Limit] | UnsetType = UNSET,
+        metadata: Mapping[str, str] | UnsetType = UNSET,
+        expires: datetime | UnsetType | None = UNSET,
+    ) -> ApiKey:
+        """Change fields of a key, and return its record: those that are given, each as a whole.
+
+        Raises `UnknownKey`, and `OptionError` for an invalid value.
+        """
+        options = {
+            "owner": owner,
+            "team": team,
+            "models": models,
+            "limits": limits,
+            "metadata": metadata,
+            "expires": expires,
+        }
+        given = {field: value for field, value in options.items() if value is not UNSET}
+        record = msgspec.structs.replace(await self.get(name), **given)  # which checks them
+        if "expires" in given:
+            self._check_expiry(record.expires)
+        if given:
+            await self._update(name, {field: getattr(record, field) for field in given})
+        return record
 
     async def rotate(self, name: str, *, overlap: timedelta = DEFAULT_OVERLAP) -> NewKey:
         """Replace a key by a new one of the same name; the present one works on during `overlap`.
@@ -112,15 +145,22 @@ class KeyAdmin:
 
     async def disable(self, name: str) -> None:
         """Refuse a key until it is enabled again. Raises `UnknownKey`."""
-        self._check(name, await self._store.set_enabled(name, False))
+        await self._update(name, {"enabled": False})
 
     async def enable(self, name: str) -> None:
         """Accept a key again that was disabled. Raises `UnknownKey`."""
-        self._check(name, await self._store.set_enabled(name, True))
+        await self._update(name, {"enabled": True})
 
     async def delete(self, name: str) -> None:
         """Delete a key. Raises `UnknownKey`."""
         self._check(name, await self._store.delete(name))
+
+    async def _update(self, name: str, fields: Mapping[str, object]) -> None:
+        self._check(name, await self._store.update(name, fields))
+
+    def _check_expiry(self, expires: datetime | None) -> None:
+        if expires is not None and expires <= self._now():
+            raise OptionError("expires", f"is over already: {expires.isoformat()}")
 
     def _check(self, name: str, was_found: bool) -> None:
         self._changed(name)

@@ -41,9 +41,9 @@ class MemoryKeyStore:
         previous = key.hash if key and previous_until else None
         return self._change(name, hash=key_hash, previous_hash=previous, previous_until=previous_until)
 
-    async def set_enabled(self, name: str, enabled: bool) -> bool:
-        """Enable or disable a key."""
-        return self._change(name, enabled=enabled)
+    async def update(self, name: str, fields: Mapping[str, object]) -> bool:
+        """Set these fields of a key."""
+        return self._change(name, **fields)
 
     async def delete(self, name: str) -> bool:
         """Delete a key."""

@@ -22,6 +22,7 @@ from bud_asgi.secret import AnySecret, secret_option
 HASH_EXPECTED = "sha256: and 64 lower-case hex digits, as written by `bud-asgi keys new NAME`"
 _HASH = re.compile(r"(hmac-)?sha256:[0-9a-f]{64}")
 _KEY = re.compile(r"sk-bud-([A-Za-z0-9_-]{48})")
+_NOT_EMPTY = re.compile(r".+", re.DOTALL)
 _KEY_EXPECTED = "an API key, as made by new_api_key()"
 _TIME_EXPECTED = "a time with an offset, such as 2027-01-31T00:00:00Z"
 
@@ -57,7 +58,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
         for option in ("owner", "team"):
             if getattr(self, option) is not None:
                 check_name(option, getattr(self, option))
-        msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED))
+        msgspec.structs.force_setattr(self, "models", check_texts("models", self.models, MODELS_EXPECTED, _NOT_EMPTY))
         msgspec.structs.force_setattr(self, "limits", check_own_limits(self.limits))
         _check_metadata(self.metadata)
         for option in ("expires", "previous_until", "created", "last_used"):

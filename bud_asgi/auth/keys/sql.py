@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from bud_asgi.auth.keys.record import ApiKey
+from bud_asgi.auth.keys.store import UPDATABLE
 from bud_asgi.limit import Limit
 from bud_asgi.options import OptionError, check_seconds, mismatch
 from bud_asgi.secret import AnySecret, secret_option
@@ -19,6 +20,7 @@ _COLUMNS: Final = (
     "name, owner, team, models, limits, metadata, hash, previous_hash, previous_until, enabled, expires, created,"
     " last_used"
 )
+_LIMIT_FIELDS: Final = ("kind", "amount", "window", "models", "mode", "wait", "cache_reads")
 _JSON: Final = frozenset({"models", "limits", "metadata"})
 _TIMES: Final = frozenset({"previous_until", "expires", "created", "last_used"})
 _VALUES: Final = ", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))
@@ -30,7 +32,6 @@ _ROTATE: Final = (
     "UPDATE bud_asgi_keys SET hash = :hash, previous_hash = CASE WHEN :keep THEN hash END,"
     " previous_until = :previous_until WHERE name = :name RETURNING name"
 )
-_SET_ENABLED: Final = "UPDATE bud_asgi_keys SET enabled = :enabled WHERE name = :name RETURNING name"
 _DELETE: Final = "DELETE FROM bud_asgi_keys WHERE name = :name RETURNING name"
 _NOTE_USED: Final = (
     "UPDATE bud_asgi_keys SET last_used = :used WHERE name = :name AND (last_used IS NULL OR last_used < :used)"
@@ -105,9 +106,12 @@ class SqlKeyStore:
         values = {"name": name, "hash": key_hash, "keep": keep, "previous_until": _time(previous_until)}
         return bool(await self._database.run(_ROTATE, values))
 
-    async def set_enabled(self, name: str, enabled: bool) -> bool:
-        """Enable or disable a key. Raises `KeyStoreUnavailable`."""
-        return bool(await self._database.run(_SET_ENABLED, {"name": name, "enabled": enabled}))
+    async def update(self, name: str, fields: Mapping[str, object]) -> bool:
+        """Set these fields of a key. Raises `KeyStoreUnavailable`."""
+        changes = ", ".join(f"{column} = :{column}" for column in sorted(UPDATABLE & fields.keys()))
+        statement = f"UPDATE bud_asgi_keys SET {changes} WHERE name = :name RETURNING name"
+        values = {column: _to_column(column, value) for column, value in fields.items()}
+        return bool(await self._database.run(statement, {**values, "name": name}))
 
     async def delete(self, name: str) -> bool:
         """Delete a key. Raises `KeyStoreUnavailable`."""
@@ -152,28 +156,16 @@ def _time(value: datetime | None) -> str | None:
 
 
 def _to_row(key: ApiKey) -> Row:
-    limits = [
-        {
-            field: getattr(limit, field)
-            for field in ("kind", "amount", "window", "models", "mode", "wait", "cache_reads")
-        }
-        for limit in key.limits
-    ]
-    return {
-        "name": key.name,
-        "owner": key.owner,
-        "team": key.team,
-        "models": json.dumps(key.models),
-        "limits": json.dumps(limits),
-        "metadata": json.dumps(dict(key.metadata)),
-        "hash": key.hash,
-        "previous_hash": key.previous_hash,
-        "previous_until": _time(key.previous_until),
-        "enabled": key.enabled,
-        "expires": _time(key.expires),
-        "created": _time(key.created),
-        "last_used": _time(key.last_used),
-    }
+    return {name: _to_column(name, getattr(key, name)) for name in key.__struct_fields__}
+
+
+def _to_column(name: str, value: object) -> object:
+    if name == "limits":
+        limits = cast("Sequence[Limit]", value)
+        return json.dumps([{field: getattr(limit, field) for field in _LIMIT_FIELDS} for limit in limits])
+    if name in _JSON:
+        return json.dumps(dict(cast("Mapping[str, str]", value)) if name == "metadata" else value)
+    return _time(value) if isinstance(value, datetime) else value
 
 
 def _from_row(row: Row) -> ApiKey:

@@ -10,6 +10,9 @@ from bud_asgi.auth.keys.record import ApiKey
 from bud_asgi.options import check_methods, mismatch, name_shown
 from bud_asgi.protocol.errors import GatewayError
 
+UPDATABLE: frozenset[str] = frozenset({"owner", "team", "models", "limits", "metadata", "expires", "enabled"})
+"""The fields of an `ApiKey` that can be changed one by one."""
+
 
 class KeyStoreUnavailable(GatewayError):
     """The store did not answer in time, or not at all. `reason` is for the log, without secrets."""
@@ -79,8 +82,11 @@ class EditableKeyStore(KeyStore, Protocol):
         """
         ...
 
-    async def set_enabled(self, name: str, enabled: bool) -> bool:
-        """Enable or disable a key. Returns whether there is such a key."""
+    async def update(self, name: str, fields: Mapping[str, object]) -> bool:
+        """Set these fields of a key; all others stay as they are. Returns whether there is such a key.
+
+        The fields are out of `UPDATABLE`, with valid values for an `ApiKey`.
+        """
         ...
 
     async def delete(self, name: str) -> bool:

@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from msgspec.structs import replace
+
 from bud_asgi.auth.keys.record import ApiKey, hash_api_key
-from bud_asgi.auth.keys.store import DuplicateKey, EditableKeyStore
+from bud_asgi.auth.keys.store import UPDATABLE, DuplicateKey, EditableKeyStore
 from bud_asgi.limit import Limit
 
 _NOON = datetime(2026, 11, 30, 12, 0, 0, 123456, tzinfo=UTC)
@@ -112,11 +114,25 @@ async def a_rotation_without_overlap_drops_the_hash(store: EditableKeyStore) -> 
     assert await store.find(FULL.hash) is None
 
 
+async def an_update_sets_these_fields_and_no_others(store: EditableKeyStore) -> None:
+    """One after the other, to the values of another key and back; the key is still found by its hashes."""
+    plain = ApiKey(name="plain", hash=_hash("plain"))
+    await store.add(FULL)
+    for source in (plain, FULL):
+        for field in sorted(UPDATABLE):
+            before = await store.get(FULL.name)
+            assert before is not None
+            assert await store.update(FULL.name, {field: getattr(source, field)})
+            assert await store.get(FULL.name) == replace(before, **{field: getattr(source, field)})
+    assert await store.update(FULL.name, {"team": None, "models": ("a",)})
+    assert await store.find(FULL.hash) == replace(FULL, team=None, models=("a",))
+
+
 async def a_disabled_key_is_found_and_marked(store: EditableKeyStore) -> None:
     """It is not removed: the caller judges it."""
     await store.add(ApiKey(name="ci", hash=_hash("ci")))
     for enabled in (False, False, True):
-        assert await store.set_enabled("ci", enabled)
+        assert await store.update("ci", {"enabled": enabled})
         found = await store.find(_hash("ci"))
         assert found is not None
         assert found.enabled is enabled
@@ -134,7 +150,7 @@ async def a_deleted_key_is_gone(store: EditableKeyStore) -> None:
 async def changes_of_an_unknown_key_are_reported(store: EditableKeyStore) -> None:
     """And create none."""
     assert not await store.rotate("unknown", _hash("1"), None)
-    assert not await store.set_enabled("unknown", False)
+    assert not await store.update("unknown", {"enabled": False})
     assert not await store.delete("unknown")
     await store.note_used({"unknown": _NOON})
     await store.note_used({})
@@ -178,6 +194,7 @@ KEY_STORE_CHECKS: Sequence[Callable[[EditableKeyStore], Awaitable[None]]] = (
     all_keys_are_listed_by_name,
     after_a_rotation_both_hashes_are_found,
     a_rotation_without_overlap_drops_the_hash,
+    an_update_sets_these_fields_and_no_others,
     a_disabled_key_is_found_and_marked,
     a_deleted_key_is_gone,
     changes_of_an_unknown_key_are_reported,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.config import ConfigError, Problem
+from bud_asgi.cli.listening import listening_problem
+from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail
+from bud_asgi.config import Problem
 from bud_asgi.extras import install_command, is_installed
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from prometheus_client import CollectorRegistry
 
 _OPTION = "--metrics-port"
@@ -38,7 +42,7 @@ def check_metrics(address: MetricsAddress | None) -> Iterator[Problem]:
 
 @contextmanager
 def serve_metrics(messages: MessagesApp, address: MetricsAddress | None) -> Generator[None]:
-    """Serve the metrics of an app in this process until the end of the block. Raises `ConfigError`."""
+    """Serve the metrics of an app in this process until the end of the block. Exits if it cannot listen."""
     if address is None:
         yield
         return
@@ -48,7 +52,7 @@ def serve_metrics(messages: MessagesApp, address: MetricsAddress | None) -> Gene
 
 @contextmanager
 def serve_worker_metrics(address: MetricsAddress | None) -> Generator[None]:
-    """Serve those of the workers that are started in the block: they share a temporary folder. Raises `ConfigError`."""
+    """Serve those of the workers that are started in the block: they share a temporary folder. Exits as well."""
     if address is None:
         yield
         return
@@ -72,8 +76,9 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
     try:
         server, thread = start_http_server(address.port, address.host, registry)
     except OSError as error:
-        message = f"cannot listen on {address.host}:{address.port}: {error.strerror or error}"
-        raise ConfigError([Problem("", _OPTION, message)]) from error
+        fail(listening_problem(f"{_OPTION} {address.host}:{address.port}", error), EXIT_NOT_STARTED)
+    if app := server.get_app():
+        server.set_app(_for_any_accept(app))
     host = f"[{address.host}]" if ":" in address.host else address.host
     _log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
@@ -82,3 +87,14 @@ def _listening(registry: CollectorRegistry, address: MetricsAddress) -> Generato
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _for_any_accept(app: WSGIApplication) -> WSGIApplication:
+    """Scrapes whose `Accept` cannot be read are answered as those without one, not with a 500."""
+    from bud_asgi.telemetry.prometheus.exposition import readable_accept  # noqa: PLC0415 - optional
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["HTTP_ACCEPT"] = readable_accept(environ.get("HTTP_ACCEPT", ""))
+        return app(environ, start_response)
+
+    return answer

@@ -72,9 +72,9 @@ def _serve_alone(settings: Settings, options: ServeOptions, listening: Listening
     messages = _with_access_log(settings).app()
     app = with_status_page(messages, options.status, options.status_key)
     config = uvicorn.Config(app, timeout_graceful_shutdown=AFTER_DRAIN, **_shared(options), **tls)
-    announce(settings, listening.address)
     runner = asyncio.Runner(loop_factory=config.get_loop_factory())
     with serve_metrics(messages, options.metrics), runner:
+        announce(settings, listening.address)
         reloader = Reloader(messages, partial(_read_again, options), watch=options.watch)
         serving = _serve_here(config, messages, options.drain_timeout, listening)
         try:
@@ -105,16 +105,17 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     config = uvicorn.Config(
         "bud_asgi.cli.serve.worker:make_app",
         factory=True,
+        loop="bud_asgi.cli.serve.worker:make_loop",
         workers=options.workers,
         timeout_graceful_shutdown=options.drain_timeout,
         **_shared(options),
         **tls,
     )
-    announce(settings, listening.address)
     own: dict[str, Any] = {"config": config, "sockets": list(listening.sockets)}
     if "target" in inspect.signature(Multiprocess).parameters:  # earlier versions of uvicorn require it
         own["target"] = uvicorn.Server(config).run
     with serve_worker_metrics(options.metrics):
+        announce(settings, listening.address)
         _Supervisor(**own).run()
 
 

@@ -64,7 +64,11 @@ def check_status(path: str | None, keys: Sequence[str], workers: int) -> Iterato
     if not keys:
         yield Problem("", _OPTION, f"needs a key of its own: add {_KEY_OPTION} env:NAME or {_KEY_OPTION} file:PATH")
     if workers > 1:
-        yield Problem("", _OPTION, "shows one process, so that it cannot be combined with --workers")
+        yield Problem(
+            "",
+            _OPTION,
+            "shows one process, so that it cannot be combined with --workers; --metrics-port has the figures of all",
+        )
 
 
 def _hashes(references: Sequence[str]) -> dict[str, str]:

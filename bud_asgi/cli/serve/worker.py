@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
+import signal
 import sys
 from functools import partial
+from types import FrameType
+from typing import NoReturn
 
 import msgspec
+from uvicorn.loops.auto import auto_loop_factory
 
 from bud_asgi.app import MessagesApp
 from bud_asgi.cli.serve.hangup import Hangup
@@ -18,6 +23,21 @@ from bud_asgi.cli.settings import EXIT_FAILED
 from bud_asgi.config import ConfigError, Settings, read_environment
 
 _log = logging.getLogger("bud_asgi")
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Make the event loop, before uvicorn takes over the signals; at its end it repeats the one that stopped it."""
+    signal.signal(signal.SIGTERM, _exit)
+    return auto_loop_factory(use_subprocess=True)()
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End the process by what runs at Python's exit: an SDK of OpenTelemetry exports what it still has.
+
+    The loop is not closed: one with connections that linger may wait for their clients.
+    """
+    atexit._run_exitfuncs()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the signal would skip them
+    os._exit(0)
 
 
 def make_app() -> MessagesApp:

@@ -9,8 +9,8 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from inspect import iscoroutinefunction
 
 from bud_asgi.extras import require
@@ -106,10 +106,10 @@ class AwsCredential:
         self.region, self.service = region, service
         is_default = not sources and credentials is None
         self._bearer = _environment_token(service) if is_default else secret_option("bearer_token", bearer_token)
-        self._keys = _keys(access_key, secret_key, session_token)
+        self._keys = keys = _keys(access_key, secret_key, session_token)
         role = Role(role_arn, session_name or "bud_asgi", external_id) if role_arn else None
-        self._source = Source(region=region, profile=profile, keys=self._keys, role=role, host=credentials)
-        self._fixed = Signer(self._keys, service, region) if self._keys and not role else None
+        self._source = Source(region=region, profile=profile, keys=keys, role=role, host=credentials)
+        self._fixed = Signer(keys, service, region) if keys and not role else None
         if self._bearer is None and self._fixed is None and credentials is None:
             require("Bedrock" if service == "bedrock" else f"The AWS service {service}", "botocore", "bedrock")
         self._timing = timing or RefreshTiming()
@@ -147,18 +147,19 @@ class AwsCredential:
 
     def redact(self, text: str) -> str:
         """Replace the keys and tokens in a text, including those from before the last refresh."""
-        return redact(text, [secret.reveal() for secret in self._secrets()])
+        secrets = self._own_secrets
+        for signer in self._refresher.recent:
+            secrets += signer.secrets
+        return redact(text, [secret.reveal() for secret in secrets])
+
+    @cached_property
+    def _own_secrets(self) -> tuple[Secret, ...]:
+        keys = () if self._keys is None else self._keys.secrets()
+        return keys if self._bearer is None else (*keys, self._bearer)
 
     async def _fetch(self) -> Expiring[Signer]:
         keys, expires_at = await fetch_keys(self._source, self._timing)
         return Expiring(Signer(keys, self.service, self.region), expires_at)
-
-    def _secrets(self) -> Iterator[Secret]:
-        if self._bearer is not None:
-            yield self._bearer
-        for keys in (self._keys, *(signer.keys for signer in self._refresher.recent)):
-            if keys is not None:
-                yield from keys.secrets()
 
 
 @lru_cache(maxsize=4)

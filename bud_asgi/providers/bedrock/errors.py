@@ -16,7 +16,7 @@ import msgspec
 from bud_asgi.protocol.errors import type_of_status
 from bud_asgi.protocol.headers import Headers
 from bud_asgi.protocol.malformed import MALFORMED_JSON
-from bud_asgi.providers.bedrock.frames import EventStreamMessage
+from bud_asgi.providers.bedrock.frames import EventStreamHeaders
 from bud_asgi.providers.errors import TranslatedUpstreamError
 from bud_asgi.providers.seam import COUNTING_UNSUPPORTED, NO_MESSAGE
 
@@ -163,18 +163,17 @@ def error_in_reply(status: int, headers: Headers, body: bytes) -> AwsError | Non
     return AwsError(_bare(name), fields.text, status, fields.original_status or 0)
 
 
-def error_in_message(message: EventStreamMessage) -> AwsError | None:
+def error_in_message(headers: EventStreamHeaders, payload: bytes) -> AwsError | None:
     """Return the error in a message of an event stream; `None` if it has none.
 
     Errors, exceptions, and exceptions sent as events.
     """
-    headers = message.headers
     if headers.message_type == "error":
         return AwsError(_bare(headers.error_code or ""), headers.error_message or "")
     name = headers.exception_type if headers.message_type == "exception" else headers.event_type
     if headers.message_type != "exception" and not (name or "").endswith("Exception"):
         return None
-    fields = _decode(message.payload)
+    fields = _decode(payload)
     return AwsError(_bare(name or ""), fields.text, 0, fields.original_status or 0)
 
 

@@ -31,7 +31,7 @@ checksums are that of the prelude, and that of the prelude with the headers of t
 """
 
 _PRELUDE = struct.Struct(">III")
-_MAX_PRELUDES = 1024
+_MAX_PRELUDES = 512
 _MAX_BLOCK = 256
 
 HeaderValue = bool | int | str | bytes
@@ -54,11 +54,11 @@ class EventStreamHeaders(msgspec.Struct, frozen=True, rename=_name):
     content_type: str | None = None
 
 
-class EventStreamMessage(msgspec.Struct, frozen=True, gc=False):
-    """One message with valid checksums."""
+class EventStreamMessages(msgspec.Struct, frozen=True, gc=False):
+    """Successive messages that have the same headers, with valid checksums."""
 
     headers: EventStreamHeaders
-    payload: bytes
+    payloads: list[bytes]
 
 
 Reason = Literal["checksum", "length", "headers", "truncated"]
@@ -76,7 +76,7 @@ class EventStreamError(ValueError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason: Reason = reason
-        self.messages: list[EventStreamMessage] = []
+        self.messages: list[EventStreamMessages] = []
 
 
 class EventStreamDecoder:
@@ -89,11 +89,11 @@ class EventStreamDecoder:
     def __init__(self) -> None:
         self._pending = bytearray()
         self._needed = _PRELUDE.size
-        self._block: bytes = b""
         self._headers = EventStreamHeaders()
+        self._layouts = _layouts_after(b"")
         self._failure: EventStreamError | None = None
 
-    def feed(self, chunk: bytes) -> list[EventStreamMessage]:
+    def feed(self, chunk: bytes) -> list[EventStreamMessages]:
         """Decode a chunk; return the messages that it completes.
 
         Raises `EventStreamError` for the first invalid message, with the valid ones before it in `messages`; every
@@ -108,7 +108,7 @@ class EventStreamDecoder:
                 return []
             chunk = bytes(pending)
             pending.clear()
-        messages: list[EventStreamMessage] = []
+        messages: list[EventStreamMessages] = []
         try:
             taken = self._decode(chunk, messages)
         except EventStreamError as error:
@@ -124,14 +124,14 @@ class EventStreamDecoder:
         if self._pending:
             raise EventStreamError("truncated", f"the stream ended after {len(self._pending)} bytes of a message")
 
-    def _decode(self, data: bytes, messages: list[EventStreamMessage]) -> int:
+    def _decode(self, data: bytes, messages: list[EventStreamMessages]) -> int:
         """Append the complete messages to `messages`; return how many bytes they took."""
         start, size = 0, len(data)
-        block = self._block
-        headers = self._headers
-        layout = _remembered if len(block) <= _MAX_BLOCK else _read_prelude
+        layouts = self._layouts
+        block = layouts.block
+        payloads: list[bytes] | None = None
         while size - start >= 12:
-            total, split, checksum, continued = layout(data[start : start + 12], block)
+            total, split, checksum, continued = layouts[data[start : start + 12]]
             if start + total > size:
                 self._needed = total
                 return start
@@ -140,30 +140,52 @@ class EventStreamDecoder:
             if crc32(payload, continued if is_known else crc32(read, checksum)) != expected:
                 raise EventStreamError("checksum", "wrong message checksum")
             if not is_known:
-                headers = self._headers = _headers(read)
-                block = self._block = read
-                layout = _remembered if len(block) <= _MAX_BLOCK else _read_prelude
-            messages.append(EventStreamMessage(headers, payload))
+                self._headers = _headers(read)
+                layouts = self._layouts = _layouts_after(read)
+                block = read
+            if payloads is None or not is_known:
+                payloads = []
+                messages.append(EventStreamMessages(self._headers, payloads))
+            payloads.append(payload)
             start += total
         self._needed = 12
         return start
 
 
-def _read_prelude(prelude: bytes, block: bytes) -> Layout:
-    """Decode and validate the first bytes of a message that follows one with this block of headers."""
-    total, headers_length, checksum = _PRELUDE.unpack(prelude)
-    if crc32(prelude[:8]) != checksum:
-        raise EventStreamError("checksum", "wrong prelude checksum")
-    payload_length = total - 16 - headers_length
-    if headers_length > MAX_HEADERS or not 0 <= payload_length <= MAX_PAYLOAD:
-        raise EventStreamError("length", f"invalid length: {total} bytes, {headers_length} of them headers")
-    split = struct.Struct(f">12x{headers_length}s{payload_length}sI").unpack_from
-    checksum = crc32(prelude[8:], checksum)
-    return total, split, checksum, crc32(block, checksum)
+class _Layouts(dict[bytes, Layout]):
+    """The layouts of messages, by their preludes, behind a message with this block of headers.
+
+    They are shared: most streams have the same block, and few preludes.
+    """
+
+    __slots__ = ("block",)
+
+    def __init__(self, block: bytes) -> None:
+        self.block = block
+
+    def __missing__(self, prelude: bytes) -> Layout:
+        """Decode a prelude, and remember it unless the block is large. Raises `EventStreamError`."""
+        total, headers_length, checksum = _PRELUDE.unpack(prelude)
+        if crc32(prelude[:8]) != checksum:
+            raise EventStreamError("checksum", "wrong prelude checksum")
+        payload_length = total - 16 - headers_length
+        if headers_length > MAX_HEADERS or not 0 <= payload_length <= MAX_PAYLOAD:
+            raise EventStreamError("length", f"invalid length: {total} bytes, {headers_length} of them headers")
+        split = struct.Struct(f">12x{headers_length}s{payload_length}sI").unpack_from
+        checksum = crc32(prelude[8:], checksum)
+        layout = total, split, checksum, crc32(self.block, checksum)
+        if len(self.block) <= _MAX_BLOCK:
+            if len(self) >= _MAX_PRELUDES:
+                self.clear()
+            self[prelude] = layout
+        return layout
 
 
-_remembered = lru_cache(_MAX_PRELUDES)(_read_prelude)
-"""Shared, because all streams have the same few preludes; only for blocks of at most `_MAX_BLOCK` bytes."""
+_remembered = lru_cache(maxsize=4)(_Layouts)
+
+
+def _layouts_after(block: bytes) -> _Layouts:
+    return _remembered(block) if len(block) <= _MAX_BLOCK else _Layouts(block)
 
 
 def parse_headers(block: bytes) -> dict[str, HeaderValue]:

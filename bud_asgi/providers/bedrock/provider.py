@@ -17,7 +17,6 @@ import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import Body, Codec, ConvertedReply, Header, HttpReply, HttpRequest, Origin, Timeouts, header_block
-from bud_asgi.http.wire import join_small
 from bud_asgi.options import (
     OptionError,
     check_choice,
@@ -192,7 +191,7 @@ class Bedrock:
             headers = _COUNT_HEADERS
         else:
             path = path_of(model.identifier, "invoke-with-response-stream" if request.stream else "invoke")
-            body = join_small(invoke_body(request, adapted, more))
+            body = invoke_body(request, adapted, more)
             check_size(body, self._rules.max_body)
             headers = self._headers[CONTENT_TYPE if request.stream else _JSON]
             if own := self._set_by_client(call.headers):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -102,9 +102,7 @@ def check_no_guardrail_fields(request: MessagesRequest) -> None:
             raise InvalidRequest(f"{key}: Extra inputs are not permitted")
 
 
-def invoke_body(
-    request: MessagesRequest, adapted: Adaptation, more: Mapping[str, bytes]
-) -> Sequence[bytes | memoryview]:
+def invoke_body(request: MessagesRequest, adapted: Adaptation, more: Mapping[str, bytes]) -> Body:
     """Return the body of InvokeModel: without `model` and `stream`, with the beta flags and the fields in `more`."""
     changed = {**adapted.changed, **more}
     if adapted.betas:
@@ -119,7 +117,8 @@ def count_body(request: MessagesRequest, adapted: Adaptation, more: Mapping[str,
     """
     if request.max_tokens is None:
         more = {**more, "max_tokens": b"%d" % (_thinking_budget(request) + 1)}
-    inner = b"".join(invoke_body(request, adapted, more))
+    body = invoke_body(request, adapted, more)
+    inner = body if isinstance(body, bytes) else b"".join(body)
     return b'{"input":{"invokeModel":{"body":"%b"}}}' % b64encode(inner)
 
 

@@ -17,7 +17,7 @@ from bud_asgi.protocol.malformed import MALFORMED_JSON
 from bud_asgi.protocol.sse import ONE_LINE, PING, error_event
 from bud_asgi.protocol.usage import Usage, read_usage
 from bud_asgi.providers.bedrock.errors import AwsError, error_in_message
-from bud_asgi.providers.bedrock.frames import EventStreamDecoder, EventStreamError, EventStreamMessage
+from bud_asgi.providers.bedrock.frames import EventStreamDecoder, EventStreamError, EventStreamHeaders
 from bud_asgi.providers.errors import TranslatedUpstreamError
 
 MAX_COUNT = 1 << 16
@@ -28,6 +28,7 @@ _TYPE = b'{"type":"'
 _DELTA = b'{"type":"content_block_delta"'
 _BEFORE_DELTA = b"event: content_block_delta\ndata: "
 _BETWEEN_DELTAS = b"\n\n" + _BEFORE_DELTA
+_DATA_DELTA = b"\ndata: " + _DELTA
 _NAMES = frozenset(
     {
         b"content_block_delta",
@@ -128,17 +129,12 @@ class EventsToSse:
             messages = error.messages
             self.error = str(error)
         written: list[bytes] = []
-        chunks: list[bytes] = []
         try:
-            for message in messages:
-                if message.headers.event_type == "chunk" and message.headers.message_type == "event":
-                    chunks.append(message.payload)
-                    continue
-                self._write_chunks(chunks, written)
-                chunks = []
-                if not self._ended:
-                    written.append(self._write_other(message))
-            self._write_chunks(chunks, written)
+            for one in messages:
+                if one.headers.event_type == "chunk" and one.headers.message_type == "event":
+                    self._write_chunks(one.payloads, written)
+                else:
+                    self._write_others(one.headers, one.payloads, written)
         except MALFORMED_JSON as error:
             self.error = f"an event is not valid JSON: {error}"
         if self._ended:
@@ -157,13 +153,13 @@ class EventsToSse:
                 self.error = str(error)
         return b""
 
-    def _write_other(self, message: EventStreamMessage) -> bytes:
-        error = error_in_message(message)
-        if error is None:
-            return b""
-        self._ended = True
-        self.upstream_error = self._translate(error)
-        return error_event(error_body(self.upstream_error, self._request_id))
+    def _write_others(self, headers: EventStreamHeaders, payloads: list[bytes], written: list[bytes]) -> None:
+        """Write the first error that is in messages other than chunks."""
+        for payload in payloads:
+            if not self._ended and (error := error_in_message(headers, payload)) is not None:
+                self._ended = True
+                self.upstream_error = self._translate(error)
+                written.append(error_event(error_body(self.upstream_error, self._request_id)))
 
     def _write_chunks(self, chunks: list[bytes], written: list[bytes]) -> None:
         """Write the events in the payloads of chunks."""
@@ -172,7 +168,7 @@ class EventsToSse:
             for chunk in chunks:
                 events.append(_decode_chunk(chunk).data)  # noqa: PERF401 - those before an invalid one are written
         finally:
-            if len(events) > 2 and not self._ended and (deltas := _deltas_together(events)):
+            if events and not self._ended and (deltas := _deltas_together(events)):
                 written.append(deltas)
             else:
                 for event in events:
@@ -224,7 +220,7 @@ def _deltas_together(events: list[bytes]) -> bytes:
     if _LF in joined or _CR in joined:
         return b""
     text = _BEFORE_DELTA + _BETWEEN_DELTAS.join(events) + b"\n\n"
-    return text if text.count(_BEFORE_DELTA + _DELTA) == len(events) else b""
+    return text if text.count(_DATA_DELTA) == len(events) else b""
 
 
 def _aws_fields(event: bytes) -> dict[str, msgspec.Raw]:

@@ -21,16 +21,20 @@ import msgspec
 
 from bud_asgi.protocol.betas import requested_betas
 from bud_asgi.protocol.errors import InvalidRequest
+from bud_asgi.protocol.fields import FIELDS
 from bud_asgi.protocol.patterns import matches_any
+from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.protocol.values import TooManyValues
 from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit
-from bud_asgi.providers.compat.moves import apply_edits, move_automatic_breakpoint
+from bud_asgi.providers.compat.moves import EDITED_WORDS, apply_edits, move_automatic_breakpoint
 from bud_asgi.providers.compat.prune import is_neutral, pruned, tree_of
 from bud_asgi.providers.compat.rules import NestedField, NestedFields, ServiceRules
 from bud_asgi.providers.compat.support import Support
 from bud_asgi.providers.seam import ProviderRequest
 
-_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # a key may be spelled with one; serializers escape no letters
+_ESCAPE = b"\\u00"
+_ESCAPED_LETTER = re.compile(re.escape(_ESCAPE) + rb"[4-7]")  # a key may be spelled so; serializers escape no letters
+_LONGEST_VERSION = 32
 
 
 class Adaptation(msgspec.Struct, frozen=True):
@@ -56,8 +60,16 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     """
     request = call.request
     requested = requested_betas(call.headers, request)
-    support = Support(request, rules, model, requested)
-    body = BodyEdit(request)
+    version = call.headers.get(b"anthropic-version", b"")
+    if request.spans.keys() <= FIELDS.keys() and len(version) <= _LONGEST_VERSION:
+        usual = _usual(rules, model, requested, version, request.counting, tuple(request.spans))
+        if usual is not None and not usual.is_affected_by(request):
+            return usual.adaptation
+    return _adapted(request, Support(request, rules, model, requested), version)
+
+
+def _adapted(request: MessagesRequest, support: Support, version: bytes) -> Adaptation:
+    rules, body = support.rules, BodyEdit(request)
     _drop_or_reject_fields(body, support)
     apply_edits(body, rules.edits)
     _prune_fields(body, support)
@@ -67,11 +79,11 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
         body.flags += [rules.tool_words[word] for word in body.found_in("tools", rules.tool_words)]
     body.without.add("anthropic_beta")
     if rules.version and request.value("anthropic_version") in {None, b"null"}:
-        body.changed["anthropic_version"] = msgspec.json.encode(_version(call, support))
+        body.changed["anthropic_version"] = msgspec.json.encode(_version(version.decode("latin-1"), support))
     withdrawn = _withdrawn(body, support) if body.lost else frozenset[str]()
     names: list[str] = []
     unsent: list[str] = []
-    for flag in requested:
+    for flag in support.requested:
         sent = [name for name in support.sent_as(flag) if name not in withdrawn]
         names += sent
         if not sent:
@@ -80,15 +92,54 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     return Adaptation(frozenset(body.without), body.changed, betas, (*unsent, *body.dropped))
 
 
-def _version(call: ProviderRequest, support: Support) -> str:
+def _version(requested: str, support: Support) -> str:
     """Return the service's name for the client's API version. An unknown version is sent on, for it to validate."""
-    requested = call.headers.get(b"anthropic-version", b"").decode("latin-1")
     rule = support.rules.versions.get(requested)
     if rule is None:
         return requested or support.rules.version
     if rule.since is not None and (support.generation is None or support.generation < rule.since):
         return support.rules.version
     return rule.sent_as
+
+
+class _Usual(msgspec.Struct, frozen=True, gc=False):
+    """The adaptation of all requests with the same fields and flags, unless a value contains one of its `words`."""
+
+    adaptation: Adaptation
+    words: tuple[tuple[str, tuple[bytes, ...]], ...]
+
+    def is_affected_by(self, request: MessagesRequest) -> bool:
+        """Return whether a value of the request contains one of the words."""
+        find, spans = request.body.find, request.spans
+        for name, words in self.words:
+            start, end = spans[name]
+            for word in words:
+                if find(word, start, end) >= 0:
+                    return True
+        return False
+
+
+@lru_cache(maxsize=128)
+def _usual(
+    rules: ServiceRules, model: str, requested: tuple[str, ...], version: bytes, counting: bool, names: tuple[str, ...]
+) -> _Usual | None:
+    """Return how requests with these fields are usually adapted; `None` if it depends on the value of one of them."""
+    spans = dict.fromkeys(names, (0, 1))
+    request = MessagesRequest(b"0", model, None, stream=False, counting=counting, located=spans)
+    support = Support(request, rules, model, requested)
+    if not {"anthropic_version", *rules.edits}.isdisjoint(names):
+        return None
+    if any(support.treatment_of(name) != "send" for name in names):
+        return None
+    words: dict[str, tuple[bytes, ...]] = {}
+    for name, by_word in _missing(rules, model, requested).items():
+        words[name] = (*by_word, _ESCAPE) if _has_operators(by_word) else tuple(by_word)
+    words["tools"] = (*words.get("tools", ()), *rules.tool_words, *EDITED_WORDS)
+    return _Usual(_adapted(request, support, version), tuple((name, words[name]) for name in names if name in words))
+
+
+def _has_operators(by_word: Mapping[bytes, tuple[NestedField, ...]]) -> bool:
+    return any(field.is_operators for fields in by_word.values() for field in fields)
 
 
 def _drop_or_reject_fields(body: BodyEdit, support: Support) -> None:
@@ -113,8 +164,7 @@ def _prune_fields(body: BodyEdit, support: Support) -> None:
     for root, by_word in _missing(rules, support.model, support.requested).items():
         if root not in body.request.spans and root not in body.changed:
             continue
-        operators = rules.drop_fields and any(field.is_operators for fields in by_word.values() for field in fields)
-        escaped = operators and body.matches(root, _ESCAPED_LETTER)
+        escaped = rules.drop_fields and _has_operators(by_word) and body.matches(root, _ESCAPED_LETTER)
         found = [field for word in (by_word if escaped else body.found_in(root, by_word)) for field in by_word[word]]
         removed = tuple(field for field in found if field.is_operators or not support.has_field(field.rule))
         if removed:

@@ -19,7 +19,10 @@ from bud_asgi.protocol.values import TooManyValues, first_byte, is_object, parse
 from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit
 from bud_asgi.providers.compat.rules import EditName
 
-_CUSTOM = re.compile(rb'"custom"[ \t\n\r]*+:')
+EDITED_WORDS = (b'"custom"',)
+"""What `tools` contain if an edit may change them. The other edits concern a top-level field, which they remove."""
+
+_CUSTOM = re.compile(EDITED_WORDS[0] + rb"[ \t\n\r]*+:")
 _NEVER_CACHED = frozenset({b'"thinking"', b'"redacted_thinking"', b'"fallback"', b'"mcp_tool_listing"'})
 _LAST_PLACES = 100  # messages that are searched for a block that can have a breakpoint
 

@@ -18,7 +18,7 @@ import msgspec
 
 from bud_asgi.catalogue import served_at
 from bud_asgi.http import HttpReply, HttpRequest, Origin, Timeouts, header_block
-from bud_asgi.http.wire import content_length, join_small
+from bud_asgi.http.wire import content_length
 from bud_asgi.options import check_text
 from bud_asgi.protocol.errors import NotFound, RequestTooLarge
 from bud_asgi.protocol.headers import Headers
@@ -139,7 +139,7 @@ class Vertex:
         else:
             origin, parent, without = self._origin, self._parent, without | {"model"}
             method = f"{model}:{'streamRawPredict' if request.stream else 'rawPredict'}"
-        body = join_small(splice(request, without=without, changed=changed))
+        body = splice(request, without=without, changed=changed)
         if content_length(body) > self._rules.max_body:
             raise RequestTooLarge(f"Request exceeds the maximum size of {self._rules.max_body} bytes")
         betas = ((b"anthropic-beta", ",".join(adapted.betas).encode()),) if adapted.betas else ()

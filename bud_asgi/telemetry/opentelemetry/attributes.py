@@ -28,6 +28,7 @@ Attributes = dict[str, Value]
 
 ERROR_TYPE = "error.type"
 HTTP_REQUEST_METHOD = "http.request.method"
+HTTP_REQUEST_METHOD_ORIGINAL = "http.request.method_original"
 HTTP_RESPONSE_STATUS_CODE = "http.response.status_code"
 HTTP_ROUTE = "http.route"
 SERVER_ADDRESS = "server.address"
@@ -103,6 +104,8 @@ def server_attributes(exchange: Exchange, scope: Scope) -> Attributes:
     }
     if exchange.operation is not None:
         found[HTTP_ROUTE] = _ROUTES[exchange.operation]
+    elif found[HTTP_REQUEST_METHOD] == OTHER:
+        found[HTTP_REQUEST_METHOD_ORIGINAL] = text(exchange.method)
     return found
 
 

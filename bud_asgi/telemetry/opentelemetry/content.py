@@ -113,6 +113,10 @@ def _part(block: dict[str, Any]) -> Part:
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """The definition of a tool; of one whose form Anthropic defines only its type and its name."""
+    kind = str(tool.get("type") or "custom")
+    if kind != "custom":
+        return {"type": kind, "name": str(tool.get("name") or tool.get("mcp_server_name") or kind)}
     found = {"type": "function", "name": tool.get("name"), "description": tool.get("description")}
     found["parameters"] = tool.get("input_schema")
     return {name: value for name, value in found.items() if value is not None}

@@ -18,8 +18,8 @@ TOKEN_USAGE = "gen_ai.client.token.usage"  # noqa: S105
 REQUEST_DURATION = "bud.request.duration"
 REQUEST_ADDED_TIME = "bud.request.added_time"
 
-MAX_MODELS = 200
-"""How many names of models the attributes of metrics may have; the others are `_OTHER`."""
+MAX_NAMES = 200
+"""How many names of models, of routes and of targets the attributes of metrics may have; the others are `_OTHER`."""
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -30,7 +30,7 @@ class Metrics:
     """The instruments of one meter. Without an SDK they do nothing.
 
     No attribute has a value that a client can choose. A model is named if it is configured, or once an upstream has
-    answered for it.
+    answered for it. A router function may compute routes and targets from what clients send: their number is bounded.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -62,12 +62,14 @@ class Metrics:
             explicit_bucket_boundaries_advisory=_ADDED,
         )
         self._models: set[Value] = set()
+        self._routes: set[Value] = set()
+        self._targets: set[Value] = set()
 
     def record_request(self, exchange: Exchange, context: Context) -> None:
         """Record a request that has been settled."""
         found: Attributes = {names.BUD_OPERATION: exchange.operation or names.OTHER}
         if exchange.route is not None:
-            found[names.BUD_ROUTE] = names.route_of(exchange)
+            found[names.BUD_ROUTE] = _bounded(self._routes, names.route_of(exchange))
         if (added := exchange.added) is not None:
             self._added.record(added, found, context)
         found = {**found, names.BUD_OUTCOME: exchange.outcome or names.OTHER}
@@ -99,22 +101,28 @@ class Metrics:
 
     def _attempt_attributes(self, attempt: Attempt, known: Attributes, answer: Answer) -> Attributes:
         answered = attempt.end == "answered"
+        named = answered or attempt.target.model is not None
         found: Attributes = {
             names.OPERATION_NAME: known[names.OPERATION_NAME],
             names.PROVIDER_NAME: attempt.service,
-            names.REQUEST_MODEL: attempt.target.model or self._model(known[names.REQUEST_MODEL], answered=answered),
-            names.BUD_TARGET: known[names.BUD_TARGET],
+            names.REQUEST_MODEL: self._model(known[names.REQUEST_MODEL], is_named=named),
+            names.BUD_TARGET: _bounded(self._targets, known[names.BUD_TARGET]),
         }
         if attempt.server is not None:
             found[names.SERVER_ADDRESS], found[names.SERVER_PORT] = attempt.server.host, attempt.server.port
         if answer.model is not None:
-            found[names.RESPONSE_MODEL] = self._model(names.text(answer.model), answered=answered)
+            found[names.RESPONSE_MODEL] = self._model(names.text(answer.model), is_named=answered)
         return found
 
-    def _model(self, model: Value, *, answered: bool) -> Value:
-        """A name of a model, or `_OTHER` for one that no upstream has answered for, or one too many."""
-        if model not in self._models:
-            if not answered or len(self._models) >= MAX_MODELS:
-                return names.OTHER
-            self._models.add(model)
-        return model
+    def _model(self, model: Value, *, is_named: bool) -> Value:
+        """A name of a model, or `_OTHER` for one that only a client has named, or one too many."""
+        return _bounded(self._models, model) if is_named or model in self._models else names.OTHER
+
+
+def _bounded(known: set[Value], name: Value) -> Value:
+    """The name, or `_OTHER` for one too many."""
+    if name not in known:
+        if len(known) >= MAX_NAMES:
+            return names.OTHER
+        known.add(name)
+    return name

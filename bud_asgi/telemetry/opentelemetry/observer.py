@@ -29,7 +29,7 @@ from bud_asgi.exchange import Exchange
 from bud_asgi.observer import Observer
 from bud_asgi.options import check_flag, check_function, check_type
 from bud_asgi.protocol.headers import TRACE_PARENT, TRACE_STATE, Headers
-from bud_asgi.protocol.trace_context import trace_parent
+from bud_asgi.protocol.trace_context import trace_parent, trace_state
 from bud_asgi.telemetry.opentelemetry import attributes as names
 from bud_asgi.telemetry.opentelemetry.attributes import Attributes
 from bud_asgi.telemetry.opentelemetry.content import Capture, Recorder
@@ -184,13 +184,13 @@ def _context_of_client(headers: Headers) -> Context | None:
     parent = trace_parent(headers)
     if parent is None:
         return None
-    state = headers.get(TRACE_STATE)
+    state = trace_state(headers)  # OpenTelemetry would write an invalid one to its log
     span = SpanContext(
         int(parent.trace_id, 16),
         int(parent.span_id, 16),
         is_remote=True,
         trace_flags=TraceFlags(parent.flags),
-        trace_state=None if state is None else TraceState.from_header([state.decode("latin-1")]),
+        trace_state=None if state is None else TraceState.from_header([state]),
     )
     return set_span_in_context(NonRecordingSpan(span))
 

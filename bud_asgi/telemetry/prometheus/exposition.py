@@ -90,10 +90,7 @@ class Metrics:
     async def _answer(self, request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
             return PlainTextResponse("Method not allowed", 405, {"allow": "GET, HEAD"})
-        try:
-            encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        except (TypeError, ValueError):  # of a version in it that is not one
-            encode, content_type = choose_encoder("")
+        encode, content_type = choose_encoder(readable_accept(request.headers.get("accept", "")))
         headers = {"content-type": content_type, "cache-control": "no-store", "vary": "accept, accept-encoding"}
         if "gzip" not in request.headers.get("accept-encoding", ""):
             return Response(await asyncio.to_thread(encode, self.registry), headers=headers)
@@ -104,6 +101,15 @@ class Metrics:
     def _own(self) -> dict[str, dict[Labels, Value]]:
         """The values of this process."""
         return {**self._series.values(), **values_of_state(self._state(), self._targets)}
+
+
+def readable_accept(accept: str) -> str:
+    """The header, or an empty one if `prometheus_client` would raise: for a version that is not a number."""
+    try:
+        choose_encoder(accept)
+    except (TypeError, ValueError):
+        return ""
+    return accept
 
 
 class SharedMetrics:

@@ -22,7 +22,7 @@ from auth.keys.keys_server import FRESH
 from bud_asgi.auth import KeyAdmin, SqlKeyStore, new_api_key
 from bud_asgi.testing import StandIn
 
-SLACK = 5.0
+SLACK = 30.0
 """Seconds that a change may take beyond the time for which a result is used: the machine may be busy."""
 
 
@@ -44,7 +44,7 @@ def gateways(store: str, upstream: str, number: int = 2) -> Generator[Sequence[s
         yield urls
         for process in running:
             process.terminate()
-        assert [process.wait(20) for process in running] == [0] * number
+        assert [process.wait(30) for process in running] == [0] * number
 
 
 class Clients:
@@ -107,7 +107,7 @@ async def go_on(calls: Callable[[], Awaitable[Sequence[int]]], expected: int, do
     while not done.is_set():
         assert await calls() == [expected, expected]
         number += 1
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
     return number
 
 
@@ -128,7 +128,7 @@ async def test_two_processes_follow_the_changes_of_keys(
                 asyncio.create_task(go_on(lambda: clients.call(steady), 200, done)),
                 asyncio.create_task(go_on(lambda: clients.call(unknown), 401, done)),
             ]
-            await asyncio.gather(*(live(f"key-{number}", admin, clients) for number in range(count(5, 40))))
+            await asyncio.gather(*(live(f"key-{number}", admin, clients) for number in range(count(3, 40))))
             done.set()
             assert min(await asyncio.gather(*always)) > 1
     assert clients.statuses.keys() == {200, 401}

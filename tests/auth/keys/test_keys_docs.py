@@ -43,13 +43,14 @@ def test_the_commands_run(tmp_path: Path) -> None:
     written: list[str] = []
     for line in shell.replace("'", "").splitlines():
         command = [sys.executable, "-m", "bud_asgi.cli", *line.split()[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=50, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=110, check=False)
         assert done.returncode == 0, (line, done.stderr)
         written.append(done.stdout.strip())
-    created, listed, rotated, *others = written
+    created, listed, rotated, updated, *others = written
     assert is_api_key(created)
     assert is_api_key(rotated)
     assert "60 requests per minute" in listed
+    assert "600 requests per minute" in updated
     assert others == ["", "", ""]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 
 import pytest
 from starlette.authentication import AuthenticationError
 
-from auth.keys.key_stage import CountingStore, Stage, later
+from auth.keys.key_stage import START, CountingStore, Stage, later
 from bud_asgi.auth import (
     ApiKeys,
     DuplicateKey,
@@ -56,7 +57,7 @@ async def test_a_change_elsewhere_takes_effect_within_ten_seconds(change: str) -
 
 async def _change(store: CountingStore, change: str) -> None:
     changes = {
-        "disable": lambda: store.set_enabled("ci", False),
+        "disable": lambda: store.update("ci", {"enabled": False}),
         "delete": lambda: store.delete("ci"),
         "rotate": lambda: store.rotate("ci", hash_api_key("other"), None),
     }
@@ -72,6 +73,14 @@ async def test_a_change_by_this_process_takes_effect_at_once() -> None:
     await admin.disable("ci")
     assert await stage.ask(key) == "refused"
     await admin.enable("ci")
+    assert await stage.ask(key) == "ci"
+    changed = await admin.update("ci", team=None, expires=START + timedelta(seconds=1))
+    assert (await admin.get("ci"), changed.team, changed.models) == (changed, None, ("claude-haiku-*",))
+    stage.now = 1.0
+    assert await stage.ask(key) == "refused"
+    with pytest.raises(OptionError, match="expires: is over already"):
+        await admin.update("ci", expires=START)
+    await admin.update("ci", expires=None)
     assert await stage.ask(key) == "ci"
     new = (await admin.rotate("ci")).key.reveal()
     assert [await stage.ask(key), await stage.ask(new)] == ["ci", "ci"]
@@ -90,7 +99,7 @@ async def test_a_lookup_that_runs_during_a_change_is_made_again() -> None:
     record = await stage.store.get("ci")
     assert record is not None
     await stage.keys.admin.disable("ci")
-    await stage.store.set_enabled("ci", True)  # the answer on its way is of before the change
+    await stage.store.update("ci", {"enabled": True})  # the answer on its way is of before the change
     stage.store.gate.set()
     assert await asking == "ci"
     assert stage.store.finds == 2

@@ -19,7 +19,7 @@ from support.waiting import until, wait_until
 from bud_asgi.limit import Limit
 from bud_asgi.limits import Charge
 
-PROCESSES = 4
+PROCESSES = count(2, 4)
 REQUESTS = Limit("requests", 200, 1e6)
 CONCURRENT = Limit("concurrent", 5)
 TOKENS = Limit("tokens", 1000, 1e6)
@@ -40,7 +40,7 @@ async def test_processes_together_admit_exactly_what_the_limits_allow(valkey: Va
     """
     prefix, tries = new_prefix(), count(40, 3000)
     running = [start(valkey, prefix, "use", tries) for _ in range(PROCESSES)]
-    found = [cast("dict[str, Any]", json.loads(one.communicate(timeout=50)[0])) for one in running]
+    found = [cast("dict[str, Any]", json.loads(one.communicate(timeout=110)[0])) for one in running]
     assert all(one.returncode == 0 for one in running)
     assert sum(one["admitted"] for one in found) == REQUESTS.amount
     assert 1 < max(one["most_running"] for one in found) <= CONCURRENT.amount

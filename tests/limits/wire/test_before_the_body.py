@@ -83,3 +83,13 @@ def send_megabytes(peer: socket.socket, number: int) -> None:
 
 def test_another_caller_is_served(here: Limited) -> None:
     assert here.post("bob").status_code == 200
+
+
+def test_an_invalid_body_is_answered_with_the_headers_of_the_limits_and_counts_as_no_request(
+    store: MemoryStore,
+) -> None:
+    with limited(Limit("requests", 2, 3600.0), store=store) as one:
+        refused = [one.post("ann", b"{}") for _ in range(5)]
+        assert one.post("ann").status_code == 200
+    for reply in refused:
+        assert (reply.status_code, reply.headers["anthropic-ratelimit-requests-remaining"]) == (400, "1")

@@ -76,7 +76,7 @@ def ended_by(here: Limited, end: Callable[[], None], *, streaming: bool) -> http
             wait_until(lambda: relaying(here), "the client has got a part of it")
         end()
         try:
-            reply = posted.result(10)
+            reply = posted.result(30)
         except httpx.TransportError:
             reply = None
     account = here.account(CALLER)
@@ -98,7 +98,7 @@ def test_a_drain_books_what_the_requests_have_used_that_it_ends(streaming: bool)
 
         def drain() -> None:
             (loop,) = messages._loops._by_loop
-            asyncio.run_coroutine_threadsafe(messages.drain(0.05), loop).result(5)
+            asyncio.run_coroutine_threadsafe(messages.drain(0.05), loop).result(30)
 
         reply = ended_by(here, drain, streaming=streaming)
         assert reply is not None

@@ -74,7 +74,7 @@ def test_six_at_once_with_room_for_two_are_all_answered_in_order(store: MemorySt
             posted = [some.post("ann") for _ in range(6)]
             here.upstream.always(late(0.05))
             release()
-            assert [one.result(5).status_code for one in posted] == [200] * 6
+            assert [one.result(30).status_code for one in posted] == [200] * 6
         assert waiting(here) == 0
         assert here.booked_now("ann") == Booked()
 
@@ -85,7 +85,7 @@ def test_those_of_a_caller_are_answered_in_the_order_in_which_they_came(store: M
         with holding(here, "first") as release:
             posted = [some.post(name) for name in names]
             release()
-            assert {one.result(5).status_code for one in posted} == {200}
+            assert {one.result(30).status_code for one in posted} == {200}
         assert [sent_by(one) for one in here.upstream.requests] == ["first", *names]
 
 
@@ -101,7 +101,7 @@ def test_a_client_that_leaves_the_line_leaves_no_trace_and_its_place_goes_to_the
             assert (account.outcome, account.attempts) == ("client_gone", [])
             began = time.monotonic()
             release()
-            assert second.result(5).status_code == 200
+            assert second.result(30).status_code == 200
             assert time.monotonic() - began < 2.0
         assert [sent_by(one) for one in here.upstream.requests] == ["first", "next"]
         assert here.booked_now("gone") == Booked()
@@ -116,7 +116,7 @@ def test_a_caller_with_many_waiting_requests_delays_only_its_own(store: MemorySt
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             posted += [some.post("light"), some.post("light")]
             release()
-            assert {one.result(10).status_code for one in posted} == {200}
+            assert {one.result(30).status_code for one in posted} == {200}
         order = [sent_by(one) for one in here.upstream.requests]
         assert [index for index, name in enumerate(order) if name == "light"] in ([2, 4], [2, 3], [1, 3])
 
@@ -140,7 +140,7 @@ def test_a_caller_at_its_own_limit_does_not_block_the_line_of_all(store: MemoryS
         assert time.monotonic() - began < 1.0
         assert not behind.done()
         release_heavy()
-        assert behind.result(5).status_code == 200
+        assert behind.result(30).status_code == 200
 
 
 def test_a_caller_at_its_own_limit_does_not_overtake_those_who_wait_for_the_limit_of_all(store: MemoryStore) -> None:
@@ -149,7 +149,7 @@ def test_a_caller_at_its_own_limit_does_not_overtake_those_who_wait_for_the_limi
         posted = [some.post("heavy") for _ in range(4)]
         posted += [some.post("light") for _ in range(2)]
         release()
-        assert {one.result(10).status_code for one in posted} == {200}
+        assert {one.result(30).status_code for one in posted} == {200}
         order = [sent_by(one) for one in here.upstream.requests]
         assert order[-2:] == ["heavy", "heavy"]
         assert sorted(order[1:5]) == ["heavy", "heavy", "light", "light"]
@@ -200,7 +200,7 @@ def test_a_request_waits_with_its_body_read_so_that_its_client_may_leave(store: 
         body = encoded(system="gone")
         with here.began("ann", body):
             wait_until(lambda: waiting(here) == 1, "it waits")
-        wait_until(lambda: waiting(here) == 0, "it has left", timeout=2.0)
+        wait_until(lambda: waiting(here) == 0, "it has left")
         assert len(here.upstream.requests) == 1
 
 
@@ -209,4 +209,4 @@ def test_a_client_that_waits_for_its_models_may_leave_too() -> None:
         assert here.models("ann").status_code == 200
         with upload(here.here, lines("ann"), method="GET", path="/v1/models"):
             wait_until(lambda: waiting(here) == 1, "it waits")
-        wait_until(lambda: waiting(here) == 0, "it has left", timeout=2.0)
+        wait_until(lambda: waiting(here) == 0, "it has left")

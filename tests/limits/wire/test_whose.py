@@ -47,7 +47,7 @@ def test_observed_limits_refuse_nothing_and_are_reported() -> None:
     ]
     with limited(*observed, Limit("requests", 100)) as here:
         assert posts(here, "ann", "ann", "ann") == [200] * 3
-        here.here.account(3)
+        here.here.accounts(3)
         over = [[limit.kind for limit in one.over_limits] for one in here.accounts("ann")]
         assert over[1:] == [["requests", "tokens"]] * 2
         assert all(one.refused_by is None for one in here.accounts("ann"))

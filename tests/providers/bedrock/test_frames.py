@@ -27,7 +27,7 @@ from bud_asgi.providers.bedrock.frames import (
     EventStreamDecoder,
     EventStreamError,
     EventStreamHeaders,
-    EventStreamMessage,
+    EventStreamMessages,
     HeaderValue,
     parse_headers,
 )
@@ -70,7 +70,7 @@ def by_botocore(chunks: Iterable[bytes]) -> Outcome:
 
 def by_us(chunks: Iterable[bytes]) -> Outcome:
     decoder = EventStreamDecoder()
-    came: list[EventStreamMessage] = []
+    came: list[EventStreamMessages] = []
     reason = None
     try:
         for chunk in chunks:
@@ -78,7 +78,15 @@ def by_us(chunks: Iterable[bytes]) -> Outcome:
     except EventStreamError as error:
         came += error.messages
         reason = error.reason
-    return [(found.headers.event_type, found.payload) for found in came], reason
+    return [(headers.event_type, payload) for headers, payload in each(came)], reason
+
+
+def each(messages: Iterable[EventStreamMessages]) -> list[tuple[EventStreamHeaders, bytes]]:
+    return [(one.headers, payload) for one in messages for payload in one.payloads]
+
+
+def decoded(wire: bytes) -> list[tuple[EventStreamHeaders, bytes]]:
+    return each(EventStreamDecoder().feed(wire))
 
 
 def prelude(total: int, headers_length: int) -> bytes:
@@ -88,42 +96,42 @@ def prelude(total: int, headers_length: int) -> bytes:
 def test_the_empty_message_is_that_of_the_specification() -> None:
     wire = bytes.fromhex("00000010 00000000 05c248eb 7d98c8ff")
     assert message_from_block(b"", b"") == wire
-    assert EventStreamDecoder().feed(wire) == [EventStreamMessage(EventStreamHeaders(), b"")]
+    assert decoded(wire) == [(EventStreamHeaders(), b"")]
 
 
 def test_the_headers_identify_a_message() -> None:
-    chunk, error, exception = EventStreamDecoder().feed(STREAM)
-    assert chunk == EventStreamMessage(
+    chunk, error, exception = decoded(STREAM)
+    assert chunk == (
         EventStreamHeaders(message_type="event", event_type="chunk", content_type="application/json"),
         b'{"bytes":"e30=","p":"ab"}',
     )
-    assert error.headers == EventStreamHeaders(
+    assert error[0] == EventStreamHeaders(
         message_type="error", error_code="InternalFailure", error_message="Es tut uns leid, größtenteils."
     )
-    assert error.payload == b""
-    assert exception.headers.exception_type == "throttlingException"
-    assert exception.headers.message_type == "exception"
+    assert error[1] == b""
+    assert exception[0].exception_type == "throttlingException"
+    assert exception[0].message_type == "exception"
 
 
 def test_messages_do_not_depend_on_how_the_bytes_were_cut() -> None:
-    whole = EventStreamDecoder().feed(STREAM)
+    whole = decoded(STREAM)
     assert len(whole) == 3
     for first in range(0, len(STREAM) + 1, 3):
         for second in range(first, len(STREAM) + 1):
             decoder = EventStreamDecoder()
             parts = (STREAM[:first], STREAM[first:second], STREAM[second:])
-            assert [found for part in parts for found in decoder.feed(part)] == whole
+            assert [found for part in parts for found in each(decoder.feed(part))] == whole
             decoder.finish()
     decoder = EventStreamDecoder()
-    assert [found for n in range(len(STREAM)) for found in decoder.feed(STREAM[n : n + 1])] == whole
+    assert [found for n in range(len(STREAM)) for found in each(decoder.feed(STREAM[n : n + 1]))] == whole
 
 
 def test_a_message_is_returned_with_its_last_byte() -> None:
     decoder = EventStreamDecoder()
     one = message(CHUNK, b"{}")
     assert decoder.feed(one[:-1]) == []
-    assert [found.payload for found in decoder.feed(one[-1:] + one[:5])] == [b"{}"]
-    assert [found.payload for found in decoder.feed(one[5:])] == [b"{}"]
+    assert [payload for _, payload in each(decoder.feed(one[-1:] + one[:5]))] == [b"{}"]
+    assert [payload for _, payload in each(decoder.feed(one[5:]))] == [b"{}"]
 
 
 def counted(value: bytes) -> bytes:
@@ -217,11 +225,11 @@ def test_missing_changed_and_added_bytes_are_detected_as_in_botocore(
 
 
 def test_messages_before_an_invalid_one_are_kept_and_none_are_decoded_after_it() -> None:
-    whole = EventStreamDecoder().feed(STREAM)
+    whole = decoded(STREAM)
     decoder = EventStreamDecoder()
     with pytest.raises(EventStreamError, match="wrong message checksum") as first:
         decoder.feed(STREAM + STREAM[:-1] + b"\x00" + STREAM)
-    assert first.value.messages == [*whole, *whole[:2]]
+    assert each(first.value.messages) == [*whole, *whole[:2]]
     for again in (lambda: decoder.feed(STREAM), decoder.finish):
         with pytest.raises(EventStreamError, match="wrong message checksum") as later:
             again()
@@ -296,17 +304,29 @@ def test_invalid_headers_end_the_stream(block: bytes, problem: str) -> None:
     with pytest.raises(EventStreamError, match=problem) as raised:
         decoder.feed(message(CHUNK, b"{}") + message_from_block(block, b"{}"))
     assert raised.value.reason == "headers"
-    assert [found.payload for found in raised.value.messages] == [b"{}"]
+    assert [payload for _, payload in each(raised.value.messages)] == [b"{}"]
 
 
-def test_repeated_headers_are_decoded_once() -> None:
+def test_successive_messages_with_the_same_headers_come_together() -> None:
     decoder = EventStreamDecoder()
-    first, second, third, fourth = decoder.feed(
-        message(CHUNK, b"1") + message(CHUNK, b"2") + message(EXCEPTION) + message(CHUNK, b"3")
-    )
-    assert first.headers is second.headers
-    assert third.headers.exception_type == "throttlingException"
-    assert fourth.headers == first.headers
+    one, two, three = message(CHUNK, b"1"), message(CHUNK, b"2"), message(CHUNK, b"3")
+    first, second, third = decoder.feed(one + two + message(EXCEPTION) + three)
+    assert (first.payloads, second.payloads, third.payloads) == ([b"1", b"2"], [b""], [b"3"])
+    assert second.headers.exception_type == "throttlingException"
+    assert third.headers == first.headers
+    (again,) = decoder.feed(one)
+    assert again.headers is third.headers
+
+
+def test_the_preludes_that_are_remembered_are_bounded() -> None:
+    sizes = range(1_200)
+    assert len(decoded(b"".join(message(CHUNK, bytes(size)) for size in sizes))) == len(sizes)
+    decoder = EventStreamDecoder()
+    for size in sizes:
+        decoder.feed(message(CHUNK, bytes(size)))
+    assert 0 < len(decoder._layouts) <= 512
+    decoder.feed(message({**CHUNK, "long": "x" * 300}) * 2)
+    assert len(decoder._layouts) == 0
 
 
 def spent(work: Callable[[], object]) -> float:
@@ -325,7 +345,7 @@ def test_a_large_message_byte_by_byte_is_not_copied_for_each_byte() -> None:
 
     def feed() -> None:
         decoder = EventStreamDecoder()
-        assert sum(len(decoder.feed(wire[n : n + 1])) for n in range(len(wire))) == 1
+        assert sum(len(each(decoder.feed(wire[n : n + 1]))) for n in range(len(wire))) == 1
 
     assert spent(feed) < 3
 
@@ -333,8 +353,8 @@ def test_a_large_message_byte_by_byte_is_not_copied_for_each_byte() -> None:
 def test_many_messages_in_one_chunk_are_not_copied_for_each_message() -> None:
     """Copying the rest for each message would copy 50 GB."""
     batch = message(CHUNK, bytes(2000)) * 7000
-    assert len(EventStreamDecoder().feed(batch)) == 7000
-    assert spent(lambda: EventStreamDecoder().feed(batch)) < 1
+    assert len(decoded(batch)) == 7000
+    assert spent(lambda: decoded(batch)) < 1
 
 
 def test_it_needs_at_most_a_third_of_the_time_of_botocore() -> None:
@@ -346,6 +366,6 @@ def test_it_needs_at_most_a_third_of_the_time_of_botocore() -> None:
 
     def ours() -> None:
         for _ in range(20):
-            assert len(EventStreamDecoder().feed(batch)) == 20
+            assert len(decoded(batch)) == 20
 
     assert spent(ours) < spent(theirs) / 3

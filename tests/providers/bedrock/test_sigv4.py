@@ -22,7 +22,7 @@ from bud_asgi.secret import Secret
 
 ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
 TLS = ssl.create_default_context()
-SIGNED = ("content-type", "x-amz", "x-amzn-bedrock-trace", "x-amzn-bedrock-requestmetadata")
+SIGNED = ("content-type", "x-amz", "x-amz-%b", "x-amzn-bedrock-trace", "x-amzn-bedrock-requestmetadata")
 LEFT_OUT = ("user-agent", "accept", "accept-encoding", "x-amzn-trace-id", "traceparent", "anthropic-version")
 
 _visible = st.text(st.sampled_from("".join(chr(code) for code in range(0x21, 0x7F))), min_size=1, max_size=60)
@@ -101,6 +101,17 @@ def test_any_request_is_signed_as_botocore_signs_it(
     url = f"{'https' if origin.tls else 'http'}://{origin.authority.decode()}{target}"
     expected = by_botocore((own, service, region), method, url, headers, body, when)
     assert {name.decode(): value.decode() for name, value in added} == expected
+
+
+def test_what_is_remembered_of_a_request_does_not_depend_on_the_keys() -> None:
+    request = HttpRequest(Origin("h", 80), b"POST", b"/model/a%2Fb/invoke", [(b"x-amz-a", b"50%")], b"{}")
+    when = "20150830T123600Z"
+    for own in (keys(), keys(token="one"), keys("AKIDOTHER", token="other"), keys()):
+        added = Signer(own, "bedrock", "us-east-1").sign(request, payload_hash(b"{}"), when.encode())
+        expected = by_botocore(
+            (own, "bedrock", "us-east-1"), "POST", "http://h/model/a%2Fb/invoke", [("x-amz-a", "50%")], b"{}", when
+        )
+        assert {name.decode(): value.decode() for name, value in added} == expected
 
 
 def test_the_name_of_a_host_is_signed_as_it_is_written() -> None:

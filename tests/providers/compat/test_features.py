@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from support.counts import examples
 
 from bud_asgi.protocol.errors import InvalidRequest
-from bud_asgi.providers.compat.features import Adaptation, adapt
-from bud_asgi.providers.compat.rules import service_rules
+from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.providers.compat.features import Adaptation, _usual, adapt
+from bud_asgi.providers.compat.rules import Service, service_rules
 from bud_asgi.providers.seam import ProviderRequest
 from providers.cloud_requests import NEWER, OLDER, OLDEST, VERSION, adapted, call_of, request_of, sent_fields
 
@@ -308,3 +310,81 @@ def test_a_plain_request_is_adapted_quickly() -> None:
         adapt(call, rules, NEWER)
     assert time.perf_counter() - began < 0.5
     assert call.headers[b"anthropic-version"] == VERSION
+
+
+_MARKED = '[{"content":[{"type":"text","text":"a","cache_control":{"type":"ephemeral","ttl":"1h","scope":"b"}}]}]'
+_VALUES = {
+    "anthropic_beta": ["null", '["effort-2025-11-24"]', "1"],
+    "anthropic_version": ["null", '"another"'],
+    "cache_control": ["null", '{"type":"ephemeral"}'],
+    "context_management": ["{}", '{"edits":[{"type":"clear_thinking_1"},{"type":"compact_1"}]}'],
+    "messages": ["[{}]", _MARKED, '[{"clear_at":1,"output_config":{"effort":"low"}}]'],
+    "metadata": ["{}"],
+    "of_no_service": ["1"],
+    "output_config": ["{}", '{"effort":"low"}', '{"task_budget":{},"format":{}}'],
+    "output_format": ["null", '{"type":"json_schema"}'],
+    "service_tier": ["null", '"auto"'],
+    "system": ['"scope"', _MARKED],
+    "thinking": ['{"type":"adaptive"}', '{"block_binding":{}}'],
+    "tools": [
+        "[]",
+        '[{"name":"a","input_schema":{}}]',
+        '[{"strict":true}]',
+        '[{"str\\u0069ct":true}]',
+        '[{"defer_loading":true,"input_examples":[{}],"eager_input_streaming":true}]',
+        '[{"name":"a","custom":{"defer_loading":true}}]',
+    ],
+}
+
+
+_pairs = [(name, value) for name, values in _VALUES.items() for value in values]
+_fields = st.lists(st.sampled_from(_pairs), max_size=3, unique_by=lambda pair: pair[0]).map(dict)
+
+
+@pytest.mark.torture
+@examples(150, 20_000)
+@given(
+    fields=_fields,
+    betas=st.lists(st.sampled_from(SENT + LEFT), max_size=3),
+    version=st.sampled_from(["2023-06-01", "2026-10-21", "", "another", "of no service, and very long " * 9]),
+    model=st.sampled_from([NEWER, OLDER, OLDEST, "a-name-without-a-generation"]),
+    service=st.sampled_from(["anthropic", "bedrock", "vertex"]),
+    drop_fields=st.sampled_from([(), ("metadata",), ("tools.strict",), ("tools.strict", "system")]),
+    counting=st.booleans(),
+)
+def test_an_adaptation_does_not_depend_on_what_is_remembered(
+    fields: dict[str, str],
+    betas: list[str],
+    version: str,
+    model: str,
+    service: Service,
+    drop_fields: tuple[str, ...],
+    counting: bool,
+) -> None:
+    body = "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
+    request = MessagesRequest(body.encode(), model, None, stream=False, counting=counting)
+    headers = {b"anthropic-version": version.encode(), b"anthropic-beta": ",".join(betas).encode()}
+    rules = service_rules(service).adjusted(drop_fields=drop_fields)
+
+    def outcome() -> Adaptation | str:
+        try:
+            return adapt(ProviderRequest(request, headers), rules, model)
+        except InvalidRequest as error:
+            return str(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bud_asgi.providers.compat.features._usual", Mock(return_value=None))
+        alone = outcome()
+    assert outcome() == alone
+
+
+def test_how_requests_are_usually_adapted_is_remembered_within_bounds() -> None:
+    for number in range(300):
+        adapted({"system": "a"}, betas=f"flag-{number}")
+    known = _usual.cache_info()
+    adapted({"system": "b"}, betas="flag-299")
+    assert _usual.cache_info().hits == known.hits + 1
+    assert known.currsize <= 128
+    unknown = {f"unknown_{number}": 1 for number in range(30)}
+    adapted(unknown)
+    assert _usual.cache_info().misses == known.misses

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.protocol.request import splice
+from bud_asgi.protocol.request import edited
 from providers.cloud_requests import OLDER, adapted, request_of, sent_fields
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
@@ -72,7 +72,7 @@ def lists_of(draw: st.DrawFn, items: st.SearchStrategy[Versions]) -> Versions:
 def test_the_scope_of_every_breakpoint_is_removed_and_nothing_else(messages: Versions, tools: Versions) -> None:
     body = b'{"model":"m","max_tokens":1,"messages":[{},{"content":%b}],"tools":%b}'
     result = adapted(body % (messages[0], tools[0]))
-    sent = b"".join(splice(request_of(body % (messages[0], tools[0])), changed=result.changed))
+    sent = edited(request_of(body % (messages[0], tools[0])), changed=result.changed).body
     assert tokens(sent) == tokens(body % (messages[1], tools[1]))[:-1] + tokens(b',"anthropic_version":%b}' % VERSION)
     touched = {
         name for name, value in (("messages", messages), ("tools", tools)) if tokens(value[0]) != tokens(value[1])

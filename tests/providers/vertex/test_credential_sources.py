@@ -112,7 +112,7 @@ def test_a_machine_uses_its_metadata_server(served: Served) -> None:
     host = served.stand_in.base_url.removeprefix("http://")
     environment = {**os.environ, "GCE_METADATA_HOST": host, "GCE_METADATA_IP": host}
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=110
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert [f"Bearer {token}" for token in served.issued] == [ran.stdout.strip()]
@@ -121,7 +121,7 @@ def test_a_machine_uses_its_metadata_server(served: Served) -> None:
 def test_without_credentials_the_error_is_clear(served: Served) -> None:
     environment = {**os.environ, "NO_GCE_CHECK": "true"}
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False, timeout=110
     )
     assert "UpstreamUnavailable: upstream authentication failed" in ran.stderr
     assert "Your default credentials were not found" in ran.stderr

@@ -42,7 +42,7 @@ class Cue:
 
     def seen(self) -> dict[str, Any]:
         """What came of it: `client`: the heads at the gateway; `upstream`: the requests at the stand-in."""
-        with urllib.request.urlopen(f"{os.environ['SUITE_CONTROL']}/seen/{self.id}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{os.environ['SUITE_CONTROL']}/seen/{self.id}", timeout=30) as answer:
             return json.load(answer)
 
     def sent(self, number: int = 0) -> dict[str, Any]:

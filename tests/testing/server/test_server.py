@@ -105,7 +105,7 @@ async def test_it_sees_at_once_that_the_peer_went_away(upstream: StandIn, reply:
     upstream.always(reply)
     client = await connect(upstream)
     await client.send(wire(stream=True))
-    await upstream.wait_requests(1, 1)
+    await upstream.wait_requests(1, 30.0)
     await asyncio.sleep(0.02)
     assert upstream.requests[0].aborted is None
     left = time.monotonic()
@@ -113,7 +113,7 @@ async def test_it_sees_at_once_that_the_peer_went_away(upstream: StandIn, reply:
         client.writer.close()
     else:
         await client.close()
-    request = await upstream.wait_aborted(1)
+    request = await upstream.wait_aborted(30.0)
     assert request is upstream.requests[0]
     assert request.aborted is not None
     assert 0 <= request.aborted - left < 0.1
@@ -129,7 +129,7 @@ async def test_a_cut_upload_is_an_aborted_request(upstream: StandIn) -> None:
     await client.send(wire()[:-10])
     await asyncio.sleep(0.02)
     await client.close()
-    request = await upstream.wait_aborted(1)
+    request = await upstream.wait_aborted(30.0)
     assert not request.complete
 
 
@@ -140,7 +140,7 @@ async def test_aborts_are_also_seen_after_the_list_of_requests_has_been_cleared(
         await client.send(wire()[:-10])
         await asyncio.sleep(0.02)
         await client.close()
-        assert await upstream.wait_aborted(1) is upstream.requests[0]
+        assert await upstream.wait_aborted(30.0) is upstream.requests[0]
 
 
 async def test_replies_are_given_in_order_and_then_the_default(upstream: StandIn) -> None:
@@ -219,7 +219,7 @@ async def test_a_small_send_buffer_shows_back_pressure_early() -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", upstream.port))
             sock.sendall(wire(stream=True))
-            await upstream.wait_requests(1, 1)
+            await upstream.wait_requests(1, 30.0)
             await asyncio.sleep(0.1)
             assert 0 < upstream.requests[0].replied < 200_000
 
@@ -231,7 +231,7 @@ async def test_everything_is_closed_on_exit() -> None:
         clients = [await connect(upstream) for _ in range(5)]
         for client in clients:
             await client.send(wire())
-        await upstream.wait_requests(5, 1)
+        await upstream.wait_requests(5, 30.0)
     assert upstream.connections_open == 0
     assert [request.aborted for request in upstream.requests] == [None] * 5, "it was us"
     for client in clients:
@@ -276,7 +276,7 @@ async def test_faults_work_under_tls(reply: Reply, expected: str) -> None:
         assert ended == expected
         await client.close()
         if expected == "open":
-            await upstream.wait_aborted(1)
+            await upstream.wait_aborted(30.0)
 
 
 async def test_without_tls_ca_raises(upstream: StandIn) -> None:
@@ -290,9 +290,9 @@ def test_synchronous_code_uses_it_in_a_thread() -> None:
         upstream.enqueue(hang())
         with socket.create_connection(("127.0.0.1", upstream.port)) as sock:
             sock.sendall(wire())
-            (request,) = upstream.wait_requests(1, 1)
+            (request,) = upstream.wait_requests(1, 30.0)
             assert upstream.connections_open == 1
-        assert upstream.wait_aborted(1) is request
+        assert upstream.wait_aborted(30.0) is request
         upstream.wait_connections(0, 1)
         upstream.refuse_connections(drop_open=True)
         with pytest.raises(ConnectionRefusedError):
@@ -329,7 +329,7 @@ def test_it_runs_on_uvloop() -> None:
             message_of(unchunked(body)[0])
             upstream.always(hang_mid_event())
             await ask(upstream, wire(stream=True))
-            await upstream.wait_aborted(1)
+            await upstream.wait_aborted(30.0)
 
     runner: Callable[[object], None] = uvloop.run
     runner(run())

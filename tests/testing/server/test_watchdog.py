@@ -16,7 +16,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask_blocking(upstream: StandIn) -> bytes:
     received = b""
-    with socket.create_connection(("127.0.0.1", upstream.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", upstream.port), timeout=30) as sock:
         sock.sendall(wire())
         while data := sock.recv(1 << 16):
             received += data
