@@ -48,7 +48,7 @@ def _callers(settings: Settings, name: str | None) -> Sequence[Principal]:
         return [caller_named(settings, name)]
     callers = all_callers(settings)
     if not callers:
-        raise click.BadParameter("there are no keys")
+        raise click.BadParameter("no keys are configured")
     return callers
 
 

@@ -121,11 +121,11 @@ def tls_options(tls: Tls) -> Mapping[str, Any]:
 
 def _check_certificate(certfile: str, keyfile: str | None, password: str | None) -> None:
     """Load the files as uvicorn will, for an error that names the option. OpenSSL is not to prompt for a password."""
-    asked = False
+    prompted = False
 
     def ask() -> str:
-        nonlocal asked
-        asked = True
+        nonlocal prompted
+        prompted = True
         return password or ""
 
     for option, file in (("--ssl-certfile", certfile), ("--ssl-keyfile", keyfile)):
@@ -135,7 +135,7 @@ def _check_certificate(certfile: str, keyfile: str | None, password: str | None)
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, ask)
     except (ssl.SSLError, OSError):
         option, problem = "--ssl-certfile", f"{certfile}: expected a certificate chain in PEM form, with its key"
-        if asked:
+        if prompted:
             what = "wrong for" if password else "missing; expected a reference such as env:NAME or file:PATH for"
             option, problem = "--ssl-keyfile-password", f"{what} the encrypted key"
         raise ConfigError([Problem("", option, problem)]) from None

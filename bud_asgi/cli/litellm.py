@@ -245,7 +245,7 @@ class _Converter:
 def convert(config: Mapping[str, Any], environ: Mapping[str, str]) -> Conversion:
     """Convert a configuration of LiteLLM's; the result may need what its notes list before it is valid.
 
-    Variables in `environ` that are no secrets are replaced by their values.
+    Variables in `environ` that are not secrets are replaced by their values.
     """
     converter = _Converter(config, environ)
     converter.read_models()

@@ -65,7 +65,7 @@ def test_a_key_is_served_from_its_creation_to_its_deletion(tmp_path: Path) -> No
             assert [status(key), status(new)] == [200, 200]
             assert run("keys", "delete", file, "ci").returncode == 0
             for one in (key, new):  # one after the other: too many failures would be a 429
-                wait_until(lambda one=one: status(one) == 401, "the key is refused", 15.0)
+                wait_until(lambda one=one: status(one) == 401, "the key is refused")
             ended, out, words = server.stop()
     assert ended == 0, words
     assert not any(secret in out + words for secret in (key, new, KEY, UPSTREAM_KEY, hash_api_key(key)))
@@ -192,13 +192,13 @@ def test_a_pepper_is_needed_again(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[list[str], int, str]] = {
     "no name": (["create", "FILE"], 2, "Missing argument 'NAME'"),
     "nothing": (["create"], 2, "Missing argument 'NAME'"),
-    "a name twice": (["create", "FILE", "ci"], 1, "there is a key named 'ci' already"),
+    "a name twice": (["create", "FILE", "ci"], 1, "the store has a key named 'ci' already"),
     "a key as the name": (["create", "FILE", "A-KEY"], 2, "NAME: expected a name, got an API key"),
-    "an unknown name": (["rotate", "FILE", "xx"], 1, "there is no key named 'xx'"),
+    "an unknown name": (["rotate", "FILE", "xx"], 1, "the store has no key named 'xx'"),
     "a key of the file": (
         ["disable", "FILE", "me"],
         1,
-        "no key named 'me'; the one in FILE is changed by hand",
+        "the store has no key named 'me'; the one in FILE is changed by hand",
     ),
     "an unknown kind of limit": (["create", "FILE", "x", "--limit", "dollars=1"], 2, "--limit: expected KIND=AMOUNT"),
     "a limit of nothing": (["create", "FILE", "x", "--limit", "requests=0"], 2, "--limit: amount: expected a whole"),
@@ -206,7 +206,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a time that is over": (["create", "FILE", "x", "--expires", "2026-01-31"], 2, "expires: is over already"),
     "an update to a time that is over": (["update", "FILE", "ci", "--expires", "2026-01-31"], 2, "is over already"),
     "an update of nothing": (["update", "FILE", "ci"], 2, "Nothing to change"),
-    "an update of an unknown key": (["update", "FILE", "xx", "--team", "a"], 1, "there is no key named 'xx'"),
+    "an update of an unknown key": (["update", "FILE", "xx", "--team", "a"], 1, "the store has no key named 'xx'"),
     "an update to no model": (["update", "FILE", "ci", "--model", ""], 2, "models: expected a list of model names"),
     "a time that is none": (["create", "FILE", "x", "--expires", "soon"], 2, "--expires: expected a duration"),
     "an overlap that is none": (["rotate", "FILE", "ci", "--overlap", "long"], 2, "--overlap: expected a duration"),

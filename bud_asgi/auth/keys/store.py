@@ -29,7 +29,7 @@ class DuplicateKey(Exception):
     """The store has a key of that name, or with that hash, already."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is a key named {name_shown(name)!r} already, or one with its hash")
+        super().__init__(f"the store has a key named {name_shown(name)!r} already, or one with its hash")
         self.name = name
 
 
@@ -37,7 +37,7 @@ class UnknownKey(Exception):
     """The store has no key of that name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no key named {name_shown(name)!r}")
+        super().__init__(f"the store has no key named {name_shown(name)!r}")
         self.name = name
 
 
@@ -85,7 +85,8 @@ class EditableKeyStore(KeyStore, Protocol):
     async def update(self, name: str, fields: Mapping[str, object]) -> bool:
         """Set these fields of a key; all others stay as they are. Returns whether there is such a key.
 
-        The fields are out of `UPDATABLE`, with valid values for an `ApiKey`.
+        They are out of `owner`, `team`, `models`, `limits`, `metadata`, `expires` and `enabled`, with values that are
+        valid for an `ApiKey`.
         """
         ...
 

@@ -60,8 +60,8 @@ def show_providers(
             printer.fact(one.name, answer)
     printer.title("Upstream requests for the last question")
     for one in conversations:
-        asked = one.upstream.stand_in.requests[-1]
-        _show_path(printer, one.name, asked.target.decode())
+        request = one.upstream.stand_in.requests[-1]
+        _show_path(printer, one.name, request.target.decode())
     printer.title("Events that the client received, without pings")
     printer.fact("", *(one.name for one in conversations))
     for event in zip(*(events_of(one.second) for one in conversations), strict=True):

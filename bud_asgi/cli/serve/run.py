@@ -105,7 +105,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
     config = uvicorn.Config(
         "bud_asgi.cli.serve.worker:make_app",
         factory=True,
-        loop="bud_asgi.cli.worker:make_loop",
+        loop="bud_asgi.cli.serve.worker:make_loop",
         workers=options.workers,
         timeout_graceful_shutdown=options.drain_timeout,
         **_shared(options),
