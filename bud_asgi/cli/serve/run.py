@@ -47,6 +47,9 @@ from bud_asgi.server import ConnectionFactory, ServerLimits, default_connections
 AFTER_DRAIN = 2
 """Seconds that uvicorn leaves to connections after the drain: clients may still be reading their last answer."""
 
+_WORKER_ANSWERS_WITHIN = 30
+"""Seconds after which a worker that does not answer is replaced: also one that still imports, on a busy machine."""
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -108,6 +111,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
         loop="bud_asgi.cli.serve.worker:make_loop",
         workers=options.workers,
         timeout_graceful_shutdown=options.drain_timeout,
+        timeout_worker_healthcheck=_WORKER_ANSWERS_WITHIN,
         **_shared(options),
         **tls,
     )
