@@ -64,7 +64,7 @@ bench: .venv/ready
 	$(RUN)/python benchmarks/in_process.py $(ARGS)
 	$(RUN)/python benchmarks/observers.py $(ARGS)
 
-docs/demo.svg: .venv/ready $(wildcard bud_asgi/cli/demo*.py) docs/record_demo.py
+docs/demo.svg: .venv/ready $(wildcard bud_asgi/cli/demo/*.py) docs/record_demo.py
 	$(RUN)/python docs/record_demo.py
 
 simulate: .venv/simulation

@@ -15,6 +15,7 @@ import os
 import secrets
 import sqlite3
 import sys
+from contextlib import closing
 
 from starlette.exceptions import HTTPException
 
@@ -27,7 +28,7 @@ MODELS = {"basic": ("claude-haiku-*",), "pro": ("*",)}
 
 def query(sql: str, *values: str | None) -> list[tuple[str, ...]]:
     """Run a statement; replace it with your own database."""
-    with sqlite3.connect(os.environ["KEYS_DATABASE"]) as database:
+    with closing(sqlite3.connect(os.environ["KEYS_DATABASE"])) as database, database:
         database.execute(TABLE)
         return database.execute(sql, values).fetchall()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bud_asgi.cli.hangup import hold_hangup
+from bud_asgi.cli.serve.hangup import hold_hangup
 from bud_asgi.extras import install_command
 
 __all__ = ["main"]

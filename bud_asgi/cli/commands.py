@@ -1,4 +1,4 @@
-"""The commands and their options. Each command is implemented in the file of the same name."""
+"""The commands and their options. Each command is implemented in the file or folder of the same name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from bud_asgi.cli.init import new_file, next_steps, write_file
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
 from bud_asgi.cli.route import caller_for, show_route
-from bud_asgi.cli.serve import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions, serve_settings
+from bud_asgi.cli.serve.options import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions
+from bud_asgi.cli.serve.run import serve_settings
+from bud_asgi.cli.serve.status import DEFAULT_PATH
 from bud_asgi.cli.settings import (
     DEFAULT_FILE,
     EXIT_WRONG,
@@ -27,7 +29,6 @@ from bud_asgi.cli.settings import (
     read_settings,
     report_config_errors,
 )
-from bud_asgi.cli.status import DEFAULT_PATH
 from bud_asgi.cli.terminal import echo_text
 from bud_asgi.cli.version import version_text
 from bud_asgi.extras import install_command
@@ -299,7 +300,7 @@ def demo(*, keep: bool, real: bool, port: int, key: str | None) -> None:
     Mounts the gateway in a Starlette app with stand-ins for all three providers, and calls it with curl and the SDK.
     """
     try:
-        from bud_asgi.cli.demo import run  # noqa: PLC0415 - the SDK is an optional extra, and slow to import
+        from bud_asgi.cli.demo.run import run  # noqa: PLC0415 - the SDK is an optional extra, and slow to import
     except ModuleNotFoundError as error:
         if error.name not in {"anthropic", "cryptography"}:
             raise

@@ -203,12 +203,6 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         lambda issuer: signed_text(issuer, json.dumps(issuer.claims()), '{"alg":"none","alg":"RS256","kid":"first"}'),
         INVALID,
     ),
-    "claims nested deeply": (
-        lambda issuer: signed_text(
-            issuer, json.dumps(issuer.claims())[:-1] + ', "a": ' + "[" * 5000 + "]" * 5000 + "}"
-        ),
-        INVALID,
-    ),
     "a token in a token": (lambda issuer: issuer.token(issuer.claims(iss=None, token=issuer.token())), INVALID),
     "claims that are a list": (lambda issuer: signed_text(issuer, json.dumps([issuer.claims()])), INVALID),
     "claims that are not JSON": (lambda issuer: signed_text(issuer, "iss=x"), INVALID),
@@ -246,6 +240,12 @@ async def test_hostile_tokens_are_refused(issuer: LocalIssuer, make: Make, words
     assert issuer.fetches("/evil") == 0
     sent, _ = await authenticate(backend, make(issuer))  # neither is it remembered
     assert sent.status == 401
+
+
+async def test_claims_that_are_nested_deeply_do_no_harm(issuer: LocalIssuer) -> None:
+    text = json.dumps(issuer.claims())[:-1] + ', "a": ' + "[" * 5000 + "]" * 5000 + "}"
+    sent, _ = await authenticate(issuer.backend(), signed_text(issuer, text))
+    assert sent.status in {200, 401}  # Python 3.11 reads less deeply than later versions
 
 
 @pytest.mark.parametrize(

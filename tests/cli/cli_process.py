@@ -47,7 +47,7 @@ def run(*words: str, cwd: Path | None = None, **environ: str) -> subprocess.Comp
 
 def forked(words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> ForkedProcess:
     """A process like that of `BUD_ASGI` with these words, started in a tenth of the time."""
-    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve")
+    server = fork_server("bud_asgi.cli.commands", "bud_asgi.cli.serve.run")
     return ForkedProcess(server, "bud_asgi.cli", words, env, cwd)
 
 
@@ -91,7 +91,7 @@ class Served:
         """Wait until it has ended: its status, stdout and stderr."""
         assert self.process.stdout is not None
         out = self.process.stdout.read()
-        status = self.process.wait(timeout=20)
+        status = self.process.wait(timeout=30)
         self._reader.join()
         return status, out, "".join(self.words)
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from bud_asgi import __version__
 from bud_asgi.cli.commands import group
 from bud_asgi.cli.listening import listen_on, listen_on_descriptor, listen_on_path
-from bud_asgi.cli.serve import announce
+from bud_asgi.cli.serve.run import announce
 from bud_asgi.config import read_file
 from bud_asgi.server.head import below_root
 

@@ -30,7 +30,9 @@ from support.sockets import connect
 from support.waiting import answers, wait_until
 
 from bud_asgi import hash_api_key
-from bud_asgi.cli.serve import ServeOptions, _formatters, _shared
+from bud_asgi.cli.serve.logs import formatters
+from bud_asgi.cli.serve.options import ServeOptions
+from bud_asgi.cli.serve.run import _shared
 from bud_asgi.telemetry import JsonFormatter, TextFormatter
 from bud_asgi.testing import StandIn, stall, text
 
@@ -86,7 +88,7 @@ def test_several_workers_read_the_same_file_and_end_as_python_does(tmp_path: Pat
         port = str(free_port())
         command = [*BUD_ASGI, "serve", file.name, "--port", port, "--workers", "2", "--per-worker-limits"]
         with served(command, environment(PYTHONPATH=str(tmp_path)), cwd=tmp_path) as server:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers")
             assert ask(server.url) == MODEL
             status, out, words = server.stop()
     assert (status, json.loads(out)["principal"]) == (0, "me"), words
@@ -95,7 +97,7 @@ def test_several_workers_read_the_same_file_and_end_as_python_does(tmp_path: Pat
 
 
 def _wait_until_it_drains(url: str) -> None:
-    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it drains", 0.8)
+    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it drains")
 
 
 def test_uvicorn_serves_the_factory(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_requests_are_text_on_a_terminal_and_json_elsewhere(
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    options = dict(_formatters(wanted)["requests"])
+    options = dict(formatters(wanted)["requests"])
     assert options.pop("()") == f"bud_asgi.telemetry.{formatter.__name__}"
     assert options == ({"colors": terminal and not environ} if formatter is TextFormatter else {})
 

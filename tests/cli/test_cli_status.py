@@ -8,7 +8,7 @@ import httpx
 import pytest
 from cli_process import BUD_ASGI, KEY, UPSTREAM_KEY, environment, gateway_file, served
 
-from bud_asgi.cli.status import check_status, with_status_page
+from bud_asgi.cli.serve.status import check_status, with_status_page
 from bud_asgi.config import ConfigError, read_file
 
 OPERATOR = "an-operators-key-of-the-page"

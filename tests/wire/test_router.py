@@ -286,7 +286,7 @@ def test_a_client_that_disconnects_ends_a_function_that_hangs(kind: str, body: b
             wait_until(lambda: ended == ["called"], "it is called")
         left = time.monotonic()
         wait_until(lambda: ended == ["called", "cancelled"], "it is cancelled")
-        assert time.monotonic() - left < 3.0
+        assert time.monotonic() - left < 15.0
         assert here.account().outcome == "client_gone"
         assert one.requests == two.requests == []
 

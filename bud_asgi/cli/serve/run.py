@@ -1,4 +1,4 @@
-"""Standalone serving: one or more uvicorn processes with server logs."""
+"""Runs the server: in this process, or in several workers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
-from urllib.parse import urlsplit
+from typing import Any
 
 import click
 import msgspec
@@ -22,7 +21,6 @@ from uvicorn.supervisors import Multiprocess
 
 from bud_asgi import __version__
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.hangup import Hangup, ignore_hangup, pass_hangup, take_hangup
 from bud_asgi.cli.listening import (
     Listening,
     Tls,
@@ -32,72 +30,24 @@ from bud_asgi.cli.listening import (
     listening_problem,
     tls_options,
 )
-from bud_asgi.cli.metrics import MetricsAddress, check_metrics, serve_metrics, serve_worker_metrics
-from bud_asgi.cli.reloading import Reloader, run_beside
+from bud_asgi.cli.serve.hangup import Hangup, ignore_hangup, pass_hangup, take_hangup
+from bud_asgi.cli.serve.logs import log_config
+from bud_asgi.cli.serve.metrics import serve_metrics, serve_worker_metrics
+from bud_asgi.cli.serve.options import WORKER_OPTIONS, ServeOptions, check_options
+from bud_asgi.cli.serve.reloading import Reloader, run_beside
+from bud_asgi.cli.serve.status import with_status_page
 from bud_asgi.cli.settings import EXIT_NOT_STARTED, fail, read_settings
-from bud_asgi.cli.status import check_status, with_status_page
 from bud_asgi.cli.summary import show_settings
 from bud_asgi.cli.terminal import columns, echo_problem
 from bud_asgi.cli.warnings import warnings_of
-from bud_asgi.config import ConfigError, Problem, Settings, divide_limits
+from bud_asgi.config import Settings
 from bud_asgi.config.environment import LIMITS_DIVISOR
-from bud_asgi.config.problems import render
-from bud_asgi.options import url_shown
-from bud_asgi.providers import Bedrock
 from bud_asgi.server import ConnectionFactory, ServerLimits, default_connections
 
 AFTER_DRAIN = 2
 """Seconds that uvicorn leaves to connections after the drain: clients may still be reading their last answer."""
 
 _log = logging.getLogger("bud_asgi")
-
-ACCESS_LOG_FORMATS = ("auto", "json", "text")
-"""`auto`: text for people if stdout is a terminal, otherwise JSON."""
-
-WORKER_OPTIONS = "BUD_ASGI_WORKER_OPTIONS"
-"""The variable with the options of the command for its workers."""
-
-LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
-
-
-class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of `bud-asgi serve`.
-
-    `config` is the file, `None` for the environment. `drain_timeout` and `keep_alive` are seconds. `limit_connections`
-    is `None` for the default of the process, `limit_concurrency` for no limit; they are for each worker. `uds` or `fd`
-    take the place of `host` and `port`. `ssl_keyfile_password` is a reference. `watch`: reload when a file changes.
-    Without a `metrics_port` there are no metrics. `status` is the path of the status page, `None` for none, and
-    `status_key` has references to the keys for it.
-    """
-
-    config: str | None
-    host: str
-    port: int
-    workers: int
-    per_worker_limits: bool
-    log_level: str
-    forwarded_allow_ips: str | None
-    drain_timeout: int
-    keep_alive: int
-    limit_connections: int | None
-    limit_concurrency: int | None
-    access_log_format: str = "auto"
-    metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
-    status: str | None = None
-    status_key: tuple[str, ...] = ()
-    uds: str | None = None
-    fd: int | None = None
-    root_path: str = ""
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_keyfile_password: str | None = None
-    watch: bool = False
-
-    @property
-    def metrics(self) -> MetricsAddress | None:
-        """Where metrics are served."""
-        return None if self.metrics_port is None else MetricsAddress(self.metrics_host, self.metrics_port)
 
 
 def serve_settings(settings: Settings, options: ServeOptions) -> None:
@@ -153,7 +103,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
         os.environ[LIMITS_DIVISOR] = str(options.workers)
     os.environ[WORKER_OPTIONS] = msgspec.json.encode(options).decode()
     config = uvicorn.Config(
-        "bud_asgi.cli.worker:make_app",
+        "bud_asgi.cli.serve.worker:make_app",
         factory=True,
         loop="bud_asgi.cli.worker:make_loop",
         workers=options.workers,
@@ -257,7 +207,7 @@ def _shared(options: ServeOptions) -> dict[str, Any]:
         "lifespan": "on",
         "ws": "none",  # the app refuses WebSockets: no need to load a library for them
         "access_log": False,  # the app writes its own
-        "log_config": _log_config(options),
+        "log_config": log_config(options),
     }
 
 
@@ -269,99 +219,6 @@ def _limits(options: ServeOptions) -> ServerLimits:
     )
 
 
-def check_options(settings: Settings, options: ServeOptions) -> None:
-    """Check the command's options against the settings. Raises `ConfigError`."""
-    problems = [
-        *_check_workers(settings, options),
-        *check_status(options.status, options.status_key, options.workers),
-        *check_metrics(options.metrics),
-    ]
-    has_address = options.uds is None and options.fd is None
-    for provider in settings.providers if has_address else ():
-        url = urlsplit(provider.base_url)
-        if url.port == options.port and url.hostname in {options.host, "localhost", "127.0.0.1", "::1"}:
-            key = "endpoint" if isinstance(provider, Bedrock) else "base_url"
-            path = render(("providers", provider.name, key))
-            problems.append(
-                Problem(settings.source, path, f"{url_shown(provider.base_url)} is the address of this server itself")
-            )
-    if problems:
-        raise ConfigError(problems)
-
-
-def _check_workers(settings: Settings, options: ServeOptions) -> Sequence[Problem]:
-    """The problems that limits have with several workers."""
-    if options.workers == 1 or not settings.has_limits:
-        return ()
-    if options.per_worker_limits:
-        try:
-            divide_limits(settings, options.workers)
-        except ConfigError as error:
-            return error.problems
-    elif settings.store is None:
-        message = (
-            "each worker would count the limits on its own: add a [store] to the file, which all workers share,"
-            " or divide the limits among them with --per-worker-limits"
-        )
-        return [Problem("", "--workers", message)]
-    return ()
-
-
 def _exit(_signal: int, _frame: FrameType | None) -> None:
     """Exit with status 0 on SIGTERM, also before startup: uvicorn re-raises the signal when it stops."""
     sys.exit(0)
-
-
-class NotCancelled(logging.Filter):
-    """Drops the tracebacks of requests that uvicorn cancels after the drain timeout; it logs their number anyway."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keep all other records."""
-        return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
-
-
-def _log_config(options: ServeOptions) -> dict[str, Any]:
-    """Messages go to stderr, one line per request to stdout. A mounted app never configures logging."""
-    messages = {"handlers": ["stderr"], "level": options.log_level.upper(), "propagate": False}
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": _formatters(options.access_log_format),
-        "filters": {"not_cancelled": {"()": NotCancelled}},
-        "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "formatter": "messages",
-                "filters": ["not_cancelled"],
-                "stream": "ext://sys.stderr",
-            },
-            "stdout": {
-                "class": "bud_asgi.telemetry.LineHandler",
-                "formatter": "requests",
-                "stream": "ext://sys.stdout",
-            },
-        },
-        "root": {"handlers": ["stderr"], "level": "WARNING"},
-        "loggers": {
-            "uvicorn": messages,
-            "bud_asgi": messages,
-            "bud_asgi.access": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
-        },
-    }
-
-
-def _formatters(wanted: str) -> dict[str, Any]:
-    """The formats of messages, and of requests: `wanted` is one of `ACCESS_LOG_FORMATS`."""
-    requests: dict[str, Any] = {"()": "bud_asgi.telemetry.JsonFormatter"}
-    if wanted == "text" or (wanted == "auto" and sys.stdout.isatty()):
-        requests = {"()": "bud_asgi.telemetry.TextFormatter", "colors": _use_colors(sys.stdout)}
-    messages = {
-        "()": "uvicorn.logging.DefaultFormatter",
-        "fmt": "%(asctime)s %(levelprefix)s %(message)s",
-        "use_colors": _use_colors(sys.stderr),
-    }
-    return {"messages": messages, "requests": requests}
-
-
-def _use_colors(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR")

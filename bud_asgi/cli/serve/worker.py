@@ -16,9 +16,9 @@ import msgspec
 from uvicorn.loops.auto import auto_loop_factory
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.hangup import Hangup
-from bud_asgi.cli.reloading import Reloader
-from bud_asgi.cli.serve import WORKER_OPTIONS, ServeOptions, check_options
+from bud_asgi.cli.serve.hangup import Hangup
+from bud_asgi.cli.serve.options import WORKER_OPTIONS, ServeOptions, check_options
+from bud_asgi.cli.serve.reloading import Reloader
 from bud_asgi.cli.settings import EXIT_FAILED
 from bud_asgi.config import ConfigError, Settings, read_environment
 

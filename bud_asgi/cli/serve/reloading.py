@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bud_asgi.app import MessagesApp
-from bud_asgi.cli.hangup import Hangup
+from bud_asgi.cli.serve.hangup import Hangup
 from bud_asgi.cli.warnings import warnings_of
 from bud_asgi.config import ConfigError, Settings, reload_settings
 

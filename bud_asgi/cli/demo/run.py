@@ -1,9 +1,4 @@
-"""A demonstration: the gateway mounted in a Starlette app, with upstreams behind it and real clients in front.
-
-bud-asgi demo              with stand-ins for all three providers: no key, no network, no cost
-bud-asgi demo --keep       the same, and keep it running for your own requests
-bud-asgi demo --real       with api.anthropic.com and ANTHROPIC_API_KEY: this costs money
-"""
+"""A demonstration: the gateway mounted in a Starlette app, with upstreams behind it and real clients in front."""
 
 from __future__ import annotations
 
@@ -25,9 +20,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route as HostRoute
 
 from bud_asgi import ApiKeys, Limit, MessagesApp, Route, hash_api_key, new_api_key
-from bud_asgi.cli.demo_accounts import Accounts, Printer, show_account
-from bud_asgi.cli.demo_providers import MODEL, routes_to, show_providers
-from bud_asgi.cli.demo_upstreams import Upstream, real_provider, stand_ins
+from bud_asgi.cli.demo.accounts import Accounts, Printer, show_account
+from bud_asgi.cli.demo.providers import MODEL, routes_to, show_providers
+from bud_asgi.cli.demo.upstreams import Upstream, real_provider, stand_ins
 from bud_asgi.cli.settings import EXIT_WRONG
 from bud_asgi.cli.terminal import echo_problem
 from bud_asgi.providers import Provider
@@ -172,9 +167,3 @@ def _wait_for_interrupt() -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         print()
-
-
-if __name__ == "__main__":
-    from bud_asgi.cli.commands import demo  # the same command, without click's group
-
-    demo(prog_name="python -m bud_asgi.cli.demo")

@@ -10,8 +10,8 @@ import msgspec
 from anthropic.types import MessageParam
 
 from bud_asgi import Exchange, Route, Target
-from bud_asgi.cli.demo_accounts import Accounts, Printer, account_of
-from bud_asgi.cli.demo_upstreams import Upstream
+from bud_asgi.cli.demo.accounts import Accounts, Printer, account_of
+from bud_asgi.cli.demo.upstreams import Upstream
 from bud_asgi.testing import text
 
 MODEL = "claude-haiku-5-5"

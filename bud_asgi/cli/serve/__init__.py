@@ -1,0 +1,1 @@
+"""`serve`: the server, its options, its workers, and what surrounds it."""
