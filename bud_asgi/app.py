@@ -307,7 +307,7 @@ class MessagesApp:
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
             await Response(exchange, send, self._timing, receive=receive).answer_error(error)
             return
-        response = Response(exchange, send, self._timing, receive=receive, now=loop.now, observers=self._observers)
+        response = Response(exchange, send, self._timing, receive, loop.now, self._observers)
         try:
             request = loop.add(exchange, response, parts.gateway)
             answering = self._answer(request, parts, loop, scope, receive)

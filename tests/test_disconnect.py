@@ -249,7 +249,7 @@ async def test_messages_about_the_body_are_skipped() -> None:
 async def test_a_quick_answer_is_not_watched() -> None:
     client, before = Client(), asyncio.all_tasks()
     with watch(client.receive, Timing(tick=0.005, watch_after=0.1)):
-        await asyncio.sleep(0.03)
+        await steps()
         assert asyncio.all_tasks() == before
     await asyncio.sleep(0.15)
     assert (client.asked, asyncio.all_tasks()) == (0, before)
@@ -259,8 +259,7 @@ async def test_a_slow_answer_is_watched() -> None:
     assert Timing().watch_after == 0.2
     client, before = Client(), asyncio.all_tasks()
     with watch(client.receive, Timing(tick=0.005, watch_after=0.05)):
-        await asyncio.sleep(0.1)
-        assert client.asked == 1
+        await until(lambda: client.asked == 1)
         assert [task.get_name() for task in asyncio.all_tasks() - before] == ["bud_asgi disconnect"]
     await steps()
     assert asyncio.all_tasks() == before

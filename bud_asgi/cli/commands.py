@@ -17,7 +17,7 @@ from bud_asgi.cli.import_commands import import_group
 from bud_asgi.cli.init import new_file, next_steps, write_file
 from bud_asgi.cli.key_commands import keys
 from bud_asgi.cli.limits import show_limits
-from bud_asgi.cli.route import show_route
+from bud_asgi.cli.route import caller_for, show_route
 from bud_asgi.cli.serve.options import ACCESS_LOG_FORMATS, LOG_LEVELS, ServeOptions
 from bud_asgi.cli.serve.run import serve_settings
 from bud_asgi.cli.serve.status import DEFAULT_PATH
@@ -221,12 +221,20 @@ def stand_in(port: int, api_key: str, models: Sequence[str], reply: str | None, 
 @group.command()
 @click.argument("config", metavar="GATEWAY.TOML", type=click.Path(dir_okay=False))
 @click.argument("model")
-@click.option("--principal", metavar="NAME", help="Name of the key of the caller.")
+@click.option("--principal", metavar="NAME", help="Name of the key of the caller, or the id of one with a token.")
+@click.option("--team", help="Team of a caller with a token.")
 @click.option("--body", metavar="FILE", type=click.File("rb"), help="Body of the request; MODEL replaces its model.")
 @click.option("--header", "headers", metavar="NAME:VALUE", multiple=True, help="Header of the request (repeatable).")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def route(
-    config: str, model: str, principal: str | None, body: IO[bytes] | None, headers: Sequence[str], *, as_json: bool
+    config: str,
+    model: str,
+    principal: str | None,
+    team: str | None,
+    body: IO[bytes] | None,
+    headers: Sequence[str],
+    *,
+    as_json: bool,
 ) -> None:
     """Show where a request for MODEL would go, and why. Nothing is sent.
 
@@ -235,7 +243,8 @@ def route(
     lines = [_header(line) for line in headers]
     with report_config_errors():
         settings = read_settings(config)
-        explained = show_route(settings, model, principal, body.read() if body else None, lines, as_json=as_json)
+        caller = caller_for(settings, principal, team)
+        explained = show_route(settings, model, caller, body.read() if body else None, lines, as_json=as_json)
     if explained.error is not None:
         error = explained.error
         fail(f"{error.status} {error.type}: {error.message}")

@@ -94,14 +94,13 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def show_route(
-    settings: Settings, model: str, name: str | None, body: bytes | None, headers: Headers, *, as_json: bool
+    settings: Settings, model: str, caller: Principal | None, body: bytes | None, headers: Headers, *, as_json: bool
 ) -> Explanation:
     """Write where a request would go to stdout, and return it.
 
-    `name` is that of the key; without it, permissions are not checked, and no condition on the caller holds. Without a
-    body, a small one is assumed. Raises `click.BadParameter` for an unknown name.
+    Without a caller, permissions are not checked, and no condition on it holds. Without a body, a small one is assumed.
     """
-    explained = asyncio.run(_explain(settings, model, _caller(settings, name), body, headers))
+    explained = asyncio.run(_explain(settings, model, caller, body, headers))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(explained)))
     else:
@@ -109,7 +108,15 @@ def show_route(
     return explained
 
 
-def _caller(settings: Settings, name: str | None) -> Principal | None:
+def caller_for(settings: Settings, name: str | None, team: str | None) -> Principal | None:
+    """The caller whose key has this name, or the one with this id and team at an issuer; `None` without a name.
+
+    The permissions of a caller at an issuer depend on its token: here it has all. Raises `click.BadParameter`.
+    """
+    if name is not None and any(issuer.prefix and name.startswith(issuer.prefix) for issuer in settings.issuers):
+        return Principal(id=name, team=team or None)
+    if team is not None:
+        raise click.BadParameter("only for a --principal with a token of an issuer", param_hint="--team")
     if name is None:
         return None if settings.keys or has_other_callers(settings) else ANONYMOUS
     return caller_named(settings, name)

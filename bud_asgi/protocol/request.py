@@ -107,12 +107,12 @@ def splice(
 
     A changed field keeps its position; a new one is appended. The bytes of all other fields are unchanged.
     """
-    body, changed = request.body, changed or {}
+    body, spans, changed = request.body, request.spans, changed or {}
     is_small = len(body) <= _MAX_COPIED
     view = body if is_small else memoryview(body)
     parts: list[bytes | memoryview] = []
     begin, end = -1, 0  # of the fields that are kept together; -1 if there are none so far
-    for name, (start, until) in request.spans.items():
+    for name, (start, until) in spans.items():
         if name in without:
             if begin >= 0:
                 parts += (b"," if parts else b"{", view[begin:end])
@@ -127,7 +127,7 @@ def splice(
     if begin >= 0:
         parts += (b"," if parts else b"{", view[begin:end])
     for name, value in changed.items():
-        if name not in request.spans:
+        if name not in spans:
             parts += (b"," if parts else b"{", msgspec.json.encode(name), b":", value)
     parts.append(b"}" if parts else b"{}")
     return b"".join(parts) if is_small else parts

@@ -9,11 +9,12 @@ from inspect import isawaitable
 from typing import Protocol, TypeVar, cast
 
 import msgspec
+from starlette.exceptions import HTTPException
 
 from bud_asgi.exchange import Exchange, Offer, Principal, ResolvedRoute
 from bud_asgi.host_code import add_note_once, host_code_error
 from bud_asgi.options import OptionError, check_function, check_items, check_type, mismatch, shown
-from bud_asgi.protocol.errors import GatewayError, ModelNotAllowed, NotFound
+from bud_asgi.protocol.errors import GatewayError, HostRefused, ModelNotAllowed, NotFound
 from bud_asgi.protocol.fields import MAX_MODEL_NAME
 from bud_asgi.protocol.patterns import base_name, is_resource_name, names_resource
 from bud_asgi.routing.conditions import UNCONDITIONAL
@@ -123,8 +124,11 @@ class HostRouter:
         try:
             found = function(*arguments)
             return await cast("Awaitable[object]", found) if isawaitable(found) else found
+        except HTTPException as error:
+            raise HostRefused(error.status_code, error.detail, error.headers) from error
         except Exception as error:
-            add_note_once(error, f"Raised by the router {self._name}. To refuse a request, raise a GatewayError.")
+            refusals = "an HTTPException or a GatewayError"
+            add_note_once(error, f"Raised by the router {self._name}. To refuse a request, raise {refusals}.")
             raise
 
     def _used(self, route: Route, model: str, exchange: Exchange) -> TableRoute:

@@ -91,7 +91,7 @@ class Served:
         """Wait until it has ended: its status, stdout and stderr."""
         assert self.process.stdout is not None
         out = self.process.stdout.read()
-        status = self.process.wait(timeout=20)
+        status = self.process.wait(timeout=30)
         self._reader.join()
         return status, out, "".join(self.words)
 

@@ -42,7 +42,7 @@ def test_the_limits_are_those_of_the_options(tmp_path: Path) -> None:
             receive_until(peer, b"\r\n\r\n")
             began = time.monotonic()
             assert peer.recv(1) == b""
-            assert 0.4 < time.monotonic() - began < 3
+            assert 0.4 < time.monotonic() - began < 15
         for _ in range(2):
             stack.enter_context(connect(server.url)).sendall(UPLOAD)
         wait_until(lambda: status_of(raw_exchange(server.url, UPLOAD)) == 529, "two requests are running")
@@ -69,7 +69,7 @@ def test_workers_have_the_same_connections(tmp_path: Path) -> None:
         [*command(tmp_path)[:-2], "--port", port, "--workers", "2", "--keep-alive", "1"], environment()
     ) as server:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(f"{url}/healthz"), "the server answers", 15)
+        wait_until(lambda: answers(f"{url}/healthz"), "the server answers")
         assert_refused(
             raw_exchange(url, b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 300 + b"\r\n"), 431, "invalid_request_error"
         )
@@ -83,14 +83,14 @@ def test_stalled_uploads_do_not_outlive_the_drain_timeout(tmp_path: Path, worker
     options = ("--port", port, "--drain-timeout", "1", *workers)
     with served([*command(tmp_path)[:-2], *options], environment()) as server, ExitStack() as stack:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(f"{url}/healthz"), "the server answers", 15)
+        wait_until(lambda: answers(f"{url}/healthz"), "the server answers")
         for begun in (UPLOAD, FOREIGN, b"GET /heal", b"", HEALTH):
             for _ in range(10):
                 stack.enter_context(connect(url)).sendall(begun)
         time.sleep(0.3)
         began = time.monotonic()
         status, _, words = server.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert status == 0, words
         assert "Traceback" not in words
 
@@ -102,7 +102,7 @@ def test_silent_connections_do_not_use_up_the_file_descriptors(tmp_path: Path) -
         for _ in range(300):
             with suppress(ConnectionError):
                 peers.append(connect(server.url))
-        wait_until(lambda: answers(f"{server.url}/healthz"), "callers get in", 3.0)
+        wait_until(lambda: answers(f"{server.url}/healthz"), "callers get in")
         for _ in range(5):
             assert answers(f"{server.url}/healthz")
         for peer in peers:

@@ -135,7 +135,7 @@ def test_the_log_config_for_uvicorn_writes_our_lines(tmp_path: Path) -> None:
     environ = environment(BUD_ASGI_ALLOW_ANONYMOUS="1", BUD_ASGI_ACCESS_LOG="1")
     command = [*factory, "--log-config", "logging.json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environ) as process:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers")
         httpx.post(f"http://127.0.0.1:{port}/v1/messages")
         process.terminate()
         assert process.stdout is not None

@@ -65,7 +65,7 @@ def test_a_key_is_served_from_its_creation_to_its_deletion(tmp_path: Path) -> No
             assert [status(key), status(new)] == [200, 200]
             assert run("keys", "delete", file, "ci").returncode == 0
             for one in (key, new):  # one after the other: too many failures would be a 429
-                wait_until(lambda one=one: status(one) == 401, "the key is refused", 15.0)
+                wait_until(lambda one=one: status(one) == 401, "the key is refused")
             ended, out, words = server.stop()
     assert ended == 0, words
     assert not any(secret in out + words for secret in (key, new, KEY, UPSTREAM_KEY, hash_api_key(key)))

@@ -113,7 +113,7 @@ def test_each_worker_applies_its_share_of_the_limits(tmp_path: Path) -> None:
         command = [*BUD_ASGI, "serve", str(file), "--port", port, "--workers", "2", "--per-worker-limits"]
         with served(command, environment()) as server:
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: answers(f"{url}/healthz"), "the server answers", 15)
+            wait_until(lambda: answers(f"{url}/healthz"), "the server answers")
             reply = httpx.post(f"{url}/v1/messages", headers=headers, json=hello)
             assert (reply.status_code, reply.headers["anthropic-ratelimit-requests-limit"]) == (200, "5")
             assert server.stop()[0] == 0

@@ -53,7 +53,7 @@ def test_two_workers_are_added_up_and_what_one_has_counted_stays(tmp_path: Path)
     command = [*BUD_ASGI, "serve", str(gateway_file(tmp_path)), *options]
     with served(command, environment(TMPDIR=str(tmp_path / "temporary"))) as server:
         url = metrics_of(server)
-        wait_until(lambda: total(scrape(url), "bud_body_budget_bytes") >= 2 * (200 << 20), "both workers", 20)
+        wait_until(lambda: total(scrape(url), "bud_body_budget_bytes") >= 2 * (200 << 20), "both workers")
         post(server, 8)
         wait_until(lambda: counted({}, scrape(url)).get(REFUSED) == 8, "the requests of both workers")
         assert total(scrape(url), "bud_ready") == 1

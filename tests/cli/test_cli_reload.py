@@ -192,7 +192,7 @@ async def test_a_folder_that_kubernetes_swaps_is_read_again(folder: Path, caplog
 
 def ask(url: str, key: str = KEY, **more: object) -> int:
     headers = {**HEADERS, "x-api-key": key}
-    return httpx.post(f"{url}/v1/messages", headers=headers, json={**HELLO, **more}, timeout=20).status_code
+    return httpx.post(f"{url}/v1/messages", headers=headers, json={**HELLO, **more}, timeout=30).status_code
 
 
 def another_key(name: str) -> str:
@@ -237,14 +237,14 @@ def test_a_storm_of_signals_under_load_fails_no_request(tmp_path: Path) -> None:
                 begun = next(pieces)
                 for client in clients:
                     client.start()
-                for number in range(100):
+                for number in range(40):
                     target = (upstream, other)[number % 2].base_url
                     gateway_file(
                         tmp_path, target, f'\n[[keys]]\nname = "k{number}"\nhash = "{hash_api_key(OTHER_KEY)}"\n'
                     )
                     server.process.send_signal(signal.SIGHUP)
                     time.sleep(0.01)
-                wait_until(lambda: said(server, 'key "k99" added'), "the last one is read", 10)
+                wait_until(lambda: said(server, 'key "k39" added'), "the last one is read")
                 assert ask(server.url, OTHER_KEY) == 200
                 assert "message_stop" in begun + "".join(pieces)
             stop.set()
@@ -256,7 +256,7 @@ def test_a_storm_of_signals_under_load_fails_no_request(tmp_path: Path) -> None:
             assert ask(server.url, OTHER_KEY) == 200
             gateway_file(tmp_path, other.base_url)
             server.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: said(server, 'key "k99" removed'), "the key is removed")
+            wait_until(lambda: said(server, 'key "k39" removed'), "the key is removed")
             assert ask(server.url, OTHER_KEY) == 401
             other.enqueue(text("one two three four five six", delay=0.2))
             with httpx.stream("POST", f"{server.url}/v1/messages", json=body, timeout=20, headers=HEADERS) as stream:
@@ -283,23 +283,23 @@ def test_the_supervisor_passes_the_signal_on_to_each_worker_and_replaces_only_wh
         with served(command, environment()) as server, ended(server):
             for _ in range(3):  # while they start
                 server.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: _count(server, "Application startup complete") == 2, "both have started", 20)
+            wait_until(lambda: _count(server, "Application startup complete") == 2, "both have started")
             gateway_file(tmp_path, upstream.base_url, another_key("o"))
             os.kill(server.process.pid, signal.SIGHUP)
             added = partial(_count, server, 'key "o" added')
-            wait_until(lambda: added() == 2, "both have reloaded", 15)
+            wait_until(lambda: added() == 2, "both have reloaded")
             assert {ask(f"http://127.0.0.1:{port}", OTHER_KEY) for _ in range(6)} == {200}
             gateway_file(tmp_path, upstream.base_url, "\n[[limits]]\nrequests = 60\n")
             server.process.send_signal(signal.SIGHUP)
             refused = partial(_count, server, "each worker would count the limits on its own")
-            wait_until(lambda: refused() == 2, "both refuse it", 10)
+            wait_until(lambda: refused() == 2, "both refuse it")
             started = partial(_count, server, "Started server process")
             assert started() == 2
             (first, *_) = [line for line in server.words if "Started server process" in line]
             os.kill(int(re.findall(r"\[(\d+)\]", first)[0]), signal.SIGKILL)
-            wait_until(lambda: said(server, "worker not started: --workers: each worker"), "what replaces it too", 10)
+            wait_until(lambda: said(server, "worker not started: --workers: each worker"), "what replaces it too")
             gateway_file(tmp_path, upstream.base_url)
-            wait_until(lambda: started() == 3, "it starts with a file that is valid again", 10)
+            wait_until(lambda: started() == 3, "it starts with a file that is valid again")
             status, _, words = server.stop()
     assert (status, "Traceback" in words) == (0, False), words
 

@@ -223,8 +223,17 @@ def test_a_request_that_would_be_refused_has_status_1(
     assert f"{parts['status']} {parts['type']}: {parts['message']}" == error
 
 
+def test_the_caller_may_have_a_token_and_a_team(file: Path) -> None:
+    file.write_text(f'{FILE}[[issuers]]\nurl = "https://login.example.com"\naudience = "bud"\n')
+    words = [MODEL, "--principal", "login.example.com:ann", "--header", "x-tier:gold"]
+    shown = explained(file, *words, "--team", "web")
+    assert (shown["route"], shown["principal"]) == ("routes[0]", "login.example.com:ann")
+    assert explained(file, *words)["route"] == "routes[1]"
+
+
 WRONG: dict[str, tuple[list[str], str]] = {
     "an unknown caller": ([MODEL, "--principal", "interm"], 'has the name "interm" (did you mean "intern"?)'),
+    "a team of a key": ([MODEL, "--principal", "intern", "--team", "web"], "only for a --principal with a token"),
     "a header without a colon": ([MODEL, "--header", "x-tier"], "expected NAME:VALUE in printable ASCII"),
     "a header that is no ASCII": ([MODEL, "--header", "x-tier:é"], "expected NAME:VALUE in printable ASCII"),
     "no body": ([MODEL, "--body", "nope.json"], "No such file"),

@@ -88,7 +88,7 @@ def test_several_workers_read_the_same_file_and_end_as_python_does(tmp_path: Pat
         port = str(free_port())
         command = [*BUD_ASGI, "serve", file.name, "--port", port, "--workers", "2", "--per-worker-limits"]
         with served(command, environment(PYTHONPATH=str(tmp_path)), cwd=tmp_path) as server:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers", 15)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), "the server answers")
             assert ask(server.url) == MODEL
             status, out, words = server.stop()
     assert (status, json.loads(out)["principal"]) == (0, "me"), words
@@ -97,7 +97,7 @@ def test_several_workers_read_the_same_file_and_end_as_python_does(tmp_path: Pat
 
 
 def _wait_until_it_drains(url: str) -> None:
-    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it drains", 0.8)
+    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "it drains")
 
 
 def test_uvicorn_serves_the_factory(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_workers_share_limits_in_a_store_and_their_use_is_shown(valkey: Valkey, 
         command = [*BUD_ASGI, "serve", str(file), "--port", port, "--workers", "4"]
         with served(command, environment(STORE_URL=store)) as server:
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: answers(f"{url}/healthz"), "the server answers", 15)
+            wait_until(lambda: answers(f"{url}/healthz"), "the server answers")
             assert asyncio.run(statuses(url, 40)) == {200: 10, 429: 30}
             assert len(upstream.requests) == 10
             shown = run("limits", "show", str(file), "me", "--json", STORE_URL=store)

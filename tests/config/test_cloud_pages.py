@@ -212,7 +212,7 @@ class Served:
         body = {**ASKED, "model": f"claude-at-{service}", **more}
         if path == "/count_tokens":
             del body["max_tokens"]
-        return httpx.post(f"{self.url}/v1/messages{path}", headers=headers, json=body, timeout=20)
+        return httpx.post(f"{self.url}/v1/messages{path}", headers=headers, json=body, timeout=30)
 
 
 @pytest.fixture(scope="module")

@@ -214,5 +214,5 @@ def test_requests_through_it_are_answered_by_both(tmp_path: Path) -> None:
                     "messages": [{"role": "user", "content": "Hello"}],
                 }
                 headers = {"x-api-key": "sk-mine", "anthropic-version": "2023-06-01"}
-                reply = httpx.post(f"{url}/v1/messages", json=body, headers=headers, timeout=20)
+                reply = httpx.post(f"{url}/v1/messages", json=body, headers=headers, timeout=30)
                 assert (reply.status_code, reply.json()["id"][:9]) == (200, prefix)

@@ -12,10 +12,12 @@ from typing import Any
 import httpx
 import msgspec
 from support.calls import HEADERS, MODEL
-from support.gateway import Gateway, gateway, provider, retime
+from support.gateway import Gateway, gateway, provider
+from support.gateway import timed as gateway_timed
 from support.waiting import wait_until
 
 from bud_asgi import Exchange, Route, Target
+from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts
 from bud_asgi.providers import Provider
 from bud_asgi.testing import Received, ThreadedStandIn
@@ -215,11 +217,8 @@ def line_to(upstream: ThreadedStandIn, bent: Bent | None = None) -> Generator[Li
 @contextmanager
 def timed(line: Line, **timing: float) -> Generator[None]:
     """Change the durations of a running gateway inside the block."""
-    retime(line.here.messages, **timing)
-    try:
+    with gateway_timed(line.here.messages, Timing(**timing)):
         yield
-    finally:
-        retime(line.here.messages)
 
 
 @contextmanager

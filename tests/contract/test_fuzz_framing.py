@@ -23,7 +23,7 @@ VERSION = b"anthropic-version: 2023-06-01\r\n"
 def _exchange(line: Line, pieces: list[bytes]) -> tuple[int, bytes]:
     """Send the pieces, each by itself; the status and the rest of what came until the server closed."""
     url = httpx.URL(line.here.host_url)
-    with socket.create_connection((url.host, url.port or 80), timeout=5) as peer:
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         received = b""
         try:

@@ -87,7 +87,7 @@ class Shell:
             server = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=output, stderr=output)
         url = f"http://127.0.0.1:{port}"
         try:
-            wait_until(lambda: server.poll() is not None or answers(url + path), "the server listens", 30)
+            wait_until(lambda: server.poll() is not None or answers(url + path), "the server listens")
             assert server.poll() is None, log.read_text()
             yield url
         finally:

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 TESTS = HERE.parent  # where `support` is
 STREAM: dict[str, Any] = {**BODY, "stream": True}
 
-LONG = 15.0
+LONG = 30.0
 """Seconds that suffice on a busy machine; only a test that fails waits as long."""
 
 web = httpx.Client(verify=False, trust_env=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
@@ -147,7 +147,7 @@ class Streams:
         self._threads = [threading.Thread(target=self._read, args=(base_url, index)) for index in range(count)]
         for thread in self._threads:
             thread.start()
-        wait_until(lambda: all(b"content_block" in body for body in self.bodies), "all streams have begun", 20)
+        wait_until(lambda: all(b"content_block" in body for body in self.bodies), "all streams have begun")
 
     def _read(self, base_url: str, index: int) -> None:
         try:
@@ -217,7 +217,7 @@ def server_process(
         )
         server = ServerProcess(process, f"http://127.0.0.1:{port}", log)
         try:
-            wait_until(lambda: process.poll() is not None or answers(server.url + ready), "the server listens", 30)
+            wait_until(lambda: process.poll() is not None or answers(server.url + ready), "the server listens")
             assert process.poll() is None, server.log  # or a server that is not ours answered
             yield server
         finally:

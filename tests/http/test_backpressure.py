@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import tracemalloc
 
 import pytest
 from differences import Client, Httpx
 from peer import CHUNKED, Certificates, Peer, PeerConnection, read
+from support.waiting import until_still
 
 from bud_asgi.http import Engine, HttpError, HttpRequest, Origin
 
@@ -45,13 +45,11 @@ async def test_50_mb_sent_to_a_reader_that_does_not_read_use_less_than_1_mb(
         tracemalloc.start()
         try:
             reply = await engine.send(HttpRequest(origin, b"GET", b"/", []))
-            await asyncio.sleep(0.25)
+            offered = await until_still(lambda: count)
             used = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
         assert used - (PEER_TLS if tls else 0) < 1 << 20
-        offered = count
-        await asyncio.sleep(0.05)
         assert count == offered < OFFERED // len(piece)
         got = 0
         while got < 3 * (offered + 1) * yields // 2:

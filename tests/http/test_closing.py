@@ -29,7 +29,7 @@ async def wait_for_close_at_peer(peer: Peer, client: Client) -> None:
 async def test_cancelled_while_waiting_for_the_head(client: Client) -> None:
     async with Peer(never_reply) as peer:
         task = asyncio.create_task(client.send(request_to(peer)))
-        await asyncio.wait_for(peer.accepted.wait(), 5)
+        await asyncio.wait_for(peer.accepted.wait(), 30)
         await asyncio.sleep(0.05)
         await cancel(task)
         await wait_for_close_at_peer(peer, client)
@@ -45,7 +45,7 @@ async def test_cancelled_during_an_upload_of_30_mb(client: Client) -> None:
 
     async with Peer(script) as peer:
         task = asyncio.create_task(client.send(request_to(peer, body=b"x" * 30_000_000)))
-        await asyncio.wait_for(peer.accepted.wait(), 5)
+        await asyncio.wait_for(peer.accepted.wait(), 30)
         await asyncio.sleep(0.1)
         await cancel(task)
         await asyncio.sleep(0.02)

@@ -14,7 +14,7 @@ from bud_asgi.clock import TICK, Clock
 from bud_asgi.http import HttpError, Timeouts
 from bud_asgi.options import OptionError
 
-SLACK = TICK + 2.0
+SLACK = TICK + 15.0
 """Most seconds that a timeout may be late on a busy machine."""
 
 

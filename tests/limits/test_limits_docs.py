@@ -140,7 +140,7 @@ def test_a_key_expires_a_minute_after_its_bucket_is_full(valkey: Valkey) -> None
     prefix = new_prefix()
 
     async def use() -> None:
-        store = RedisStore(valkey.url, prefix=prefix, timeout=5.0, lease=1.0)
+        store = RedisStore(valkey.url, prefix=prefix, timeout=30.0, lease=1.0)
         granted = await store.reserve([Charge(Limit("requests", 2, 100), "me", 1)])
         await store.settle(granted.reservation, [1])
         await store.aclose()

@@ -135,7 +135,7 @@ def test_an_exception_that_is_raised_again_and_again_is_noted_once() -> None:
         with pytest.raises(KeyError):
             routed(tenant_route, request())
     (note,) = kept.__notes__
-    assert note.endswith("tenant_route. To refuse a request, raise a GatewayError.")
+    assert note.endswith("tenant_route. To refuse a request, raise an HTTPException or a GatewayError.")
 
 
 class Held:

@@ -145,9 +145,9 @@ def test_trailers_and_chunk_extensions_without_end_are_cut_off(url: str, start: 
 
 def test_many_small_chunks_are_served(url: str) -> None:
     body = b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
-    reply = raw_exchange(
-        url, CHUNKED + f"x-api-key: {KEY}\r\nanthropic-version: 1\r\n\r\n".encode() + body, timeout=1.0
-    )
+    with connect(url) as peer:
+        peer.sendall(CHUNKED + f"x-api-key: {KEY}\r\nanthropic-version: 1\r\n\r\n".encode() + body)
+        reply = receive_until(peer, b"request_id")
     assert status_of(reply) == 400
     assert b"JSON" in reply or b"json" in reply
 
@@ -176,7 +176,9 @@ def test_a_trailer_is_not_a_header(trailer: str, cut: int) -> None:
 def test_a_credential_in_a_trailer_does_not_authenticate(url: str, name: str) -> None:
     value = KEY if name == "x-api-key" else f"Bearer {KEY}"
     request = CHUNKED + b"anthropic-version: 2023-06-01\r\n\r\n1\r\n{\r\n0\r\n" + f"{name}: {value}\r\n\r\n".encode()
-    assert status_of(raw_exchange(url, request, timeout=0.5)) == 401
+    with connect(url) as peer:
+        peer.sendall(request)
+        assert status_of(receive_until(peer, b"\r\n\r\n")) == 401
 
 
 def test_thirty_megabytes_of_header_lines_take_no_memory(url: str) -> None:
@@ -208,9 +210,9 @@ async def test_a_mounted_app_refuses_such_a_head_before_it_authenticates(
     app: MessagesApp, make: Callable[[], dict[str, Any]]
 ) -> None:
     scope, receive = http_scope(**make()), Receiving()
-    began = time.perf_counter()
+    began = time.thread_time()
     sent = await call(app, scope, receive)
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
     assert sent.status == 431
     assert sent.error["type"] == "invalid_request_error"
     assert receive.calls == 0

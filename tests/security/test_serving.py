@@ -48,7 +48,7 @@ def _seconds_until_refused(peer: socket.socket, data: bytes) -> float:
     """How long a server accepts `data`, sent again and again."""
     began = time.monotonic()
     with suppress(ConnectionError):
-        while time.monotonic() - began < 5.0:
+        while time.monotonic() - began < 30.0:
             peer.sendall(data)
             time.sleep(TICK)
     return time.monotonic() - began
@@ -62,21 +62,21 @@ def _seconds_until_closed(peer: socket.socket) -> float:
 
 def test_a_silent_connection_is_closed(app: MessagesApp) -> None:
     with limited_server(app, first_byte=SHORT, keep_alive=60.0) as url, connect(url) as peer:
-        assert SHORT - TICK <= _seconds_until_closed(peer) < 1.0
+        assert SHORT - TICK <= _seconds_until_closed(peer) < 10.0
 
 
 def test_empty_lines_do_not_keep_a_connection_open(app: MessagesApp) -> None:
     with limited_server(app, first_byte=SHORT) as url, connect(url) as peer:
-        assert _seconds_until_refused(peer, b"\r\n") < 1.0
+        assert _seconds_until_refused(peer, b"\r\n") < 10.0
 
 
 def test_an_idle_connection_is_kept_for_the_next_request_and_then_closed(app: MessagesApp) -> None:
-    with limited_server(app, first_byte=0.05, keep_alive=0.5) as url, connect(url) as peer:
+    with limited_server(app, first_byte=0.3, keep_alive=2.0) as url, connect(url) as peer:
         for _ in range(2):
             peer.sendall(HEALTH)
             assert status_of(receive_until(peer, b"\r\n\r\n")) == 200
-            time.sleep(0.2)
-        assert 0.5 - 0.2 - 2 * TICK <= _seconds_until_closed(peer) < 1.5
+            time.sleep(0.5)
+        assert 2.0 - 0.5 - 2 * TICK <= _seconds_until_closed(peer) < 20.0
 
 
 @pytest.mark.parametrize("before", [b"", HEALTH], ids=["the first request", "a later request"])
@@ -89,12 +89,12 @@ def test_a_dripping_head_is_refused_at_the_deadline(app: MessagesApp, before: by
         peer.sendall(begun)
         peer.settimeout(TICK)
         began, received = time.monotonic(), b""
-        while not received and time.monotonic() - began < 5.0:
+        while not received and time.monotonic() - began < 30.0:
             try:
                 received = peer.recv(65536)
             except TimeoutError:
                 peer.sendall(b"a")
-        assert SHORT - TICK <= time.monotonic() - began < 1.0
+        assert SHORT - TICK <= time.monotonic() - began < 10.0
         assert_refused(received, 408, "timeout_error")
 
 
@@ -149,7 +149,7 @@ def test_connections_without_a_request_do_not_keep_callers_out(small: str, sent:
     for peer in peers:
         with suppress(ConnectionError):
             peer.sendall(sent)
-    wait_until(lambda: answers(f"{small}/healthz"), "callers get in", 1.5)
+    wait_until(lambda: answers(f"{small}/healthz"), "callers get in")
     for _ in range(3):
         assert_serves(small)
     for peer in peers:
@@ -175,19 +175,19 @@ def test_a_caller_is_not_cut_off_by_those_who_come_after_it(small: str) -> None:
 
 def test_connections_beyond_the_limit_get_a_503_and_callers_get_in_again(small: str) -> None:
     busy = _busy(small, 4)
-    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached", 1.0)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached")
     reply = raw_exchange(small, LAST_HEALTH)
     assert_refused(reply, 503, "api_error")
     assert b"retry-after: 1\r\n" in reply
     busy.pop().close()
-    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 200, "callers get in", 2.0)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 200, "callers get in")
     for peer in busy:
         peer.close()
 
 
 def test_a_flood_of_connections_does_not_pile_up_behind_the_limit(small: str) -> None:
     busy = _busy(small, 4)
-    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached", 1.0)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 503, "the limit is reached")
     time.sleep(0.5)
     peers = [connect(small) for _ in range(60)]
     answered = 0
@@ -197,7 +197,7 @@ def test_a_flood_of_connections_does_not_pile_up_behind_the_limit(small: str) ->
     assert 1 <= answered <= 20  # the others are closed at once, without an answer
     for peer in (*busy, *peers):
         peer.close()
-    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 200, "callers get in", 2.0)
+    wait_until(lambda: status_of(raw_exchange(small, LAST_HEALTH)) == 200, "callers get in")
 
 
 def test_requests_beyond_the_limit_get_a_529_while_health_checks_are_answered() -> None:
@@ -206,13 +206,13 @@ def test_requests_beyond_the_limit_get_a_529_while_health_checks_are_answered() 
     with limited_server(app, concurrency=2) as url, connect(url) as one, connect(url) as two:
         one.sendall(head)
         two.sendall(head)  # both wait for their bodies
-        wait_until(lambda: status_of(raw_exchange(url, head + b"0123456789")) == 529, "the limit is reached", 2.0)
+        wait_until(lambda: status_of(raw_exchange(url, head + b"0123456789")) == 529, "the limit is reached")
         reply = raw_exchange(url, head)
         assert_refused(reply, 529, "overloaded_error")
         assert b"retry-after: 1\r\n" in reply
         assert_serves(url)
         one.close()
-        wait_until(lambda: status_of(raw_exchange(url, head + b"0123456789")) == 400, "a place is free", 2.0)
+        wait_until(lambda: status_of(raw_exchange(url, head + b"0123456789")) == 400, "a place is free")
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -273,7 +273,7 @@ def test_a_client_that_does_not_read_its_last_answer_does_not_hold_the_connectio
 
     with limited_server(much, close_timeout=0.2) as url, connect(url) as peer:
         peer.sendall(HEALTH)
-        time.sleep(1.0)
+        time.sleep(2.0)
         received = 0
         with suppress(ConnectionResetError):
             while chunk := peer.recv(1 << 20):
@@ -288,12 +288,12 @@ def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(loop: str) -> No
             await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
             await send({"type": "http.response.body", "body": b"x" * (16 << 20)})
 
-    with limited_server(much, loop=loop, close_timeout=0.6) as url, connect(url) as peer:
+    with limited_server(much, loop=loop, close_timeout=2.0) as url, connect(url) as peer:
         peer.sendall(HEALTH)
         received = 0
         while chunk := peer.recv(1 << 20):
             received += len(chunk)
-            time.sleep(0.06)
+            time.sleep(0.15)
         assert received > 16 << 20
 
 

@@ -98,7 +98,7 @@ def streams(here: Busy, number: int, callers: Sequence[str], model: str = MODEL)
             )
             response = stack.enter_context(request)
             assert response.status_code == 200
-        wait_until(lambda: here.messages.state().streams == number, f"{number} streams have begun", 20)
+        wait_until(lambda: here.messages.state().streams == number, f"{number} streams have begun")
         yield
 
 

@@ -58,7 +58,7 @@ class Valkey:
             options += ["--save", "", "--repl-diskless-sync-delay", "0"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen([binary, *options], cwd=self.directory, stdout=log, stderr=log)
-        wait_until(self.answers, "the Valkey server answers", 30.0)
+        wait_until(self.answers, "the Valkey server answers")
 
     def answers(self) -> bool:
         """Whether the process of this server answers at its port."""

@@ -18,6 +18,27 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) 
         time.sleep(0.01)
 
 
+def wait_still(figure: Callable[[], int], quiet: float = 0.5, timeout: float = 30.0) -> int:
+    """Poll until a positive figure has not changed for `quiet` seconds; returns it. Fails after `timeout` seconds."""
+    deadline, last, since = time.monotonic() + timeout, figure(), time.monotonic()
+    while last <= 0 or time.monotonic() - since < quiet:
+        assert time.monotonic() < deadline, f"still changing after {timeout} s: {last}"
+        time.sleep(0.05)
+        if (now := figure()) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+async def until_still(figure: Callable[[], int], quiet: float = 0.3) -> int:
+    """The same as `wait_still`, without blocking the loop."""
+    async with asyncio.timeout(30.0):
+        last, unchanged = figure(), 0
+        while last <= 0 or unchanged < quiet / 0.05:
+            await asyncio.sleep(0.05)
+            last, unchanged = (last, unchanged + 1) if figure() == last else (figure(), 0)
+        return last
+
+
 def answers(url: str) -> bool:
     """Whether a server answers a GET of the `http` URL with 200."""
     parts = urlsplit(url)

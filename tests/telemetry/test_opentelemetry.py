@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from support.asgi import call, http_scope
 from support.calls import BODY, HEADERS, MODEL
 from support.captured import Captured
-from support.gateway import provider
+from support.gateway import impatient, provider
 from support.sockets import raw_request, receive_until
 from support.telemetry import Signals, attributes_of, context_of
 from support.waiting import wait_until
@@ -53,7 +53,8 @@ def replies(stage: Stage, *answers: Answer, model: str = "solo", stream: bool = 
     """One request, and what the upstreams reply, in their order."""
     for upstream, answer in zip(stage.upstreams, answers, strict=False):
         upstream.always(answer)
-    stage.post(model, stream=stream)
+    with impatient(stage.here, *answers[: 1 if model == "solo" else 0]):
+        stage.post(model, stream=stream)
 
 
 class Case(msgspec.Struct, frozen=True):

@@ -8,12 +8,11 @@ from typing import Any
 
 import httpx
 from support.calls import HEADERS, KEY, UPSTREAM_KEY
-from support.gateway import Gateway, forget_health, gateway, without_budget
+from support.gateway import PATIENT, Gateway, forget_health, gateway, without_budget
 from support.telemetry import Signals
 
 from bud_asgi import Anthropic, ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
 from bud_asgi.clock import Timing
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import StandIn, ThreadedStandIn, Usage, text
 
 TIMING = Timing(tick=0.01, watch_after=0.02, close_within=0.2)
@@ -72,7 +71,7 @@ def traced_stage(signals: Signals, **options: Any) -> Generator[Stage]:
                 name=name,
                 api_key=UPSTREAM_KEY,
                 base_url=upstream.base_url,
-                timeouts=Timeouts(2.0, 0.4, 0.4),
+                timeouts=PATIENT,
                 trace_context=name == "one",
             )
             for name, upstream in zip(("one", "two"), upstreams, strict=True)

@@ -45,7 +45,7 @@ class Client:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def until_silent(self, silence: float = 0.1) -> tuple[bytes, Ended]:
+    async def until_silent(self, silence: float = 1.0) -> tuple[bytes, Ended]:
         """Return all data until the connection ends or is silent for so many seconds, and which of them."""
         received = b""
         while True:
@@ -78,7 +78,7 @@ async def connect(upstream: StandIn, *, limit: int = 1 << 16) -> Client:
     return Client(*await asyncio.open_connection("127.0.0.1", upstream.port, limit=limit))
 
 
-async def ask(upstream: StandIn, request: bytes, silence: float = 0.1) -> tuple[bytes, bytes, Ended]:
+async def ask(upstream: StandIn, request: bytes, silence: float = 1.0) -> tuple[bytes, bytes, Ended]:
     """Send one request on a new connection; return head, raw body and end of the reply."""
     client = await connect(upstream)
     try:

@@ -9,9 +9,8 @@ from typing import Any
 
 import httpx
 from support.calls import BODY, HEADERS, MODEL
-from support.gateway import Gateway, gateway
+from support.gateway import PATIENT, Gateway, gateway
 
-from bud_asgi.http import Timeouts
 from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.testing import Received, Reply, StandIn, ThreadedStandIn
 from bud_asgi.testing import bedrock as stand_ins
@@ -59,7 +58,7 @@ def staged(service: stand_ins.Bedrock | None = None, app: Any = None, **options:
         settings: dict[str, Any] = {
             "region": service.region,
             "endpoint": upstream.base_url,
-            "timeouts": Timeouts(2.0, 1.0, 1.0),
+            "timeouts": PATIENT,
             **options,
         }
         if "bearer_token" not in options and "access_key" not in options:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 from support.calls import MODEL
-from support.gateway import Gateway, forget_health, without_budget
+from support.gateway import PATIENT, Gateway, forget_health, set_timeouts, without_budget
 from support.limited import EVERY_KIND, USAGE, Booked, Limited, limited
 from support.ports import nowhere
 
@@ -22,14 +22,15 @@ from bud_asgi.clock import Timing
 from bud_asgi.http import Timeouts
 from bud_asgi.providers.bedrock import Bedrock
 from bud_asgi.providers.vertex import Vertex
-from bud_asgi.testing import Answer, Received, StandIn, ThreadedStandIn, text
+from bud_asgi.testing import Answer, Received, Reply, StandIn, ThreadedStandIn, text
 from bud_asgi.testing import bedrock as aws
 from bud_asgi.testing import vertex as google_cloud
 from bud_asgi.testing.google import PROJECT, Google
 
 ANTHROPIC = ("one", "two", "three")
 TIMING = Timing(tick=0.02, watch_after=0.05, close_within=0.2)
-TIMEOUTS = Timeouts(2.0, 0.25, 0.25)
+SHORT = Timeouts(30.0, 0.25, 0.25)
+"""The timeouts of a target that is silent in a test; those of others are too long to be reached."""
 SAID = "the reply of the last target"
 REPLY = text(SAID, usage=USAGE)
 WHOLE = Booked(requests=1, input_tokens=37, output_tokens=11, tokens=48)
@@ -52,12 +53,17 @@ class Stage:
             upstream._stand_in._queue.clear()
             upstream.drop_connections()  # a reused one that is reset is retried once by the engine
             upstream.wait_connections(0)
+        for provider in self.here.messages.providers:
+            set_timeouts(provider, PATIENT)
         forget_health(self.here)
 
     def set(self, **replies: Answer) -> None:
         """Set the reply of upstreams, for every request."""
+        providers = {provider.name: provider for provider in self.here.messages.providers}
         for name, reply in replies.items():
             self.upstreams[name].always(reply)
+            if isinstance(reply, Reply) and reply.end == "hang":
+                set_timeouts(providers[name], SHORT)
 
     def post(self, caller: str, *targets: str, **fields: Any) -> httpx.Response:
         """Send one request of a caller, whose route has these targets."""
@@ -127,12 +133,12 @@ def _providers(stack: ExitStack, upstreams: dict[str, ThreadedStandIn], service:
     urls = {name: upstreams[name].base_url for name in ANTHROPIC}
     urls |= {"dead": dead, "tls": tls.base_url, "dns": "http://nowhere.invalid"}
     key = service.keys.issue_temporary()
-    cloud: dict[str, Any] = {"timeouts": TIMEOUTS}
+    cloud: dict[str, Any] = {"timeouts": PATIENT}
     amazon: dict[str, Any] = {"region": service.region, "endpoint": upstreams["aws"].base_url, **cloud}
     amazon |= {"access_key": key.access_key, "secret_key": key.secret_key, "session_token": key.session_token}
     google: dict[str, Any] = {"project": PROJECT, "base_url": upstreams["google"].base_url, **cloud}
     return [
-        *(Anthropic(api_key=key_of(name), base_url=url, name=name, timeouts=TIMEOUTS) for name, url in urls.items()),
+        *(Anthropic(api_key=key_of(name), base_url=url, name=name, timeouts=PATIENT) for name, url in urls.items()),
         Bedrock(name="aws", **amazon),
         Vertex(name="google", service_account_file=key_file, **google),
     ]

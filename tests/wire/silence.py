@@ -39,7 +39,7 @@ def impatient_gateway(timeouts: Timeouts = PATIENT) -> Generator[tuple[Gateway, 
         one.assert_nothing_open()
 
 
-def after_pings(body: bytes, most: int = 10) -> bytes:
+def after_pings(body: bytes, most: int = 100) -> bytes:
     """The bytes after the gateway's own pings, of which there is at least one."""
     rest = body
     while rest.startswith(PING):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bedrock_stage import ACCOUNT, CLOSED, ENDED, FAILED, PROTOCOL, Stage, error_of, events_of, staged
 from support.calls import MODEL
+from support.gateway import impatient
 
 from bud_asgi.testing import (
     Received,
@@ -158,7 +159,8 @@ OTHER_ENDS: dict[str, tuple[Reply, tuple[str, str]]] = {
 def test_a_stream_that_breaks_ends_by_one_error_event_at_the_end_of_an_event(
     stage: Stage, fault: Reply, told: tuple[str, str]
 ) -> None:
-    reply = stage.stream(fault)
+    with impatient(stage.here, fault):
+        reply = stage.stream(fault)
     assert reply.status_code == 200
     names, data = zip(*events_of(reply), strict=True)
     assert names[0] == "message_start"
@@ -190,7 +192,8 @@ def test_a_reply_that_is_not_an_event_stream_is_not_decoded(stage: Stage, fault:
 
 
 def test_a_silent_upstream(stage: Stage) -> None:
-    assert error_of(stage.stream(hang()))[:2] == (504, "timeout_error")
+    with impatient(stage.here, hang()):
+        assert error_of(stage.stream(hang()))[:2] == (504, "timeout_error")
 
 
 WRONG: dict[str, dict[str, Any]] = {

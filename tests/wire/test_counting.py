@@ -9,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 from support.calls import BODY, HEADERS, KEY, MODEL, UPSTREAM_KEY
-from support.gateway import Gateway, gateway, provider
+from support.gateway import Gateway, gateway, impatient, provider
 from support.ports import nowhere
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, Target, hash_api_key
-from bud_asgi.http import Timeouts
 from bud_asgi.testing import (
     Reply,
     StandIn,
@@ -45,7 +44,7 @@ def gateway_and_upstream() -> Generator[tuple[Gateway, ThreadedStandIn]]:
         Route("claude-*", to=["anthropic"]),
     ]
     with StandIn(api_key=UPSTREAM_KEY).in_thread() as stand_in:
-        providers = [provider(stand_in.base_url, timeouts=Timeouts(2.0, 0.3, 1.0)), provider(nowhere(), name="nowhere")]
+        providers = [provider(stand_in.base_url), provider(nowhere(), name="nowhere")]
         with gateway("", providers=providers, auth=ApiKeys(keys), routes=routes) as one:
             yield one, stand_in
 
@@ -194,7 +193,8 @@ def test_an_upstream_that_fails(
     here: Gateway, upstream: ThreadedStandIn, fault: Callable[[], Reply], status: int
 ) -> None:
     upstream.enqueue(fault())
-    reply = count(here)
+    with impatient(here, fault()):
+        reply = count(here)
     assert reply.status_code == status
     assert UPSTREAM_KEY not in reply.text
     assert here.account().outcome == "upstream_failed"

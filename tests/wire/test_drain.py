@@ -97,7 +97,7 @@ def test_what_outlives_the_deadline_is_ended_with_an_error(upstream: ThreadedSta
             with streaming(url) as got:
                 began = time.monotonic()
                 assert httpx.get(f"{url}/drain", timeout=30).text == "1"
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < 15
             assert got["body"].count(b"event: error\n") == 1
             assert got["body"].endswith(b"\n\n")
             assert b"The gateway is shutting down." in got["body"]
@@ -150,7 +150,7 @@ def server_process(upstream_url: str, grace: int, *, below: bool, tmp_path: Path
             words = (tmp_path / "log").read_text().partition("running on ")[2].split()
             return words[0] if words else ""
 
-        wait_until(lambda: bool(address()), "the server listens", 20)
+        wait_until(lambda: bool(address()), "the server listens")
         yield process, address()
     finally:
         process.kill()

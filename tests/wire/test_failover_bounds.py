@@ -15,7 +15,7 @@ import pytest
 from failover_stage import key_of
 from msgspec.structs import replace
 from support.calls import BODY
-from support.gateway import PATIENT, Gateway, assert_upstream_ends, forget_health, gateway, without_budget
+from support.gateway import PATIENT, Gateway, assert_upstream_ends, forget_health, gateway, timed, without_budget
 from support.memory import request_body_bytes
 from support.sockets import raw_request, receive_until
 from support.waiting import wait_until
@@ -41,7 +41,8 @@ from bud_asgi.testing import (
 
 Pair = tuple[Gateway, ThreadedStandIn, ThreadedStandIn]
 BUSY = error(529, "overloaded_error", "no words")
-TIMING = Timing(tick=0.01, ping_after=0.04, watch_after=0.02, close_within=0.2)
+TIMING = Timing(tick=0.01, watch_after=0.02, close_within=0.2)
+PINGS = replace(TIMING, ping_after=0.04)
 TO_BOTH = [Route("*", to=["mine", "two"]), Route("both-*", to=["one", "two"])]
 FAULTS: dict[str, Callable[[], Reply]] = {
     "overloaded": lambda: BUSY,
@@ -168,9 +169,10 @@ def test_the_body_is_whole_for_the_second_attempt_and_the_reply_is_the_seconds_b
 def test_pings_go_on_over_two_slow_attempts(pair: Pair, fault: Callable[[], Reply]) -> None:
     here, one, two = pair
     events = b"event: message_start\ndata: {}\n\nevent: message_stop\ndata: {}\n\n"
-    one.enqueue(late(0.15, fault()))
-    two.enqueue(late(0.15, sse(events)))
-    reply = here.post(body(stream=True))
+    one.enqueue(late(0.2, fault()))
+    two.enqueue(late(0.2, sse(events)))
+    with timed(here.messages, PINGS):
+        reply = here.post(body(stream=True))
     assert reply.content.startswith(PING * 4)
     assert reply.content.replace(PING, b"") == events
 
@@ -189,7 +191,8 @@ def test_after_pings_all_failures_end_the_stream_with_the_most_useful_error(pair
     here, one, two = pair
     one.enqueue(late(0.1, error(429, "rate_limit_error", "slow down")))
     two.enqueue(late(0.1, BUSY))
-    reply = here.post(body(stream=True))
+    with timed(here.messages, PINGS):
+        reply = here.post(body(stream=True))
     assert reply.status_code == 200
     rest = reply.content.replace(PING, b"")
     assert rest.startswith(b"event: error\ndata: ")

@@ -261,7 +261,7 @@ def test_times_are_in_seconds_and_in_the_right_buckets(scraped: Scraped) -> None
     after = scraped.scrape()
     gaps = total(after, "bud_longest_gap_seconds_sum") - total(scraped.before, "bud_longest_gap_seconds_sum")
     took = total(after, "bud_request_duration_seconds_sum") - total(scraped.before, "bud_request_duration_seconds_sum")
-    assert 0.03 < gaps < took < 3
+    assert 0.03 < gaps < took < 30
 
 
 def test_both_formats_have_the_same_samples(scraped: Scraped) -> None:

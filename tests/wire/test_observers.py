@@ -13,7 +13,7 @@ import pytest
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support.calls import BODY, HEADERS, UPSTREAM_KEY
-from support.gateway import Gateway, gateway, messages_app, provider
+from support.gateway import Gateway, gateway, impatient, messages_app, provider
 from support.sockets import raw_request, receive_until
 from support.waiting import wait_until
 
@@ -237,7 +237,8 @@ def test_each_way_out_has_its_events(watched: Watched, name: str) -> None:
     if reply is not None:
         watched.upstream.enqueue(reply)
     fields = {"model": f"claude-{name.replace(' ', '-')}", **fields}
-    watched.here.post(fields)
+    with impatient(watched.here, *filter(None, [reply])):
+        watched.here.post(fields)
     assert watched.events() == expected
 
 

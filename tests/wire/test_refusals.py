@@ -10,7 +10,7 @@ import httpx
 import pytest
 from support.calls import BODY, HEADERS, KEY, UPSTREAM_KEY
 from support.gateway import Gateway, gateway, provider
-from support.sockets import raw_exchange, request_head
+from support.sockets import connect, receive_until, request_head
 
 from bud_asgi import ApiKey, ApiKeys, Limit, Route, hash_api_key
 from bud_asgi.http import Timeouts
@@ -195,7 +195,9 @@ def test_a_compressed_body_is_refused_by_the_contracts_code(here: Gateway) -> No
 
 
 def test_a_declared_length_over_the_limit_is_413_before_the_body_is_sent(here: Gateway) -> None:
-    reply = raw_exchange(here.host_url, request_head(40_000_000), timeout=1.0)
+    with connect(here.host_url) as peer:
+        peer.sendall(request_head(40_000_000))
+        reply = receive_until(peer, b"request_id")
     assert reply.startswith(b"HTTP/1.1 413 ")
     assert b'"type":"request_too_large"' in reply
     assert b'"message":"Request exceeds the maximum size of 33554432 bytes"' in reply

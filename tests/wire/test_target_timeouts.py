@@ -44,7 +44,7 @@ def test_a_target_that_does_not_begin_in_time_is_followed_by_the_next(stream: bo
         two.enqueue(text("from two"))
         began = time.monotonic()
         assert here.post({"stream": stream}).status_code == 200
-        assert 0.1 <= time.monotonic() - began < 5
+        assert 0.1 <= time.monotonic() - began < 15
         assert [attempt.end for attempt in here.account().attempts] == ["unknown", "answered"]
 
 
@@ -69,7 +69,7 @@ def test_a_json_reply_has_to_be_whole_in_time(reply: Reply) -> None:
         two.enqueue(text("from two"))
         began = time.monotonic()
         assert "from two" in here.post().text
-        assert 0.4 <= time.monotonic() - began < 5
+        assert 0.4 <= time.monotonic() - began < 15
         assert [attempt.end for attempt in here.account().attempts] == ["unknown", "answered"]
 
 

@@ -12,9 +12,10 @@ import httpx
 import pytest
 from failover_stage import REPLY, SAID, WHOLE, Stage, assert_whole, failover_stage, route_to
 from support.calls import BODY, MODEL
-from support.gateway import gateway, retime
+from support.gateway import gateway, timed
 
 from bud_asgi import Anonymous, Anthropic, Route, Target
+from bud_asgi.clock import Timing
 from bud_asgi.testing import Received, StandIn, error, json_body, late, thinking
 from bud_asgi.testing.anthropic.messages import make_signature
 from bud_asgi.testing.bedrock import aws_error, exception_first
@@ -250,12 +251,8 @@ def test_it_needs_no_retry_budget_and_leaves_the_target_up(
 
 
 def test_it_is_not_tried_after_the_deadline(stage: Stage, caller: str) -> None:
-    usual = stage.here.messages._timing
-    retime(stage.here.messages, failover_within=1e-9)
-    try:
+    with timed(stage.here.messages, Timing(failover_within=1e-9)):
         assert stage.post(caller, "one", messages=conversation("another")).status_code == 400
-    finally:
-        retime(stage.here.messages, tick=usual.tick, watch_after=usual.watch_after, close_within=usual.close_within)
     assert stage.ends(caller) == [("one", "refused")]
 
 

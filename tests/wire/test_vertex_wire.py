@@ -14,10 +14,9 @@ import anthropic
 import httpx
 import pytest
 from support.calls import BODY, HEADERS, KEY, MODEL
-from support.gateway import Gateway, gateway
+from support.gateway import PATIENT, Gateway, gateway
 
 from bud_asgi import Route
-from bud_asgi.http import Timeouts
 from bud_asgi.providers.refresher import RefreshTiming
 from bud_asgi.providers.vertex import Vertex
 from bud_asgi.providers.vertex.credential import GoogleCredential
@@ -93,7 +92,7 @@ def staged(
             "project": PROJECT,
             "base_url": upstream.base_url,
             "service_account_file": key,
-            "timeouts": Timeouts(2.0, 2.0, 2.0),
+            "timeouts": PATIENT,
             **options,
         }
         provider = Vertex(**settings)

@@ -15,9 +15,10 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response
 from support.calls import UPSTREAM_KEY
-from support.gateway import PATIENT, Gateway, gateway, provider
+from support.gateway import PATIENT, Gateway, gateway, provider, timed
 
 from bud_asgi import Exchange, Route
+from bud_asgi.clock import DEFAULT_TIMING
 from bud_asgi.http import Timeouts
 from bud_asgi.protocol.sse import STREAM_HEADERS
 from bud_asgi.testing import (
@@ -78,7 +79,8 @@ def test_the_record_has_the_times_of_each_step(here: Gateway, upstream: Threaded
 
 def test_an_answer_in_time_has_no_ping_and_all_its_headers(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(sse(STREAM))
-    reply = here.post(SENT)
+    with timed(here.messages, DEFAULT_TIMING):
+        reply = here.post(SENT)
     assert reply.content == STREAM
     assert "upstream-request-id" in reply.headers
 
@@ -169,7 +171,7 @@ def test_a_failure_is_an_error_event(failed: Ended, name: str) -> None:
 
 
 def test_a_silence_that_does_not_end_is_a_timeout() -> None:
-    with impatient_gateway(Timeouts(2.0, LATE, 1.0)) as (here, upstream):
+    with impatient_gateway(Timeouts(30.0, LATE, 30.0)) as (here, upstream):
         upstream.enqueue(hang())
         reply = here.post(SENT)
         told = told_by(after_pings(reply.content))
@@ -194,11 +196,12 @@ def black_hole() -> Generator[str]:
 @pytest.mark.parametrize("connect", [0.02, LATE], ids=["before the first ping", "after a ping"])
 def test_another_target_is_tried_where_nothing_was_sent(upstream: ThreadedStandIn, connect: float) -> None:
     with black_hole() as url:
-        hole = provider(url, name="hole", timeouts=Timeouts(connect, 1.0, 1.0))
+        hole = provider(url, name="hole", timeouts=Timeouts(connect, 60.0, 60.0))
         routes = [Route("*", to=["hole", "anthropic"])]
         upstream.always(sse(STREAM))
         with gateway("", timing=IMPATIENT, providers=[hole, provider(upstream.base_url)], routes=routes) as here:
-            body = here.post(SENT).content
+            with timed(here.messages, IMPATIENT if connect == LATE else DEFAULT_TIMING):
+                body = here.post(SENT).content
             attempts = here.account().attempts
         assert [(attempt.target.provider, attempt.end) for attempt in attempts] == [
             ("hole", "not_sent"),

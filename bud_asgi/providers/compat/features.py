@@ -23,7 +23,7 @@ from bud_asgi.protocol.betas import requested_betas
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.fields import FIELDS
 from bud_asgi.protocol.patterns import matches_any
-from bud_asgi.protocol.request import MessagesRequest
+from bud_asgi.protocol.request import MessagesRequest, Span
 from bud_asgi.protocol.values import TooManyValues
 from bud_asgi.providers.compat.edit import MAX_EDITS, BodyEdit
 from bud_asgi.providers.compat.moves import EDITED_WORDS, apply_edits, move_automatic_breakpoint
@@ -61,9 +61,10 @@ def adapt(call: ProviderRequest, rules: ServiceRules, model: str) -> Adaptation:
     request = call.request
     requested = requested_betas(call.headers, request)
     version = call.headers.get(b"anthropic-version", b"")
-    if request.spans.keys() <= FIELDS.keys() and len(version) <= _LONGEST_VERSION:
-        usual = _usual(rules, model, requested, version, request.counting, tuple(request.spans))
-        if usual is not None and not usual.is_affected_by(request):
+    spans = request.spans
+    if spans.keys() <= FIELDS.keys() and len(version) <= _LONGEST_VERSION:
+        usual = _usual(rules, model, requested, version, request.counting, tuple(spans))
+        if usual is not None and not usual.is_affected_by(request.body, spans):
             return usual.adaptation
     return _adapted(request, Support(request, rules, model, requested), version)
 
@@ -108,13 +109,12 @@ class _Usual(msgspec.Struct, frozen=True, gc=False):
     adaptation: Adaptation
     words: tuple[tuple[str, tuple[bytes, ...]], ...]
 
-    def is_affected_by(self, request: MessagesRequest) -> bool:
-        """Return whether a value of the request contains one of the words."""
-        find, spans = request.body.find, request.spans
+    def is_affected_by(self, body: bytes, spans: Mapping[str, Span]) -> bool:
+        """Return whether a value of a request contains one of the words."""
         for name, words in self.words:
             start, end = spans[name]
             for word in words:
-                if find(word, start, end) >= 0:
+                if body.find(word, start, end) >= 0:
                     return True
         return False
 

@@ -276,7 +276,7 @@ async def test_times_of_use_are_written_together_and_later() -> None:
     for key in keys * 3:
         await stage.ask(key)
     assert [key.last_used for key in await stage.store.all()] == [None, None]
-    await asyncio.wait_for(stage.store.noted.wait(), 5.0)
+    await asyncio.wait_for(stage.store.noted.wait(), 30)
     assert [key.last_used for key in await stage.store.all()] == [later(0.0), later(0.0)]
     await stage.keys.aclose()
 

@@ -71,9 +71,9 @@ async def hold(store: RedisStore) -> None:
 async def main(url: str, prefix: str, what: str, number: float) -> None:
     """Run one of the two."""
     if what == "hold":
-        await hold(RedisStore(url, prefix=prefix, timeout=5.0, lease=number))
+        await hold(RedisStore(url, prefix=prefix, timeout=30.0, lease=number))
         return
-    store = RedisStore(url, prefix=prefix, timeout=5.0, on_failure="closed")
+    store = RedisStore(url, prefix=prefix, timeout=30.0, on_failure="closed")
     async with redis.asyncio.Redis.from_url(url) as client:
         sys.stdout.write(json.dumps(await use(store, client, prefix, int(number))))
     await store.aclose()

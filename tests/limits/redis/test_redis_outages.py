@@ -406,6 +406,6 @@ def test_a_call_whose_deadline_has_come_when_it_is_sent_ends_too(
     async def call() -> object:
         loop = asyncio.get_running_loop()
         channel = Channel(loop, 1.0)
-        return await asyncio.wait_for(channel.send(b"", loop.time()), 5.0)
+        return await asyncio.wait_for(channel.send(b"", loop.time()), 30)
 
     assert isinstance(run(call()), CallFailed)

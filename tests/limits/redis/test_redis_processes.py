@@ -71,7 +71,7 @@ async def test_what_a_killed_process_held_is_back_after_its_lease(valkey: Valkey
             return (await store.statuses([status]))[0].used == 0
 
         while not await is_back():
-            assert time.monotonic() - began < lease + 0.5
+            assert time.monotonic() - began < lease + 15.0
             await asyncio.sleep(0.02)
 
 

@@ -50,16 +50,24 @@ def answer(received: Received) -> Reply:
 
 
 async def leave_at_random(here: Limited, number: int, moments: random.Random) -> None:
-    """Send a request, or only a part of it, and disconnect: at once, in the middle, or after the response."""
+    """Send a request, or only a part of it, and disconnect: at once, in the middle, or after the response.
+
+    Some clients wait for the beginning of the response, however busy the machine is.
+    """
     caller = moments.choice(CALLERS).id
-    body = encoded(model=f"claude-{number}", stream=moments.random() < 0.7, max_tokens=MAX_TOKENS)
+    stream = moments.random() < 0.7
+    body = encoded(model=f"claude-{number}", stream=stream, max_tokens=MAX_TOKENS)
     part = moments.choice([len(body), len(body), len(body), moments.randrange(len(body))])
     stays = moments.choice([0.0, 0.1, 0.3, 0.6]) * moments.random()
+    waits = stream and part == len(body) and moments.random() < 0.4
     url = httpx.URL(here.here.base_url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(head(f"{url.path}/v1/messages", {**lines(caller), "content-length": str(len(body))}) + body[:part])
     with suppress(ConnectionError, TimeoutError):
         await writer.drain()
+        if waits:
+            async with asyncio.timeout(60):
+                await reader.read(65536)
         async with asyncio.timeout(stays):
             while await reader.read(65536):
                 pass

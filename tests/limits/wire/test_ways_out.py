@@ -174,7 +174,7 @@ def here(upstream: ThreadedStandIn, request: pytest.FixtureRequest) -> Generator
     options: dict[str, Any] = {
         "providers": [
             provider(upstream.base_url, timeouts=PATIENT),
-            provider(upstream.base_url, name="impatient", timeouts=Timeouts(2.0, 0.3, 0.3)),
+            provider(upstream.base_url, name="impatient", timeouts=Timeouts(30.0, 1.0, 0.5)),
             provider(dead, name="dead"),
         ],
         "timing": Timing(tick=0.02, watch_after=0.02),

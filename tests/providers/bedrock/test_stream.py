@@ -257,15 +257,15 @@ def test_events_before_an_invalid_message_are_written(invalid: bytes) -> None:
 
 def test_a_large_event_in_small_pieces_takes_linear_time() -> None:
     frame, one = chunk(text_delta("a" * 1_000_000)), codec()
-    began = time.perf_counter()
+    began = time.thread_time()
     written = b"".join(one.feed(frame[n : n + 100]) for n in range(0, len(frame), 100))
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
     assert len(written) > 1_000_000
 
 
 def test_an_event_takes_a_few_microseconds() -> None:
     frame, one = chunk(text_delta("All work and no play")), codec()
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(10_000):
         one.feed(frame)
-    assert (time.perf_counter() - began) / 10_000 < 40e-6
+    assert (time.thread_time() - began) / 10_000 < 40e-6

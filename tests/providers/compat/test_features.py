@@ -305,10 +305,10 @@ def test_every_flag_is_either_sent_or_reported(flags: list[str], names: list[str
 
 def test_a_plain_request_is_adapted_quickly() -> None:
     call, rules = call_of(), service_rules("bedrock")
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(1000):
         adapt(call, rules, NEWER)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
     assert call.headers[b"anthropic-version"] == VERSION
 
 

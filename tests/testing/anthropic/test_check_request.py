@@ -30,7 +30,7 @@ def conversation(*messages: Any, **fields: Any) -> bytes:
 
 
 async def answer(upstream: StandIn, request: bytes) -> tuple[int, dict[str, Any]]:
-    head, body, _ = await ask(upstream, request, 0.03)
+    head, body, _ = await ask(upstream, request)
     replied: dict[str, Any] = json.loads(body)
     if replied.get("type") == "error":
         assert replied["request_id"] == upstream.requests[-1].request_id

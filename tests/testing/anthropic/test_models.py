@@ -28,7 +28,7 @@ async def upstream() -> AsyncIterator[StandIn]:
 
 
 async def answer(upstream: StandIn, request: bytes) -> tuple[int, dict[str, Any]]:
-    head, body, _ = await ask(upstream, request, 0.03)
+    head, body, _ = await ask(upstream, request)
     return int(head[9:12]), json.loads(body)
 
 
