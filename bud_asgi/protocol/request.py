@@ -120,8 +120,8 @@ def splice(
         else:
             if begin < 0:
                 begin = _behind_comma(body, end)
-            if value := changed.get(name):
-                parts += (b"," if parts else b"{", view[begin:start], value)
+            if name in changed:
+                parts += (b"," if parts else b"{", view[begin:start], changed[name])
                 begin = -1
         end = until
     if begin >= 0:

@@ -127,12 +127,14 @@ class EventStreamDecoder:
     def _decode(self, data: bytes, messages: list[EventStreamMessages]) -> int:
         """Append the complete messages to `messages`; return how many bytes they took."""
         start, size = 0, len(data)
+        last = size - _PRELUDE.size
         layouts = self._layouts
         block = layouts.block
         payloads: list[bytes] | None = None
-        while size - start >= 12:
+        while start <= last:
             total, split, checksum, continued = layouts[data[start : start + 12]]
-            if start + total > size:
+            end = start + total
+            if end > size:
                 self._needed = total
                 return start
             read, payload, expected = split(data, start)
@@ -147,8 +149,8 @@ class EventStreamDecoder:
                 payloads = []
                 messages.append(EventStreamMessages(self._headers, payloads))
             payloads.append(payload)
-            start += total
-        self._needed = 12
+            start = end
+        self._needed = _PRELUDE.size
         return start
 
 
