@@ -96,7 +96,7 @@ class Cycle:
         """
         fields = dict(headers)
         self.awaits_continue = self._version != "1.0" and fields.get(b"expect", b"").lower() == b"100-continue"
-        return int(fields.get(b"content-length", 0))
+        return int(fields.get(b"content-length", b"").lstrip(b"0") or 0)  # `int` refuses thousands of digits
 
     def feed(self, body: bytes) -> int:
         """Take a part of the body. Returns how many bytes the app has yet to receive."""

@@ -124,6 +124,16 @@ async def test_a_request_may_arrive_in_any_pieces() -> None:
             await client.read(b"\r\n\r\nabcde")
 
 
+@pytest.mark.parametrize("length", [b"5" + b" " * 40, b"\t5\t", b"0" * 5000 + b"5"])
+async def test_the_declared_length_may_have_any_valid_form(length: bytes) -> None:
+    async with connected(echo) as client:
+        await client.send(START.replace(b" 5\r\n", b" " + length + b"\r\nexpect: 100-continue\r\n"))
+        await client.read(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await client.send(b"hello" + GET)
+        assert (await client.read(b"hello")).startswith(b"HTTP/1.1 200 ")
+        assert (await client.read(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("framing", ["declared", "chunked"])
 async def test_a_large_body_is_received_whole_and_the_next_request_after_it(framing: str) -> None:
     body = bytes(range(256)) * 4000
