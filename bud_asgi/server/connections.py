@@ -112,8 +112,10 @@ class Connections:
         """Run the app for a request, in a task of its own."""
         tasks = self._state.tasks
         running = cycle.run(self._app, scope, tasks, log=self._log_requests)
-        cycle.task = self.loop.create_task(running, context=Context() if self._reset_context else None)
-        tasks.add(cycle.task)
+        task = self.loop.create_task(running, context=Context() if self._reset_context else None)
+        if not task.done():
+            cycle.task = task
+            tasks.add(task)
 
     def on_response(self) -> None:
         """Count a response: uvicorn can stop after so many."""

@@ -48,7 +48,7 @@ class Cycle:
     the body only after a `100 Continue` that it has not got.
     """
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] | None = None
     started = complete = disconnected = awaits_continue = False
     _ready = _chunked = False
     _more = True
@@ -84,7 +84,8 @@ class Cycle:
                 missing = "completing" if self.started else "starting"
                 _log.error("ASGI callable returned without %s response.", missing)
         finally:
-            tasks.discard(self.task)
+            if self.task is not None:  # an eager task may end before it is known
+                tasks.discard(self.task)
             self._fail()
 
     # The request.

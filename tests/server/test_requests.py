@@ -353,3 +353,26 @@ async def test_uvicorns_option_to_reset_context_variables_holds(reset: bool, exp
     async with connected(seeing(lambda _: VARIABLE.get()), reset_contextvars=reset) as client:
         await client.send(GET)
         assert expected.encode() in await client.read_all()
+
+
+def eager(loop: asyncio.AbstractEventLoop, work: Any, **_options: Any) -> Any:
+    """A task factory for work that never waits, as `asyncio.eager_task_factory` of later versions of Python is."""
+    done = loop.create_future()
+    try:
+        work.send(None)
+    except StopIteration:
+        done.set_result(None)
+    except Exception as error:  # noqa: BLE001 - kept, as a task does
+        done.set_exception(error)
+    return done
+
+
+async def test_an_app_may_end_before_its_task_is_known() -> None:
+    async with connected(seeing(lambda scope: scope["path"])) as client:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(eager)
+        await client.send(GET)
+        answered = await client.read_all()
+        loop.set_task_factory(None)
+        assert answered.startswith(b"HTTP/1.1 200 ")
+        assert not client.state.tasks
