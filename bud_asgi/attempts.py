@@ -29,9 +29,8 @@ async def run_attempts(
     thinking blocks by the same target without them. Raises the most useful `GatewayError` of the attempts. Cancelled,
     the upstream call is aborted at once.
     """
-    exchange, message = request.exchange, request.exchange.read_request
-    streams = message is not None and message.stream
-    del message  # an open stream must not retain the body
+    exchange = request.exchange
+    streams = exchange.decoded_request.stream
     if streams:
         request.response.enable_pings()
     failures: list[Failure] = []
@@ -43,7 +42,7 @@ async def run_attempts(
             if failures and not _may_go_on(run):
                 break
             has_next = last > 1 and _targets_tried(exchange) + 1 < last
-            retried = failures[-1].end in LOADS_UPSTREAMS if failures else False
+            retried = bool(failures) and failures[-1].end in LOADS_UPSTREAMS
             if await _attempt(run, new_call(run, target, retried=retried, has_next=has_next), in_turn):
                 return
             again = await _call_without_thinking(run, has_next=has_next)

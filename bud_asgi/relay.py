@@ -66,10 +66,9 @@ def accept_json(exchange: Exchange, attempt: Attempt, fields: Headers, body: byt
     headers = _begin_json(attempt, fields, body)
     if body.rstrip()[-1:] != b"}":
         raise _no_message()
-    if exchange.operation == "messages.create" or not exchange.counting:
+    if not exchange.counting:
         attempt.usage = usage_of_message(body)
-    if (action := guardrail_action(body)) is not None:
-        attempt.note_guardrail(action)
+    attempt.note_guardrail(guardrail_action(body))
     exchange.release_body()
     return headers
 

@@ -37,7 +37,7 @@ _DROPPED: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 """Takes the trailers, which the scope must not show as headers."""
 
 _HELD_BODY = 32 << 10
-"""Bytes of a body that may wait for the app before reading is paused: less than one read, so that none are joined."""
+"""Bytes of a body that may wait for the app before reading is paused: less than one read, so that no two are joined."""
 
 
 class Phase(Enum):
@@ -184,7 +184,10 @@ class ServerConnection(asyncio.BufferedProtocol):
     # Parsing.
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return a buffer that all connections share: small, so that no head grows far beyond its limit in one read."""
+        """Return a part of the buffer that all connections share.
+
+        As much as a head may take, so that none grows far beyond its limit in one read; in a body, what is left of it.
+        """
         register = self._register
         return register.head_buffer if self._left <= self._limits.head else register.buffer[: self._left]
 
