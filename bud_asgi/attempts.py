@@ -29,35 +29,37 @@ async def run_attempts(
     thinking blocks by the same target without them. Raises the most useful `GatewayError` of the attempts. Cancelled,
     the upstream call is aborted at once.
     """
-    exchange = request.exchange
-    if exchange.decoded_request.stream:
+    exchange, message = request.exchange, request.exchange.read_request
+    streams = message is not None and message.stream
+    del message  # an open stream must not retain the body
+    if streams:
         request.response.enable_pings()
     failures: list[Failure] = []
-    run = Run(request, upstreams, client, timing, failures)
+    run = Run(request, upstreams, client, timing, failures, streams)
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:
         for target in in_turn:
             if failures and not _may_go_on(run):
                 break
-            call = new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS)
-            has_next = last > 1 and _targets_tried(exchange) < last
-            if await _attempt(run, call, in_turn, has_next=has_next):
+            has_next = last > 1 and _targets_tried(exchange) + 1 < last
+            retried = failures[-1].end in LOADS_UPSTREAMS if failures else False
+            if await _attempt(run, new_call(run, target, retried=retried, has_next=has_next), in_turn):
                 return
-            again = await _call_without_thinking(run)
-            if again is not None and await _attempt(run, again, in_turn, has_next=has_next):
+            again = await _call_without_thinking(run, has_next=has_next)
+            if again is not None and await _attempt(run, again, in_turn):
                 return
     finally:
         _charge_one(run)
     _raise(error_to_show(failures, time.time()), failures)
 
 
-async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target], *, has_next: bool) -> bool:
+async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target]) -> bool:
     """Deliver the reply of a target; return whether one was delivered."""
-    hedge = getattr(run.request.exchange.route, "hedge", None) if has_next else None
+    hedge = getattr(run.request.exchange.route, "hedge", None) if call.has_next else None
     try:
         if hedge is None:
-            await begin(run, call, has_next=has_next)
+            await begin(run, call)
         else:
             call = await _begin_hedged(run, call, in_turn, hedge)
         await deliver(run, call)
@@ -86,7 +88,7 @@ def _targets_tried(exchange: Exchange) -> int:
     return len(exchange.attempts) - bool(exchange.dropped)
 
 
-async def _call_without_thinking(run: Run) -> UpstreamCall | None:
+async def _call_without_thinking(run: Run, *, has_next: bool) -> UpstreamCall | None:
     """Another call of a target that has refused thinking blocks, without them; `None` if none is to be made.
 
     There is one at most: its request has no such blocks.
@@ -105,7 +107,7 @@ async def _call_without_thinking(run: Run) -> UpstreamCall | None:
         return None
     exchange.replace_request(*changed)
     target = next(attempt.target for attempt in exchange.attempts if attempt.end == "refused")
-    return new_call(run, target, retried=False)
+    return new_call(run, target, retried=False, has_next=has_next)
 
 
 async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target], after: float) -> UpstreamCall:
@@ -115,12 +117,12 @@ async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target]
     last; in `run.failures`, a refusal of the request is then the last one, because it is final.
     """
     earlier = len(run.failures)
-    calls = {asyncio.create_task(begin(run, first, has_next=True), name="bud_asgi call"): first}
+    calls = {asyncio.create_task(begin(run, first), name="bud_asgi call"): first}
     begun: UpstreamCall | None = None
     try:
         done, _ = await asyncio.wait(calls, timeout=after)
         if not done and (second := _second_call(run, in_turn)) is not None:
-            calls[asyncio.create_task(begin(run, second, has_next=True), name="bud_asgi hedge")] = second
+            calls[asyncio.create_task(begin(run, second), name="bud_asgi hedge")] = second
         begun = await _first_to_begin(set(calls))
     except GatewayError:
         run.failures[earlier:] = sorted(run.failures[earlier:], key=lambda failure: failure.end == "refused")
@@ -145,7 +147,7 @@ def _second_call(run: Run, in_turn: Iterator[Target]) -> UpstreamCall | None:
     if target is None:
         budget.give_back(now)
         return None
-    return new_call(run, target, retried=True)
+    return new_call(run, target, retried=True, has_next=True)
 
 
 async def _first_to_begin(tasks: set[asyncio.Task[UpstreamCall]]) -> UpstreamCall:

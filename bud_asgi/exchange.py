@@ -158,7 +158,7 @@ class Exchange(msgspec.Struct, eq=False):
     of a stream were written, `last_write` when the last one was, `longest_gap` the longest time between two, in
     seconds; pings do not count. `trace_id` is that of the span of the request, in hexadecimal; `None` without one.
     `revision` is the number of the app's configuration that serves the request: 1 from the start, more after each
-    change while it runs.
+    change while it runs. `read_request` is the decoded request, once it has been read.
     """
 
     request_id: str
@@ -203,7 +203,7 @@ class Exchange(msgspec.Struct, eq=False):
     longest_gap: float = 0.0
     trace_id: str | None = None
     revision: int = 1
-    _request: MessagesRequest | None = None
+    read_request: MessagesRequest | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> Exchange:
@@ -230,7 +230,7 @@ class Exchange(msgspec.Struct, eq=False):
         Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
         `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
         """
-        if self._request is None:
+        if self.read_request is None:
             check_request_headers(self.headers, self.header_names)
             if self.principal is not None:
                 self.upload.principal = self.principal.id
@@ -239,31 +239,26 @@ class Exchange(msgspec.Struct, eq=False):
             self.body_wait = time.monotonic() - asked_at
             counting = self.operation != "messages.create" and self.counting
             request = decode_request(body, counting=counting, others=self.other_models)
-            self._request = request if request.is_plain else await with_named_models(request)
-        return self._request
-
-    @property
-    def read_request(self) -> MessagesRequest | None:
-        """The request, if it has been read; else `None`."""
-        return self._request
+            self.read_request = request if request.is_plain else await with_named_models(request)
+        return self.read_request
 
     @property
     def decoded_request(self) -> MessagesRequest:
         """The request that has been read. Raises `RuntimeError` before that."""
-        if self._request is None:
+        if self.read_request is None:
             raise RuntimeError("the request has not been read")
-        return self._request
+        return self.read_request
 
     def replace_request(self, request: MessagesRequest, dropped: tuple[str, ...]) -> None:
         """Replace the request for all further attempts by one without what is `dropped`."""
-        self._request, self.dropped = request, self.dropped + dropped
+        self.read_request, self.dropped = request, self.dropped + dropped
 
     def release_body(self) -> None:
         """Release the bytes of the request: once its reply is being delivered, no other target is tried."""
         if self.upload.size:
             self.upload.release()
-        if self._request is not None and self._request.body:
-            self._request = msgspec.structs.replace(self._request, body=b"", located={})
+        if self.read_request is not None and self.read_request.body:
+            self.read_request = msgspec.structs.replace(self.read_request, body=b"", located={})
 
     @property
     def added(self) -> float | None:
@@ -306,11 +301,11 @@ class Exchange(msgspec.Struct, eq=False):
     @property
     def account_state(self) -> frozenset[AccountState]:
         """The kinds of state of one account that the request names. Searches the body; empty once it is released."""
-        return frozenset() if self._request is None else find_account_state(self._request)
+        return frozenset() if self.read_request is None else find_account_state(self.read_request)
 
     def replay_body(self, receive: Receive) -> Receive:
         """A `receive` for the app behind a middleware: the body if it has been read, then the server's messages."""
-        if self._request is None:
+        if self.read_request is None:
             return receive
         replayed = False
 

@@ -35,6 +35,7 @@ from bud_asgi.response import Response
 MAX_HELD_JSON = 4 << 20
 """The largest JSON reply that is held until it is whole, in bytes; a larger one is relayed as it arrives."""
 
+_JSON = b"application/json"
 _MAX_HELD_PINGS = 1 << 20
 _WAITING, _REFUSED = StreamState.WAITING, StreamState.REFUSED
 _SCANNED_AT_ONCE = 128 << 10  # bytes
@@ -45,39 +46,43 @@ Redact = Callable[[str], str]
 _log = logging.getLogger("bud_asgi")
 
 
-async def relay_json(
-    exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, response: Response
-) -> bytes:
-    """Deliver a JSON reply of status 200. Returns it, unless it is too large to be held.
+async def read_json(reply: HttpReply, fields: Headers, deadline: float) -> tuple[bytes, bool]:
+    """Read a JSON reply until it is whole or too large to be held; returns its bytes, and whether it is whole.
 
-    Raises `UpstreamUnavailable` before the response has started.
+    Raises `UpstreamUnavailable`, at once if it is not JSON.
     """
-    if media_type(fields) != b"application/json":
-        raise UpstreamUnavailable("The upstream's answer was not JSON.")
+    _check_json(fields)
     try:
-        body, whole = (reply.take(), True) if reply.done else await read_body(reply, MAX_HELD_JSON, attempt.deadline)
+        return await read_body(reply, MAX_HELD_JSON, deadline)
     except HttpError as error:
         raise unavailable(error) from error
-    attempt.first_event = time.monotonic()
-    if not body.lstrip().startswith(b"{") or (whole and not body.rstrip().endswith(b"}")):
-        raise UpstreamUnavailable("The upstream's answer was not a Message.")
-    headers = relayed_headers(fields, attempt.upstream_request_id)
+
+
+def accept_json(exchange: Exchange, attempt: Attempt, fields: Headers, body: bytes) -> list[tuple[bytes, bytes]]:
+    """Take what accounting needs from a whole JSON reply of status 200, and release the request.
+
+    Returns the headers for the client. Raises `UpstreamUnavailable` for anything but a JSON object.
+    """
+    headers = _begin_json(attempt, fields, body)
+    if body.rstrip()[-1:] != b"}":
+        raise _no_message()
+    if exchange.operation == "messages.create" or not exchange.counting:
+        attempt.usage = usage_of_message(body)
+    if (action := guardrail_action(body)) is not None:
+        attempt.note_guardrail(action)
     exchange.release_body()
-    if whole:
-        attempt.usage = None if exchange.counting else usage_of_message(body)
-        attempt.note_guardrail(guardrail_action(body))
-        response.has_content = True
-        await response.send_whole(200, headers, body)
-        return body
+    return headers
+
+
+async def relay_large_json(
+    exchange: Exchange, attempt: Attempt, reply: HttpReply, fields: Headers, response: Response, chunk: bytes
+) -> None:
+    """Relay a reply too large to be held. If it breaks off, so does the response: it is left without its end."""
+    headers = _begin_json(attempt, fields, chunk)
     if length := fields.get(b"content-length"):
         headers.append((b"content-length", length))
+    exchange.release_body()
     await response.start(headers)
-    await _relay_rest(exchange, attempt, reply, response, body)
-    return b""
-
-
-async def _relay_rest(exchange: Exchange, attempt: Attempt, reply: HttpReply, response: Response, chunk: bytes) -> None:
-    """Relay a reply too large to be held. If it breaks off, so does the response: it is left without its end."""
     scanner = UsageScanner()
     try:
         while chunk:
@@ -90,6 +95,24 @@ async def _relay_rest(exchange: Exchange, attempt: Attempt, reply: HttpReply, re
     finally:
         attempt.usage = None if exchange.counting else scanner.usage
     await response.finish()
+
+
+def _begin_json(attempt: Attempt, fields: Headers, beginning: bytes) -> list[tuple[bytes, bytes]]:
+    """Note that a JSON object has begun to arrive; returns the headers for the client."""
+    _check_json(fields)
+    attempt.first_event = time.monotonic()
+    if beginning.lstrip()[:1] != b"{":
+        raise _no_message()
+    return relayed_headers(fields, attempt.upstream_request_id)
+
+
+def _check_json(fields: Headers) -> None:
+    if fields.get(b"content-type") != _JSON and media_type(fields) != _JSON:
+        raise UpstreamUnavailable("The upstream's answer was not JSON.")
+
+
+def _no_message() -> UpstreamUnavailable:
+    return UpstreamUnavailable("The upstream's answer was not a Message.")
 
 
 async def _scan(scanner: UsageScanner, chunk: bytes) -> None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from math import inf
-from typing import Literal
 
-import msgspec
 from starlette.types import Message, Receive, Send
 
 from bud_asgi.clock import DEFAULT_TIMING, Timing
@@ -32,6 +29,7 @@ from bud_asgi.protocol.errors import (
 )
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, StreamState, error_event
 from bud_asgi.reading import discard_body
+from bud_asgi.response_state import TRANSITIONS, Action, State
 
 PIECE = 256 << 10
 """The most that is given to the server at once, in bytes."""
@@ -39,50 +37,11 @@ PIECE = 256 << 10
 _log = logging.getLogger("bud_asgi")
 
 
-class State(StrEnum):
-    """How far a response has come."""
-
-    NEW = "new"
-    """Nothing has been sent: a failure is a status of its own."""
-    STARTING = "starting"
-    """The head is being sent. Whether the server has accepted it is unknown, so nothing may follow it yet."""
-    STARTED = "started"
-    """The head has been sent, and perhaps events: a failure is an `error` event."""
-    ENDED = "ended"
-    """The response is whole, or can't be continued: nothing is sent any more."""
-
-
-Action = Literal["send_whole", "start", "started", "write", "finish", "fail", "break_off"]
-
 # An attribute of an enumeration costs more than a name of the module.
 _NEW, _STARTING, _STARTED, _ENDED = State
 
-TRANSITIONS: Mapping[State, Mapping[Action, State]] = {
-    State.NEW: {
-        "send_whole": State.ENDED,
-        "start": State.STARTING,
-        "fail": State.ENDED,
-    },
-    State.STARTING: {
-        "started": State.STARTED,
-        "fail": State.ENDED,
-    },
-    State.STARTED: {
-        "write": State.STARTED,
-        "finish": State.ENDED,
-        "fail": State.ENDED,
-        "break_off": State.ENDED,
-    },
-    State.ENDED: {"fail": State.ENDED},
-}
-"""What may be done in which state, and the state that follows. Anything else is a programming error."""
 
-
-def _loop_clock() -> Callable[[], float]:
-    return asyncio.get_running_loop().time
-
-
-class Response(msgspec.Struct, eq=False):
+class Response:
     """Writes the response of one exchange. `answer_error` makes it the error boundary of the code around it.
 
     `stream` is the upstream's stream once its events are relayed: whether all of it has arrived decides how the
@@ -93,18 +52,42 @@ class Response(msgspec.Struct, eq=False):
     the clock of the running loop. `observers` are notified of the head.
     """
 
-    _exchange: Exchange
-    _send: Send
-    _timing: Timing = DEFAULT_TIMING
-    receive: Receive | None = None
-    now: Callable[[], float] = msgspec.field(default_factory=_loop_clock)
-    observers: Observers = NO_OBSERVERS
-    state: State = _NEW
-    stream: EventStream | None = None
-    has_content: bool = False
-    sending_since: float = inf
-    _idle_since: float = inf
-    _ping: asyncio.Task[None] | None = None
+    # A class, not a struct: its attributes are set five times for each event, which costs more in a struct.
+    __slots__ = (
+        "_exchange",
+        "_idle_since",
+        "_ping",
+        "_send",
+        "_timing",
+        "has_content",
+        "now",
+        "observers",
+        "receive",
+        "sending_since",
+        "state",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        send: Send,
+        timing: Timing = DEFAULT_TIMING,
+        receive: Receive | None = None,
+        now: Callable[[], float] | None = None,
+        observers: Observers = NO_OBSERVERS,
+    ) -> None:
+        self._exchange = exchange
+        self._send = send
+        self._timing = timing
+        self.receive = receive
+        self.now = now or asyncio.get_running_loop().time
+        self.observers = observers
+        self.state = _NEW
+        self.stream: EventStream | None = None
+        self.has_content = False
+        self.sending_since = self._idle_since = inf
+        self._ping: asyncio.Task[None] | None = None
 
     async def answer_error(self, error: BaseException) -> bool:
         """Answer the client after an error that nothing has handled; return `False` if it has to travel on.
@@ -135,8 +118,11 @@ class Response(msgspec.Struct, eq=False):
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
     ) -> Coroutine[object, object, None]:
         """Send a whole response of known length."""
-        self._move("send_whole")
-        return self._send_whole(status, headers, body, outcome="answered")
+        if self.state is _NEW:
+            self.state = _ENDED
+        else:
+            self._move("send_whole")
+        return self._send_whole(status, headers, body, "answered")
 
     async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head of a 200, unless pings have started the response already."""
@@ -151,7 +137,6 @@ class Response(msgspec.Struct, eq=False):
         if self._ping is not None:
             await self._finish_ping()
         self.has_content = True
-        self._idle_since = inf
         exchange, now = self._exchange, self.now()
         if exchange.writes and (gap := now - exchange.last_write) > exchange.longest_gap:
             exchange.longest_gap = gap
@@ -162,8 +147,7 @@ class Response(msgspec.Struct, eq=False):
             self.sending_since = now
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             self.sending_since = inf
-        if pings:
-            self._idle_since = self.now()
+        self._idle_since = now if pings else inf
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last bytes. Without `message_stop` the exchange counts as failed by the upstream."""
@@ -212,7 +196,7 @@ class Response(msgspec.Struct, eq=False):
 
     def on_tick(self, now: float) -> None:
         """Send a ping where nothing has been sent for long enough, and nothing is being sent."""
-        if now - self._idle_since >= self._timing.ping_after:
+        if now - self._idle_since >= self._timing.ping_after and self.sending_since == inf:
             self._idle_since = inf
             self._ping = asyncio.get_running_loop().create_task(self._send_ping(), name="bud_asgi ping")
 
@@ -293,11 +277,11 @@ class Response(msgspec.Struct, eq=False):
         status: int,
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
-        *,
         outcome: Outcome | None = None,
+        *,
         more: bool = False,
     ) -> None:
-        head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
+        head = self._head(status, headers, len(body))
         if self._exchange.method == "HEAD":
             body = b""
         self.sending_since = self.now()
@@ -338,12 +322,15 @@ class Response(msgspec.Struct, eq=False):
         finally:
             await self._send_body(b"", more=False)
 
-    def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
-        """The head: the given headers, what the stages added, and our `request-id`."""
+    def _head(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None = None) -> Message:
+        """The head: the given headers, what the stages added, and our `request-id`. `length` is that of the body."""
         exchange = self._exchange
         exchange.status, exchange.committed = status, time.monotonic()
-        self._notify_started()
+        if self.observers.response_started:
+            self._notify_started()
         lines = [*headers, *exchange.reply_headers, (b"request-id", exchange.request_id.encode())]
+        if length is not None:
+            lines.append((b"content-length", b"%d" % length))
         if exchange.attempts and exchange.attempts[-1].dropped:
             lines.append((b"bud-dropped", ", ".join(exchange.attempts[-1].dropped).encode("ascii", "replace")))
         if exchange.explain is not None:

@@ -36,7 +36,15 @@ from bud_asgi.providers import (
     shown_in_log,
     traits_of,
 )
-from bud_asgi.relay import hold_events, relay_events, relay_json, start_stream, usage_of_stream
+from bud_asgi.relay import (
+    accept_json,
+    hold_events,
+    read_json,
+    relay_events,
+    relay_large_json,
+    start_stream,
+    usage_of_stream,
+)
 from bud_asgi.routing import Call, Fleet, Health, Verdict
 
 _log = logging.getLogger("bud_asgi")
@@ -62,13 +70,14 @@ class Upstreams(msgspec.Struct, eq=False):
 
 
 class Run(msgspec.Struct, frozen=True, eq=False):
-    """What the attempts of one request have in common, and those that have failed."""
+    """What the attempts of one request have in common, and those that have failed. `streams`: it is for a stream."""
 
     request: ActiveRequest
     upstreams: Upstreams
     client: HttpClient
     timing: Timing
     failures: list[Failure]
+    streams: bool
 
     @property
     def deadline(self) -> float:
@@ -81,8 +90,8 @@ class UpstreamCall(msgspec.Struct, eq=False):
     """An attempt as it runs: its record, and its reply once that has begun. It ends by `deliver` or by a failure.
 
     `shared`: the account there is the same for all callers; a limit or a refused credential of another one shows
-    nothing of the target. `retried`: it was taken from the retry budget. `held` are the events of a stream that have
-    arrived before its response has started. `body` is a JSON reply that has been delivered whole.
+    nothing of the target. `retried`: it was taken from the retry budget. `has_next`: another target may be tried after
+    it. `held` are the events of a stream that have arrived before its response has started.
     """
 
     attempt: Attempt
@@ -91,11 +100,11 @@ class UpstreamCall(msgspec.Struct, eq=False):
     health_call: Call
     stream: EventStream | None
     retried: bool
-    shared: bool = True
+    has_next: bool
+    shared: bool
     reply: HttpReply | None = None
     fields: Headers = {}
     held: bytes = b""
-    body: bytes = b""
 
     def take_held(self) -> bytes:
         """Remove and return the events that are held."""
@@ -103,7 +112,7 @@ class UpstreamCall(msgspec.Struct, eq=False):
         return held
 
 
-def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
+def new_call(run: Run, target: Target, *, retried: bool, has_next: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)
@@ -113,14 +122,12 @@ def new_call(run: Run, target: Target, *, retried: bool) -> UpstreamCall:
     if observers.attempt_started:
         attempt.service = traits_of(provider).service
         observers.notify(observers.attempt_started, exchange, attempt)
-    stream = (
-        EventStream(max_noted=MAX_NOTED if observers.attempt_ended else 0) if exchange.decoded_request.stream else None
-    )
+    stream = EventStream(max_noted=MAX_NOTED if observers.attempt_ended else 0) if run.streams else None
     shared = target.provider in upstreams.shared
-    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, shared)
+    return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, has_next, shared)
 
 
-async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall:
+async def begin(run: Run, call: UpstreamCall) -> UpstreamCall:
     """Send a request, and wait until its reply begins: a JSON reply by its head, a stream by its first event.
 
     With a next target, a stream begins by its first content. Raises the error as the client may see it.
@@ -134,10 +141,10 @@ async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall
         if attempt.capture is not None:
             call.reply = CapturedReply(call.reply, attempt.capture)
         if call.shared:
-            call.health.note_limits(time.monotonic(), call.fields, time.time)
+            call.health.note_limits(attempt.head or attempt.started, call.fields, time.time)
         if stream is not None:
             within = run.timing.commit_after
-            call.held = await hold_events(stream, attempt, call.reply, call.fields, within, has_next=has_next)
+            call.held = await hold_events(stream, attempt, call.reply, call.fields, within, has_next=call.has_next)
             first_event = attempt.first_event or attempt.started
             call.health.first_byte(call.health_call, first_event, first_event - attempt.started)
         if call.retried:
@@ -150,25 +157,34 @@ async def begin(run: Run, call: UpstreamCall, *, has_next: bool) -> UpstreamCall
 async def deliver(run: Run, call: UpstreamCall) -> None:
     """Deliver a reply that has begun. Raises the error as the client may see it."""
     exchange, response = run.request.exchange, run.request.response
-    attempt, stream, reply = call.attempt, call.stream, call.reply
+    attempt, stream, reply, fields, body = call.attempt, call.stream, call.reply, call.fields, b""
     if reply is None:
         raise RuntimeError("the reply has not begun")
     try:
         if stream is None:
-            call.body = await relay_json(exchange, attempt, reply, call.fields, response)
+            body, whole = (reply.take(), True) if reply.done else await read_json(reply, fields, attempt.deadline)
+            if whole:
+                headers = accept_json(exchange, attempt, fields, body)
+                response.has_content = True
+                await response.send_whole(200, headers, body)
+            else:
+                await relay_large_json(exchange, attempt, reply, fields, response, body)
+                body = b""
+            attempt.end = "answered"
         else:
-            await start_stream(stream, attempt, call.fields, response)
+            await start_stream(stream, attempt, fields, response)
             exchange.release_body()
             call.fields = {}  # an open stream retains nothing that it no longer needs
+            del fields
             if isinstance(reply, Reply):
                 reply.headers.clear()
             redact, linger = call.provider.credential.redact, run.timing.linger
             await relay_events(call.take_held(), stream, reply, response, linger, redact, exchange.request_id)
             attempt.usage = usage_of_stream(stream, attempt)
-        attempt.end = "answered" if stream is None or stream.state is StreamState.COMPLETE else "broken"
+            attempt.end = "answered" if stream.state is StreamState.COMPLETE else "broken"
     except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again
         _fail(run, call, error)
-    _close(run, call, "ok" if attempt.end == "answered" else "failed")
+    _close(run, call, "ok" if attempt.end == "answered" else "failed", None, body)
 
 
 def abandon(run: Run, call: UpstreamCall, *, lost: bool) -> None:
@@ -203,22 +219,22 @@ def _fail(run: Run, call: UpstreamCall, error: BaseException) -> NoReturn:
         del error
 
 
-def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | None = None) -> None:
-    """Record the end. The connection of a reply that is not whole is closed."""
+def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | None = None, body: bytes = b"") -> None:
+    """Record the end. The connection of a reply that is not whole is closed. `body` is a JSON reply."""
     attempt = call.attempt
     attempt.ended = now = time.monotonic()
     if call.reply is not None:
         call.reply.close()
     call.health.end(call.health_call, now, verdict, retry_after)
-    if attempt.end == "broken" and call.stream is not None and call.stream.error is not None:
+    if call.stream is not None and call.stream.error is not None and attempt.end == "broken":
         error = read_error(call.stream.error)
         attempt.error_type = None if error is None else error.type
-    if attempt.intervened:
+    if attempt.guardrail is not None and attempt.intervened:
         request_id, name = run.request.exchange.request_id, attempt.target.provider
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)
     observers = run.upstreams.observers
     if observers.attempt_ended:
-        attempt.reply = (call.body,) if call.stream is None else (call.stream.start, call.stream.delta)
+        attempt.reply = (body,) if call.stream is None else (call.stream.start, call.stream.delta)
         observers.notify(observers.attempt_ended, run.request.exchange, attempt)
         attempt.reply = ()  # an open stream, or a task of the host's, may keep the record for long
 
@@ -265,7 +281,7 @@ def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
     attempt, if it has one.
     """
     exchange = run.request.exchange
-    request, headers = exchange.decoded_request, exchange.headers
+    request, headers = exchange.read_request or exchange.decoded_request, exchange.headers
     if exchange.account_fields:
         dropped = run.upstreams.dropped_fields[attempt.target.provider]
         request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)

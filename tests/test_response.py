@@ -28,7 +28,8 @@ from bud_asgi.protocol.errors import (
 )
 from bud_asgi.protocol.sse import PING, STREAM_HEADERS, EventStream, error_event
 from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable
-from bud_asgi.response import TRANSITIONS, Action, Response, State
+from bud_asgi.response import Response
+from bud_asgi.response_state import TRANSITIONS, Action, State
 
 
 def body_of(sent: Sent) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
+from bud_asgi.cli.keys import state_of
 from bud_asgi.cli.reachable import never_used, routes_of
 from bud_asgi.clock import DEFAULT_TIMING
 from bud_asgi.config import Problem, Problems, Settings, permission_warnings
@@ -35,7 +37,7 @@ _GOOGLE_EXAMPLES = [
 def warnings_of(settings: Settings) -> Sequence[Problem]:
     """Return the warnings about a configuration, each with its line if it is about a file."""
     found = problems_in(settings)
-    for path, message in [*_of_models(settings), *_of_routes(settings), *_of_regions(settings)]:
+    for path, message in [*_of_keys(settings), *_of_models(settings), *_of_routes(settings), *_of_regions(settings)]:
         found.add(path, message)
     return [*permission_warnings(settings.source), *found.in_order()]
 
@@ -61,6 +63,13 @@ def _of_models(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
         for pattern in patterns:
             if not any(_may_overlap(pattern, model) for model in models):
                 yield (*path, "models"), f"no route serves {shown(name_shown(pattern))}{nearest(pattern, models)}"
+
+
+def _of_keys(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    now = datetime.now(UTC)
+    for number, key in enumerate(settings.keys):
+        if state_of(key, now) == "expired":
+            yield ("keys", number, "expires"), "is over: the key is refused"
 
 
 def _of_routes(settings: Settings) -> Iterator[tuple[KeyPath, str]]:

@@ -24,10 +24,15 @@ lower_names: dict[bytes, bytes] = {}
 
 
 class HeaderBlock(msgspec.Struct, frozen=True, gc=False):
-    """Header fields that are valid: their `lines`, and `wire`, the same as they are sent. Made by `header_block`."""
+    """Header fields that are valid, as the bytes that are sent: `wire`. Made by `header_block`."""
 
-    lines: tuple[Header, ...]
     wire: bytes
+
+    @property
+    def lines(self) -> tuple[Header, ...]:
+        """The fields. Reads them from `wire`, where no name and no value can contain what separates them."""
+        name_and_value = [line.partition(b": ") for line in self.wire.split(b"\r\n")[:-1]]
+        return tuple([(name, value) for name, _, value in name_and_value])
 
     def __iter__(self) -> Iterator[Header]:
         """Iterate over the lines."""
@@ -35,7 +40,7 @@ class HeaderBlock(msgspec.Struct, frozen=True, gc=False):
 
     def __add__(self, more: HeaderBlock) -> HeaderBlock:
         """The lines of both."""
-        return HeaderBlock(self.lines + more.lines, self.wire + more.wire)
+        return HeaderBlock(self.wire + more.wire)
 
     def __repr__(self) -> str:
         """Leaves out the values: they may be credentials."""
@@ -51,15 +56,14 @@ def header_block(headers: Iterable[Header] | HeaderBlock) -> HeaderBlock:
     """
     if isinstance(headers, HeaderBlock):
         return headers
-    lines = tuple(headers)
     parts: list[bytes] = []
-    for name, value in lines:
+    for name, value in headers:
         if name not in known_names:
             _check_name(name)
         if 0 in value.translate(_IN_VALUE):
             raise ValueError(f"the value of header {name.decode('ascii')} contains a control character")
         parts += (name, b": ", value, b"\r\n")
-    return HeaderBlock(lines, b"".join(parts))
+    return HeaderBlock(b"".join(parts))
 
 
 def _check_name(name: bytes) -> None:

@@ -84,7 +84,12 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        return msgspec.structs.replace(self, headers=header_block(self.headers) + header_block(more))
+        first, second = self.headers, more
+        if not isinstance(first, HeaderBlock):
+            first = header_block(first)
+        if not isinstance(second, HeaderBlock):
+            second = header_block(second)
+        return msgspec.structs.replace(self, headers=HeaderBlock(first.wire + second.wire))
 
     def __repr__(self) -> str:
         """Leaves out headers and body: they contain credentials and user data."""

@@ -18,7 +18,7 @@ _SHOWN = frozenset({"text", "text_delta", "thinking", "thinking_delta", "input_j
 _SIGNATURE_HEAD = 260  # bytes of a signature that do not depend on the length of the thinking
 _SIGNATURE_PER_TOKEN = 5.4  # bytes
 _MANY = 100  # events: the service pads each by 0 to 15 bytes, and the mean of so many is fair
-_LF, _CR = b"\n\r"
+_CR = ord("\r")
 _SPAN = 2 << 10  # bytes that are searched for similar deltas; more where more were found before
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
@@ -100,13 +100,14 @@ class OutputEstimate:
     def add_single(self, event: bytes) -> bool:
         """Add a whole event if it is a delta like the latest one; return whether it is one. This is the common case."""
         rest = event.removeprefix(self._head)
-        if len(rest) == len(event) or rest.find(b"\n") != len(rest) - 2 or rest[-1] != _LF or _CR in rest:
+        if rest is event:  # it begins otherwise
             return False
-        size = rest.rfind(b'"')
-        if size < 0:
+        line, _, end = rest.partition(b"\n")  # `find` and `endswith` cost more
+        if end != b"\n" or _CR in line:
             return False
-        self._content += size
-        return True
+        content, quote, _ = line.rpartition(b'"')
+        self._content += len(content)
+        return quote != b""
 
     def add_run(self, events: bytes, at: int) -> int:
         """Add the deltas like the latest one that begin at an offset of whole events; return the offset behind them.

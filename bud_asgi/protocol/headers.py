@@ -37,6 +37,7 @@ _VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, w
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
 _COMMA = ord(",")
+_TAB = ord("\t")
 _ACCOUNT_HEADERS = frozenset({field.header for field in ACCOUNT_FIELDS.values() if field.header})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _NUMBER = rb"[0-9]{1,10}(?:\.[0-9]{1,6})?"
@@ -112,12 +113,13 @@ def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderN
     merged = dict(lines)
     key = tuple(merged)
     names = known_names.get(key) or _read_names(key)
-    values = b" %b " % b" ".join(merged.values())
-    # A value that begins or ends with a space makes two in a row.
-    if len(merged) < len(lines) or not names.are_lower or 0x09 in values or values.find(b"  ") >= 0:
+    values = b" ".join(merged.values())
+    # A value that begins or ends with a space makes two in a row, or is the first or the last.
+    is_stripped = values.strip() is values and values.find(b"  ") < 0 and _TAB not in values
+    if len(merged) < len(lines) or not names.are_lower or not is_stripped:
         merged = merge_headers(lines)
-        names, values = names_of(merged), b" %b " % b" ".join(merged.values())
-    return merged, names, names.size + len(values) - len(merged) - 1 + 4 * len(lines)
+        names, values = names_of(merged), b" ".join(merged.values())
+    return merged, names, names.size + len(values) - len(merged) + 1 + 4 * len(lines)
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -201,7 +203,8 @@ def _with_lower_scheme(line: bytes) -> bytes:
 
 def reply_fields(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """An upstream's response headers by lower-case name; the first line of a repeated field is used."""
-    return dict(reversed(headers))
+    fields = dict(headers)
+    return fields if len(fields) == len(headers) else dict(reversed(headers))
 
 
 def request_id_of(headers: Headers) -> str:
@@ -221,11 +224,10 @@ def relayed_headers(headers: Headers, request_id: str | None) -> list[tuple[byte
     upstream's, as the attempt recorded it, and becomes `upstream-request-id`.
     """
     content_type = headers.get(b"content-type", b"")
-    is_usual = content_type in _USUAL_TYPES or _IN_UTF_8.fullmatch(content_type)
-    lines = [(b"content-type", content_type if is_usual else media_type(headers))]
-    if request_id:
-        lines.append((_UPSTREAM_ID, request_id.encode()))
-    return lines
+    if content_type not in _USUAL_TYPES and not _IN_UTF_8.fullmatch(content_type):
+        content_type = media_type(headers)
+    line = (b"content-type", content_type)
+    return [line, (_UPSTREAM_ID, request_id.encode())] if request_id else [line]
 
 
 def relayed_error_headers(headers: Headers, request_id: str | None) -> list[tuple[bytes, bytes]]:

@@ -136,7 +136,7 @@ class EventStream:
         if not self._held:
             if self._output.add_single(chunk):
                 return chunk
-            if chunk.endswith(b"\n\n") and _CR not in chunk:
+            if chunk[-2:] == b"\n\n" and _CR not in chunk:
                 self._observe(chunk)
                 return chunk
         if self.partial:

@@ -42,15 +42,13 @@ def gateway_id(providers: Iterable[Provider]) -> bytes:
 
 def with_hops(request: HttpRequest, hops: bytes) -> HttpRequest:
     """Add the header with the ids of the gateways, unless the request goes to a vendor, where no gateway can be."""
-    if not hops or is_vendor_host(request.origin.host):
-        return request
-    return request.with_headers(_own_id(hops) if len(hops) == ID_LENGTH else ((HOPS, hops),))
+    header = _header(request.origin.host, hops)
+    return request if header is None else request.with_headers(header)
 
 
-@lru_cache(maxsize=16)
-def _own_id(own: bytes) -> HeaderBlock:
-    """The header of a request that has been through this gateway only."""
-    return header_block(((HOPS, own),))
+@lru_cache(maxsize=256)
+def _header(host: str, hops: bytes) -> HeaderBlock | None:
+    return None if not hops or is_vendor_host(host) else header_block(((HOPS, hops),))
 
 
 @lru_cache(maxsize=1024)

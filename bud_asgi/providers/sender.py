@@ -41,18 +41,23 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped
-    request = _with_timeouts(with_hops(encoded.request, call.hops), attempt, stream=call.request.stream)
+    request = with_hops(encoded.request, call.hops)
+    timeouts = attempt.target.timeouts or request.timeouts
+    if timeouts.total < timeouts.first_byte and not call.request.stream:
+        timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
+    if timeouts is not request.timeouts:
+        request = msgspec.structs.replace(request, timeouts=timeouts)
     try:
         sent = await provider.credential.apply(request, call.headers)
         attempt.sent, attempt.server = True, request.origin
         reply = await client.send(sent)
         if reply.status == 200:
-            return _accept(provider, call, reply, attempt)
+            return _accept(provider, call, reply, attempt, request)
         error = await _read_error(provider, call, reply, attempt)
         if _is_of_credential(error) and await provider.credential.refresh(sent):
             reply = await client.send(await provider.credential.apply(request, call.headers))
             if reply.status == 200:
-                return _accept(provider, call, reply, attempt)
+                return _accept(provider, call, reply, attempt, request)
             error = await _read_error(provider, call, reply, attempt)
     except HttpError as failure:
         raise unavailable(failure) from failure
@@ -62,16 +67,6 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
         raise hide_credential_error(provider, call.request_id, error)
     finally:
         del error  # it refers to this frame by its traceback: a cycle would keep the body until the collector runs
-
-
-def _with_timeouts(request: HttpRequest, attempt: Attempt, *, stream: bool) -> HttpRequest:
-    """The request with the timeouts of its target. A JSON reply has a deadline, which is noted in the attempt."""
-    timeouts = attempt.target.timeouts or request.timeouts
-    if not stream:
-        attempt.deadline = attempt.started + timeouts.total
-        if timeouts.total < timeouts.first_byte:
-            timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
-    return request if timeouts is request.timeouts else msgspec.structs.replace(request, timeouts=timeouts)
 
 
 def check_bounds(request: MessagesRequest, provider: Provider, model: str | None) -> None:
@@ -97,9 +92,13 @@ async def _encode_in_thread(provider: Provider, call: ProviderRequest) -> Encode
     return encoded
 
 
-def _accept(provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt) -> Accepted:
+def _accept(
+    provider: Provider, call: ProviderRequest, reply: HttpReply, attempt: Attempt, request: HttpRequest
+) -> Accepted:
     try:
         fields = _note_head(provider, reply, attempt)
+        if not reply.done and not call.request.stream:
+            attempt.deadline = attempt.started + request.timeouts.total
         decoded = provider.decode(call, _without_coding(reply) if b"content-encoding" in fields else reply)
         return decoded, fields if decoded is reply else reply_fields(decoded.headers)
     except BaseException:

@@ -55,6 +55,10 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
         f'[[routes]]\nmodel = "*"\nto = ["anthropic"]\n{ALL}',
         ["13: routes[1]: never used: routes[0] serves all its requests first"],
     ),
+    "a key that has expired": (
+        f"expires = 2026-01-31T00:00:00Z\n{ALL}",
+        ["9: keys[0].expires: is over: the key is refused"],
+    ),
     "a hedge after the last call": (
         ALL.replace('["anthropic"]', '["anthropic", { provider = "anthropic", model = "x" }]') + 'hedge = "1m"\n',
         ["13: routes[0].hedge: never happens: no call is added after 60 seconds"],

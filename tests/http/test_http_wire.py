@@ -99,6 +99,12 @@ def test_no_line_is_lost_whichever_form_headers_have(
     assert request_head(longer).endswith(b"x-a: 1\r\nx-b: 2\r\nx-a: 1\r\nx-b: 2\r\nx-c: 3\r\n\r\n")
 
 
+@pytest.mark.parametrize("value", [b"", b": ", b"a: b", b"a:b", b" \t ", b"\xff", b"a:"])
+def test_the_lines_of_a_block_are_those_that_it_was_made_of(value: bytes) -> None:
+    lines = ((b"x-a", value), (b"x-b", b""), (b"x-a", value))
+    assert header_block(lines).lines == lines
+
+
 @pytest.mark.parametrize("more", FORMS.values(), ids=FORMS.keys())
 def test_a_block_is_added_to_another(more: list[Header] | HeaderBlock) -> None:
     first = header_block([(b"x-c", b"3")])

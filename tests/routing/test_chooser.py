@@ -50,7 +50,7 @@ def request(fields: dict[str, Any] | None = None, betas: str = "", session: str 
     exchange = Exchange.of(http_scope([VERSION, *((k.encode(), v.encode()) for k, v in headers.items() if v)]))
     exchange.principal = Principal(id="ci")
     body = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **(fields or {})}
-    exchange._request = decode_request(json.dumps(body).encode())
+    exchange.read_request = decode_request(json.dumps(body).encode())
     return exchange
 
 

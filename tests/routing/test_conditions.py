@@ -43,7 +43,7 @@ def request(
     exchange = Exchange.of(http_scope(lines))
     exchange.principal = principal
     body = BODY.replace(b'"m"', b'"%b"' % model.encode())[:-1] + fields.encode() + b"}"
-    exchange._request = decode_request(body + b" " * (size - len(body)))
+    exchange.read_request = decode_request(body + b" " * (size - len(body)))
     return exchange
 
 

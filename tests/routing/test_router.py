@@ -31,7 +31,7 @@ def request(model: str = "m", further: int = 0) -> Exchange:
     exchange = exchange_of()
     decoded = decode_request(BODY.replace(b'"m"', b'"%b"' % model.encode()))
     named = [NamedModel(f"fallbacks.{number}.model", f"m-{number}") for number in range(further)]
-    exchange._request = msgspec.structs.replace(decoded, named_models=named)
+    exchange.read_request = msgspec.structs.replace(decoded, named_models=named)
     return exchange
 
 

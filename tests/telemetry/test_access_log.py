@@ -144,7 +144,7 @@ def test_what_was_requested_by_whom() -> None:
             operation="messages.create",
             principal=Principal(id="ci", team="web"),
             route=RouteTable([Route("claude-*", to=["anthropic"])]).resolve("claude-haiku-4-5[1m]", None),
-            _request=decode_request(BODY.replace(b"4-5", b"4-5[1m]"), counting=False, others=False),
+            read_request=decode_request(BODY.replace(b"4-5", b"4-5[1m]"), counting=False, others=False),
             body_wait=0.25,
             revision=3,
         )
@@ -165,7 +165,7 @@ def test_what_was_requested_by_whom() -> None:
 
 def test_a_model_that_no_route_has_is_still_shown() -> None:
     request = decode_request(BODY, counting=False, others=False)
-    shown = line(exchange(operation="messages.create", _request=request))
+    shown = line(exchange(operation="messages.create", read_request=request))
     assert shown["requested_model"] == "claude-haiku-4-5"
     assert not {"model", "route"} & shown.keys()
     assert line(exchange(operation="models.retrieve", model_id="claude-x"))["requested_model"] == "claude-x"

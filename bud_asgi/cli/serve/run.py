@@ -47,6 +47,9 @@ from bud_asgi.server import ConnectionFactory, ServerLimits, default_connections
 AFTER_DRAIN = 2
 """Seconds that uvicorn leaves to connections after the drain: clients may still be reading their last answer."""
 
+WORKER_STARTS_WITHIN = 15
+"""Seconds until the supervisor kills a worker that does not respond. uvicorn's 5 are too few for a slow start."""
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -107,6 +110,7 @@ def _serve_by_workers(settings: Settings, options: ServeOptions, listening: List
         factory=True,
         loop="bud_asgi.cli.serve.worker:make_loop",
         workers=options.workers,
+        timeout_worker_healthcheck=WORKER_STARTS_WITHIN,
         timeout_graceful_shutdown=options.drain_timeout,
         **_shared(options),
         **tls,

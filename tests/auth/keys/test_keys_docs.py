@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
 
 
 def test_the_tables_are_those_that_are_named() -> None:
-    with sqlite3.connect(":memory:") as connection:
+    with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE TABLE bud_asgi_schema (version INTEGER)")
         for statement in MIGRATIONS[0]:
             connection.execute(statement)
