@@ -17,7 +17,7 @@ test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
 # A checkout that is not developed in gets an environment with only what the demo needs: 55 MB, without the bytecode.
 SOURCES := $(shell find bud_asgi benchmarks docs examples tests -name node_modules -prune -o -name '*.py' -print) \
-	_bud_asgi_pytest.py pyproject.toml
+	$(wildcard _bud_asgi_*.py) pyproject.toml
 
 DEMO := $(if $(wildcard .venv/ready),.venv,.venv/demo)
 

@@ -135,7 +135,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
         "keys: expected a mapping of names to hashes, or a list of ApiKey, got a value that is not shown",
     ),
     (ApiKeys, {"keys": [{"name": "x"}]}, "keys[0]: expected an ApiKey, got a dict"),
-    (ApiKeys, {"keys": None}, "keys: missing; expected a mapping of names to hashes, or a list of ApiKey"),
+    (ApiKeys, {"keys": None}, "keys: missing; expected keys, a store, or {} to accept no key at all"),
     (HostUser, {"user": "me"}, 'user: expected a function of the ASGI scope, got "me"'),
     (Principal, {"id": "p", "models": "claude-*"}, f'{PATTERNS}, got "claude-*"'),
     (Principal, {"id": ""}, 'id: expected a string that is not empty, got ""'),

@@ -66,7 +66,8 @@ async def test_an_upload_that_is_cut_reaches_no_upstream_and_holds_nothing() -> 
         await asyncio.gather(*map(cut, lengths))
         begun = [length for length in lengths if length >= len(request_head(len(body)))]
         wait_until(lambda: len(here.settled) == len(begun), f"{len(begun)} accounts", timeout=30)
-        assert {account.outcome for account in here.settled} == {"client_gone"}
+        outcomes = {account.outcome for account in here.settled}  # the only request is taken while a body arrives
+        assert outcomes <= {"client_gone", "refused"}
         assert not upstream.requests
         here.assert_nothing_open()
         assert here.post().status_code == 200  # the only request of the day is still there

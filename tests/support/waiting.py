@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
     """Poll until the condition holds. Fails with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -18,7 +18,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) 
         time.sleep(0.01)
 
 
-def wait_still(figure: Callable[[], int], quiet: float = 0.5, timeout: float = 30.0) -> int:
+def wait_still(figure: Callable[[], int], quiet: float = 0.5, timeout: float = 60.0) -> int:
     """Poll until a positive figure has not changed for `quiet` seconds; returns it. Fails after `timeout` seconds."""
     deadline, last, since = time.monotonic() + timeout, figure(), time.monotonic()
     while last <= 0 or time.monotonic() - since < quiet:
@@ -31,7 +31,7 @@ def wait_still(figure: Callable[[], int], quiet: float = 0.5, timeout: float = 3
 
 async def until_still(figure: Callable[[], int], quiet: float = 0.3) -> int:
     """The same as `wait_still`, without blocking the loop."""
-    async with asyncio.timeout(30.0):
+    async with asyncio.timeout(60.0):
         last, unchanged = figure(), 0
         while last <= 0 or unchanged < quiet / 0.05:
             await asyncio.sleep(0.05)
@@ -51,14 +51,14 @@ def answers(url: str) -> bool:
             return False
 
 
-async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
     """Poll until the condition holds, without blocking the loop. Raises `TimeoutError` after `timeout` seconds."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - what is waited for may happen in another thread
             await asyncio.sleep(0.01)
 
 
-async def until_true(condition: Callable[[], Awaitable[bool]], timeout: float = 30.0) -> None:
+async def until_true(condition: Callable[[], Awaitable[bool]], timeout: float = 60.0) -> None:
     """Poll a condition that is awaited until it holds. Raises `TimeoutError` after `timeout` seconds."""
     async with asyncio.timeout(timeout):
         while not await condition():  # noqa: ASYNC110 - another process makes it true
