@@ -220,6 +220,7 @@ async def relay_events(
                 break
             if chunk:
                 events = stream.feed(chunk)
+            del chunk  # an idle stream does not retain it
     except HttpError as error:
         raise unavailable(error) from error
     events += stream.feed(reply.take())

@@ -11,6 +11,7 @@ from typing import NoReturn, Protocol
 
 import httptools
 
+from bud_asgi.http.fields import lower_name, lower_names
 from bud_asgi.http.seam import Header
 
 MAX_OVERHEAD = 32 << 10
@@ -139,7 +140,7 @@ class ReplyParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header field, or drop a trailer."""
-        self._lines.append((name.lower(), value.rstrip()))
+        self._lines.append((lower_names.get(name) or lower_name(name), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         """Accept the final head; discard an interim one (RFC 9110, 15.2)."""

@@ -15,6 +15,7 @@ from starlette.types import Scope
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from bud_asgi.disconnect import DISCONNECT
+from bud_asgi.http.fields import lower_name, lower_names
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.channel import Channel
 from bud_asgi.server.cycle import Cycle
@@ -234,7 +235,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Receive a header field. Trailers are dropped."""
-        self._headers.append((name.lower(), value))
+        self._headers.append((lower_names.get(name) or lower_name(name), value))
 
     def on_headers_complete(self) -> None:
         """Check the head, and run the app."""
