@@ -185,10 +185,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     # Parsing.
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return a part of the buffer that all connections share.
-
-        As much as a head may take, so that none grows far beyond its limit in one read; in a body, what is left of it.
-        """
+        """Return a part of the shared buffer: as much as a head may take, or what is left of a body if that is more."""
         register = self._register
         return register.head_buffer if self._left <= self._limits.head else register.buffer[: self._left]
 
