@@ -66,7 +66,7 @@ def accept_json(exchange: Exchange, attempt: Attempt, fields: Headers, body: byt
     headers = _begin_json(attempt, fields, body)
     if body.rstrip()[-1:] != b"}":
         raise _no_message()
-    if not exchange.counting:
+    if exchange.operation == "messages.create" or not exchange.counting:
         attempt.usage = usage_of_message(body)
     attempt.note_guardrail(guardrail_action(body))
     exchange.release_body()

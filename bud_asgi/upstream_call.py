@@ -229,7 +229,7 @@ def _close(run: Run, call: UpstreamCall, verdict: Verdict, retry_after: float | 
     if call.stream is not None and call.stream.error is not None and attempt.end == "broken":
         error = read_error(call.stream.error)
         attempt.error_type = None if error is None else error.type
-    if attempt.intervened:
+    if attempt.guardrail is not None and attempt.intervened:
         request_id, name = run.request.exchange.request_id, attempt.target.provider
         _log.warning("%s: a guardrail at %s intervened: %r", request_id, name, attempt.guardrail)
     observers = run.upstreams.observers
@@ -281,7 +281,7 @@ def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
     attempt, if it has one.
     """
     exchange = run.request.exchange
-    request, headers = exchange.decoded_request, exchange.headers
+    request, headers = exchange.read_request or exchange.decoded_request, exchange.headers
     if exchange.account_fields:
         dropped = run.upstreams.dropped_fields[attempt.target.provider]
         request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)

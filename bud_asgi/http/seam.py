@@ -84,7 +84,10 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        return msgspec.structs.replace(self, headers=header_block(self.headers) + header_block(more))
+        own = self.headers
+        first = own if isinstance(own, HeaderBlock) else header_block(own)
+        second = more if isinstance(more, HeaderBlock) else header_block(more)
+        return msgspec.structs.replace(self, headers=HeaderBlock(first.wire + second.wire))
 
     def __repr__(self) -> str:
         """Leaves out headers and body: they contain credentials and user data."""

@@ -187,7 +187,9 @@ class Anthropic:
         Its body is unchanged, except that the upstream's model name replaces the client's, and for what the operator
         drops. Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
         """
-        request, model = call.request, call.upstream_model
+        request, model = call.request, call.request.model
+        if call.model is not None or model.endswith("]"):
+            model = call.upstream_model
         forwarded = forwarded_headers(call.headers, call.names, trace_context=self._trace_context)
         body: Body = request.body
         dropped: tuple[str, ...] = ()
