@@ -15,10 +15,10 @@ test test-clients torture: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-clients test-floors check format bench simulate torture docs diagrams reference dist sbom clean
 
-# A checkout that is not developed in gets an environment with only what the demo needs: 55 MB, without the bytecode.
 SOURCES := $(shell find bud_asgi benchmarks docs examples tests -name node_modules -prune -o -name '*.py' -print) \
 	$(wildcard _bud_asgi_*.py) pyproject.toml
 
+# A checkout that is not developed in gets an environment with only what the demo needs: 55 MB, without the bytecode.
 DEMO := $(if $(wildcard .venv/ready),.venv,.venv/demo)
 
 demo: $(DEMO)/ready

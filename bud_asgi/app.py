@@ -307,7 +307,7 @@ class MessagesApp:
         except Exception as error:  # noqa: BLE001 - the boundary to the host: `client` is a function of its own
             await Response(exchange, send, self._timing, receive=receive).answer_error(error)
             return
-        response = Response(exchange, send, self._timing, receive, loop.now, self._observers)
+        response = Response(exchange, send, self._timing, receive=receive, now=loop.now, observers=self._observers)
         try:
             request = loop.add(exchange, response, parts.gateway)
             answering = self._answer(request, parts, loop, scope, receive)
@@ -370,8 +370,7 @@ class MessagesApp:
     def _finish(self, exchange: Exchange) -> None:
         """Complete the record, and report it."""
         exchange.ended = time.monotonic()
-        if exchange.outcome is None:
-            exchange.outcome = "cancelled"
+        exchange.outcome = exchange.outcome or "cancelled"
         if self._observers.settled and exchange.operation not in PUBLIC:
             self._observers.notify(self._observers.settled, exchange)
 

@@ -95,8 +95,8 @@ class Attempt(msgspec.Struct, eq=False):
     reached the upstream. `guardrail` is the verdict of a Bedrock guardrail in the reply, such as `NONE` or
     `INTERVENED`; `None` if the reply has none. `metered` is the usage that the upstream reported beside the reply, as
     AWS's metrics do. `usage` is what the attempt has cost, or may have. The caller pays for one attempt: once the
-    request has ended, its usage is that of the exchange, and what is left here is the operator's. A JSON reply has to
-    be whole by the `deadline`.
+    request has ended, its usage is that of the exchange, and what is left here is the operator's. A JSON reply that has
+    not arrived with its head has to be whole by the `deadline`.
 
     `service` is the service called, by its name in OpenTelemetry's conventions (`anthropic`, `aws.bedrock`), and
     `server` its address. `error_type` is the type of the error that the upstream answered with. `reply` is what

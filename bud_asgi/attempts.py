@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import NoReturn
 
 from bud_asgi.attempt import Target
@@ -29,9 +29,8 @@ async def run_attempts(
     thinking blocks by the same target without them. Raises the most useful `GatewayError` of the attempts. Cancelled,
     the upstream call is aborted at once.
     """
-    exchange, message = request.exchange, request.exchange.read_request
-    streams = message is not None and message.stream
-    del message  # an open stream must not retain the body
+    exchange = request.exchange
+    streams = exchange.decoded_request.stream
     if streams:
         request.response.enable_pings()
     failures: list[Failure] = []
@@ -39,34 +38,34 @@ async def run_attempts(
     last = min(len(targets), MAX_ATTEMPTS)
     in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
     try:
-        for target in in_turn:
-            if failures and not _may_go_on(run):
-                break
-            has_next = last > 1 and _targets_tried(exchange) + 1 < last
-            retried = failures[-1].end in LOADS_UPSTREAMS if failures else False
-            if await _attempt(run, new_call(run, target, retried=retried, has_next=has_next), in_turn):
+        call = _next_call(run, in_turn, last)
+        while call is not None:
+            try:
+                await deliver(run, await _begin(run, call, in_turn))
+            except GatewayError as error:
+                _without_frames(error)
+            else:
                 return
-            again = await _call_without_thinking(run, has_next=has_next)
-            if again is not None and await _attempt(run, again, in_turn):
-                return
+            again = await _call_without_thinking(run, has_next=call.has_next)
+            call = again or _next_call(run, in_turn, last)
     finally:
         _charge_one(run)
     _raise(error_to_show(failures, time.time()), failures)
 
 
-async def _attempt(run: Run, call: UpstreamCall, in_turn: Iterator[Target]) -> bool:
-    """Deliver the reply of a target; return whether one was delivered."""
+def _next_call(run: Run, in_turn: Iterator[Target], last: int) -> UpstreamCall | None:
+    """A call of the next target; `None` without one, and after a failure that no other target may follow."""
+    target, failures = next(in_turn, None), run.failures
+    if target is None or (failures and not _may_go_on(run)):
+        return None
+    has_next = last > 1 and _targets_tried(run.request.exchange) + 1 < last
+    return new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS, has_next=has_next)
+
+
+def _begin(run: Run, call: UpstreamCall, in_turn: Iterator[Target]) -> Coroutine[object, object, UpstreamCall]:
+    """Begin a call, on a route with hedging also the next one; returns the call whose reply has begun."""
     hedge = getattr(run.request.exchange.route, "hedge", None) if call.has_next else None
-    try:
-        if hedge is None:
-            await begin(run, call)
-        else:
-            call = await _begin_hedged(run, call, in_turn, hedge)
-        await deliver(run, call)
-    except GatewayError as error:
-        _without_frames(error)
-        return False
-    return True
+    return begin(run, call) if hedge is None else _begin_hedged(run, call, in_turn, hedge)
 
 
 def _may_go_on(run: Run) -> bool:

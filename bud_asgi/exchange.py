@@ -129,7 +129,7 @@ class Offer(msgspec.Struct, frozen=True):
 class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a request holds of its limits until it is settled.
 
-    `id` is the store's own, and so may be further fields. A shared store needs different ones to renew leases.
+    `id` is the store's own, and so may be further fields. A store with leases needs a different one for each.
     """
 
     id: str
@@ -237,8 +237,7 @@ class Exchange(msgspec.Struct, eq=False):
             asked_at = time.monotonic()
             body = await read_body(receive, self.headers, self.upload, self.max_body)
             self.body_wait = time.monotonic() - asked_at
-            counting = self.operation != "messages.create" and self.counting
-            request = decode_request(body, counting=counting, others=self.other_models)
+            request = decode_request(body, counting=self.counting, others=self.other_models)
             self.read_request = request if request.is_plain else await with_named_models(request)
         return self.read_request
 
@@ -277,7 +276,7 @@ class Exchange(msgspec.Struct, eq=False):
         begun = attempts[-1].first_event or attempts[-1].ended
         if self.committed is not None and begun is not None and self.committed > begun:
             added += self.committed - begun
-        return added if added > 0.0 else 0.0  # noqa: FURB136 - a third of a call of max()
+        return max(0.0, added)
 
     @property
     def body_unread(self) -> bool:

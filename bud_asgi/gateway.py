@@ -193,9 +193,8 @@ class Gateway:
         targets = self._targets(exchange)
         if len(targets) > 1:
             targets = self._chooser.arrange(exchange, exchange.route, targets, time.monotonic())
-        else:
-            health = self._chooser.fleet.health(targets[0])
-            targets = targets if health.in_flight < health.concurrency else ()
+        elif self._chooser.fleet.health(targets[0]).is_full:
+            targets = ()
         if not targets:
             raise UpstreamsFull
         return targets
@@ -250,8 +249,6 @@ def _dropped_fields(policy: FieldPolicy, provider: Provider) -> frozenset[str]:
 
 
 def _require_principal(exchange: Exchange, scope: Scope) -> Principal:
-    if type(exchange.principal) is Principal:
-        return exchange.principal
     if exchange.principal is None and isinstance(user := scope.get("user"), Principal):
         exchange.principal = user
     if exchange.principal is None:

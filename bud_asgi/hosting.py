@@ -53,7 +53,7 @@ def local_path(scope: Scope) -> str:
     """
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
-    if path[-1:] == "/":
+    if path.endswith("/"):
         raw_path: bytes = scope.get("raw_path") or b"/"
         if not raw_path.partition(b"?")[0].endswith(b"/"):
             path = path.removesuffix("/")  # Litestar appends one

@@ -68,8 +68,7 @@ def accept_json(exchange: Exchange, attempt: Attempt, fields: Headers, body: byt
         raise _no_message()
     if exchange.operation == "messages.create" or not exchange.counting:
         attempt.usage = usage_of_message(body)
-    if (action := guardrail_action(body)) is not None:
-        attempt.note_guardrail(action)
+    attempt.note_guardrail(guardrail_action(body))
     exchange.release_body()
     return headers
 
@@ -221,6 +220,7 @@ async def relay_events(
                 break
             if chunk:
                 events = stream.feed(chunk)
+            del chunk  # an idle stream does not retain it
     except HttpError as error:
         raise unavailable(error) from error
     events += stream.feed(reply.take())

@@ -52,7 +52,7 @@ class Response:
     the clock of the running loop. `observers` are notified of the head.
     """
 
-    # A class, not a struct: its attributes are set five times for each event, which costs more in a struct.
+    # Not a struct: its attributes are set several times for each event, which costs more there.
     __slots__ = (
         "_exchange",
         "_idle_since",
@@ -73,6 +73,7 @@ class Response:
         exchange: Exchange,
         send: Send,
         timing: Timing = DEFAULT_TIMING,
+        *,
         receive: Receive | None = None,
         now: Callable[[], float] | None = None,
         observers: Observers = NO_OBSERVERS,
@@ -118,11 +119,8 @@ class Response:
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
     ) -> Coroutine[object, object, None]:
         """Send a whole response of known length."""
-        if self.state is _NEW:
-            self.state = _ENDED
-        else:
-            self._move("send_whole")
-        return self._send_whole(status, headers, body, "answered")
+        self._move("send_whole")
+        return self._send_whole(status, headers, body, outcome="answered")
 
     async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head of a 200, unless pings have started the response already."""
@@ -277,8 +275,8 @@ class Response:
         status: int,
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
-        outcome: Outcome | None = None,
         *,
+        outcome: Outcome | None = None,
         more: bool = False,
     ) -> None:
         head = self._head(status, headers, len(body))

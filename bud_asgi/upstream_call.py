@@ -16,12 +16,12 @@ from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import Exchange
 from bud_asgi.failover import Failure, RetryBudget, classify, verdict_on
 from bud_asgi.field_policy import without_fields
-from bud_asgi.http import CapturedReply, HttpClient, HttpReply
+from bud_asgi.http import CapturedReply, HttpClient, HttpReply, Reply
 from bud_asgi.observer import NO_OBSERVERS, Observers
 from bud_asgi.protocol.errors import ClientGone, GatewayError, read_error
 from bud_asgi.protocol.estimate import estimated_input
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.protocol.sse import EventStream, StreamState
+from bud_asgi.protocol.sse import MAX_NOTED, EventStream, StreamState
 from bud_asgi.protocol.trace_context import with_trace_context
 from bud_asgi.providers import (
     Provider,
@@ -106,6 +106,11 @@ class UpstreamCall(msgspec.Struct, eq=False):
     fields: Headers = {}
     held: bytes = b""
 
+    def take_held(self) -> bytes:
+        """Remove and return the events that are held."""
+        held, self.held = self.held, b""
+        return held
+
 
 def new_call(run: Run, target: Target, *, retried: bool, has_next: bool) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
@@ -117,7 +122,7 @@ def new_call(run: Run, target: Target, *, retried: bool, has_next: bool) -> Upst
     if observers.attempt_started:
         attempt.service = traits_of(provider).service
         observers.notify(observers.attempt_started, exchange, attempt)
-    stream = EventStream() if run.streams else None
+    stream = EventStream(max_noted=MAX_NOTED if observers.attempt_ended else 0) if run.streams else None
     shared = target.provider in upstreams.shared
     return UpstreamCall(attempt, provider, health, health.begin(now), stream, retried, has_next, shared)
 
@@ -169,10 +174,12 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
         else:
             await start_stream(stream, attempt, fields, response)
             exchange.release_body()
-            held, call.held, call.fields = call.held, b"", {}  # an open stream retains nothing that it no longer needs
+            call.fields = {}  # an open stream retains nothing that it no longer needs
             del fields
+            if isinstance(reply, Reply):
+                reply.headers.clear()
             redact, linger = call.provider.credential.redact, run.timing.linger
-            await relay_events(held, stream, reply, response, linger, redact, exchange.request_id)
+            await relay_events(call.take_held(), stream, reply, response, linger, redact, exchange.request_id)
             attempt.usage = usage_of_stream(stream, attempt)
             attempt.end = "answered" if stream.state is StreamState.COMPLETE else "broken"
     except BaseException as error:  # noqa: BLE001 - it is recorded in the attempt, and raised again

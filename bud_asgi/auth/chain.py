@@ -181,7 +181,7 @@ class FirstOf(AuthenticationBackend):
             return None
         value, names = credentials[0]
         found = self._check(value)
-        if type(found) is tuple:
+        if isinstance(found, tuple):
             return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
         return self._search(credentials, found, headers, scope)
 

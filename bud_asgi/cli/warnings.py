@@ -69,7 +69,7 @@ def _of_keys(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
     now = datetime.now(UTC)
     for number, key in enumerate(settings.keys):
         if state_of(key, now) == "expired":
-            yield ("keys", number, "expires"), "is over: the key is refused"
+            yield ("keys", number, "expires"), "has passed: the key is refused"
 
 
 def _of_routes(settings: Settings) -> Iterator[tuple[KeyPath, str]]:

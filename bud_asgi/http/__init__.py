@@ -6,6 +6,7 @@ from bud_asgi.http.encoding import decode_content
 from bud_asgi.http.engine import Engine
 from bud_asgi.http.fields import Header, HeaderBlock, header_block
 from bud_asgi.http.pool import PoolLimits, PoolStats, ReportsPools
+from bud_asgi.http.reply import Reply
 from bud_asgi.http.seam import (
     Body,
     HttpClient,
@@ -37,6 +38,7 @@ __all__ = [
     "PoolLimits",
     "PoolStats",
     "Pooling",
+    "Reply",
     "ReportsPools",
     "Timeouts",
     "check_client",

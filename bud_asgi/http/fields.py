@@ -19,6 +19,8 @@ _MAX_KNOWN_NAMES = 1024
 _MAX_KNOWN_NAME = 64
 known_names: set[bytes] = set()
 """Names that are valid. They are few, so most are checked only once."""
+lower_names: dict[bytes, bytes] = {}
+"""Names as received, and in lower case: all open requests and replies share one object for each."""
 
 
 class HeaderBlock(msgspec.Struct, frozen=True, gc=False):
@@ -71,3 +73,13 @@ def _check_name(name: bytes) -> None:
         raise ValueError("host, content-length, connection and transfer-encoding are written by the engine")
     if len(known_names) < _MAX_KNOWN_NAMES and len(name) <= _MAX_KNOWN_NAME:
         known_names.add(name)
+
+
+def lower_name(name: bytes) -> bytes:
+    """A name in lower case, to be called if `lower_names` lacks it. It is remembered if it is short enough."""
+    lower = name.lower()
+    if len(name) <= _MAX_KNOWN_NAME:
+        if len(lower_names) >= _MAX_KNOWN_NAMES:
+            lower_names.clear()
+        lower_names[name] = lower
+    return lower

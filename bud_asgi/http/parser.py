@@ -11,13 +11,14 @@ from typing import NoReturn, Protocol
 
 import httptools
 
+from bud_asgi.http.fields import lower_name, lower_names
 from bud_asgi.http.seam import Header
 
 MAX_OVERHEAD = 32 << 10
 """Most bytes of all heads together (1xx included), and of chunk framing and trailers without a body byte in between."""
 
 _DROPPED: deque[Header] = deque(maxlen=0)
-"""Takes the trailers (section 7.1.2)."""
+"""Takes the trailers, which are discarded (section 7.1.2)."""
 
 CHUNK_COST = 64
 """Bytes of memory added for each buffered chunk, so that tiny chunks cannot exceed the memory bound."""
@@ -139,7 +140,7 @@ class ReplyParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header field, or drop a trailer."""
-        self._lines.append((name.lower(), value.rstrip()))
+        self._lines.append((lower_names.get(name) or lower_name(name), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         """Accept the final head; discard an interim one (RFC 9110, 15.2)."""
@@ -151,9 +152,8 @@ class ReplyParser:
             self._reject("a status below 100" if status < 100 else "an unrequested upgrade")
         fields = dict(received.headers)
         chunked = b"transfer-encoding" in fields
-        if chunked and [line[1].lower() for line in received.headers if line[0] == b"transfer-encoding"] != [
-            b"chunked"
-        ]:
+        codings = [value for name, value in received.headers if name == b"transfer-encoding"] if chunked else []
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
             self._reject("a transfer-encoding other than chunked")
         if status < 200:
             received.headers.clear()

@@ -84,11 +84,9 @@ class HttpRequest(msgspec.Struct, frozen=True, gc=False):
 
     def with_headers(self, more: Sequence[Header] | HeaderBlock) -> HttpRequest:
         """Return a copy with more header fields. Raises `ValueError`, without a value, if one is invalid."""
-        first, second = self.headers, more
-        if not isinstance(first, HeaderBlock):
-            first = header_block(first)
-        if not isinstance(second, HeaderBlock):
-            second = header_block(second)
+        own = self.headers
+        first = own if isinstance(own, HeaderBlock) else header_block(own)
+        second = more if isinstance(more, HeaderBlock) else header_block(more)
         return msgspec.structs.replace(self, headers=HeaderBlock(first.wire + second.wire))
 
     def __repr__(self) -> str:

@@ -29,8 +29,8 @@ class Plan(msgspec.Struct, eq=False):
     `kinds` and `ones` are the kind of each charge, and an amount of 1. `history` is what tokens are estimated by, if
     any are limited. `reported` are the indexes of those charges that are reported to the caller, with their headers;
     `distinct`: no two are of the same kind. `only_requests`: all limits count requests. `is_early`: the request is
-    admitted before its body is read, because no limit depends on that, and only the store can refuse it or all limits
-    count requests. One that may wait is not: before its body is read, its client cannot be watched for a disconnect.
+    admitted before its body is read. Then no limit depends on the body or may wait (until the body has been read, the
+    client cannot be watched for a disconnect), and all limits count requests, unless the store is not in memory.
     """
 
     charges: tuple[Charge, ...]

@@ -39,7 +39,7 @@ class Admission(msgspec.Struct, eq=False, gc=False):
 
 
 _UNLIMITED = Admission(NO_LIMITS, ())
-"""The admission of all requests that no limit applies to."""
+"""The admission of every request to which no limit applies."""
 
 
 class Limiter:
@@ -89,11 +89,11 @@ class Limiter:
     def check(self, exchange: Exchange) -> Plan:
         """Refuse a request that is over a limit before its body is read. Reserves nothing. Raises `RateLimited`.
 
-        A store in memory is read, unless it is to admit the request at this time; for any other store, earlier refusals
-        count. Returns the charges that are known so far.
+        A store in memory is read, unless the request is admitted next (`Plan.is_early`). For any other store, earlier
+        refusals count. Returns the charges that are known so far.
         """
         plan = self._plans.early(exchange)
-        if (plan.is_early and self._memory is not None) or self.cost is not None:  # which may be less than 1
+        if (plan.is_early and self._memory is not None) or self.cost is not None:  # a cost may be less than 1
             return plan
         try:
             if plan.account is not None and self._memory is not None:

@@ -102,7 +102,7 @@ class OutputEstimate:
         rest = event.removeprefix(self._head)
         if rest is event:  # it begins otherwise
             return False
-        line, _, end = rest.partition(b"\n")  # `find` and `endswith` cost more
+        line, _, end = rest.partition(b"\n")
         if end != b"\n" or _CR in line:
             return False
         content, quote, _ = line.rpartition(b'"')

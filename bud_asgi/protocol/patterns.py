@@ -23,7 +23,7 @@ def base_name(name: str) -> str:
 
     It is a setting of the client: no service knows a model of that name. Other names are returned as they are.
     """
-    if name[-1:] != "]":
+    if not name.endswith("]"):
         return name
     base, _, window = name.rpartition("[")
     return base if "claude-" in base and _CONTEXT_WINDOW.fullmatch(window) else name

@@ -73,7 +73,8 @@ class EventStream:
     `state` is a `StreamState`, and `ended` is true once it is final: after `message_stop` or an `error` event. `error`
     is the data of the first `error` event, `content` is true once an event other than a ping, an error and
     `message_start` has arrived, `reported` the usage in the events so far, merged by the cumulative rule. `start` is
-    the data of `message_start`, `delta` that of the last `message_delta`; `b""` before, and if it is very long.
+    the data of `message_start`, `delta` that of the last `message_delta`; `b""` before, and if it has more than
+    `max_noted` bytes.
     `partial` is true while an event of more than `max_event` bytes passes through: only then do the bytes that were
     returned end inside an event.
 
@@ -85,6 +86,7 @@ class EventStream:
         "_final",
         "_held",
         "_max_event",
+        "_max_noted",
         "_output",
         "_partial_delta",
         "_placeholder",
@@ -98,8 +100,9 @@ class EventStream:
         "state",
     )
 
-    def __init__(self, *, max_event: int = MAX_EVENT) -> None:
+    def __init__(self, *, max_event: int = MAX_EVENT, max_noted: int = MAX_NOTED) -> None:
         self._max_event = max_event
+        self._max_noted = max_noted
         self._held = bytearray()
         self._output = OutputEstimate()
         self._placeholder = 0
@@ -133,7 +136,7 @@ class EventStream:
         if not self._held:
             if self._output.add_single(chunk):
                 return chunk
-            if chunk[-2:] == b"\n\n" and _CR not in chunk:
+            if chunk.endswith(b"\n\n") and _CR not in chunk:
                 self._observe(chunk)
                 return chunk
         if self.partial:
@@ -220,12 +223,12 @@ class EventStream:
         ):
             self._output.add_content(data)
         elif kind == b"message_start":
-            self.start = data if len(data) <= MAX_NOTED else b""
+            self.start = data if len(data) <= self._max_noted else b""
             usage = usage_of_start(data)
             self._report(usage and msgspec.structs.replace(usage, output_tokens=None))
             self._placeholder = (usage and usage.output_tokens) or 0
         elif kind == b"message_delta":
-            self.delta = data if len(data) <= MAX_NOTED else b""
+            self.delta = data if len(data) <= self._max_noted else b""
             usage = usage_of_message(data)
             self._report(usage)
             if usage is not None and usage.output_tokens is not None:

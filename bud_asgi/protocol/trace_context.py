@@ -52,7 +52,7 @@ def trace_state(headers: Headers) -> str | None:
 
 def trace_id_of(headers: Headers) -> str | None:
     """The trace id of a client's `traceparent`, 32 hexadecimal digits; `None` if it is absent or invalid."""
-    parent = trace_parent(headers) if TRACE_PARENT in headers else None
+    parent = trace_parent(headers)
     return parent and parent.trace_id
 
 

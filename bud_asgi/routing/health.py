@@ -76,7 +76,7 @@ class Outage(msgspec.Struct, frozen=True, gc=False):
         return self.since <= now < self.until
 
 
-@dataclass(slots=True, eq=False)  # fields are set several times a call, which costs three times as much in a struct
+@dataclass(slots=True, eq=False)  # to set fields, as each call does, costs three times as much in a struct
 class Window:
     """The calls of the last 30 seconds, in buckets of 5 seconds; the newest is in the fields."""
 
@@ -90,8 +90,7 @@ class Window:
         if not 0.0 <= now - self.since < _BUCKET:
             self._turn(now)
         self.calls += 1
-        if failed:
-            self.failures += 1
+        self.failures += failed
 
     def tally(self, now: float) -> tuple[int, int]:
         """The calls and the failures among them."""
@@ -217,10 +216,6 @@ class Health:
     def is_probing(self) -> bool:
         """Whether a probe runs."""
         return self._probe is not None
-
-    def is_available(self, now: float) -> bool:
-        """Whether it gets requests: no breaker is open, and it is not paused."""
-        return now >= self.clear_from or (self._breaker is None and self.available_at(now) <= now)
 
     def may_probe(self, now: float) -> bool:
         """Whether the next call is a probe: the breaker's time is over, and no probe runs."""

@@ -15,6 +15,7 @@ from starlette.types import Scope
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from bud_asgi.disconnect import DISCONNECT
+from bud_asgi.http.fields import lower_name, lower_names
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.channel import Channel
 from bud_asgi.server.cycle import Cycle
@@ -37,7 +38,7 @@ _DROPPED: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 """Takes the trailers, which the scope must not show as headers."""
 
 _HELD_BODY = 32 << 10
-"""Bytes of a body that may wait for the app before reading is paused: less than one read, so that none are joined."""
+"""Bytes of a body that may wait for the app before reading is paused: less than one read, so that no two are joined."""
 
 
 class Phase(Enum):
@@ -184,7 +185,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     # Parsing.
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return a buffer that all connections share: small, so that no head grows far beyond its limit in one read."""
+        """Return a part of the shared buffer: as much as a head may take, or what is left of a body if that is more."""
         register = self._register
         return register.head_buffer if self._left <= self._limits.head else register.buffer[: self._left]
 
@@ -231,7 +232,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Receive a header field. Trailers are dropped."""
-        self._headers.append((name.lower(), value))
+        self._headers.append((lower_names.get(name) or lower_name(name), value))
 
     def on_headers_complete(self) -> None:
         """Check the head, and run the app."""

@@ -57,7 +57,7 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
     ),
     "a key that has expired": (
         f"expires = 2026-01-31T00:00:00Z\n{ALL}",
-        ["9: keys[0].expires: is over: the key is refused"],
+        ["9: keys[0].expires: has passed: the key is refused"],
     ),
     "a hedge after the last call": (
         ALL.replace('["anthropic"]', '["anthropic", { provider = "anthropic", model = "x" }]') + 'hedge = "1m"\n',

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bud_asgi.http import Header
+from bud_asgi.http.fields import lower_names
 from bud_asgi.http.parser import MAX_OVERHEAD, InvalidResponseError, ReplyParser
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -236,3 +237,16 @@ def test_tiny_chunks_count_with_their_memory_overhead() -> None:
     reply = feed(CHUNKED + b"2\r\nab\r\n" * 1000)
     assert reply.buffered > 60_000
     assert len(reply.take()) == 2000
+
+
+def test_replies_share_the_names_of_their_headers_and_few_short_ones_are_remembered() -> None:
+    lower_names.clear()
+    one, other = (feed(HEAD + b"X-Name: %b\r\ncontent-length: 0\r\n\r\n" % value) for value in (b"a", b"b"))
+    assert one.headers[0] == (b"x-name", b"a")
+    assert one.headers[0][0] is other.headers[0][0]
+    for number in range(3000):
+        feed(HEAD + b"X-%d: secret\r\nX-%b: secret\r\ncontent-length: 0\r\n\r\n" % (number, b"long" * 20))
+    assert len(lower_names) <= 1024
+    assert all(len(name) <= 64 for name in lower_names)
+    assert "secret" not in repr(lower_names)
+    lower_names.clear()

@@ -68,7 +68,6 @@ def test_a_target_near_its_limit_is_nearly_full_until_the_reset() -> None:
     reason = "less than 5 % of the upstream's rate limit is left"
     assert (health.is_nearly_full(99.9), health.is_nearly_full(100.0)) == (True, False)
     assert (health.state(10.0), health.state(100.0)) == (("up", reason), ("up", ""))
-    assert health.is_available(10.0)
     assert health.clear_from == 100.0
 
 

@@ -136,7 +136,6 @@ STATES: dict[str, tuple[Sequence[Step], float, Availability, str]] = {
 def test_the_state_of_a_target(steps: Sequence[Step], now: float, state: Availability, reason: str) -> None:
     health = after(*steps)
     assert health.state(now) == (state, reason)
-    assert health.is_available(now) is (state == "up")
     assert health.may_probe(now) is (state == "probing")
     assert health.may_take(now) is (state != "down")
     assert (health.available_at(now) > now) is (state == "down")
@@ -392,10 +391,10 @@ def test_the_rules_hold_after_any_calls(moves: Sequence[Move]) -> None:
         assert health.in_flight == len(running)
         assert health._probe is None or health._probe in running
         assert now <= health.available_at(now) <= now + 600.0
-        assert not health.is_available(now) or not health.may_probe(now)
-        assert health.is_available(now) is (health.state(now)[0] == "up")
+        is_up = health.state(now)[0] == "up"
+        assert not is_up or not health.may_probe(now)
         if now >= health.clear_from:
-            assert health.is_available(now)
+            assert is_up
             assert not health.is_nearly_full(now)
         if health._breaker is not None and health._breaker.covers(now) and health._pause is None:
             assert health.available_at(now) <= now + 60.0

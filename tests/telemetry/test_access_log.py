@@ -163,6 +163,105 @@ def test_what_was_requested_by_whom() -> None:
     }
 
 
+def test_each_value_is_in_the_field_of_its_name() -> None:
+    usage = Usage(
+        input_tokens=1,
+        output_tokens=2,
+        cache_creation_input_tokens=3,
+        cache_read_input_tokens=4,
+        cache_creation=CacheCreation(ephemeral_5m_input_tokens=5, ephemeral_1h_input_tokens=6),
+        output_tokens_details=OutputTokensDetails(thinking_tokens=7),
+        server_tool_use=ServerToolUse(web_search_requests=8),
+        iterations=(Iteration(type="a", model="b", input_tokens=9),),
+        service_tier="tier",
+        inference_geo="geo",
+        speed="speed",
+        estimated=True,
+    )
+    attempt = Attempt(Target("bedrock", "m"), dropped=("metadata",), started=101.0, ended=104.0, first_event=103.0)
+    attempt.status, attempt.end, attempt.upstream_request_id, attempt.guardrail = 200, "answered", "req_up", "NONE"
+    shown = line(
+        exchange(
+            [(b"user-agent", b"agent")],
+            scope={"client": ("10.0.0.7", 5123)},
+            request_id="req_own",
+            status=200,
+            outcome="answered",
+            started=100.0,
+            ended=105.0,
+            committed=103.5,
+            longest_gap=0.75,
+            body_wait=0.25,
+            trace_id="trace",
+            error_type="api_error",
+            refused_by=Limit("requests", 60),
+            over_limits=[Limit("requests", 10)],
+            principal=Principal(id="ci", team="web"),
+            route=RouteTable([Route("claude-*", to=["anthropic"])]).resolve("claude-haiku-4-5[1m]", None),
+            read_request=decode_request(BODY.replace(b"4-5", b"4-5[1m]"), counting=False, others=False),
+            attempts=[attempt],
+            usage=usage,
+            revision=3,
+        )
+    )
+    assert shown.pop("added_milliseconds") > 0.0
+    assert shown == {
+        "time": "2026-11-30T09:19:13.042Z",
+        "level": "info",
+        "request_id": "req_own",
+        "operation": None,
+        "status": 200,
+        "outcome": "answered",
+        "milliseconds": 5000.0,
+        "method": "POST",
+        "path": "/v1/messages",
+        "error_type": "api_error",
+        "refused_by": "60 requests per minute",
+        "over_limits": ["10 requests per minute"],
+        "trace_id": "trace",
+        "principal": "ci",
+        "team": "web",
+        "client_address": "10.0.0.7",
+        "user_agent": "agent",
+        "requested_model": "claude-haiku-4-5[1m]",
+        "model": "claude-haiku-4-5",
+        "route": "claude-*",
+        "target": "bedrock/m",
+        "attempts": [
+            {
+                "target": "bedrock/m",
+                "start_milliseconds": 1000.0,
+                "milliseconds": 3000.0,
+                "first_event_milliseconds": 2000.0,
+                "status": 200,
+                "end": "answered",
+            }
+        ],
+        "stream": True,
+        "body_milliseconds": 250.0,
+        "first_byte_milliseconds": 3500.0,
+        "longest_gap_milliseconds": 750.0,
+        "input_tokens": 1,
+        "output_tokens": 2,
+        "cache_creation_input_tokens": 3,
+        "cache_read_input_tokens": 4,
+        "ephemeral_5m_input_tokens": 5,
+        "ephemeral_1h_input_tokens": 6,
+        "thinking_tokens": 7,
+        "server_tool_use": {"web_search_requests": 8},
+        "iterations": [{"type": "a", "model": "b", "input_tokens": 9}],
+        "service_tier": "tier",
+        "inference_geo": "geo",
+        "speed": "speed",
+        "estimated": True,
+        "dropped": ["metadata"],
+        "upstream_request_id": "req_up",
+        "guardrail": "NONE",
+        "revision": 3,
+    }
+    assert {*shown, "added_milliseconds"} == {*AccessLine.__struct_fields__}
+
+
 def test_a_model_that_no_route_has_is_still_shown() -> None:
     request = decode_request(BODY, counting=False, others=False)
     shown = line(exchange(operation="messages.create", read_request=request))

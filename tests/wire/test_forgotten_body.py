@@ -1,4 +1,4 @@
-"""An open stream keeps nothing of its request: a body of megabytes is released when the response begins."""
+"""An open stream keeps nothing of its request, and of its reply nothing that has been delivered."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import tracemalloc
 from collections.abc import Generator
 
 import pytest
+from msgspec.structs import replace
 from support.calls import BODY, UPSTREAM_KEY
 from support.gateway import PATIENT, gateway, provider
-from support.memory import request_body_bytes
+from support.memory import reply_bytes, request_body_bytes
 from support.sockets import raw_request, receive_until
 from support.waiting import wait_until
 
 from bud_asgi import Route, Target
-from bud_asgi.testing import StandIn, error, hang_mid_event, late
+from bud_asgi.testing import Reply, StandIn, error, hang_mid_event, late
 
 SIZE = 8 << 20
 SENT = json.dumps({**BODY, "stream": True, "system": "x" * SIZE}).encode()
@@ -64,3 +65,23 @@ def test_so_is_the_copy_of_a_request_without_thinking() -> None:
             receive_until(client, b"content_block_delta")
             wait_until(lambda: request_body_bytes() < 100_000, "the body is gone")
         assert [len(one.json()["messages"][1]["content"]) for one in upstream.requests] == [2, 1]
+
+
+LARGE = "x" * 20_000
+START = {"type": "message_start", "message": {"id": LARGE, "usage": {"input_tokens": 1}}}
+DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": LARGE}}
+FIRST, NEXT = (f"data: {json.dumps(event)}\n\n".encode() for event in (START, DELTA))
+
+
+@pytest.mark.usefixtures("traced")
+def test_an_idle_stream_keeps_neither_the_head_nor_the_events_of_its_reply() -> None:
+    headers = (("content-type", "text/event-stream"), ("x-large", LARGE))
+    events = Reply(headers=headers, body=FIRST + NEXT, framing="chunked", cut=len(FIRST + NEXT), end="hang")
+    with StandIn(api_key=UPSTREAM_KEY, strict=False).in_thread() as upstream:
+        upstream.enqueue(replace(events, stall=(len(FIRST), 0.1)))
+        with (
+            gateway("", providers=[provider(upstream.base_url, timeouts=PATIENT)]) as here,
+            raw_request(here.base_url, json.dumps({**BODY, "stream": True}).encode(), timeout=30) as client,
+        ):
+            receive_until(client, LARGE.encode() + b'"}}\n\n')
+            wait_until(lambda: reply_bytes() < len(LARGE), "the reply is gone")

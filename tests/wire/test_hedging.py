@@ -182,7 +182,8 @@ def test_a_client_that_leaves_ends_both_calls(stream: bool) -> None:
         upstreams["one"].enqueue(hang())
         upstreams["two"].enqueue(hang())
         with raw_request(here.base_url, json.dumps({**BODY, "stream": stream}).encode()):
-            upstreams["two"].wait_requests()
+            for name in ("one", "two"):
+                upstreams[name].wait_requests()
             time.sleep(0.05)
         left = time.monotonic()
         for name in ("one", "two"):
@@ -199,7 +200,8 @@ def test_a_drain_ends_both_calls() -> None:
         upstreams["one"].enqueue(hang())
         upstreams["two"].enqueue(hang())
         waiting = pool.submit(here.post, {"stream": True})
-        upstreams["two"].wait_requests()
+        for name in ("one", "two"):
+            upstreams[name].wait_requests()
         (loop,) = here.messages._loops._by_loop
         asyncio.run_coroutine_threadsafe(here.messages.drain(0.05), loop).result(30)
         assert waiting.result().status_code == 529

@@ -160,7 +160,7 @@ class KeyAdmin:
 
     def _check_expiry(self, expires: datetime | None) -> None:
         if expires is not None and expires <= self._now():
-            raise OptionError("expires", f"is over already: {expires.isoformat()}")
+            raise OptionError("expires", f"has already passed: {expires.isoformat()}")
 
     def _check(self, name: str, was_found: bool) -> None:
         self._changed(name)

@@ -11,7 +11,7 @@ from bud_asgi.options import check_methods, mismatch, name_shown
 from bud_asgi.protocol.errors import GatewayError
 
 UPDATABLE: frozenset[str] = frozenset({"owner", "team", "models", "limits", "metadata", "expires", "enabled"})
-"""The fields of an `ApiKey` that can be changed one by one."""
+"""The fields of an `ApiKey` that `EditableKeyStore.update` may set."""
 
 
 class KeyStoreUnavailable(GatewayError):

@@ -26,15 +26,15 @@ _log = logging.getLogger("bud_asgi")
 
 
 def make_loop() -> asyncio.AbstractEventLoop:
-    """Make the event loop, before uvicorn takes over the signals; at its end it repeats the one that stopped it."""
+    """Make the event loop, before uvicorn takes over SIGTERM: when uvicorn stops, it raises the signal again."""
     signal.signal(signal.SIGTERM, _exit)
     return auto_loop_factory(use_subprocess=True)()
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End the process by what runs at Python's exit: an SDK of OpenTelemetry exports what it still has.
+    """Run Python's exit handlers, in which an SDK of OpenTelemetry exports what it still has, and end the process.
 
-    The loop is not closed: one with connections that linger may wait for their clients.
+    The loop is not closed: it might wait for the clients of connections that linger.
     """
     atexit._run_exitfuncs()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the signal would skip them
     os._exit(0)

@@ -155,7 +155,7 @@ class EventStreamDecoder:
 
 
 class _Layouts(dict[bytes, Layout]):
-    """The layouts of messages, by their preludes, behind a message with this block of headers.
+    """The layouts of messages, by their preludes, after one with this block of headers.
 
     They are shared: most streams have the same block, and few preludes.
     """

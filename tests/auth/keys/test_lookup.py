@@ -78,7 +78,7 @@ async def test_a_change_by_this_process_takes_effect_at_once() -> None:
     assert (await admin.get("ci"), changed.team, changed.models) == (changed, None, ("claude-haiku-*",))
     stage.now = 1.0
     assert await stage.ask(key) == "refused"
-    with pytest.raises(OptionError, match="expires: is over already"):
+    with pytest.raises(OptionError, match="expires: has already passed"):
         await admin.update("ci", expires=START)
     await admin.update("ci", expires=None)
     assert await stage.ask(key) == "ci"
