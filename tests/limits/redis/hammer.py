@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import sys
-from contextlib import suppress
 
 import redis.asyncio
 
@@ -21,10 +20,11 @@ RESERVED = 10
 
 
 async def use(store: RedisStore, client: redis.asyncio.Redis, prefix: str, tries: int) -> dict[str, int]:
-    """Make requests, ten at a time, in turn against the number of requests, and of tokens.
+    """Make requests, ten at a time, in turn against the number of requests, and of tokens, until both are used up.
 
     The sum of what running requests use beyond their reservation is counted in the server, and so is their number.
     """
+    used_up: set[str] = set()
     found = {"admitted": 0, "most_running": 0, "tokens": 0, "most_over": 0}
 
     async def a_request() -> None:
@@ -49,10 +49,14 @@ async def use(store: RedisStore, client: redis.asyncio.Redis, prefix: str, tries
             await client.decrby(f"{prefix}:over", over)
 
     async def many() -> None:
-        for _ in range(tries):
+        turns = 0
+        while turns < tries or not used_up >= {"requests", "tokens"}:
+            turns += 1
             for one in (a_request, some_tokens):
-                with suppress(RateLimited):
+                try:
                     await one()
+                except RateLimited as error:
+                    used_up.add(error.limit_status.charge.limit.kind)
 
     await asyncio.gather(*(many() for _ in range(10)))
     return found
