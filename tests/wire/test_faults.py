@@ -372,6 +372,8 @@ def test_a_kept_connection_that_dies_on_reuse_costs_the_client_nothing(
 def test_a_second_unrequested_reply_is_discarded(here: Gateway, upstream: ThreadedStandIn) -> None:
     upstream.enqueue(surplus(), text("mine"))
     assert here.post().status_code == 200
+    # Once the next request is on its way, such a reply cannot be distinguished from its own.
+    wait_until(lambda: upstream.requests[0].done, "the second reply is written")
     assert here.post().json()["content"][0]["text"] == "mine"
 
 
