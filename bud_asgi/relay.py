@@ -38,6 +38,9 @@ MAX_HELD_JSON = 4 << 20
 _JSON = b"application/json"
 _MAX_HELD_PINGS = 1 << 20
 _WAITING, _REFUSED = StreamState.WAITING, StreamState.REFUSED
+_LARGE = 16 << 10
+"""Bytes of a chunk that is freed only when the next one has been read. If it were freed at once, the C library would
+return its pages to the system before each read, and fault them in again (`mallopt(3)`, `M_TRIM_THRESHOLD`)."""
 _SCANNED_AT_ONCE = 128 << 10  # bytes
 
 Redact = Callable[[str], str]
@@ -220,7 +223,8 @@ async def relay_events(
                 break
             if chunk:
                 events = stream.feed(chunk)
-            del chunk  # an idle stream does not retain it
+            if len(chunk) < _LARGE:
+                del chunk  # an idle stream does not retain it
     except HttpError as error:
         raise unavailable(error) from error
     events += stream.feed(reply.take())

@@ -67,7 +67,7 @@ def test_so_is_the_copy_of_a_request_without_thinking() -> None:
         assert [len(one.json()["messages"][1]["content"]) for one in upstream.requests] == [2, 1]
 
 
-LARGE = "x" * 20_000
+LARGE = "x" * 10_000
 START = {"type": "message_start", "message": {"id": LARGE, "usage": {"input_tokens": 1}}}
 DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": LARGE}}
 FIRST, NEXT = (f"data: {json.dumps(event)}\n\n".encode() for event in (START, DELTA))
