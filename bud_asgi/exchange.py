@@ -269,13 +269,14 @@ class Exchange(msgspec.Struct, eq=False):
         attempts = self.attempts
         if not attempts:
             return None
+        last, committed = attempts[-1], self.committed
         added = attempts[0].started - self.started - self.body_wait
         if len(attempts) > 1:
             for one, following in pairwise(attempts):
                 added += max(0.0, following.started - (one.ended or following.started))
-        begun = attempts[-1].first_event or attempts[-1].ended
-        if self.committed is not None and begun is not None and self.committed > begun:
-            added += self.committed - begun
+        begun = last.first_event or last.ended
+        if committed is not None and begun is not None and committed > begun:
+            added += committed - begun
         return max(0.0, added)
 
     @property

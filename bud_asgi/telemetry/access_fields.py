@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from math import floor
 
@@ -13,6 +14,7 @@ from bud_asgi.attempt import Attempt, AttemptEnd
 from bud_asgi.exchange import Exchange, Outcome
 from bud_asgi.limit import limit_words
 from bud_asgi.printable import printable
+from bud_asgi.protocol.headers import TRACE_PARENT
 from bud_asgi.protocol.request import MessagesRequest
 from bud_asgi.protocol.trace_context import trace_id_of
 from bud_asgi.protocol.usage import ServerToolUse, Usage
@@ -117,9 +119,10 @@ def level_of(exchange: Exchange) -> int:
 def access_line(exchange: Exchange, now: float) -> AccessLine:
     """The line of a request that ends `now`, in seconds since the epoch."""
     started, ended, committed = exchange.started, exchange.ended or exchange.started, exchange.committed
-    attempts, request = exchange.attempts, exchange.read_request
-    lines = [_attempt_line(attempt, started) for attempt in attempts]
+    attempts, request, usage = exchange.attempts, exchange.read_request, exchange.usage
+    headers, principal, client = exchange.headers, exchange.principal, exchange.client
     last = attempts[-1] if attempts else None
+    is_known = exchange.operation is not None
     # By position, which costs a fraction of what arguments with names do.
     return AccessLine(
         rfc3339(now),
@@ -129,17 +132,24 @@ def access_line(exchange: Exchange, now: float) -> AccessLine:
         exchange.status,
         exchange.outcome,
         (ended - started) * 1e5 // 1.0 / 100.0,
-        *_unserved(exchange),
-        *_caller(exchange),
+        None if is_known else _text(exchange.method),
+        None if is_known else _text(exchange.path.partition("?")[0]),
+        exchange.error_type and _text(exchange.error_type),
+        exchange.refused_by and limit_words(exchange.refused_by),
+        [limit_words(limit) for limit in exchange.over_limits] if exchange.over_limits else None,
+        exchange.trace_id or (trace_id_of(headers) if TRACE_PARENT in headers else None),
+        None if principal is None else principal.id,
+        None if principal is None else principal.team,
+        *_client(str(client[0]) if client else "", headers.get(b"user-agent", b"")[:MAX_TEXT]),
         *_models(exchange, request),
-        lines[-1].target if lines else None,
-        lines or None,
+        None if last is None else last.target.name,
+        _attempt_lines(attempts, started) if attempts else None,
         request is not None and request.stream,
         None if request is None else exchange.body_wait * 1e5 // 1.0 / 100.0,
-        (exchange.added or 0.0) * 1e5 // 1.0 / 100.0 if lines else None,
+        (exchange.added or 0.0) * 1e5 // 1.0 / 100.0 if attempts else None,
         None if committed is None else (committed - started) * 1e5 // 1.0 / 100.0,
         exchange.longest_gap * 1e5 // 1.0 / 100.0 if exchange.longest_gap else None,
-        *(_NO_USAGE if exchange.usage is None else _usage(exchange.usage)),
+        *(_NO_USAGE if usage is None else _usage(usage)),
         [_text(name) for name in last.dropped[:_MAX_DROPPED]] if last is not None and last.dropped else None,
         None if last is None else last.upstream_request_id,
         None if last is None else last.guardrail,
@@ -151,41 +161,12 @@ def access_line(exchange: Exchange, now: float) -> AccessLine:
 
 _Text = str | None
 _Count = int | None
-_Unserved = tuple[_Text, _Text, _Text, _Text, list[str] | None]
 _UsageFields = tuple[
     *tuple[_Count, _Count, _Count, _Count, _Count, _Count, _Count],
     dict[str, int] | None,
     list[IterationLine] | None,
     *tuple[_Text, _Text, _Text, bool],
 ]
-
-
-def _unserved(exchange: Exchange) -> _Unserved:
-    """`method` and `path` if no operation matches, `error_type`, `refused_by`, `over_limits`."""
-    error_type, refused_by, over_limits = exchange.error_type, exchange.refused_by, exchange.over_limits
-    is_known = exchange.operation is not None
-    if is_known and error_type is None and refused_by is None and not over_limits:
-        return _ALL_SERVED
-    return (
-        None if is_known else _text(exchange.method),
-        None if is_known else _text(exchange.path.partition("?")[0]),
-        None if error_type is None else _text(error_type),
-        None if refused_by is None else limit_words(refused_by),
-        [limit_words(limit) for limit in over_limits] if over_limits else None,
-    )
-
-
-def _caller(exchange: Exchange) -> tuple[_Text, _Text, _Text, _Text, _Text]:
-    """`trace_id`, `principal`, `team`, `client_address`, `user_agent`."""
-    principal, client, user_agent = exchange.principal, exchange.client, exchange.headers.get(b"user-agent", b"")
-    return (
-        exchange.trace_id or trace_id_of(exchange.headers),
-        None if principal is None else principal.id,
-        None if principal is None else principal.team,
-        *_client(
-            str(client[0]) if client else "", user_agent if len(user_agent) <= MAX_TEXT else user_agent[:MAX_TEXT]
-        ),
-    )
 
 
 @lru_cache(maxsize=1024)
@@ -204,16 +185,20 @@ def _models(exchange: Exchange, request: MessagesRequest | None) -> tuple[_Text,
     return None if requested == model or not requested else _text(requested), model, pattern
 
 
-def _attempt_line(attempt: Attempt, arrived: float) -> AttemptLine:
-    started, ended, first_event = attempt.started, attempt.ended, attempt.first_event
-    return AttemptLine(
-        attempt.target.name,
-        (started - arrived) * 1e5 // 1.0 / 100.0,
-        None if ended is None else (ended - started) * 1e5 // 1.0 / 100.0,
-        None if first_event is None else (first_event - started) * 1e5 // 1.0 / 100.0,
-        attempt.status,
-        attempt.end,
-    )
+def _attempt_lines(attempts: Iterable[Attempt], arrived: float) -> list[AttemptLine]:
+    lines: list[AttemptLine] = []
+    for attempt in attempts:
+        started, ended, first_event = attempt.started, attempt.ended, attempt.first_event
+        line = AttemptLine(
+            attempt.target.name,
+            (started - arrived) * 1e5 // 1.0 / 100.0,
+            None if ended is None else (ended - started) * 1e5 // 1.0 / 100.0,
+            None if first_event is None else (first_event - started) * 1e5 // 1.0 / 100.0,
+            attempt.status,
+            attempt.end,
+        )
+        lines.append(line)
+    return lines
 
 
 def _usage(usage: Usage) -> _UsageFields:
@@ -237,7 +222,6 @@ def _usage(usage: Usage) -> _UsageFields:
     )
 
 
-_ALL_SERVED: _Unserved = (None, None, None, None, None)
 _NO_USAGE = _usage(Usage())
 
 
