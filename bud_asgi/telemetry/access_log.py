@@ -7,7 +7,7 @@ import time
 
 from bud_asgi.exchange import Exchange
 from bud_asgi.observer import Observer
-from bud_asgi.telemetry.access_fields import AccessLine, access_line, encode_line, level_of, line_as_dict
+from bud_asgi.telemetry.access_fields import AccessLine, access_line, level_of, line_as_dict
 from bud_asgi.telemetry.formatters import FIELDS, JsonFormatter
 from bud_asgi.telemetry.lines import LineHandler
 
@@ -20,8 +20,8 @@ class AccessLog(Observer):
     """Logs each request to the logger `bud_asgi.access`, when it has ended.
 
     The message is short, and the attribute `bud` of the record has the fields, as a dictionary with the names of
-    `AccessLine`. If all that the logger has is a `LineHandler` that writes JSON, that gets the line as it is: a record
-    would cost more than the line.
+    `AccessLine`. If all that the logger has is a `LineHandler` that writes JSON, that makes the lines itself: a record
+    would cost more than a line.
     """
 
     def settled(self, exchange: Exchange) -> None:
@@ -29,13 +29,12 @@ class AccessLog(Observer):
         level = level_of(exchange)
         if not _log.isEnabledFor(level):
             return
-        line = access_line(exchange, time.time())
         if len(_log.handlers) == 1 and not _log.propagate:
             handler = _log.handlers[0]
             if isinstance(handler, LineHandler) and type(handler.formatter) is JsonFormatter:
-                handler.add(encode_line(line))
+                handler.add_request(exchange, time.time())
                 return
-        _log_record(level, line)
+        _log_record(level, access_line(exchange, time.time()))
 
 
 def _log_record(level: int, line: AccessLine) -> None:

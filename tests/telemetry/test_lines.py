@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -14,9 +15,15 @@ from pathlib import Path
 import pytest
 
 from bud_asgi import Exchange
+from bud_asgi.protocol.request import decode_request
 from bud_asgi.telemetry import AccessLog, LineHandler, flush_access_log
 
 LINE = b"x" * 99
+BODY = b'{"model":"claude-haiku-4-5","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}'
+
+
+def exchange() -> Exchange:
+    return Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
 
 
 class Pipe:
@@ -149,7 +156,34 @@ def test_the_access_log_hands_its_line_to_a_handler_of_its_own(
     monkeypatch.setattr(log, "handlers", [pipe.handler])
     monkeypatch.setattr(log, "propagate", False)
     caplog.set_level(logging.INFO, log.name)
-    one = Exchange.of({"type": "http", "method": "POST", "path": "/v1/messages", "headers": []})
+    one = exchange()
     AccessLog().settled(one)
     flush_access_log()
     assert one.request_id.encode() in pipe.read()
+
+
+async def test_the_lines_of_requests_and_of_records_keep_their_order(pipe: Pipe) -> None:
+    shown: list[str] = []
+    for number in range(40):
+        if number % 18 == 17:
+            pipe.handler.handle(logging.makeLogRecord({"msg": f"message {number}"}))
+            shown.append(f"message {number}")
+        else:
+            one = exchange()
+            pipe.handler.add_request(one, 0.0)
+            shown.append(one.request_id)
+    assert pipe.read() == b""
+    await asyncio.sleep(0.4)
+    lines = [json.loads(line) for line in pipe.read().splitlines()]
+    assert [line.get("request_id") or line["message"] for line in lines] == shown
+
+
+async def test_a_record_is_not_held_if_it_holds_the_body_of_its_request(pipe: Pipe) -> None:
+    released, whole = exchange(), exchange()
+    released.read_request = whole.read_request = decode_request(BODY, counting=False)
+    released.release_body()
+    held = [sys.getrefcount(released), sys.getrefcount(whole)]
+    pipe.handler.add_request(released, 0.0)
+    assert [sys.getrefcount(released), sys.getrefcount(whole)] == [held[0] + 1, held[1]]
+    pipe.handler.add_request(whole, 0.0)
+    assert [sys.getrefcount(released), sys.getrefcount(whole)] == held
