@@ -4,7 +4,7 @@ Any other app can use it: `uvicorn --http bud_asgi.server:http_protocol`, or in 
 `uvicorn.Config(app, http=ConnectionFactory(ServerLimits(...)))`. Needs the extra `server`.
 """
 
-from bud_asgi.server.connections import ConnectionFactory
+from bud_asgi.server.factory import ConnectionFactory
 from bud_asgi.server.limits import ServerLimits, default_connections
 
 __all__ = ["ConnectionFactory", "ServerLimits", "default_connections", "http_protocol"]

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from enum import Enum
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
 from starlette.types import Scope
@@ -18,9 +18,9 @@ from bud_asgi.disconnect import DISCONNECT
 from bud_asgi.http.fields import lower_name, lower_names
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.channel import Channel
+from bud_asgi.server.connections import Connections
 from bud_asgi.server.cycle import Cycle
-from bud_asgi.server.head import below_root, head_size, split_target
-from bud_asgi.server.limits import ServerLimits
+from bud_asgi.server.head import Header, below_root, head_size, split_target
 from bud_asgi.server.refusals import (
     SlowHead,
     TooManyConnections,
@@ -30,6 +30,7 @@ from bud_asgi.server.refusals import (
     render,
     too_many_pipelined,
 )
+from bud_asgi.server.repeated import RepeatedHead, repeated_head
 
 _CHUNK_FRAMING = 64
 """Bytes that a chunk may need beside its content: its size, line ends, a short extension."""
@@ -55,46 +56,6 @@ class Phase(Enum):
 IDLE, HEAD, BODY = Phase
 
 
-class Register(Protocol):
-    """What a connection knows of its server and of all connections."""
-
-    limits: ServerLimits
-    loop: asyncio.AbstractEventLoop
-    buffer: memoryview
-    head_buffer: memoryview
-    now: float
-    idle: dict[ServerConnection, float]
-    asgi_version: str
-    root_path: str
-    app_state: dict[str, Any]
-    default_lines: bytes
-
-    def add(self, connection: ServerConnection) -> bool:
-        """Register it; return whether it is within the limit."""
-        ...
-
-    def discard(self, connection: ServerConnection) -> None:
-        """Unregister it."""
-        ...
-
-    @property
-    def may_answer_more(self) -> bool:
-        """Whether a connection beyond the limit gets an answer."""
-        ...
-
-    def count(self, error: GatewayError) -> None:
-        """Count a refusal."""
-        ...
-
-    def start(self, cycle: Cycle, scope: Scope) -> None:
-        """Run the app for a request."""
-        ...
-
-    def on_response(self) -> None:
-        """Count a response."""
-        ...
-
-
 class ServerConnection(asyncio.BufferedProtocol):
     """Parses requests within the limits, runs the app for each, and closes so that a client can read its answer.
 
@@ -102,7 +63,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     that have arrived wait in a queue.
     """
 
-    def __init__(self, register: Register) -> None:
+    def __init__(self, register: Connections) -> None:
         self.deadline = inf
         self._register = register
         self._limits = register.limits
@@ -114,7 +75,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._queue: list[tuple[Cycle, Scope]] = []
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _DROPPED
-        self._begun: Collection[tuple[bytes, bytes]] | None = None
+        self._begun: dict[str, Any] | None = None
+        self._repeated: RepeatedHead | None = None
+        self._keeps_head = False
         self._phase = IDLE
         self._piece = self._head = self._framing = self._body = self._left = self._unread = self._unsent = 0
         self._error: GatewayError | None = None
@@ -189,26 +152,38 @@ class ServerConnection(asyncio.BufferedProtocol):
         return register.head_buffer if self._left <= self._limits.head else register.buffer[: self._left]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Parse what has been read."""
+        """Parse what has been read, unless it is the head of the request before with another body."""
         if self._closing or self._error is not None:
             self._discard(nbytes)
-            return
+        elif self._last is not None or self._phase is not IDLE:
+            self._parse(nbytes)
+        elif (repeated := self._repeated) and (found := repeated.match(self._register.received, nbytes)):
+            headers, body = found
+            self._run(repeated.scope, headers, keep_alive=True, body=body)
+        else:
+            begun, last = self._parse(nbytes), self._last
+            if self._keeps_head and begun is not None and self._phase is IDLE and last is not None and last.keep_alive:
+                self._repeated = repeated_head(begun, bytes(self._register.received[: nbytes - self._body]))
+
+    def _parse(self, nbytes: int) -> dict[str, Any] | None:
+        """Parse what has been read. Returns the scope of the head that was complete, the last one of several."""
         self._piece, self._body = nbytes, 0
         try:
             self._parser.feed_data(self._register.buffer[:nbytes])
         except httptools.HttpParserUpgrade as upgrade:
+            self._begun = None  # the parser reads no body of such a request
             if upgrade.args[0] < nbytes and self._last is not None:  # what follows is in the other protocol
                 self._last.keep_alive = False
         except httptools.HttpParserError:
             self._refuse(self._error or not_http())
-            return
+            return None
         begun, self._begun = self._begun, None
         if self._phase is HEAD:
             self._head += nbytes  # may count bytes before the head as well, but no more than a piece of them
             if self._head > 2 * self._limits.head:
                 self._refuse(head_too_large())
         elif self._phase is BODY and begun is not None and self._last is not None:
-            self._left = self._last.expect(begun) - self._body
+            self._left = self._last.expect(begun["headers"]) - self._body
         elif self._phase is BODY:
             self._left -= self._body
             self._framing = max(0, self._framing + nbytes - self._body)
@@ -216,6 +191,7 @@ class ServerConnection(asyncio.BufferedProtocol):
                 self._refuse(framing_too_large())
             if self._last is None:
                 self._discard(nbytes)
+        return begun
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -240,18 +216,11 @@ class ServerConnection(asyncio.BufferedProtocol):
         path, raw_path, query = split_target(self._url)  # may raise, while the request before this one runs
         self._url = b""
         parser, register = self._parser, self._register
-        self._phase = BODY
-        self._begun = headers
-        self.deadline = inf
-        self._framing = self._unread = 0
-        register.idle.pop(self, None)
-        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
-        self._last = cycle = Cycle(self, self._channel, version, method, parser.should_keep_alive())
-        scope: Scope = {
+        scope: dict[str, Any] = {
             "type": "http",
-            "asgi": {"version": register.asgi_version, "spec_version": "2.3"},
-            "http_version": version,
-            "method": method,
+            "asgi": {},
+            "http_version": parser.get_http_version(),
+            "method": parser.get_method().decode("ascii"),
             "scheme": self._scheme,
             "path": path,
             "raw_path": raw_path,
@@ -260,17 +229,35 @@ class ServerConnection(asyncio.BufferedProtocol):
             "headers": headers,
             "server": self._local,
             "client": self._client,
-            "state": register.app_state.copy(),
-            "extensions": {DISCONNECT: cycle.call_back_on_disconnect},
+            "state": {},
+            "extensions": {},
         }
         if root_path := register.root_path:
             scope |= below_root(root_path, path, raw_path)
+        self._begun = scope
+        self._run(scope, list(headers), keep_alive=parser.should_keep_alive())  # the app may change its own
+
+    def _run(
+        self, scope: dict[str, Any], headers: list[Header], *, keep_alive: bool, body: bytes | None = None
+    ) -> None:
+        """Run the app for a request, or let it wait. `body` is the whole body, if that has arrived."""
+        register = self._register
+        self._phase = BODY if body is None else IDLE
+        self.deadline = inf
+        self._framing = self._unread = 0
+        register.idle.pop(self, None)
+        self._last = cycle = Cycle(self, self._channel, scope, keep_alive=keep_alive, body=body)
+        own = scope.copy()
+        own["asgi"] = {"version": register.asgi_version, "spec_version": "2.3"}
+        own["headers"] = headers
+        own["state"] = register.app_state.copy()
+        own["extensions"] = {DISCONNECT: cycle.call_back_on_disconnect}
         if self._running is None:
             self._running = cycle
-            register.start(cycle, scope)
+            register.start(cycle, own)
         else:
             self._channel.pause_reading()
-            self._queue.append((cycle, scope))
+            self._queue.append((cycle, own))
 
     def _check_head(self, headers: Collection[tuple[bytes, bytes]]) -> None:
         limits, most = self._limits, self._head + self._piece
@@ -306,10 +293,15 @@ class ServerConnection(asyncio.BufferedProtocol):
         """The header lines that all responses begin with."""
         return self._register.default_lines
 
+    def on_stream(self) -> None:
+        """Release the head that is kept: it would take memory throughout the stream."""
+        self._repeated = None
+
     def on_response_complete(self, cycle: Cycle) -> None:
         """Go on with the next request, or wait for it."""
-        self._register.on_response()
+        self._register.state.total_requests += 1  # uvicorn can stop after so many
         self._running = None
+        self._keeps_head = cycle.has_length  # a client that streams mostly goes on with streams
         if self._last is cycle:
             self._last = None
         self._channel.wake()

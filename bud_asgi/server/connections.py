@@ -7,8 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol, cast
 
 from starlette.types import ASGIApp, Scope
 from uvicorn.config import Config
@@ -17,7 +16,6 @@ from uvicorn.server import ServerState
 from bud_asgi.clock import Clock
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.concurrency import ConcurrencyLimit
-from bud_asgi.server.connection import ServerConnection
 from bud_asgi.server.cycle import Cycle
 from bud_asgi.server.head import render_lines
 from bud_asgi.server.limits import ServerLimits
@@ -28,6 +26,24 @@ READ_BUFFER = 256 << 10
 _REPORT_EVERY = 10.0
 
 _log = logging.getLogger("bud_asgi")
+
+
+class Connection(Protocol):
+    """What all connections have to know of each."""
+
+    deadline: float
+
+    def send_held(self) -> None:
+        """Send the head of a response whose body has not begun."""
+        ...
+
+    def on_deadline(self) -> None:
+        """Do what is due."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
 
 
 class Connections:
@@ -48,23 +64,24 @@ class Connections:
     ) -> None:
         self.limits = limits
         self.loop = loop
-        self.buffer = memoryview(bytearray(max(READ_BUFFER, limits.head)))
+        self.received = bytearray(max(READ_BUFFER, limits.head))
+        self.buffer = memoryview(self.received)
         self.head_buffer = self.buffer[: limits.head]
         self.now = loop.time()
-        self.idle: dict[ServerConnection, float] = {}
+        self.idle: dict[Connection, float] = {}
         self.asgi_version, self.root_path, self.app_state = config.asgi_version, config.root_path, app_state
         self._app = _with_limit(config, limits, self.count)
-        self._state = state
+        self.state = state
         self._log_requests = logging.getLogger("uvicorn.access").hasHandlers()
         self._reset_context: bool = getattr(config, "reset_contextvars", False)  # since uvicorn 0.38
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self.default_lines = b""
         self._clock = Clock(loop, tick=limits.tick)
-        self._open = cast("set[ServerConnection]", state.connections)  # uvicorn calls their `shutdown`
+        self._open = cast("set[Connection]", state.connections)  # uvicorn calls their `shutdown`
         self._refused: Counter[int] = Counter()
         self._report_at = self.now
 
-    def add(self, connection: ServerConnection) -> bool:
+    def add(self, connection: Connection) -> bool:
         """Register a connection; return whether it is within the limit, perhaps in the place of an idle one."""
         if not self._open:
             self.now = self.loop.time()
@@ -90,7 +107,7 @@ class Connections:
             self.discard(longest_idle)
             longest_idle.abort()
 
-    def discard(self, connection: ServerConnection) -> None:
+    def discard(self, connection: Connection) -> None:
         """Unregister a connection that has been lost."""
         self._open.discard(connection)
         self.idle.pop(connection, None)
@@ -104,20 +121,16 @@ class Connections:
 
     def start(self, cycle: Cycle, scope: Scope) -> None:
         """Run the app for a request, in a task of its own."""
-        tasks = self._state.tasks
+        tasks = self.state.tasks
         running = cycle.run(self._app, scope, tasks, log=self._log_requests)
         task = self.loop.create_task(running, context=Context() if self._reset_context else None)
         if not task.done():
             cycle.task = task
             tasks.add(task)
 
-    def on_response(self) -> None:
-        """Count a response: uvicorn can stop after so many."""
-        self._state.total_requests += 1
-
     def _renew_lines(self) -> None:
         """Render the lines that all responses begin with. uvicorn lists them anew every second, for the date."""
-        headers = self._state.default_headers
+        headers = self.state.default_headers
         if headers is not self._default_headers:
             self._default_headers, self.default_lines = headers, render_lines(headers)[0]
 
@@ -138,33 +151,6 @@ class Connections:
             counts = ", ".join(f"{count} with {status}" for status, count in sorted(self._refused.items()))
             _log.warning("refused requests before they reached the app: %s", counts)
             self._refused.clear()
-
-
-class ConnectionFactory:
-    """Makes the protocol of each connection, as `http=` of `uvicorn.Config`. The limits are those of each server."""
-
-    def __init__(self, limits: ServerLimits) -> None:
-        self._limits = limits
-        self._servers: WeakKeyDictionary[ServerState, Connections] = WeakKeyDictionary()
-
-    def __reduce__(self) -> tuple[type[ConnectionFactory], tuple[ServerLimits]]:
-        """Workers get a factory with the same limits."""
-        return ConnectionFactory, (self._limits,)
-
-    def __call__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> ServerConnection:
-        """Make the protocol of one connection. The arguments are uvicorn's."""
-        connections = self._servers.get(server_state)
-        if connections is None:
-            loop = _loop or asyncio.get_running_loop()
-            connections = Connections(self._limits, config, server_state, app_state, loop)
-            self._servers[server_state] = connections
-        return ServerConnection(connections)
 
 
 def _with_limit(config: Config, limits: ServerLimits, on_refusal: Callable[[GatewayError], None]) -> ASGIApp:

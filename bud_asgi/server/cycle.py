@@ -35,6 +35,10 @@ class Connection(Protocol):
         """The header lines that all responses begin with."""
         ...
 
+    def on_stream(self) -> None:
+        """Release what a stream does not need."""
+        ...
+
     def on_response_complete(self, cycle: Cycle) -> None:
         """Go on with the next request, or close."""
         ...
@@ -48,11 +52,11 @@ class Cycle:
     """A request from its head on, until its response is complete or its connection lost.
 
     `task` runs the app. `keep_alive` is whether another request may follow, `awaits_continue` whether the client sends
-    the body only after a `100 Continue` that it has not got.
+    the body only after a `100 Continue` that it has not got, `has_length` whether the response declares its length.
     """
 
     task: asyncio.Task[None] | None = None
-    started = complete = disconnected = awaits_continue = False
+    started = complete = disconnected = awaits_continue = has_length = False
     _ready = _chunked = False
     _more = True
     _body: bytes | bytearray = b""
@@ -60,12 +64,16 @@ class Cycle:
     _logged: Scope | None = None
     _call_back: Callable[[], None] | None = None
 
-    def __init__(self, connection: Connection, channel: Channel, version: str, method: str, keep_alive: bool) -> None:
+    def __init__(
+        self, connection: Connection, channel: Channel, scope: Scope, *, keep_alive: bool, body: bytes | None
+    ) -> None:
         self._connection = connection
         self._channel = channel
-        self._version = version
-        self._silent = method == "HEAD"
-        self.keep_alive = keep_alive and version != "1.0"
+        self._version: str = scope["http_version"]
+        self._silent: bool = scope["method"] == "HEAD"
+        self.keep_alive = keep_alive and self._version != "1.0"
+        if body is not None:  # all of it
+            self._body, self._ready, self._more = body, True, False
 
     async def run(self, app: ASGIApp, scope: Scope, tasks: set[asyncio.Task[None]], *, log: bool) -> None:
         """Run the app in `task`, which is in `tasks` meanwhile.
@@ -163,13 +171,13 @@ class Cycle:
         kind = message["type"]
         if self.complete:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
-        expected = "http.response.body" if self.started else "http.response.start"
-        if kind != expected:
-            raise RuntimeError(f"Expected ASGI message '{expected}', but got '{kind}'.")
-        if self.started:
+        if self.started and kind == "http.response.body":
             self._write(message.get("body", b""), more=message.get("more_body", False))
-        else:
+        elif kind == "http.response.start" and not self.started:
             self._start(message["status"], message.get("headers", ()))
+        else:
+            expected = "http.response.body" if self.started else "http.response.start"
+            raise RuntimeError(f"Expected ASGI message '{expected}', but got '{kind}'.")
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         lines, framing = render_lines(headers)
@@ -180,10 +188,13 @@ class Cycle:
         self._silent = self._silent or status in _BODILESS
         self._chunked = TRANSFER in framing and has_token(framing[TRANSFER], b"chunked")
         if LENGTH in framing:
+            self.has_length = True
             self._left = None if self._silent or self._chunked else int(framing[LENGTH])
-        elif not (self._chunked or self._silent or self._version == "1.0"):
-            self._chunked = True
-            lines += TRANSFER + b"chunked"
+        else:
+            self._connection.on_stream()
+            if not (self._chunked or self._silent or self._version == "1.0"):
+                self._chunked = True
+                lines += TRANSFER + b"chunked"
         self._channel.held += b"".join((STATUS_LINES[status], self._connection.default_lines(), lines, b"\r\n\r\n"))
         self.started = True
         if self._logged is not None:

@@ -1,0 +1,54 @@
+"""A head that is sent again on its connection: it is compared, instead of parsed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bud_asgi.server.head import Header
+
+_LONGEST = 4 << 10
+"""Bytes of the longest head that is kept, while its connection is idle or waits for a response of a known length."""
+
+_LENGTH = b"content-length"
+_LINES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+"""How clients write it, with the line end before it, which is nowhere else in a head."""
+
+
+class RepeatedHead:
+    """The scope of a head, and its bytes before and after the digits of its `content-length`.
+
+    A client sends much the same head with each request. Between two messages a parser keeps nothing of the last one, so
+    that equal bytes mean an equal head. The bytes contain the client's credential: they must stay with the connection.
+    """
+
+    __slots__ = ("_after", "_before", "_digits", "_index", "_size", "scope")
+
+    def __init__(self, scope: dict[str, Any], head: bytes, digits: slice, index: int) -> None:
+        self.scope = scope
+        self._before, self._after = head[: digits.start], head[digits.stop :]
+        self._size, self._digits, self._index = len(head), digits.stop - digits.start, index
+
+    def match(self, received: bytearray, size: int) -> tuple[list[Header], bytes] | None:
+        """The headers and the body, if the first `size` bytes are this head and a whole body of the declared length."""
+        before, begin = self._before, self._size
+        if size < begin or not received.startswith(before):
+            return None
+        length = b"%d" % (size - begin)
+        if len(length) != self._digits or not received.startswith(length + self._after, len(before)):
+            return None
+        headers: list[Header] = self.scope["headers"].copy()
+        headers[self._index] = (_LENGTH, length)
+        return headers, bytes(received[begin:size])
+
+
+def repeated_head(scope: dict[str, Any], head: bytes) -> RepeatedHead | None:
+    """What recognises a head with this scope, if `head` is no more than that, and declares the length of the body."""
+    if len(head) > _LONGEST or head.count(b"\r\n") != len(scope["headers"]) + 2:
+        return None
+    for line in _LINES:
+        at = head.find(line)
+        if at >= 0:
+            begin = at + len(line)
+            digits = slice(begin, head.index(b"\r", begin))
+            return RepeatedHead(scope, head, digits, head.count(b"\r\n", 0, at))
+    return None
