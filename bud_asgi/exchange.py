@@ -213,11 +213,10 @@ class Exchange(msgspec.Struct, eq=False):
             lines = scope["headers"]
             # A longer list costs more than it should before the app can refuse it.
             headers, names, size = read_headers(lines if len(lines) <= MAX_HEADER_LINES else ())
-            version = scope.get("http_version", "1.1")
-            request_id = new_request_id()
-            path, now, client = scope["path"], time.monotonic(), scope.get("client")
-            exchange = cls(request_id, scope["method"], version, headers, names, size, path, now, client)
-            scope[SCOPE_KEY] = exchange
+            version, path, client = scope.get("http_version", "1.1"), scope["path"], scope.get("client")
+            exchange = scope[SCOPE_KEY] = cls(
+                new_request_id(), scope["method"], version, headers, names, size, path, time.monotonic(), client
+            )
         return exchange
 
     def __repr__(self) -> str:
@@ -230,16 +229,21 @@ class Exchange(msgspec.Struct, eq=False):
         Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
         `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
         """
-        if self.read_request is None:
-            check_request_headers(self.headers, self.header_names)
-            if self.principal is not None:
-                self.upload.principal = self.principal.id
-            asked_at = time.monotonic()
-            body = await read_body(receive, self.headers, self.upload, self.max_body)
-            self.body_wait = time.monotonic() - asked_at
-            request = decode_request(body, counting=self.counting, others=self.other_models)
-            self.read_request = request if request.is_plain else await with_named_models(request)
-        return self.read_request
+        if self.read_request is not None:
+            return self.read_request
+        headers, upload, principal = self.headers, self.upload, self.principal
+        check_request_headers(headers, self.header_names)
+        if principal is not None:
+            upload.principal = principal.id
+        asked_at = time.monotonic()
+        body = await read_body(receive, headers, upload, self.max_body)
+        self.body_wait = time.monotonic() - asked_at
+        counting = self.operation != "messages.create" and self.counting
+        request = decode_request(body, counting=counting, others=self.other_models)
+        if not request.is_plain:
+            request = await with_named_models(request)
+        self.read_request = request
+        return request
 
     @property
     def decoded_request(self) -> MessagesRequest:

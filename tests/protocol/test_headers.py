@@ -94,7 +94,15 @@ def test_the_size_is_that_of_the_merged_lines(lines: Lines) -> None:
 
 
 _kinds = [VERSION[0], b"anthropic-user-profile-id", b"anthropic_workspace_id", b"traceparent", b"tracestate"]
-_kinds += [b"x-amzn-bedrock-service-tier", b"x-api-key", b"accept", b"a\0anthropic-beta", b"anthropic", b""]
+_kinds += [
+    b"x-amzn-bedrock-service-tier",
+    b"x-api-key",
+    b"accept",
+    b"a\0anthropic-beta",
+    b"anthropic",
+    b"content-encoding",
+    b"",
+]
 
 
 @given(names=st.lists(st.sampled_from(_kinds), unique=True))
@@ -104,6 +112,7 @@ def test_what_names_show_does_not_depend_on_what_is_remembered(names: list[bytes
         known = names_of(names)
         assert known.forwarded == tuple(name for name in names if name.startswith(b"anthropic-"))
         assert known.account == tuple(name for name in names if name in {_kinds[1], _kinds[2], _kinds[5]})
+        assert set(known.checked) == {*known.forwarded, *names} & {b"anthropic-user-profile-id", b"content-encoding"}
     known_names.clear()
 
 
