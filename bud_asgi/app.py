@@ -29,7 +29,7 @@ from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
-from bud_asgi.protocol.headers import MAX_HEAD, MAX_HEADER_LINES, head_too_large
+from bud_asgi.protocol.headers import MAX_HEAD, head_too_large
 from bud_asgi.protocol.hops import HOPS, next_hops
 from bud_asgi.protocol.operations import PUBLIC, Operation, model_of_path
 from bud_asgi.providers import Provider
@@ -336,7 +336,7 @@ class MessagesApp:
         exchange = request.exchange
         try:
             size = exchange.head_size + len(scope["path"]) + len(scope.get("query_string", b""))
-            if size > MAX_HEAD or len(scope["headers"]) > MAX_HEADER_LINES:  # several servers have no limit
+            if size > MAX_HEAD:  # several servers have no limit
                 raise head_too_large(len(scope["headers"]))
             operation = exchange.operation = operation_of(scope)
         finally:

@@ -111,8 +111,11 @@ def head_too_large(lines: int) -> HeadTooLarge:
 def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderNames, int]:
     """Return merged header lines, what their names show, and their size in the head of a request.
 
-    Most clients' lines need no merging, which is found out at less cost than merging them.
+    Most clients' lines need no merging, which is found out at less cost than merging them. Of more than
+    `MAX_HEADER_LINES` none is read, and the size is over `MAX_HEAD`: the request is refused.
     """
+    if len(lines) > MAX_HEADER_LINES:
+        return {}, names_of(()), MAX_HEAD + 1
     merged = dict(lines)
     key = tuple(merged)
     names = known_names.get(key) or _read_names(key)
