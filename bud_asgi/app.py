@@ -318,7 +318,8 @@ class MessagesApp:
                 raise
         finally:
             exchange.ended = time.monotonic()
-            exchange.outcome = exchange.outcome or "cancelled"
+            if exchange.outcome is None:
+                exchange.outcome = "cancelled"
             try:
                 observers = response.observers
                 if observers.settled:
