@@ -321,9 +321,8 @@ class MessagesApp:
             if exchange.outcome is None:
                 exchange.outcome = "cancelled"
             try:
-                observers = response.observers
-                if observers.settled:
-                    observers.notify(observers.settled, exchange)
+                if response.observers.settled:
+                    response.observers.notify(response.observers.settled, exchange)
             finally:
                 loop.discard(exchange)
 
@@ -358,10 +357,7 @@ class MessagesApp:
         return _call_stack(stack, request, scope, receive)
 
     async def _answer_public(self, operation: Operation, response: Response, loop: LoopResources) -> None:
-        """Answer at once that the process runs, or report whether requests can be served.
-
-        That includes a key store that does not answer while known keys still work. Observers are not notified.
-        """
+        """Answer a health check; `readyz` also reports a key store that does not answer while known keys still work."""
         response.observers = NO_OBSERVERS
         if operation != "readyz":
             await response.send_whole(200, (), b"")
