@@ -148,8 +148,11 @@ def check_request_headers(headers: Headers, names: HeaderNames) -> None:
     are forwarded must be printable ASCII.
     """
     version = headers.get(_VERSION)
-    if version != _USUAL_VERSION:
-        _check_version(version)
+    if not version:
+        raise InvalidRequest("anthropic-version: header is required")
+    if version != _USUAL_VERSION and not _VERSIONS.fullmatch(version):
+        shown = version[:100].decode("ascii", "backslashreplace")
+        raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
     for name in names.checked:
         value = headers.get(name, b"")
         if name == _ENCODING:
@@ -160,14 +163,6 @@ def check_request_headers(headers: Headers, names: HeaderNames) -> None:
                 )
         elif not _PRINTABLE.fullmatch(value):
             raise InvalidRequest(f"{name.decode('latin-1')}: header must be printable ASCII")
-
-
-def _check_version(version: bytes | None) -> None:
-    if not version:
-        raise InvalidRequest("anthropic-version: header is required")
-    if not _VERSIONS.fullmatch(version):
-        shown = version[:100].decode("ascii", "backslashreplace")
-        raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
 
 
 def forwarded_headers(
