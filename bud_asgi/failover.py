@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from math import inf
 
@@ -166,11 +166,9 @@ class RetryBudget:
         self._floor = floor
         self._attempts = _Count(window)
         self._retries = _Count(window)
-        self.taken = self.returned = self.refused = 0
-
-    def count(self, now: float) -> None:
+        self.count: Callable[[float], None] = self._attempts.add
         """Count an attempt that is sent."""
-        self._attempts.add(now)
+        self.taken = self.returned = self.refused = 0
 
     def take(self, now: float) -> bool:
         """Whether a further attempt may be made; if so, it is counted."""

@@ -17,6 +17,9 @@ _LIMITS = {
     )
     for kind in (b"requests", b"tokens", b"input-tokens", b"output-tokens")
 }
+LIMIT_HEADERS = frozenset(_LIMITS)
+"""The headers with the upstream's limits: without one of them, a reply shows nothing."""
+
 _MAX_DIGITS = 18
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.routing.headroom import shortage_of
+from bud_asgi.routing.headroom import LIMIT_HEADERS, shortage_of
 from bud_asgi.state import Availability, Breaker
 
 Verdict = Literal["ok", "failed", "busy", "credential", "missing", "neutral"]
@@ -199,6 +199,8 @@ class Health:
         With less than 5 % of its requests or tokens left, the target is nearly full until the limit is reset.
         `wall_clock` returns Unix time in seconds.
         """
+        if LIMIT_HEADERS.isdisjoint(headers):
+            return
         seconds = shortage_of(headers, wall_clock)
         if seconds is None or (seconds <= 0.0 and self._shortage is None):
             return
