@@ -30,7 +30,7 @@ async def run_attempts(
     the upstream call is aborted at once.
     """
     exchange = request.exchange
-    streams = exchange.decoded_request.stream
+    streams = (exchange.read_request or exchange.decoded_request).stream
     if streams:
         request.response.enable_pings()
     run = Run(request, upstreams, client, timing, [], streams)

@@ -127,9 +127,10 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._gone:
             raise HttpError("reset", "the connection ended before the request was sent", reused=self._served)
-        reply = self._reply = Reply(self, request.timeouts, self._loop_state.loop)
+        loop = self._loop_state.loop
+        reply = self._reply = Reply(self, request.timeouts, loop)
         self._parser.begin(reply, is_head=request.method == b"HEAD")
-        self._last_write_at = self._loop_state.loop.time()
+        self._last_write_at = loop.time()
         whole = joined(head, request.body)
         if whole is None:
             self._written = 0
@@ -138,7 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         elif not self._transport.is_closing():
             self._written = len(whole)
             self._unwritten = whole
-            self._loop_state.loop.call_soon(self._write)
+            loop.call_soon(self._write)
         return reply
 
     def is_reusable(self, now: float) -> bool:
