@@ -173,7 +173,7 @@ class Health:
         if LIMIT_HEADERS.isdisjoint(headers):
             return
         seconds = shortage_of(headers, wall_clock)
-        if seconds is None or (seconds <= 0.0 and self._shortage is None):
+        if seconds <= 0.0 and self._shortage is None:
             return
         until = now + min(seconds, MAX_RETRY_AFTER)
         reason = "less than 5 % of the upstream's rate limit is left"
