@@ -15,12 +15,12 @@ from starlette.types import Scope
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from bud_asgi.disconnect import DISCONNECT
-from bud_asgi.http.fields import lower_name, lower_names
+from bud_asgi.http.fields import Header, lower_name, lower_names
 from bud_asgi.protocol.errors import GatewayError
 from bud_asgi.server.channel import Channel
 from bud_asgi.server.connections import Connections
 from bud_asgi.server.cycle import Cycle
-from bud_asgi.server.head import Header, below_root, head_size, split_target
+from bud_asgi.server.head import below_root, head_size, split_target
 from bud_asgi.server.refusals import (
     SlowHead,
     TooManyConnections,
@@ -35,7 +35,7 @@ from bud_asgi.server.repeated import RepeatedHead, repeated_head
 _CHUNK_FRAMING = 64
 """Bytes that a chunk may need beside its content: its size, line ends, a short extension."""
 
-_DROPPED: deque[tuple[bytes, bytes]] = deque(maxlen=0)
+_DROPPED: deque[Header] = deque(maxlen=0)
 """Takes the trailers, which the scope must not show as headers."""
 
 _HELD_BODY = 32 << 10
@@ -74,7 +74,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._last: Cycle | None = None
         self._queue: list[tuple[Cycle, Scope]] = []
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _DROPPED
+        self._headers: list[Header] | deque[Header] = _DROPPED
         self._begun: dict[str, Any] | None = None
         self._repeated: RepeatedHead | None = None
         self._keeps_head = False
@@ -259,7 +259,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._channel.pause_reading()
             self._queue.append((cycle, own))
 
-    def _check_head(self, headers: Collection[tuple[bytes, bytes]]) -> None:
+    def _check_head(self, headers: Collection[Header]) -> None:
         limits, most = self._limits, self._head + self._piece
         if len(headers) > limits.header_lines or (most > limits.head and head_size(self._url, headers) > limits.head):
             self._error = head_too_large()

@@ -10,9 +10,6 @@ from urllib.parse import unquote
 
 import httptools
 
-Header = tuple[bytes, bytes]
-"""A header field: its name and its value."""
-
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode() for status in range(100, 600)}
 """The status lines by status, without their line ends."""
@@ -41,7 +38,7 @@ def _make_prefix(name: bytes) -> bytes:
     return prefix
 
 
-def render_lines(headers: Iterable[Header]) -> tuple[bytes, dict[bytes, bytes]]:
+def render_lines(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, dict[bytes, bytes]]:
     """Header fields as lines, each with its line end in front, and the values of those that a server has to understand.
 
     The values are by `CONNECTION`, `LENGTH` and `TRANSFER`; those of repeated fields are joined by commas. Raises
@@ -82,7 +79,7 @@ def below_root(root_path: str, path: str, raw_path: bytes) -> dict[str, str | by
     return {"root_path": root_path, "path": path, "raw_path": raw_path}
 
 
-def head_size(target: bytes, headers: Iterable[Header]) -> int:
+def head_size(target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:
     """The size of a head with these fields, without its method and version."""
     lines = list(headers)
     return len(target) + len(b"".join(chain.from_iterable(lines))) + 4 * len(lines)

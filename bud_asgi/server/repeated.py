@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bud_asgi.server.head import Header
+from bud_asgi.http.fields import Header
 
 _LONGEST = 4 << 10
 """Bytes of the longest head that is kept, while its connection is idle or waits for a response of a known length."""

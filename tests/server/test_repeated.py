@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from support.counts import examples
 
-from bud_asgi.server.head import Header
+from bud_asgi.http.fields import Header
 from bud_asgi.server.repeated import RepeatedHead, repeated_head
 from server.connected import EMPTY, GET, Client, answering, connected, sending
 
