@@ -96,7 +96,7 @@ class MemoryStore:
             return now
 
     def give_back(self, account: Account, amounts: Sequence[int], taken_at: float) -> None:
-        """Give back what was taken for good, as far as it can not have been refilled since."""
+        """Give back what was taken for good, less all that may have been refilled since."""
         with self._lock:
             now = self._clock()
             for bucket, amount in zip(account.buckets, amounts, strict=True):
