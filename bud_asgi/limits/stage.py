@@ -149,12 +149,16 @@ class Limiter:
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
         """Book what a request has used, at once or in the background: cancellation does not skip it."""
         plan, reservation = admission.plan, admission.reservation
-        if reservation is not None:
-            self._book(admission, reservation, exchange, tasks)
-        elif exchange.attempts or not is_relayed(exchange):
-            return
-        elif self._memory is not None and plan.account is not None:
+        if reservation is None:
+            if exchange.attempts or self._memory is None or plan.account is None or not is_relayed(exchange):
+                return
             self._memory.give_back(plan.account, admission.amounts, admission.taken_at)
+        elif self._memory is not None:
+            self._memory.book(reservation, self._used_amounts(admission, exchange))
+        else:
+            for leases in tuple(self._leases.values()):  # threads may add others
+                leases.discard(reservation)
+            tasks.run_or_spawn(partial(self.store.settle, reservation, self._used_amounts(admission, exchange)))
         if self._waiting.queues:
             self._waiting.wake(plan.charges)
 
@@ -245,17 +249,6 @@ class Limiter:
         except RateLimited as error:
             raise self._refused(exchange, error) from None
 
-    def _book(self, admission: Admission, reservation: Reservation, exchange: Exchange, tasks: BackgroundTasks) -> None:
-        amounts = admission.amounts
-        if self._used is not None or not (admission.plan.only_requests and exchange.attempts):
-            amounts = self._used_amounts(admission, exchange)
-        if self._memory is not None:
-            self._memory.book(reservation, amounts)
-            return
-        for leases in tuple(self._leases.values()):  # threads may add others
-            leases.discard(reservation)
-        tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
-
     def _lease(self, reservation: Reservation, tasks: BackgroundTasks | None) -> None:
         if self._shared is None or tasks is None:
             return
@@ -277,6 +270,8 @@ class Limiter:
         plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
             return computed_use(self._used, exchange, plan.charges, reserved)
+        if plan.only_requests and exchange.attempts:
+            return reserved
         usage = exchange.usage
         tokens = None if usage is None else used_tokens(usage)
         if plan.history is not None and usage is not None and tokens is not None and not usage.estimated:
