@@ -51,18 +51,23 @@ class MemoryMachine(LimitMachine):
         self.accounts.append(self.memory.account([Charge(limit, "a", amount) for limit in limits]))
 
     @precondition(lambda self: self.accounts)
-    @rule(data=st.data())
-    def take(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), for_good=st.booleans())
+    def take(self, data: st.DataObject, *, for_good: bool) -> None:
         account = data.draw(st.sampled_from(self.accounts))
         charges, amounts = account.charges, amounts_of(account)
         if (longest := max(self.model.waits(charges))) > 0:
-            for attempt in (self.memory.check, self.memory.hold):
+            for attempt in (self.memory.check, self.memory.take, self.memory.hold):
                 with pytest.raises(RateLimited) as error:
                     attempt(account, amounts)
                 assert error.value.retry_after == pytest.approx(float(longest))
             return
         self.memory.check(account, amounts)
-        self.open.append((self.model.reserve(charges), self.memory.hold(account, amounts)))
+        number = self.model.reserve(charges)
+        if for_good and all(charge.limit.window for charge in charges):
+            self.model.settle(number, amounts)
+            self.memory.take(account, amounts)
+        else:
+            self.open.append((number, self.memory.hold(account, amounts)))
 
     @rule()
     def other_callers_come(self) -> None:
