@@ -168,7 +168,7 @@ class EventsToSse:
             for chunk in chunks:
                 events.append(_decode_chunk(chunk).data)  # noqa: PERF401 - those before an invalid one are written
         finally:
-            if events and not self._ended and (deltas := _deltas_together(events)):
+            if len(events) > 1 and not self._ended and (deltas := _deltas_together(events)):
                 written.append(deltas)
             else:
                 for event in events:
