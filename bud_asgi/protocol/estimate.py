@@ -19,7 +19,8 @@ _SIGNATURE_HEAD = 260  # bytes of a signature that do not depend on the length o
 _SIGNATURE_PER_TOKEN = 5.4  # bytes
 _MANY = 100  # events: the service pads each by 0 to 15 bytes, and the mean of so many is fair
 _CR = ord("\r")
-_SPAN = 2 << 10  # bytes that are searched for similar deltas; more where more were found before
+_MEASURED = 14 << 10  # bytes of similar deltas that are measured one by one, at the beginning
+_MIN_SPAN, _FIRST_SPAN = 2 << 10, 64 << 10  # bytes that are searched for similar deltas
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
 _MOST_FILES = 1000  # keys that are examined: a hostile body has millions. The service takes some hundred files
@@ -83,7 +84,7 @@ class OutputEstimate:
         self._tokens = 0.0  # those that don't depend on `_content`
         self._block_began_at = 0.0
         self._head = _NO_RUN  # what precedes the content in the events of the current run
-        self._span = _SPAN
+        self._span = _FIRST_SPAN  # larger after similar deltas, smaller where others were among them
         self._tails = 0  # bytes behind the content of some deltas
         self._tails_seen = 0
 
@@ -115,10 +116,14 @@ class OutputEstimate:
         Lines end with LF. What follows a head up to the end of its line is taken for the rest of a valid delta.
         """
         while at < len(events) and events.startswith(self._head, at):
-            size = self._add_like(events, at, at + self._span) or self._add_like(events, at, at)
-            if not size:
-                break
-            self._span = max(_SPAN, 2 * size)
+            size = self._add_like(events, at, at + self._span)
+            if size:
+                self._span = max(self._span, 2 * size)
+            else:
+                self._span = max(_MIN_SPAN, self._span // 2)
+                size = self._add_like(events, at, at)
+                if not size:
+                    break
             at += size
         return at
 
@@ -137,13 +142,13 @@ class OutputEstimate:
         count = 1 + events.count(head, at, end)
         if events.count(b"\n", at, end) != count * head.count(b"\n"):
             return 0
-        if count == 1 or self._tails_seen < _MANY:
-            quotes = [event.rfind(b'"') for event in events[at : end - 2].split(b"\n\n")]
-            tails = end - at - sum(quotes)
-            self._tails += tails
-            self._tails_seen += count
-        else:
-            tails = count * self._tails / self._tails_seen
+        if self._tails_seen < _MANY:
+            stop = events.rfind(b"\n\n", at, min(end, at + _MEASURED))
+            stop = stop if stop > 0 else end - 2
+            quotes = [event.rfind(b'"') for event in events[at:stop].split(b"\n\n")]
+            self._tails += stop + 2 - at - sum(quotes)
+            self._tails_seen += len(quotes)
+        tails = count * self._tails / self._tails_seen
         self._content += max(0.0, end - at - count * len(self._head) - tails)
         return end - at
 
