@@ -59,7 +59,7 @@ class _ContentEvent(msgspec.Struct, frozen=True):
 _decode_event = msgspec.json.Decoder(_ContentEvent).decode
 
 
-class OutputEstimate:
+class OutputEstimate(msgspec.Struct, eq=False, gc=False):
     """Estimates the output tokens of a stream from the content in its events.
 
     Deltas of one block begin alike, so only the first of them is parsed. Where they arrive alone they are measured one
@@ -69,24 +69,18 @@ class OutputEstimate:
     signature. Results of server tools and citations are no output.
     """
 
-    __slots__ = (
-        "_block_began_at",
-        "_content",
-        "_head",
-        "_span",
-        "_tails",
-        "_tails_seen",
-        "_tokens",
-    )
-
-    def __init__(self) -> None:
-        self._content = 0.0  # bytes
-        self._tokens = 0.0  # those that don't depend on `_content`
-        self._block_began_at = 0.0
-        self._head = _NO_RUN  # what precedes the content in the events of the current run
-        self._span = _FIRST_SPAN  # larger after similar deltas, smaller where others were among them
-        self._tails = 0  # bytes behind the content of some deltas
-        self._tails_seen = 0
+    _content: float = 0.0
+    """In bytes."""
+    _tokens: float = 0.0
+    """Those that do not depend on `_content`."""
+    _block_began_at: float = 0.0
+    _head: bytes = _NO_RUN
+    """What precedes the content in the events of the current run."""
+    _span: int = _FIRST_SPAN
+    """How many bytes are searched: more after similar deltas, fewer where others were among them."""
+    _tails: int = 0
+    """Bytes behind the content of some deltas."""
+    _tails_seen: int = 0
 
     @property
     def size(self) -> float:
