@@ -35,6 +35,7 @@ _DELTA = re.compile(
     rb'"delta": ?\{"type": ?"(?:text|thinking|input_json)_delta", ?"(?:text|thinking|partial_json)": ?")'
     rb'((?:[^"\\\n]++|\\.)*+)"[ }]*\n\n'
 )
+_TAIL = re.compile(rb'"}[ }]*+\n')  # what follows the content of a delta, without the empty line
 _DELTA_HEAD = re.compile(_DELTA.pattern[: _DELTA.pattern.index(rb"((?:[^")])
 
 
@@ -137,13 +138,11 @@ class OutputEstimate(msgspec.Struct, eq=False, gc=False):
         if events.count(b"\n", at, end) != count * head.count(b"\n"):
             return 0
         if self._tails_seen < _MANY:
-            stop = events.rfind(b"\n\n", at, min(end, at + _MEASURED))
-            stop = stop if stop > 0 else end - 2
-            quotes = [event.rfind(b'"') for event in events[at:stop].split(b"\n\n")]
-            self._tails += stop + 2 - at - sum(quotes)
-            self._tails_seen += len(quotes)
-        tails = count * self._tails / self._tails_seen
-        self._content += max(0.0, end - at - count * len(self._head) - tails)
+            tails = _TAIL.findall(events, at, min(end, at + _MEASURED))
+            self._tails += sum(map(len, tails)) + len(tails)
+            self._tails_seen += len(tails)
+        tail = self._tails / max(1, self._tails_seen)
+        self._content += max(0.0, end - at - count * (len(self._head) + tail))
         return end - at
 
     def begin_run(self, events: bytes, at: int) -> bool:
