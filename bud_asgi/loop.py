@@ -21,6 +21,9 @@ from bud_asgi.protocol.errors import ShuttingDown
 from bud_asgi.response import Response
 from bud_asgi.tasks import BackgroundTasks
 
+_LARGEST_KEPT = 8 << 20
+"""Size in bytes up to which freed memory is kept for the next body rather than returned to the system."""
+
 _log = logging.getLogger("bud_asgi")
 
 
@@ -105,6 +108,9 @@ class LoopResources:
         self.now = self._loop.time
         self._clock = Clock(self._loop, tick=timing.tick)
         self._empty = asyncio.Event()
+        # A page fault for each 4 KB costs more than to copy them. glibc keeps blocks as large as the largest that has
+        # been freed, and up to twice as much in all (`mallopt(3)`, "dynamic mmap threshold").
+        bytes(_LARGEST_KEPT)
 
     def add(self, exchange: Exchange, response: Response, serving: Serving) -> ActiveRequest:
         """Register a request that has arrived, and equip its record."""

@@ -8,8 +8,8 @@ import asyncio
 class Channel:
     """The transport of one connection with its flow control. It holds nothing for a task that does not wait.
 
-    `held` is a head that waits for the first part of its body, so that both are one write. `write_paused` is true while
-    the client reads more slowly than the app writes.
+    `held` is a head that waits for the first part of its body, so that both are one write, or a whole response that is
+    about to be written. `write_paused` is true while the client reads more slowly than the app writes.
     """
 
     __slots__ = ("_loop", "held", "read_paused", "transport", "waiters", "write_paused")
@@ -28,6 +28,19 @@ class Channel:
             self.transport.writelines((held, data))
         elif held or data:
             self.transport.write(held or data)
+
+    def write_soon(self, data: bytes) -> None:
+        """Write the held head and `data` in the next iteration of the event loop, in a row with other responses.
+
+        Between two tasks it costs more: it replaces what the processor's caches hold, and may wake another process.
+        """
+        self.held += data
+        self._loop.call_soon(self.write_held)
+
+    def write_held(self) -> None:
+        """Write what is held, unless the connection is closed."""
+        if self.held and not self.transport.is_closing():
+            self.write(b"")
 
     def pause_reading(self) -> None:
         """Read nothing for now."""

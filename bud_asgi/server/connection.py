@@ -159,8 +159,7 @@ class ServerConnection(asyncio.BufferedProtocol):
 
     def send_held(self) -> None:
         """Send the head of a response whose body has not begun."""
-        if self._channel.held:
-            self._channel.write(b"")
+        self._channel.write_held()
 
     def on_deadline(self) -> None:
         """Do what is due: refuse a slow head, close an idle connection, give up one that is being closed."""
@@ -364,6 +363,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self._closing:
             return
         self._closing = True
+        self._channel.write_held()
         if self._running is not None:
             self._running.disconnect()
         self._queue.clear()

@@ -25,9 +25,6 @@ from bud_asgi.server.limits import ServerLimits
 READ_BUFFER = 256 << 10
 """Size in bytes of the read buffer that all connections of a server share: the most of a body in one read."""
 
-_LARGEST_KEPT = 8 << 20
-"""Size in bytes up to which freed memory is kept for the next body rather than returned to the system."""
-
 _REPORT_EVERY = 10.0
 
 _log = logging.getLogger("bud_asgi")
@@ -51,9 +48,6 @@ class Connections:
     ) -> None:
         self.limits = limits
         self.loop = loop
-        # A page fault for each 4 KB costs more than to copy them. glibc keeps blocks as large as the largest that has
-        # been freed, and up to twice as much in all (`mallopt(3)`, "dynamic mmap threshold").
-        bytes(_LARGEST_KEPT)
         self.buffer = memoryview(bytearray(max(READ_BUFFER, limits.head)))
         self.head_buffer = self.buffer[: limits.head]
         self.now = loop.time()

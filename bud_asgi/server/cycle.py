@@ -15,6 +15,9 @@ from bud_asgi.server.head import CONNECTION, LENGTH, STATUS_LINES, TRANSFER, has
 
 _BODILESS = frozenset({204, 304})
 
+_SMALL = 16 << 10
+"""Size in bytes of the largest body that is copied behind its head."""
+
 _FAILURE = [
     (b"content-type", b"text/plain; charset=utf-8"),
     (b"content-length", b"21"),
@@ -181,7 +184,7 @@ class Cycle:
         elif not (self._chunked or self._silent or self._version == "1.0"):
             self._chunked = True
             lines += TRANSFER + b"chunked"
-        self._channel.held = b"".join((STATUS_LINES[status], self._connection.default_lines(), lines, b"\r\n\r\n"))
+        self._channel.held += b"".join((STATUS_LINES[status], self._connection.default_lines(), lines, b"\r\n\r\n"))
         self.started = True
         if self._logged is not None:
             self._log_request(self._logged, status)
@@ -197,11 +200,16 @@ class Cycle:
             if len(body) > self._left:
                 raise RuntimeError("Response content longer than Content-Length")
             self._left -= len(body)
-        self._channel.write(body)
         if more:
+            self._channel.write(body)
             return
         if self._left:
+            self._channel.write(body)
             raise RuntimeError("Response content shorter than Content-Length")
+        if self.keep_alive and self._channel.held and len(body) <= _SMALL:
+            self._channel.write_soon(body)
+        else:
+            self._channel.write(body)
         self.complete = True
         self._call_back = None
         self._connection.on_response_complete(self)

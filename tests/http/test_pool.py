@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from differences import Client
@@ -162,24 +162,59 @@ async def test_a_second_reply_in_one_read_never_reaches_the_next_caller(client: 
             assert await read(await client.send(request_to(peer))) == b"ok"
 
 
+class CalledWhenTaken(list[bytes]):
+    """A body that calls `then`, once, when a request is given to a connection that has been checked."""
+
+    def __init__(self, engine: Engine, then: Callable[[], object]) -> None:
+        super().__init__([b"{}"])
+        self._engine = engine
+        self._then: Callable[[], object] | None = then
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._then is not None and not self._engine.idle:
+            self._then()
+            self._then = None
+        return super().__iter__()
+
+
 async def test_a_reply_sent_before_the_request_arrived_never_reaches_the_caller(engine: Engine) -> None:
     """Two replies for one request, the second on its way while the next request is being written."""
     async with Peer(reply_with(OK)) as peer:
         await read(await engine.send(request_to(peer)))
-        first = peer.connections[0]
+        first, loop = peer.connections[0], asyncio.get_running_loop()
         first.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # as over a network: no separate ACK
-
-        class SentMeanwhile(list[bytes]):
-            def __iter__(self) -> Iterator[bytes]:
-                if not engine.idle:  # the connection has been checked, and taken
-                    first.send_now(OK)
-                return super().__iter__()
-
+        just_before_the_write = CalledWhenTaken(engine, lambda: loop.call_soon(first.send_now, OK))
         with pytest.raises(HttpError) as failed:
-            await engine.send(request_to(peer, body=SentMeanwhile([b"{}"])))
+            await engine.send(request_to(peer, body=just_before_the_write))
         assert (failed.value.kind, failed.value.sent, failed.value.answered) == ("protocol", True, False)
         assert await read(await engine.send(request_to(peer))) == b"ok"
         assert (engine.stale_retries, len(peer.connections)) == (0, 2)
+
+
+async def test_a_reply_read_before_the_request_is_written_never_reaches_the_caller(engine: Engine) -> None:
+    """uvloop reads before the request is written, which is then sent on another connection; asyncio reads after it."""
+    async with Peer(reply_with(OK)) as peer:
+        await read(await engine.send(request_to(peer)))
+        first = peer.connections[0]
+        first.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        second = OK.replace(b"ok", b"no")
+        request = request_to(peer, body=CalledWhenTaken(engine, lambda: first.send_now(second)))
+        reads_first = type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+        if reads_first:
+            assert await read(await engine.send(request)) == b"ok"
+        else:
+            with pytest.raises(HttpError, match="before the upstream had received the request"):
+                await engine.send(request)
+        assert (engine.stale_retries, await read(await engine.send(request_to(peer)))) == (int(reads_first), b"ok")
+        assert len(peer.connections) == 2
+
+
+async def test_a_connection_that_is_reset_before_the_request_is_written_is_replaced(engine: Engine) -> None:
+    async with Peer(reply_with(OK)) as peer:
+        await read(await engine.send(request_to(peer)))
+        request = request_to(peer, body=CalledWhenTaken(engine, peer.connections[0].reset))
+        assert await read(await engine.send(request)) == b"ok"
+        assert (engine.stale_retries, len(peer.connections)) == (1, 2)
 
 
 @pytest.mark.parametrize("read_already", [True, False], ids=["read", "unread in the kernel"])

@@ -75,7 +75,8 @@ async def connected(
         )
         yield Client(ours, connection, server)
         ours.close()
-        connection.abort()
+        if connection in server.connections:
+            connection.abort()
         async with asyncio.timeout(30):
             while server.tasks or server.connections:  # noqa: ASYNC110 - the tasks are not ours
                 await asyncio.sleep(0.005)

@@ -264,3 +264,43 @@ async def test_nothing_of_a_request_is_kept_while_its_response_streams() -> None
         await client.read(b"Hello")
         gc.collect()
         assert seen[0]() is None
+
+
+@pytest.mark.parametrize("size", [5, 1 << 20])
+async def test_a_response_is_whole_if_the_server_stops_in_the_same_step(size: int) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answering(b"a" * size)(scope, receive, send)
+        client.connection.shutdown()
+
+    async with connected(app) as client:
+        await client.send(GET)
+        assert (await client.read_all()).endswith(b"\r\n\r\n" + b"a" * size)
+
+
+async def test_pipelined_responses_keep_their_order_whether_they_are_small_or_streams() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        number = scope["path"].encode()
+        await send({**START, "headers": [(b"content-length", b"%d" % len(number))]})
+        if len(number) % 2:
+            await send({"type": "http.response.body", "body": number[:1], "more_body": True})
+            number = number[1:]
+        await send({"type": "http.response.body", "body": number})
+
+    async with connected(app) as client:
+        paths = [b"/" + b"a" * length for length in range(5)]
+        await client.send(b"".join(GET.replace(b"/ ", path + b" ") for path in paths))
+        for path in paths:
+            assert (await client.read(b"\r\n\r\n" + path)).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_client_that_is_gone_before_its_response_is_written_leaves_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answering()(scope, receive, send)
+        client.connection.abort()
+
+    async with connected(app) as client:
+        await client.send(GET)
+        assert await client.read_all() == b""
+        assert (client.state.total_requests, caplog.records) == (1, [])
