@@ -19,7 +19,7 @@ from bud_asgi.clock import DEFAULT_TIMING, LONGEST, Timing
 from bud_asgi.disconnect import ActiveRequest
 from bud_asgi.exchange import STAGES_KEY, Exchange
 from bud_asgi.gateway import GATEWAY_KEY
-from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, run_lifespan
+from bud_asgi.hosting import FinalErrorEvent, check_host, include, install, local_path, operation_of, run_lifespan
 from bud_asgi.http import Engine, HttpClient, check_client
 from bud_asgi.limits import Limit, Limiter, LimitStore
 from bud_asgi.loop import LoopResources
@@ -29,9 +29,9 @@ from bud_asgi.parts import Auth, Changes, PartOptions, Parts, Routes
 from bud_asgi.protocol.account_fields import Action
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import ShuttingDown
-from bud_asgi.protocol.headers import check_head
+from bud_asgi.protocol.headers import MAX_HEAD, head_too_large
 from bud_asgi.protocol.hops import HOPS, next_hops
-from bud_asgi.protocol.operations import PUBLIC, find_operation, model_of_path
+from bud_asgi.protocol.operations import PUBLIC, Operation, model_of_path
 from bud_asgi.providers import Provider
 from bud_asgi.response import Response
 from bud_asgi.revisions import Revisions
@@ -317,8 +317,12 @@ class MessagesApp:
             if not await response.answer_error(error):
                 raise
         finally:
+            exchange.ended = time.monotonic()
+            if exchange.outcome is None:
+                exchange.outcome = "cancelled"
             try:
-                self._finish(exchange)
+                if response.observers.settled:
+                    response.observers.notify(response.observers.settled, exchange)
             finally:
                 loop.discard(exchange)
 
@@ -329,23 +333,22 @@ class MessagesApp:
 
         Raises `HeadTooLarge`, `NotFound`, `MethodNotAllowed`, `LoopDetected`, and `ShuttingDown` during a drain.
         """
-        exchange, response, observers = request.exchange, request.response, self._observers
+        exchange = request.exchange
         try:
-            target = len(scope["path"]) + len(scope.get("query_string", b""))
-            check_head(len(scope["headers"]), exchange.head_size + target)
-            path = local_path(scope)
-            operation = exchange.operation = find_operation(path, exchange.method)
+            size = exchange.head_size + len(scope["path"]) + len(scope.get("query_string", b""))
+            if size > MAX_HEAD:  # several servers have no limit
+                raise head_too_large(len(scope["headers"]))
+            operation = exchange.operation = operation_of(scope)
         finally:
-            if observers.request_started and exchange.operation not in PUBLIC:
-                observers.notify(observers.request_started, exchange, scope)
+            if self._observers.request_started and exchange.operation not in PUBLIC:
+                self._observers.notify(self._observers.request_started, exchange, scope)
         if operation in PUBLIC:
-            response.observers = NO_OBSERVERS
-            return self._answer_ready(loop, response) if operation == "readyz" else response.send_whole(200, (), b"")
+            return self._answer_public(operation, request.response, loop)
         if loop.draining:
             raise ShuttingDown
         exchange.hops = next_hops(exchange.headers.get(HOPS), parts.gateway.id)
         if operation == "models.retrieve":
-            exchange.model_id = model_of_path(path)
+            exchange.model_id = model_of_path(local_path(scope))
         stages: Callable[[ASGIApp], ASGIApp] | None = scope.pop(STAGES_KEY, None)
         stack = parts.stack if stages is None else stages(parts.inner)
         if stack is None:
@@ -353,8 +356,12 @@ class MessagesApp:
         scope[GATEWAY_KEY] = parts.gateway
         return _call_stack(stack, request, scope, receive)
 
-    async def _answer_ready(self, loop: LoopResources, response: Response) -> None:
-        """Report whether requests can be served, and a key store that does not answer while known keys still work."""
+    async def _answer_public(self, operation: Operation, response: Response, loop: LoopResources) -> None:
+        """Answer a health check; `readyz` also reports a key store that does not answer while known keys still work."""
+        response.observers = NO_OBSERVERS
+        if operation != "readyz":
+            await response.send_whole(200, (), b"")
+            return
         readiness = await self.readiness()
         status = "degraded" if readiness.ready else "unavailable"
         shown = any(reason.code == "key_store" for reason in readiness.reasons) and not loop.draining
@@ -366,13 +373,6 @@ class MessagesApp:
             await run_lifespan(self.lifespan, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": "websockets are not supported"})
-
-    def _finish(self, exchange: Exchange) -> None:
-        """Complete the record, and report it."""
-        exchange.ended = time.monotonic()
-        exchange.outcome = exchange.outcome or "cancelled"
-        if self._observers.settled and exchange.operation not in PUBLIC:
-            self._observers.notify(self._observers.settled, exchange)
 
 
 def _check_settings(client: object, drain_timeout: object, timing: object) -> None:

@@ -24,7 +24,7 @@ from bud_asgi.protocol.account_state import AccountState
 from bud_asgi.protocol.account_state import account_state as find_account_state
 from bud_asgi.protocol.body import DEFAULT_MAX_BODY
 from bud_asgi.protocol.errors import Outcome
-from bud_asgi.protocol.headers import MAX_HEADER_LINES, HeaderNames, Headers, check_request_headers, read_headers
+from bud_asgi.protocol.headers import HeaderNames, Headers, check_request_headers, read_headers
 from bud_asgi.protocol.operations import Operation
 from bud_asgi.protocol.patterns import base_name, matches_any
 from bud_asgi.protocol.request import MessagesRequest, NamedModel, decode_request
@@ -140,10 +140,10 @@ class Exchange(msgspec.Struct, eq=False):
 
     Filled by the stages: `operation` (by path and method), `principal`, `route`, `reservation`, `attempts`, `usage`,
     `status`, `outcome`. The last of the `attempts` is the one that was delivered, if there is one. `headers` are the
-    client's, by lower-case name; `header_names` is what their names show, `head_size` their length in bytes.
-    `path` is that of the ASGI scope, and so is `client`, the address that the server names, with its port.
-    `started`, `committed` (the response began) and `ended` are seconds on the monotonic clock. `reply_headers` are
-    added to every response.
+    client's, by lower-case name; `header_names` is what their names show, `head_size` their length in bytes, which is
+    over `MAX_HEAD` if there are too many lines. `path` is that of the ASGI scope, and so is `client`, the address that
+    the server names, with its port. `started`, `committed` (the response began) and `ended` are seconds on the
+    monotonic clock. `reply_headers` are added to every response.
     `refused_by` is the limit that had no room, `over_limits` are the observed ones that would have refused.
     `account_fields` are the fields and headers of the request that change what is billed, or to whom, and
     `named_routes` the further models that the body names, with their routes.
@@ -210,14 +210,11 @@ class Exchange(msgspec.Struct, eq=False):
         """The record of this request, made here if it does not exist yet."""
         exchange: Exchange | None = scope.get(SCOPE_KEY)
         if exchange is None:
-            lines = scope["headers"]
-            # A longer list costs more than it should before the app can refuse it.
-            headers, names, size = read_headers(lines if len(lines) <= MAX_HEADER_LINES else ())
-            version = scope.get("http_version", "1.1")
-            request_id = new_request_id()
-            path, now, client = scope["path"], time.monotonic(), scope.get("client")
-            exchange = cls(request_id, scope["method"], version, headers, names, size, path, now, client)
-            scope[SCOPE_KEY] = exchange
+            headers, names, size = read_headers(scope["headers"])
+            version, path, client = scope.get("http_version", "1.1"), scope["path"], scope.get("client")
+            exchange = scope[SCOPE_KEY] = cls(
+                new_request_id(), scope["method"], version, headers, names, size, path, time.monotonic(), client
+            )
         return exchange
 
     def __repr__(self) -> str:
@@ -230,16 +227,20 @@ class Exchange(msgspec.Struct, eq=False):
         Raises `InvalidRequest`, `RequestTooLarge` (for a declared length before anything is read), `BodiesFull`,
         `HostRefused`, and `ClientGone` when the client disconnects before the body is complete.
         """
-        if self.read_request is None:
-            check_request_headers(self.headers, self.header_names)
-            if self.principal is not None:
-                self.upload.principal = self.principal.id
-            asked_at = time.monotonic()
-            body = await read_body(receive, self.headers, self.upload, self.max_body)
-            self.body_wait = time.monotonic() - asked_at
-            request = decode_request(body, counting=self.counting, others=self.other_models)
-            self.read_request = request if request.is_plain else await with_named_models(request)
-        return self.read_request
+        if self.read_request is not None:
+            return self.read_request
+        check_request_headers(self.headers, self.header_names)
+        if self.principal is not None:
+            self.upload.principal = self.principal.id
+        asked_at = time.monotonic()
+        body = await read_body(receive, self.headers, self.upload, self.max_body)
+        self.body_wait = time.monotonic() - asked_at
+        counting = self.operation != "messages.create" and self.counting
+        request = decode_request(body, counting=counting, others=self.other_models)
+        if not request.is_plain:
+            request = await with_named_models(request)
+        self.read_request = request
+        return request
 
     @property
     def decoded_request(self) -> MessagesRequest:

@@ -95,11 +95,11 @@ class Gateway:
         """Answer one request. Raises `GatewayError` for what the caller of this method has to answer."""
         exchange = request.exchange
         with request:
-            if self._auth is not None:
-                pending = authenticate_now(self._auth, exchange, scope)
-                if pending is not None:
-                    await pending  # 401, 429
-            principal = _require_principal(exchange, scope)
+            if self._auth is not None and (pending := authenticate_now(self._auth, exchange, scope)) is not None:
+                await pending  # 401, 429
+            principal = exchange.principal
+            if type(principal) is not Principal:
+                principal = _require_principal(exchange, scope)
             if exchange.operation in MODELS_API:
                 request.watch_disconnect(scope, receive)
                 await self._answer_models(exchange, principal, loop, request.response, scope)

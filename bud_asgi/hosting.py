@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bud_asgi.exchange import SCOPE_KEY, Exchange
 from bud_asgi.options import OptionError, check_type, mismatch, shown
+from bud_asgi.protocol.operations import Operation, find_operation
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -42,7 +43,28 @@ _FREQUENT = ("/v1/messages", "/v1/messages/count_tokens")
 _ROUTER_SETS_ROUTE = tuple(map(int, starlette_version.split(".")[:2])) >= (1, 7)
 """Whether Starlette's router puts the matching route into the scope."""
 
+_MAX_KNOWN = 64
+_MAX_KNOWN_SIZE = 256
+
+known_operations: dict[tuple[str, str, str], Operation] = {}
+"""The operations by path, prefix and method, as they came in scopes. It is emptied when it is full."""
+
 _log = logging.getLogger("bud_asgi")
+
+
+def operation_of(scope: Scope) -> Operation:
+    """The operation that a request addresses, below the prefix. Raises `NotFound`, `MethodNotAllowed`."""
+    path, prefix = scope["path"], scope.get("root_path", "")
+    key = path, prefix, scope["method"]
+    operation = known_operations.get(key)
+    if operation is None:
+        operation = find_operation(local_path(scope), scope["method"])
+        # The names of models are many, and a slash at the end may be the client's or a host's.
+        if operation != "models.retrieve" and path[-1:] != "/" and len(path) + len(prefix) <= _MAX_KNOWN_SIZE:
+            if len(known_operations) >= _MAX_KNOWN:
+                known_operations.clear()
+            known_operations[key] = operation
+    return operation
 
 
 def local_path(scope: Scope) -> str:

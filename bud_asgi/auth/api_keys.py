@@ -98,9 +98,12 @@ class ApiKeys(CredentialBackend):
         """
         if len(credential) > _LONGEST_KEY:
             return _refuse(credential)
-        digest = hashlib.sha256(credential).digest()
-        listed = self._find(digest)
-        if listed is not None and self._wall() < listed.until:
+        digest = hashed = hashlib.sha256(credential).digest()
+        listed = self._listed.get(hashed[:8])
+        if listed is None and self._peppered:
+            hashed = hmac.digest(self._peppered, digest, "sha256")
+            listed = self._listed.get(hashed[:8])
+        if listed is not None and hmac.compare_digest(listed.digest, hashed) and self._wall() < listed.until:
             return listed.result
         if self._lookup is None or credential[:7] != _PREFIX:
             return _refuse(credential if listed is None else _PREFIX)
@@ -135,13 +138,6 @@ class ApiKeys(CredentialBackend):
         if found is None:
             raise AuthenticationError
         return found
-
-    def _find(self, digest: bytes) -> _Listed | None:
-        listed = self._listed.get(digest[:8])
-        if listed is None and self._peppered:
-            digest = hmac.digest(self._peppered, digest, "sha256")
-            listed = self._listed.get(digest[:8])
-        return listed if listed is not None and hmac.compare_digest(listed.digest, digest) else None
 
     def _add(self, option: str, hash_: str, result: Authenticated, until: float) -> None:
         kind, _, digits = hash_.partition(":")

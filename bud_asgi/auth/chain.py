@@ -181,8 +181,8 @@ class FirstOf(AuthenticationBackend):
             return None
         value, names = credentials[0]
         found = self._check(value)
-        if isinstance(found, tuple):
-            return found, names if len(credentials) == 1 else self._withheld(credentials, 0)
+        if len(credentials) == 1 and isinstance(found, tuple):
+            return found, names
         return self._search(credentials, found, headers, scope)
 
     def refusal(self, headers: Headers, scope: Scope) -> AuthenticationError:

@@ -59,13 +59,11 @@ def credentials_of(headers: Headers) -> Sequence[Credential]:
     authorization, api_key = headers.get(b"authorization"), headers.get(b"x-api-key")
     bearer = _bearer_token(one_credential(authorization)) if authorization else b""
     key = one_credential(api_key) if api_key else b""
-    if bearer == key:
-        return ((bearer, _BOTH),) if bearer else ()
     if not bearer:
-        return ((key, _API_KEY),)
+        return ((key, _API_KEY),) if key else ()
     if not key:
         return ((bearer, _BEARER),)
-    return ((bearer, _BEARER), (key, _API_KEY))
+    return ((bearer, _BOTH),) if bearer == key else ((bearer, _BEARER), (key, _API_KEY))
 
 
 def refusal_words(headers: Headers, required: str) -> str:

@@ -33,6 +33,7 @@ _MAX_KNOWN_SIZE = 4096
 
 _VERSION = b"anthropic-version"
 _USUAL_VERSION = b"2023-06-01"
+_ENCODING = b"content-encoding"
 _VERSIONS = re.compile(rb"[!-+\--~]{1,64}")  # visible ASCII except the comma, which joins repeated lines
 _PRINTABLE = re.compile(rb"[ -~\t]*")
 
@@ -62,11 +63,15 @@ _MAX_REQUEST_ID = 128
 
 
 class HeaderNames(msgspec.Struct, frozen=True):
-    """What the names of a request's headers show: their `size` in bytes, those of `anthropic-*`, of account fields."""
+    """What the names of a request's headers show: which are `forwarded`, `checked`, and `account` fields.
+
+    `size` and the length of the values, joined by single spaces, are the size of the headers in bytes.
+    """
 
     are_lower: bool
     size: int
     forwarded: tuple[bytes, ...]
+    checked: tuple[bytes, ...]
     account: tuple[bytes, ...]
 
 
@@ -85,41 +90,43 @@ def _read_names(names: tuple[bytes, ...]) -> HeaderNames:
     joined = b"".join(names)
     special = [name for name in names if name[:9] == b"anthropic" or name in _ACCOUNT_HEADERS]
     forwarded = tuple([name for name in special if name[:10] == b"anthropic-"])
+    checked = tuple([name for name in (_ENCODING, *forwarded) if name in names and name != _VERSION])
     account = tuple([name for name in special if account_header(name)])
-    shown = HeaderNames(joined.islower(), len(joined), forwarded, account)
-    if shown.size + 64 * len(names) <= _MAX_KNOWN_SIZE:
+    size = len(joined) + 3 * len(names) + 1  # each line ends with two bytes, and has two between name and value
+    shown = HeaderNames(joined.islower(), size, forwarded, checked, account)
+    if len(joined) + 64 * len(names) <= _MAX_KNOWN_SIZE:
         if len(known_names) >= _MAX_KNOWN:
             known_names.clear()
         known_names[names] = shown
     return shown
 
 
-def check_head(lines: int, size: int) -> None:
-    """Check the size of a request's head: the number of its header lines, and its bytes with the path and query.
-
-    Several servers have no limit of their own. Raises `HeadTooLarge`.
-    """
+def head_too_large(lines: int) -> HeadTooLarge:
+    """The error for a head of over `MAX_HEADER_LINES` lines, or over `MAX_HEAD` bytes with the path and query."""
     if lines > MAX_HEADER_LINES:
-        raise HeadTooLarge(f"The request has more than {MAX_HEADER_LINES} header lines")
-    if size > MAX_HEAD:
-        raise HeadTooLarge(f"The request line and headers exceed {MAX_HEAD} bytes")
+        return HeadTooLarge(f"The request has more than {MAX_HEADER_LINES} header lines")
+    return HeadTooLarge(f"The request line and headers exceed {MAX_HEAD} bytes")
 
 
 def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderNames, int]:
     """Return merged header lines, what their names show, and their size in the head of a request.
 
-    Most clients' lines need no merging, which is found out at less cost than merging them.
+    Most clients' lines need no merging, which is found out at less cost than merging them. Of more than
+    `MAX_HEADER_LINES` none is read, and the size is over `MAX_HEAD`: the request is refused.
     """
+    if len(lines) > MAX_HEADER_LINES:
+        return {}, names_of(()), MAX_HEAD + 1
     merged = dict(lines)
     key = tuple(merged)
     names = known_names.get(key) or _read_names(key)
     values = b" ".join(merged.values())
     # A value that begins or ends with a space makes two in a row, or is the first or the last.
-    is_stripped = values.strip() is values and values.find(b"  ") < 0 and _TAB not in values
-    if len(merged) < len(lines) or not names.are_lower or not is_stripped:
-        merged = merge_headers(lines)
-        names, values = names_of(merged), b" ".join(merged.values())
-    return merged, names, names.size + len(values) - len(merged) + 1 + 4 * len(lines)
+    is_stripped = values.strip() is values and _TAB not in values and values.find(b"  ") < 0
+    if is_stripped and names.are_lower and len(merged) == len(lines):
+        return merged, names, names.size + len(values)
+    merged = merge_headers(lines)
+    names, values = names_of(merged), b" ".join(merged.values())
+    return merged, names, names.size + len(values) + 4 * (len(lines) - len(merged))
 
 
 def merge_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -146,14 +153,15 @@ def check_request_headers(headers: Headers, names: HeaderNames) -> None:
     if version != _USUAL_VERSION and not _VERSIONS.fullmatch(version):
         shown = version[:100].decode("ascii", "backslashreplace")
         raise InvalidRequest(f'anthropic-version: "{shown}" is not a valid version')
-    encoding = headers.get(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in {b"identity", b""}:
-        raise InvalidRequest(
-            "content-encoding: compressed request bodies are not supported",
-            details={"error_code": "request_body_encoding_unsupported"},
-        )
-    for name in names.forwarded:
-        if name != _VERSION and not _PRINTABLE.fullmatch(headers.get(name, b"")):
+    for name in names.checked:
+        value = headers.get(name, b"")
+        if name == _ENCODING:
+            if value.strip().lower() not in {b"identity", b""}:
+                raise InvalidRequest(
+                    "content-encoding: compressed request bodies are not supported",
+                    details={"error_code": "request_body_encoding_unsupported"},
+                )
+        elif not _PRINTABLE.fullmatch(value):
             raise InvalidRequest(f"{name.decode('latin-1')}: header must be printable ASCII")
 
 

@@ -11,6 +11,7 @@ from support.counts import examples
 
 from bud_asgi.protocol.errors import InvalidRequest
 from bud_asgi.protocol.headers import (
+    MAX_HEAD,
     MAX_HEADER_LINES,
     check_request_headers,
     forwarded_headers,
@@ -80,9 +81,18 @@ def test_a_hundred_thousand_lines_are_merged_within_a_second(name: bytes) -> Non
     """Generous: it takes some 20 ms. Appending line to line copies the value each time, which takes seconds."""
     lines = [(name, b"b")] * 100_000
     began = time.process_time()
-    merged = read_headers(lines)[0]
+    merged = merge_headers(lines)
     assert time.process_time() - began < 1.0
     assert merged[name].count(b"b") == 100_000
+
+
+def test_of_too_many_lines_none_is_read() -> None:
+    lines = [VERSION, *[(b"x-%d" % number, b"") for number in range(MAX_HEADER_LINES)]]
+    assert len(read_headers(lines[1:])[0]) == MAX_HEADER_LINES
+    headers, names, size = read_headers(lines)
+    assert headers == {}
+    assert names == names_of(())
+    assert size > MAX_HEAD
 
 
 @given(lines=st.lists(st.tuples(_line_names, st.text("a, \t", max_size=4).map(str.encode)), min_size=1, max_size=6))
@@ -94,7 +104,15 @@ def test_the_size_is_that_of_the_merged_lines(lines: Lines) -> None:
 
 
 _kinds = [VERSION[0], b"anthropic-user-profile-id", b"anthropic_workspace_id", b"traceparent", b"tracestate"]
-_kinds += [b"x-amzn-bedrock-service-tier", b"x-api-key", b"accept", b"a\0anthropic-beta", b"anthropic", b""]
+_kinds += [
+    b"x-amzn-bedrock-service-tier",
+    b"x-api-key",
+    b"accept",
+    b"a\0anthropic-beta",
+    b"anthropic",
+    b"content-encoding",
+    b"",
+]
 
 
 @given(names=st.lists(st.sampled_from(_kinds), unique=True))
@@ -104,6 +122,7 @@ def test_what_names_show_does_not_depend_on_what_is_remembered(names: list[bytes
         known = names_of(names)
         assert known.forwarded == tuple(name for name in names if name.startswith(b"anthropic-"))
         assert known.account == tuple(name for name in names if name in {_kinds[1], _kinds[2], _kinds[5]})
+        assert set(known.checked) == {*known.forwarded, *names} & {b"anthropic-user-profile-id", b"content-encoding"}
     known_names.clear()
 
 

@@ -75,7 +75,7 @@ async def connected(
         )
         yield Client(ours, connection, server)
         ours.close()
-        if connection in server.connections:
+        if server.connections:
             connection.abort()
         async with asyncio.timeout(30):
             while server.tasks or server.connections:  # noqa: ASYNC110 - the tasks are not ours
