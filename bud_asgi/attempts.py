@@ -30,41 +30,39 @@ async def run_attempts(
     the upstream call is aborted at once.
     """
     exchange = request.exchange
-    streams = exchange.decoded_request.stream
+    streams = (exchange.read_request or exchange.decoded_request).stream
     if streams:
         request.response.enable_pings()
-    failures: list[Failure] = []
-    run = Run(request, upstreams, client, timing, failures, streams)
-    last = min(len(targets), MAX_ATTEMPTS)
-    in_turn = iter(targets) if last == 1 else _in_turn(targets, exchange, upstreams.fleet)
+    run = Run(request, upstreams, client, timing, [], streams)
+    in_turn = iter(targets) if len(targets) == 1 else _in_turn(targets, exchange, upstreams.fleet)
+    call: UpstreamCall | None = new_call(run, next(in_turn), has_next=len(targets) > 1)
     try:
-        call = _next_call(run, in_turn, last)
         while call is not None:
             try:
-                await deliver(run, await _begin(run, call, in_turn))
+                begun = await (_begin(run, call, in_turn) if call.has_next else begin(run, call))
+                await deliver(run, begun)
             except GatewayError as error:
                 _without_frames(error)
             else:
                 return
-            again = await _call_without_thinking(run, has_next=call.has_next)
-            call = again or _next_call(run, in_turn, last)
+            call = await _call_without_thinking(run, call) or _next_call(run, in_turn, len(targets))
     finally:
         _charge_one(run)
-    _raise(error_to_show(failures, time.time()), failures)
+    _raise(error_to_show(run.failures, time.time()), run.failures)
 
 
-def _next_call(run: Run, in_turn: Iterator[Target], last: int) -> UpstreamCall | None:
-    """A call of the next target; `None` without one, and after a failure that no other target may follow."""
-    target, failures = next(in_turn, None), run.failures
-    if target is None or (failures and not _may_go_on(run)):
+def _next_call(run: Run, in_turn: Iterator[Target], number: int) -> UpstreamCall | None:
+    """A call of the next of a number of targets; `None` after the last, and after a failure that none may follow."""
+    target = next(in_turn, None)
+    if target is None or not _may_go_on(run):
         return None
-    has_next = last > 1 and _targets_tried(run.request.exchange) + 1 < last
-    return new_call(run, target, retried=bool(failures) and failures[-1].end in LOADS_UPSTREAMS, has_next=has_next)
+    has_next = _targets_tried(run.request.exchange) + 1 < min(number, MAX_ATTEMPTS)
+    return new_call(run, target, retried=run.failures[-1].end in LOADS_UPSTREAMS, has_next=has_next)
 
 
 def _begin(run: Run, call: UpstreamCall, in_turn: Iterator[Target]) -> Coroutine[object, object, UpstreamCall]:
     """Begin a call, on a route with hedging also the next one; returns the call whose reply has begun."""
-    hedge = getattr(run.request.exchange.route, "hedge", None) if call.has_next else None
+    hedge = getattr(run.request.exchange.route, "hedge", None)
     return begin(run, call) if hedge is None else _begin_hedged(run, call, in_turn, hedge)
 
 
@@ -87,7 +85,7 @@ def _targets_tried(exchange: Exchange) -> int:
     return len(exchange.attempts) - bool(exchange.dropped)
 
 
-async def _call_without_thinking(run: Run, *, has_next: bool) -> UpstreamCall | None:
+async def _call_without_thinking(run: Run, call: UpstreamCall) -> UpstreamCall | None:
     """Another call of a target that has refused thinking blocks, without them; `None` if none is to be made.
 
     There is one at most: its request has no such blocks.
@@ -106,7 +104,7 @@ async def _call_without_thinking(run: Run, *, has_next: bool) -> UpstreamCall | 
         return None
     exchange.replace_request(*changed)
     target = next(attempt.target for attempt in exchange.attempts if attempt.end == "refused")
-    return new_call(run, target, retried=False, has_next=has_next)
+    return new_call(run, target, has_next=call.has_next)
 
 
 async def _begin_hedged(run: Run, first: UpstreamCall, in_turn: Iterator[Target], after: float) -> UpstreamCall:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from math import inf
 
 import msgspec
 
@@ -13,6 +11,7 @@ from bud_asgi.attempt import Attempt, AttemptEnd
 from bud_asgi.protocol.errors import GatewayError, read_error
 from bud_asgi.providers import TranslatedUpstreamError, UpstreamErrorResponse, UpstreamUnavailable
 from bud_asgi.routing import Verdict
+from bud_asgi.sliding_count import SlidingCount
 from bud_asgi.state import RetryBudgetState
 
 TRY_NEXT: Mapping[AttemptEnd, bool] = {
@@ -164,13 +163,11 @@ class RetryBudget:
     def __init__(self, *, share: float = 0.1, floor: int = 3, window: float = 60.0) -> None:
         self._share = share
         self._floor = floor
-        self._attempts = _Count(window)
-        self._retries = _Count(window)
-        self.taken = self.returned = self.refused = 0
-
-    def count(self, now: float) -> None:
+        self._attempts = SlidingCount(window, 10)
+        self._retries = SlidingCount(window, 10)
+        self.count: Callable[[float], None] = self._attempts.add
         """Count an attempt that is sent."""
-        self._attempts.add(now)
+        self.taken = self.returned = self.refused = 0
 
     def take(self, now: float) -> bool:
         """Whether a further attempt may be made; if so, it is counted."""
@@ -194,36 +191,6 @@ class RetryBudget:
         if self._retries.total(now):
             self._retries.add(now, -1)
             self.returned += 1
-
-
-class _Count:
-    """A count over a sliding window, in steps of a tenth of it."""
-
-    __slots__ = ("_latest", "_older", "_since", "_step")
-
-    def __init__(self, window: float) -> None:
-        self._step = window / 10
-        self._since = -inf  # when the latest step began
-        self._latest = 0
-        self._older: deque[tuple[float, int]] = deque()  # when earlier steps began, and what was counted in each
-
-    def add(self, now: float, number: int = 1) -> None:
-        if now - self._since >= self._step:
-            self._older.append((self._since, self._latest))
-            self._since, self._latest = now // self._step * self._step, 0
-            self._forget(now)  # also where no total is taken for weeks
-        self._latest += number
-
-    def total(self, now: float) -> int:
-        begin = self._forget(now)
-        return (self._latest if self._since >= begin else 0) + sum(count for _, count in self._older)
-
-    def _forget(self, now: float) -> float:
-        """Drop the steps that are over, and return when the window begins."""
-        begin = (now // self._step - 9) * self._step
-        while self._older and self._older[0][0] < begin:
-            self._older.popleft()
-        return begin
 
 
 def may_try_next(

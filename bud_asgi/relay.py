@@ -36,6 +36,7 @@ MAX_HELD_JSON = 4 << 20
 """The largest JSON reply that is held until it is whole, in bytes; a larger one is relayed as it arrives."""
 
 _JSON = b"application/json"
+_NO_MESSAGE = "The upstream's answer was not a Message."
 _MAX_HELD_PINGS = 1 << 20
 _WAITING, _REFUSED = StreamState.WAITING, StreamState.REFUSED
 _LARGE = 16 << 10
@@ -68,10 +69,10 @@ def accept_json(exchange: Exchange, attempt: Attempt, fields: Headers, body: byt
     """
     headers = _begin_json(attempt, fields, body)
     if body.rstrip()[-1:] != b"}":
-        raise _no_message()
+        raise UpstreamUnavailable(_NO_MESSAGE)
     if exchange.operation == "messages.create" or not exchange.counting:
         attempt.usage = usage_of_message(body)
-    attempt.note_guardrail(guardrail_action(body))
+    attempt.guardrail = guardrail_action(body)
     exchange.release_body()
     return headers
 
@@ -101,20 +102,17 @@ async def relay_large_json(
 
 def _begin_json(attempt: Attempt, fields: Headers, beginning: bytes) -> list[tuple[bytes, bytes]]:
     """Note that a JSON object has begun to arrive; returns the headers for the client."""
-    _check_json(fields)
+    if fields.get(b"content-type") != _JSON:
+        _check_json(fields)
     attempt.first_event = time.monotonic()
     if beginning.lstrip()[:1] != b"{":
-        raise _no_message()
+        raise UpstreamUnavailable(_NO_MESSAGE)
     return relayed_headers(fields, attempt.upstream_request_id)
 
 
 def _check_json(fields: Headers) -> None:
-    if fields.get(b"content-type") != _JSON and media_type(fields) != _JSON:
+    if media_type(fields) != _JSON:
         raise UpstreamUnavailable("The upstream's answer was not JSON.")
-
-
-def _no_message() -> UpstreamUnavailable:
-    return UpstreamUnavailable("The upstream's answer was not a Message.")
 
 
 async def _scan(scanner: UsageScanner, chunk: bytes) -> None:

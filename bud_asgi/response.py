@@ -119,7 +119,9 @@ class Response:
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
     ) -> Coroutine[object, object, None]:
         """Send a whole response of known length."""
-        self._move("send_whole")
+        if self.state is not _NEW:
+            self._move("send_whole")
+        self.state = _ENDED
         return self._send_whole(status, headers, body, outcome="answered")
 
     async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:

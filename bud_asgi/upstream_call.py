@@ -112,7 +112,7 @@ class UpstreamCall(msgspec.Struct, eq=False):
         return held
 
 
-def new_call(run: Run, target: Target, *, retried: bool, has_next: bool) -> UpstreamCall:
+def new_call(run: Run, target: Target, *, has_next: bool, retried: bool = False) -> UpstreamCall:
     """Record another attempt. Its request is not sent yet."""
     exchange, upstreams, now = run.request.exchange, run.upstreams, time.monotonic()
     upstreams.budget.count(now)

@@ -98,7 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         "stale",
     )
     _transport: asyncio.Transport
-    _has_unread: Callable[[], bool]  # created when it first becomes idle: most streams have a new connection
+    _has_unread: Callable[[], object]  # created when it first becomes idle: most streams have a new connection
 
     def __init__(self, loop_state: LoopState, owner: ConnectionOwner, connected: socket.socket) -> None:
         self.opened_at = loop_state.loop.time()
@@ -127,9 +127,10 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._gone:
             raise HttpError("reset", "the connection ended before the request was sent", reused=self._served)
-        reply = self._reply = Reply(self, request.timeouts, self._loop_state.loop)
+        loop = self._loop_state.loop
+        reply = self._reply = Reply(self, request.timeouts, loop)
         self._parser.begin(reply, is_head=request.method == b"HEAD")
-        self._last_write_at = self._loop_state.loop.time()
+        self._last_write_at = loop.time()
         whole = joined(head, request.body)
         if whole is None:
             self._written = 0
@@ -138,7 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         elif not self._transport.is_closing():
             self._written = len(whole)
             self._unwritten = whole
-            self._loop_state.loop.call_soon(self._write)
+            loop.call_soon(self._write)
         return reply
 
     def is_reusable(self, now: float) -> bool:
@@ -311,14 +312,15 @@ class Connection(asyncio.BufferedProtocol):
         """Free the connection of a complete reply at once, even if its reader has not taken all of it yet."""
         self._release(reply)
         parser, transport = self._parser, self._transport
-        written = self._outgoing is None and not self._close_after and not transport.get_write_buffer_size()
-        if not (parser.persistent and written and not parser.trailing_data) or transport.is_closing():
+        reusable = parser.persistent and not (parser.trailing_data or self._close_after or self._outgoing is not None)
+        if not reusable or transport.get_write_buffer_size() or transport.is_closing():
             self._abort_transport()
             return
         if not self._served:
             self._served = True
             self._has_unread = unread_check(self._socket)
-        self.resume_reading()
+        if not self._reading:
+            self.resume_reading()
         self._owner.give_back(self)
 
     def _release(self, reply: Reply) -> None:

@@ -17,6 +17,7 @@ from bud_asgi.http.seam import Header
 MAX_OVERHEAD = 32 << 10
 """Most bytes of all heads together (1xx included), and of chunk framing and trailers without a body byte in between."""
 
+_VERSIONS = frozenset({"1.1", "1.0"})
 _DROPPED: deque[Header] = deque(maxlen=0)
 """Takes the trailers, which are discarded (section 7.1.2)."""
 
@@ -86,32 +87,34 @@ class ReplyParser:
             if data[0] != 0x48:
                 raise InvalidResponseError("the reply does not begin with HTTP/")
         before, size = len(chunks), len(data)
-        room = MAX_OVERHEAD - self._overhead
         self._overhead += size
         try:
-            if received.has_head or size <= room:
+            if received.has_head or self._overhead <= MAX_OVERHEAD:
                 self._parser.feed_data(data)
             else:
-                # Bytes past the limit are never parsed as a head, however large the read was.
-                self._parser.feed_data(data[:room])
-                if received.has_head:
-                    self._parser.feed_data(data[room:])
+                self._feed_beyond(data, MAX_OVERHEAD - self._overhead + size)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not received.done:
                 # httptools wraps an exception of a callback in an error without a message.
                 cause = error.__context__ if isinstance(error.__context__, InvalidResponseError) else error
                 raise InvalidResponseError(str(cause)) from None
             self.trailing_data = True
-        if added := len(chunks) - before:
-            self._overhead = 0
-            received.buffered += size + CHUNK_COST * added
         if received.done:
             # The reply keeps its body; the list, to which `on_body` is bound, serves the next one.
             received.chunks = chunks.copy()
             chunks.clear()
+        elif added := len(chunks) - before:
+            self._overhead = 0
+            received.buffered += size + CHUNK_COST * added
         elif self._overhead > MAX_OVERHEAD:
             part = "chunk framing" if received.has_head else "head"
             raise InvalidResponseError(f"more than {MAX_OVERHEAD} bytes of {part}")
+
+    def _feed_beyond(self, data: memoryview, room: int) -> None:
+        """Parse bytes of which only `room` may be of a head: the others are never parsed as one."""
+        self._parser.feed_data(data[:room])
+        if self._received.has_head:
+            self._parser.feed_data(data[room:])
 
     def end(self) -> bool:
         """Handle the end of the input; returns whether the message is complete.
@@ -144,24 +147,19 @@ class ReplyParser:
 
     def on_headers_complete(self) -> None:
         """Accept the final head; discard an interim one (RFC 9110, 15.2)."""
-        parser, received = self._parser, self._received
-        status = parser.get_status_code()
-        if parser.get_http_version() not in {"1.1", "1.0"}:
+        received, status = self._received, self._parser.get_status_code()
+        if self._parser.get_http_version() not in _VERSIONS:
             self._reject("an HTTP version other than 1.0 and 1.1")
-        if status < 100 or status == 101:
-            self._reject("a status below 100" if status < 100 else "an unrequested upgrade")
-        fields = dict(received.headers)
-        chunked = b"transfer-encoding" in fields
-        codings = [value for name, value in received.headers if name == b"transfer-encoding"] if chunked else []
-        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-            self._reject("a transfer-encoding other than chunked")
+        names = dict(received.headers)
+        is_chunked = b"transfer-encoding" in names and self._is_chunked(received.headers)
         if status < 200:
+            if status < 100 or status == 101:
+                self._reject("a status below 100" if status < 100 else "an unrequested upgrade")
             received.headers.clear()
             return
         self._lines = _DROPPED
-        self._framed = chunked or b"content-length" in fields
-        received.status = status
-        received.has_head = True
+        self._framed = is_chunked or b"content-length" in names
+        received.status, received.has_head = status, True
         self._overhead = 0
         if self._is_head:
             received.done = True
@@ -173,6 +171,12 @@ class ReplyParser:
         if self._received.has_head:
             self._received.done = True
             self.persistent = self._parser.should_keep_alive()
+
+    def _is_chunked(self, headers: list[Header]) -> bool:
+        codings = [value for name, value in headers if name == b"transfer-encoding"]
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            self._reject("a transfer-encoding other than chunked")
+        return True
 
     def _reject(self, reason: str) -> NoReturn:
         raise InvalidResponseError(reason)

@@ -98,7 +98,8 @@ class Reply:
 
     def close(self) -> None:
         """End the exchange: unless the reply is done, its connection is closed at once. May be called twice."""
-        self._source.abort(self)
+        if not self.done:
+            self._source.abort(self)
 
     async def head(self) -> Self:
         """Wait for the final head and return the reply. Raises `HttpError`; then, or if cancelled, it is closed."""

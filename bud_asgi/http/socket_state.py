@@ -8,6 +8,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 
 PROBE_AFTER = 60
 """Seconds without traffic after which TCP probes the peer, and seconds between probes, as the vendor's SDKs do."""
@@ -34,8 +35,8 @@ def set_options(connected: socket.socket) -> None:
                 connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def unread_check(connected: socket.socket) -> Callable[[], bool]:
-    """Return a function that reports whether the socket has bytes to read, or has ended. It never blocks."""
+def unread_check(connected: socket.socket) -> Callable[[], object]:
+    """Return a function whose result is true if the socket has bytes to read, or has ended. It never blocks."""
     if not hasattr(select, "poll"):  # Windows, and some libraries that replace the module's functions
 
         def peek() -> bool:
@@ -50,7 +51,7 @@ def unread_check(connected: socket.socket) -> Callable[[], bool]:
         return peek
     poll = select.poll()
     poll.register(connected, select.POLLIN)
-    return lambda: bool(poll.poll(0))
+    return partial(poll.poll, 0)
 
 
 if sys.platform == "linux":

@@ -29,14 +29,15 @@ def request_head(request: HttpRequest) -> bytes:
     characters in the method or target, and what `header_block` rejects. The message never contains a value, which may
     be a credential.
     """
-    check_target(request)
-    method, headers, body = request.method, request.headers, request.body
+    method, target, headers, body = request.method, request.target, request.headers, request.body
+    if target not in known_targets or method not in _METHODS:
+        check_target(request)
     fields = headers.wire if isinstance(headers, HeaderBlock) else header_block(headers).wire
     length = len(body) if isinstance(body, bytes) else content_length(body)
     if length > 0 or method in _WITH_BODY:
         fields += b"content-length: %d\r\n" % length
     host = request.origin.authority
-    return b"".join((method, b" ", request.target, b" HTTP/1.1\r\nhost: ", host, b"\r\n", fields, b"\r\n"))
+    return b"".join((method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n", fields, b"\r\n"))
 
 
 def check_target(request: HttpRequest) -> None:
@@ -66,9 +67,9 @@ def content_length(body: Body) -> int:
 
 def joined(head: bytes, body: Body) -> bytes | None:
     """Return head and body as one buffer, or `None` if the body is too large to be copied."""
-    if content_length(body) > MAX_JOINED_BODY:
-        return None
-    return head + body if isinstance(body, bytes) else b"".join((head, *body))
+    if isinstance(body, bytes):
+        return head + body if len(body) <= MAX_JOINED_BODY else None
+    return b"".join((head, *body)) if content_length(body) <= MAX_JOINED_BODY else None
 
 
 def write_batches(head: bytes, body: Body) -> Iterator[list[bytes | memoryview]]:

@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from bud_asgi.attempt import Attempt
-from bud_asgi.http import HttpClient, HttpError, HttpReply, HttpRequest, decode_content, read_body
+from bud_asgi.http import HttpClient, HttpError, HttpReply, HttpRequest, Timeouts, decode_content, read_body
 from bud_asgi.protocol.errors import GatewayError, InvalidRequest
 from bud_asgi.protocol.headers import Headers, relayed_error_headers, reply_fields, request_id_of
 from bud_asgi.protocol.request import MessagesRequest
@@ -41,24 +41,21 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped
-    request = with_hops(encoded.request, call.hops)
+    request, credential, refreshed = with_hops(encoded.request, call.hops), provider.credential, False
     timeouts = attempt.target.timeouts or request.timeouts
-    if timeouts.total < timeouts.first_byte and not call.request.stream:
-        timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
-    if timeouts is not request.timeouts:
-        request = msgspec.structs.replace(request, timeouts=timeouts)
+    if timeouts is not request.timeouts or timeouts.total < timeouts.first_byte:
+        request = _with_timeouts(request, timeouts, streams=call.request.stream)
     try:
-        sent = await provider.credential.apply(request, call.headers)
-        attempt.sent, attempt.server = True, request.origin
-        reply = await client.send(sent)
-        if reply.status == 200:
-            return _accept(provider, call, reply, attempt, request)
-        error = await _read_error(provider, call, reply, attempt)
-        if _is_of_credential(error) and await provider.credential.refresh(sent):
-            reply = await client.send(await provider.credential.apply(request, call.headers))
+        while True:
+            sent = await credential.apply(request, call.headers)
+            attempt.sent, attempt.server = True, request.origin
+            reply = await client.send(sent)
             if reply.status == 200:
                 return _accept(provider, call, reply, attempt, request)
             error = await _read_error(provider, call, reply, attempt)
+            if refreshed or not (_is_of_credential(error) and await credential.refresh(sent)):
+                break
+            refreshed = True
     except HttpError as failure:
         raise unavailable(failure) from failure
     if isinstance(error, TranslatedUpstreamError) and error.credential:
@@ -75,6 +72,13 @@ def check_bounds(request: MessagesRequest, provider: Provider, model: str | None
         traits_of(provider).has_own_bounds and "claude" not in (model or request.model).lower()
     ):
         raise InvalidRequest(request.violation)
+
+
+def _with_timeouts(request: HttpRequest, timeouts: Timeouts, *, streams: bool) -> HttpRequest:
+    """Use these timeouts. The head of a JSON reply is not awaited for longer than the whole of it."""
+    if timeouts.total < timeouts.first_byte and not streams:
+        timeouts = msgspec.structs.replace(timeouts, first_byte=timeouts.total)
+    return msgspec.structs.replace(request, timeouts=timeouts)
 
 
 async def _encode_in_thread(provider: Provider, call: ProviderRequest) -> EncodedRequest:

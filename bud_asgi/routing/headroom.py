@@ -17,19 +17,21 @@ _LIMITS = {
     )
     for kind in (b"requests", b"tokens", b"input-tokens", b"output-tokens")
 }
+LIMIT_HEADERS = frozenset(_LIMITS)
+"""The headers with the upstream's limits: without one of them, a reply shows nothing."""
+
 _MAX_DIGITS = 18
 
 
-def shortage_of(headers: Headers, wall_clock: Callable[[], float]) -> float | None:
-    """Seconds until the limits that are nearly used up are replenished: 0 if none is, `None` without such headers.
+def shortage_of(headers: Headers, wall_clock: Callable[[], float]) -> float:
+    """Seconds until the limits that are nearly used up are replenished; 0 if none is.
 
     `headers` are the upstream's, by lower-case name; values that cannot be read are ignored. `wall_clock` returns
     Unix time in seconds and is only called where a limit is nearly used up.
     """
-    seconds: float | None = None
-    for name in _LIMITS.keys() & headers.keys():
+    seconds = 0.0
+    for name in LIMIT_HEADERS & headers.keys():
         remaining, reset = _LIMITS[name]
-        seconds = seconds or 0.0
         if _is_low(headers.get(remaining, b""), headers[name]):
             seconds = max(seconds, _unix_time(headers.get(reset, b"")) - wall_clock())
     return seconds

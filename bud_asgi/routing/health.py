@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 
 from bud_asgi.protocol.headers import Headers
-from bud_asgi.routing.headroom import shortage_of
+from bud_asgi.routing.headroom import LIMIT_HEADERS, shortage_of
+from bud_asgi.sliding_count import SlidingCount
 from bud_asgi.state import Availability, Breaker
 
 Verdict = Literal["ok", "failed", "busy", "credential", "missing", "neutral"]
@@ -47,7 +48,7 @@ UNLIMITED = maxsize
 HALF_LIFE = 60.0
 """Seconds after which the average time to the first event counts half as much, if there was no new one."""
 
-_BUCKET = 5.0
+_STEPS = 6
 _SMOOTHING = 0.2
 _CREDENTIAL_REFUSED = "the credential was refused"
 
@@ -77,37 +78,6 @@ class Outage(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True, eq=False)  # to set fields, as each call does, costs three times as much in a struct
-class Window:
-    """The calls of the last 30 seconds, in buckets of 5 seconds; the newest is in the fields."""
-
-    since: float = -inf
-    calls: int = 0
-    failures: int = 0
-    older: tuple[tuple[float, int, int], ...] = ()
-
-    def add(self, now: float, *, failed: bool) -> None:
-        """Count one call. A clock that went back starts again with an empty window."""
-        if not 0.0 <= now - self.since < _BUCKET:
-            self._turn(now)
-        self.calls += 1
-        self.failures += failed
-
-    def tally(self, now: float) -> tuple[int, int]:
-        """The calls and the failures among them."""
-        recent = [bucket for bucket in self.older if now - bucket[0] < WINDOW]
-        return self.calls + sum(bucket[1] for bucket in recent), self.failures + sum(bucket[2] for bucket in recent)
-
-    def clear(self) -> None:
-        """Forget all calls."""
-        self.since, self.calls, self.failures, self.older = -inf, 0, 0, ()
-
-    def _turn(self, now: float) -> None:
-        buckets = (*self.older, (self.since, self.calls, self.failures))
-        self.older = tuple(bucket for bucket in buckets if 0.0 <= now - bucket[0] < WINDOW)
-        self.since, self.calls, self.failures = now, 0, 0
-
-
-@dataclass(slots=True, eq=False)
 class Health:
     """The state of one target, learned from the calls to it.
 
@@ -138,7 +108,8 @@ class Health:
     _pause: Outage | None = None
     _shortage: Outage | None = None
     _probe: Call | None = None
-    _window: Window = field(default_factory=Window)
+    _recent: SlidingCount = field(default_factory=lambda: SlidingCount(WINDOW, _STEPS))
+    _recent_failures: SlidingCount = field(default_factory=lambda: SlidingCount(WINDOW, _STEPS))
     _in_a_row: int = 0
     _cooldown: float = 0.0
     _backoff: float = 0.0
@@ -199,8 +170,10 @@ class Health:
         With less than 5 % of its requests or tokens left, the target is nearly full until the limit is reset.
         `wall_clock` returns Unix time in seconds.
         """
+        if LIMIT_HEADERS.isdisjoint(headers):
+            return
         seconds = shortage_of(headers, wall_clock)
-        if seconds is None or (seconds <= 0.0 and self._shortage is None):
+        if seconds <= 0.0 and self._shortage is None:
             return
         until = now + min(seconds, MAX_RETRY_AFTER)
         reason = "less than 5 % of the upstream's rate limit is left"
@@ -266,7 +239,7 @@ class Health:
         if call.number > self._breaker_changed:
             self._in_a_row = 0
             if self._breaker is None:
-                self._window.add(now, failed=False)
+                self._recent.add(now)
             else:
                 self._close()
         if self._pause is not None and call.number > self._pause_changed:
@@ -291,8 +264,9 @@ class Health:
     def _count_failure(self, now: float) -> None:
         if self._breaker is None:
             self._in_a_row += 1
-            self._window.add(now, failed=True)
-            calls, failures = self._window.tally(now)
+            self._recent.add(now)
+            self._recent_failures.add(now)
+            calls, failures = self._recent.total(now), self._recent_failures.total(now)
             if self._in_a_row >= FAILURES_IN_A_ROW:
                 reason = f"{self._in_a_row} calls in a row failed"
             elif calls >= MIN_CALLS and 2 * failures >= calls:
@@ -325,7 +299,8 @@ class Health:
         self._breaker = outage
         self._breaker_changed = self.calls
         self._in_a_row = 0
-        self._window.clear()
+        self._recent.clear()
+        self._recent_failures.clear()
         self._update()
 
     def _close(self) -> None:

@@ -24,9 +24,9 @@ def limits(**kinds: tuple[bytes, bytes, bytes]) -> dict[bytes, bytes]:
     }
 
 
-SHORTAGES: dict[str, tuple[dict[bytes, bytes], float | None]] = {
-    "no headers": ({}, None),
-    "other headers": ({b"anthropic-ratelimit-unified-status": b"allowed"}, None),
+SHORTAGES: dict[str, tuple[dict[bytes, bytes], float]] = {
+    "no headers": ({}, 0.0),
+    "other headers": ({b"anthropic-ratelimit-unified-status": b"allowed"}, 0.0),
     "much is left": (limits(requests=(b"100", b"99", LATER), tokens=(b"100", b"50", LATER)), 0.0),
     "exactly 5 % is left": (limits(requests=(b"100", b"5", LATER)), 0.0),
     "less than 5 % of the requests": (limits(requests=(b"100", b"4", LATER)), 90.0),
@@ -53,7 +53,7 @@ SHORTAGES: dict[str, tuple[dict[bytes, bytes], float | None]] = {
 
 
 @pytest.mark.parametrize(("headers", "seconds"), SHORTAGES.values(), ids=SHORTAGES.keys())
-def test_the_shortage_that_the_headers_of_a_reply_show(headers: dict[bytes, bytes], seconds: float | None) -> None:
+def test_the_shortage_that_the_headers_of_a_reply_show(headers: dict[bytes, bytes], seconds: float) -> None:
     assert shortage_of(headers, lambda: NOW) == seconds
 
 

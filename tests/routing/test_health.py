@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.counts import examples
 
-from bud_asgi.routing.health import Call, Health, Verdict, Window
+from bud_asgi.routing.health import WINDOW, Call, Health, Verdict
+from bud_asgi.sliding_count import SlidingCount
 from bud_asgi.state import Availability
 from routing.test_headroom import LATER, NOW, limits
 
@@ -221,10 +222,10 @@ WINDOWS: dict[str, tuple[Sequence[float], float, int]] = {
 
 @pytest.mark.parametrize(("times", "now", "calls"), WINDOWS.values(), ids=WINDOWS.keys())
 def test_the_calls_of_the_last_30_seconds(times: Sequence[float], now: float, calls: int) -> None:
-    window = Window()
+    count = SlidingCount(WINDOW, 6)
     for time in times:
-        window.add(time, failed=True)
-    assert window.tally(now) == (calls, calls)
+        count.add(time)
+    assert count.total(now) == calls
 
 
 def test_one_call_at_a_time_is_the_probe() -> None:
@@ -262,7 +263,7 @@ def test_a_stream_counts_as_a_success_when_it_begins() -> None:
     assert health.state(4.0) == ("up", "")
     for stream in streams:
         health.end(stream, 5.0, "ok")
-    assert health._window.tally(5.0) == (35, 12)
+    assert (health._recent.total(5.0), health._recent_failures.total(5.0)) == (35, 12)
 
 
 def test_streams_that_all_break_open_the_breaker() -> None:
