@@ -225,7 +225,8 @@ async def relay_events(
                 del chunk  # an idle stream does not retain it
     except HttpError as error:
         raise unavailable(error) from error
-    events += stream.feed(reply.take())
+    if rest := reply.take():
+        events += stream.feed(rest)
     if stream.error is not None:
         events = _without_echo(events, redact, request_id)
     if stream.ended:

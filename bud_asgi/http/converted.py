@@ -68,14 +68,13 @@ class ConvertedReply:
         """Wait for the next bytes; see `HttpReply.more`. `within` includes chunks that convert to no bytes."""
         if self._done:
             return b""
-        deadline = time.monotonic() + within
+        reply, codec = self._reply, self._codec
+        deadline = inf if within == inf else time.monotonic() + within
         while self._error is None:
-            if self._codec.pending:
+            if codec.pending:
                 await asyncio.sleep(0)  # this can go on for long without waiting for the upstream
                 chunk = b""
-            else:
-                chunk = await self._reply.more(within)
-            if chunk is None:
+            elif (chunk := await reply.more(within)) is None:
                 return None
             data = self._convert(chunk)
             if data or self._done:

@@ -68,6 +68,11 @@ def _checked(result: object) -> Amounts:
     return amounts
 
 
+def is_relayed(exchange: Exchange) -> bool:
+    """Whether attempts at upstreams answer the request: before the first one, it has used nothing."""
+    return exchange.operation in _RELAYED
+
+
 def used_by(
     exchange: Exchange, charges: Sequence[Charge], reserved: Sequence[int], tokens: tuple[int | None, int | None] | None
 ) -> list[int]:
@@ -76,7 +81,7 @@ def used_by(
     The caller pays for one attempt, whose usage is `exchange.usage`, and `tokens` its `used_tokens`. Without one, no
     tokens were used, unless an upstream has replied without reporting them, or another app has answered.
     """
-    relayed, usage = exchange.operation in _RELAYED, exchange.usage
+    relayed, usage = is_relayed(exchange), exchange.usage
     begun = bool(exchange.attempts) or not relayed
     taken = given = 0 if relayed and not (begun and exchange.attempts[-1].end == "answered") else None
     if tokens is not None:

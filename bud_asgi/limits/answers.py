@@ -44,7 +44,10 @@ class RateLimited(GatewayError):
 
 
 class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
-    """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits")."""
+    """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits").
+
+    The `amount` contains the tolerance for rounding errors.
+    """
 
     kind: Kind
     amount: float
@@ -61,7 +64,7 @@ class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
     def lines(self, used: float, now: float) -> tuple[_Line, _Line, _Line]:
         """All three, given how much of the limit is used, and the Unix time."""
         left = self.amount - used
-        remaining = b"%d" % floor(left + ROUNDING * self.amount) if left > 0.0 else b"0"
+        remaining = b"%d" % floor(left) if left > 0.0 else b"0"
         full_at = rfc3339(ceil(now + used / self.rate))
         return self.amount_line, (self.remaining, remaining), (self.reset, full_at)
 
@@ -110,7 +113,8 @@ def headers_of(limit: Limit) -> LimitHeaders | None:
         return None
     name = f"anthropic-ratelimit-{limit.kind.replace('_', '-')}-".encode()
     amount_line = (name + b"limit", b"%d" % limit.amount)
-    return LimitHeaders(limit.kind, float(limit.amount), limit.rate, amount_line, name + b"remaining", name + b"reset")
+    amount = (1.0 + ROUNDING) * limit.amount
+    return LimitHeaders(limit.kind, amount, limit.rate, amount_line, name + b"remaining", name + b"reset")
 
 
 def headers_of_statuses(statuses: Iterable[LimitStatus]) -> list[_Line]:

@@ -57,8 +57,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         """Apply another amount of the limit from now on, until a request with the former one comes."""
         self.limit, self.rate, self.capacity = limit, limit.rate, _CHANGED
 
-    def refill(self, now: float) -> float:
-        """Bring it up to date, and return what is used.
+    def take(self, now: float, amount: int) -> bool:
+        """Bring it up to date, and take an amount if there is room for it, or nothing. Returns whether there is room.
 
         If the clock went back, nothing is added until it has caught up; after more than a window, or at rest, it counts
         from there.
@@ -66,15 +66,30 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         used, elapsed = self.used, now - self.updated_at
         if elapsed > 0.0:
             self.updated_at = now
-            if used:
-                refilled = elapsed * self.rate
-                self.used = used = used - refilled if refilled < used else 0.0
-                if used < self.reserved:
-                    self.drained += min(log(self.reserved / used), _EMPTIED) if used else _EMPTIED
-                    self.reserved = used
+            refilled = elapsed * self.rate
+            used = used - refilled if refilled < used else 0.0
+            if used < self.reserved:
+                self.drained += min(log(self.reserved / used), _EMPTIED) if used else _EMPTIED
+                self.reserved = used
         elif not used or elapsed < -(self.limit.window or 0.0):
             self.updated_at = now
-        return used
+        taken = used + amount
+        if taken > self.capacity and (self.capacity < 0.0 or not self.limit.observed):
+            self.used = used
+            return False
+        self.used = taken
+        return True
+
+    def refill(self, now: float) -> float:
+        """Bring it up to date, and return what is used."""
+        self.take(now, 0)
+        return self.used
+
+    def give_back(self, now: float, amount: int, taken_at: float) -> None:
+        """Give back what was taken at that time and not reserved, less all that may have been refilled since."""
+        back = amount - max(0.0, now - taken_at) * self.rate
+        if back > 0.0:
+            self.used = max(0.0, self.refill(now) - back)
 
     def release(self, reserved: float, mark: float) -> float:
         """End a reservation, made when `drained` was `mark`; return how much of it is still in the bucket."""
@@ -88,12 +103,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
 
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
         """Book an actual amount in place of a reserved one."""
-        extra = actual - reserved
-        if not extra:
-            self.release(reserved, mark)
-            return
-        used = self.refill(now)
-        left = self.release(reserved, mark)
+        self.take(now, 0)
+        left, extra, used = self.release(reserved, mark), actual - reserved, self.used
         if extra > 0.0:
             most = (1.0 + MAX_DEBT) * self.limit.amount
             self.used = max(used, min(used + extra, most))

@@ -31,16 +31,15 @@ class Account(msgspec.Struct, gc=False):
     buckets: tuple[Bucket, ...]
 
 
-_Taken = tuple[Bucket, int, float]
-
-
 class MemoryReservation(Reservation, frozen=True, gc=False):
-    """What a request holds: of each bucket an amount, taken when the bucket was `drained` so far.
+    """What a request holds: of each bucket an amount, taken when the bucket was `drained` so far (`marks`).
 
-    It is empty once it is settled. All have the same `id`: the object itself identifies a reservation.
+    There are no marks once it is settled. All have the same `id`: the object itself identifies a reservation.
     """
 
-    taken: list[_Taken]
+    buckets: tuple[Bucket, ...]
+    amounts: Sequence[int]
+    marks: list[float]
 
 
 class MemoryStore:
@@ -83,50 +82,63 @@ class MemoryStore:
                     self._check_exactly(account, amounts, self._clock())
                 return
 
-    def take(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
-        """Reserve these amounts, or none of them. Raises `RateLimited`."""
+    def take(self, account: Account, amounts: Sequence[int]) -> float:
+        """Take these amounts for good, or none of them. Returns the time for `give_back`. Raises `RateLimited`."""
         with self._lock:
             now = self._clock()
             if now >= self._sweep_at:
                 self._sweep_at = now + _SWEEP_EVERY
                 self._sweep(now, _PER_SWEEP)
-            taken: list[_Taken] = []
             for index, bucket in enumerate(account.buckets):
-                amount = amounts[index]
-                used = bucket.refill(now) + amount
-                if used > bucket.capacity and (bucket.capacity < 0.0 or not bucket.limit.observed):
-                    _give_back(taken)
-                    self._check_exactly(account, amounts, now)
-                    taken = _take_all(account, amounts)
+                if not bucket.take(now, amounts[index]):
+                    self._take_exactly(account, amounts, now, taken=index)
                     break
-                taken.append((bucket, amount, bucket.drained))
-                bucket.used = used
-                bucket.reserved += amount
-            if taken:
+            return now
+
+    def give_back(self, account: Account, amounts: Sequence[int], taken_at: float) -> None:
+        """Give back what was taken for good, less all that may have been refilled since."""
+        with self._lock:
+            now = self._clock()
+            for bucket, amount in zip(account.buckets, amounts, strict=True):
+                bucket.give_back(now, amount, taken_at)
+
+    def hold(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
+        """Reserve these amounts, or none of them. Raises `RateLimited`."""
+        with self._lock:
+            self.take(account, amounts)
+            marks: list[float] = []
+            for index, bucket in enumerate(account.buckets):
+                marks.append(bucket.drained)
+                bucket.reserved += amounts[index]
+            if marks:
                 self._open += 1
-            return MemoryReservation("", taken)
+            return MemoryReservation("", account.buckets, amounts, marks)
 
     def book(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Settle at once. Settling twice changes nothing."""
         if not isinstance(reservation, MemoryReservation):
             return
         with self._lock:
-            taken = reservation.taken
-            if not taken:
+            marks = reservation.marks
+            if not marks:
                 return
             self._open -= 1
-            for index, (bucket, reserved, mark) in enumerate(taken):
-                actual = amounts[index]
-                if actual == reserved and mark == bucket.drained:  # the usual case for requests
-                    bucket.reserved = bucket.reserved - reserved or 0.0  # one object for all that are at rest
+            held, now = reservation.amounts, self._clock()
+            for index, bucket in enumerate(reservation.buckets):
+                reserved, actual = held[index], amounts[index]
+                if actual == reserved:
+                    bucket.release(reserved, marks[index])
+                elif actual > reserved and bucket.removed:  # it was at rest: nothing of the reservation is left
+                    bucket = self._bucket(Charge(bucket.limit, bucket.key, 0), now)  # noqa: PLW2901 - a new one
+                    bucket.settle(now, 0.0, 0.0, actual - reserved)
                 else:
-                    self._settle(bucket, reserved, mark, actual)
-            taken.clear()
+                    bucket.settle(now, reserved, marks[index], actual)
+            marks.clear()
 
     async def reserve(self, charges: Sequence[Charge]) -> Grant:
         """Take all charges, or none. Raises `RateLimited`."""
         account = self.account(charges)
-        reservation = self.take(account, [charge.amount for charge in charges])
+        reservation = self.hold(account, [charge.amount for charge in charges])
         return Grant(reservation, status_of(account))
 
     async def settle(self, reservation: Reservation, amounts: Sequence[int]) -> None:
@@ -164,12 +176,13 @@ class MemoryStore:
             bucket.change(limit)
         return bucket
 
-    def _settle(self, bucket: Bucket, reserved: int, mark: float, actual: int) -> None:
-        now = self._clock()
-        if not bucket.removed:
-            bucket.settle(now, reserved, mark, actual)
-        elif actual > reserved:  # it was at rest, so that nothing of the reservation is left to give back
-            self._bucket(Charge(bucket.limit, bucket.key, 0), now).settle(now, 0.0, 0.0, actual - reserved)
+    def _take_exactly(self, account: Account, amounts: Sequence[int], now: float, *, taken: int) -> None:
+        """Take where rounding or a former bucket was in the way; the first ones have been `taken` from already."""
+        for bucket, amount in zip(account.buckets[:taken], amounts[:taken], strict=True):
+            bucket.used -= amount
+        self._check_exactly(account, amounts, now)
+        for bucket, amount in zip(account.buckets, amounts, strict=True):
+            bucket.used += amount
 
     def _check_exactly(self, account: Account, amounts: Sequence[int], now: float) -> None:
         """Bring the buckets up to date, looking them up anew if need be. Raises `RateLimited` if there is no room."""
@@ -197,23 +210,6 @@ class MemoryStore:
             else:
                 bucket.remove()
                 del self._buckets[limit_id(bucket.limit)][bucket.key]
-
-
-def _give_back(taken: Sequence[_Taken]) -> None:
-    """Undo what has just been taken."""
-    for bucket, amount, _ in taken:
-        bucket.used -= amount
-        bucket.reserved -= amount
-
-
-def _take_all(account: Account, amounts: Sequence[int]) -> list[_Taken]:
-    """Take from buckets that are up to date and have room."""
-    taken: list[_Taken] = []
-    for bucket, amount in zip(account.buckets, amounts, strict=True):
-        taken.append((bucket, amount, bucket.drained))
-        bucket.used += amount
-        bucket.reserved += amount
-    return taken
 
 
 def status_of(account: Account) -> tuple[LimitStatus, ...]:

@@ -11,7 +11,7 @@ import msgspec
 
 from bud_asgi.exchange import Exchange, Principal, Reservation
 from bud_asgi.limit import Kind, Limit, check_limits
-from bud_asgi.limits.amounts import CostFunction, computed_use, cost_of, used_by, used_tokens, usual_amount
+from bud_asgi.limits.amounts import CostFunction, computed_use, cost_of, is_relayed, used_by, used_tokens, usual_amount
 from bud_asgi.limits.answers import RateLimited, add_limit_headers, levels_of, misconfigured, remove_headers
 from bud_asgi.limits.leases import Leases
 from bud_asgi.limits.memory import MemoryStore
@@ -27,15 +27,17 @@ from bud_asgi.tasks import BackgroundTasks
 
 
 class Admission(msgspec.Struct, eq=False, gc=False):
-    """A request that has been admitted: its charges, and the reserved amounts. Without limits nothing is reserved.
+    """A request that has been admitted: its charges, and what was taken or reserved. Without limits that is nothing.
 
-    `size` is the length in bytes of the body that tokens were estimated by; 0 if they were not.
+    `size` is the length in bytes of the body that tokens were estimated by; 0 if they were not. Amounts without a
+    reservation were taken for good, at `taken_at` in seconds on the store's clock.
     """
 
     plan: Plan
     amounts: Sequence[int]
     size: int = 0
     reservation: Reservation | None = None
+    taken_at: float = 0.0
 
 
 _UNLIMITED = Admission(NO_LIMITS, ())
@@ -70,6 +72,7 @@ class Limiter:
         if self._shared is not None:
             _check_names(self.limits)
         self.cost, self._used = cost, used
+        self._has_functions = cost is not None or used is not None
         self._plans = Plans(self.limits, self._memory)
         self._refusals = Refusals()
         self._waiting = WaitingRoom(shared=self._memory is None)
@@ -145,19 +148,19 @@ class Limiter:
 
     def settle(self, admission: Admission, exchange: Exchange, tasks: BackgroundTasks) -> None:
         """Book what a request has used, at once or in the background: cancellation does not skip it."""
-        reservation, amounts = admission.reservation, admission.amounts
+        plan, reservation = admission.plan, admission.reservation
         if reservation is None:
-            return
-        if self._used is not None or not (admission.plan.only_requests and exchange.attempts):
-            amounts = self._used_amounts(admission, exchange)
-        if self._memory is not None:
-            self._memory.book(reservation, amounts)
+            if exchange.attempts or self._memory is None or plan.account is None or not is_relayed(exchange):
+                return
+            self._memory.give_back(plan.account, admission.amounts, admission.taken_at)
+        elif self._memory is not None:
+            self._memory.book(reservation, self._used_amounts(admission, exchange))
         else:
             for leases in tuple(self._leases.values()):  # threads may add others
                 leases.discard(reservation)
-            tasks.run_or_spawn(partial(self.store.settle, reservation, amounts))
+            tasks.run_or_spawn(partial(self.store.settle, reservation, self._used_amounts(admission, exchange)))
         if self._waiting.queues:
-            self._waiting.wake(admission.plan.charges)
+            self._waiting.wake(plan.charges)
 
     async def standing(self, principal: Principal | str, *, model: str | None = None) -> Sequence[Standing]:
         """What a caller has used of its limits, and what is left; with a `model` also of those that depend on it.
@@ -208,7 +211,10 @@ class Limiter:
         plan = admission.plan
         account = plan.account
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
-        exchange.reservation = admission.reservation = memory.take(account, admission.amounts)
+        if plan.only_requests and not self._has_functions:  # nothing is left to settle once an upstream was tried
+            admission.taken_at = memory.take(account, admission.amounts)
+        else:
+            exchange.reservation = admission.reservation = memory.hold(account, admission.amounts)
         buckets, lines, now = account.buckets, exchange.reply_headers, time.time()
         if plan.distinct and not lines:
             for index, headers in plan.reported:
@@ -264,6 +270,8 @@ class Limiter:
         plan, reserved = admission.plan, admission.amounts
         if self._used is not None:
             return computed_use(self._used, exchange, plan.charges, reserved)
+        if plan.only_requests and exchange.attempts:
+            return reserved
         usage = exchange.usage
         tokens = None if usage is None else used_tokens(usage)
         if plan.history is not None and usage is not None and tokens is not None and not usage.estimated:

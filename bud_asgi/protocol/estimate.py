@@ -19,7 +19,8 @@ _SIGNATURE_HEAD = 260  # bytes of a signature that do not depend on the length o
 _SIGNATURE_PER_TOKEN = 5.4  # bytes
 _MANY = 100  # events: the service pads each by 0 to 15 bytes, and the mean of so many is fair
 _CR = ord("\r")
-_SPAN = 2 << 10  # bytes that are searched for similar deltas; more where more were found before
+_MEASURED = 14 << 10  # bytes of similar deltas that are measured one by one, at the beginning
+_MIN_SPAN, _FIRST_SPAN = 2 << 10, 64 << 10  # bytes that are searched for similar deltas
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
 _MOST_FILES = 1000  # keys that are examined: a hostile body has millions. The service takes some hundred files
@@ -34,6 +35,7 @@ _DELTA = re.compile(
     rb'"delta": ?\{"type": ?"(?:text|thinking|input_json)_delta", ?"(?:text|thinking|partial_json)": ?")'
     rb'((?:[^"\\\n]++|\\.)*+)"[ }]*\n\n'
 )
+_TAIL = re.compile(rb'"}[ }]*+\n')  # what follows the content of a delta, without the empty line
 _DELTA_HEAD = re.compile(_DELTA.pattern[: _DELTA.pattern.index(rb"((?:[^")])
 
 
@@ -58,7 +60,7 @@ class _ContentEvent(msgspec.Struct, frozen=True):
 _decode_event = msgspec.json.Decoder(_ContentEvent).decode
 
 
-class OutputEstimate:
+class OutputEstimate(msgspec.Struct, eq=False, gc=False):
     """Estimates the output tokens of a stream from the content in its events.
 
     Deltas of one block begin alike, so only the first of them is parsed. Where they arrive alone they are measured one
@@ -68,24 +70,18 @@ class OutputEstimate:
     signature. Results of server tools and citations are no output.
     """
 
-    __slots__ = (
-        "_block_began_at",
-        "_content",
-        "_head",
-        "_span",
-        "_tails",
-        "_tails_seen",
-        "_tokens",
-    )
-
-    def __init__(self) -> None:
-        self._content = 0.0  # bytes
-        self._tokens = 0.0  # those that don't depend on `_content`
-        self._block_began_at = 0.0
-        self._head = _NO_RUN  # what precedes the content in the events of the current run
-        self._span = _SPAN
-        self._tails = 0  # bytes behind the content of some deltas
-        self._tails_seen = 0
+    _content: float = 0.0
+    """In bytes."""
+    _tokens: float = 0.0
+    """Those that do not depend on `_content`."""
+    _block_began_at: float = 0.0
+    _head: bytes = _NO_RUN
+    """What precedes the content in the events of the current run."""
+    _span: int = _FIRST_SPAN
+    """How many bytes are searched: more after similar deltas, fewer where others were among them."""
+    _tails: int = 0
+    """Bytes behind the content of some deltas."""
+    _tails_seen: int = 0
 
     @property
     def size(self) -> float:
@@ -115,10 +111,14 @@ class OutputEstimate:
         Lines end with LF. What follows a head up to the end of its line is taken for the rest of a valid delta.
         """
         while at < len(events) and events.startswith(self._head, at):
-            size = self._add_like(events, at, at + self._span) or self._add_like(events, at, at)
-            if not size:
-                break
-            self._span = max(_SPAN, 2 * size)
+            size = self._add_like(events, at, at + self._span)
+            if size:
+                self._span = max(self._span, 2 * size)
+            else:
+                self._span = max(_MIN_SPAN, self._span // 2)
+                size = self._add_like(events, at, at)
+                if not size:
+                    break
             at += size
         return at
 
@@ -137,14 +137,12 @@ class OutputEstimate:
         count = 1 + events.count(head, at, end)
         if events.count(b"\n", at, end) != count * head.count(b"\n"):
             return 0
-        if count == 1 or self._tails_seen < _MANY:
-            quotes = [event.rfind(b'"') for event in events[at : end - 2].split(b"\n\n")]
-            tails = end - at - sum(quotes)
-            self._tails += tails
-            self._tails_seen += count
-        else:
-            tails = count * self._tails / self._tails_seen
-        self._content += max(0.0, end - at - count * len(self._head) - tails)
+        if self._tails_seen < _MANY:
+            tails = _TAIL.findall(events, at, min(end, at + _MEASURED))
+            self._tails += sum(map(len, tails)) + len(tails)
+            self._tails_seen += len(tails)
+        tail = self._tails / max(1, self._tails_seen)
+        self._content += max(0.0, end - at - count * (len(self._head) + tail))
         return end - at
 
     def begin_run(self, events: bytes, at: int) -> bool:

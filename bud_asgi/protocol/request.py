@@ -34,7 +34,6 @@ MAX_KEYS = 1000
 _KEY = re.compile(rb'[ \t\n\r]*+[{,][ \t\n\r]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
 
 _COMMA = re.compile(rb"[ \t\n\r]*+[{,]")  # before a key
-_COMMAS = frozenset(b"{,")
 _BACKSLASH = ord("\\")
 _NULL = ord("n")
 
@@ -111,25 +110,21 @@ def splice(
     is_small = len(body) <= _MAX_COPIED
     view = body if is_small else memoryview(body)
     parts: list[bytes | memoryview] = []
-    begin, end = -1, 0  # of the fields that are kept together; -1 if there are none so far
+    end = 0  # of the field before; what follows it up to the next key belongs to the next field
     for name, (start, until) in spans.items():
-        if name in without:
-            if begin >= 0:
-                parts += (b"," if parts else b"{", view[begin:end])
-                begin = -1
-        else:
-            if begin < 0:
-                begin = _behind_comma(body, end)
+        if name not in without:
             if name in changed:
-                parts += (b"," if parts else b"{", view[begin:start], changed[name])
-                begin = -1
+                parts += (view[end:start], changed[name])
+            else:
+                parts.append(view[end:until])
         end = until
-    if begin >= 0:
-        parts += (b"," if parts else b"{", view[begin:end])
     for name, value in changed.items():
         if name not in spans:
-            parts += (b"," if parts else b"{", msgspec.json.encode(name), b":", value)
-    parts.append(b"}" if parts else b"{}")
+            parts += (b",%b:" % msgspec.json.encode(name), value)
+    if parts and (comma := _COMMA.match(parts[0])):
+        parts[0] = parts[0][comma.end() :]
+    parts.insert(0, b"{")
+    parts.append(b"}")
     return b"".join(parts) if is_small else parts
 
 
@@ -140,14 +135,6 @@ def edited(
     parts = splice(request, without=without, changed=changed)
     body = parts if isinstance(parts, bytes) else b"".join(parts)
     return msgspec.structs.replace(request, body=body, located=None, is_plain=False)
-
-
-def _behind_comma(body: bytes, end: int) -> int:
-    """Where the field begins that follows the value which ends here, or is the first: its key, or blanks before it."""
-    if body[end] in _COMMAS:
-        return end + 1
-    comma = _COMMA.match(body, end)
-    return comma.end() if comma else end
 
 
 def check_unknown_size(body: bytes) -> None:

@@ -67,7 +67,7 @@ class Event(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class EventStream:
+class EventStream(msgspec.Struct, eq=False, kw_only=True, gc=False):
     """One upstream stream: bytes in, whole events out, and what accounting needs to know of them. No I/O.
 
     `state` is a `StreamState`, and `ended` is true once it is final: after `message_stop` or an `error` event. `error`
@@ -82,39 +82,25 @@ class EventStream:
     named `error` is an error in any case.
     """
 
-    __slots__ = (
-        "_final",
-        "_held",
-        "_max_event",
-        "_max_noted",
-        "_output",
-        "_partial_delta",
-        "_placeholder",
-        "content",
-        "delta",
-        "ended",
-        "error",
-        "partial",
-        "reported",
-        "start",
-        "state",
-    )
+    max_event: int = MAX_EVENT
+    max_noted: int = MAX_NOTED
+    state: StreamState = _WAITING
+    ended: bool = False
+    content: bool = False
+    partial: bool = False
+    error: bytes | None = None
+    start: bytes = b""
+    delta: bytes = b""
+    reported: Usage | None = None
+    _held: bytearray = bytearray()
+    _output: OutputEstimate = msgspec.field(default_factory=OutputEstimate)
+    _placeholder: int = 0
+    _final: float | None = None
+    _partial_delta: bool = False
 
-    def __init__(self, *, max_event: int = MAX_EVENT, max_noted: int = MAX_NOTED) -> None:
-        self._max_event = max_event
-        self._max_noted = max_noted
-        self._held = bytearray()
-        self._output = OutputEstimate()
-        self._placeholder = 0
-        self.reported: Usage | None = None
-        self._final: float | None = None
-        self._partial_delta = False
-        self.state = _WAITING
-        self.ended = False
-        self.content = False
-        self.partial = False
-        self.error: bytes | None = None
-        self.start = self.delta = b""
+    def __repr__(self) -> str:
+        """Leave out the events: they contain user data."""
+        return f"EventStream(state={self.state.name})"
 
     @property
     def usage(self) -> Usage | None:
@@ -145,7 +131,7 @@ class EventStream:
         lines = _with_line_feeds(events)
         if not self._output.add_single(lines):
             self._observe(lines)
-        return events + self._begin_partial() if len(self._held) > self._max_event else events
+        return events + self._begin_partial() if len(self._held) > self.max_event else events
 
     def _complete(self, chunk: bytes) -> bytes:
         """What is held and a chunk, up to the end of the last whole event; the rest is held."""
@@ -195,54 +181,64 @@ class EventStream:
         at = self._output.add_run(events, 0)
         while at < len(events):
             if match := _PLAIN_EVENT.match(events, at):
-                self._observe_event(events, at, match[1] or b"", match[2])
-                end = match.end()
+                end, begins_run = match.end(), self._observe_event(events, at, match[1] or b"", match[2])
             else:
-                end = events.find(b"\n\n", at) + 2
+                end, begins_run = events.find(b"\n\n", at) + 2, False
                 end = end if end > 1 else len(events)
                 if event := parse_event(events[at:end]):
-                    self._observe_event(events, at, event.name, event.data)
-            at = self._output.add_run(events, end)
+                    begins_run = self._observe_event(events, at, event.name, event.data)
+            at = self._output.add_run(events, end) if begins_run else end
 
-    def _observe_event(self, events: bytes, at: int, name: bytes, data: bytes) -> None:
+    def _observe_event(self, events: bytes, at: int, name: bytes, data: bytes) -> bool:
+        """Read one event; return whether it is a delta that similar ones may follow."""
         kind = name if name == b"error" else _type_of(data) or name
         if kind == b"ping":
-            return
+            return False
         if kind == b"error":
             if self.error is None:
                 self.error = data
             if not self.ended:
                 self._end(_REFUSED if self.state is _WAITING else _FAILED)
-            return
+            return False
         if self.state is _WAITING:
             self.state = _OPEN
-        if kind != b"message_start":
-            self.content = True
-        if kind == b"content_block_start" or (
-            kind == b"content_block_delta" and not self._output.begin_run(events, at)
-        ):
+        if kind == b"message_start":
+            self._observe_start(data)
+            return False
+        self.content = True
+        if kind == b"content_block_delta":
+            if self._output.begin_run(events, at):
+                return True
             self._output.add_content(data)
-        elif kind == b"message_start":
-            self.start = data if len(data) <= self._max_noted else b""
-            usage = usage_of_start(data)
-            self._report(usage and msgspec.structs.replace(usage, output_tokens=None))
-            self._placeholder = (usage and usage.output_tokens) or 0
+        elif kind == b"content_block_start":
+            self._output.add_content(data)
         elif kind == b"message_delta":
-            self.delta = data if len(data) <= self._max_noted else b""
-            usage = usage_of_message(data)
-            self._report(usage)
-            if usage is not None and usage.output_tokens is not None:
-                self._final = self._output.size
+            self._observe_delta(data)
         elif kind == b"message_stop" and not self.ended:
             self._end(_COMPLETE)
+        return False
+
+    def _observe_start(self, data: bytes) -> None:
+        self.start = data if len(data) <= self.max_noted else b""
+        usage = usage_of_start(data)
+        if usage is not None:
+            self._placeholder = usage.output_tokens or 0
+            self._report(msgspec.structs.replace(usage, output_tokens=None))
+
+    def _observe_delta(self, data: bytes) -> None:
+        self.delta = data if len(data) <= self.max_noted else b""
+        usage = usage_of_message(data)
+        if usage is not None:
+            self._report(usage)
+            if usage.output_tokens is not None:
+                self._final = self._output.size
 
     def _end(self, state: StreamState) -> None:
         self.state = state
         self.ended = True
 
-    def _report(self, usage: Usage | None) -> None:
-        if usage is not None:
-            self.reported = usage if self.reported is None else self.reported.updated(usage)
+    def _report(self, usage: Usage) -> None:
+        self.reported = usage if self.reported is None else self.reported.updated(usage)
 
 
 def error_event(body: bytes) -> bytes:

@@ -51,18 +51,23 @@ class MemoryMachine(LimitMachine):
         self.accounts.append(self.memory.account([Charge(limit, "a", amount) for limit in limits]))
 
     @precondition(lambda self: self.accounts)
-    @rule(data=st.data())
-    def take(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), for_good=st.booleans())
+    def take(self, data: st.DataObject, *, for_good: bool) -> None:
         account = data.draw(st.sampled_from(self.accounts))
         charges, amounts = account.charges, amounts_of(account)
         if (longest := max(self.model.waits(charges))) > 0:
-            for attempt in (self.memory.check, self.memory.take):
+            for attempt in (self.memory.check, self.memory.take, self.memory.hold):
                 with pytest.raises(RateLimited) as error:
                     attempt(account, amounts)
                 assert error.value.retry_after == pytest.approx(float(longest))
             return
         self.memory.check(account, amounts)
-        self.open.append((self.model.reserve(charges), self.memory.take(account, amounts)))
+        number = self.model.reserve(charges)
+        if for_good and all(charge.limit.window for charge in charges):
+            self.model.settle(number, amounts)
+            self.memory.take(account, amounts)
+        else:
+            self.open.append((number, self.memory.hold(account, amounts)))
 
     @rule()
     def other_callers_come(self) -> None:
@@ -205,6 +210,46 @@ def test_each_request_counts_by_its_own_amount_of_the_limit(mode: Mode) -> None:
     clock.now += 2.0
     (status,) = at_once(store.statuses(low.charges))
     assert status.used == pytest.approx(8 - 2.0 * 50 / 100)  # at the rate of the latest request
+
+
+_spent = st.lists(st.tuples(st.floats(0, 30), st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+@pytest.mark.torture
+@examples()
+@given(steps=_spent, amount=st.integers(1, 7), window=st.floats(0.5, 120))
+def test_what_is_given_back_late_makes_no_room_for_more_requests(
+    steps: list[tuple[float, bool, bool]], amount: int, window: float
+) -> None:
+    """Requests are taken for good. Some of them are given back, at once or after others have come."""
+    clock, limit = SetClock(), Limit("requests", amount, window)
+    store = MemoryStore(clock=clock)
+    account = store.account([Charge(limit, "a", 1)])
+    kept: list[float] = []
+    open_: list[float] = []
+    for step, is_kept, is_late in steps:
+        clock.now += step if step < 25 else 0.0  # bursts, too
+        with suppress(RateLimited):
+            (kept if is_kept else open_).append(store.take(account, [1]))
+        if open_ and not is_late:
+            store.give_back(account, [1], open_.pop(0))
+    for first, begin in enumerate(kept):
+        for last, end in enumerate(kept[first:], 1):
+            assert last <= amount + (end - begin) * amount / window + 1e-6
+
+
+@pytest.mark.parametrize(("seconds", "used"), [(0.0, 1.0), (10.0, 1.0), (20.0, 1.0), (30.0, 0.5), (-50.0, 1.0)])
+def test_what_was_taken_for_good_is_given_back_as_far_as_it_is_not_refilled(seconds: float, used: float) -> None:
+    clock = SetClock(1000.0)
+    store = MemoryStore(clock=clock)
+    charge = Charge(Limit("requests", 3, 60.0), "a", 1)
+    account = store.account([charge])
+    store.take(account, [1])
+    taken_at = store.take(account, [1])
+    clock.now += seconds
+    store.give_back(account, [1], taken_at)  # 20 seconds refill one
+    assert store.status(charge).used == pytest.approx(used)
+    assert store.open == 0
 
 
 def test_threads_never_exceed_a_limit_together() -> None:

@@ -110,7 +110,7 @@ async def test_the_record_holds_the_reservation_until_the_request_has_ended() ->
         assert Exchange.of(scope).reservation is not None
         held.append(store.open)
 
-    await call(RateLimitMiddleware(app, limits=[Limit("requests", 1)], store=store), scope_of("a"))
+    await call(RateLimitMiddleware(app, limits=[Limit("concurrent", 1)], store=store), scope_of("a"))
     assert held == [1]
     assert store.open == 0
 
@@ -121,7 +121,7 @@ async def test_an_app_that_fails_is_settled_and_its_error_travels_on() -> None:
 
     store = MemoryStore()
     with pytest.raises(ZeroDivisionError):
-        await call(RateLimitMiddleware(app, limits=[Limit("requests", 9)], store=store), scope_of("a"))
+        await call(RateLimitMiddleware(app, limits=[Limit("concurrent", 9)], store=store), scope_of("a"))
     assert store.open == 0
 
 
@@ -134,7 +134,7 @@ async def test_an_app_that_is_cancelled_is_settled(times: int) -> None:
         await receive()
 
     store, scope = MemoryStore(), scope_of("a")
-    guarded = RateLimitMiddleware(app, limits=[Limit("requests", 9)], store=store)
+    guarded = RateLimitMiddleware(app, limits=[Limit("concurrent", 9)], store=store)
     task = asyncio.create_task(guarded(scope, Receiving(), Sent()))
     await begun.wait()
     assert store.open == 1

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.asgi import exchange_of
 from support.counts import examples
 from support.virtual_time import SetClock
 
 from bud_asgi import Limit, Principal
+from bud_asgi.attempt import Attempt, Target
 from bud_asgi.exchange import Exchange, Reservation
 from bud_asgi.limits import Charge, Grant, Limiter, MemoryStore, Standing, standing
+from bud_asgi.tasks import BackgroundTasks
 
 REQUESTS = Limit("requests", 10)
 TOKENS = Limit("tokens", 1000)
@@ -47,6 +50,16 @@ async def test_what_is_used_reserved_and_left_adds_up_to_the_amount() -> None:
         Standing(TOKENS, 0, 200, 800, NOW + 12),
         Standing(CONCURRENT, 0, 1, 2, None),
     ]
+
+
+async def test_a_request_that_only_its_number_limits_is_used_at_once_and_given_back_if_no_upstream_was_tried() -> None:
+    for attempts, used in (([Attempt(Target("anthropic"))], 1), ([], 0)):
+        limiter, running = Limiter([REQUESTS], MemoryStore(clock=SetClock())), exchange_of("ann", "messages.create")
+        admission = await limiter.admit(running)
+        assert [(one.used, one.reserved) for one in await limiter.standing("ann")] == [(1, 0)]
+        running.attempts = attempts
+        limiter.settle(admission, running, BackgroundTasks())
+        assert [(one.used, one.reserved) for one in await limiter.standing("ann")] == [(used, 0)]
 
 
 async def test_a_caller_that_has_used_nothing_has_everything_left() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from support.asgi import http_scope
+from support.asgi import exchange_of, http_scope
 from support.limited import AwaitingStore
 from support.virtual_time import loop_time, run_in_virtual_time
 
@@ -125,6 +125,21 @@ def test_a_request_that_ends_makes_room_for_the_first_that_waits() -> None:
         durations = {"a1": 5.0, "a2": 2.0, "a3": 4.0, "b1": 1.0}
         await stage.all(*(stage.request(name, seconds) for name, seconds in durations.items()))
         assert stage.admitted == [("a1", 0), ("a2", 0), ("a3", 2), ("b1", 5)]
+
+    run_in_virtual_time(scene())
+
+
+def test_a_request_for_which_no_upstream_was_tried_makes_room_for_the_first_that_waits() -> None:
+    async def scene() -> None:
+        stage = Stage(Limit("requests", 1, 8.0, wait=8.0))
+        invalid = exchange_of("a", "messages.create")
+        admission = await stage.limiter.admit(invalid)
+        waiting = asyncio.create_task(stage.request("a1"))
+        await asyncio.sleep(2)
+        stage.limiter.settle(admission, invalid, stage.tasks)
+        await waiting
+        stage.assert_no_trace()
+        assert stage.admitted == [("a1", 2)]
 
     run_in_virtual_time(scene())
 

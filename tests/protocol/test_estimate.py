@@ -87,7 +87,8 @@ def test_an_event_too_large_to_be_held_counts_by_its_size() -> None:
 
 
 @pytest.mark.parametrize(
-    "mark", ["content_block_delta", '"type":"content_block_delta"', "\n\nevent: x", 'a_delta","text":"', "}\n\n"]
+    "mark",
+    ["content_block_delta", '"type":"content_block_delta"', "\n\nevent: x", 'a_delta","text":"', "}\n\n", '"} }}'],
 )
 def test_text_that_resembles_events_counts_like_any_other(mark: str) -> None:
     wire = BEGINNING + block("text", [mark] * 400)

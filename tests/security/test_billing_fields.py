@@ -92,7 +92,7 @@ def test_the_rest_of_the_body_keeps_its_bytes() -> None:
     app = Captured(providers=[anthropic()])
     sent = rb'{ "model":"m","x": 1.50,"user_pr\u006ffile_id":"up_1" ,"max_tokens":1e0,"messages":[ {"a":"\u0061"}] }'
     app.post(sent)
-    assert wire(app.requests[0]) == (rb'{ "model":"m","x": 1.50,"max_tokens":1e0,"messages":[ {"a":"\u0061"}]}')
+    assert wire(app.requests[0]) == (rb'{ "model":"m","x": 1.50 ,"max_tokens":1e0,"messages":[ {"a":"\u0061"}]}')
 
 
 def test_a_client_that_pays_itself_chooses_itself() -> None:

@@ -23,15 +23,15 @@ MAX_HEADERS = 128 << 10
 MAX_PAYLOAD = 24 << 20
 """The largest payload that a service may send ("Message Format"), in bytes. Bedrock's own are below 1.4 MB."""
 
-Layout = tuple[int, Callable[[bytes, int], tuple[bytes, bytes, int]], int, int]
-"""A decoded prelude: the length of the message, a function that splits it, and two checksums to continue from.
+Layout = tuple[int, Callable[[bytes, int], tuple[bytes, int]], int]
+"""How messages with the same prelude and headers are decoded.
 
-The function returns the headers, the payload and the checksum of the message that begins at an offset of a buffer. The
-checksums are that of the prelude, and that of the prelude with the headers of the message before.
+The length of the message, a function that returns the payload and the checksum of the message that begins at an offset
+of a buffer, and the checksum of the prelude and the headers.
 """
 
 _PRELUDE = struct.Struct(">III")
-_MAX_PRELUDES = 512
+_MAX_LAYOUTS = 512
 _MAX_BLOCK = 256
 
 HeaderValue = bool | int | str | bytes
@@ -89,8 +89,7 @@ class EventStreamDecoder:
     def __init__(self) -> None:
         self._pending = bytearray()
         self._needed = _PRELUDE.size
-        self._headers = EventStreamHeaders()
-        self._layouts = _layouts_after(b"")
+        self._layouts = _remembered(b"")
         self._failure: EventStreamError | None = None
 
     def feed(self, chunk: bytes) -> list[EventStreamMessages]:
@@ -101,21 +100,38 @@ class EventStreamDecoder:
         """
         if self._failure:
             raise EventStreamError(self._failure.reason, str(self._failure))
-        pending = self._pending
-        if pending:
-            pending += chunk
-            if len(pending) < self._needed:
+        if self._pending:
+            self._pending += chunk
+            if len(self._pending) < self._needed:
                 return []
-            chunk = bytes(pending)
-            pending.clear()
+            chunk = bytes(self._pending)
+            self._pending.clear()
+        start, size, layouts = 0, len(chunk), self._layouts
         messages: list[EventStreamMessages] = []
+        payloads: list[bytes] = []
         try:
-            taken = self._decode(chunk, messages)
+            while start < size:
+                layout = layouts.get(chunk[start : start + layouts.length]) or self._learn(chunk, start)
+                if layout is None:
+                    break
+                total, split, checksum = layout
+                if start + total > size:
+                    self._needed = total
+                    break
+                payload, expected = split(chunk, start)
+                if crc32(payload, checksum) != expected:
+                    raise EventStreamError("checksum", "wrong message checksum")  # noqa: TRY301 - recorded below
+                if not payloads or layouts is not self._layouts:
+                    layouts, payloads = self._layouts, []
+                    messages.append(EventStreamMessages(layouts.headers, payloads))
+                payloads.append(payload)
+                start += total
         except EventStreamError as error:
             self._failure = error
             error.messages = messages
             raise
-        pending += chunk[taken:]
+        if start < size:
+            self._pending += chunk[start:]
         return messages
 
     def finish(self) -> None:
@@ -124,70 +140,52 @@ class EventStreamDecoder:
         if self._pending:
             raise EventStreamError("truncated", f"the stream ended after {len(self._pending)} bytes of a message")
 
-    def _decode(self, data: bytes, messages: list[EventStreamMessages]) -> int:
-        """Append the complete messages to `messages`; return how many bytes they took."""
-        start, size = 0, len(data)
-        last = size - _PRELUDE.size
-        layouts = self._layouts
-        block = layouts.block
-        payloads: list[bytes] | None = None
-        while start <= last:
-            total, split, checksum, continued = layouts[data[start : start + 12]]
-            end = start + total
-            if end > size:
-                self._needed = total
-                return start
-            read, payload, expected = split(data, start)
-            is_known = read == block  # most messages of a stream have the same headers
-            if crc32(payload, continued if is_known else crc32(read, checksum)) != expected:
-                raise EventStreamError("checksum", "wrong message checksum")
-            if not is_known:
-                self._headers = _headers(read)
-                layouts = self._layouts = _layouts_after(read)
-                block = read
-            if payloads is None or not is_known:
-                payloads = []
-                messages.append(EventStreamMessages(self._headers, payloads))
-            payloads.append(payload)
-            start = end
+    def _learn(self, data: bytes, start: int) -> Layout | None:
+        """Verify the message that begins at an offset and return its layout; `None` if the message is incomplete."""
+        prelude = data[start : start + _PRELUDE.size]
         self._needed = _PRELUDE.size
-        return start
-
-
-class _Layouts(dict[bytes, Layout]):
-    """The layouts of messages, by their preludes, after one with this block of headers.
-
-    They are shared: most streams have the same block, and few preludes.
-    """
-
-    __slots__ = ("block",)
-
-    def __init__(self, block: bytes) -> None:
-        self.block = block
-
-    def __missing__(self, prelude: bytes) -> Layout:
-        """Decode a prelude, and remember it unless the block is large. Raises `EventStreamError`."""
+        if len(prelude) < self._needed:
+            return None
         total, headers_length, checksum = _PRELUDE.unpack(prelude)
         if crc32(prelude[:8]) != checksum:
             raise EventStreamError("checksum", "wrong prelude checksum")
         payload_length = total - 16 - headers_length
         if headers_length > MAX_HEADERS or not 0 <= payload_length <= MAX_PAYLOAD:
             raise EventStreamError("length", f"invalid length: {total} bytes, {headers_length} of them headers")
-        split = struct.Struct(f">12x{headers_length}s{payload_length}sI").unpack_from
-        checksum = crc32(prelude[8:], checksum)
-        layout = total, split, checksum, crc32(self.block, checksum)
-        if len(self.block) <= _MAX_BLOCK:
-            if len(self) >= _MAX_PRELUDES:
-                self.clear()
-            self[prelude] = layout
+        end = start + total
+        if end > len(data):
+            self._needed = total
+            return None
+        if crc32(memoryview(data)[start : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise EventStreamError("checksum", "wrong message checksum")
+        beginning = data[start : start + _PRELUDE.size + headers_length]
+        self._layouts = _layouts_of(beginning[_PRELUDE.size :])
+        split = struct.Struct(f">{len(beginning)}x{payload_length}sI").unpack_from
+        layout = self._layouts[beginning] = total, split, crc32(beginning)
         return layout
 
 
+class _Layouts(dict[bytes, Layout]):
+    """The layouts of messages with one block of headers, by prelude and headers, which have `length` bytes."""
+
+    __slots__ = ("headers", "length")
+
+    def __init__(self, block: bytes) -> None:
+        self.headers = _headers(block)
+        self.length = _PRELUDE.size + len(block)
+
+
 _remembered = lru_cache(maxsize=4)(_Layouts)
+"""They are shared: most streams have the same headers, and few preludes."""
 
 
-def _layouts_after(block: bytes) -> _Layouts:
-    return _remembered(block) if len(block) <= _MAX_BLOCK else _Layouts(block)
+def _layouts_of(block: bytes) -> _Layouts:
+    if len(block) > _MAX_BLOCK:
+        return _Layouts(block)
+    layouts = _remembered(block)
+    if len(layouts) >= _MAX_LAYOUTS:
+        layouts.clear()
+    return layouts
 
 
 def parse_headers(block: bytes) -> dict[str, HeaderValue]:

@@ -55,6 +55,7 @@ class Signer:
     def __init__(self, keys: Keys, service: str, region: str) -> None:
         self.secrets = keys.secrets()
         self._access_key = keys.access_key.reveal().encode()
+        header_block(((b"authorization", self._access_key),))  # raises `ValueError` for a control character
         self._secret_key = keys.secret_key.reveal().encode()
         token = keys.session_token
         self._token = header_block(() if token is None else ((b"x-amz-security-token", token.reveal().encode()),))
@@ -89,9 +90,11 @@ class Signer:
         digest = hashlib.sha256(canonical % (timestamp, *self._token_value, payload)).hexdigest().encode()
         scope, key = self._derived(timestamp[:8])
         signature = key.sign(b"%b\n%b\n%b\n%b" % (_ALGORITHM, timestamp, scope, digest))
-        parts = (_ALGORITHM, self._access_key, scope, names, signature)
-        authorization = b"%b Credential=%b/%b, SignedHeaders=%b, Signature=%b" % parts
-        return header_block(((b"authorization", authorization), (b"x-amz-date", timestamp))) + self._token
+        # The key and the token were checked when the signer was made, so that nothing is left to be checked here.
+        return HeaderBlock(
+            b"authorization: %b Credential=%b/%b, SignedHeaders=%b, Signature=%b\r\nx-amz-date: %b\r\n%b"
+            % (_ALGORITHM, self._access_key, scope, names, signature, timestamp, self._token.wire)
+        )
 
     def _all(self) -> tuple[object, ...]:
         return self._access_key, self._secret_key, self._token.wire, self._scope

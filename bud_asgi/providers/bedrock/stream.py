@@ -163,16 +163,17 @@ class EventsToSse:
 
     def _write_chunks(self, chunks: list[bytes], written: list[bytes]) -> None:
         """Write the events in the payloads of chunks."""
-        events: list[bytes] = []
         try:
-            for chunk in chunks:
-                events.append(_decode_chunk(chunk).data)  # noqa: PERF401 - those before an invalid one are written
-        finally:
-            if events and not self._ended and (deltas := _deltas_together(events)):
-                written.append(deltas)
-            else:
-                for event in events:
-                    self._write_event(event, written)
+            events = [_decode_chunk(chunk).data for chunk in chunks]
+        except MALFORMED_JSON:
+            for chunk in chunks:  # those before the invalid one are written
+                self._write_event(_decode_chunk(chunk).data, written)
+            raise
+        if len(events) > 1 and not self._ended and (deltas := _deltas_together(events)):
+            written.append(deltas)
+        else:
+            for event in events:
+                self._write_event(event, written)
 
     def _write_event(self, event: bytes, written: list[bytes]) -> None:
         if _LF in event or _CR in event:

@@ -318,15 +318,26 @@ def test_successive_messages_with_the_same_headers_come_together() -> None:
     assert again.headers is third.headers
 
 
-def test_the_preludes_that_are_remembered_are_bounded() -> None:
+def test_the_layouts_that_are_remembered_are_bounded() -> None:
     sizes = range(1_200)
     assert len(decoded(b"".join(message(CHUNK, bytes(size)) for size in sizes))) == len(sizes)
     decoder = EventStreamDecoder()
     for size in sizes:
         decoder.feed(message(CHUNK, bytes(size)))
     assert 0 < len(decoder._layouts) <= 512
-    decoder.feed(message({**CHUNK, "long": "x" * 300}) * 2)
-    assert len(decoder._layouts) == 0
+    for size in (0, 0, 1, 2):
+        assert decoder.feed(message({**CHUNK, "long": "x" * 300}, bytes(size)))
+        assert len(decoder._layouts) == 1, "a large block of headers is forgotten with its last message"
+
+
+def test_a_message_is_verified_however_often_its_like_has_come() -> None:
+    known = message(CHUNK, b"{}")
+    for n in range(len(known)):
+        broken = bytearray(known)
+        broken[n] ^= 1
+        with pytest.raises(EventStreamError, match="checksum") as raised:
+            EventStreamDecoder().feed(known + bytes(broken) + known)
+        assert [payload for _, payload in each(raised.value.messages)] == [b"{}"]
 
 
 def spent(work: Callable[[], object]) -> float:

@@ -209,7 +209,7 @@ def test_the_model_is_in_the_body_when_counting_tokens() -> None:
     request = encoded(sent=sent, counting=True).request
     assert request.target == f"{PARENT}/count-tokens:rawPredict".encode()
     assert wire(request) == (
-        b'{ "model" : "claude-haiku-4-5@20251001", "messages":[{}],"anthropic_version":"vertex-2023-10-16"}'
+        b'{ "model" : "claude-haiku-4-5@20251001" , "messages":[{}],"anthropic_version":"vertex-2023-10-16"}'
     )
     same = encoded(sent=b'{"model":"claude-opus-4-8","messages":[{}]}', counting=True).request
     assert wire(same).startswith(b'{"model":"claude-opus-4-8","messages":[{}]')
