@@ -219,7 +219,6 @@ def test_its_account_is_that_of_an_answer_without_an_attempt(both: Gateway) -> N
     account = both.account()
     assert (account.operation, account.outcome, account.status) == ("models.list", "answered", 200)
     assert (account.attempts, account.usage) == ([], None)
-    assert account.reservation is not None
     assert account.principal is not None
     assert account.principal.id == "haiku"
 
