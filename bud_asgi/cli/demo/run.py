@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -162,8 +162,13 @@ def _send_curl_request(base_url: str, key: str) -> str:
 
 
 def _wait_for_interrupt() -> None:
-    print("\nRunning until Ctrl-C")
+    """Wait for Ctrl-C, as a flag: as an exception it could come too early, or within a destructor and be lost."""
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print()
+        print("\nRunning until Ctrl-C")
+        while not interrupts:
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    print()
