@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import floor
 
@@ -239,6 +239,17 @@ def encode_line(line: AccessLine) -> bytes:
     return printable_json(encoded)
 
 
+def encode_lines(lines: Sequence[AccessLine]) -> bytes:
+    """Encode lines as printable JSON, with line ends between them. Never raises."""
+    try:
+        encoded = _encode_lines(lines)[:-1]
+    except (TypeError, ValueError, OverflowError):
+        encoded = b""
+    if encoded and encoded.isascii() and _DELETE not in encoded:
+        return encoded
+    return b"\n".join(map(encode_line, lines))
+
+
 def line_as_dict(line: AccessLine) -> dict[str, object]:
     """The fields as built-in types, which every formatter can encode. Never raises."""
     try:
@@ -247,7 +258,8 @@ def line_as_dict(line: AccessLine) -> dict[str, object]:
         return msgspec.to_builtins(_with_texts(line))
 
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 _DELETE = 0x7F
 _LEVEL_NAMES = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 

@@ -20,8 +20,8 @@ class AccessLog(Observer):
     """Logs each request to the logger `bud_asgi.access`, when it has ended.
 
     The message is short, and the attribute `bud` of the record has the fields, as a dictionary with the names of
-    `AccessLine`. If all that the logger has is a `LineHandler` that writes JSON, that makes the lines itself: a record
-    would cost more than a line.
+    `AccessLine`. If all that the logger has is a `LineHandler` that writes JSON, that gets the line: a record
+    would cost more.
     """
 
     def settled(self, exchange: Exchange) -> None:
@@ -29,12 +29,13 @@ class AccessLog(Observer):
         level = level_of(exchange)
         if not _log.isEnabledFor(level):
             return
+        line = access_line(exchange, time.time())
         if len(_log.handlers) == 1 and not _log.propagate:
             handler = _log.handlers[0]
             if isinstance(handler, LineHandler) and type(handler.formatter) is JsonFormatter:
-                handler.add_request(exchange, time.time())
+                handler.add_access_line(line)
                 return
-        _log_record(level, access_line(exchange, time.time()))
+        _log_record(level, line)
 
 
 def _log_record(level: int, line: AccessLine) -> None:
