@@ -122,6 +122,32 @@ def test_the_same_head_before_another_request(request: Request, sizes: tuple[int
     asyncio.run(_same(one, [other + one]))
 
 
+TWO = b"POST /1 HTTP/1.1\r\nContent-Length: 90\r\n\r\n%bPOST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nend"
+FILLED = b"x" * 46 + b"\r\n" + b"x" * 42
+LIKE_A_HEAD = b"x" * 50 + b"\r\n\r\n" + b"x" * 36
+REPEATED = b"POST /1 HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b"
+
+
+@pytest.mark.parametrize(
+    ("twice", "last"),
+    [
+        (TWO % FILLED, REPEATED % (42, FILLED)),
+        (TWO.replace(b"Host: x", b"Host: x\r\nA: 1") % LIKE_A_HEAD, REPEATED % (36, LIKE_A_HEAD)),
+        (REPEATED % (5, b"hello\n"), REPEATED % (5, b"hello\n")),
+        (REPEATED % (5, b"hello\r"), REPEATED % (7, b"hello, x")),
+    ],
+    ids=["two requests", "a blank line in the first body", "a line end behind the body", "a return behind the body"],
+)
+def test_what_follows_a_head_in_one_read_is_not_taken_for_a_part_of_it(twice: bytes, last: bytes) -> None:
+    """A proxy may send the requests of several clients through one connection: it depends on where each one ends."""
+    first = REPEATED % (5, b"hello")
+
+    async def after(before: Sequence[bytes]) -> list[Any]:
+        return (await seen(*[[one] for one in before], [last]))[-2:]
+
+    assert asyncio.run(after([first, twice])) == asyncio.run(after([]))
+
+
 @pytest.mark.parametrize("odd", ODD)
 def test_a_head_that_the_parser_treats_differently(odd: bytes) -> None:
     request = Request(REQUEST_LINES[0], LENGTHS[0], (b"Host: x", odd), 1)
