@@ -35,7 +35,7 @@ _DELTA = re.compile(
     rb'"delta": ?\{"type": ?"(?:text|thinking|input_json)_delta", ?"(?:text|thinking|partial_json)": ?")'
     rb'((?:[^"\\\n]++|\\.)*+)"[ }]*\n\n'
 )
-_TAIL = re.compile(rb'"}[ }]*+\n')  # what follows the content of a delta, without the empty line
+_TAIL = re.compile(rb'"[ }]*+\n')  # what follows the content of a delta, without the empty line
 _DELTA_HEAD = re.compile(_DELTA.pattern[: _DELTA.pattern.index(rb"((?:[^")])
 
 
