@@ -257,7 +257,9 @@ class Connection(asyncio.BufferedProtocol):
         self._pump()
 
     def _write(self) -> None:
-        """Write a small request, unless the connection has ended."""
+        """Write a small request, unless the connection has ended, or has received something since it was chosen."""
+        if self._unwritten and self._served and self._has_unread():
+            self.fail("reset", "the connection can no longer be used")
         whole, self._unwritten = self._unwritten, b""
         if whole and not self._transport.is_closing():
             self._transport.write(whole)
