@@ -85,9 +85,12 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         self.take(now, 0)
         return self.used
 
-    def give_back(self, now: float, amount: int, taken_at: float) -> None:
-        """Give back what was taken at that time and not reserved, less all that may have been refilled since."""
-        back = amount - max(0.0, now - taken_at) * self.rate
+    def give_back(self, now: float, amount: int, taken_at: float, rate: float) -> None:
+        """Give back what was taken at that time and not reserved, less all that may have been refilled since.
+
+        `rate` is that of the limit it was taken from: the bucket may have refilled at that rate before a change.
+        """
+        back = amount - max(0.0, now - taken_at) * max(rate, self.rate)
         if back > 0.0:
             self.used = max(0.0, self.refill(now) - back)
 

@@ -99,8 +99,8 @@ class MemoryStore:
         """Give back what was taken for good, less all that may have been refilled since."""
         with self._lock:
             now = self._clock()
-            for bucket, amount in zip(account.buckets, amounts, strict=True):
-                bucket.give_back(now, amount, taken_at)
+            for charge, bucket, amount in zip(account.charges, account.buckets, amounts, strict=True):
+                bucket.give_back(now, amount, taken_at, charge.limit.rate)
 
     def hold(self, account: Account, amounts: Sequence[int]) -> MemoryReservation:
         """Reserve these amounts, or none of them. Raises `RateLimited`."""

@@ -252,6 +252,18 @@ def test_what_was_taken_for_good_is_given_back_as_far_as_it_is_not_refilled(seco
     assert store.open == 0
 
 
+def test_what_was_refilled_before_a_reload_is_not_given_back_after_it() -> None:
+    clock = SetClock(1000.0)
+    store = MemoryStore(clock=clock)
+    former, reloaded = (Charge(Limit("requests", amount, 60.0), "a", 1) for amount in (60, 3))
+    account = store.account([former])
+    taken_at = store.take(account, [1])
+    clock.now += 1.0
+    store.take(store.account([reloaded]), [1])
+    store.give_back(account, [1], taken_at)
+    assert store.status(reloaded).used == pytest.approx(1.0)
+
+
 def test_threads_never_exceed_a_limit_together() -> None:
     limits = Limit("requests", 400, 1e9), Limit("concurrent", 1000)
     store = MemoryStore()
