@@ -86,7 +86,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         return self.used
 
     def give_back(self, now: float, amount: int, taken_at: float) -> None:
-        """Give back what was taken at that time and not reserved, less all that may have been refilled since."""
+        """Give back what was taken at `taken_at` without a reservation, less what may have been refilled since."""
         back = amount - max(0.0, now - taken_at) * self.rate
         if back > 0.0:
             self.used = max(0.0, self.refill(now) - back)

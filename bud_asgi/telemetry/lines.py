@@ -18,7 +18,7 @@ _EVERY = 0.25
 """Seconds that a line may wait for others."""
 
 _TOGETHER = 16
-"""Lines of requests that are encoded together, which costs less than one after the other."""
+"""Lines of requests that are encoded together, which costs less than one by one."""
 
 _BATCH = 64 << 10
 """Bytes of lines that are written without waiting for further ones."""
@@ -71,7 +71,7 @@ class LineHandler(logging.Handler):
             self._encode_lines()
 
     def add(self, line: bytes) -> None:
-        """Add a line, which has no line end."""
+        """Add a line, or several with line ends between them; the last one has none."""
         self._lines.append(line)
         size = self._size = self._size + len(line) + 1
         if self._timer is None:
