@@ -105,8 +105,8 @@ class LineHandler(logging.Handler):
             self._timer = None
 
     def _on_timer(self) -> None:
+        self._encode_lines()  # before the timer is cleared, or else this would start a second one
         self._timer = None
-        self._encode_lines()
         self._write(0.0)
         self._report(_REPORT_EVERY)
         if self._lines or self._dropped:
@@ -121,7 +121,7 @@ class LineHandler(logging.Handler):
             except BlockingIOError:
                 written = 0
             except OSError:  # closed, or the disk is full
-                self._dropped += b"\n".join((piece, *self._lines)).count(b"\n")
+                self._dropped += piece.count(b"\n") + sum(1 + line.count(b"\n") for line in self._lines)
                 self._lines.clear()
                 self._size = 0
                 return
