@@ -103,8 +103,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
 
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
         """Book an actual amount in place of a reserved one."""
-        self.take(now, 0)
-        left, extra, used = self.release(reserved, mark), actual - reserved, self.used
+        used, extra = self.refill(now), actual - reserved
+        left = self.release(reserved, mark)
         if extra > 0.0:
             most = (1.0 + MAX_DEBT) * self.limit.amount
             self.used = max(used, min(used + extra, most))
