@@ -30,7 +30,7 @@ async def run_attempts(
     the upstream call is aborted at once.
     """
     exchange = request.exchange
-    streams = (exchange.read_request or exchange.decoded_request).stream
+    streams = exchange.decoded_request.stream
     if streams:
         request.response.enable_pings()
     run = Run(request, upstreams, client, timing, [], streams)
@@ -52,7 +52,7 @@ async def run_attempts(
 
 
 def _next_call(run: Run, in_turn: Iterator[Target], number: int) -> UpstreamCall | None:
-    """A call of the next of a number of targets; `None` after the last, and after a failure that none may follow."""
+    """A call of the next one of `number` targets; `None` after the last, and after a failure that none may follow."""
     target = next(in_turn, None)
     if target is None or not _may_go_on(run):
         return None

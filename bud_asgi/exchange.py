@@ -235,8 +235,7 @@ class Exchange(msgspec.Struct, eq=False):
         asked_at = time.monotonic()
         body = await read_body(receive, self.headers, self.upload, self.max_body)
         self.body_wait = time.monotonic() - asked_at
-        counting = self.operation != "messages.create" and self.counting
-        request = decode_request(body, counting=counting, others=self.other_models)
+        request = decode_request(body, counting=self.counting, others=self.other_models)
         if not request.is_plain:
             request = await with_named_models(request)
         self.read_request = request

@@ -59,7 +59,7 @@ def operation_of(scope: Scope) -> Operation:
     operation = known_operations.get(key)
     if operation is None:
         operation = find_operation(local_path(scope), scope["method"])
-        # The names of models are many, and a slash at the end may be the client's or a host's.
+        # Names of models are too many; whether the client sent a slash at the end depends on `raw_path`.
         if operation != "models.retrieve" and path[-1:] != "/" and len(path) + len(prefix) <= _MAX_KNOWN_SIZE:
             if len(known_operations) >= _MAX_KNOWN:
                 known_operations.clear()

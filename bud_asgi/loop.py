@@ -108,7 +108,7 @@ class LoopResources:
         self.now = self._loop.time
         self._clock = Clock(self._loop, tick=timing.tick)
         self._empty = asyncio.Event()
-        # A page fault for each 4 KB costs more than to copy them. glibc keeps blocks as large as the largest that has
+        # A page fault for each 4 KB costs more than copying them. glibc keeps blocks as large as the largest that has
         # been freed, and up to twice as much in all (`mallopt(3)`, "dynamic mmap threshold").
         bytes(_LARGEST_KEPT)
 

@@ -70,7 +70,7 @@ def accept_json(exchange: Exchange, attempt: Attempt, fields: Headers, body: byt
     headers = _begin_json(attempt, fields, body)
     if body.rstrip()[-1:] != b"}":
         raise UpstreamUnavailable(_NO_MESSAGE)
-    if exchange.operation == "messages.create" or not exchange.counting:
+    if not exchange.counting:
         attempt.usage = usage_of_message(body)
     attempt.guardrail = guardrail_action(body)
     exchange.release_body()

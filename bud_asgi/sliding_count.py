@@ -6,9 +6,9 @@ from math import inf
 
 
 class SlidingCount:
-    """Counts what happened within the last `window` seconds, in `steps`: the oldest step is forgotten as a whole.
+    """Counts events within the last `window` seconds, in `steps`: the oldest step is dropped as a whole.
 
-    A clock that goes back forgets what was counted later than its new time.
+    If the clock goes back, what was counted later than its new time is dropped too.
     """
 
     __slots__ = ("_latest", "_older", "_since", "_step", "_steps")
@@ -18,18 +18,18 @@ class SlidingCount:
         self.clear()
 
     def add(self, now: float, number: int = 1) -> None:
-        """Count something."""
+        """Count a number of events."""
         if not 0.0 <= now - self._since < self._step:
-            self._older = self._within(now)  # also where no total is taken for weeks
+            self._older = self._within(now)  # `total` may not be called for weeks
             self._since, self._latest = now // self._step * self._step, 0
         self._latest += number
 
     def total(self, now: float) -> int:
-        """The sum of what was counted."""
+        """The number of events within the window."""
         return sum(number for _, number in self._within(now))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Start again at zero."""
         self._since, self._latest = -inf, 0  # when the latest step began, and what was counted in it
         self._older: list[tuple[float, int]] = []  # the same of the steps before it
 

@@ -176,7 +176,7 @@ async def deliver(run: Run, call: UpstreamCall) -> None:
             exchange.release_body()
             call.fields = {}  # an open stream retains nothing that it no longer needs
             del fields
-            if isinstance(reply, Reply):
+            if isinstance(reply, Reply):  # the headers of another client's reply belong to that client
                 reply.headers.clear()
             redact, linger = call.provider.credential.redact, run.timing.linger
             await relay_events(call.take_held(), stream, reply, response, linger, redact, exchange.request_id)
@@ -281,7 +281,7 @@ def _provider_request(run: Run, attempt: Attempt) -> ProviderRequest:
     attempt, if it has one.
     """
     exchange = run.request.exchange
-    request, headers = exchange.read_request or exchange.decoded_request, exchange.headers
+    request, headers = exchange.decoded_request, exchange.headers
     if exchange.account_fields:
         dropped = run.upstreams.dropped_fields[attempt.target.provider]
         request, headers, names = without_fields(request, headers, exchange.account_fields, dropped)

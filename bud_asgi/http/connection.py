@@ -121,7 +121,7 @@ class Connection(asyncio.BufferedProtocol):
     def start(self, request: HttpRequest, head: bytes) -> Reply:
         """Send the request, whose head is already encoded, and return its reply, of which nothing has arrived yet.
 
-        A small one is written in the next iteration of the event loop, in a row with those of other tasks. A write
+        A small one is written in the next iteration of the event loop, together with those of other tasks. A write
         between two tasks costs more: it replaces what the processor's caches hold, and may wake another process.
         Raises `HttpError` if the connection has ended.
         """

@@ -17,7 +17,6 @@ from bud_asgi.http.seam import Header
 MAX_OVERHEAD = 32 << 10
 """Most bytes of all heads together (1xx included), and of chunk framing and trailers without a body byte in between."""
 
-_VERSIONS = frozenset({"1.1", "1.0"})
 _DROPPED: deque[Header] = deque(maxlen=0)
 """Takes the trailers, which are discarded (section 7.1.2)."""
 
@@ -111,7 +110,7 @@ class ReplyParser:
             raise InvalidResponseError(f"more than {MAX_OVERHEAD} bytes of {part}")
 
     def _feed_beyond(self, data: memoryview, room: int) -> None:
-        """Parse bytes of which only `room` may be of a head: the others are never parsed as one."""
+        """Parse bytes of which at most `room` may belong to a head; the rest is only parsed if the head has ended."""
         self._parser.feed_data(data[:room])
         if self._received.has_head:
             self._parser.feed_data(data[room:])
@@ -148,7 +147,7 @@ class ReplyParser:
     def on_headers_complete(self) -> None:
         """Accept the final head; discard an interim one (RFC 9110, 15.2)."""
         received, status = self._received, self._parser.get_status_code()
-        if self._parser.get_http_version() not in _VERSIONS:
+        if self._parser.get_http_version() not in {"1.1", "1.0"}:
             self._reject("an HTTP version other than 1.0 and 1.1")
         names = dict(received.headers)
         is_chunked = b"transfer-encoding" in names and self._is_chunked(received.headers)
@@ -159,7 +158,8 @@ class ReplyParser:
             return
         self._lines = _DROPPED
         self._framed = is_chunked or b"content-length" in names
-        received.status, received.has_head = status, True
+        received.status = status
+        received.has_head = True
         self._overhead = 0
         if self._is_head:
             received.done = True

@@ -19,7 +19,7 @@ _METHODS = frozenset((b"GET", b"HEAD", *_WITH_BODY))
 _MAX_KNOWN_TARGETS = 256
 _MAX_KNOWN_TARGET = 256
 known_targets: set[bytes] = set()
-"""Targets that are valid. They are few, so most are checked only once."""
+"""Targets that are valid. There are few, so most are checked only once."""
 
 
 def request_head(request: HttpRequest) -> bytes:
@@ -42,11 +42,9 @@ def request_head(request: HttpRequest) -> bytes:
 
 def check_target(request: HttpRequest) -> None:
     """Raise `ValueError` for an invalid method or target."""
-    if request.method not in _METHODS and (not request.method or request.method.translate(None, TCHAR)):
+    method, target = request.method, request.target
+    if not method or method.translate(None, TCHAR):
         raise ValueError("the method is not a token")
-    target = request.target
-    if target in known_targets:
-        return
     if not target or target.translate(None, _VISIBLE):
         raise ValueError("the request target is empty or contains a space, a control character or a byte above 0x7e")
     if len(known_targets) < _MAX_KNOWN_TARGETS and len(target) <= _MAX_KNOWN_TARGET:

@@ -69,7 +69,7 @@ def _checked(result: object) -> Amounts:
 
 
 def is_relayed(exchange: Exchange) -> bool:
-    """Whether attempts at upstreams answer the request: before the first one, it has used nothing."""
+    """Whether upstreams answer the request: before the first attempt, it has used nothing."""
     return exchange.operation in _RELAYED
 
 

@@ -46,7 +46,7 @@ class RateLimited(GatewayError):
 class LimitHeaders(msgspec.Struct, frozen=True, gc=False):
     """The headers of a limit: the line of its amount, and the names of the other two (vendor page "Rate limits").
 
-    The `amount` contains the tolerance for rounding errors.
+    The `amount` includes the tolerance for rounding errors.
     """
 
     kind: Kind

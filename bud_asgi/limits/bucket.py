@@ -86,7 +86,7 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
         return self.used
 
     def give_back(self, now: float, amount: int, taken_at: float, rate: float) -> None:
-        """Give back what was taken at that time and not reserved, less all that may have been refilled since.
+        """Give back what was taken at `taken_at` without a reservation, less what may have been refilled since.
 
         `rate` is that of the limit it was taken from: the bucket may have refilled at that rate before a change.
         """
@@ -106,8 +106,8 @@ class Bucket(msgspec.Struct, gc=False, eq=False):
 
     def settle(self, now: float, reserved: float, mark: float, actual: float) -> None:
         """Book an actual amount in place of a reserved one."""
-        self.take(now, 0)
-        left, extra, used = self.release(reserved, mark), actual - reserved, self.used
+        used, extra = self.refill(now), actual - reserved
+        left = self.release(reserved, mark)
         if extra > 0.0:
             most = (1.0 + MAX_DEBT) * self.limit.amount
             self.used = max(used, min(used + extra, most))

@@ -83,7 +83,10 @@ class MemoryStore:
                 return
 
     def take(self, account: Account, amounts: Sequence[int]) -> float:
-        """Take these amounts for good, or none of them. Returns the time for `give_back`. Raises `RateLimited`."""
+        """Use these amounts at once, without a reservation, or none of them. Raises `RateLimited`.
+
+        Returns the time on the store's clock, which `give_back` needs.
+        """
         with self._lock:
             now = self._clock()
             if now >= self._sweep_at:
@@ -96,7 +99,7 @@ class MemoryStore:
             return now
 
     def give_back(self, account: Account, amounts: Sequence[int], taken_at: float) -> None:
-        """Give back what was taken for good, less all that may have been refilled since."""
+        """Give back what was used at once, less all that may have been refilled since."""
         with self._lock:
             now = self._clock()
             for charge, bucket, amount in zip(account.charges, account.buckets, amounts, strict=True):
@@ -129,8 +132,7 @@ class MemoryStore:
                 if actual == reserved:
                     bucket.release(reserved, marks[index])
                 elif actual > reserved and bucket.removed:  # it was at rest: nothing of the reservation is left
-                    bucket = self._bucket(Charge(bucket.limit, bucket.key, 0), now)  # noqa: PLW2901 - a new one
-                    bucket.settle(now, 0.0, 0.0, actual - reserved)
+                    self._bucket(Charge(bucket.limit, bucket.key, 0), now).settle(now, 0.0, 0.0, actual - reserved)
                 else:
                     bucket.settle(now, reserved, marks[index], actual)
             marks.clear()
@@ -177,7 +179,10 @@ class MemoryStore:
         return bucket
 
     def _take_exactly(self, account: Account, amounts: Sequence[int], now: float, *, taken: int) -> None:
-        """Take where rounding or a former bucket was in the way; the first ones have been `taken` from already."""
+        """Take after a bucket had no room, which may be due to rounding, or to a bucket that has been replaced.
+
+        The first `taken` buckets have been taken from already.
+        """
         for bucket, amount in zip(account.buckets[:taken], amounts[:taken], strict=True):
             bucket.used -= amount
         self._check_exactly(account, amounts, now)

@@ -27,10 +27,10 @@ from bud_asgi.tasks import BackgroundTasks
 
 
 class Admission(msgspec.Struct, eq=False, gc=False):
-    """A request that has been admitted: its charges, and what was taken or reserved. Without limits that is nothing.
+    """A request that has been admitted: its charges, and the amounts used or reserved. Without limits there are none.
 
     `size` is the length in bytes of the body that tokens were estimated by; 0 if they were not. Amounts without a
-    reservation were taken for good, at `taken_at` in seconds on the store's clock.
+    reservation were used at once, at `taken_at` in seconds on the store's clock.
     """
 
     plan: Plan
@@ -211,7 +211,7 @@ class Limiter:
         plan = admission.plan
         account = plan.account
         assert account is not None  # noqa: S101 - made with the plan of a store in memory
-        if plan.only_requests and not self._has_functions:  # nothing is left to settle once an upstream was tried
+        if plan.only_requests and not self._has_functions:  # nothing has to be settled once an upstream was tried
             admission.taken_at = memory.take(account, admission.amounts)
         else:
             exchange.reservation = admission.reservation = memory.hold(account, admission.amounts)

@@ -19,8 +19,8 @@ _SIGNATURE_HEAD = 260  # bytes of a signature that do not depend on the length o
 _SIGNATURE_PER_TOKEN = 5.4  # bytes
 _MANY = 100  # events: the service pads each by 0 to 15 bytes, and the mean of so many is fair
 _CR = ord("\r")
-_MEASURED = 14 << 10  # bytes of similar deltas that are measured one by one, at the beginning
-_MIN_SPAN, _FIRST_SPAN = 2 << 10, 64 << 10  # bytes that are searched for similar deltas
+_MEASURED = 14 << 10  # bytes of a search in which the deltas are measured one by one, until there were `_MANY`
+_MIN_SPAN, _FIRST_SPAN = 2 << 10, 64 << 10  # bytes that are searched at once for similar deltas
 _NO_RUN = b"\0no run"  # no event begins so
 _MIN_FILE = 2000  # bytes: shorter strings are text, not base64
 _MOST_FILES = 1000  # keys that are examined: a hostile body has millions. The service takes some hundred files
@@ -71,14 +71,14 @@ class OutputEstimate(msgspec.Struct, eq=False, gc=False):
     """
 
     _content: float = 0.0
-    """In bytes."""
+    """Bytes of content."""
     _tokens: float = 0.0
-    """Those that do not depend on `_content`."""
+    """Tokens that do not depend on `_content`."""
     _block_began_at: float = 0.0
     _head: bytes = _NO_RUN
     """What precedes the content in the events of the current run."""
     _span: int = _FIRST_SPAN
-    """How many bytes are searched: more after similar deltas, fewer where others were among them."""
+    """Bytes that are searched at once: more after similar deltas, fewer after other events among them."""
     _tails: int = 0
     """Bytes behind the content of some deltas."""
     _tails_seen: int = 0

@@ -65,7 +65,7 @@ _MAX_REQUEST_ID = 128
 class HeaderNames(msgspec.Struct, frozen=True):
     """What the names of a request's headers show: which are `forwarded`, `checked`, and `account` fields.
 
-    `size` and the length of the values, joined by single spaces, are the size of the headers in bytes.
+    `size` plus the length of the values, joined by single spaces, is the size of the headers in bytes.
     """
 
     are_lower: bool
@@ -111,8 +111,8 @@ def head_too_large(lines: int) -> HeadTooLarge:
 def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, HeaderNames, int]:
     """Return merged header lines, what their names show, and their size in the head of a request.
 
-    Most clients' lines need no merging, which is found out at less cost than merging them. Of more than
-    `MAX_HEADER_LINES` none is read, and the size is over `MAX_HEAD`: the request is refused.
+    Most clients' lines need no merging, which is found out at less cost than merging them. If there are more than
+    `MAX_HEADER_LINES`, none is read, and the size is over `MAX_HEAD`, so that the request is refused.
     """
     if len(lines) > MAX_HEADER_LINES:
         return {}, names_of(()), MAX_HEAD + 1

@@ -110,7 +110,7 @@ def splice(
     is_small = len(body) <= _MAX_COPIED
     view = body if is_small else memoryview(body)
     parts: list[bytes | memoryview] = []
-    end = 0  # of the field before; what follows it up to the next key belongs to the next field
+    end = 0  # of the field before: the comma and the blanks after it belong to the next field
     for name, (start, until) in spans.items():
         if name not in without:
             if name in changed:

@@ -188,7 +188,7 @@ class Anthropic:
         drops. Raises `InvalidRequest` for a field that cannot be left out although its beta flag is dropped.
         """
         request, model = call.request, call.request.model
-        if call.model is not None or model[-1:] == "]":
+        if call.model is not None or model.endswith("]"):
             model = call.upstream_model
         forwarded = forwarded_headers(call.headers, call.names, trace_context=self._trace_context)
         body: Body = request.body

@@ -41,10 +41,11 @@ async def send(client: HttpClient, provider: Provider, call: ProviderRequest, at
     encoded = provider.encode(call) if inline else await _encode_in_thread(provider, call)
     if encoded.dropped:
         attempt.dropped += encoded.dropped
-    request, credential, refreshed = with_hops(encoded.request, call.hops), provider.credential, False
+    request, credential = with_hops(encoded.request, call.hops), provider.credential
     timeouts = attempt.target.timeouts or request.timeouts
     if timeouts is not request.timeouts or timeouts.total < timeouts.first_byte:
         request = _with_timeouts(request, timeouts, streams=call.request.stream)
+    refreshed = False
     try:
         while True:
             sent = await credential.apply(request, call.headers)

@@ -18,7 +18,7 @@ _LIMITS = {
     for kind in (b"requests", b"tokens", b"input-tokens", b"output-tokens")
 }
 LIMIT_HEADERS = frozenset(_LIMITS)
-"""The headers with the upstream's limits: without one of them, a reply shows nothing."""
+"""The headers with the upstream's limits. A reply without any of them does not show how much is left."""
 
 _MAX_DIGITS = 18
 

@@ -30,9 +30,10 @@ class Channel:
             self.transport.write(held or data)
 
     def write_soon(self, data: bytes) -> None:
-        """Write the held head and `data` in the next iteration of the event loop, in a row with other responses.
+        """Write the held head and `data` in the next iteration of the event loop, together with other responses.
 
-        Between two tasks it costs more: it replaces what the processor's caches hold, and may wake another process.
+        A write between two tasks costs more: it replaces what the processor's caches hold, and may wake another
+        process.
         """
         self.held += data
         self._loop.call_soon(self.write_held)

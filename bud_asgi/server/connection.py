@@ -152,7 +152,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         return register.head_buffer if self._left <= self._limits.head else register.buffer[: self._left]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Parse what has been read, unless it is the head of the request before with another body."""
+        """Parse what has been read, unless it is the head of the last request again, with a whole body."""
         if self._closing or self._error is not None:
             self._discard(nbytes)
         elif self._last is not None or self._phase is not IDLE:
@@ -166,7 +166,7 @@ class ServerConnection(asyncio.BufferedProtocol):
                 self._repeated = repeated_head(begun, bytes(self._register.received[: nbytes - self._body]))
 
     def _parse(self, nbytes: int) -> dict[str, Any] | None:
-        """Parse what has been read. Returns the scope of the head that was complete, the last one of several."""
+        """Parse what has been read. Returns the scope of the last head that is complete in it."""
         self._piece, self._body = nbytes, 0
         try:
             self._parser.feed_data(self._register.buffer[:nbytes])
@@ -235,7 +235,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         if root_path := register.root_path:
             scope |= below_root(root_path, path, raw_path)
         self._begun = scope
-        self._run(scope, list(headers), keep_alive=parser.should_keep_alive())  # the app may change its own
+        self._run(scope, list(headers), keep_alive=parser.should_keep_alive())  # the app may change its list
 
     def _run(
         self, scope: dict[str, Any], headers: list[Header], *, keep_alive: bool, body: bytes | None = None
@@ -294,7 +294,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         return self._register.default_lines
 
     def on_stream(self) -> None:
-        """Release the head that is kept: it would take memory throughout the stream."""
+        """Release the head that is kept: an idle stream would retain it."""
         self._repeated = None
 
     def on_response_complete(self, cycle: Cycle) -> None:

@@ -29,7 +29,7 @@ _log = logging.getLogger("bud_asgi")
 
 
 class Connection(Protocol):
-    """What all connections have to know of each."""
+    """What `Connections` needs of a connection."""
 
     deadline: float
 

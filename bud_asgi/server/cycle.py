@@ -16,7 +16,7 @@ from bud_asgi.server.head import CONNECTION, LENGTH, STATUS_LINES, TRANSFER, has
 _BODILESS = frozenset({204, 304})
 
 _SMALL = 16 << 10
-"""Size in bytes of the largest body that is copied behind its head."""
+"""Size in bytes up to which a body is copied behind its head, so that both are written a little later, in one piece."""
 
 _FAILURE = [
     (b"content-type", b"text/plain; charset=utf-8"),

@@ -1,4 +1,4 @@
-"""What uvicorn makes the protocol of each connection with."""
+"""The factory that uvicorn calls for the protocol of each connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A head that is sent again on its connection: it is compared, instead of parsed."""
+"""Recognises a head that a client repeats on its connection, so that it need not be parsed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LONGEST = 4 << 10
 
 _LENGTH = b"content-length"
 _LINES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
-"""How clients write it, with the line end before it, which is nowhere else in a head."""
+"""As clients write it, after a line end, so that it is not found within another line."""
 
 
 class RepeatedHead:
     """The scope of a head, and its bytes before and after the digits of its `content-length`.
 
-    A client sends much the same head with each request. Between two messages a parser keeps nothing of the last one, so
-    that equal bytes mean an equal head. The bytes contain the client's credential: they must stay with the connection.
+    A client sends much the same head with each request. The parser keeps no state between two messages, so equal bytes
+    mean an equal head. The bytes contain the client's credential: no other connection may use them.
     """
 
     __slots__ = ("_after", "_before", "_digits", "_index", "_size", "scope")
@@ -42,7 +42,7 @@ class RepeatedHead:
 
 
 def repeated_head(scope: dict[str, Any], head: bytes) -> RepeatedHead | None:
-    """What recognises a head with this scope, if `head` is no more than that, and declares the length of the body."""
+    """Return what recognises this head; `None` if it is long, has other bytes around it, or has no `content-length`."""
     is_one = head.find(b"\r\n\r\n") == len(head) - 4 and head.count(b"\r\n") == len(scope["headers"]) + 2
     if len(head) > _LONGEST or not is_one:  # of two requests in one read, it may end within the first body
         return None

@@ -20,8 +20,8 @@ class AccessLog(Observer):
     """Logs each request to the logger `bud_asgi.access`, when it has ended.
 
     The message is short, and the attribute `bud` of the record has the fields, as a dictionary with the names of
-    `AccessLine`. If all that the logger has is a `LineHandler` that writes JSON, that gets the line: a record
-    would cost more.
+    `AccessLine`. If the only handler of the logger is a `LineHandler` that writes JSON, it gets the line
+    itself: a record would cost more.
     """
 
     def settled(self, exchange: Exchange) -> None:

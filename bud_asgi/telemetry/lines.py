@@ -18,7 +18,7 @@ _EVERY = 0.25
 """Seconds that a line may wait for others."""
 
 _TOGETHER = 16
-"""Lines of requests that are encoded together, which costs less than one after the other."""
+"""Lines of requests that are encoded together, which costs less than one by one."""
 
 _BATCH = 64 << 10
 """Bytes of lines that are written without waiting for further ones."""
@@ -71,7 +71,7 @@ class LineHandler(logging.Handler):
             self._encode_lines()
 
     def add(self, line: bytes) -> None:
-        """Add a line, which has no line end."""
+        """Add a line, or several with line ends between them; the last one has none."""
         self._lines.append(line)
         size = self._size = self._size + len(line) + 1
         if self._timer is None:
@@ -105,8 +105,8 @@ class LineHandler(logging.Handler):
             self._timer = None
 
     def _on_timer(self) -> None:
+        self._encode_lines()  # before the timer is cleared, or else this would start a second one
         self._timer = None
-        self._encode_lines()
         self._write(0.0)
         self._report(_REPORT_EVERY)
         if self._lines or self._dropped:
@@ -121,7 +121,7 @@ class LineHandler(logging.Handler):
             except BlockingIOError:
                 written = 0
             except OSError:  # closed, or the disk is full
-                self._dropped += b"\n".join((piece, *self._lines)).count(b"\n")
+                self._dropped += piece.count(b"\n") + sum(1 + line.count(b"\n") for line in self._lines)
                 self._lines.clear()
                 self._size = 0
                 return

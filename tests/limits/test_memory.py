@@ -51,8 +51,8 @@ class MemoryMachine(LimitMachine):
         self.accounts.append(self.memory.account([Charge(limit, "a", amount) for limit in limits]))
 
     @precondition(lambda self: self.accounts)
-    @rule(data=st.data(), for_good=st.booleans())
-    def take(self, data: st.DataObject, *, for_good: bool) -> None:
+    @rule(data=st.data(), at_once=st.booleans())
+    def take(self, data: st.DataObject, *, at_once: bool) -> None:
         account = data.draw(st.sampled_from(self.accounts))
         charges, amounts = account.charges, amounts_of(account)
         if (longest := max(self.model.waits(charges))) > 0:
@@ -63,7 +63,7 @@ class MemoryMachine(LimitMachine):
             return
         self.memory.check(account, amounts)
         number = self.model.reserve(charges)
-        if for_good and all(charge.limit.window for charge in charges):
+        if at_once and all(charge.limit.window for charge in charges):
             self.model.settle(number, amounts)
             self.memory.take(account, amounts)
         else:
@@ -221,7 +221,7 @@ _spent = st.lists(st.tuples(st.floats(0, 30), st.booleans(), st.booleans()), min
 def test_what_is_given_back_late_makes_no_room_for_more_requests(
     steps: list[tuple[float, bool, bool]], amount: int, window: float
 ) -> None:
-    """Requests are taken for good. Some of them are given back, at once or after others have come."""
+    """Some requests are given back, immediately or after others have come."""
     clock, limit = SetClock(), Limit("requests", amount, window)
     store = MemoryStore(clock=clock)
     account = store.account([Charge(limit, "a", 1)])
@@ -239,7 +239,7 @@ def test_what_is_given_back_late_makes_no_room_for_more_requests(
 
 
 @pytest.mark.parametrize(("seconds", "used"), [(0.0, 1.0), (10.0, 1.0), (20.0, 1.0), (30.0, 0.5), (-50.0, 1.0)])
-def test_what_was_taken_for_good_is_given_back_as_far_as_it_is_not_refilled(seconds: float, used: float) -> None:
+def test_what_was_used_at_once_is_given_back_as_far_as_it_is_not_refilled(seconds: float, used: float) -> None:
     clock = SetClock(1000.0)
     store = MemoryStore(clock=clock)
     charge = Charge(Limit("requests", 3, 60.0), "a", 1)

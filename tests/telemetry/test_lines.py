@@ -63,6 +63,13 @@ async def test_lines_are_written_together_after_a_quarter_of_a_second(pipe: Pipe
     assert pipe.read() == b"later\n"
 
 
+async def test_no_timer_is_left_when_the_lines_of_requests_are_written(pipe: Pipe) -> None:
+    pipe.handler.add_access_line(access_line(exchange(), 0.0))
+    await asyncio.sleep(0.4)
+    assert pipe.read().endswith(b"}\n")
+    assert pipe.handler._timer is None
+
+
 async def test_many_lines_do_not_wait(pipe: Pipe) -> None:
     for _ in range(1000):
         pipe.handler.add(LINE)

@@ -162,7 +162,7 @@ def _send_curl_request(base_url: str, key: str) -> str:
 
 
 def _wait_for_interrupt() -> None:
-    """Wait for Ctrl-C, as a flag: as an exception it could come too early, or within a destructor and be lost."""
+    """Wait for Ctrl-C. The handler sets a flag: `KeyboardInterrupt` can come too early, or be lost in a destructor."""
     interrupts: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
     try:

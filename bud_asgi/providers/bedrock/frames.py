@@ -24,10 +24,10 @@ MAX_PAYLOAD = 24 << 20
 """The largest payload that a service may send ("Message Format"), in bytes. Bedrock's own are below 1.4 MB."""
 
 Layout = tuple[int, Callable[[bytes, int], tuple[bytes, int]], int]
-"""How messages with the same prelude and headers are decoded.
+"""How to decode messages with the same prelude and headers.
 
-The length of the message, a function that returns the payload and the checksum of the message that begins at an offset
-of a buffer, and the checksum of the prelude and the headers.
+It contains their length, a function that returns the payload and the checksum of the message at an offset of a buffer,
+and the checksum of the prelude and the headers.
 """
 
 _PRELUDE = struct.Struct(">III")
@@ -166,7 +166,7 @@ class EventStreamDecoder:
 
 
 class _Layouts(dict[bytes, Layout]):
-    """The layouts of messages with one block of headers, by prelude and headers, which have `length` bytes."""
+    """The layouts of messages with one block of headers, by their first `length` bytes: prelude and headers."""
 
     __slots__ = ("headers", "length")
 
@@ -176,7 +176,7 @@ class _Layouts(dict[bytes, Layout]):
 
 
 _remembered = lru_cache(maxsize=4)(_Layouts)
-"""They are shared: most streams have the same headers, and few preludes."""
+"""The layouts by block of headers. Streams share them: most have the same headers, and few preludes."""
 
 
 def _layouts_of(block: bytes) -> _Layouts:

@@ -90,7 +90,7 @@ class Signer:
         digest = hashlib.sha256(canonical % (timestamp, *self._token_value, payload)).hexdigest().encode()
         scope, key = self._derived(timestamp[:8])
         signature = key.sign(b"%b\n%b\n%b\n%b" % (_ALGORITHM, timestamp, scope, digest))
-        # The key and the token were checked when the signer was made, so that nothing is left to be checked here.
+        # Not by `header_block`, which would check again: the key and the token were checked when the signer was made.
         return HeaderBlock(
             b"authorization: %b Credential=%b/%b, SignedHeaders=%b, Signature=%b\r\nx-amz-date: %b\r\n%b"
             % (_ALGORITHM, self._access_key, scope, names, signature, timestamp, self._token.wire)

@@ -330,7 +330,7 @@ def test_the_layouts_that_are_remembered_are_bounded() -> None:
         assert len(decoder._layouts) == 1, "a large block of headers is forgotten with its last message"
 
 
-def test_a_message_is_verified_however_often_its_like_has_come() -> None:
+def test_a_message_is_verified_even_if_the_same_one_has_come_before() -> None:
     known = message(CHUNK, b"{}")
     for n in range(len(known)):
         broken = bytearray(known)
