@@ -6,7 +6,7 @@ UV_VERSION := 0.13.9
 TWINE_VERSION := 7.0.0
 CHECK_WHEEL_VERSION := 0.6.3
 RUN := .venv/bin
-JOBS ?= 6
+JOBS ?= 7
 CHECK_PYTHON = $(PYTHON) -c \
 	'import sys; sys.exit(sys.version_info < (3, 11) and "bud_asgi needs Python 3.11 or later; set PYTHON=")'
 
