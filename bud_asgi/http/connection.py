@@ -211,9 +211,11 @@ class Connection(asyncio.BufferedProtocol):
             self._abort_transport()
             return
         state, parser = self._loop_state, self._parser
-        if self._unwritten or (self._served and not parser.any_received and self._is_unrequested()):
+        if self._served and not parser.any_received and (self._unwritten or self._is_unrequested()):
             self.fail("protocol", "a reply arrived before the upstream had received the request")
             return
+        if self._unwritten:  # a server without room for a new connection answers it at once
+            self._write()
         reply.last_read_at = state.loop.time()
         try:
             parser.feed(state.buffer[:nbytes])

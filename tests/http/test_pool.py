@@ -12,7 +12,7 @@ from differences import Client
 from peer import CHUNKED, OK, Peer, PeerConnection, Script, never_reply, read, reply_with, request_to
 
 from bud_asgi.clock import TICK
-from bud_asgi.http import Engine, HttpError, PoolLimits, PoolStats, Timeouts
+from bud_asgi.http import Engine, HttpError, HttpRequest, Origin, PoolLimits, PoolStats, Timeouts
 from bud_asgi.options import OptionError
 
 SHORT = Timeouts(connect=5, first_byte=0.3, silence=5)
@@ -171,7 +171,7 @@ class CalledWhenTaken(list[bytes]):
         self._then: Callable[[], object] | None = then
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._then is not None and not self._engine.idle:
+        if self._then is not None and self._engine.open > self._engine.idle:
             self._then()
             self._then = None
         return super().__iter__()
@@ -212,6 +212,23 @@ async def test_a_reply_that_arrives_before_the_request_is_written_never_reaches_
         peer.connections[0].send_now(OK.replace(b"ok", b"no"))
         assert await read(await sending) == b"ok"
         assert (engine.stale_retries, len(peer.connections)) == (1, 2)
+
+
+async def test_a_new_connection_may_get_its_reply_before_the_request_is_written(engine: Engine) -> None:
+    """A server without room for a connection answers it at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        accepted: list[socket.socket] = []
+
+        def refuse() -> None:
+            accepted.append(listener.accept()[0])
+            accepted[0].sendall(b"HTTP/1.1 503 Full\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
+
+        origin = Origin("127.0.0.1", listener.getsockname()[1])
+        request = HttpRequest(origin, b"POST", b"/v1/messages", [], CalledWhenTaken(engine, refuse))
+        reply = await engine.send(request)
+        assert (reply.status, await read(reply), engine.idle) == (503, b"no", 0)
+        accepted[0].close()
 
 
 async def test_a_connection_that_is_reset_before_the_request_is_written_is_replaced(engine: Engine) -> None:
